@@ -1,0 +1,24 @@
+"""The unedited model as a method: the reference that locality is measured against."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from lks.editor import Editor, NoParams, Progress, silent
+from lks.edits import Edit
+from lks.lm import LM
+from lks.patch import NoPatch, Patch
+
+
+class Unedited(Editor[NoParams]):
+    """Makes no edit."""
+
+    title: ClassVar = "unedited"
+    source: ClassVar = "-"
+    changes: ClassVar = "nothing"
+    regime: ClassVar = "simultaneous"
+    params_type: ClassVar = NoParams
+    presets: ClassVar = {"default": lambda n_edits, dataset: NoParams()}
+
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent) -> Patch:
+        """No change."""
+        return NoPatch()

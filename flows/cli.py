@@ -1,0 +1,278 @@
+"""Console script `lks`. Heavy imports wait until a command needs them."""
+
+import logging
+import sys
+import traceback
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+from lks.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from flows.planning import Work
+
+EXIT_USER, EXIT_STOPPED = 2, 130
+
+
+class _Commands(TyperGroup):
+    """Turns what the user can mend into one line, and Ctrl-C into advice."""
+
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
+        """Run the command.
+
+        The frames of an error are cleared: those of a stopped flow keep DuckDB's objects alive, which then complain at exit.
+
+        Raises:
+            Exit: with the code of what went wrong.
+        """
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            traceback.clear_frames(error.__traceback__)
+            Console(stderr=True, soft_wrap=True).print("[red]error:[/]", Text(str(error)), highlight=False)
+            raise typer.Exit(EXIT_USER) from None
+        except KeyboardInterrupt as stop:
+            traceback.clear_frames(stop.__traceback__)
+            message = "Stopped. What is finished is kept; the same command goes on from there."
+            Console(stderr=True, soft_wrap=True).print(f"\n{message}", highlight=False)
+            raise typer.Exit(EXIT_STOPPED) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Knowledge editing, measured: every method on every model, resumable, each number a query over stored raw answers.\n\n"
+    "Start with [bold]lks grid[/]; it runs the small default grid in a few minutes and prints the result table.",
+    epilog="Environment: LKS_RESULTS (results folder), LKS_GRID (default grid), LKS_GRIDS (file of grids), LKS_DATA (folder of datasets).",
+)
+testbed = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Train and check small models that know the made world or real records.")
+app.add_typer(testbed, name="testbed")
+
+Results = Annotated[Path | None, typer.Option("--results", help="Folder of all results. Default: $LKS_RESULTS or results.", metavar="DIR")]
+GridName = Annotated[str | None, typer.Option("--grid", help="A name of [bold]lks list grids[/]. Default: $LKS_GRID or micro.", metavar="NAME")]
+Only = Annotated[str, typer.Option("--only", help="Keep only these cells: key=value,... of model, dataset, method, n_edits, seed.", metavar="FILTER")]
+
+
+@app.command()
+def grid(
+    grid: GridName = None,
+    results: Results = None,
+    only: Only = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and an estimate; run nothing.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run cells again that failed for good (out of memory, diverged).")] = False,
+) -> None:
+    """Run what is missing of a grid, then print the result table.
+
+    Cells that are stored are never run again, so a stopped or killed grid goes on where it was. No server is needed.
+
+    [bold]Examples[/]
+
+      lks grid                                the default grid
+
+      lks grid --grid mini --dry-run          what would be run, and for how long
+
+      lks grid --only method=lks,n_edits=100  part of it, and the unedited model
+    """
+    from flows.planning import cells_of, compare, existing, folder_of, named_grid, only_writer
+    from flows.settings import Settings
+
+    folder = folder_of(results)
+    asked = named_grid(grid or Settings().grid, Settings().grids)
+    work = compare(asked, cells_of(asked, only), existing(folder), retry_failed)
+    if dry_run:
+        _show_plan(work)
+        return
+    console = Console()
+    if work.todo:
+        with only_writer(folder):  # busy or unwritable: say so now, not after Prefect has started
+            pass
+        _run_flow(console, asked.name, folder, only, retry_failed)
+    else:
+        console.print(f"Nothing to do: all {len(work.cells)} cells of {asked.name!r} are in {folder}.", highlight=False)
+    _show_results(console, folder)
+
+
+def _run_flow(console: Console, name: str, folder: Path, only: str, retry_failed: bool) -> None:
+    """The flow, with a live display on a terminal and a line per cell elsewhere."""
+    from flows.settings import calm_prefect
+
+    calm_prefect(quiet=True)
+    _calm_transformers()
+    with ExitStack() as stack:
+        with console.status("starting Prefect and its temporary server"):
+            from flows.grid import WATCH
+            from flows.grid import grid as flow
+            from flows.progress import Lines, Screen
+            from flows.server import temporary_server
+
+            stack.enter_context(temporary_server())
+        watch = stack.enter_context(Screen(console)) if console.is_terminal else Lines(_say)
+        WATCH.set(watch)
+        counts = flow(name, folder, only, retry_failed)
+    console.print(", ".join(f"{number} {status}" for status, number in counts.items()), highlight=False)
+
+
+def _calm_transformers() -> None:
+    """Its bars and advice would tear the display."""
+    from transformers.utils import logging as transformers_log
+
+    transformers_log.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_log.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
+def _say(line: str) -> None:
+    typer.echo(line)
+    sys.stdout.flush()
+
+
+def _show_results(console: Console, folder: Path) -> None:
+    from reports import render, terminal_table
+
+    written = render(folder)
+    table = terminal_table(folder)
+    wide = Console(width=1000).measure(table).maximum  # a narrow terminal wraps lines, which reads better than one-letter columns
+    Console(width=max(console.width, wide)).print(table)
+    for warning in written.warnings:
+        console.print(f"[yellow]damaged:[/] {warning}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {written.page}", highlight=False, soft_wrap=True)
+
+
+def _show_plan(work: "Work") -> None:
+    from flows.planning import Clock
+    from flows.progress import duration
+
+    console = Console()
+    clock = Clock(work.earlier)
+    missing = {cell.id for cell in work.todo}
+    table = Table("method", "model", "dataset", "T", "draws", "seed", "state", "estimate", box=None, header_style="bold")
+    for cell in work.cells:
+        method = " ".join([cell.method, *(f"{k}={v}" for k, v in cell.variant)])
+        state, estimate = ("to run", duration(clock.expect([cell]))) if cell.id in missing else ("stored", "")
+        table.add_row(method, cell.model, cell.dataset, str(cell.n_edits), str(cell.draws), str(cell.seed), state, estimate)
+    console.print(table)
+    expected = clock.expect(work.todo)
+    time = f"about {duration(expected)}, going by earlier runs" if expected is not None else "no estimate, nothing like it has been run here"
+    rest = f"{len(work.todo)} to run: {time}" if work.todo else "all stored, nothing to run"
+    console.print(f"{len(work.cells)} cells, {rest}.", highlight=False)
+
+
+@app.command()
+def status(grid: GridName = None, results: Results = None) -> None:
+    """Show what is stored, what failed and what a grid still lacks.
+
+    [bold]Example[/]
+
+      lks status --grid mini
+    """
+    from flows.planning import cells_of, compare, existing, folder_of, named_grid, seconds, tally
+    from flows.progress import duration
+    from flows.settings import Settings
+
+    console = Console()
+    folder = folder_of(results)
+    store = existing(folder)
+    if store is None:
+        console.print(f"No results in {folder} yet. Run: lks grid", highlight=False)
+        return
+    asked = named_grid(grid or Settings().grid, Settings().grids)
+    outcomes = store.outcomes()
+    counts = ", ".join(f"{number} {state}" for state, number in tally(outcomes).items()) or "nothing"
+    console.print(f"{folder}: {counts}; {duration(sum(map(seconds, outcomes)))} of work", highlight=False)
+    for outcome in outcomes:
+        if outcome.status != "ok":
+            console.print(f"  [red]{outcome.status}[/] {outcome.cell.label}: {outcome.reason}", highlight=False)
+    work = compare(asked, cells_of(asked), store)
+    console.print(f"Grid {asked.name!r}: {len(work.cells) - len(work.todo)} of {len(work.cells)} cells done", highlight=False)
+
+
+@app.command()
+def report(results: Results = None) -> None:
+    """Write tables, figures and the HTML page from what is stored, and print the table."""
+    from flows.planning import existing, folder_of
+
+    folder = folder_of(results)
+    if existing(folder) is None:
+        raise UserError(f"No results in {folder}. Run lks grid first, or name the folder with --results.")
+    _show_results(Console(), folder)
+
+
+@app.command("list")
+def show(what: Annotated[str, typer.Argument(help="methods, models, datasets or grids")]) -> None:
+    """List what there is: methods, models, datasets or grids."""
+    from flows.lists import datasets, grids, methods, models
+
+    kinds = {"methods": methods, "models": models, "datasets": datasets, "grids": grids}
+    if what not in kinds:
+        raise unknown("list", what, kinds)
+    Console().print(kinds[what]())
+
+
+Model = Annotated[str | None, typer.Argument(help="micro-llama, micro-mistral or mini-DATASET-RECORDS; both micro models if nothing is given.")]
+DataFolder = Annotated[Path | None, typer.Option("--data", help="Folder of the datasets. Default: $LKS_DATA, else downloaded.", metavar="DIR")]
+
+
+@testbed.command("build")
+def build_models(
+    name: Model = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Build a mini model that knows this dataset: zsre or counterfact.")] = None,
+    records: Annotated[int, typer.Option("--records", min=50, max=10_000, help="How many of its records the mini model knows.")] = 10_000,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the model. Default: where grids look for it.", metavar="DIR")] = None,
+    data: DataFolder = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of weights and batches.")] = 0,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="Train about so long instead of the recipe's steps.")] = None,
+) -> None:
+    """Train a small model from scratch, on a GPU if there is one; a stopped build goes on where it was.
+
+    [bold]Examples[/]
+
+      lks testbed build                               both micro models
+
+      lks testbed build --dataset zsre --records 1000  a mini model
+    """
+    from lks.testbed import build
+
+    for wanted in [name] if name else _asked_models(dataset):
+        folder = build(wanted, out, dataset=dataset or "world", records=records, data_dir=data, seed=seed, minutes=minutes)
+        Console().print(f"{wanted}: {folder}", highlight=False, soft_wrap=True)
+
+
+@testbed.command("check")
+def check_models(name: Model = None, data: DataFolder = None) -> None:
+    """Ask a built model what an editor relies on: recall, where facts sit (swap table), abilities. Exit 1 if it fails.
+
+    [bold]Example[/]
+
+      lks testbed check mini-zsre-1000
+    """
+    from lks.testbed import check
+
+    console = Console()
+    passed = True
+    for wanted in [name] if name else _asked_models(None):
+        report = check(wanted, data_dir=data)
+        console.print(*report.table(), sep="\n")
+        passed = passed and report.passed
+    if not passed:
+        raise typer.Exit(1)
+
+
+def _asked_models(dataset: str | None) -> list[str]:
+    """Without a name: a mini model of the dataset, or all models that are shipped."""
+    from lks.testbed import NAMES
+
+    return ["mini"] if dataset else [name for name in NAMES if name.startswith("micro-")]
+
+
+@app.callback()
+def _log() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")

@@ -1,0 +1,209 @@
+"""What is to be done, without Prefect: the cells of a grid, those the store lacks, and how long they may take."""
+
+import fcntl
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING
+
+from flows.settings import Settings
+from lks.errors import StoreError, UserError, unknown
+from lks.grid import Cell, Grid, Outcome, grids, parse_only, plan
+
+if TYPE_CHECKING:
+    from lks.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A grid compared with the store.
+
+    Attributes:
+        grid: what was asked for.
+        cells: all its cells, in the order they are run.
+        todo: those to run now.
+        earlier: outcomes of all cells in the store, of this grid or not.
+    """
+
+    grid: Grid
+    cells: tuple[Cell, ...]
+    todo: tuple[Cell, ...]
+    earlier: tuple[Outcome, ...]
+
+
+def named_grid(name: str, file: Path) -> Grid:
+    """One grid of the file.
+
+    Raises:
+        UserError: no grid of that name.
+    """
+    known = grids(file)
+    if name not in known:
+        raise unknown("grid", name, known)
+    return known[name]
+
+
+def cells_of(grid: Grid, only: str = "") -> list[Cell]:
+    """The cells of a grid, all checked: names, presets, data, built models.
+
+    Raises:
+        UserError: something is unknown, missing or too small.
+    """
+    from baselines import methods
+
+    return plan(grid, methods=methods(), revision_of_model=revision_of_model, dataset_of=dataset_of, only=parse_only(only))
+
+
+def existing(results: Path) -> "Store | None":
+    """The store of a folder, or None where nothing was ever stored; makes no folder.
+
+    Raises:
+        StoreError: the folder cannot be used.
+    """
+    from lks.store import Store
+
+    return Store(results) if (results / "cells").exists() or (results / "protocol.json").exists() else None
+
+
+def compare(grid: Grid, cells: Sequence[Cell], store: "Store | None", retry_failed: bool = False) -> Work:
+    """Which of the cells are to be run: those that the store lacks, or that ended in an error which may have been mended.
+
+    Outcomes that a killed run wrote but did not record are recorded first.
+
+    Args:
+        grid: the cells' grid.
+        cells: from `cells_of`.
+        store: of the results folder, if there is one.
+        retry_failed: whether cells that failed for good (out of memory, diverged, collapsed) are run again too.
+    """
+    if store is None:
+        return Work(grid, tuple(cells), tuple(cells), ())
+    done = store.done()
+    earlier = tuple(store.outcomes())
+    if retry_failed:
+        done = done - {o.cell.id for o in earlier if o.status != "ok"}
+    return Work(grid, tuple(cells), tuple(c for c in cells if c.id not in done), earlier)
+
+
+def revision_of_model(name: str) -> str:
+    """Content hash of a local model, pinned revision of one on the hub.
+
+    Raises:
+        UserError: unknown name, or a testbed model that has not been built; says how to build it.
+    """
+    from lks.lm import locate, weights_hash
+
+    place, revision = locate(name)
+    if revision:
+        return revision
+    folder = Path(place)
+    if any(folder.glob("*.safetensors")):
+        return weights_hash(folder)
+    if name.startswith(("mini-", "micro-")):
+        raise UserError(f"Model {name!r} is not built yet. Build it with: {build_command(name)}")
+    if folder.is_dir():
+        raise UserError(f"Model folder {name} holds no *.safetensors file.")
+    return ""  # a hub id without a pin: the library fetches its newest revision
+
+
+def build_command(name: str) -> str:
+    """The command that builds a testbed model: its name is mini-DATASET[-RECORDS]."""
+    parts = name.split("-")
+    if parts[0] != "mini" or len(parts) < 2:
+        return f"lks testbed build {name}"
+    records = f" --records {parts[2]}" if len(parts) > 2 else ""
+    return f"lks testbed build --dataset {parts[1]}{records}"
+
+
+def dataset_of(name: str) -> tuple[str, int]:
+    """Revision and number of cases of a dataset.
+
+    Raises:
+        UserError: unknown name, or missing or bad data.
+    """
+    from lks.datasets import load
+
+    dataset = load(name)
+    return dataset.revision, len(dataset.cases)
+
+
+class Clock:
+    """Expected seconds of cells, from cells that are finished: of the same method, T and model first, then of less alike ones."""
+
+    def __init__(self, outcomes: Iterable[Outcome]) -> None:
+        self._known: dict[tuple[object, ...], list[float]] = defaultdict(list)
+        for outcome in outcomes:
+            self.learn(outcome)
+
+    def learn(self, outcome: Outcome) -> None:
+        """Take a finished cell into account; failed ones say nothing about time."""
+        if outcome.status == "ok":
+            for key in _likeness(outcome.cell):
+                self._known[key].append(seconds(outcome))
+
+    def expect(self, cells: Iterable[Cell]) -> float | None:
+        """Seconds for all of the cells together; None if nothing is known about one of them."""
+        total = 0.0
+        for cell in cells:
+            key = next((k for k in _likeness(cell) if self._known.get(k)), None)
+            if key is None:
+                return None
+            total += mean(self._known[key])
+        return total
+
+
+def _likeness(cell: Cell) -> list[tuple[object, ...]]:
+    method = (cell.method, cell.variant)
+    return [
+        (cell.model, cell.dataset, *method, cell.n_edits, cell.draws),
+        (*method, cell.n_edits),
+        (cell.method, cell.n_edits),
+        (cell.method,),
+    ]
+
+
+def seconds(outcome: Outcome) -> float:
+    """What a cell took in all."""
+    return outcome.costs.prepare_s + outcome.costs.edit_s + outcome.costs.ask_s
+
+
+def tally(outcomes: Iterable[Outcome]) -> Mapping[str, int]:
+    """Number of outcomes by status."""
+    counts: dict[str, int] = defaultdict(int)
+    for outcome in outcomes:
+        counts[outcome.status] += 1
+    return dict(counts)
+
+
+@contextmanager
+def only_writer(results: Path) -> Iterator[None]:
+    """Hold the results folder for one grid run; the lock falls with the process, however it ends.
+
+    Raises:
+        StoreError: the folder cannot be written, or another run holds it.
+    """
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        file = (results / ".lock").open("a+")
+    except OSError as error:
+        raise StoreError(f"Results folder {results} cannot be written: {error.strerror}. Use another with --results or LKS_RESULTS.") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise StoreError(f"Another run (process {holder}) is writing to {results}. Wait for it, or use another folder with --results.") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def folder_of(results: Path | None) -> Path:
+    """The results folder to use: as given, else from the settings."""
+    return results or Settings().results

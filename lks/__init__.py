@@ -1,0 +1,1 @@
+"""Latent Knowledge Scalpel, the shared machinery of knowledge editors, and their evaluation."""

@@ -1,0 +1,114 @@
+"""What a method is: `Editor` turns edits into a `Patch`."""
+
+import dataclasses
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from lks.edits import Edit
+from lks.errors import UserError, unknown
+from lks.lm import LM
+from lks.patch import Patch
+
+Changes = Literal["nothing", "weights", "activations", "context"]
+Regime = Literal["simultaneous", "sequential"]
+Progress = Callable[[float], None]
+
+
+def silent(fraction: float) -> None:
+    """A `Progress` that shows nothing."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NoParams:
+    """Parameters of a method that has none."""
+
+
+ParamsT = TypeVar("ParamsT")
+
+
+class Editor(ABC, Generic[ParamsT]):
+    """A knowledge-editing method with its parameters.
+
+    A subclass in a module of `baselines/` (or `lks/method.py`) is found by its module's name; nothing else names it.
+
+    Invariants, checked by the contract tests for every method: the model is the same on return from `edit` as on
+    entry; an empty edit set gives a patch that changes nothing; two runs with one seed give the same patch.
+
+    Attributes:
+        title: how tables call the method ("FT-M").
+        source: paper the method is from.
+        changes: what a patch alters.
+        regime: whether edits are made at once or one after the other.
+        params_type: the frozen dataclass of its parameters.
+        presets: model name -> parameters for T edits. "default" serves every model without an entry of its own.
+    """
+
+    title: ClassVar[str]
+    source: ClassVar[str]
+    changes: ClassVar[Changes]
+    regime: ClassVar[Regime]
+    params_type: ClassVar[type]
+    presets: ClassVar[Mapping[str, Callable[[int, str], object]]]
+
+    def __init__(self, params: ParamsT) -> None:
+        self.params = params
+
+    @classmethod
+    def for_model(cls, model: str, dataset: str, n_edits: int, overrides: Mapping[str, str] | None = None) -> Self:
+        """The editor with the preset for a model, dataset and number of edits T, some parameters overridden.
+
+        Raises:
+            UserError: an override names no parameter or does not parse as its type.
+        """
+        preset = cls.presets.get(model) or cls.presets.get(model.split("-", maxsplit=1)[0]) or cls.presets.get("default")
+        if preset is None:
+            raise UserError(f"Method {cls.__module__.split('.')[-1]!r} has no preset for model {model!r}. Give one in {cls.__module__}.")
+        return cls(override(preset(n_edits, dataset), overrides or {}))  # type: ignore[arg-type]
+
+    def prepare(self, lm: LM, progress: Progress = silent) -> None:
+        """Do what no edit changes (covariances, meta-training), cached on disk; nothing by default."""
+
+    @abstractmethod
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent) -> Patch:
+        """Make the edits.
+
+        Args:
+            lm: the unedited model; the same on return as on entry.
+            edits: all edits to make; for a sequential method in this order.
+            seed: of all randomness.
+            progress: called with the fraction done.
+        """
+
+
+def canonical(params: object) -> str:
+    """Parameters as JSON with sorted keys: what `Cell.id` hashes."""
+    return json.dumps(dataclasses.asdict(params), sort_keys=True) if dataclasses.is_dataclass(params) and not isinstance(params, type) else "{}"
+
+
+def override(params: object, changes: Mapping[str, str]) -> object:
+    """`dataclasses.replace` with values given as text, parsed by the field's type.
+
+    Raises:
+        UserError: unknown field or a value that does not parse.
+    """
+    if not changes:
+        return params
+    hints = get_type_hints(type(params))
+    values: dict[str, object] = {}
+    for name, text in changes.items():
+        if name not in hints:
+            raise unknown("parameter", name, hints)
+        values[name] = _parse(name, text, hints[name])
+    return dataclasses.replace(params, **values)  # type: ignore[type-var]
+
+
+def _parse(name: str, text: str, kind: Any) -> object:
+    try:
+        value: object = TypeAdapter(kind).validate_strings(text)
+        return value
+    except ValidationError as error:
+        raise UserError(f"Parameter {name}={text!r}: {error.errors()[0]['msg']}.") from None

@@ -1,0 +1,40 @@
+"""Errors the user can act on.
+
+Two kinds of failure exist. *The user must act*: a `UserError`, raised before any long work, saying what is wrong,
+where, and what to do; the command line prints it as one line. *A cell failed*: an `Outcome` row in the store
+(see `lks.cell`), never the end of a grid.
+"""
+
+from collections.abc import Iterable
+
+from rapidfuzz import fuzz, process
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is complete on its own: what, where, what to do."""
+
+
+class DataError(UserError):
+    """A data file is missing, damaged or holds a bad record; the message names file, index and field."""
+
+
+class StoreError(UserError):
+    """The results folder cannot be used: unwritable, full, damaged or of another protocol version."""
+
+
+class TooManyEdits(UserError):
+    """More edits were asked for than the dataset holds."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that does not exist, with the nearest known names.
+
+    Args:
+        kind: what the name was meant to be ("method", "grid", ...).
+        name: what the user gave.
+        known: all valid names.
+    """
+    names = sorted(known)
+    near = [match for match, _, _ in process.extract(name, names, scorer=fuzz.WRatio, score_cutoff=60, limit=2)]
+    hint = f"Did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+    return UserError(f"Unknown {kind} {name!r}. {hint}Known: {', '.join(names) or 'none'}.")

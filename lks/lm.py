@@ -1,0 +1,242 @@
+"""`LM`: a causal language model with its tokenizer and the only table of model families."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from lks.errors import UserError, unknown
+from lks.tokens import PieceText
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Where the parts of a model family are, as attribute paths.
+
+    Attributes:
+        decoder: the module that turns embeddings into final states, from the model.
+        blocks: the list of decoder blocks, from the decoder.
+        final_norm: the norm after the last block, from the decoder.
+        mlp_output: the last linear layer of the MLP, from a block.
+        positions: absolute position embedding, from the decoder (added to `inputs_embeds`); empty if there is none.
+    """
+
+    decoder: str
+    blocks: str
+    final_norm: str
+    mlp_output: str
+    positions: str = ""
+
+
+_ROTARY = Architecture("model", "layers", "norm", "mlp.down_proj")
+ARCHITECTURES: dict[str, Architecture] = {
+    "llama": _ROTARY,
+    "mistral": _ROTARY,
+    "qwen2": _ROTARY,
+    "qwen3": _ROTARY,
+    "gpt2": Architecture("transformer", "h", "ln_f", "mlp.c_proj", positions="wpe"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a named model comes from: a hub repository at a pinned revision."""
+
+    repository: str
+    revision: str
+
+
+HUB: dict[str, Source] = {
+    "llama-2-7b-chat": Source("meta-llama/Llama-2-7b-chat-hf", "f5db02db724555f92da89c216ac04704f23d4590"),
+    "mistral-7b-instruct-v0.3": Source("mistralai/Mistral-7B-Instruct-v0.3", "e0bc86c23ce5aae1db576c8cca6f06f1f73af2db"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A prompt with its answer as token ids.
+
+    Attributes:
+        ids: beginning-of-sequence (if the tokenizer adds it), prompt and answer.
+        n_prompt: how many of `ids` come before the first answer token.
+        subject: [first, last] token of the subject's last mention in the prompt; None if it is not asked for or not there.
+    """
+
+    ids: list[int]
+    n_prompt: int
+    subject: tuple[int, int] | None = None
+
+    @property
+    def answer(self) -> list[int]:
+        """The answer's tokens y_1..y_m."""
+        return self.ids[self.n_prompt :]
+
+
+class LM:
+    """Model, tokenizer and architecture.
+
+    Attributes:
+        name: as the user gave it; presets are looked up by it.
+        revision: hash of the weights (local) or the hub revision.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str = "", revision: str = "") -> None:
+        family = str(model.config.model_type)
+        if family not in ARCHITECTURES:
+            raise unknown("model family", family, ARCHITECTURES)
+        self.model = cast(PreTrainedModel, model.train(False).requires_grad_(False))
+        self.tokenizer = tokenizer
+        self.architecture = ARCHITECTURES[family]
+        self.name = name
+        self.revision = revision
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+
+    @classmethod
+    def load(cls, name: str, device: str | None = None) -> "LM":
+        """A shipped or built testbed model, a named hub model, a local folder or any hub id.
+
+        Weights are float32 on a CPU and bfloat16 on a GPU. Code from the hub is never executed.
+
+        Raises:
+            UserError: nothing of that name, or it cannot be fetched.
+        """
+        folder, revision = locate(name)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        pinned = None if Path(folder).is_dir() else (revision or None)
+        try:
+            model = AutoModelForCausalLM.from_pretrained(folder, revision=pinned, dtype=dtype)
+            tokenizer = AutoTokenizer.from_pretrained(folder, revision=pinned)
+        except (OSError, ValueError) as error:
+            raise UserError(f"Model {name!r} cannot be loaded from {folder}: {str(error).splitlines()[0]}") from error
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise UserError(f"Model {name!r} has no fast tokenizer; character offsets, which the protocol needs, exist only there.")
+        return cls(cast(PreTrainedModel, cast(nn.Module, model).to(device)), tokenizer, name, revision or weights_hash(Path(folder)))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    @property
+    def decoder(self) -> nn.Module:
+        """Embeddings to final states."""
+        return self.model.get_submodule(self.architecture.decoder)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """All decoder blocks."""
+        return cast(nn.ModuleList, self.decoder.get_submodule(self.architecture.blocks))
+
+    @property
+    def dim(self) -> int:
+        """Width d of a block state."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def vocabulary_projection(self) -> nn.Linear:
+        """Final states to logits."""
+        return cast(nn.Linear, cast(nn.Module, self.model).get_submodule("lm_head"))
+
+    @cached_property
+    def pieces(self) -> PieceText:
+        """Token ids to text, built once."""
+        return PieceText(self.tokenizer)
+
+    def block(self, index: int) -> nn.Module:
+        """One decoder block, 0-based.
+
+        Raises:
+            UserError: there is no such block.
+        """
+        if not 0 <= index < len(self.blocks):
+            raise UserError(f"Block {index} does not exist: {self.name or 'the model'} has blocks 0 to {len(self.blocks) - 1}.")
+        return self.blocks[index]
+
+    def mlp_output(self, index: int) -> nn.Module:
+        """The last linear layer of a block's MLP."""
+        return self.block(index).get_submodule(self.architecture.mlp_output)
+
+    def parameter_name(self, module: nn.Module) -> str:
+        """Name of a module's weight among `model.named_parameters()`."""
+        return next(f"{name}.weight" for name, found in self.model.named_modules() if found is module)
+
+    def encode(self, prompts: Sequence[str], answers: Sequence[str], subjects: Sequence[str] | None = None) -> list[Encoded]:
+        """Tokenise prompts with their answers in place, the boundary taken from offsets.
+
+        An answer token is one that covers a character of the answer; a lone space piece belongs to the prompt.
+        An empty answer gives the prompt alone.
+        """
+        texts = [f"{p.rstrip()} {a}" if a else p.rstrip() for p, a in zip(prompts, answers, strict=True)]
+        if not texts:
+            return []
+        tokenized = self.tokenizer(texts, return_offsets_mapping=True, padding=False)
+        encoded = []
+        for row, prompt in enumerate(prompts):
+            ids, offsets = tokenized["input_ids"][row], tokenized["offset_mapping"][row]
+            boundary = len(prompt.rstrip()) + 1
+            n_prompt = next((i for i, (_, end) in enumerate(offsets) if end > boundary), len(ids))
+            span = None if subjects is None else subject_span(prompt, subjects[row], offsets)
+            encoded.append(Encoded(list(ids), n_prompt, span))
+        return encoded
+
+    @torch.no_grad()
+    def greedy(self, ids: Tensor, mask: Tensor, count: int) -> Tensor:
+        """Greedy generation: left-padded ids [batch, time] and up to `count` new tokens, [batch, time + new]."""
+        generate = cast(Callable[..., Tensor], self.model.generate)
+        return generate(ids, attention_mask=mask, max_new_tokens=count, do_sample=False, pad_token_id=self.tokenizer.pad_token_id)
+
+    def pad(self, rows: Sequence[Sequence[int]], side: str = "right") -> tuple[Tensor, Tensor]:
+        """Ids and attention mask, both [batch, time], on the model's device."""
+        width = max((len(r) for r in rows), default=0)
+        ids = torch.full((len(rows), width), int(self.tokenizer.pad_token_id))
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for i, row in enumerate(rows):
+            place = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
+            ids[i, place] = torch.tensor(row, dtype=torch.long)
+            mask[i, place] = 1
+        return ids.to(self.device), mask.to(self.device)
+
+
+def subject_span(prompt: str, subject: str, offsets: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """First and last token that overlap the subject's last mention in the prompt."""
+    start = prompt.rfind(subject)
+    if start < 0:
+        return None
+    end = start + len(subject)
+    inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start and b > a]
+    return (inside[0], inside[-1]) if inside else None
+
+
+def locate(name: str) -> tuple[str, str]:
+    """Folder or hub repository of a model name, with its pinned revision ("" for a folder).
+
+    Raises:
+        UserError: no such name.
+    """
+    from lks.testbed import NAMES, model_folder
+
+    if name in HUB:
+        return HUB[name].repository, HUB[name].revision
+    if Path(name).is_dir():
+        return name, ""
+    if name in NAMES or name.startswith("mini-"):
+        return str(model_folder(name)), ""
+    if "/" in name and not name.startswith((".", "/")):
+        return name, ""
+    raise unknown("model", name, [*HUB, *NAMES])
+
+
+def weights_hash(folder: Path) -> str:
+    """Hash of all weight files in a folder (first 16 hex digits of SHA-256)."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,92 @@
+"""LKS, the Latent Knowledge Scalpel (arXiv 2508.03741), as an editor."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
+
+import torch
+
+from lks.editor import Editor, Progress, silent
+from lks.edits import Edit
+from lks.errors import UserError
+from lks.lm import LM
+from lks.material import LKSParams, prepare, subjects_of
+from lks.patch import Patch
+from lks.replacer import KnowledgeBlockPatch
+from lks.training import Trainer
+
+_LLAMA_ZSRE = {1: (1.0, 10, 1), 10: (0.5, 20, 2), 100: (1.0, 20, 32), 500: (1.0, 20, 32), 1000: (10.0, 20, 32), 10000: (80.0, 20, 32)}
+# Batch size 32 instead of the paper's 1 on Mistral: their code forces 1, ours has no such limit.
+_MISTRAL_ZSRE = {1: (1.0, 10, 1), 10: (1.0, 10, 10), 100: (1.0, 20, 32), 500: (5.0, 20, 32), 1000: (12.0, 20, 32), 10000: (50.0, 20, 32)}
+TABLE_2_AND_4: Mapping[tuple[str, str], Mapping[int, tuple[float, int, int]]] = {
+    ("llama-2-7b-chat", "zsre"): _LLAMA_ZSRE,
+    ("llama-2-7b-chat", "counterfact"): _LLAMA_ZSRE | {1000: (3.0, 20, 32)},
+    ("mistral-7b-instruct-v0.3", "zsre"): _MISTRAL_ZSRE,
+    ("mistral-7b-instruct-v0.3", "counterfact"): _MISTRAL_ZSRE | {1000: (12.0, 20, 32)},
+}
+"""(model, dataset) -> T -> lambda_edit, max epochs, batch size: the paper's Tables 2 and 4."""
+
+
+def _paper(model: str, block: int) -> Callable[[int, str], LKSParams]:
+    def preset(n_edits: int, dataset: str) -> LKSParams:
+        table = TABLE_2_AND_4.get((model, dataset), TABLE_2_AND_4[model, "zsre"])
+        lambda_edit, epochs, batch = table[max((t for t in table if t <= n_edits), default=1)]
+        return LKSParams(block=block, lambda_edit=lambda_edit, max_epochs=epochs, batch_size=batch)
+
+    return preset
+
+
+def _small(block: int) -> Callable[[int, str], LKSParams]:
+    """Own choice for the testbed models, found on cases that the micro grid does not use: see docs/method.md."""
+
+    def preset(_n_edits: int, _dataset: str) -> LKSParams:
+        return LKSParams(
+            block=block,
+            form="residual",
+            features="whitened",
+            lambda_edit=0.3,
+            lr=1e-2,
+            max_epochs=30,
+            patience=5,
+            paraphrases=1,
+            locality_prompts=3,
+            locality_pool=48,
+        )
+
+    return preset
+
+
+class LKS(Editor[LKSParams]):
+    """Replaces an edited entity's knowledge block at one middle block by one that h_phi made."""
+
+    title: ClassVar = "LKS"
+    source: ClassVar = "Latent Knowledge Scalpel, arXiv 2508.03741"
+    changes: ClassVar = "activations"
+    regime: ClassVar = "simultaneous"
+    params_type: ClassVar = LKSParams
+    presets: ClassVar = {
+        "llama-2-7b-chat": _paper("llama-2-7b-chat", 16),
+        "mistral-7b-instruct-v0.3": _paper("mistral-7b-instruct-v0.3", 18),
+        "micro": _small(2),
+        "mini": _small(2),
+    }
+
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent) -> Patch:
+        """Train h_phi on the edits (Algorithm 1) and keep the table of knowledge blocks it makes.
+
+        Raises:
+            UserError: an edit's subject does not occur in its prompt.
+        """
+        for edit in edits:
+            if edit.subject not in edit.prompt:
+                raise UserError(f"Edit {edit.case_id}: subject {edit.subject!r} does not occur in the prompt {edit.prompt!r}; LKS needs it there.")
+        lm.block(self.params.block)
+        names = {subject: [subject] for subject in subjects_of(edits)}
+        for edit in edits:
+            names[edit.subject] += [alias for alias in edit.aliases if alias not in names[edit.subject]]
+        p = self.params
+        if not edits:
+            return KnowledgeBlockPatch([], torch.zeros(0, lm.dim), p.block, p.positions, p.scope)
+        trainer = Trainer(lm, prepare(lm, edits, p), p, seed)
+        trainer.train(progress)
+        table = trainer.network.table()
+        return KnowledgeBlockPatch(list(names.values()), table, p.block, p.positions, p.scope)

@@ -1,0 +1,125 @@
+"""Frozen-prefix execution: states at block l are computed once, only the blocks above run again.
+
+Every editor here works on a *frozen* model at or above some block l. The states that enter the upper blocks do not
+change while it trains, so they are computed once (`states`) and kept (`States`); a training step runs blocks l+1.. on
+them (`Upper`) and projects to the vocabulary at the few positions that carry a loss. Gradients flow to activations,
+never to the model's weights.
+
+Both halves are shallow copies of the model's own decoder with fewer blocks: masks, rotary embeddings and attention are
+the model's code, so the result equals the full model's (a test holds it to 1e-5 on every architecture).
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from lks.lm import LM
+
+
+def _decoder(lm: LM, blocks: Sequence[nn.Module]) -> nn.Module:
+    """The decoder with other blocks; shares every parameter and leaves the original alone."""
+    part = copy.copy(lm.decoder)
+    part._modules = dict(lm.decoder._modules)
+    setattr(part, lm.architecture.blocks, nn.ModuleList(blocks))
+    return part
+
+
+def lower(lm: LM, block: int) -> nn.Module:
+    """Blocks 0..block without the final norm: ids to block states."""
+    part = _decoder(lm, list(lm.blocks[: block + 1]))
+    setattr(part, lm.architecture.final_norm, nn.Identity())
+    return part
+
+
+class Upper:
+    """Blocks block+1.. and the final norm: block states to final states."""
+
+    def __init__(self, lm: LM, block: int) -> None:
+        self.lm = lm
+        self.decoder = _decoder(lm, list(lm.blocks[block + 1 :]))
+        if lm.architecture.positions:
+            setattr(self.decoder, lm.architecture.positions, _NoPositions(lm.dim))
+
+    def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Final states [batch, time, d] from block states [batch, time, d] and their attention mask [batch, time]."""
+        return cast(Tensor, self.decoder(inputs_embeds=hidden, attention_mask=mask, use_cache=False).last_hidden_state)
+
+    def logits(self, final: Tensor) -> Tensor:
+        """Vocabulary projection of chosen final states [n, d] -> [n, vocabulary], in float32."""
+        return cast(Tensor, self.lm.vocabulary_projection(final)).float()
+
+
+class _NoPositions(nn.Module):
+    """Stands in for an absolute position embedding that the cached states already hold."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, position_ids: Tensor) -> Tensor:
+        """Zeros [..., d]."""
+        return torch.zeros(*position_ids.shape, self.dim, device=position_ids.device)
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """Block states of many sequences, one after the other.
+
+    Attributes:
+        flat: [all tokens, d].
+        starts: [sequences] where each begins in `flat`.
+        lengths: [sequences] tokens of each.
+    """
+
+    flat: Tensor
+    starts: Tensor
+    lengths: Tensor
+
+    def rows(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Right-padded states [batch, time, d] and attention mask [batch, time] of some sequences."""
+        lengths = self.lengths[index]
+        time = torch.arange(int(lengths.max()), device=self.flat.device)
+        mask = time[None, :] < lengths[:, None]
+        where = (self.starts[index][:, None] + time[None, :]) * mask
+        return self.flat[where], mask.long()
+
+    def at(self, index: Tensor, position: Tensor) -> Tensor:
+        """The states [batch, d] of some sequences at one position each."""
+        return self.flat[self.starts[index] + position]
+
+
+@torch.no_grad()
+def states(lm: LM, block: int, rows: Sequence[Sequence[int]], batch_tokens: int = 8192) -> States:
+    """Block states of token sequences, computed in batches of similar length.
+
+    Args:
+        lm: the unedited model.
+        block: l; the output of block l is what is kept. -1 gives what enters block 0.
+        rows: token ids.
+        batch_tokens: padded tokens per forward pass.
+    """
+    part = lower(lm, block)
+    lengths = torch.tensor([len(r) for r in rows], dtype=torch.long)
+    starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)[:-1]]) if len(rows) else lengths
+    flat = torch.empty(int(lengths.sum()), lm.dim, dtype=lm.model.dtype, device=lm.device)
+    for chosen in batches(lengths.tolist(), batch_tokens):
+        ids, mask = lm.pad([rows[i] for i in chosen])
+        hidden = part(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        for k, i in enumerate(chosen):
+            flat[starts[i] : starts[i] + lengths[i]] = hidden[k, : lengths[i]]
+    return States(flat, starts.to(lm.device), lengths.to(lm.device))
+
+
+def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Indices grouped by similar length, at most `batch_tokens` padded tokens (and at least one row) a group."""
+    groups: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if groups and (len(groups[-1]) + 1) * lengths[i] <= batch_tokens:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups

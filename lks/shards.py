@@ -1,0 +1,213 @@
+"""Raw answers and outcomes on disk: the truth that the catalogue and every number are derived from.
+
+A cell's folder is `cells/<id>/`: one Parquet shard of raw answers per stage and `outcome.json`. Each file appears whole
+or not at all (temporary file, fsync, rename). `outcome.json` is written last: the cell counts from that moment on.
+"""
+
+import errno
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
+
+from lks.edits import ProbeKind
+from lks.errors import DataError, StoreError
+from lks.grid import Outcome
+
+SCHEMA_NAME = "lks-answers"
+SCHEMA_VERSION = 1
+
+SCHEMA = pa.schema(
+    [
+        pa.field("cell_id", pa.string(), nullable=False),
+        pa.field("draw", pa.int32(), nullable=False),
+        pa.field("case_id", pa.string(), nullable=False),
+        pa.field("subject", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("probe_index", pa.int32(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("answer", pa.string(), nullable=False),
+        pa.field("answer_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("tf_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("ar_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("ar_text", pa.string(), nullable=False),
+        pa.field("answer_logprob", pa.float64(), nullable=False),
+        pa.field("fired", pa.bool_(), nullable=True),
+    ],
+    metadata={"schema": SCHEMA_NAME, "schema_version": str(SCHEMA_VERSION)},
+)
+
+_OUTCOME = TypeAdapter(Outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said to one probe. Nothing here is a score.
+
+    Attributes:
+        draw: which of the cell's edit sets was in force.
+        case_id, subject: of the case the probe belongs to; subjects are the clusters of the statistics.
+        kind, probe_index: which probe of the case.
+        prompt: the text shown.
+        answer: the reference answer: the target (edit, paraphrase) or the true answer (locality).
+        answer_ids: its m tokens as they stand after the prompt.
+        tf_ids: argmax at each of the m positions when the reference answer is fed (teacher forcing).
+        ar_ids: the model's own greedy tokens after the prompt; m of them, fewer if it stopped.
+        ar_text: `ar_ids` as text.
+        answer_logprob: sum of log p over the m reference tokens, nats.
+        fired: whether the method's gate let the edit act; None for a method without a gate.
+    """
+
+    draw: int
+    case_id: str
+    subject: str
+    kind: ProbeKind
+    probe_index: int
+    prompt: str
+    answer: str
+    answer_ids: tuple[int, ...]
+    tf_ids: tuple[int, ...]
+    ar_ids: tuple[int, ...]
+    ar_text: str
+    answer_logprob: float
+    fired: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Check that there is one teacher-forced token per reference token.
+
+        Raises:
+            ValueError: the lengths differ, or the reference answer has no token.
+        """
+        if not self.answer_ids or len(self.tf_ids) != len(self.answer_ids):
+            raise ValueError(f"case {self.case_id}: {len(self.tf_ids)} teacher-forced tokens for {len(self.answer_ids)} reference tokens")
+
+
+def write_answers(results: Path, cell_id: str, stage: str, answers: Sequence[Answer]) -> str:
+    """Write a cell's shard for one stage; an older one is replaced.
+
+    Returns:
+        The shard's path relative to the results folder, as `Outcome.shards` wants it.
+
+    Raises:
+        StoreError: no space, no permission, or another reason to fail.
+    """
+    columns: dict[str, object] = {f.name: [getattr(answer, f.name) for answer in answers] for f in fields(Answer)}
+    table = pa.table({"cell_id": [cell_id] * len(answers)} | columns, schema=SCHEMA)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    relative = f"cells/{cell_id}/{stage}.parquet"
+    write_whole(results / relative, sink.getvalue().to_pybytes())
+    return relative
+
+
+def read_check(path: Path) -> int:
+    """Read a shard from end to end, page checksums included.
+
+    Returns:
+        The number of answers in it.
+
+    Raises:
+        DataError: the file is missing, truncated, damaged, no shard of answers, or of a newer version.
+    """
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing. Run its cell again.") from None
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} is truncated or not Parquet ({_line(error)}). Run its cell again.") from None
+    metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+    version = metadata.get("schema_version", "")
+    if metadata.get("schema") != SCHEMA_NAME or not version.isdecimal():
+        raise DataError(f"{path} is Parquet, but not a shard of answers. Move it out of the results folder.")
+    if int(version) > SCHEMA_VERSION:
+        raise DataError(f"{path} has answers of version {version}; this program reads up to {SCHEMA_VERSION}. Update the program.")
+    if not table.schema.equals(SCHEMA):
+        raise DataError(f"{path} does not have the columns of answers of version {version}. Run its cell again.")
+    return int(table.num_rows)
+
+
+def write_outcome(results: Path, outcome: Outcome) -> Path:
+    """Write `cells/<id>/outcome.json`, the commit point of a cell: call it after all its shards.
+
+    Raises:
+        StoreError: no space, no permission, or another reason to fail.
+    """
+    path = results / "cells" / outcome.cell.id / "outcome.json"
+    write_whole(path, json.dumps(asdict(outcome), indent=1, sort_keys=True, ensure_ascii=False).encode())
+    return path
+
+
+def read_outcome(results: Path, cell_id: str) -> Outcome:
+    """What became of a cell.
+
+    Raises:
+        DataError: `outcome.json` is missing, damaged, or of another cell.
+    """
+    path = results / "cells" / cell_id / "outcome.json"
+    try:
+        outcome = parse_outcome(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: the cell was not finished. Run it again.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {_line(error)}.") from None
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({_line(error)}). Run its cell again.") from None
+    if outcome.cell.id != cell_id:
+        raise DataError(f"{path} tells of cell {outcome.cell.id}, not {cell_id}: written by another version. Run its cell again.")
+    return outcome
+
+
+def parse_outcome(document: bytes | str) -> Outcome:
+    """An outcome from the JSON of `write_outcome`.
+
+    Raises:
+        ValueError: it is not one; one line, naming the field.
+    """
+    try:
+        return _OUTCOME.validate_json(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}") from None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is seen whole or not at all, whatever happens on the way.
+
+    Raises:
+        StoreError: no space, no permission, or another reason to fail.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"Cannot write {path}: {_advice(error)}.") from None
+
+
+def _advice(error: OSError) -> str:
+    """The reason of a failed write with what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "no space left; free some, then start again (finished cells are kept)"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "no permission; use another folder with --results"
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return "a file is in the way; use another folder with --results"
+    return _line(error)
+
+
+def _line(error: BaseException) -> str:
+    """An exception's text as one short line."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 160 else text[:157] + "..."

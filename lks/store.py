@@ -1,0 +1,230 @@
+"""The results folder and its catalogue: what is done, and every number as a query.
+
+The truth is `cells/`; `lks.duckdb` mirrors it and can be deleted at any time. DuckDB lets one process at a time have the
+file, readers included, so it is open only inside a call.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import TypeVar
+
+import duckdb
+
+from lks.errors import DataError, StoreError
+from lks.grid import PROTOCOL, Outcome, Status
+from lks.shards import parse_outcome, read_check, read_outcome, write_outcome, write_whole
+
+logger = logging.getLogger(__name__)
+
+FINAL: frozenset[Status] = frozenset({"ok", "oom", "collapsed", "diverged"})
+"""What is not run again. An "error" is: its cause may have been mended."""
+
+RowT = TypeVar("RowT")
+
+
+class Store:
+    """A results folder.
+
+    Attributes:
+        results: the folder.
+        lock_wait: seconds to wait for another process to let go of the catalogue.
+    """
+
+    def __init__(self, results: Path, lock_wait: float = 10.0) -> None:
+        """Create or check the folder.
+
+        Raises:
+            StoreError: it is unwritable, no folder, or of another protocol version.
+        """
+        self.results = results
+        self.lock_wait = lock_wait
+        self._catalogue = results / "lks.duckdb"
+        protocol = results / "protocol.json"
+        if protocol.exists():
+            _check_protocol(protocol)
+        elif (results / "cells").exists():
+            raise StoreError(f"{results} holds cells but no protocol.json, so their protocol is unknown. Use another folder with --results.")
+        else:
+            write_whole(protocol, json.dumps({"protocol": PROTOCOL}).encode())
+        _check_writable(results)
+
+    def done(self) -> set[str]:
+        """Ids of cells that need not be run: whole on disk, and ended in a way that running again would not change."""
+        for warning in self.sync():
+            logger.warning(warning)
+        return {str(cell_id) for cell_id, status in self.query("SELECT cell_id, status FROM cells") if status in FINAL}
+
+    def record(self, outcome: Outcome) -> None:
+        """Put a finished or failed cell into the catalogue, and its `outcome.json` on disk if it is not there.
+
+        Raises:
+            DataError: one of its shards is missing or damaged; nothing is recorded then.
+            StoreError: the folder cannot be written, or another process keeps the catalogue.
+        """
+        for shard in outcome.shards:
+            read_check(self.results / shard)
+        try:
+            same = read_outcome(self.results, outcome.cell.id) == outcome
+        except DataError:
+            same = False
+        if not same:
+            write_outcome(self.results, outcome)
+        with self._open() as connection:
+            self._ingest(connection, outcome, self._fingerprint(outcome))
+
+    def sync(self) -> list[str]:
+        """Make the catalogue the mirror of `cells/`: take in what is new or changed, forget what is gone or damaged.
+
+        Returns:
+            One line for each damaged cell; such a cell is not done and will be run again.
+        """
+        warnings: list[str] = []
+        found = {path.parent.name for path in (self.results / "cells").glob("*/outcome.json")}
+        with self._open() as connection:
+            known = dict(connection.execute("SELECT cell_id, fingerprint FROM cells").fetchall())
+            for cell_id in sorted(set(known) - found):
+                self._forget(connection, cell_id)
+            for cell_id in sorted(found):
+                try:
+                    outcome = read_outcome(self.results, cell_id)
+                    fingerprint = self._fingerprint(outcome)
+                    if known.get(cell_id) != fingerprint:
+                        for shard in outcome.shards:
+                            read_check(self.results / shard)
+                        self._ingest(connection, outcome, fingerprint)
+                except DataError as error:
+                    self._forget(connection, cell_id)
+                    warnings.append(str(error))
+        return warnings
+
+    def outcomes(self) -> list[Outcome]:
+        """All recorded outcomes, in the order of their cells."""
+        documents = self.query("SELECT outcome FROM cells ORDER BY cell_id")
+        return sorted((parse_outcome(str(document)) for (document,) in documents), key=lambda outcome: outcome.cell)
+
+    def query(self, sql: str, params: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        """Rows of a query over `schema.sql`'s tables and views."""
+        with self._open() as connection:
+            return list(connection.execute(sql, list(params)).fetchall())
+
+    def rows(self, kind: type[RowT], sql: str, params: Sequence[object] = ()) -> list[RowT]:
+        """Rows of a query as dataclasses whose fields are the query's columns, by name."""
+        wanted = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+        with self._open() as connection:
+            cursor = connection.execute(sql, list(params))
+            names = [column[0] for column in cursor.description or ()]
+            if set(names) != wanted:
+                raise ValueError(f"{kind.__name__} has fields {sorted(wanted)}, the query gives {sorted(names)}")
+            return [kind(**dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
+
+    @contextmanager
+    def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        connection = self._connect()
+        try:
+            _prepare(connection)
+            yield connection
+        except (duckdb.IOException, duckdb.FatalException, duckdb.InternalException) as error:
+            raise StoreError(f"{self._catalogue}: {_first_line(error)}. Free space, or delete this file: it is rebuilt from cells/.") from None
+        finally:
+            connection.close()
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        deadline = time.monotonic() + self.lock_wait
+        while True:
+            try:
+                return duckdb.connect(str(self._catalogue))
+            except (duckdb.IOException, duckdb.SerializationException, duckdb.InternalException) as error:
+                if "Could not set lock" not in str(error):
+                    what = f"{self._catalogue} cannot be opened: {_first_line(error)}"
+                    raise StoreError(f"{what}. Delete it: it is rebuilt from cells/.") from None
+                if time.monotonic() >= deadline:
+                    raise StoreError(f"{self._catalogue} is in use by another process for {self.lock_wait:g} s. Close it and start again.") from None
+            time.sleep(min(0.1, self.lock_wait))
+
+    def _fingerprint(self, outcome: Outcome) -> str:
+        """Changes with outcome.json and with the size of a shard, so that a damaged shard is noticed later too."""
+        digest = hashlib.sha256((self.results / "cells" / outcome.cell.id / "outcome.json").read_bytes())
+        for shard in outcome.shards:
+            path = self.results / shard
+            digest.update(f"{shard} {path.stat().st_size if path.exists() else 'missing'}".encode())
+        return digest.hexdigest()
+
+    def _ingest(self, connection: duckdb.DuckDBPyConnection, outcome: Outcome, fingerprint: str) -> None:
+        """Replace a cell's rows in one transaction; the shards have been checked."""
+        shards = [str(self.results / shard) for shard in outcome.shards]
+        row = _row(outcome, fingerprint, (self.results / "cells" / outcome.cell.id / "outcome.json").read_text(encoding="utf-8"))
+        connection.begin()
+        try:
+            connection.execute("DELETE FROM answers WHERE cell_id = ?", [outcome.cell.id])
+            connection.execute("DELETE FROM cells WHERE cell_id = ?", [outcome.cell.id])
+            connection.execute(f"INSERT INTO cells VALUES ({', '.join('?' * len(row))})", list(row))
+            if shards:
+                connection.execute("INSERT INTO answers BY NAME SELECT * FROM read_parquet(?)", [shards])
+                strangers = connection.execute("SELECT count(*) FROM read_parquet(?) WHERE cell_id <> ?", [shards, outcome.cell.id]).fetchall()
+                if strangers[0][0]:
+                    raise DataError(f"{shards[0]} holds answers of another cell than {outcome.cell.id}. Run the cell again.")
+            connection.commit()
+        except BaseException:
+            connection.rollback()
+            raise
+
+    def _forget(self, connection: duckdb.DuckDBPyConnection, cell_id: str) -> None:
+        connection.execute("DELETE FROM answers WHERE cell_id = ?", [cell_id])
+        connection.execute("DELETE FROM cells WHERE cell_id = ?", [cell_id])
+
+
+def _row(outcome: Outcome, fingerprint: str, document: str) -> tuple[object, ...]:
+    """A row of table `cells`, in the order of `schema.sql`."""
+    cell, costs = outcome.cell, outcome.costs
+    variant = " ".join(f"{key}={value}" for key, value in cell.variant)
+    return (
+        *(cell.id, fingerprint, cell.model, cell.dataset, cell.records, cell.method, variant, cell.n_edits, cell.seed, cell.draws),
+        *(cell.parameters, cell.model_revision, cell.data_revision, outcome.status, outcome.reason),
+        *(costs.prepare_s, costs.edit_s, costs.ask_s, costs.peak_bytes, costs.patch_bytes),
+        *(outcome.provenance.get("finished", ""), document),
+    )
+
+
+def _prepare(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make tables and views, unless the catalogue has exactly these already."""
+    schema = (Path(__file__).parent / "schema.sql").read_text(encoding="utf-8")
+    digest = hashlib.sha256(schema.encode()).hexdigest()
+    has = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'catalogue'").fetchall()[0][0]
+    if has and connection.execute("SELECT schema FROM catalogue").fetchall() == [(digest,)]:
+        return
+    connection.begin()
+    for statement in duckdb.extract_statements(schema):
+        connection.execute(statement)
+    connection.execute("CREATE OR REPLACE TABLE catalogue AS SELECT ? AS schema", [digest])
+    connection.commit()
+
+
+def _check_protocol(path: Path) -> None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["protocol"]
+    except OSError as error:
+        raise StoreError(f"Cannot read {path}: {error.strerror}. Use another folder with --results.") from None
+    except (ValueError, KeyError, TypeError):
+        raise StoreError(
+            f"{path} is damaged. If its results are of protocol {PROTOCOL}, delete this file's folder or use another with --results."
+        ) from None
+    if found != PROTOCOL:
+        raise StoreError(f"{path.parent} holds results of protocol {found}; this program uses {PROTOCOL}. Use another folder with --results.")
+
+
+def _check_writable(results: Path) -> None:
+    """Write a byte now rather than fail after an hour's work."""
+    probe = results / f".writable.{os.getpid()}"
+    write_whole(probe, b"1")
+    probe.unlink(missing_ok=True)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0][:160] if str(error) else type(error).__name__

@@ -1,0 +1,312 @@
+"""Small models that know their facts: where they are, how they are built and checked.
+
+`micro-llama` and `micro-mistral` know the made world and are shipped; `mini-DATASET[-RECORDS]` knows real records and is built on
+the user's machine, because the records may not be passed on. `docs/testbed.md` says how and why they are trained.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import cast
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from lks.acceptance import CheckReport, Exam, examine
+from lks.corpus import Source
+from lks.datasets import DATASETS, find, parse
+from lks.derive import Record
+from lks.errors import UserError, unknown
+from lks.mini import mini_exam, mini_source, mini_tokenizer, questions
+from lks.recipe import Recipe, Shape, Training, measured_steps, new_model
+from lks.world import world
+from lks.world_corpus import world_exam, world_source, world_tokenizer
+
+__all__ = ["NAMES", "CheckReport", "build", "check", "model_folder", "recipe_of"]
+
+NAMES = ("micro-llama", "micro-mistral", "mini-zsre", "mini-counterfact")
+VERSION = 1  # of the recipe's code; a change makes earlier models another model
+SAVE_EVERY_S = 60.0
+
+_HEADS = {"micro": (7, 24), "mini": (3, 0)}
+_SHAPES = {
+    "micro-llama": Shape("llama"),
+    "micro-mistral": Shape("mistral", kv_heads=2, hidden=416, window=32),
+    "mini": Shape("llama", dim=256, hidden=640, heads=8, kv_heads=8),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A model to build.
+
+    Attributes:
+        name: "micro-llama", "micro-mistral" or "mini".
+        dataset: "world", "zsre" or "counterfact".
+        records: how many records of the dataset; 0 for the made world.
+        recipe: how to train.
+    """
+
+    name: str
+    dataset: str
+    records: int
+    recipe: Recipe
+
+    @property
+    def hash(self) -> str:
+        """Identity of the recipe, 8 hex digits."""
+        text = json.dumps([VERSION, self.name, self.dataset, self.records, asdict(self.recipe)], sort_keys=True)
+        return sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def label(self) -> str:
+        """Name of the model: "micro-llama", "mini-zsre-1000"."""
+        return self.name if self.dataset == "world" else f"mini-{self.dataset}-{self.records}"
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a job needs besides its recipe."""
+
+    tokenizer: PreTrainedTokenizerFast
+    source: Source
+    exam: Exam
+    heads: tuple[int, int]
+    data_sha256: str
+
+
+def recipe_of(name: str, records: int = 0, seed: int = 0) -> Recipe:
+    """The recipe of a model; a mini model is trained in proportion to its records."""
+    shape = _SHAPES[name]
+    if name != "mini":
+        return Recipe(shape, heads=_HEADS["micro"], seed=seed)
+    return Recipe(shape, steps=max(200, round(1.2 * records**0.95)), rows=128, lr_adam=0.002, heads=_HEADS["mini"], seed=seed)
+
+
+def _job(name: str, dataset: str, records: int, seed: int) -> Job:
+    """The job that a name and options mean; "mini-zsre-1000" may be said in one word."""
+    if name.startswith("mini"):
+        parts = name.split("-")
+        dataset = parts[1] if len(parts) > 1 else dataset
+        if len(parts) > 2:
+            if not parts[2].isdigit():
+                raise UserError(f"{name!r} should read mini-DATASET-RECORDS, for example mini-zsre-1000.")
+            records = int(parts[2])
+        real = [known for known in DATASETS if known != "world"]
+        if dataset not in real:
+            raise unknown("dataset of a mini model", dataset, real)
+        if not 50 <= records <= 10_000:
+            raise UserError(f"A mini model knows 50 to 10000 records, not {records}.")
+        return Job("mini", dataset, records, recipe_of("mini", records, seed))
+    if name not in _SHAPES:
+        raise unknown("testbed model", name, NAMES)
+    if dataset not in ("world", ""):
+        raise UserError(f"{name} knows the made world. For {dataset!r} build a mini model: lks testbed build mini --dataset {dataset}.")
+    return Job(name, "world", 0, recipe_of(name, 0, seed))
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("LKS_CACHE") or "~/.cache/lks-grid").expanduser()
+
+
+def _default_folder(job: Job) -> Path:
+    """The shipped folder if it holds this very model, else a folder of the cache."""
+    shipped = Path(__file__).parent / "weights" / job.name
+    if job.dataset == "world" and (job.recipe.seed == 0 or _built(shipped, job)):
+        return shipped
+    return _cache() / f"{job.label}-{job.hash}"
+
+
+def model_folder(name: str) -> Path:
+    """Where a model is, or would be once it is built.
+
+    Args:
+        name: one of `NAMES`, or mini-DATASET-RECORDS.
+
+    Raises:
+        UserError: no such model.
+    """
+    return _default_folder(_job(name, "" if not name.startswith("mini") else "zsre", 10_000, 0))
+
+
+def _records(job: Job, data_dir: Path | None) -> tuple[tuple[Record, ...], str]:
+    """The records of a mini model, and the hash of their file."""
+    published = DATASETS[job.dataset]
+    if published == "made":
+        raise unknown("dataset of a mini model", job.dataset, DATASETS)
+    file = find(published, data_dir)
+    content = file.read_bytes()
+    records = parse(content, file)[: job.records]
+    if len(records) < job.records:
+        raise UserError(f"{file} holds {len(records)} records, not {job.records}. Ask for fewer.")
+    return records, sha256(content).hexdigest()
+
+
+def _exam(job: Job, data_dir: Path | None) -> Exam:
+    """What the acceptance test asks."""
+    if job.dataset == "world":
+        return world_exam(world())
+    return mini_exam(questions(_records(job, data_dir)[0]))
+
+
+def _text(job: Job, data_dir: Path | None) -> Text:
+    """Tokenizer, training text and exam of a job."""
+    if job.dataset == "world":
+        made = world()
+        tokenizer = world_tokenizer(made)
+        return Text(tokenizer, world_source(made, tokenizer), world_exam(made), job.recipe.heads, "")
+    records, digest = _records(job, data_dir)
+    tokenizer = mini_tokenizer(records, size=min(8000, 2000 + 2 * job.records))
+    asked = questions(records)
+    source, heads = mini_source(asked, tokenizer)
+    return Text(tokenizer, source, mini_exam(asked), heads, digest)
+
+
+def _built(folder: Path, job: Job) -> bool:
+    """Whether a folder holds the finished model of a job."""
+    try:
+        recipe = json.loads((folder / "recipe.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(recipe, dict) and recipe.get("hash") == job.hash and (folder / "model.safetensors").is_file()
+
+
+def build(
+    name: str,
+    out: Path | None = None,
+    *,
+    dataset: str = "world",
+    records: int = 10_000,
+    data_dir: Path | None = None,
+    seed: int = 0,
+    minutes: float | None = None,
+    progress: bool = True,
+) -> Path:
+    """Trains a model, or returns at once if the folder already holds it.
+
+    A stopped run goes on where it was: its state is kept beside the output folder until the model is finished.
+
+    Args:
+        name: "micro-llama", "micro-mistral", "mini" or mini-DATASET-RECORDS.
+        out: folder of the model; by default `model_folder`.
+        dataset: of a mini model: "zsre" or "counterfact".
+        records: of a mini model: how many records it knows.
+        data_dir: where the records are; see `lks.datasets.find`.
+        seed: of weights and batches.
+        minutes: train about so long instead of the recipe's number of steps.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: no such model or data, or the folder cannot be written.
+    """
+    job = _job(name, dataset, records, seed)
+    folder = out or _default_folder(job)
+    if minutes is None and _built(folder, job):
+        return folder
+    state = folder.with_name(f".{folder.name}-{job.hash}.pt")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        state.with_suffix(".part").touch()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error}. Choose another folder.") from error
+    text = _text(job, data_dir)
+    started = time.monotonic()
+    recipe = replace(job.recipe, heads=text.heads)
+    if minutes is not None:
+        job = replace(job, recipe=replace(job.recipe, steps=measured_steps(_training(recipe, text), minutes)))
+        recipe = replace(recipe, steps=job.recipe.steps)
+    training = _training(recipe, text)
+    if state.is_file() and minutes is None:
+        training.load(state)
+    _run(training, state, job.label if progress else "")
+    _write(folder, job, training, text, time.monotonic() - started)
+    state.unlink(missing_ok=True)
+    state.with_suffix(".part").unlink(missing_ok=True)
+    return folder
+
+
+def _training(recipe: Recipe, text: Text) -> Training:
+    tokenizer = text.tokenizer
+    special = (int(tokenizer.bos_token_id), int(tokenizer.eos_token_id), int(tokenizer.pad_token_id))
+    model = new_model(recipe.shape, len(tokenizer), special, recipe.seed)
+    if torch.cuda.is_available():
+        model = cast(Callable[[str], PreTrainedModel], model.to)("cuda")
+    return Training(model, text.source, recipe, special[2])
+
+
+def _run(training: Training, state: Path, label: str) -> None:
+    """All remaining steps; the state is saved every minute and however this ends."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    steps = training.recipe.steps
+    saved = time.monotonic()
+    with Progress(*columns, disable=not label) as bar:
+        task = bar.add_task(f"training {label}", total=steps, completed=training.step)
+        try:
+            while training.step < steps:
+                loss = training.advance()
+                bar.update(task, completed=training.step, description=f"training {label}, loss {loss:.2f}")
+                if time.monotonic() - saved > SAVE_EVERY_S:
+                    training.save(state)
+                    saved = time.monotonic()
+        finally:
+            if training.whole:
+                training.save(state)
+
+
+def _write(folder: Path, job: Job, training: Training, text: Text, seconds: float) -> None:
+    """The finished model as a folder that appears in one move."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    half = cast(nn.Module, training.model).to("cpu", torch.float16)
+    cast(PreTrainedModel, half).save_pretrained(part)
+    text.tokenizer.save_pretrained(part)
+    model, tokenizer = _load(part)
+    report = examine(job.label, job.recipe.block, text.exam, (model, tokenizer))
+    recipe = {
+        "name": job.label, "hash": job.hash, "dataset": job.dataset, "records": job.records, "data_sha256": text.data_sha256,
+        "version": VERSION, "recipe": asdict(training.recipe), "parameters": sum(p.numel() for p in model.parameters()),
+        "minutes": round(seconds / 60, 1), "sha256": sha256((part / "model.safetensors").read_bytes()).hexdigest(),
+        "acceptance": {**asdict(report), "passed": report.passed},
+    }  # fmt: skip
+    for file in part.iterdir():
+        file.chmod(0o644)
+    (part / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    part.replace(folder)
+
+
+def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    if not (folder / "model.safetensors").is_file():
+        raise UserError(f"There is no model in {folder}. Build it: lks testbed build.")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return cast(PreTrainedModel, model), PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def check(name: str | Path, *, data_dir: Path | None = None, sample: int = 400, seed: int = 0) -> CheckReport:
+    """The acceptance test of a model: see `lks.acceptance`.
+
+    Args:
+        name: a name as for `model_folder`, or a folder that `build` made.
+        data_dir: where the records of a mini model are.
+        sample: questions asked per measurement.
+        seed: chooses them.
+
+    Raises:
+        UserError: no such model, or its folder is not one that `build` made.
+    """
+    folder = Path(name) if Path(name).is_dir() else model_folder(str(name))
+    model, tokenizer = _load(folder)
+    try:
+        known = json.loads((folder / "recipe.json").read_text())
+        job = _job("mini" if known["records"] else known["name"], known["dataset"], known["records"], known["recipe"]["seed"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder} holds no recipe.json of a testbed model ({error}).") from error
+    exam = _exam(job, data_dir)
+    return examine(known["name"], known["recipe"]["block"], exam, (model, tokenizer), sample=sample, seed=seed)

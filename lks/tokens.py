@@ -1,0 +1,185 @@
+"""Token ids to text with the characters of every token, without tokenising again.
+
+Hooks see token ids; scope needs text, and the replacer needs to know which tokens a mention lies on. `PieceText` reads once
+what bytes each id of a vocabulary stands for; decoding is then a lookup per token.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from transformers import PreTrainedTokenizerFast
+
+from lks.errors import UserError
+
+Span = tuple[int, int]
+
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_UNKNOWN = "\N{REPLACEMENT CHARACTER}".encode()  # an unknown token stands for some character
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Text of a token sequence.
+
+    Attributes:
+        text: what the pieces spell. A tokenizer that puts a space in front of a text gives a text with that space.
+        spans: per token its [start, end) characters in `text`; empty for special tokens. Tokens that share a character (each
+            holds some of its bytes) all have it in their span.
+    """
+
+    text: str
+    spans: list[Span]
+
+
+@dataclass(frozen=True, slots=True)
+class _Spelling:
+    """How a vocabulary writes bytes, read from the tokenizer's decoder.
+
+    Attributes:
+        byte_level: every piece is bytes written in the GPT-2 alphabet.
+        space: the character that stands for a space otherwise.
+        byte_fallback: pieces such as `<0x0A>` stand for one byte.
+    """
+
+    byte_level: bool
+    space: str
+    byte_fallback: bool
+
+
+class PieceText:
+    """Text of token ids, for one tokenizer.
+
+    Args:
+        tokenizer: SentencePiece style (a visible space such as "▁", with or without byte fallback) or byte-level BPE. Which of
+            them is read from its decoder.
+
+    Raises:
+        UserError: a decoder of another kind.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        spelling = _spelling(state["decoder"])
+        self._bytes = {i: _piece_bytes(piece, spelling) for piece, i in tokenizer.get_vocab().items()}
+        for added in state["added_tokens"]:
+            self._bytes[added["id"]] = b"" if added["special"] else added["content"].encode()
+        self._bytes.update(dict.fromkeys(tokenizer.all_special_ids, b""))
+        unknown = tokenizer.unk_token_id
+        if unknown is not None and unknown not in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
+            self._bytes[unknown] = _UNKNOWN
+        self._text = {i: _text(piece) for i, piece in self._bytes.items()}
+
+    def decode(self, ids: Sequence[int]) -> Decoded:
+        """Text and spans. Ids outside the vocabulary are like special tokens; bytes that are no UTF-8 become U+FFFD."""
+        texts: list[str] = []
+        spans: list[Span] = []
+        lookup = self._text
+        at, i = 0, 0
+        while i < len(ids):
+            text = lookup.get(ids[i], "")
+            if text is None:
+                run = i + 1
+                while run < len(ids) and lookup.get(ids[run], "") is None:
+                    run += 1
+                text, inner = _join([self._bytes[j] for j in ids[i:run]])
+                spans += [(at + a, at + b) for a, b in inner]
+                i = run
+            else:
+                spans.append((at, at + len(text)))
+                i += 1
+            texts.append(text)
+            at += len(text)
+        return Decoded("".join(texts), spans)
+
+
+def token_of(spans: Sequence[Span], start: int, end: int) -> tuple[int, int]:
+    """First and last token with a character in [start, end).
+
+    Raises:
+        ValueError: no token has one.
+    """
+    first = last = -1
+    for token, (a, b) in enumerate(spans):
+        if a >= end:
+            break
+        if b > start and b > a:
+            first, last = (token if first < 0 else first), token
+    if first < 0:
+        raise ValueError(f"no token covers characters {start} to {end}")
+    return first, last
+
+
+def _spelling(decoder: Mapping[str, object] | None) -> _Spelling:
+    kinds = list(_flat(decoder))
+    types = [str(kind["type"]) for kind in kinds]
+    if "ByteLevel" in types:
+        return _Spelling(byte_level=True, space="", byte_fallback=False)
+    for kind in kinds:
+        fallback = "ByteFallback" in types
+        if kind["type"] == "Metaspace":
+            return _Spelling(byte_level=False, space=str(kind["replacement"]), byte_fallback=fallback)
+        if kind["type"] == "Replace" and kind["content"] == " ":
+            return _Spelling(byte_level=False, space=cast(dict[str, str], kind["pattern"])["String"], byte_fallback=fallback)
+    raise UserError(f"This tokenizer's decoder ({', '.join(types) or 'none'}) is not supported: it must be byte-level BPE or SentencePiece style.")
+
+
+def _flat(decoder: Mapping[str, object] | None) -> Iterable[Mapping[str, object]]:
+    if decoder is None:
+        return
+    if decoder["type"] == "Sequence":
+        for inner in cast(list[Mapping[str, object]], decoder["decoders"]):
+            yield from _flat(inner)
+    else:
+        yield decoder
+
+
+def _alphabet() -> dict[str, int]:
+    """Character -> byte of byte-level BPE: printable Latin-1 stands for itself, the others for U+0100 and up, in order."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+_ALPHABET = _alphabet()
+
+
+def _piece_bytes(piece: str, spelling: _Spelling) -> bytes:
+    if spelling.byte_level:
+        try:
+            return bytes(map(_ALPHABET.__getitem__, piece))
+        except KeyError:  # a piece that was added as plain text
+            return piece.encode()
+    match = _BYTE.fullmatch(piece) if spelling.byte_fallback else None
+    return bytes([int(match[1], 16)]) if match else piece.replace(spelling.space, " ").encode()
+
+
+def _text(piece: bytes) -> str | None:
+    """The piece's characters, None if it splits one."""
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _join(pieces: Sequence[bytes]) -> tuple[str, list[Span]]:
+    """Text of pieces that split characters, and the characters of each piece."""
+    data = b"".join(pieces)
+    characters: list[str] = []
+    owner: list[int] = []  # byte -> character
+    while len(owner) < len(data):
+        lead = data[len(owner)]
+        width = 1 + (lead >= 0xC0) + (lead >= 0xE0) + (lead >= 0xF0)
+        character = _text(data[len(owner) : len(owner) + width])
+        if character is None or len(character) != 1:
+            character, width = "\N{REPLACEMENT CHARACTER}", 1
+        owner += [len(characters)] * width
+        characters.append(character)
+    spans = []
+    at = 0
+    for piece in pieces:
+        spans.append((owner[at], owner[at + len(piece) - 1] + 1))
+        at += len(piece)
+    return "".join(characters), spans

@@ -1,0 +1,72 @@
+"""What a grid found, in three sentences made from its numbers."""
+
+from collections import Counter
+
+from lks.grid import UNEDITED, Outcome
+from reports.results import Block, Results, name_of
+
+
+def sentences(results: Results) -> list[str]:
+    """What was run, what did best at the largest T, and what is left of it when the model writes the answer itself."""
+    if not results.outcomes:
+        return ["Nothing has been run yet."]
+    leaders = [(block, best) for block in results.blocks if (best := _best(results, block)) is not None]
+    return [_ran(results), *([_led(results, leaders), _generated(results, leaders)] if leaders else [])]
+
+
+def _ran(results: Results) -> str:
+    ok = sum(outcome.status == "ok" for outcome in results.outcomes)
+    methods = _list(sorted({name_of(o) for o in results.outcomes if not o.cell.variant and o.cell.method != UNEDITED}))
+    counts = sorted({outcome.cell.n_edits for outcome in results.outcomes})
+    edits = f"{counts[0]:,} to {counts[-1]:,} edits" if len(counts) > 1 else f"{counts[0]:,} edit{'s' * (counts[0] > 1)}"
+    failed = Counter(outcome.status for outcome in results.outcomes if outcome.status != "ok")
+    tail = f"; without result: {_list([f'{n} × {status}' for status, n in sorted(failed.items())])}" if failed else ""
+    places = _list([block.title for block in results.blocks])
+    return f"{ok} of {len(results.outcomes)} cells have a result: {methods or 'the unedited model'} with {edits} at once, {places}{tail}."
+
+
+def _led(results: Results, leaders: list[tuple[Block, Outcome]]) -> str:
+    names = {name_of(best) for _, best in leaders}
+    parts = []
+    for block, best in leaders:
+        score = results.score(best, "tf_token", "edit_performance")
+        width = f" ± {score.half_width:.1f}" if score and score.half_width is not None else ""
+        who = f"{name_of(best)} " if len(names) > 1 else ""
+        parts.append(f"{who}{_value(results, best, 'tf_token', 'edit_performance'):.1f}{width} on {block.model} (T = {best.cell.n_edits:,})")
+    who = f"{names.pop()} has" if len(names) == 1 else "these have"
+    return f"Counted as in the paper, by teacher-forced tokens, {who} the highest edit performance with the most edits: {_list(parts)}."
+
+
+def _generated(results: Results, leaders: list[tuple[Block, Outcome]]) -> str:
+    cells = [best for _, best in leaders]
+    rel, gen, loc = ([_value(results, cell, "ar_exact", metric) for cell in cells] for metric in ("reliability", "generality", "locality"))
+    gap = max(_value(results, cell, "tf_token", "reliability") - value for cell, value in zip(cells, rel, strict=True))
+    verdict = f"teacher forcing flatters reliability by up to {gap:.0f} points" if gap >= 0.5 else "teacher forcing does not flatter reliability here"
+    right = f"{_range(rel)} of the edits and {_range(gen)} of their paraphrases come out wholly right"
+    kept = f"{_range(loc)} of the other questions about the same subjects keep their answer"
+    return f"When that edited model writes the answer itself, {right}, and {kept}; {verdict}."
+
+
+def _range(values: list[float]) -> str:
+    low, high = (f"{value:.0f}" for value in (min(values), max(values)))
+    return f"{low} %" if low == high else f"{low} to {high} %"
+
+
+def _best(results: Results, block: Block) -> Outcome | None:
+    """The method with the highest edit performance at the largest T that has one; ablations do not count."""
+    for n_edits in reversed(block.n_edits):
+        cells = [row.cells[n_edits] for row in block.rows if n_edits in row.cells and not row.variant and row.method != UNEDITED]
+        scored = [cell for cell in cells if results.score(cell, "tf_token", "edit_performance")]
+        if scored:
+            return max(scored, key=lambda cell: _value(results, cell, "tf_token", "edit_performance"))
+    return None
+
+
+def _value(results: Results, outcome: Outcome, readout: str, metric: str) -> float:
+    score = results.score(outcome, readout, metric)
+    return score.value if score is not None and score.value is not None else 0.0
+
+
+def _list(parts: list[str]) -> str:
+    """Parts as in a sentence: a, b and c."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""

@@ -1,0 +1,216 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import fakes
+import pytest
+
+from flows.planning import Clock, build_command, only_writer
+from flows.progress import Lines, duration
+from lks.errors import StoreError, UserError
+from lks.grid import Cell, Costs, Outcome
+from lks.store import Store
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def grids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    file = tmp_path / "grids.toml"
+    file.write_text(fakes.GRIDS)
+    monkeypatch.setenv("LKS_GRIDS", str(file))
+    monkeypatch.setenv("LKS_GRID", "tiny")
+    return file
+
+
+def use(monkeypatch: pytest.MonkeyPatch, **how) -> fakes.Cells:
+    cells = fakes.Cells(**how)
+    fakes.install(cells, monkeypatch.setattr)
+    return cells
+
+
+def run(results: Path, **parameters) -> dict[str, int]:
+    from flows.grid import grid
+
+    return grid("tiny", results, **parameters)
+
+
+@pytest.mark.usefixtures("prefect_server", "grids")
+class TestGridFlow:
+    def test_a_second_run_does_nothing(self, tmp_path, monkeypatch):
+        cells = use(monkeypatch)
+        assert run(tmp_path / "r") == {"stored": 0, "ok": 6}
+        assert len(cells.ran) == 6
+        assert run(tmp_path / "r") == {"stored": 6}
+        assert len(cells.ran) == 6
+
+    def test_a_failed_cell_is_a_row_and_the_grid_goes_on(self, tmp_path, monkeypatch):
+        cells = use(monkeypatch, fail="ft | micro-fake | world | T=2")
+        assert run(tmp_path / "r") == {"stored": 0, "ok": 5, "oom": 1}
+        assert len(cells.ran) == 6
+        stored = [o for o in Store(tmp_path / "r").outcomes() if o.status != "ok"]
+        assert [(o.cell.label, o.status, o.reason) for o in stored] == [("ft | micro-fake | world | T=2", "oom", "out of memory at block 3")]
+
+    def test_failed_cells_are_run_again_only_when_asked(self, tmp_path, monkeypatch):
+        use(monkeypatch, fail="ft | micro-fake | world | T=2")
+        run(tmp_path / "r")
+        cells = use(monkeypatch)
+        assert run(tmp_path / "r") == {"stored": 6}
+        assert run(tmp_path / "r", retry_failed=True) == {"stored": 5, "ok": 1}
+        assert cells.ran == ["ft | micro-fake | world | T=2"]
+
+    @pytest.mark.parametrize("stop", [UserError, KeyboardInterrupt])
+    def test_what_ends_a_grid_keeps_the_finished_cells(self, stop, tmp_path, monkeypatch):
+        use(monkeypatch, fail="none | micro-fake | world | T=2", raises=stop("stop here"))
+        with pytest.raises(stop) as caught:
+            run(tmp_path / "r")
+        traceback.clear_frames(caught.tb)  # they hold DuckDB's objects, which complain at exit
+        assert len(Store(tmp_path / "r").outcomes()) == 2
+        cells = use(monkeypatch)
+        assert run(tmp_path / "r") == {"stored": 2, "ok": 4}
+        assert len(cells.ran) == 4
+
+    def test_a_filter_keeps_the_unedited_model(self, tmp_path, monkeypatch):
+        cells = use(monkeypatch)
+        run(tmp_path / "r", only="method=ft,n_edits=1")
+        assert cells.ran == ["none | micro-fake | world | T=1", "ft | micro-fake | world | T=1"]
+
+    def test_an_outcome_that_was_not_recorded_is_not_run_again(self, tmp_path, monkeypatch):
+        cells = use(monkeypatch)
+        run(tmp_path / "r")
+        (tmp_path / "r" / "lks.duckdb").unlink()
+        assert run(tmp_path / "r") == {"stored": 6}
+        assert len(cells.ran) == 6
+
+    def test_one_cell_by_its_coordinates(self, tmp_path, monkeypatch):
+        from flows.cell import cell
+
+        cells = use(monkeypatch)
+        assert cell("micro-fake", "world", "ft", 5, results=tmp_path / "r") == []
+        assert cells.ran == ["ft | micro-fake | world | T=5"]
+
+    def test_parameters_are_validated(self):
+        from prefect.exceptions import ParameterTypeError
+
+        from flows.cell import cell
+
+        with pytest.raises(ParameterTypeError, match="n_edits"):
+            cell("micro-fake", "world", "ft", 0)
+
+
+@pytest.mark.slow
+def test_a_killed_grid_goes_on_where_it_was(tmp_path, grids, prefect_server):
+    from prefect.settings import PREFECT_API_URL
+
+    results = tmp_path / "results"
+    command = [sys.executable, str(Path(fakes.__file__)), "grid", "--results", str(results)]
+    environment = {**os.environ, "FAKE_WAIT": "0.7", "PREFECT_API_URL": str(PREFECT_API_URL.value()), "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 200
+    while len(fakes.calls(results, "start")) < 4 and first.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    output, _ = first.communicate()
+    finished = fakes.calls(results, "finish")
+    assert 3 <= len(finished) < 6, output.decode()
+    written = {path: path.stat().st_mtime_ns for path in results.glob("cells/*/outcome.json")}
+
+    second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert second.returncode == 0, second.stderr
+    starts = fakes.calls(results, "start")
+    assert len(set(starts)) == 6
+    assert all(starts.count(cell) == 1 for cell in finished), "a finished cell was run again"
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in written.items()), "a finished cell was written again"
+    assert {o.cell.id for o in Store(results).outcomes()} == set(starts)
+    assert "the result table" in second.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_temporary_server_leaves_with_its_parent():
+    code = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-m', 'flows.server', '0']); print(p.pid, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        server = int(parent.stdout.readline())
+        time.sleep(1)
+        assert Path(f"/proc/{server}").exists()
+        parent.kill()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and _alive(server):
+        time.sleep(0.1)
+    assert not _alive(server)
+
+
+def _alive(process: int) -> bool:
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def outcome(method: str, n_edits: int, took: float, status: str = "ok", model: str = "m") -> Outcome:
+    return Outcome(Cell(model, "world", method, n_edits, 0, 1), status, "", (), Costs(edit_s=took), {})
+
+
+class TestClock:
+    def test_like_cells_count_first(self):
+        clock = Clock([outcome("lks", 1, 10), outcome("lks", 1, 30, model="n"), outcome("lks", 100, 50)])
+        assert clock.expect([outcome("lks", 1, 0).cell]) == 10
+        assert clock.expect([outcome("lks", 1, 0, model="other").cell]) == 20
+        assert clock.expect([outcome("lks", 7, 0).cell]) == 30
+
+    def test_nothing_is_expected_of_an_unknown_method(self):
+        clock = Clock([outcome("lks", 1, 10), outcome("ft", 1, 2, status="oom")])
+        assert clock.expect([outcome("lks", 1, 0).cell, outcome("ft", 1, 0).cell]) is None
+        assert clock.expect([]) == 0
+
+
+def test_lines_say_what_became_of_each_cell():
+    said: list[str] = []
+    lines = Lines(said.append)
+    cells = [outcome("ft", 1, 0).cell, outcome("ft", 2, 0).cell]
+    lines.begin(cells, 3, [])
+    for result in (outcome("ft", 1, 2), Outcome(cells[1], "oom", "no memory", (), Costs(), {})):
+        lines.start(result.cell)
+        lines.finish(result)
+    assert said == [
+        "2 cells to run, 3 already stored, time ?",
+        "[1/2] ft | m | world | T=1: ok, 2.0 s, left 2 s",
+        "[2/2] ft | m | world | T=2: OOM (no memory), 0.0 s, left 0 s",
+    ]
+
+
+@pytest.mark.parametrize(("value", "text"), [(None, "?"), (8.2, "8 s"), (200, "3 min"), (7500, "2 h 05 min")])
+def test_durations(value, text):
+    assert duration(value) == text
+
+
+def test_one_writer_at_a_time(tmp_path):
+    with only_writer(tmp_path / "r"), pytest.raises(StoreError, match=f"process {os.getpid()}"), only_writer(tmp_path / "r"):
+        pass
+    with only_writer(tmp_path / "r"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("model", "command"),
+    [
+        ("mini-zsre-1000", "lks testbed build --dataset zsre --records 1000"),
+        ("mini-zsre", "lks testbed build --dataset zsre"),
+        ("micro-llama", "lks testbed build micro-llama"),
+    ],
+)
+def test_the_command_that_builds_a_model(model, command):
+    assert build_command(model) == command
+
+
+def test_every_deployment_names_a_flow():
+    yaml = pytest.importorskip("yaml")
+    from importlib import import_module
+
+    for deployment in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]:
+        file, _, function = deployment["entrypoint"].partition(":")
+        flow = getattr(import_module(file.removesuffix(".py").replace("/", ".")), function)
+        assert flow.name == deployment["name"]
+        assert set(deployment.get("parameters", {})) <= set(json.loads(flow.parameters.model_dump_json())["properties"])

@@ -1,0 +1,173 @@
+"""The contract of every method, on every tiny architecture. A new method in `baselines/` is tested without an edit here."""
+
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+import lks.patch
+from baselines import methods
+from lks.editor import Editor
+from lks.edits import make_case
+from lks.errors import UserError
+from lks.lm import LM
+from lks.patch import Patch
+from lks.readout import ask
+from tests import tiny
+
+METHODS = sorted(methods())
+PAPER_MODELS = ("llama-2-7b-chat", "mistral-7b-instruct-v0.3")
+
+
+def editor(name: str) -> Editor[object]:
+    return methods()[name].for_model("micro-tiny", "world", 4)
+
+
+@pytest.fixture(scope="module", params=[(m, f) for m in METHODS for f in tiny.MODELS], ids="-".join)
+def edited(request: pytest.FixtureRequest) -> tuple[str, LM, Patch, dict[str, torch.Tensor]]:
+    name, family = request.param
+    lm = tiny.lm(family)
+    before = weights(lm)
+    made = editor(name)
+    made.prepare(lm)
+    return name, lm, made.edit(lm, tiny.edits(4)), before
+
+
+def weights(lm: LM) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in lm.model.state_dict().items()}
+
+
+def hooks(lm: LM) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in lm.model.modules())
+
+
+def same(lm: LM, before: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(v, before[k]) for k, v in lm.model.state_dict().items())
+
+
+def logits(lm: LM, prompts: list[str], side: str = "right") -> list[torch.Tensor]:
+    ids, mask = lm.pad([e.ids for e in lm.encode(prompts, [""] * len(prompts))], side)
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+    with torch.no_grad():
+        out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions).logits
+    return [row[m.bool()] for row, m in zip(out, mask, strict=True)]
+
+
+PROMPTS = [e.prompt for e in tiny.edits(4)] + ["Nobody lives here", "We say that Tomas Verin works for"]
+
+
+def test_edit_leaves_the_model_as_it_was(edited) -> None:
+    _, lm, _, before = edited
+    assert same(lm, before) and hooks(lm) == 0
+    assert not any(p.requires_grad for p in lm.model.parameters())
+    assert not lm.model.training
+
+
+def test_leaving_a_patch_restores_weights_and_hooks_even_after_an_interrupt(edited) -> None:
+    _, lm, patch, before = edited
+    with pytest.raises(KeyboardInterrupt), patch.applied(lm):
+        logits(lm, PROMPTS)
+        raise KeyboardInterrupt
+    assert same(lm, before) and hooks(lm) == 0
+
+
+def test_edits_raise_the_likelihood_of_their_targets(edited) -> None:
+    name, lm, patch, _ = edited
+    if methods()[name].changes == "nothing":
+        pytest.skip("changes nothing")
+    cases = [make_case(e, (), ()) for e in tiny.edits(4)]
+    before = [a.answer_logprob for a in ask(lm, cases)]
+    with patch.applied(lm):
+        after = [a.answer_logprob for a in ask(lm, cases)]
+    assert sum(after) > sum(before) + 1
+
+
+def test_padding_and_batch_composition_do_not_change_an_answer(edited) -> None:
+    _, lm, patch, _ = edited
+    with patch.applied(lm):
+        alone = [logits(lm, [p])[0] for p in PROMPTS]
+        for side in ("left", "right"):
+            for one, other in zip(alone, logits(lm, PROMPTS, side), strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-3)
+
+
+def test_generation_agrees_with_and_without_a_cache(edited) -> None:
+    _, lm, patch, _ = edited
+    ids, mask = lm.pad([e.ids for e in lm.encode(PROMPTS, [""] * len(PROMPTS))], "left")
+    with patch.applied(lm):
+        made = [
+            lm.model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False, use_cache=cache, pad_token_id=0) for cache in (True, False)
+        ]
+    assert torch.equal(*made)
+
+
+def test_a_saved_patch_reloads_equal(edited, tmp_path: Path) -> None:
+    _, lm, patch, _ = edited
+    patch.save(tmp_path)
+    again = lks.patch.load(tmp_path)
+    assert again.nbytes == patch.nbytes
+    with patch.applied(lm):
+        expected = logits(lm, PROMPTS)
+    with again.applied(lm):
+        for one, other in zip(expected, logits(lm, PROMPTS), strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_edits_is_the_identity(name: str) -> None:
+    lm = tiny.lm("llama")
+    patch = editor(name).edit(lm, [])
+    expected = logits(lm, PROMPTS)
+    with patch.applied(lm):
+        for one, other in zip(expected, logits(lm, PROMPTS), strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_runs_agree(name: str) -> None:
+    lm = tiny.lm("mistral")
+    one, other = (editor(name).edit(lm, tiny.edits(3), seed=5).tensors() for _ in range(2))
+    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_edits_inside_no_grad(name: str) -> None:
+    lm = tiny.lm("llama")
+    with torch.no_grad():
+        inside = editor(name).edit(lm, tiny.edits(2)).tensors()
+    outside = editor(name).edit(lm, tiny.edits(2)).tensors()
+    assert all(torch.equal(inside[k], outside[k]) for k in outside)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("model", PAPER_MODELS)
+def test_presets_cover_the_paper_models_and_every_T(name: str, model: str) -> None:
+    method = methods()[name]
+    for n_edits in (1, 10, 100, 500, 1000, 10000):
+        assert isinstance(method.for_model(model, "zsre", n_edits).params, method.params_type)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_unknown_parameter_is_named(name: str) -> None:
+    with pytest.raises(UserError, match="Unknown parameter 'no_such'"):
+        methods()[name].for_model("micro-tiny", "world", 1, {"no_such": "1"})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_interrupted_edit_restores_the_model(name: str) -> None:
+    lm = tiny.lm("llama")
+    before = weights(lm)
+
+    def interrupt(fraction: float) -> None:
+        raise KeyboardInterrupt
+
+    with interrupted():
+        editor(name).edit(lm, tiny.edits(2), progress=interrupt)
+    assert same(lm, before) and hooks(lm) == 0 and not any(p.requires_grad for p in lm.model.parameters())
+
+
+@contextmanager
+def interrupted():
+    with suppress(KeyboardInterrupt):
+        yield

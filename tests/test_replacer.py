@@ -1,0 +1,130 @@
+"""Where and when knowledge blocks are put in."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import lks.patch
+from lks.edits import make_case
+from lks.errors import UserError
+from lks.lm import LM
+from lks.readout import ask
+from lks.replacer import KnowledgeBlockPatch
+from tests import tiny
+
+BLOCK = 1
+
+
+def patch_for(lm: LM, names: list[list[str]], positions: str = "last") -> KnowledgeBlockPatch:
+    table = torch.randn(len(names), lm.dim, generator=torch.Generator().manual_seed(7)) * 10
+    return KnowledgeBlockPatch(names, table, BLOCK, positions, "exact")  # type: ignore[arg-type]
+
+
+def block_states(lm: LM, prompts: list[str], side: str) -> list[torch.Tensor]:
+    """Output of block l as the rest of the model sees it, without padding."""
+    seen: list[torch.Tensor] = []
+    ids, mask = lm.pad([e.ids for e in lm.encode(prompts, [""] * len(prompts))], side)
+
+    def look(module: object, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]) -> None:
+        seen.append(args[0] if args else kwargs["hidden_states"])
+
+    handle = lm.block(BLOCK + 1).register_forward_pre_hook(look, with_kwargs=True)
+    with torch.no_grad():
+        lm.model(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp_min(0))
+    handle.remove()
+    return [row[m.bool()] for row, m in zip(seen[0], mask, strict=True)]
+
+
+@pytest.mark.parametrize("family", tiny.MODELS)
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_blocks_go_to_the_subject_tokens_and_nowhere_else(family: str, side: str, positions: str) -> None:
+    lm = tiny.lm(family)
+    prompts = ["The birthplace of Zoë Quist is", "Mara Kelorin was born in", "Nobody was born in"]
+    patch = patch_for(lm, [["Mara Kelorin"], ["Zoë Quist", "Z. Quist"]], positions)
+    before = block_states(lm, prompts, side)
+    with patch.applied(lm):
+        after = block_states(lm, prompts, side)
+    spans = [e.subject for e in lm.encode(prompts, [""] * 3, ["Zoë Quist", "Mara Kelorin", "?"])]
+    for old, new, span, subject in zip(before, after, spans, (1, 0, None), strict=True):
+        changed = [i for i in range(len(old)) if not torch.allclose(old[i], new[i], rtol=1e-4, atol=1e-4)]
+        if span is None:
+            assert changed == []
+            continue
+        assert changed == list(range(span[0] if positions == "all" else span[1], span[1] + 1))
+        assert all(torch.equal(new[i], patch.table[subject]) for i in changed)
+
+
+def test_every_mention_of_every_edited_subject_is_replaced() -> None:
+    lm = tiny.lm("llama")
+    prompt = "Ada Moss works for Tomas Verin and Ada Moss"
+    patch = patch_for(lm, [["Ada Moss"], ["Tomas Verin"]])
+    with patch.applied(lm):
+        states = block_states(lm, [prompt], "right")[0]
+    hits = [(i, s) for i, state in enumerate(states) for s in (0, 1) if torch.equal(state, patch.table[s])]
+    assert [s for _, s in hits] == [0, 1, 0]
+
+
+def test_a_name_inside_a_longer_word_is_no_mention() -> None:
+    lm = tiny.lm("llama")
+    patch = patch_for(lm, [["Ada"]])
+    before = block_states(lm, ["Adamant was born in"], "right")[0]
+    with patch.applied(lm):
+        torch.testing.assert_close(block_states(lm, ["Adamant was born in"], "right")[0], before)
+
+
+def test_a_gold_answer_that_names_an_edited_subject_does_not_fire() -> None:
+    """The decision is taken on the prompt; teacher forcing must not leak the answer into it."""
+    lm = tiny.lm("llama")
+    edit = replace(tiny.edits(1)[0], prompt="The friend of Mara Kelorin is", target="Ada Moss and many more")
+    case = make_case(edit, (), ())
+    unedited = ask(lm, [case])
+    with patch_for(lm, [["Ada Moss"]]).applied(lm):
+        assert ask(lm, [case]) == unedited
+
+
+def test_cached_decoding_keeps_the_decision_of_the_prompt() -> None:
+    """A prompt that is continued by an edited name fires neither with nor without a cache."""
+    lm = tiny.lm("llama")
+    prompt = lm.encode(["They say that Ada"], [""])[0].ids
+    full = lm.encode(["They say that Ada Moss works for"], [""])[0].ids
+    assert full[: len(prompt)] == prompt
+    made = []
+    for patch in (None, patch_for(lm, [["Ada Moss"]])):
+        with patch.applied(lm) if patch else torch.no_grad(), torch.no_grad():
+            out = None
+            for end in range(len(prompt), len(full) + 1):
+                out = lm.model(input_ids=torch.tensor([full[:end]]), use_cache=False).logits[0, -1]
+            made.append(out)
+    assert torch.equal(made[0], made[1])
+
+
+def test_names_and_table_must_fit_together(tmp_path: Path) -> None:
+    lm = tiny.lm("llama")
+    patch_for(lm, [["Ada"], ["Zoë"]]).save(tmp_path)
+    damaged = (tmp_path / "patch.json").read_text().replace('["Ada"], ', "")
+    (tmp_path / "patch.json").write_text(damaged)
+    with pytest.raises(UserError, match="Damaged patch"):
+        lks.patch.load(tmp_path)
+
+
+@pytest.mark.parametrize("harm", ["missing", "truncated", "newer", "other kind", "not json"])
+def test_a_damaged_patch_is_one_clear_line(tmp_path: Path, harm: str) -> None:
+    lm = tiny.lm("llama")
+    patch_for(lm, [["Ada"]]).save(tmp_path)
+    document, weights = tmp_path / "patch.json", tmp_path / "patch.safetensors"
+    if harm == "missing":
+        weights.unlink()
+    elif harm == "truncated":
+        weights.write_bytes(weights.read_bytes()[:40])
+    elif harm == "newer":
+        document.write_text(document.read_text().replace('"format": 1', '"format": 99'))
+    elif harm == "other kind":
+        document.write_text(document.read_text().replace("knowledge_blocks", "no_such_kind"))
+    else:
+        document.write_text("{")
+    with pytest.raises(UserError) as caught:
+        lks.patch.load(tmp_path)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)

@@ -1,0 +1,310 @@
+"""The store: every metric against numbers worked by hand; resume, rebuild, damage, other protocols, full disks."""
+
+import errno
+import json
+import math
+import multiprocessing
+import multiprocessing.synchronize
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lks.edits import ProbeKind
+from lks.errors import DataError, StoreError
+from lks.grid import Cell, Costs, Outcome
+from lks.shards import SCHEMA, Answer, read_check, read_outcome, write_answers, write_outcome
+from lks.store import Store
+
+Ids = tuple[int, ...]
+
+CELL = Cell("micro-llama", "world", "lks", 3, 0, 1)
+UNEDITED = Cell("micro-llama", "world", "none", 3, 0, 1)
+
+
+def answer(case: str, subject: str, kind: ProbeKind, wanted: Ids, tf: Ids, ar: Ids, draw: int = 0) -> Answer:
+    """An answer whose texts do not matter."""
+    return Answer(draw, case, subject, kind, 0, f"{subject} {kind}?", "text", wanted, tf, ar, "text", -1.0)
+
+
+ANSWERS = [
+    answer("a1", "Ann", "edit", (1, 2), (1, 2), (1, 9)),  # tf token 1, exact 1; ar token 1/2, exact 0
+    answer("a2", "Ann", "edit", (3,), (4,), (3,)),  # 0, 0; 1, 1
+    answer("b1", "Bob", "edit", (5, 6, 7, 8), (5, 6, 7, 0), (5, 6)),  # 3/4, 0; 1/2, 0
+    answer("a1", "Ann", "paraphrase", (1, 2), (1, 2), (1, 2)),  # 1, 1; 1, 1
+    answer("a2", "Ann", "paraphrase", (3,), (3,), (4,)),  # 1, 1; 0, 0
+    answer("b1", "Bob", "paraphrase", (5, 6, 7, 8), (0, 0, 7, 0), (0, 6, 7, 8)),  # 1/4, 0; 3/4, 0
+    answer("a1", "Ann", "locality", (9, 9), (7, 1), (7, 8)),  # against the unedited: 1/2, 0; 1, 1
+    answer("b1", "Bob", "locality", (9, 9), (9, 9), (1, 1)),  # 1, 1; 0, 0
+]
+UNEDITED_ANSWERS = [
+    answer("a1", "Ann", "edit", (1, 2), (0, 0), (0, 0)),
+    answer("a1", "Ann", "locality", (9, 9), (7, 7), (7, 8)),
+    answer("b1", "Bob", "locality", (9, 9), (9, 9), (2, 2)),
+]
+
+
+def put(store: Store, cell: Cell, answers: list[Answer], status: str = "ok", stage: str = "ask") -> Outcome:
+    """Write and record a cell."""
+    shards = (write_answers(store.results, cell.id, stage, answers),) if answers else ()
+    outcome = Outcome(cell, status, "" if status == "ok" else "why", shards, Costs(edit_s=2.0), {"finished": "2026-01-01T00:00:00"})  # type: ignore[arg-type]
+    store.record(outcome)
+    return outcome
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "results", lock_wait=0.3)
+
+
+@pytest.fixture
+def filled(store: Store) -> Store:
+    put(store, UNEDITED, UNEDITED_ANSWERS)
+    put(store, CELL, ANSWERS)
+    return store
+
+
+def metric(store: Store, readout: str, name: str, cell: Cell = CELL) -> tuple[object, ...]:
+    sql = "SELECT value, standard_error, half_width, n_items, n_subjects FROM metrics WHERE cell_id = ? AND readout = ? AND metric = ?"
+    (row,) = store.query(sql, [cell.id, readout, name])
+    return row
+
+
+@pytest.mark.parametrize(
+    ("readout", "reliability", "generality", "locality"),
+    [
+        ("tf_token", 1.75 / 3, 2.25 / 3, 0.75),
+        ("tf_exact", 1 / 3, 2 / 3, 0.5),
+        ("ar_token", 2 / 3, 1.75 / 3, 0.5),
+        ("ar_exact", 1 / 3, 1 / 3, 0.5),
+    ],
+)
+def test_metrics_are_the_hand_worked_ones(filled: Store, readout: str, reliability: float, generality: float, locality: float) -> None:
+    assert metric(filled, readout, "reliability")[0] == pytest.approx(reliability)
+    assert metric(filled, readout, "generality")[0] == pytest.approx(generality)
+    assert metric(filled, readout, "locality")[0] == pytest.approx(locality)
+    assert metric(filled, readout, "edit_performance")[0] == pytest.approx((reliability + generality + locality) / 3)
+    assert metric(filled, readout, "harmonic_mean")[0] == pytest.approx(3 / (1 / reliability + 1 / generality + 1 / locality))
+
+
+def test_the_standard_error_is_clustered_by_subject(filled: Store) -> None:
+    # reliability, tf_exact: scores Ann 1, 0; Bob 0; mean 1/3. Ann's sum of deviations is 2/3 - 1/3 = 1/3, Bob's -1/3.
+    _, error, half_width, n_items, n_subjects = metric(filled, "tf_exact", "reliability")
+    assert error == pytest.approx(math.sqrt(1 / 9 + 1 / 9) / 3)
+    assert half_width == pytest.approx(1.96 * math.sqrt(2) / 9)
+    assert (n_items, n_subjects) == (3, 2)
+
+
+def test_the_error_of_edit_performance_counts_what_one_subjects_metrics_share(filled: Store) -> None:
+    # Pulls under tf_exact, (sum of deviations) / n: reliability Ann 1/9, Bob -1/9; generality Ann (2 - 4/3)/3 = 2/9, Bob -2/9;
+    # locality Ann -1/4, Bob +1/4. Ann together: (1/9 + 2/9 - 1/4) / 3 = 1/36, Bob -1/36.
+    assert metric(filled, "tf_exact", "edit_performance")[1] == pytest.approx(math.sqrt(2) / 36)
+
+
+def test_one_subject_has_no_interval(store: Store) -> None:
+    put(store, UNEDITED, [a for a in UNEDITED_ANSWERS if a.subject == "Ann"])
+    put(store, CELL, [a for a in ANSWERS if a.subject == "Ann"])
+    for name in ("reliability", "edit_performance"):
+        value, error, half_width, *_ = metric(store, "tf_token", name)
+        assert value is not None and error is None and half_width is None
+
+
+def test_a_zero_makes_the_harmonic_mean_zero(store: Store) -> None:
+    put(store, UNEDITED, UNEDITED_ANSWERS)
+    put(store, CELL, [answer("a1", "Ann", kind, (1,), (0,), (0,)) for kind in ("edit", "paraphrase")] + ANSWERS[6:])
+    assert metric(store, "tf_exact", "harmonic_mean")[0] == 0
+    assert metric(store, "tf_exact", "edit_performance")[0] == pytest.approx(0.5 / 3)
+
+
+def test_the_unedited_model_keeps_its_own_answers(filled: Store) -> None:
+    for readout in ("tf_token", "tf_exact", "ar_token", "ar_exact"):
+        assert metric(filled, readout, "locality", UNEDITED)[0] == 1
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"draws": 2}, {"n_edits": 4}, {"records": 9}, {"model_revision": "x"}, {"data_revision": "x"}])
+def test_locality_is_unknown_without_the_unedited_answers_to_the_same_questions(store: Store, change: dict[str, int]) -> None:
+    put(store, replace(UNEDITED, **change), UNEDITED_ANSWERS)  # type: ignore[arg-type]
+    put(store, CELL, ANSWERS)
+    assert metric(store, "tf_token", "locality")[0] is None
+    assert store.query("SELECT * FROM metrics WHERE cell_id = ? AND metric = 'edit_performance'", [CELL.id]) == []
+    assert metric(store, "tf_token", "reliability")[0] == pytest.approx(1.75 / 3)
+
+
+def test_locality_compares_the_same_probe_of_the_same_draw(store: Store) -> None:
+    same = [replace(answer("a1", "Ann", "locality", (9,), (d + i,), (d + i,), draw=d), probe_index=i) for d in (0, 10) for i in (0, 1)]
+    put(store, UNEDITED, same)
+    put(store, CELL, [replace(same[0], tf_ids=(5,)), *same[1:]])
+    assert metric(store, "tf_exact", "locality")[0] == 0.75
+    assert metric(store, "ar_exact", "locality")[0] == 1
+    assert metric(store, "ar_exact", "locality")[3] == 4
+
+
+def test_portability_is_a_metric_of_its_own(store: Store) -> None:
+    put(store, CELL, [answer("a1", "Ann", "portability", (1,), (1,), (1,))])
+    assert metric(store, "ar_exact", "portability")[0] == 1
+    assert set(get_args(ProbeKind)) == {"edit", "paraphrase", "locality", "portability"}
+
+
+def test_done_cells_are_those_that_would_end_the_same_again(store: Store) -> None:
+    final = [put(store, Cell("m", "d", s, 1, 0, 1), [], s).cell.id for s in ("oom", "collapsed", "diverged")]
+    put(store, Cell("m", "d", "broken", 1, 0, 1), [], "error")
+    ok = put(store, CELL, ANSWERS).cell.id
+    assert store.done() == {*final, ok}
+
+
+def test_recording_twice_counts_once(filled: Store) -> None:
+    put(filled, CELL, ANSWERS)
+    assert filled.query("SELECT count(*) FROM answers WHERE cell_id = ?", [CELL.id]) == [(len(ANSWERS),)]
+    assert len(filled.outcomes()) == 2
+
+
+def test_outcomes_come_back_equal(store: Store) -> None:
+    cell = Cell("m", "d", "lks", 10, 3, 2, (("hypernetwork", "free"),), '{"a": 1}', "r1", "r2", 1000)
+    written = Outcome(cell, "oom", "out of memory – twice", (), Costs(1.5, 2.5, 3.5, 4, 5), {"device": "cpu", "finished": "t"})
+    store.record(written)
+    assert store.outcomes() == [written]
+    assert read_outcome(store.results, cell.id) == written
+
+
+def test_the_catalogue_can_be_deleted(filled: Store) -> None:
+    before = filled.query("FROM metrics ORDER BY ALL"), filled.query("FROM answers ORDER BY ALL"), filled.query("FROM cells ORDER BY ALL")
+    (filled.results / "lks.duckdb").unlink()
+    assert filled.sync() == []
+    assert before == (filled.query("FROM metrics ORDER BY ALL"), filled.query("FROM answers ORDER BY ALL"), filled.query("FROM cells ORDER BY ALL"))
+
+
+def test_a_cell_killed_before_its_outcome_does_not_count_and_one_killed_before_recording_does(store: Store) -> None:
+    write_answers(store.results, CELL.id, "ask", ANSWERS)
+    assert store.done() == set()
+    shard = write_answers(store.results, UNEDITED.id, "ask", UNEDITED_ANSWERS)
+    write_outcome(store.results, Outcome(UNEDITED, "ok", "", (shard,), Costs(), {}))
+    assert store.done() == {UNEDITED.id}
+    assert store.query("SELECT count(*) FROM answers") == [(3,)]
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "missing"])
+def test_a_damaged_shard_is_a_warning_and_its_cell_is_run_again(filled: Store, damage: str, recorded: bool) -> None:
+    shard = filled.results / "cells" / CELL.id / "ask.parquet"
+    content = shard.read_bytes()
+    shard.unlink() if damage == "missing" else shard.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
+    if not recorded:
+        (filled.results / "lks.duckdb").unlink()
+    (warning,) = filled.sync()
+    assert str(shard) in warning and "\n" not in warning
+    assert filled.done() == {UNEDITED.id}
+    assert filled.query("SELECT count(*) FROM answers WHERE cell_id = ?", [CELL.id]) == [(0,)]
+    put(filled, CELL, ANSWERS)
+    assert filled.done() == {UNEDITED.id, CELL.id}
+
+
+def test_a_damaged_outcome_is_a_warning(filled: Store) -> None:
+    path = filled.results / "cells" / CELL.id / "outcome.json"
+    path.write_text(path.read_text()[:50])
+    (warning,) = filled.sync()
+    assert str(path) in warning and filled.done() == {UNEDITED.id}
+
+
+def test_a_flipped_byte_is_found(store: Store) -> None:
+    path = store.results / write_answers(store.results, CELL.id, "ask", ANSWERS * 50)
+    content = bytearray(path.read_bytes())
+    content[60] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="truncated or not Parquet"):
+        read_check(path)
+
+
+def test_foreign_and_newer_shards_are_refused(tmp_path: Path) -> None:
+    foreign, newer, odd = tmp_path / "foreign.parquet", tmp_path / "newer.parquet", tmp_path / "odd.parquet"
+    pq.write_table(pa.table({"a": [1]}), foreign)
+    pq.write_table(SCHEMA.empty_table().replace_schema_metadata({"schema": "lks-answers", "schema_version": "2"}), newer)
+    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({"schema": "lks-answers", "schema_version": "1"}), odd)
+    for path, says in ((foreign, "not a shard of answers"), (newer, "version 2"), (odd, "does not have the columns")):
+        with pytest.raises(DataError, match=says):
+            read_check(path)
+
+
+def test_answers_of_another_cell_are_refused(store: Store) -> None:
+    shard = write_answers(store.results, UNEDITED.id, "ask", UNEDITED_ANSWERS)
+    with pytest.raises(DataError, match="another cell"):
+        store.record(Outcome(CELL, "ok", "", (shard,), Costs(), {}))
+    assert store.query("SELECT count(*) FROM answers") == [(0,)]
+
+
+def test_another_protocol_is_refused(store: Store) -> None:
+    (store.results / "protocol.json").write_text(json.dumps({"protocol": 99}))
+    with pytest.raises(StoreError, match=r"protocol 99.*--results"):
+        Store(store.results)
+    (store.results / "protocol.json").unlink()
+    (store.results / "cells").mkdir(exist_ok=True)
+    with pytest.raises(StoreError, match=r"no protocol\.json"):
+        Store(store.results)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="in the way") as caught:
+        Store(tmp_path / "file" / "results")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("number", "says"), [(errno.ENOSPC, "no space left"), (errno.EACCES, "no permission"), (errno.EROFS, "no permission")])
+def test_a_failing_write_is_one_line_and_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch, number: int, says: str) -> None:
+    write_answers(store.results, CELL.id, "ask", ANSWERS)
+    before = (store.results / "cells" / CELL.id / "ask.parquet").read_bytes()
+
+    def fail(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StoreError, match=says):
+        write_answers(store.results, CELL.id, "ask", ANSWERS[:1])
+    assert [p.name for p in (store.results / "cells" / CELL.id).iterdir()] == ["ask.parquet"]
+    assert (store.results / "cells" / CELL.id / "ask.parquet").read_bytes() == before
+
+
+def _hold(path: str, ready: multiprocessing.synchronize.Event, go: multiprocessing.synchronize.Event) -> None:
+    connection = duckdb.connect(path)
+    ready.set()
+    go.wait(10)
+    connection.close()
+
+
+def test_a_catalogue_in_use_is_waited_for_and_then_named(filled: Store) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, go = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(str(filled.results / "lks.duckdb"), ready, go))
+    process.start()
+    try:
+        assert ready.wait(20)
+        with pytest.raises(StoreError, match="in use by another process"):
+            filled.query("SELECT 1")
+        go.set()
+        assert Store(filled.results, lock_wait=10).query("SELECT 1") == [(1,)]
+    finally:
+        go.set()
+        process.join(10)
+
+
+def test_a_damaged_catalogue_says_that_it_can_be_deleted(filled: Store) -> None:
+    (filled.results / "lks.duckdb").write_bytes(b"nonsense" * 1000)
+    with pytest.raises(StoreError, match="Delete it: it is rebuilt"):
+        filled.done()
+
+
+def test_the_current_cell_is_of_the_newest_model_with_most_draws(store: Store) -> None:
+    for draws, revision, finished in ((5, "old", "2026-01-01"), (3, "new", "2026-01-02"), (1, "new", "2026-01-03")):
+        cell = Cell("m", "d", "lks", 1, 0, draws, model_revision=revision)
+        store.record(Outcome(cell, "ok", "", (), Costs(), {"finished": finished}))
+    assert store.query("SELECT draws, model_revision FROM current_cells") == [(3, "new")]
+
+
+def test_an_answer_needs_as_many_teacher_forced_tokens_as_reference_tokens() -> None:
+    for wanted, given in (((1, 2), (1,)), ((), ())):
+        with pytest.raises(ValueError, match="case a1"):
+            answer("a1", "Ann", "edit", wanted, given, ())

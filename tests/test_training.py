@@ -1,0 +1,160 @@
+"""Algorithm 1: the loss against the full model, Eqs. 2 to 5 by hand, and that training works."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lks.losses import kl_divergence, negative_log_likelihood
+from lks.material import LKSParams, prepare, subjects_of
+from lks.training import Trainer, place
+from tests import tiny
+
+PARAMS = LKSParams(block=1, lr=3e-2, max_epochs=20, batch_size=4, patience=20)
+
+
+def test_negative_log_likelihood_by_hand() -> None:
+    logits = torch.log(torch.tensor([[0.5, 0.5], [0.25, 0.75], [0.9, 0.1]]))
+    loss = negative_log_likelihood(logits, torch.tensor([0, 1, 0]), torch.tensor([0, 0, 1]), 2)
+    row_0, row_1 = -(math.log(0.5) + math.log(0.75)) / 2, -math.log(0.9)
+    assert float(loss) == pytest.approx((row_0 + row_1) / 2)
+
+
+def test_kl_divergence_by_hand() -> None:
+    unedited, edited = torch.tensor([[0.5, 0.5], [0.2, 0.8]]), torch.tensor([[0.25, 0.75], [0.2, 0.8]])
+    kl = kl_divergence(edited.log(), unedited.log(), torch.tensor([0, 1]), 2)
+    assert float(kl) == pytest.approx(0.5 * (0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)))
+
+
+def test_place_fills_the_span_and_nothing_else() -> None:
+    hidden = torch.zeros(2, 4, 3)
+    made = place(hidden, torch.tensor([[1, 2], [3, 3]]), torch.ones(2, 3))
+    assert made.sum(-1).tolist() == [[0, 3, 3, 0], [0, 0, 0, 3]]
+
+
+@pytest.mark.parametrize("family", tiny.MODELS)
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_loss_equals_the_plain_full_model_path(family: str, positions: str) -> None:
+    """Every part of Eq. 2, computed by running the whole model with a hook on each prompt alone."""
+    lm = tiny.lm(family)
+    params = replace(PARAMS, positions=positions, lambda_edit=2.5, locality_tokens=2)
+    edits = tiny.edits(3)
+    trainer = Trainer(lm, prepare(lm, edits, params), params, seed=0)
+    with torch.no_grad():
+        for p in trainer.network.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    owned = trainer.material.owned
+    chosen = {part: [r for rows in owned[part] for r in rows] for part in owned}
+    table = trainer.network.table()
+    parts = {"edit": [], "paraphrase": [], "locality": []}
+    for i, edit in enumerate(edits):
+        parts["edit"].append(_nll(lm, edit.prompt, edit.target, edit.subject, table[i], params))
+        parts["paraphrase"] += [_nll(lm, p, edit.target, edit.subject, table[i], params) for p in edit.training_paraphrases]
+        parts["locality"] += [_kl(lm, p, edit.subject, table[i], params) for p in edit.training_locality]
+    mean = {k: sum(v) / len(v) for k, v in parts.items()}
+    expected = 2.5 * (mean["edit"] + mean["paraphrase"]) + mean["locality"]
+    with torch.no_grad():
+        assert float(trainer.loss(chosen)) == pytest.approx(expected, rel=1e-4)
+
+
+def _edited_logits(lm, ids, span, new, params):
+    def put(module, args, output):
+        changed = (output[0] if isinstance(output, tuple) else output).clone()
+        first, last = span
+        changed[0, (first if params.positions == "all" else last) : last + 1] = new
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    handle = lm.block(params.block).register_forward_hook(put)
+    with torch.no_grad():
+        logits = lm.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+    handle.remove()
+    return logits
+
+
+def _nll(lm, prompt, target, subject, new, params):
+    row = lm.encode([prompt], [target], [subject])[0]
+    logits = _edited_logits(lm, row.ids, row.subject, new, params)
+    return -sum(float(logits[t - 1, row.ids[t]]) for t in range(row.n_prompt, len(row.ids))) / len(row.answer)
+
+
+def _kl(lm, prompt, subject, new, params):
+    row = lm.encode([prompt], [""], [subject])[0]
+    ids = list(row.ids)
+    with torch.no_grad():
+        token = int(lm.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
+    positions = [len(ids) - 1]
+    if token != lm.tokenizer.eos_token_id:
+        ids.append(token)
+        positions.append(len(ids) - 1)
+    with torch.no_grad():
+        unedited = lm.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+    edited = _edited_logits(lm, ids, row.subject, new, params)
+    return sum(float((unedited[p].exp() * (unedited[p] - edited[p])).sum()) for p in positions) / len(positions)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp", "free"])
+@pytest.mark.parametrize("optimisation", ["joint", "alternating"])
+def test_training_lowers_the_loss_and_keeps_the_best_epoch(kind: str, optimisation: str) -> None:
+    lm = tiny.lm("llama")
+    params = replace(PARAMS, hypernetwork=kind, optimisation=optimisation, lr=0.1, max_epochs=40, paraphrases=2)
+    trainer = Trainer(lm, prepare(lm, tiny.edits(4), params), params, seed=0)
+    history = trainer.train()
+    assert min(history) < 0.9 * history[0]
+    with torch.no_grad():
+        kept = trainer.loss({part: [r for rows in own for r in rows] for part, own in trainer.material.owned.items()})
+    if optimisation == "joint":
+        assert float(kept) == pytest.approx(min(history), rel=0.02)
+    assert all(not p.requires_grad and p.grad is None for p in lm.model.parameters())
+
+
+def test_early_stopping_counts_epochs_without_a_better_loss() -> None:
+    lm = tiny.lm("llama")
+    params = replace(PARAMS, lr=1e-30, patience=3, max_epochs=50, paraphrases=2)
+    assert len(Trainer(lm, prepare(lm, tiny.edits(4), params), params, 0).train()) <= 8
+
+
+def test_two_runs_agree() -> None:
+    lm = tiny.lm("mistral")
+    params = replace(PARAMS, hypernetwork="mlp", max_epochs=5)
+    tables = [Trainer(lm, prepare(lm, tiny.edits(4), params), params, 3) for _ in range(2)]
+    for t in tables:
+        t.train()
+    assert torch.equal(tables[0].network.table(), tables[1].network.table())
+
+
+def test_works_inside_no_grad() -> None:
+    lm = tiny.lm("llama")
+    with torch.no_grad():
+        history = Trainer(lm, prepare(lm, tiny.edits(2), PARAMS), PARAMS, 0).train()
+    assert history[-1] < history[0]
+
+
+def test_edits_of_one_subject_share_a_block_and_its_key_joins_their_texts() -> None:
+    lm = tiny.lm("llama")
+    one, other = tiny.edits(2)
+    second = replace(one, case_id="x", prompt=f"{one.subject} works for", target="Oslo")
+    assert subjects_of([one, other, second]) == {one.subject: 0, other.subject: 1}
+    made = prepare(lm, [one, other, second], PARAMS)
+    assert made.keys.shape[0] == 2
+    alone = prepare(lm, [one, other], PARAMS)
+    assert torch.allclose(made.keys[1], alone.keys[1], rtol=1e-4, atol=1e-4) and not torch.allclose(made.keys[0], alone.keys[0], atol=1e-2)
+
+
+def test_entity_key_is_the_state_of_the_name() -> None:
+    lm = tiny.lm("llama")
+    made = prepare(lm, tiny.edits(2), replace(PARAMS, key="entity"))
+    ids = torch.tensor([lm.encode([tiny.NAMES[0]], [""])[0].ids])
+    kept = {}
+    handle = lm.block(1).register_forward_hook(lambda m, a, o: kept.update(h=o))
+    with torch.no_grad():
+        lm.model(input_ids=ids)
+    handle.remove()
+    torch.testing.assert_close(made.keys[0], kept["h"][0, -1], rtol=1e-4, atol=1e-4)
+
+
+def test_prompts_without_their_subject_are_counted() -> None:
+    lm = tiny.lm("llama")
+    edit = replace(tiny.edits(1)[0], training_locality=("Nobody works for",))
+    made = prepare(lm, [edit], PARAMS)
+    assert made.skipped == 1 and made.owned["locality"] == [[]]
