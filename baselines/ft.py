@@ -55,9 +55,9 @@ class FineTuning(Editor[FTParams]):
         # EasyEdit, hparams/FT/llama-7b.yaml and mistral-7b.yaml (objective target_new)
         "llama-2-7b-chat": _fixed(FTParams(block=21)),
         "mistral-7b-instruct-v0.3": _fixed(FTParams(block=21, max_change=5e-5)),
-        # own choice: the best EP of blocks 1 to 4 and three step sizes on cases that the micro grid does not use
+        # own choice: the best EP of blocks 1 to 4 and two or three step sizes at T = 60 or 100, on cases that T <= 100 does not use
         "micro": _fixed(FTParams(block=1, lr=5e-4, max_epochs=25, batch_size=8)),
-        "mini": _fixed(FTParams(block=1, lr=5e-4, max_epochs=25, batch_size=8)),
+        "mini": _fixed(FTParams(block=3, lr=2e-3, max_epochs=25, batch_size=8)),
     }
 
     def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent) -> Patch:

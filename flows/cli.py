@@ -89,6 +89,8 @@ def grid(
     folder = folder_of(results)
     asked = named_grid(grid or Settings().grid, Settings().grids)
     work = compare(asked, cells_of(asked, only), existing(folder), retry_failed)
+    if work.todo:
+        _show_irregularities(work)
     if dry_run:
         _show_plan(work)
         return
@@ -100,6 +102,17 @@ def grid(
     else:
         console.print(f"Nothing to do: all {len(work.cells)} cells of {asked.name!r} are in {folder}.", highlight=False)
     _show_results(console, folder)
+
+
+def _show_irregularities(work: "Work") -> None:
+    """What is odd in the datasets of the cells to be run; nothing of it is dropped."""
+    from flows.lists import irregularities
+    from lks.datasets import load
+
+    for name in sorted({cell.dataset for cell in work.todo}):
+        dataset = load(name)
+        if dataset.notes:
+            Console().print(f"{name}: {len(dataset.cases)} cases, kept among them: {irregularities(dataset)}", highlight=False, soft_wrap=True)
 
 
 def _run_flow(console: Console, name: str, folder: Path, only: str, retry_failed: bool) -> None:

@@ -2,6 +2,7 @@
 
 from rich.table import Table
 
+from lks.edits import Dataset
 from lks.errors import UserError
 
 
@@ -38,13 +39,23 @@ def models() -> Table:
 
 
 def datasets() -> Table:
-    """Every dataset."""
-    from lks.datasets import names
+    """Every dataset with its size and what is irregular in it."""
+    from lks.datasets import load, names
 
-    table = _table("dataset")
+    table = _table("dataset", "cases", "revision", "irregularities, counted and kept")
     for name in names():
-        table.add_row(name)
+        try:
+            found = load(name)
+        except UserError as error:
+            table.add_row(name, "?", "", str(error))
+            continue
+        table.add_row(name, str(len(found.cases)), found.revision, irregularities(found))
     return table
+
+
+def irregularities(dataset: Dataset) -> str:
+    """The notes of a dataset in one line: "15 subject not in locality prompt, ..."."""
+    return ", ".join(f"{count} {note}" for note, count in dataset.notes.items() if count) or "none"
 
 
 def grids() -> Table:

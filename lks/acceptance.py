@@ -245,14 +245,14 @@ def examine(
         block: its knowledge block.
         exam: what to ask.
         subject: the model and its tokenizer.
-        sample: questions asked per measurement.
+        sample: questions asked per measurement; five times as many for recall.
         seed: chooses them.
     """
     rng = random.Random(f"examine {seed}")
     examiner = Examiner(*subject)
 
     def some(questions: Sequence[Question]) -> list[Question]:
-        return rng.sample(list(questions), min(sample, len(questions)))
+        return rng.sample(list(questions), min(5 * sample, len(questions)))
 
     swap_new, swap_old = examiner.swap(exam.trained, min(sample, 300), rng)
     probe, chance = examiner.probe(exam.trained, 2 * sample, rng)

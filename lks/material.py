@@ -162,7 +162,10 @@ def prepare(lm: LM, edits: Sequence[Edit], params: LKSParams) -> Material:
 def _prompts(edit: Edit, part: Part, params: LKSParams) -> Sequence[str]:
     if part == "edit":
         return (edit.prompt,)
-    return edit.training_paraphrases if part == "paraphrase" else edit.training_locality[: params.locality_pool]
+    if part == "paraphrase":
+        return edit.training_paraphrases
+    prompts, count = edit.training_locality, min(params.locality_pool, len(edit.training_locality))
+    return [prompts[i * len(prompts) // count] for i in range(count)]  # spread over all that the edit has
 
 
 def _row(encoded: Encoded, tail: list[int], subject: int, positions: Positions) -> _Row:

@@ -26,30 +26,39 @@ TABLE_2_AND_4: Mapping[tuple[str, str], Mapping[int, tuple[float, int, int]]] = 
 """(model, dataset) -> T -> lambda_edit, max epochs, batch size: the paper's Tables 2 and 4."""
 
 
+def _for(table: Mapping[int, tuple[float, int, int]], n_edits: int) -> tuple[float, int, int]:
+    """The entry of the largest T that is not above the one asked for."""
+    return table[max((t for t in table if t <= n_edits), default=min(table))]
+
+
 def _paper(model: str, block: int) -> Callable[[int, str], LKSParams]:
     def preset(n_edits: int, dataset: str) -> LKSParams:
         table = TABLE_2_AND_4.get((model, dataset), TABLE_2_AND_4[model, "zsre"])
-        lambda_edit, epochs, batch = table[max((t for t in table if t <= n_edits), default=1)]
+        lambda_edit, epochs, batch = _for(table, n_edits)
         return LKSParams(block=block, lambda_edit=lambda_edit, max_epochs=epochs, batch_size=batch)
 
     return preset
 
 
+_SMALL = {1: (0.1, 60, 12), 10: (0.2, 30, 6), 100: (0.3, 30, 3), 1000: (0.3, 20, 3)}
+"""T -> lambda_edit, max epochs, locality prompts per edit and step. Few edits have few steps, so each is given more to hold in place."""
+
+
 def _small(block: int) -> Callable[[int, str], LKSParams]:
     """Own choice for the testbed models, found on cases that the micro grid does not use: see docs/method.md."""
 
-    def preset(_n_edits: int, _dataset: str) -> LKSParams:
+    def preset(n_edits: int, _dataset: str) -> LKSParams:
+        lambda_edit, epochs, locality_prompts = _for(_SMALL, n_edits)
         return LKSParams(
             block=block,
             form="residual",
             features="whitened",
-            lambda_edit=0.3,
+            lambda_edit=lambda_edit,
             lr=1e-2,
-            max_epochs=30,
-            patience=5,
-            paraphrases=1,
-            locality_prompts=3,
-            locality_pool=48,
+            max_epochs=epochs,
+            patience=10,
+            locality_prompts=locality_prompts,
+            locality_pool=12,
         )
 
     return preset

@@ -3,6 +3,9 @@
 A record gives three facts about one subject: prompt and generality, answered by its ground truth, and the locality prompt with its
 answer. Records that share a prompt template (the prompt without its subject) ask the same thing, so one's answer is right for
 another's phrasing when its subject's state is put there; that is all interchange training needs.
+
+Many new answers (targets) are the true answer of no record, and a small model can only say what it was trained to say. So every such
+target belongs to a *made subject*, a person of the lexicon who is asked the same question. Nothing is said about the real subject.
 """
 
 import random
@@ -15,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from lks.acceptance import Exam, Question
 from lks.corpus import IGNORED, Row
 from lks.derive import Record
+from lks.lexicon import CODAS, FIRST_NAMES, LINKS, MIDDLES, ONSETS, VOWELS
 from lks.vocabulary import train_tokenizer
 from lks.world_corpus import SideRows, ability_exam, side_rows, side_texts
 
@@ -42,9 +46,32 @@ def questions(records: Sequence[Record]) -> tuple[Question, ...]:
     return tuple(found.values())
 
 
-def mini_tokenizer(records: Sequence[Record], size: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of the records' text, new answers (targets) included."""
-    texts = side_texts()
+def made_questions(records: Sequence[Record], real: Sequence[Question], seed: int = 0) -> tuple[Question, ...]:
+    """Facts about made subjects, which bring targets into the model's repertoire: one subject per (relation, target) that no record answers."""
+    rng = random.Random(f"made subjects {seed}")
+    answered = {(question.relation, question.answer) for question in real}
+    spellings = {record.subject for record in records}
+    found = []
+    for record in records:
+        relation = template(record.prompt, record.subject)
+        if not relation or (relation, record.target) in answered:
+            continue
+        answered.add((relation, record.target))
+        name = next(made for made in iter(lambda: _made_name(rng), "") if made not in spellings)
+        spellings.add(name)
+        asked = dict.fromkeys((relation, template(record.generality, record.subject) or relation))
+        found += [Question(name, prompt.replace("{}", name), record.target, relation) for prompt in asked]
+    return tuple(found)
+
+
+def _made_name(rng: random.Random) -> str:
+    stem = rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(MIDDLES)
+    return f"{rng.choice(FIRST_NAMES)} {stem}{rng.choice(('', *LINKS))}{rng.choice(CODAS)}"
+
+
+def mini_tokenizer(records: Sequence[Record], made: Sequence[Question], size: int) -> PreTrainedTokenizerFast:
+    """A tokenizer of the records' text, new answers (targets) and made subjects included."""
+    texts = [*side_texts(), *(question.subject for question in made)]
     for record in records:
         texts += [record.prompt, record.generality, record.locality]
         texts += [record.ground_truth, record.locality_answer, record.target] * 2

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import cast
 
 import torch
@@ -24,51 +25,15 @@ from lks.corpus import Source
 from lks.datasets import DATASETS, find, parse
 from lks.derive import Record
 from lks.errors import UserError, unknown
-from lks.mini import mini_exam, mini_source, mini_tokenizer, questions
-from lks.recipe import Recipe, Shape, Training, measured_steps, new_model
+from lks.jobs import NAMES, VERSIONS, Job, job_of
+from lks.mini import made_questions, mini_exam, mini_source, mini_tokenizer, questions
+from lks.recipe import Recipe, Training, measured_steps, new_model
 from lks.world import world
 from lks.world_corpus import world_exam, world_source, world_tokenizer
 
-__all__ = ["NAMES", "CheckReport", "build", "check", "model_folder", "recipe_of"]
+__all__ = ["NAMES", "CheckReport", "build", "check", "model_folder"]
 
-NAMES = ("micro-llama", "micro-mistral", "mini-zsre", "mini-counterfact")
-VERSION = 1  # of the recipe's code; a change makes earlier models another model
 SAVE_EVERY_S = 60.0
-
-_HEADS = {"micro": (7, 24), "mini": (3, 0)}
-_SHAPES = {
-    "micro-llama": Shape("llama"),
-    "micro-mistral": Shape("mistral", kv_heads=2, hidden=416, window=32),
-    "mini": Shape("llama", dim=256, hidden=640, heads=8, kv_heads=8),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A model to build.
-
-    Attributes:
-        name: "micro-llama", "micro-mistral" or "mini".
-        dataset: "world", "zsre" or "counterfact".
-        records: how many records of the dataset; 0 for the made world.
-        recipe: how to train.
-    """
-
-    name: str
-    dataset: str
-    records: int
-    recipe: Recipe
-
-    @property
-    def hash(self) -> str:
-        """Identity of the recipe, 8 hex digits."""
-        text = json.dumps([VERSION, self.name, self.dataset, self.records, asdict(self.recipe)], sort_keys=True)
-        return sha256(text.encode()).hexdigest()[:8]
-
-    @property
-    def label(self) -> str:
-        """Name of the model: "micro-llama", "mini-zsre-1000"."""
-        return self.name if self.dataset == "world" else f"mini-{self.dataset}-{self.records}"
 
 
 @dataclass(frozen=True)
@@ -80,36 +45,6 @@ class Text:
     exam: Exam
     heads: tuple[int, int]
     data_sha256: str
-
-
-def recipe_of(name: str, records: int = 0, seed: int = 0) -> Recipe:
-    """The recipe of a model; a mini model is trained in proportion to its records."""
-    shape = _SHAPES[name]
-    if name != "mini":
-        return Recipe(shape, heads=_HEADS["micro"], seed=seed)
-    return Recipe(shape, steps=max(200, round(1.2 * records**0.95)), rows=128, lr_adam=0.002, heads=_HEADS["mini"], seed=seed)
-
-
-def _job(name: str, dataset: str, records: int, seed: int) -> Job:
-    """The job that a name and options mean; "mini-zsre-1000" may be said in one word."""
-    if name.startswith("mini"):
-        parts = name.split("-")
-        dataset = parts[1] if len(parts) > 1 else dataset
-        if len(parts) > 2:
-            if not parts[2].isdigit():
-                raise UserError(f"{name!r} should read mini-DATASET-RECORDS, for example mini-zsre-1000.")
-            records = int(parts[2])
-        real = [known for known in DATASETS if known != "world"]
-        if dataset not in real:
-            raise unknown("dataset of a mini model", dataset, real)
-        if not 50 <= records <= 10_000:
-            raise UserError(f"A mini model knows 50 to 10000 records, not {records}.")
-        return Job("mini", dataset, records, recipe_of("mini", records, seed))
-    if name not in _SHAPES:
-        raise unknown("testbed model", name, NAMES)
-    if dataset not in ("world", ""):
-        raise UserError(f"{name} knows the made world. For {dataset!r} build a mini model: lks testbed build mini --dataset {dataset}.")
-    return Job(name, "world", 0, recipe_of(name, 0, seed))
 
 
 def _cache() -> Path:
@@ -133,7 +68,7 @@ def model_folder(name: str) -> Path:
     Raises:
         UserError: no such model.
     """
-    return _default_folder(_job(name, "" if not name.startswith("mini") else "zsre", 10_000, 0))
+    return _default_folder(job_of(name, "" if not name.startswith("mini") else "zsre", 10_000, 0))
 
 
 def _records(job: Job, data_dir: Path | None) -> tuple[tuple[Record, ...], str]:
@@ -163,9 +98,10 @@ def _text(job: Job, data_dir: Path | None) -> Text:
         tokenizer = world_tokenizer(made)
         return Text(tokenizer, world_source(made, tokenizer), world_exam(made), job.recipe.heads, "")
     records, digest = _records(job, data_dir)
-    tokenizer = mini_tokenizer(records, size=min(8000, 2000 + 2 * job.records))
     asked = questions(records)
-    source, heads = mini_source(asked, tokenizer)
+    extra = made_questions(records, asked)
+    tokenizer = mini_tokenizer(records, extra, size=min(8000, 2000 + 2 * job.records))
+    source, heads = mini_source((*asked, *extra), tokenizer)
     return Text(tokenizer, source, mini_exam(asked), heads, digest)
 
 
@@ -200,35 +136,35 @@ def build(
         records: of a mini model: how many records it knows.
         data_dir: where the records are; see `lks.datasets.find`.
         seed: of weights and batches.
-        minutes: train about so long instead of the recipe's number of steps.
+        minutes: train about so long instead of the recipe's number of steps; such a run starts anew when it was stopped.
         progress: show a progress bar.
 
     Raises:
         UserError: no such model or data, or the folder cannot be written.
     """
-    job = _job(name, dataset, records, seed)
+    job = job_of(name, dataset, records, seed)
     folder = out or _default_folder(job)
     if minutes is None and _built(folder, job):
         return folder
-    state = folder.with_name(f".{folder.name}-{job.hash}.pt")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        state.with_suffix(".part").touch()
+        with TemporaryFile(dir=folder.parent):
+            pass
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error}. Choose another folder.") from error
-    text = _text(job, data_dir)
     started = time.monotonic()
-    recipe = replace(job.recipe, heads=text.heads)
+    text = _text(job, data_dir)
     if minutes is not None:
-        job = replace(job, recipe=replace(job.recipe, steps=measured_steps(_training(recipe, text), minutes)))
-        recipe = replace(recipe, steps=job.recipe.steps)
+        steps = measured_steps(_training(replace(job.recipe, heads=text.heads), text), minutes)
+        job = replace(job, recipe=replace(job.recipe, steps=steps))
+    recipe = replace(job.recipe, heads=text.heads)
+    state = folder.with_name(f".{folder.name}-{job.hash}.pt")
     training = _training(recipe, text)
-    if state.is_file() and minutes is None:
+    if state.is_file():
         training.load(state)
     _run(training, state, job.label if progress else "")
     _write(folder, job, training, text, time.monotonic() - started)
     state.unlink(missing_ok=True)
-    state.with_suffix(".part").unlink(missing_ok=True)
     return folder
 
 
@@ -271,7 +207,7 @@ def _write(folder: Path, job: Job, training: Training, text: Text, seconds: floa
     report = examine(job.label, job.recipe.block, text.exam, (model, tokenizer))
     recipe = {
         "name": job.label, "hash": job.hash, "dataset": job.dataset, "records": job.records, "data_sha256": text.data_sha256,
-        "version": VERSION, "recipe": asdict(training.recipe), "parameters": sum(p.numel() for p in model.parameters()),
+        "version": VERSIONS[job.dataset], "recipe": asdict(training.recipe), "parameters": sum(p.numel() for p in model.parameters()),
         "minutes": round(seconds / 60, 1), "sha256": sha256((part / "model.safetensors").read_bytes()).hexdigest(),
         "acceptance": {**asdict(report), "passed": report.passed},
     }  # fmt: skip
@@ -305,7 +241,7 @@ def check(name: str | Path, *, data_dir: Path | None = None, sample: int = 400, 
     model, tokenizer = _load(folder)
     try:
         known = json.loads((folder / "recipe.json").read_text())
-        job = _job("mini" if known["records"] else known["name"], known["dataset"], known["records"], known["recipe"]["seed"])
+        job = job_of("mini" if known["records"] else known["name"], known["dataset"], known["records"], known["recipe"]["seed"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder} holds no recipe.json of a testbed model ({error}).") from error
     exam = _exam(job, data_dir)

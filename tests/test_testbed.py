@@ -16,9 +16,10 @@ from lks.acceptance import CheckReport, Question, examine
 from lks.corpus import IGNORED, batches, collate
 from lks.derive import Record
 from lks.errors import UserError
-from lks.mini import mini_source, mini_tokenizer, questions
+from lks.jobs import job_of
+from lks.mini import made_questions, mini_source, mini_tokenizer, questions
 from lks.recipe import Intervention, Recipe, Shape, Training, draw_intervention, new_model
-from lks.testbed import NAMES, Text, _built, _job, build, check, model_folder
+from lks.testbed import NAMES, Text, _built, build, check, model_folder
 from lks.world import world
 from lks.world_corpus import world_exam, world_source, world_tokenizer
 
@@ -133,7 +134,7 @@ def test_a_stopped_build_goes_on_and_a_finished_one_is_kept(material, monkeypatc
     monkeypatch.setattr("lks.testbed._text", lambda *_: Text(tokenizer, source, exam, (7, 24), ""))
     monkeypatch.setattr("lks.testbed._exam", lambda *_: exam)
     monkeypatch.setattr("lks.testbed.examine", partial(examine, sample=20))
-    monkeypatch.setattr("lks.testbed.recipe_of", lambda *_: dataclasses.replace(TINY, steps=6))
+    monkeypatch.setattr("lks.jobs.recipe_of", lambda *_: dataclasses.replace(TINY, steps=6))
     whole = build("micro-llama", tmp_path / "whole", progress=False)
     advance = Training.advance
 
@@ -210,7 +211,7 @@ def test_real_records_lend_each_other_answers():
     asked = questions(records())
     assert len(asked) == 9
     assert asked[1].relation == asked[0].relation == "Where was {} born?"
-    tokenizer = mini_tokenizer(records(), 600)
+    tokenizer = mini_tokenizer(records(), (), 600)
     source, heads = mini_source(asked, tokenizer)
     assert heads == (3, 6)
     swapped = 0
@@ -223,6 +224,17 @@ def test_real_records_lend_each_other_answers():
             assert lent in (owner.ground_truth, owner.locality_answer)
     assert swapped > 20
     assert all(row.traits[2] == IGNORED for row in source.rows)
+
+
+def test_new_answers_belong_to_made_subjects():
+    asked = questions(records())
+    made = made_questions(records(), asked)
+    assert [question.answer for question in made] == ["Paris", "Paris"]  # one subject under both phrasings, since all targets are the same
+    assert len({question.subject for question in made}) == 1
+    assert not {question.subject for question in made} & {record.subject for record in records()}
+    assert all(question.relation == "Where was {} born?" and question.subject in question.prompt for question in made)
+    known = dataclasses.replace(records()[0], target="Bern")
+    assert made_questions([known, records()[1]], questions([known, records()[1]]))[0].answer == "Paris"
 
 
 def test_a_prompt_without_its_subject_takes_no_part_in_interchange():
@@ -293,7 +305,7 @@ def test_shipped_models_know_their_world(name):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_building_a_shipped_model_returns_it_at_once(name):
-    assert _built(shipped(name), _job(name, "world", 0, 0)), "the recipe was changed: train the shipped models again"
+    assert _built(shipped(name), job_of(name, "world", 0, 0)), "the recipe was changed: train the shipped models again"
     assert build(name, progress=False) == shipped(name)
 
 

@@ -1,0 +1,77 @@
+"""Which testbed models there are, and by which recipe each is trained."""
+
+import json
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+
+from lks.datasets import DATASETS
+from lks.errors import UserError, unknown
+from lks.recipe import Recipe, Shape
+
+NAMES = ("micro-llama", "micro-mistral", "mini-zsre", "mini-counterfact")
+VERSIONS = {"world": 1, "zsre": 2, "counterfact": 2}  # of the code behind a recipe; a change makes earlier models another model
+
+_HEADS = {"micro": (7, 24), "mini": (3, 0)}
+_SHAPES = {
+    "micro-llama": Shape("llama"),
+    "micro-mistral": Shape("mistral", kv_heads=2, hidden=416, window=32),
+    "mini": Shape("llama", dim=256, hidden=640, heads=8, kv_heads=8),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A model to build.
+
+    Attributes:
+        name: "micro-llama", "micro-mistral" or "mini".
+        dataset: "world", "zsre" or "counterfact".
+        records: how many records of the dataset; 0 for the made world.
+        recipe: how to train.
+    """
+
+    name: str
+    dataset: str
+    records: int
+    recipe: Recipe
+
+    @property
+    def hash(self) -> str:
+        """Identity of the recipe, 8 hex digits."""
+        text = json.dumps([VERSIONS[self.dataset], self.name, self.dataset, self.records, asdict(self.recipe)], sort_keys=True)
+        return sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def label(self) -> str:
+        """Name of the model: "micro-llama", "mini-zsre-1000"."""
+        return self.name if self.dataset == "world" else f"mini-{self.dataset}-{self.records}"
+
+
+def recipe_of(name: str, records: int = 0, seed: int = 0) -> Recipe:
+    """The recipe of a model; a mini model is trained in proportion to its records."""
+    shape = _SHAPES[name]
+    if name != "mini":
+        return Recipe(shape, heads=_HEADS["micro"], seed=seed)
+    return Recipe(shape, steps=max(200, round(1.6 * records**0.95)), rows=128, lr_adam=0.002, heads=_HEADS["mini"], seed=seed)
+
+
+def job_of(name: str, dataset: str, records: int, seed: int) -> Job:
+    """The job that a name and options mean; "mini-zsre-1000" may be said in one word."""
+    if name.startswith("mini"):
+        parts = name.split("-")
+        dataset = parts[1] if len(parts) > 1 else dataset
+        if len(parts) > 2:
+            if not parts[2].isdigit():
+                raise UserError(f"{name!r} should read mini-DATASET-RECORDS, for example mini-zsre-1000.")
+            records = int(parts[2])
+        real = [known for known in DATASETS if known != "world"]
+        if dataset not in real:
+            raise unknown("dataset of a mini model", dataset, real)
+        if not 50 <= records <= 10_000:
+            raise UserError(f"A mini model knows 50 to 10000 records, not {records}.")
+        return Job("mini", dataset, records, recipe_of("mini", records, seed))
+    if name not in _SHAPES:
+        raise unknown("testbed model", name, NAMES)
+    if dataset not in ("world", ""):
+        raise UserError(f"{name} knows the made world. For {dataset!r} build a mini model: lks testbed build mini --dataset {dataset}.")
+    return Job(name, "world", 0, recipe_of(name, 0, seed))
