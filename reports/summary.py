@@ -41,7 +41,7 @@ def _generated(results: Results, leaders: list[tuple[Block, Outcome]]) -> str:
     cells = [best for _, best in leaders]
     rel, gen, loc = ([_value(results, cell, "ar_exact", metric) for cell in cells] for metric in ("reliability", "generality", "locality"))
     gap = max(_value(results, cell, "tf_token", "reliability") - value for cell, value in zip(cells, rel, strict=True))
-    verdict = f"teacher forcing flatters reliability by up to {gap:.0f} points" if gap >= 0.5 else "teacher forcing does not flatter reliability here"
+    verdict = f"teacher forcing flatters reliability by up to {gap:.1f} points" if gap >= 0.5 else "teacher forcing does not flatter reliability here"
     right = f"{_range(rel)} of the edits and {_range(gen)} of their paraphrases come out wholly right"
     kept = f"{_range(loc)} of the other questions about the same subjects keep their answer"
     return f"When that edited model writes the answer itself, {right}, and {kept}; {verdict}."

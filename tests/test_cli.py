@@ -1,3 +1,4 @@
+import contextlib
 import os
 import pty
 import re
@@ -13,6 +14,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from flows.cli import app
+from flows.progress import Lines, Stoppable
+from lks.grid import Cell
 
 ROOT = Path(__file__).parents[1]
 
@@ -235,3 +238,14 @@ def test_ctrl_c_drops_the_cell_in_hand_and_keeps_the_rest(grids, tmp_path, prefe
     assert "Traceback" not in text
     assert "leaked" not in text
     assert len(list(results.glob("cells/*/outcome.json"))) == len(fakes.calls(results, "finish")) == 2
+
+
+def test_a_swallowed_ctrl_c_stops_before_the_next_cell():
+    said = []
+    with Stoppable(Lines(said.append)) as watch:
+        watch.start(Cell("m", "d", "none", 1, 0, 1))
+        with contextlib.suppress(KeyboardInterrupt):  # as a library on the way may do
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            watch.start(Cell("m", "d", "none", 1, 0, 1))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
