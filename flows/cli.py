@@ -125,12 +125,12 @@ def _run_flow(console: Console, name: str, folder: Path, only: str, retry_failed
         with console.status("starting Prefect and its temporary server"):
             from flows.grid import WATCH
             from flows.grid import grid as flow
-            from flows.progress import Lines, Screen, Stoppable
+            from flows.progress import Lines, Screen
             from flows.server import temporary_server
 
             stack.enter_context(temporary_server())
         watch = stack.enter_context(Screen(console)) if console.is_terminal else Lines(_say)
-        WATCH.set(stack.enter_context(Stoppable(watch)))
+        WATCH.set(watch)
         counts = flow(name, folder, only, retry_failed)
     console.print(", ".join(f"{number} {status}" for status, number in counts.items()), highlight=False)
 

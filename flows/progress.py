@@ -1,9 +1,8 @@
 """What is seen of a running grid: a live display on a terminal, a line per finished cell elsewhere."""
 
-import signal
 import time
 from collections.abc import Callable, Sequence
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console, Group
@@ -67,35 +66,6 @@ class _Count:
         """Seconds that the cells not yet finished may take."""
         expected = self.clock.expect(self.rest)
         return None if expected is None else max(expected - (time.monotonic() - self.since), 0.0)
-
-
-class Stoppable:
-    """Passes everything on to a watch, and remembers Ctrl-C: libraries between the key and the grid may swallow it. Use as a context manager.
-
-    Ctrl-C interrupts the running cell as ever; if that comes to nothing, the next cell does not start.
-    """
-
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
-        self._pressed = False
-        self.begin, self.stage, self.finish = watch.begin, watch.stage, watch.finish
-
-    def __enter__(self) -> Self:
-        self._previous = signal.signal(signal.SIGINT, self._notice)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        signal.signal(signal.SIGINT, self._previous)
-
-    def _notice(self, number: int, frame: FrameType | None) -> None:
-        self._pressed = True
-        signal.default_int_handler(number, frame)
-
-    def start(self, cell: Cell) -> None:
-        """A cell starts, unless Ctrl-C was pressed."""
-        if self._pressed:
-            raise KeyboardInterrupt
-        self._watch.start(cell)
 
 
 class Lines:
