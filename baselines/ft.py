@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lks.editor import Editor, Progress, silent
+from lks.editor import After, Editor, Progress, silent, unwatched
 from lks.edits import Edit
 from lks.lm import LM, Encoded
 from lks.losses import negative_log_likelihood
@@ -60,7 +60,7 @@ class FineTuning(Editor[FTParams]):
         "mini": _fixed(FTParams(block=3, lr=2e-3, max_epochs=25, batch_size=8)),
     }
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent) -> Patch:
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
         """Train the matrix in place, keep the difference, put the matrix back."""
         module = lm.mlp_output(self.params.block)
         weight: torch.nn.Parameter = module.weight  # type: ignore[assignment]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from lks.editor import Editor, NoParams, Progress, silent
+from lks.editor import After, Editor, NoParams, Progress, silent, unwatched
 from lks.edits import Edit
 from lks.lm import LM
 from lks.patch import NoPatch, Patch
@@ -19,6 +19,6 @@ class Unedited(Editor[NoParams]):
     params_type: ClassVar = NoParams
     presets: ClassVar = {"default": lambda n_edits, dataset: NoParams()}
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent) -> Patch:
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
         """No change."""
         return NoPatch()

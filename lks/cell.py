@@ -15,7 +15,7 @@ import lks.patch
 from lks.cost import measured
 from lks.datasets import load as load_dataset
 from lks.editor import Editor
-from lks.edits import Case, Dataset
+from lks.edits import Case, Dataset, Edit
 from lks.errors import StoreError, TooManyEdits, UserError
 from lks.grid import Cell, Costs, Outcome, Status
 from lks.lm import LM
@@ -48,6 +48,12 @@ class Bench:
         return self._dataset
 
 
+def _shuffled(cases: Sequence[Case], cell: Cell) -> list[Case]:
+    """The cell's records in an order that depends on the seed alone."""
+    pool = cases[: cell.records] if cell.records else cases
+    return [pool[i] for i in torch.randperm(len(pool), generator=torch.Generator().manual_seed(cell.seed)).tolist()]
+
+
 def draws(cases: Sequence[Case], cell: Cell) -> list[list[Case]]:
     """The cell's disjoint sets of T cases: consecutive pieces of one seeded shuffle.
 
@@ -56,12 +62,25 @@ def draws(cases: Sequence[Case], cell: Cell) -> list[list[Case]]:
     Raises:
         TooManyEdits: the dataset is too small.
     """
-    pool = list(cases[: cell.records] if cell.records else cases)
+    pool = _shuffled(cases, cell)
     needed = cell.n_edits * cell.draws
     if needed > len(pool):
         raise TooManyEdits(f"{cell.label} with {cell.draws} draws needs {needed} cases, {cell.dataset} has {len(pool)}. Lower n_edits or draws.")
-    order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(cell.seed)).tolist()
-    return [[pool[i] for i in order[d * cell.n_edits : (d + 1) * cell.n_edits]] for d in range(cell.draws)]
+    return [pool[d * cell.n_edits : (d + 1) * cell.n_edits] for d in range(cell.draws)]
+
+
+def held_out(cases: Sequence[Case], cell: Cell) -> list[Edit]:
+    """Edits to meta-train on and to tune with: none of them, nor an edit of the same subject, is evaluated by the cell.
+
+    The last third of the shuffle, where the draws leave it alone, so that cells of every such T share one training set;
+    then the records beyond `cell.records`, which the model need not know.
+    """
+    pool = _shuffled(cases, cell)
+    start = len(pool) - len(pool) // 3
+    evaluated = pool[:start] if cell.n_edits * cell.draws <= start else pool
+    subjects = {case.edit.subject for case in evaluated}
+    spare = [*pool[len(evaluated) :], *(cases[cell.records :] if cell.records else ())]
+    return [case.edit for case in spare if case.edit.subject not in subjects]
 
 
 def run(cell: Cell, method: type[Editor[object]], results: Path, report: Report, bench: Bench | None = None) -> Outcome:
@@ -108,10 +127,11 @@ def _failures() -> Iterator[list[tuple[Status, str]]]:
 
 def _run(cell: Cell, method: type[Editor[object]], results: Path, report: Report, bench: Bench) -> tuple[tuple[str, ...], Costs]:
     lm = bench.lm(cell.model)
-    sets = draws(bench.dataset(cell.dataset).cases, cell)
+    known = bench.dataset(cell.dataset).cases
+    sets = draws(known, cell)
     editor = method.for_model(cell.model, cell.dataset, cell.n_edits, dict(cell.variant))
     with measured() as preparing:
-        editor.prepare(lm, lambda done: report("prepare", done))
+        prepare_s = editor.prepare(lm, held_out(known, cell), lambda done: report("prepare", done))
     folder = results / "runs" / cell.id / "patch"
     seconds, peak, nbytes = 0.0, preparing.peak_bytes, 0
     answers: list[Answer] = []
@@ -126,7 +146,7 @@ def _run(cell: Cell, method: type[Editor[object]], results: Path, report: Report
     if bad:
         raise FloatingPointError(f"{bad} of {len(answers)} probes have no finite likelihood after editing")
     shard = write_answers(results, cell.id, "answers", answers)
-    return (shard,), Costs(preparing.seconds, seconds, ask_s, peak, nbytes // len(sets))
+    return (shard,), Costs(max(prepare_s, preparing.seconds), seconds, ask_s, peak, nbytes // len(sets))
 
 
 class _EditCost:

@@ -15,6 +15,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Literal
 
+import lks.cache
 from lks.derive import PromptSource, Record, TemplateSource
 from lks.edits import Case, Dataset, Edit, make_case
 from lks.errors import DataError, unknown
@@ -106,8 +107,7 @@ def find(published: Published, data_dir: Path | None = None) -> Path:
     beside = Path(__file__).resolve().parents[2] / "shared" / "data" / published.file
     if beside.is_file():
         return beside
-    cache = Path(os.environ.get("LKS_CACHE") or "~/.cache/lks-grid").expanduser()
-    cached = cache / "data" / published.file
+    cached = lks.cache.folder() / "data" / published.file
     if not cached.is_file():
         download(published, cached)
     return cached

@@ -16,10 +16,16 @@ from lks.patch import Patch
 Changes = Literal["nothing", "weights", "activations", "context"]
 Regime = Literal["simultaneous", "sequential"]
 Progress = Callable[[float], None]
+After = Callable[[int, Patch], None]
+"""Called by a sequential method after each edit with its number and the patch as it stands, which is good only during the call."""
 
 
 def silent(fraction: float) -> None:
     """A `Progress` that shows nothing."""
+
+
+def unwatched(number: int, patch: Patch) -> None:
+    """An `After` that looks at nothing."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,7 +42,8 @@ class Editor(ABC, Generic[ParamsT]):
     A subclass in a module of `baselines/` (or `lks/method.py`) is found by its module's name; nothing else names it.
 
     Invariants, checked by the contract tests for every method: the model is the same on return from `edit` as on
-    entry; an empty edit set gives a patch that changes nothing; two runs with one seed give the same patch.
+    entry; an empty edit set gives a patch that changes nothing; two runs with one seed give the same patch; a sequential
+    method calls `after` once per edit, in order.
 
     Attributes:
         title: how tables call the method ("FT-M").
@@ -69,11 +76,26 @@ class Editor(ABC, Generic[ParamsT]):
             raise UserError(f"Method {cls.__module__.split('.')[-1]!r} has no preset for model {model!r}. Give one in {cls.__module__}.")
         return cls(override(preset(n_edits, dataset), overrides or {}))  # type: ignore[arg-type]
 
-    def prepare(self, lm: LM, progress: Progress = silent) -> None:
-        """Do what no edit changes (covariances, meta-training), cached on disk; nothing by default."""
+    def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = silent) -> float:
+        """Do what no edit changes (covariances, meta-training), cached on disk (`lks.cache`); nothing by default.
+
+        To be called before `edit`, with the same model.
+
+        Args:
+            lm: the unedited model; the same on return as on entry.
+            training: edits to train on, none of which is evaluated.
+            progress: called with the fraction done.
+
+        Returns:
+            Seconds that it took, whenever that was; 0 where there is nothing to do.
+
+        Raises:
+            UserError: the method has to train and `training` is too small.
+        """
+        return 0.0
 
     @abstractmethod
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent) -> Patch:
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
         """Make the edits.
 
         Args:
@@ -81,6 +103,8 @@ class Editor(ABC, Generic[ParamsT]):
             edits: all edits to make; for a sequential method in this order.
             seed: of all randomness.
             progress: called with the fraction done.
+            after: called after each edit of a sequential method with the edit's number and the patch so far; it may ask
+                the model, so the model must be the unedited one whenever it is called.
         """
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from lks.editor import Editor, Progress, silent
+from lks.editor import After, Editor, Progress, silent, unwatched
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.lm import LM
@@ -79,7 +79,7 @@ class LKS(Editor[LKSParams]):
         "mini": _small(2),
     }
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent) -> Patch:
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
         """Train h_phi on the edits (Algorithm 1) and keep the table of knowledge blocks it makes.
 
         Raises:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lks.lm import LM
 from lks.material import Positions
 from lks.patch import Patch
+from lks.prefill import Prefills, removed, watched
 from lks.scope import ScopeKind, make_scope
 from lks.tokens import token_of
 
@@ -63,47 +64,22 @@ class KnowledgeBlockPatch(Patch):
 
     @contextmanager
     def applied(self, lm: LM) -> Iterator[None]:
-        """Hooks on the decoder (decides) and on block l (replaces), both gone on leaving."""
-        replacer = _Replacer(self, lm)
-        handles = [
-            lm.decoder.register_forward_pre_hook(replacer.decide, with_kwargs=True),
-            lm.block(self.block).register_forward_hook(replacer.replace),
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        """A hook on block l that replaces; gone on leaving."""
+        with watched(lm) as prefills:
+            replacer = _Replacer(self, lm, prefills)
+            with removed([lm.block(self.block).register_forward_hook(replacer.replace)]):
+                yield
 
 
 class _Replacer:
-    """The two hooks and what passes between them."""
+    """Finds the mentions at prefill and puts the new blocks there."""
 
-    def __init__(self, patch: KnowledgeBlockPatch, lm: LM) -> None:
+    def __init__(self, patch: KnowledgeBlockPatch, lm: LM, prefills: Prefills) -> None:
         self.patch = patch
+        self.prefills = prefills
         self.pieces = lm.pieces
         self.table = patch.table.to(lm.device)
-        self.prompt: Tensor | None = None
         self.decided: Tensor | None = None
-        self.active: Tensor | None = None
-
-    def decide(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before the decoder runs: which rows and positions get which block; nothing in a cached decoding step."""
-        self.active = None
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        cache = kwargs.get("past_key_values")
-        if ids is None or (cache is not None and cache.get_seq_length() > 0):
-            return
-        if not self._continues(ids):
-            mask = kwargs.get("attention_mask")
-            self.decided = self._find(ids, mask if mask is not None and mask.ndim == 2 else torch.ones_like(ids))
-        self.prompt = ids.detach().clone()
-        self.active = self.decided
-
-    def _continues(self, ids: Tensor) -> bool:
-        """Whether this is the previous input with one generated token more (decoding without a cache)."""
-        last = self.prompt
-        return last is not None and ids.shape == (last.shape[0], last.shape[1] + 1) and torch.equal(ids[:, :-1], last)
 
     def _find(self, ids: Tensor, mask: Tensor) -> Tensor | None:
         """[3, replaced positions]: row, position and subject of each; None if no prompt mentions an edited subject."""
@@ -118,11 +94,16 @@ class _Replacer:
         return torch.tensor(found, device=ids.device).T if found else None
 
     def replace(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        """After block l: the decided positions get their new blocks."""
-        if self.active is None:
+        """After block l: the decided positions get their new blocks; nothing in a step on a cache."""
+        now = self.prefills.now
+        if now is None or now.ends is None:
+            return None
+        if now.fresh:
+            self.decided = self._find(now.ids, now.prompt)
+        if self.decided is None:
             return None
         hidden = output[0] if isinstance(output, tuple) else output
-        rows, positions, subjects = self.active
+        rows, positions, subjects = self.decided
         hidden = hidden.clone()
         hidden[rows, positions] = self.table[subjects].to(hidden.dtype)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden

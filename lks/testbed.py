@@ -5,7 +5,6 @@ the user's machine, because the records may not be passed on. `docs/testbed.md` 
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+import lks.cache
 from lks.acceptance import CheckReport, Exam, examine
 from lks.corpus import Source
 from lks.datasets import DATASETS, find, parse
@@ -47,16 +47,12 @@ class Text:
     data_sha256: str
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("LKS_CACHE") or "~/.cache/lks-grid").expanduser()
-
-
 def _default_folder(job: Job) -> Path:
     """The shipped folder if it holds this very model, else a folder of the cache."""
     shipped = Path(__file__).parent / "weights" / job.name
     if job.dataset == "world" and (job.recipe.seed == 0 or _built(shipped, job)):
         return shipped
-    return _cache() / f"{job.label}-{job.hash}"
+    return lks.cache.folder() / f"{job.label}-{job.hash}"
 
 
 def model_folder(name: str) -> Path:

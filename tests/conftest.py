@@ -23,6 +23,14 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def preparations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache folder of the tests' own, so that nothing prepared earlier hides a fault."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LKS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LKS_RESULTS", "LKS_GRID", "LKS_GRIDS"):

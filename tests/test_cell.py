@@ -1,6 +1,7 @@
 """One cell: draws, failures as data, reuse of finished patches."""
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -8,7 +9,7 @@ import pytest
 
 from baselines import methods
 from baselines.none import Unedited
-from lks.cell import Bench, draws, run
+from lks.cell import Bench, draws, held_out, run
 from lks.edits import Dataset, Edit, make_case
 from lks.errors import TooManyEdits
 from lks.grid import Cell
@@ -17,6 +18,7 @@ from lks.patch import NoPatch, Patch
 from tests import tiny
 
 CASES = tuple(make_case(e, (f"Surely {e.subject} was born in",), ((f"{e.subject} works for", "Oslo"),)) for e in tiny.edits(5))
+SPARE = tuple(make_case(e, (), ()) for e in tiny.training())  # beyond the cell's records
 
 
 class TinyBench(Bench):
@@ -30,11 +32,11 @@ class TinyBench(Bench):
         return self.made
 
     def dataset(self, name: str) -> Dataset:
-        return Dataset("tiny", CASES, "r")
+        return Dataset("tiny", CASES + SPARE, "r")
 
 
 def cell(method: str = "none", n_edits: int = 1, count: int = 3) -> Cell:
-    return Cell("micro-tiny", "tiny", method, n_edits, 0, count)
+    return Cell("micro-tiny", "tiny", method, n_edits, 0, count, records=len(CASES))
 
 
 def quiet(stage: str, done: float) -> None:
@@ -58,13 +60,25 @@ def test_too_many_edits_is_refused_before_work() -> None:
 def test_a_cell_writes_raw_answers_and_then_its_outcome(method: str, tmp_path: Path) -> None:
     bench = TinyBench()
     seen: list[str] = []
-    outcome = run(cell(method, 2, 2), methods()[method], tmp_path, lambda stage, done: seen.append(stage), bench)
+    few = tuple(("max_steps", "20") for f in fields(methods()[method].params_type) if f.name == "max_steps")
+    outcome = run(replace(cell(method, 2, 2), variant=few), methods()[method], tmp_path, lambda stage, done: seen.append(stage), bench)
     assert outcome.status == "ok", outcome.reason
     table = pq.read_table(tmp_path / outcome.shards[0]).to_pylist()
     assert len(table) == 2 * 2 * 3 and {row["draw"] for row in table} == {0, 1}
     assert (tmp_path / "cells" / outcome.cell.id / "outcome.json").exists()
     assert "ask" in seen and outcome.costs.edit_s >= 0 and outcome.costs.peak_bytes > 0
     assert outcome.provenance["torch"]
+
+
+def test_held_out_edits_are_never_evaluated_and_the_same_for_every_T() -> None:
+    cases = tuple(make_case(e, (), ()) for e in (tiny.edits(5) + tiny.training(4)))
+    spare = held_out(cases, replace(cell("none", 2, 3), records=0))
+    assert len(spare) == 3 and spare == held_out(cases, replace(cell("none", 1, 2), records=0))
+    evaluated = {c.edit.subject for s in draws(cases, replace(cell("none", 2, 3), records=0)) for c in s}
+    assert not evaluated & {e.subject for e in spare}
+    assert held_out(cases, replace(cell("none", 9, 1), records=0)) == []
+    beyond = held_out(cases, replace(cell("none", 5, 1), records=5))
+    assert [e.case_id for e in beyond] == ["t0", "t1", "t2", "t3"]
 
 
 class Broken(Unedited):

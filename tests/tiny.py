@@ -57,6 +57,22 @@ def lm(family: str, seed: int = 0) -> LM:
     return LM(model, made, f"micro-{family}", "test")
 
 
+def training(count: int = 8) -> list[Edit]:
+    """Edits to meta-train on: about nobody in `edits`."""
+    return [
+        Edit(
+            case_id=f"t{i}",
+            subject=name,
+            prompt=f"The birthplace of {name} is",
+            target=CITIES[i % 5],
+            ground_truth=CITIES[(i + 2) % 5],
+            training_paraphrases=(f"{name} was born in",),
+            training_locality=(f"{name} works for",),
+        )
+        for i, name in enumerate(f"{first} {last}" for first in ("Ira", "Oto", "Lena", "Paul") for last in ("Velik", "Brandt"))
+    ][:count]
+
+
 def edits(count: int = 4) -> list[Edit]:
     """Edits of birthplaces."""
     return [

@@ -1,0 +1,114 @@
+"""Text put in front of a prompt, unseen by the caller: how in-context editors change what a model answers.
+
+The prompt gets its context between the beginning-of-sequence token and its own first token. Callers see the sequence they
+asked about and nothing else: outputs are cut back to its columns, and later steps on the key-value cache get the mask and
+the positions of the longer sequence. So `generate`, teacher forcing and batches work as on any model.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lks.lm import LM
+from lks.patch import Patch
+from lks.prefill import Pass, Prefills, removed, watched
+
+
+class ContextPatch(Patch):
+    """Puts a context in front of each prompt; subclasses choose which."""
+
+    @abstractmethod
+    def contexts(self, lm: LM, prompts: Sequence[str]) -> list[str]:
+        """The text to put in front of each prompt; "" leaves the prompt alone."""
+
+    @contextmanager
+    def applied(self, lm: LM) -> Iterator[None]:
+        """Hooks on the decoder, gone on leaving."""
+        with watched(lm) as prefills:
+            inserter = _Inserter(self, lm, prefills)
+            handles = [
+                lm.decoder.register_forward_pre_hook(inserter.before, with_kwargs=True),
+                lm.decoder.register_forward_hook(inserter.after),
+            ]
+            with removed(handles):
+                yield
+
+
+class _Inserter:
+    """Lengthens what enters the decoder and shortens what leaves it."""
+
+    def __init__(self, patch: ContextPatch, lm: LM, prefills: Prefills) -> None:
+        self.patch, self.lm, self.prefills = patch, lm, prefills
+        self.extra = 0
+        self.contexts: list[list[int]] = []
+
+    def before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Decoder pre-hook."""
+        now, self.extra = self.prefills.now, 0
+        if now is None:
+            return None
+        if now.ends is None:
+            return ((), self._step(now, kwargs)) if "context_mask" in now.carried else None
+        if now.fresh:
+            self.contexts = self._encode(now)
+        if not any(self.contexts):
+            return None
+        return (), self._prefill(now, kwargs)
+
+    def after(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        """Decoder hook: only the caller's columns."""
+        if self.extra:
+            output.last_hidden_state = output.last_hidden_state[:, self.extra :]
+        return output
+
+    def _encode(self, now: Pass) -> list[list[int]]:
+        """Token ids of each row's context."""
+        texts = [self.lm.pieces.decode(ids[keep].tolist()).text.strip() for ids, keep in zip(now.ids, now.prompt, strict=True)]
+        contexts = self.patch.contexts(self.lm, texts)
+        return [self.lm.tokenizer.encode(c, add_special_tokens=False) if c else [] for c in contexts]
+
+    def _prefill(self, now: Pass, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Each row with its context, its end in the caller's column.
+
+        Columns behind the prompt's end (generated tokens or padding) stay where they are.
+        """
+        assert now.ends is not None
+        self.extra = max(map(len, self.contexts))
+        batch, time = now.ids.shape
+        given = kwargs.get("attention_mask")
+        given = given if given is not None and given.ndim == 2 else torch.ones_like(now.ids)
+        ids = torch.full((batch, self.extra + time), int(self.lm.tokenizer.pad_token_id), device=now.ids.device)
+        mask = torch.zeros_like(ids)
+        begin = self.lm.tokenizer.bos_token_id
+        for row, context in enumerate(self.contexts):
+            tokens: list[int] = now.ids[row][now.prompt[row]].tolist()
+            head = 1 if tokens and tokens[0] == begin else 0
+            whole = tokens[:head] + context + tokens[head:]
+            end = self.extra + int(now.ends[row]) + 1
+            ids[row, end - len(whole) : end] = torch.tensor(whole, device=ids.device)
+            mask[row, end - len(whole) : end] = 1
+            ids[row, end:] = now.ids[row, end - self.extra :]
+            mask[row, end:] = given[row, end - self.extra :]
+        now.carried["context_mask"] = mask
+        changed = {**kwargs, "input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp_min(0)}
+        changed.pop("cache_position", None)
+        return changed
+
+    def _step(self, now: Pass, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """A step on the cache: the mask of the longer sequence, positions follow from it."""
+        before: Tensor = now.carried["context_mask"]
+        given = kwargs.get("attention_mask")
+        cache = kwargs["past_key_values"]
+        later = cache.get_seq_length() - before.shape[1] + now.ids.shape[1]
+        tail = (
+            given[:, -later:] if given is not None and given.ndim == 2 else torch.ones(len(before), later, device=before.device, dtype=before.dtype)
+        )
+        mask = torch.cat([before, tail.to(before.dtype)], 1)
+        positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -now.ids.shape[1] :]
+        changed = {**kwargs, "input_ids": now.ids, "attention_mask": mask, "position_ids": positions}
+        changed.pop("cache_position", None)
+        return changed

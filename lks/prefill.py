@@ -1,0 +1,126 @@
+"""Which tokens are the prompt: what hooks that decide per prompt need to know about every forward pass.
+
+A method that routes (a scope indicator, a code-book, a side memory) decides once per row, at prefill, from the prompt
+alone. `Prefills` watches the decoder and tells each pass apart: the prefill, the same prompt with generated tokens behind
+it (decoding without a key-value cache), and a step on a cache. What was decided per row is carried by the cache itself, so
+it stays right when rows of the cache are selected, repeated, reordered or copied.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache as remembered
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lks.lm import LM
+
+
+@dataclass(slots=True)
+class Pass:
+    """One forward pass of the decoder.
+
+    Attributes:
+        ids: [batch, time] token ids of this pass.
+        prompt: [batch, time] which of its columns are prompt tokens (all False in a step on a cache).
+        ends: [batch] column of each row's last prompt token; None in a step on a cache.
+        fresh: this pass is the prefill: decide now.
+        carried: name -> [batch, ...] what was decided per row at prefill; write to it at prefill, read it later.
+    """
+
+    ids: Tensor
+    prompt: Tensor
+    ends: Tensor | None
+    fresh: bool
+    carried: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Prefills:
+    """Watches the decoder of a model; `now` describes the pass that is running, None where prompts cannot be told (embeddings as input)."""
+
+    def __init__(self) -> None:
+        self.now: Pass | None = None
+        self._prompt: Pass | None = None
+
+    def before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Decoder pre-hook."""
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        cache = kwargs.get("past_key_values")
+        if ids is None:
+            self.now = None
+        elif cache is not None and cache.get_seq_length() > 0:
+            self.now = Pass(ids, torch.zeros_like(ids, dtype=torch.bool), None, fresh=False, carried=getattr(cache, "carried", {}))
+        else:
+            self.now = self._uncached(ids, kwargs.get("attention_mask"))
+
+    def after(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        """Decoder hook: the cache takes over what was decided."""
+        made = getattr(output, "past_key_values", None)
+        if self.now is not None and self.now.fresh and made is not None and self.now.carried:
+            if not isinstance(made, _Carrying):
+                made.__class__ = _carrying(made.__class__)
+            made.carried = dict(self.now.carried)
+
+    def _uncached(self, ids: Tensor, mask: Tensor | None) -> Pass:
+        last = self._prompt
+        if last is not None and last.ids.shape[0] == ids.shape[0] and _continues(last.ids, ids):
+            longer = torch.zeros_like(ids, dtype=torch.bool)
+            longer[:, : last.prompt.shape[1]] = last.prompt
+            self._prompt = Pass(ids.detach().clone(), longer, last.ends, fresh=False, carried=last.carried)
+        else:
+            prompt = mask.bool() if mask is not None and mask.ndim == 2 else torch.ones_like(ids, dtype=torch.bool)
+            columns = torch.arange(ids.shape[1], device=ids.device)
+            self._prompt = Pass(ids.detach().clone(), prompt, (columns * prompt).amax(1), fresh=True)
+        return self._prompt
+
+
+def _continues(before: Tensor, ids: Tensor) -> bool:
+    """Whether `ids` is the previous input with one generated token more."""
+    return ids.shape[1] == before.shape[1] + 1 and torch.equal(ids[:, :-1], before)
+
+
+@contextmanager
+def watched(lm: LM) -> Iterator[Prefills]:
+    """Watch the model's decoder inside the `with`.
+
+    Hooks of your own that read `now` are to be registered inside it: hooks run in the order of registration.
+    """
+    prefills = Prefills()
+    with removed([lm.decoder.register_forward_pre_hook(prefills.before, with_kwargs=True), lm.decoder.register_forward_hook(prefills.after)]):
+        yield prefills
+
+
+@contextmanager
+def removed(handles: list[RemovableHandle]) -> Iterator[None]:
+    """Remove hooks on leaving, however it is left."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Carrying:
+    """Mixed into a cache: per-row decisions follow the rows."""
+
+    carried: dict[str, Tensor]
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)  # type: ignore[misc]
+        self.carried = {k: v[indices] for k, v in self.carried.items()}
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
+        self.carried = {k: v.repeat_interleave(repeats, 0) for k, v in self.carried.items()}
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)  # type: ignore[misc]
+        self.carried = {k: v[beam_idx.to(v.device)] for k, v in self.carried.items()}
+
+
+@remembered
+def _carrying(kind: type) -> type:
+    return type(f"Carrying{kind.__name__}", (_Carrying, kind), {})
