@@ -65,13 +65,18 @@ class Editor(ABC, Generic[ParamsT]):
         self.params = params
 
     @classmethod
+    def preset(cls, model: str) -> Callable[[int, str], object] | None:
+        """The preset that serves a model: its own, that of its family (the name's first part), or "default"; None if there is none."""
+        return cls.presets.get(model) or cls.presets.get(model.split("-", maxsplit=1)[0]) or cls.presets.get("default")
+
+    @classmethod
     def for_model(cls, model: str, dataset: str, n_edits: int, overrides: Mapping[str, str] | None = None) -> Self:
         """The editor with the preset for a model, dataset and number of edits T, some parameters overridden.
 
         Raises:
             UserError: an override names no parameter or does not parse as its type.
         """
-        preset = cls.presets.get(model) or cls.presets.get(model.split("-", maxsplit=1)[0]) or cls.presets.get("default")
+        preset = cls.preset(model)
         if preset is None:
             raise UserError(f"Method {cls.__module__.split('.')[-1]!r} has no preset for model {model!r}. Give one in {cls.__module__}.")
         return cls(override(preset(n_edits, dataset), overrides or {}))  # type: ignore[arg-type]

@@ -120,6 +120,14 @@ class LM:
             raise UserError(f"Model {name!r} has no fast tokenizer; character offsets, which the protocol needs, exist only there.")
         return cls(cast(PreTrainedModel, cast(nn.Module, model).to(device)), tokenizer, name, revision or weights_hash(Path(folder)))
 
+    @cached_property
+    def identity(self) -> str:
+        """Names these very weights: the revision and a hash over a few values of each (so that unpublished models differ too)."""
+        digest = hashlib.sha256(f"{self.revision} {self.model.config.to_json_string(use_diff=False)}".encode())
+        for name, weight in self.model.named_parameters():
+            digest.update(name.encode() + weight.detach().flatten()[:: max(1, weight.numel() // 64)].float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

@@ -1,5 +1,6 @@
 """What editing leaves behind: a `Patch` makes a model the edited one inside a `with`."""
 
+import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ class Patch(ABC):
         """Write `patch.safetensors` and `patch.json`; the JSON last, so that a folder with it is whole."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file({k: v.detach().contiguous().cpu() for k, v in self.tensors().items()}, folder / "patch.safetensors")
-        document = {"format": FORMAT, "kind": self.kind, "settings": self.settings()}
+        document = {"format": FORMAT, "kind": self.kind, "module": type(self).__module__, "settings": self.settings()}
         temporary = folder / "patch.json.part"
         temporary.write_text(json.dumps(document, ensure_ascii=False))
         temporary.replace(folder / "patch.json")
@@ -71,17 +72,25 @@ def kinds() -> dict[str, type[Patch]]:
     return found
 
 
+def _kind(folder: Path, document: dict[str, str]) -> type[Patch]:
+    """The class of a saved patch; its module is imported if nobody has yet."""
+    if document["kind"] not in kinds():
+        try:
+            importlib.import_module(document["module"])
+        except ImportError:
+            raise UserError(f"Patch {folder} is of kind {document['kind']!r}, made by {document['module']}, which is not installed.") from None
+    return kinds()[document["kind"]]
+
+
 def load(folder: Path) -> Patch:
     """The patch saved in a folder.
 
     Raises:
         UserError: no patch there, a damaged one, or one of a newer format.
     """
-    import lks.replacer  # noqa: F401  (defines the patch kind of LKS)
-
     try:
         document = json.loads((folder / "patch.json").read_text())
-        patch = kinds()[document["kind"]]
+        patch = _kind(folder, document)
         if document["format"] != FORMAT:
             raise UserError(f"Patch {folder} has format {document['format']}; this version reads {FORMAT}. Upgrade lks-grid or edit again.")
         return patch.restore(load_file(folder / "patch.safetensors"), document["settings"])

@@ -39,7 +39,7 @@ class Upper:
     """Blocks block+1.. and the final norm: block states to final states."""
 
     def __init__(self, lm: LM, block: int) -> None:
-        self.lm = lm
+        self.lm, self.block = lm, block
         self.decoder = _decoder(lm, list(lm.blocks[block + 1 :]))
         if lm.architecture.positions:
             setattr(self.decoder, lm.architecture.positions, _NoPositions(lm.dim))
@@ -48,9 +48,30 @@ class Upper:
         """Final states [batch, time, d] from block states [batch, time, d] and their attention mask [batch, time]."""
         return cast(Tensor, self.decoder(inputs_embeds=hidden, attention_mask=mask, use_cache=False).last_hidden_state)
 
+    def counted_from_0(self) -> nn.Module:
+        """The same decoder for use with a cache that holds these blocks only."""
+        part = copy.copy(self.decoder)
+        part._modules = dict(self.decoder._modules)
+        setattr(part, self.lm.architecture.blocks, nn.ModuleList(_counted_from_0(list(self.lm.blocks[self.block + 1 :]))))
+        return part
+
     def logits(self, final: Tensor) -> Tensor:
         """Vocabulary projection of chosen final states [n, d] -> [n, vocabulary], in float32."""
         return cast(Tensor, self.lm.vocabulary_projection(final)).float()
+
+
+def _counted_from_0(blocks: Sequence[nn.Module]) -> list[nn.Module]:
+    """Shallow copies of blocks whose attention finds its keys and values in a cache that holds these blocks only."""
+    copies = []
+    for number, block in enumerate(blocks):
+        copied = copy.copy(block)
+        copied._modules = dict(block._modules)
+        for name, child in block._modules.items():
+            if hasattr(child, "layer_idx"):
+                copied._modules[name] = copy.copy(child)
+                copied._modules[name].layer_idx = number  # type: ignore[union-attr]
+        copies.append(copied)
+    return copies
 
 
 class _NoPositions(nn.Module):
@@ -112,6 +133,23 @@ def states(lm: LM, block: int, rows: Sequence[Sequence[int]], batch_tokens: int 
         for k, i in enumerate(chosen):
             flat[starts[i] : starts[i] + lengths[i]] = hidden[k, : lengths[i]]
     return States(flat, starts.to(lm.device), lengths.to(lm.device))
+
+
+@torch.no_grad()
+def onward(lm: LM, first: int, last: int, cached: States, batch_tokens: int = 8192) -> States:
+    """Block states at block `last` from the states that enter block `first`, of the same sequences."""
+    part = _decoder(lm, list(lm.blocks[first : last + 1]))
+    setattr(part, lm.architecture.final_norm, nn.Identity())
+    if lm.architecture.positions:
+        setattr(part, lm.architecture.positions, _NoPositions(lm.dim))
+    flat = torch.empty_like(cached.flat)
+    for chosen in batches(cached.lengths.tolist(), batch_tokens):
+        index = torch.tensor(chosen, device=cached.flat.device)
+        hidden, mask = cached.rows(index)
+        out = part(inputs_embeds=hidden, attention_mask=mask, use_cache=False).last_hidden_state
+        time = torch.arange(hidden.shape[1], device=hidden.device)[None]
+        flat[(cached.starts[index][:, None] + time)[mask.bool()]] = out[mask.bool()]
+    return States(flat, cached.starts, cached.lengths)
 
 
 def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lks.prefix import Upper, batches, states
+from lks.suffix import Suffix
 from tests import tiny
 
 PROMPTS = ["Mara Kelorin was born in", "The birthplace of Zoë Quist is", "Ada"]
@@ -75,3 +76,30 @@ def test_batches_hold_every_index_once_and_the_limit() -> None:
     made = batches(lengths, 100)
     assert sorted(i for group in made for i in group) == list(range(6))
     assert all(len(g) == 1 or len(g) * max(lengths[i] for i in g) <= 100 for g in made)
+
+
+@pytest.mark.parametrize("family", tiny.MODELS)
+@pytest.mark.parametrize("block", [0, 2, 3])
+def test_the_ends_of_rows_alone_give_what_whole_rows_give(family: str, block: int) -> None:
+    lm = tiny.lm(family)
+    long = "Tomas Verin, whom all of us have known for a long time in the old town,"
+    encoded = lm.encode([*PROMPTS, long], ["Lisbon", "New Port", "Oslo", "Cairo"])
+    starts = torch.tensor([3, len(encoded[1].ids) - 1, 0, 9])
+    cached = states(lm, block, [e.ids for e in encoded])
+    index = torch.tensor([0, 1, 2, 3])
+    change = torch.randn(4, lm.dim, generator=torch.Generator().manual_seed(0))
+    whole, mask = cached.rows(index)
+    whole = whole.clone()
+    whole[index, starts] += change
+    upper = Upper(lm, block)
+    with torch.no_grad():
+        expected = upper(whole, mask)
+        suffix = Suffix(upper, cached, index, starts)
+        ends = suffix.hidden.clone()
+        ends[:, 0] += change
+        for _ in range(2):  # nothing is used up
+            got = suffix(ends)
+            for row, (start, length) in enumerate(zip(starts.tolist(), cached.lengths.tolist(), strict=True)):
+                torch.testing.assert_close(got[row, : length - start], expected[row, start:length], rtol=1e-5, atol=1e-4)
+        some = torch.tensor([3, 1])
+        torch.testing.assert_close(suffix.select(some)(ends[some])[:, :1], got[some][:, :1], rtol=1e-5, atol=1e-4)

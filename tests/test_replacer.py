@@ -128,3 +128,11 @@ def test_a_damaged_patch_is_one_clear_line(tmp_path: Path, harm: str) -> None:
     with pytest.raises(UserError) as caught:
         lks.patch.load(tmp_path)
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_patch_of_a_module_that_is_not_there_says_which(tmp_path: Path) -> None:
+    patch_for(tiny.lm("llama"), [["Ada"]]).save(tmp_path)
+    document = tmp_path / "patch.json"
+    document.write_text(document.read_text().replace('"knowledge_blocks"', '"strange"').replace('"lks.replacer"', '"no_such_module"'))
+    with pytest.raises(UserError, match="kind 'strange', made by no_such_module, which is not installed"):
+        lks.patch.load(tmp_path)

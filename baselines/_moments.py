@@ -1,0 +1,188 @@
+"""Second moments C = E[k k^T] of the keys of MLP output layers (ROME, Sec. 3.1), factorised, and what is solved with them.
+
+One pass over a corpus serves all blocks; the forward pass stops at the last of them. Kept on disk are the eigenvectors and
+eigenvalues of C in float64, by the hash of model, corpus and number of tokens: every solve below is then a few products, and
+both "C^-1 K" and the null space come from one factor. What is solved is N x N wherever there are fewer edits than dimensions.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from baselines._corpus import texts
+from lks.cache import made
+from lks.editor import Progress, silent
+from lks.errors import UserError
+from lks.lm import LM
+from lks.prefill import removed
+from lks.prefix import batches, lower
+
+FLOOR = 1e-10
+"""Eigenvalues below this share of the largest are rounding; they are raised to it where C is inverted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """C of one block as vectors [d_in, d_in] (columns) and values [d_in], ascending, float64."""
+
+    vectors: Tensor
+    values: Tensor
+
+    def inverse(self, keys: Tensor) -> Tensor:
+        """C^-1 K [d_in, n] for K [d_in, n], in float64."""
+        floored = self.values.clamp_min(FLOOR * float(self.values[-1]))
+        return self.vectors @ ((self.vectors.T @ keys.double()) / floored[:, None])
+
+    def null_space(self, threshold: float) -> Tensor:
+        """U_0 [d_in, r]: the eigenvectors whose eigenvalue is below `threshold` (AlphaEdit, Sec. 3.2); P = U_0 U_0^T."""
+        return self.vectors[:, self.values < threshold]
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Second moments by block.
+
+    Attributes:
+        blocks: block -> its moment.
+        seconds: what computing them cost, whenever that was.
+    """
+
+    blocks: dict[int, Moment]
+    seconds: float
+
+
+def second_moments(lm: LM, blocks: Sequence[int], corpus: str, n_tokens: int, progress: Progress = silent) -> Moments:
+    """Second moments of the inputs of some blocks' MLP output layers.
+
+    The beginning-of-sequence token is left out: its key is the same in every text and far larger than any other, and no
+    subject ends on it.
+
+    Args:
+        lm: the unedited model.
+        blocks: 0-based.
+        corpus: see `baselines._corpus.texts`.
+        n_tokens: of the corpus that are used.
+        progress: called with the fraction done.
+
+    Raises:
+        UserError: the corpus is unknown or has no text.
+    """
+    rows = _rows(lm, corpus, n_tokens)
+    digest = hashlib.sha256(str(rows).encode()).hexdigest()[:16]
+    found: dict[int, Moment] = {}
+    missing: dict[int, Tensor] = {}
+    seconds = 0.0
+
+    def factor(block: int) -> dict[str, Tensor]:
+        if not missing:
+            missing.update(_sums(lm, blocks, rows, progress))
+        values, vectors = torch.linalg.eigh(missing[block])
+        return {"vectors": vectors, "values": values}
+
+    for block in blocks:
+        depends = {"model": lm.identity, "corpus": digest, "block": block}
+        kept = made("moments", depends, lambda block=block: factor(block))  # type: ignore[misc]
+        found[block] = Moment(kept.tensors["vectors"].to(lm.device), kept.tensors["values"].to(lm.device))
+        seconds += kept.seconds
+    progress(1.0)
+    return Moments(found, seconds)
+
+
+def _rows(lm: LM, corpus: str, n_tokens: int) -> list[list[int]]:
+    """Token ids of the corpus's first `n_tokens` tokens; long texts are cut into pieces of at most 512."""
+    rows: list[list[int]] = []
+    count = 0
+    source = texts(corpus)
+    while chunk := list(itertools.islice(source, 256)):
+        for ids in lm.tokenizer(chunk)["input_ids"]:
+            rows += [ids[start : start + 512] for start in range(0, len(ids), 512)]
+            count += len(ids)
+            if count >= n_tokens:
+                return rows
+    if not rows:
+        raise UserError(f"Corpus {corpus!r} holds no text. Give a text file with a text per line.")
+    return rows
+
+
+@torch.no_grad()
+def _sums(lm: LM, blocks: Sequence[int], rows: Sequence[Sequence[int]], progress: Progress) -> dict[int, Tensor]:
+    """C = sum k k^T / count by block, in float64."""
+    part = lower(lm, max(blocks))
+    sums: dict[int, Tensor] = {}
+    count, keep = 0, torch.zeros(0, dtype=torch.bool)
+
+    def add(block: int, keys: Tensor) -> None:
+        chosen = keys[keep].float()
+        product = (chosen.T @ chosen).double()
+        sums[block] = sums[block] + product if block in sums else product
+
+    def hook(block: int) -> object:
+        def take(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            add(block, args[0])
+
+        return take
+
+    with removed([lm.mlp_output(b).register_forward_pre_hook(hook(b)) for b in blocks]):  # type: ignore[arg-type]
+        groups = batches([len(r) for r in rows], 8192)
+        for number, group in enumerate(groups):
+            ids, mask = lm.pad([rows[i] for i in group])
+            keep = mask.bool() & (ids != (-1 if lm.tokenizer.bos_token_id is None else lm.tokenizer.bos_token_id))
+            part(input_ids=ids, attention_mask=mask, use_cache=False)
+            count += int(keep.sum())
+            progress((number + 1) / len(groups))
+    return {block: total / count for block, total in sums.items()}
+
+
+def ridge(moment: Moment, keys: Tensor, weight: float) -> Tensor:
+    """(lambda C + K K^T)^-1 K [d_in, n] (MEMIT, Eq. 14): least squares of new values against lambda old keys.
+
+    By Woodbury C^-1 K (lambda I + K^T C^-1 K)^-1, an n x n solve; with more edits than dimensions it is solved in the
+    eigenvectors of C instead.
+
+    Args:
+        moment: of the block.
+        keys: K [d_in, n].
+        weight: lambda; 0 gives the equality constraint of ROME and EMMET.
+    """
+    keys = keys.double()
+    if keys.shape[1] <= keys.shape[0] or not weight:
+        solved = moment.inverse(keys)
+        inner = keys.T @ solved
+        inner.diagonal().add_(weight)
+        found: Tensor = torch.linalg.solve(inner, solved.T).T
+        return found
+    turned = moment.vectors.T @ keys
+    outer = turned @ turned.T
+    outer.diagonal().add_(weight * moment.values.clamp_min(FLOOR * float(moment.values[-1])))
+    result: Tensor = moment.vectors @ torch.linalg.solve(outer, turned)
+    return result
+
+
+def projected(basis: Tensor, keys: Tensor, earlier: Tensor, penalty: float) -> Tensor:
+    """A [d_in, n] such that AlphaEdit's update is R A^T (Eq. 14): Delta = R K^T P (K K^T P + S P + L2 I)^-1, S = K_p K_p^T.
+
+    The update lies in the range of P, so all is done in the coordinates U_0^T; with A = [K, K_p] there and
+    (A A^T + L2)^-1 A = A (A^T A + L2)^-1 the solve is as large as there are keys, or as the null space is wide.
+
+    Args:
+        basis: U_0 [d_in, r] with P = U_0 U_0^T.
+        keys: K [d_in, n] of the edits made now.
+        earlier: K_p [d_in, m] of edits made before.
+        penalty: L2.
+    """
+    n = keys.shape[1]
+    joined = basis.T @ torch.cat([keys, earlier], 1).double()
+    if joined.shape[1] <= joined.shape[0]:
+        gram = joined.T @ joined
+        gram.diagonal().add_(penalty)
+        first = torch.eye(len(gram), n, dtype=gram.dtype, device=gram.device)
+        narrow: Tensor = basis @ (joined @ torch.linalg.solve(gram, first))
+        return narrow
+    outer = joined @ joined.T
+    outer.diagonal().add_(penalty)
+    wide: Tensor = basis @ torch.linalg.solve(outer, joined[:, :n])
+    return wide

@@ -1,0 +1,54 @@
+"""EMMET: ROME's equality constraint for many facts at once (Gupta et al. 2024, arXiv 2403.14236).
+
+One MLP output layer; W K = V is demanded of all edits together while old associations move as little as possible:
+Delta = (V - W K) (K^T C^-1 K + mu I)^-1 K^T C^-1 (Eq. 11, mu for stability). MEMIT's solve with lambda = mu on one block.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from baselines._moments import Moments, ridge
+from baselines._spread import Spreading, SpreadParams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EMMETParams(SpreadParams):
+    """Parameters of EMMET.
+
+    Attributes:
+        stabiliser: mu, added to the diagonal of K^T C^-1 K.
+    """
+
+    stabiliser: float = 0.1
+
+
+def _fixed(params: EMMETParams) -> Callable[[int, str], EMMETParams]:
+    return lambda n_edits, dataset: params
+
+
+def _small(block: int, lr: float, stabiliser: float) -> Callable[[int, str], EMMETParams]:
+    return lambda n_edits, dataset: EMMETParams(
+        first_block=block, last_block=block, lr=lr, stabiliser=stabiliser, corpus=dataset, corpus_tokens=100_000
+    )
+
+
+class EMMET(Spreading[EMMETParams]):
+    """Equality constraints for all edits."""
+
+    title: ClassVar = "EMMET"
+    source: ClassVar = "Gupta et al. 2024, arXiv 2403.14236"
+    params_type: ClassVar = EMMETParams
+    presets: ClassVar = {
+        # EasyEdit, hparams/EMMET/llama-7b.yaml (emmet_lambda 0.1); Mistral: own choice, as its ROME and MEMIT have Llama's values
+        "llama-2-7b-chat": _fixed(EMMETParams(first_block=5, last_block=5)),
+        "mistral-7b-instruct-v0.3": _fixed(EMMETParams(first_block=5, last_block=5)),
+        "micro": _small(block=2, lr=0.5, stabiliser=0.1),
+        "mini": _small(block=2, lr=0.5, stabiliser=0.1),
+    }
+
+    def solve(self, moments: Moments, block: int, keys: Tensor, earlier: Tensor) -> Tensor:
+        """Eq. 11."""
+        return ridge(moments.blocks[block], keys, self.params.stabiliser)

@@ -1,0 +1,54 @@
+"""MEMIT: thousands of facts by one least-squares update of several MLP output layers (Meng et al. 2023, arXiv 2210.07229).
+
+A value vector per edit is optimised at the output of the last of the blocks; block by block from below, the update
+R K^T (lambda C + K K^T)^-1 (Eq. 14) brings an equal share of what is still missing. Solved as N x N by Woodbury.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from baselines._moments import Moments, ridge
+from baselines._spread import Spreading, SpreadParams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MEMITParams(SpreadParams):
+    """Parameters of MEMIT.
+
+    Attributes:
+        old_keys_weight: lambda, how much keeping old associations counts against the new ones.
+    """
+
+    old_keys_weight: float = 15_000.0
+
+
+def _fixed(params: MEMITParams) -> Callable[[int, str], MEMITParams]:
+    return lambda n_edits, dataset: params
+
+
+def _small(last_block: int, lr: float, old_keys_weight: float) -> Callable[[int, str], MEMITParams]:
+    return lambda n_edits, dataset: MEMITParams(
+        first_block=0, last_block=last_block, lr=lr, old_keys_weight=old_keys_weight, corpus=dataset, corpus_tokens=100_000
+    )
+
+
+class MEMIT(Spreading[MEMITParams]):
+    """Least squares against lambda old keys."""
+
+    title: ClassVar = "MEMIT"
+    source: ClassVar = "Meng et al. 2023, arXiv 2210.07229"
+    params_type: ClassVar = MEMITParams
+    presets: ClassVar = {
+        # EasyEdit, hparams/MEMIT/llama-7b.yaml and mistral-7b.yaml; WikiText for its Wikipedia: own choice
+        "llama-2-7b-chat": _fixed(MEMITParams(first_block=4, last_block=8)),
+        "mistral-7b-instruct-v0.3": _fixed(MEMITParams(first_block=4, last_block=8)),
+        "micro": _small(last_block=2, lr=0.5, old_keys_weight=10.0),
+        "mini": _small(last_block=2, lr=0.5, old_keys_weight=10.0),
+    }
+
+    def solve(self, moments: Moments, block: int, keys: Tensor, earlier: Tensor) -> Tensor:
+        """Eq. 14."""
+        return ridge(moments.blocks[block], keys, self.params.old_keys_weight)

@@ -1,0 +1,137 @@
+"""ROME: one fact, one rank-one update of one MLP output layer (Meng et al. 2022, arXiv 2202.05262, Sec. 3.1).
+
+The layer is an associative memory W k = v. The key k* is its input at the subject's last token, the value v* is optimised so that
+the model says the target (Eq. 4), and W + Lambda (C^-1 k*)^T is the least-squares update under W k* = v* (Eq. 2). As in the published
+code the key in C^-1 k* is the mean over sampled contexts and the one in Lambda that of the bare prompt; R-ROME mends that.
+Edits are made one after the other, each on the model that the earlier ones have left.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from baselines._locate import Subjects
+from baselines._moments import Moment, second_moments
+from baselines._subjects import behind, prefixes
+from baselines._updates import Updates
+from baselines._values import ValueParams, optimise
+from lks.editor import After, Editor, Progress, silent, unwatched
+from lks.edits import Edit
+from lks.errors import UserError
+from lks.lm import LM
+from lks.patch import Patch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ROMEParams(ValueParams):
+    """Parameters of ROME and R-ROME, besides those of value optimisation.
+
+    Attributes:
+        block: whose MLP output layer is updated (0-based).
+        short_contexts, long_contexts: sampled texts of 5 and of 10 tokens in front of the prompt.
+        values: "each" optimises a value on the model with all earlier edits (published); "together" all values on the unedited model, in batches.
+        compat: "published", or "easyedit" for C = 1, as its Llama and Mistral settings have it.
+        corpus: text for C; see `baselines._corpus`.
+        corpus_tokens: how much of it.
+    """
+
+    block: int
+    short_contexts: int = 10
+    long_contexts: int = 10
+    values: Literal["each", "together"] = "each"
+    compat: Literal["published", "easyedit"] = "published"
+    corpus: str = "wikitext"
+    corpus_tokens: int = 5_000_000
+
+
+def fixed(params: ROMEParams) -> Callable[[int, str], ROMEParams]:
+    """The same parameters for every T and dataset."""
+    return lambda n_edits, dataset: params
+
+
+def small(block: int, lr: float, clamp: float) -> Callable[[int, str], ROMEParams]:
+    """Parameters for a testbed model: its own text, few tokens."""
+    return lambda n_edits, dataset: ROMEParams(block=block, lr=lr, clamp=clamp, corpus=dataset, corpus_tokens=100_000)
+
+
+class ROME(Editor[ROMEParams]):
+    """Rank-one updates, one after the other."""
+
+    title: ClassVar = "ROME"
+    source: ClassVar = "Meng et al. 2022, arXiv 2202.05262"
+    changes: ClassVar = "weights"
+    regime: ClassVar = "sequential"
+    params_type: ClassVar = ROMEParams
+    presets: ClassVar = {
+        # EasyEdit, hparams/ROME/llama-7b.yaml and mistral-7b.yaml; corpus and its size: own choice (there C is not used at all)
+        "llama-2-7b-chat": fixed(ROMEParams(block=5)),
+        "mistral-7b-instruct-v0.3": fixed(ROMEParams(block=5)),
+        "micro": small(block=2, lr=0.5, clamp=4.0),
+        "mini": small(block=2, lr=0.5, clamp=4.0),
+    }
+
+    one_key: ClassVar[bool] = False
+    """Whether one and the same key (the mean over contexts) is used throughout."""
+
+    _texts: list[str] | None = None
+    _moment: Moment | None = None
+
+    def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = silent) -> float:
+        """Sample the contexts and compute C^-1's factor."""
+        p = self.params
+        self._texts = prefixes(lm, [5] * p.short_contexts + [10] * p.long_contexts)
+        if p.compat == "easyedit":
+            return 0.0
+        moments = second_moments(lm, [p.block], p.corpus, p.corpus_tokens, progress)
+        self._moment = moments.blocks[p.block]
+        return moments.seconds
+
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
+        """Update the layer once per edit.
+
+        Raises:
+            UserError: not prepared, or a prompt without its subject.
+        """
+        if self._texts is None:
+            raise UserError(f"{self.title} needs the model's second moments: call prepare(lm) before edit.")
+        block = self.params.block
+        with Updates(lm, [block]) as updates:
+            if edits:
+                keys = Subjects.before(lm, behind(lm, edits, self._texts, answered=False), block).keys(lm)
+                together = self._changes(lm, edits, keys[:, 0], progress) if self.params.values == "together" else None
+                for number, edit in enumerate(edits):
+                    bare = keys[number : number + 1, 0]
+                    change = self._changes(lm, [edit], bare, silent)[0] if together is None else together[number]
+                    updates.add(block, *self._factors(lm, keys[number], change))
+                    progress((number + 1) / len(edits))
+                    if after is not unwatched:
+                        with updates.suspended():
+                            after(number, updates.patch())
+            return updates.patch()
+
+    def _changes(self, lm: LM, edits: Sequence[Edit], bare: Tensor, progress: Progress) -> Tensor:
+        """v* - v of each edit [edits, d], v being the layer's present output."""
+        assert self._texts is not None
+        norms = _output(lm, self.params.block, bare).norm(dim=-1)
+        return optimise(lm, edits, self.params.block, norms, self._texts, self.params, progress).change
+
+    def _factors(self, lm: LM, keys: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+        """Lambda [d_out, 1] and (C^-1 k*)^T [1, d_in] of Eq. 2 from an edit's keys [contexts, d_in]."""
+        mean = keys.mean(0)
+        direction = mean.double()[:, None] if self._moment is None else self._moment.inverse(mean[:, None])
+        key = mean if self.one_key else keys[0]
+        # what the layer gives for `key` now may differ from what it gave for the bare prompt, which v* was reckoned from
+        missing = _output(lm, self.params.block, keys[:1])[0] + change - _output(lm, self.params.block, key[None])[0]
+        direction = direction / direction.norm()
+        return missing[:, None] / float(key.double() @ direction[:, 0]), direction.T
+
+
+@torch.no_grad()
+def _output(lm: LM, block: int, keys: Tensor) -> Tensor:
+    """What the layer gives for keys [n, d_in] under its present weight: [n, d_out], float32."""
+    module = lm.mlp_output(block)
+    result: Tensor = module(keys.to(lm.model.dtype)).float()
+    return result
