@@ -7,15 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
+from baselines._fine_tuning import target_in_place, tune
 from lks.editor import After, Editor, Progress, silent, unwatched
 from lks.edits import Edit
-from lks.lm import LM, Encoded
-from lks.losses import negative_log_likelihood
-from lks.patch import Patch, WeightPatch
-from lks.prefix import States, Upper, states
+from lks.lm import LM
+from lks.patch import Patch
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,55 +58,5 @@ class FineTuning(Editor[FTParams]):
 
     def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
         """Train the matrix in place, keep the difference, put the matrix back."""
-        module = lm.mlp_output(self.params.block)
-        weight: torch.nn.Parameter = module.weight  # type: ignore[assignment]
-        name = lm.parameter_name(module)
-        kept = weight.detach().clone()
         encoded = lm.encode([e.prompt for e in edits], [e.target for e in edits])
-        if not edits:
-            return WeightPatch({})
-        cached = states(lm, self.params.block - 1, [e.ids for e in encoded])
-        try:
-            weight.requires_grad_(True)
-            self._train(lm, weight, kept, encoded, cached, torch.Generator().manual_seed(seed), progress)
-            return WeightPatch({name: (weight.detach() - kept).clone()})
-        finally:
-            weight.requires_grad_(False)
-            weight.grad = None
-            with torch.no_grad():
-                weight.copy_(kept)
-
-    def _train(
-        self, lm: LM, weight: torch.nn.Parameter, kept: Tensor, encoded: list[Encoded], cached: States, generator: torch.Generator, progress: Progress
-    ) -> None:
-        p = self.params
-        upper = Upper(lm, p.block - 1)
-        optimiser = torch.optim.Adam([weight], lr=p.lr)
-        for epoch in range(p.max_epochs):
-            order = torch.randperm(len(encoded), generator=generator)
-            total = 0.0
-            for start in range(0, len(order), p.batch_size):
-                chosen = order[start : start + p.batch_size]
-                with torch.enable_grad():
-                    loss = self._loss(lm, upper, encoded, cached, chosen)
-                total += float(loss.detach()) * len(chosen)
-                if float(loss.detach()) < p.stop_loss:
-                    continue
-                optimiser.zero_grad()
-                torch.autograd.backward(loss)
-                optimiser.step()
-                if p.max_change:
-                    with torch.no_grad():
-                        weight.copy_(torch.clamp(weight, kept - p.max_change, kept + p.max_change))
-            progress((epoch + 1) / p.max_epochs)
-            if not total / len(encoded) >= p.stop_loss:
-                break
-
-    def _loss(self, lm: LM, upper: Upper, encoded: list[Encoded], cached: States, chosen: Tensor) -> Tensor:
-        """Mean over edits of the mean negative log-likelihood of the target tokens."""
-        hidden, mask = cached.rows(chosen.to(lm.device))
-        final = upper(hidden, mask)
-        rows = [(k, e) for k, e in enumerate(encoded[i] for i in chosen.tolist())]
-        where = torch.tensor([(k, t - 1, e.ids[t]) for k, e in rows for t in range(e.n_prompt, len(e.ids))], device=lm.device)
-        row, position, label = where.T
-        return negative_log_likelihood(upper.logits(final[row, position]), label, row, len(rows))
+        return tune(lm, [target_in_place(e) for e in encoded], self.params, seed, progress)

@@ -1,0 +1,187 @@
+"""Low-rank adapters of the attention projections, trained through peft and handed back as low-rank weight differences.
+
+peft puts its modules into the model in place. They are there only while `trained` runs: on leaving, however it is left, every
+module, attribute and `requires_grad` of the model is the one it was. All blocks are adapted, the first included, so no prefix
+of the model is frozen and nothing can be computed ahead (`lks.prefix` does not apply); batches hold sequences of similar length,
+and only loss positions are projected to the vocabulary.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from baselines._fine_tuning import Example, places, target_in_place
+from lks.editor import Progress
+from lks.edits import Edit
+from lks.errors import UserError
+from lks.lm import LM
+from lks.losses import negative_log_likelihood
+from lks.patch import WeightPatch
+
+ADAPTER = "default"
+"""The name that peft knows the one adapter by."""
+
+
+class Settings(Protocol):
+    """What training an adapter needs to know; a method's parameters have these fields."""
+
+    @property
+    def lr(self) -> float:
+        """Of Adam."""
+
+    @property
+    def epochs(self) -> int:
+        """Most passes over the edits."""
+
+    @property
+    def batch_size(self) -> int:
+        """Edits per step."""
+
+    @property
+    def stop_loss(self) -> float:
+        """Stop once an epoch's mean loss is below it; 0 for never."""
+
+
+class Rule:
+    """What a method does beside following the gradient; plain LoRA does nothing."""
+
+    def penalty(self) -> Tensor | float:
+        """Added to the loss of each step."""
+        return 0.0
+
+    def stepped(self, step: int) -> None:
+        """Called after each step (1-based), while the gradients are still there."""
+
+    def may_stop(self, step: int) -> bool:
+        """Whether training may end after this step if the loss is low enough."""
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """How a method's adapter is made and read.
+
+    Attributes:
+        tuner: puts the adapter into a model that would take so many steps; gives peft's tuner and the method's rule.
+        factors: of an adapted module, peft's B [out, rank] and A [rank, in] with every scale in them.
+    """
+
+    tuner: Callable[[nn.Module, int], tuple[nn.Module, Rule]]
+    factors: Callable[[Any], tuple[Tensor, Tensor]]
+
+
+def trained(lm: LM, edits: Sequence[Edit], adapter: Adapter, settings: Settings, seed: int, progress: Progress) -> WeightPatch:
+    """Train an adapter on the targets of some edits and give it back as low-rank differences of the adapted weights.
+
+    Raises:
+        UserError: peft knows no target modules for the model, or the model has none of those named.
+    """
+    if not edits:
+        return WeightPatch({})
+    examples = [target_in_place(e) for e in lm.encode([e.prompt for e in edits], [e.target for e in edits])]
+    groups = _groups([len(e.ids) for e in examples], settings.batch_size)
+    with _randomness(lm, seed), as_it_was(lm.model), torch.enable_grad():
+        try:
+            tuner, rule = adapter.tuner(lm.model, settings.epochs * len(groups))
+        except ValueError as error:
+            raise UserError(f"No adapter for {lm.name or 'the model'}: {error} Name its attention projections in `target_modules`.") from error
+        _train(lm, [[examples[i] for i in group] for group in groups], settings, rule, random.Random(seed), progress)
+        return WeightPatch(low_rank(tuner, adapter.factors))
+
+
+def config_of(lm_model: nn.Module, target_modules: str) -> dict[str, Any]:
+    """Settings of peft's configuration that depend on the model: which modules, and how they keep their weights."""
+    return {
+        "target_modules": [name.strip() for name in target_modules.split(",")] if target_modules else None,
+        "fan_in_fan_out": any(isinstance(module, Conv1D) for module in lm_model.modules()),
+    }
+
+
+def low_rank(tuner: nn.Module, factors: Callable[[Any], tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """Factors of every adapted weight's difference, named as `lks.patch.WeightPatch` wants them.
+
+    A linear layer's weight is [out, in] and its difference B A; a `Conv1D`'s is [in, out] and its difference (B A)^T = A^T B^T.
+    A module whose adapter has rank 0 does not change.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    deltas: dict[str, Tensor] = {}
+    for name, module in tuner.model.named_modules():  # type: ignore[union-attr]
+        if not isinstance(module, LoraLayer):
+            continue
+        left, right = factors(module)
+        if cast(Any, module).fan_in_fan_out:
+            left, right = right.T, left.T
+        if left.shape[1]:
+            deltas[f"{name}.weight.left"] = left.detach().clone().contiguous()
+            deltas[f"{name}.weight.right"] = right.detach().clone().contiguous()
+    return deltas
+
+
+@contextmanager
+def as_it_was(model: nn.Module) -> Iterator[None]:
+    """On leaving, the model's modules, attributes, `requires_grad` and train or eval modes are those it had on entering."""
+    children = [(module, dict(module._modules)) for module in model.modules()]
+    modes = [(module, module.training) for module in model.modules()]
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    attributes = dict(vars(model))
+    try:
+        yield
+    finally:
+        for module, known in children:
+            module._modules.clear()
+            module._modules.update(known)
+        for module, mode in modes:
+            module.training = mode
+        for parameter, requires_grad in wanted:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = None
+        for name in vars(model).keys() - attributes.keys():
+            delattr(model, name)
+
+
+@contextmanager
+def _randomness(lm: LM, seed: int) -> Iterator[None]:
+    """Initial factors and dropout come from the seed; the caller's generators are left alone."""
+    with torch.random.fork_rng([lm.device] if lm.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _groups(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Indices in batches of at most `size`, each of similar length."""
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _train(lm: LM, groups: list[list[Example]], s: Settings, rule: Rule, shuffle: random.Random, progress: Progress) -> None:
+    """Epochs over the batches in random order; the model itself is in eval mode, the adapter's dropout is active."""
+    optimiser = torch.optim.Adam([p for p in lm.model.parameters() if p.requires_grad], lr=s.lr)
+    step = 0
+    for epoch in range(s.epochs):
+        total = 0.0
+        for number in shuffle.sample(range(len(groups)), len(groups)):
+            loss = batch_loss(lm, groups[number])
+            total += float(loss.detach()) * len(groups[number])
+            optimiser.zero_grad()
+            torch.autograd.backward(loss + rule.penalty())
+            optimiser.step()
+            step += 1
+            rule.stepped(step)
+        progress((epoch + 1) / s.epochs)
+        if rule.may_stop(step) and total / sum(map(len, groups)) < s.stop_loss:
+            break
+
+
+def batch_loss(lm: LM, examples: Sequence[Example]) -> Tensor:
+    """Mean over examples of the mean negative log-likelihood of the target tokens."""
+    ids, mask = lm.pad([e.ids for e in examples])
+    final = lm.decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    row, position, label = places(examples, lm.device)
+    return negative_log_likelihood(lm.vocabulary_projection(final[row, position]).float(), label, row, len(examples))

@@ -1,0 +1,135 @@
+"""Fine-tuning of one MLP output layer: the loop that FT-M and FT-L share; they differ in what the loss looks at.
+
+The blocks below the trained one are frozen, so their states are computed once (`lks.prefix`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lks.editor import Progress
+from lks.lm import LM, Encoded
+from lks.losses import negative_log_likelihood
+from lks.patch import WeightPatch
+from lks.prefix import States, Upper, states
+
+
+class Settings(Protocol):
+    """What the loop needs to know; a method's parameters have these fields."""
+
+    @property
+    def block(self) -> int:
+        """Whose MLP output layer is trained (0-based)."""
+
+    @property
+    def lr(self) -> float:
+        """Of Adam."""
+
+    @property
+    def max_epochs(self) -> int:
+        """Passes over the edits."""
+
+    @property
+    def batch_size(self) -> int:
+        """Edits per step."""
+
+    @property
+    def stop_loss(self) -> float:
+        """No step on a batch below this loss; stop once an epoch's mean is below it."""
+
+    @property
+    def max_change(self) -> float:
+        """Bound on the change of any weight (L-infinity norm); 0 for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One sequence to train on.
+
+    Attributes:
+        ids: tokens that the model reads.
+        places: (position, label): the loss asks each position to predict its label.
+    """
+
+    ids: list[int]
+    places: list[tuple[int, int]]
+
+
+def target_in_place(encoded: Encoded) -> Example:
+    """Every target token predicted by the token before it: the usual language-modelling loss on the target."""
+    return Example(encoded.ids, [(t - 1, encoded.ids[t]) for t in range(encoded.n_prompt, len(encoded.ids))])
+
+
+def target_from_last_token(encoded: Encoded) -> Example:
+    """Every target token asked of the prompt's last token, a bag of next tokens: FT-L's loss."""
+    return Example(encoded.ids[: encoded.n_prompt], [(encoded.n_prompt - 1, token) for token in encoded.answer])
+
+
+def places(examples: Sequence[Example], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, position and label of every loss position of a batch, each [places]."""
+    found = [(row, position, label) for row, example in enumerate(examples) for position, label in example.places]
+    row, position, label = torch.tensor(found, device=device).T
+    return row, position, label
+
+
+def tune(lm: LM, examples: Sequence[Example], settings: Settings, seed: int, progress: Progress) -> WeightPatch:
+    """Train one matrix in place with Adam, keep the difference, put the matrix back.
+
+    The loss of a batch is the mean over its examples of the mean negative log-likelihood of the example's labels.
+    """
+    if not examples:
+        return WeightPatch({})
+    module = lm.mlp_output(settings.block)
+    weight: nn.Parameter = module.weight  # type: ignore[assignment]
+    kept = weight.detach().clone()
+    cached = states(lm, settings.block - 1, [e.ids for e in examples])
+    upper = Upper(lm, settings.block - 1)
+
+    def loss(chosen: Tensor) -> Tensor:
+        return _loss(upper, cached, [examples[i] for i in chosen.tolist()], chosen)
+
+    try:
+        weight.requires_grad_(True)
+        _train(weight, kept, loss, len(examples), settings, torch.Generator().manual_seed(seed), progress)
+        return WeightPatch({lm.parameter_name(module): (weight.detach() - kept).clone()})
+    finally:
+        weight.requires_grad_(False)
+        weight.grad = None
+        with torch.no_grad():
+            weight.copy_(kept)
+
+
+def _train(
+    weight: nn.Parameter, kept: Tensor, loss_of: Callable[[Tensor], Tensor], count: int, s: Settings, generator: torch.Generator, progress: Progress
+) -> None:
+    """Epochs over shuffled batches; after each step the L-infinity bound around the unedited weight."""
+    optimiser = torch.optim.Adam([weight], lr=s.lr)
+    for epoch in range(s.max_epochs):
+        order = torch.randperm(count, generator=generator)
+        total = 0.0
+        for start in range(0, count, s.batch_size):
+            chosen = order[start : start + s.batch_size]
+            with torch.enable_grad():
+                loss = loss_of(chosen)
+            total += float(loss.detach()) * len(chosen)
+            if float(loss.detach()) < s.stop_loss:
+                continue
+            optimiser.zero_grad()
+            torch.autograd.backward(loss)
+            optimiser.step()
+            if s.max_change:
+                with torch.no_grad():
+                    weight.copy_(torch.clamp(weight, kept - s.max_change, kept + s.max_change))
+        progress((epoch + 1) / s.max_epochs)
+        if not total / count >= s.stop_loss:
+            break
+
+
+def _loss(upper: Upper, cached: States, examples: Sequence[Example], chosen: Tensor) -> Tensor:
+    hidden, mask = cached.rows(chosen.to(cached.flat.device))
+    final = upper(hidden, mask)
+    row, position, label = places(examples, final.device)
+    return negative_log_likelihood(upper.logits(final[row, position]), label, row, len(examples))

@@ -1,0 +1,66 @@
+r"""ICE: the edited fact is put in front of the prompt, without demonstrations (baseline of the KnowEdit survey, arXiv 2401.01286).
+
+The zero-shot form of IKE (Zheng et al. 2023, arXiv 2305.12740): "New Fact: <prompt> <target>\nPrompt: <the prompt asked>". Published
+evaluations edit one fact at a time and always put it in front; with T facts in memory a retriever chooses, and with
+`threshold` above 0 it may choose none.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from baselines._retrieval import Fact, FactsInFront, Lookup, RetrieverName
+from lks.editor import After, Editor, Progress, silent, unwatched
+from lks.edits import Edit
+from lks.lm import LM
+from lks.patch import Patch
+
+INSTRUCTION = "Please acknowledge the following new facts and use them to answer the question:\n"
+
+
+@dataclass(frozen=True, slots=True)
+class ICEParams:
+    """Parameters of ICE.
+
+    Attributes:
+        retriever: "tfidf" (cosine), "bm25" or "dense" (cosine; needs sentence-transformers).
+        encoder: model of the dense retriever.
+        facts: how many facts are put in front of a prompt, the nearest last.
+        threshold: a fact whose score with the prompt is below it is left out; 0 (published) leaves none out.
+        instruction: said before the facts.
+    """
+
+    retriever: RetrieverName = "tfidf"
+    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    facts: int = 1
+    threshold: float = 0.0
+    instruction: str = ""
+
+
+def _fixed(params: ICEParams) -> Callable[[int, str], ICEParams]:
+    return lambda n_edits, dataset: params
+
+
+class ICE(Editor[ICEParams]):
+    """A memory of facts as text; no weight changes and nothing is trained."""
+
+    title: ClassVar = "ICE"
+    source: ClassVar = "Zhang et al. 2024, arXiv 2401.01286"
+    changes: ClassVar = "context"
+    regime: ClassVar = "simultaneous"
+    params_type: ClassVar = ICEParams
+    presets: ClassVar = {
+        # EasyEdit, examples/PROMPT.md (wording); the retriever is own choice, published edits are evaluated one at a time
+        "llama-2-7b-chat": _fixed(ICEParams(instruction=INSTRUCTION)),
+        "mistral-7b-instruct-v0.3": _fixed(ICEParams(instruction=INSTRUCTION)),
+        # own choice: without the instruction; testbed models have met no context in training and do not read one in any wording
+        "micro": _fixed(ICEParams()),
+        "mini": _fixed(ICEParams()),
+    }
+
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
+        """Write the facts down."""
+        p = self.params
+        if edits:
+            progress(1.0)
+        return FactsInFront([Fact(e.prompt, e.target) for e in edits], [], Lookup(p.retriever, p.encoder, p.facts, p.threshold, p.instruction))

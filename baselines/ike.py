@@ -1,0 +1,115 @@
+"""IKE: the edited fact is put in front of the prompt, after demonstrations of what to do with a new fact (Zheng et al. 2023, arXiv 2305.12740).
+
+A demonstration states another fact (x', y') and answers a prompt under it (Sec. 3.2):
+
+    copy    New Fact: x' y'   Prompt: x' y'                        the fact itself
+    update  New Fact: x' y'   Prompt: <paraphrase of x'> y'        a question in its scope
+    retain  New Fact: x' y'   Prompt: <another fact's prompt> <its true answer>
+
+The k facts nearest to the edited one give a demonstration each, in the proportions 1 : 3 : 4, the nearest last (Sec. 3.3). They
+come from edits that are never evaluated, given to `prepare`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from baselines._retrieval import Fact, FactsInFront, Lookup, RetrieverName, retriever
+from lks.editor import After, Editor, Progress, silent, unwatched
+from lks.edits import Edit
+from lks.errors import UserError
+from lks.lm import LM
+from lks.patch import Patch
+
+Form = Literal["copy", "update", "retain"]
+FORMS: tuple[Form, ...] = ("retain", "update", "retain", "copy", "update", "retain", "update", "retain")
+"""Forms of the nearest demonstration, the next one, and so on, again and again: 1 copy, 3 updates, 4 retains."""
+
+
+@dataclass(frozen=True, slots=True)
+class IKEParams:
+    """Parameters of IKE.
+
+    Attributes:
+        demonstrations: k, how many go before a fact; fewer where the model's window is full or fewer facts are at hand.
+        retriever: "tfidf" (cosine), "bm25" or "dense" (cosine; needs sentence-transformers), of demonstrations and of facts.
+        encoder: model of the dense retriever.
+        threshold: a fact whose score with the prompt is below it is left out; 0 (published) leaves none out.
+    """
+
+    demonstrations: int = 32
+    retriever: RetrieverName = "tfidf"
+    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    threshold: float = 0.0
+
+
+def _fixed(params: IKEParams) -> Callable[[int, str], IKEParams]:
+    return lambda n_edits, dataset: params
+
+
+class IKE(Editor[IKEParams]):
+    """A memory of facts as text, with demonstrations; no weight changes and nothing is trained."""
+
+    title: ClassVar = "IKE"
+    source: ClassVar = "Zheng et al. 2023, arXiv 2305.12740"
+    changes: ClassVar = "context"
+    regime: ClassVar = "simultaneous"
+    params_type: ClassVar = IKEParams
+    presets: ClassVar = {
+        # EasyEdit, hparams/IKE/llama-7b.yaml and mistral-7b.yaml (k); the paper has 32. The retriever is own choice: no extra package
+        "llama-2-7b-chat": _fixed(IKEParams(demonstrations=16)),
+        "mistral-7b-instruct-v0.3": _fixed(IKEParams(demonstrations=16)),
+        # own choice: one round of the forms, in a window of 512; testbed models have met no context in training and do not read one
+        "micro": _fixed(IKEParams(demonstrations=8)),
+        "mini": _fixed(IKEParams(demonstrations=8)),
+    }
+
+    def __init__(self, params: IKEParams) -> None:
+        super().__init__(params)
+        self.training: tuple[Edit, ...] = ()
+
+    def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = silent) -> float:
+        """Keep the edits that demonstrations are made of.
+
+        Raises:
+            UserError: there are none.
+        """
+        if len({e.subject for e in training}) < 2:
+            raise UserError("IKE makes its demonstrations from edits of at least two subjects that are not evaluated. Use a larger dataset.")
+        self.training = tuple(training)
+        return 0.0
+
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
+        """Write the facts down, each with the demonstrations nearest to it.
+
+        Raises:
+            UserError: `prepare` was not called.
+        """
+        p = self.params
+        lookup = Lookup(p.retriever, p.encoder, 1, p.threshold, "")
+        if not edits:
+            return FactsInFront([], [], lookup)
+        if not self.training:
+            raise UserError("IKE has no edits to make demonstrations of. Call prepare with training edits first.")
+        memory = retriever(p.retriever, p.encoder)
+        memory.fit([f"{e.prompt} {e.target}" for e in self.training])
+        nearest, _ = memory.search([f"{e.prompt} {e.target}" for e in edits], p.demonstrations)
+        texts: dict[str, int] = {}  # demonstration -> its number
+        facts = []
+        for edit, row in zip(edits, nearest.tolist(), strict=True):
+            shown = [demonstration(self.training, i, FORMS[n % len(FORMS)]) for n, i in enumerate(row)]
+            facts.append(Fact(edit.prompt, edit.target, tuple(texts.setdefault(text, len(texts)) for text in reversed(shown))))
+        progress(1.0)
+        return FactsInFront(facts, list(texts), lookup)
+
+
+def demonstration(training: Sequence[Edit], index: int, form: Form) -> str:
+    """One demonstration; an edit without a paraphrase can only be copied."""
+    edit = training[index]
+    prompt, answer = edit.prompt, edit.target
+    if form == "update" and edit.training_paraphrases:
+        prompt = edit.training_paraphrases[0]
+    elif form == "retain":
+        other = next(o for o in [*training[index + 1 :], *training[:index]] if o.subject != edit.subject)
+        prompt, answer = other.prompt, other.ground_truth
+    return f"New Fact: {edit.prompt} {edit.target}\nPrompt: {prompt} {answer}\n\n"
