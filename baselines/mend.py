@@ -1,0 +1,173 @@
+"""MEND: a trained network turns an edit's gradient into a change of the weights (Mitchell et al. 2022, arXiv 2110.11309).
+
+The gradient of a linear layer's weight is a sum of outer products, one per token: delta x^T. The network maps each pair to
+another pair, so it sees d_in + d_out numbers per token instead of d_in * d_out. Changes of several edits add up.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from baselines import _meta
+from baselines._mend_network import Layer, MendNetwork, live, mlp_layers
+from baselines._mend_pass import Border, gradients
+from baselines._mend_training import Trainer, change, measure
+from lks.cache import made
+from lks.editor import After, Editor, Progress, canonical, silent, unwatched
+from lks.edits import Edit
+from lks.errors import UserError
+from lks.lm import LM
+from lks.patch import Patch, WeightPatch
+from lks.prefix import batches
+
+
+@dataclass(frozen=True, slots=True)
+class MendParams:
+    """Parameters of MEND.
+
+    Attributes:
+        blocks: whose MLPs' linear layers are edited (0-based; negative from the end).
+        compat: the edit loss of training is taken on a paraphrase ("published") or on the edit prompt itself ("easyedit").
+        rank: of the low-rank layers of the networks; at most d_in + d_out.
+        depth: residual layers of a network.
+        normalise: gradient factors enter with mean 0 and deviation 1.
+        edit_lr: first value of the step sizes, which are learned.
+        lr, lr_lr: of Adam, for the networks and for the step sizes.
+        c_edit, c_loc: weights of the edit loss and of the locality loss.
+        edits_per_step: edits that are made at once in training.
+        accumulate: sets of `edits_per_step` edits per optimiser step.
+        locality_prompts: per edit and step.
+        locality_tokens: of the unedited model's answer to a locality prompt that are held in place.
+        clip: bound on the norm of the whole gradient.
+        max_steps: optimiser steps at most.
+        decay: whether the learning rates fall linearly, to zero at `max_steps`.
+        validation_interval: steps between validations.
+        patience: validations without a new best before training stops.
+        validation_edits: edits that validate, at most.
+    """
+
+    blocks: tuple[int, ...] = (-3, -2, -1)
+    compat: Literal["published", "easyedit"] = "published"
+    rank: int = 1920
+    depth: int = 2
+    normalise: bool = True
+    edit_lr: float = 1e-4
+    lr: float = 1e-6
+    lr_lr: float = 1e-4
+    c_edit: float = 0.1
+    c_loc: float = 1.0
+    edits_per_step: int = 1
+    accumulate: int = 10
+    locality_prompts: int = 1
+    locality_tokens: int = 3
+    clip: float = 100.0
+    max_steps: int = 10_000
+    decay: bool = False
+    validation_interval: int = 100
+    patience: int = 20
+    validation_edits: int = 500
+
+
+def _fixed(params: MendParams) -> Callable[[int, str], MendParams]:
+    return lambda n_edits, dataset: params
+
+
+class Mend(Editor[MendParams]):
+    """A learned transformation of the edit's gradient, one forward and one backward pass per edit."""
+
+    title: ClassVar = "MEND"
+    source: ClassVar = "Mitchell et al. 2022, arXiv 2110.11309"
+    changes: ClassVar = "weights"
+    regime: ClassVar = "simultaneous"
+    params_type: ClassVar = MendParams
+    presets: ClassVar = {
+        # EasyEdit, hparams/TRAINING/MEND/llama-7b.yaml and mistral-7b.yaml: 100,000 single edits, 10 per optimiser step, validated every 1,000
+        "llama-2-7b-chat": _fixed(MendParams()),
+        "mistral-7b-instruct-v0.3": _fixed(MendParams()),
+        "micro": _fixed(MendParams(rank=64, edit_lr=1e-3, lr=1e-4, lr_lr=1e-3, max_steps=600, validation_interval=50)),
+        "mini": _fixed(MendParams(rank=64, edit_lr=1e-3, lr=1e-4, lr_lr=1e-3, max_steps=600, validation_interval=50)),
+    }
+
+    def __init__(self, params: MendParams) -> None:
+        super().__init__(params)
+        self._trained: dict[str, Tensor] | None = None
+
+    def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = silent) -> float:
+        """Meta-train the network, or take it from the cache."""
+        parts = _meta.split(training, self.title, self.params.validation_edits)
+        depends = {"model": lm.identity, "parameters": canonical(self.params), "training": _meta.digest(training)}
+        kept = made("mend", depends, lambda: self._train(lm, parts, progress))
+        self._trained = kept.tensors
+        progress(1.0)
+        return kept.seconds
+
+    def _blocks(self, lm: LM) -> list[int]:
+        return [b + len(lm.blocks) if b < 0 else b for b in self.params.blocks]
+
+    def network(self, layers: Sequence[Layer]) -> MendNetwork:
+        """The untrained network."""
+        p = self.params
+        return MendNetwork(layers, p.rank, p.depth, p.edit_lr, seed=0)
+
+    def _train(self, lm: LM, parts: _meta.Split, progress: Progress) -> dict[str, Tensor]:
+        blocks = self._blocks(lm)
+        layers, border = mlp_layers(lm, blocks), Border(lm, min(blocks))
+        network = self.network(layers).to(lm.device)
+        if self.params.normalise:
+            measure(network, border, layers, lm.encode([e.prompt for e in parts.train], [e.target for e in parts.train]))
+        Trainer(lm, layers, border, network, self.params, seed=0).fit(parts, progress)
+        return network.state_dict()
+
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
+        """Sum the changes of all edits, each from its own gradient at the unedited model."""
+        if not edits:
+            return WeightPatch({})
+        if self._trained is None:
+            raise UserError(f"{self.title} edits with a network that was trained beforehand: call `prepare` with training edits first.")
+        blocks = self._blocks(lm)
+        layers, border = mlp_layers(lm, blocks), Border(lm, min(blocks))
+        network = self.network(layers).to(lm.device)
+        network.load_state_dict(self._trained)
+        sums = [Change(layer) for layer in layers]
+        encoded = lm.encode([e.prompt for e in edits], [e.target for e in edits])
+        done = 0
+        for chosen in batches([len(e.ids) for e in encoded], 4096):
+            found = gradients(border, layers, border.rows([encoded[i] for i in chosen]))
+            with torch.no_grad():
+                for total, (right, left), (_, delta) in zip(sums, change(network, found, 1), found, strict=True):
+                    kept = live(delta).reshape(-1)
+                    total.add(left[0][kept], right[0][kept])
+            done += len(chosen)
+            progress(done / len(edits))
+        return WeightPatch({name: tensor for total in sums for name, tensor in total.tensors().items()})
+
+
+class Change:
+    """A weight's change, kept as two factors for as long as these are smaller than itself."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+        self.left: list[Tensor] = []
+        self.right: list[Tensor] = []
+        self.dense: Tensor | None = None
+
+    def add(self, left: Tensor, right: Tensor) -> None:
+        """Add sum over tokens of left right^T; [tokens, d_out] and [tokens, d_in]."""
+        self.left.append(left)
+        self.right.append(right)
+        if self.dense is not None or sum(map(len, self.left)) >= min(self.layer.d_in, self.layer.d_out):
+            product = torch.cat(self.left).T @ torch.cat(self.right)
+            self.dense = product if self.dense is None else self.dense + product
+            self.left, self.right = [], []
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As `WeightPatch` stores it, in the weight's own orientation."""
+        name, flip = self.layer.name, self.layer.transposed
+        if self.dense is not None:
+            return {name: (self.dense.T if flip else self.dense).contiguous()}
+        left, right = torch.cat(self.left), torch.cat(self.right)
+        left, right = (right, left) if flip else (left, right)
+        return {f"{name}.left": left.T.contiguous(), f"{name}.right": right}

@@ -1,0 +1,161 @@
+"""SERAC: a memory of edits, a scope classifier and a counterfactual model beside the unchanged model (Mitchell et al. 2022, arXiv 2206.06520).
+
+Both networks are trained once on held-out edits; editing is writing down the edit and the embedding of its prompt.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from baselines import _counterfactual, _meta, _scope_classifier
+from baselines._counterfactual import Counterfactual
+from baselines._serac_patch import EncoderSettings, SeracPatch, load
+from lks.cache import made
+from lks.editor import After, Editor, Progress, canonical, silent, unwatched
+from lks.edits import Edit
+from lks.errors import UserError
+from lks.lm import LM
+from lks.patch import NoPatch, Patch
+
+
+@dataclass(frozen=True, slots=True)
+class SeracParams:
+    """Parameters of SERAC.
+
+    Attributes:
+        encoder: hub id of the scope classifier's encoder; empty for the embedded one, which needs no download.
+        encoder_block: whose states the embedded encoder reads (0-based; negative from the end).
+        encoder_dim: of the embedded encoder's embeddings.
+        scope_lr: of Adam, for the classifier.
+        scope_batch: edits per step of the classifier.
+        scope_edits: training edits that the classifier sees, at most; its states of their prompts are all kept while it trains.
+        locality_prompts: per edit and step of the classifier.
+        threshold: probability above which a prompt is in scope.
+        counterfactual: hub id or folder of a small model with the same tokenizer; empty for a fresh one.
+        dim, layers, heads: of the fresh counterfactual model.
+        lr: of Adam, for the counterfactual model.
+        batch_size: edits per step of the counterfactual model.
+        vary_targets: share of its training examples with another target than the edit's own.
+        reading: weight of the loss on its prompts' own tokens.
+        clip: bound on the norm of the whole gradient.
+        max_steps: optimiser steps at most, of each network.
+        decay: whether the learning rates fall linearly, to zero at `max_steps`.
+        validation_interval: steps between validations.
+        patience: validations without a new best before training stops.
+        validation_edits: edits that validate, at most.
+    """
+
+    encoder: str = ""
+    encoder_block: int = -2
+    encoder_dim: int = 128
+    scope_lr: float = 3e-3
+    scope_batch: int = 32
+    scope_edits: int = 2000
+    locality_prompts: int = 4
+    threshold: float = 0.5
+    counterfactual: str = ""
+    dim: int = 128
+    layers: int = 3
+    heads: int = 4
+    lr: float = 2e-3
+    batch_size: int = 32
+    vary_targets: float = 0.8
+    reading: float = 1.0
+    clip: float = 1.0
+    max_steps: int = 10_000
+    decay: bool = False
+    validation_interval: int = 100
+    patience: int = 20
+    validation_edits: int = 500
+
+
+def _fixed(params: SeracParams) -> Callable[[int, str], SeracParams]:
+    return lambda n_edits, dataset: params
+
+
+# EasyEdit, hparams/TRAINING/SERAC/llama-7b.yaml: encoder, small model, lr, clip, 10 edits x 10 accumulated, 100,000 of these batches
+_LLAMA_2 = SeracParams(
+    encoder="distilbert-base-cased",
+    scope_lr=1e-5,
+    scope_batch=100,
+    scope_edits=10**9,
+    locality_prompts=1,
+    counterfactual="JackFram/llama-160m",
+    lr=1e-5,
+    batch_size=100,
+    vary_targets=0.0,
+    reading=0.0,
+    clip=100.0,
+)
+# own choice: there is no yaml, and no small public model with Mistral's vocabulary of 32,768 pieces, so a fresh one is trained
+_MISTRAL = replace(_LLAMA_2, counterfactual="", dim=512, layers=6, heads=8, lr=3e-4, vary_targets=0.8, reading=1.0, clip=1.0)
+
+
+class Serac(Editor[SeracParams]):
+    """Semi-parametric editing: the model keeps its weights and is overruled within the scope of an edit."""
+
+    title: ClassVar = "SERAC"
+    source: ClassVar = "Mitchell et al. 2022, arXiv 2206.06520"
+    changes: ClassVar = "activations"
+    regime: ClassVar = "simultaneous"
+    params_type: ClassVar = SeracParams
+    presets: ClassVar = {
+        "llama-2-7b-chat": _fixed(_LLAMA_2),
+        "mistral-7b-instruct-v0.3": _fixed(_MISTRAL),
+        "micro": _fixed(SeracParams(lr=1.5e-3, max_steps=1000, decay=True)),
+        "mini": _fixed(SeracParams(lr=1.5e-3, max_steps=1500, decay=True)),
+    }
+
+    def __init__(self, params: SeracParams) -> None:
+        super().__init__(params)
+        self._trained: dict[str, Tensor] | None = None
+
+    def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = silent) -> float:
+        """Train both networks, or take them from the cache."""
+        parts = _meta.split(training, self.title, self.params.validation_edits)
+        depends = {"model": lm.identity, "parameters": canonical(self.params), "training": _meta.digest(training)}
+        kept = made("serac", depends, lambda: self._train(lm, parts, progress))
+        self._trained = kept.tensors
+        progress(1.0)
+        return kept.seconds
+
+    def _encoder(self, lm: LM) -> EncoderSettings:
+        p = self.params
+        block = p.encoder_block + len(lm.blocks) if p.encoder_block < 0 else p.encoder_block
+        return EncoderSettings(p.encoder, block, lm.dim, p.encoder_dim)
+
+    def _counterfactual(self, lm: LM) -> Counterfactual:
+        p = self.params
+        found = _counterfactual.from_hub(lm, p.counterfactual) if p.counterfactual else _counterfactual.fresh(lm, p.dim, p.layers, p.heads, seed=0)
+        return found.to(lm.device)
+
+    def _train(self, lm: LM, parts: _meta.Split, progress: Progress) -> dict[str, Tensor]:
+        p = self.params
+        classifier = self._encoder(lm).make().to(lm.device)
+        seen = _meta.Split(parts.train[: p.scope_edits], parts.validation[: p.scope_edits])
+        classifier.measure(lm, [prompt for e in seen.train for prompt in (e.prompt, *e.training_locality[:1])])
+        scope = _scope_classifier.Trainer(lm, classifier, p.scope_batch, p.locality_prompts, seed=0)
+        scope.fit(seen, p.scope_lr, p, lambda done: progress(0.2 * done))
+        model = self._counterfactual(lm)
+        answers = _counterfactual.Trainer(lm, model, p.batch_size, p.vary_targets, p.reading, seed=0)
+        answers.fit(parts, p.lr, p, lambda done: progress(0.2 + 0.8 * done))
+        tensors = {f"scope.{k}": v.detach() for k, v in classifier.named_parameters()}
+        return tensors | {f"counterfactual.{k}": v for k, v in model.tensors().items()}
+
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
+        """Put the edits into the memory, their prompts embedded once."""
+        if not edits:
+            return NoPatch()
+        if self._trained is None:
+            raise UserError(f"{self.title} edits with networks that were trained beforehand: call `prepare` with training edits first.")
+        encoder = self._encoder(lm)
+        classifier, counterfactual = encoder.make().to(lm.device), self._counterfactual(lm)
+        load(classifier, counterfactual, self._trained)
+        prompts = [e.prompt for e in edits]
+        embeddings = classifier.embed_all(lm, prompts)
+        progress(0.5)
+        contexts = _counterfactual.contexts(lm, prompts, [e.target for e in edits])
+        progress(1.0)
+        return SeracPatch(contexts, embeddings, classifier, encoder, counterfactual, self.params.threshold)
