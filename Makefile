@@ -11,7 +11,7 @@ export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .DEFAULT_GOAL := help
-.PHONY: help install grid test check report clean
+.PHONY: help install grid test check report bench clean
 
 help:  ## Show this list
 	@echo "make <what>, where <what> is one of"
@@ -40,6 +40,9 @@ check: $(STAMP)  ## ruff, mypy --strict and the tests
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy --strict
 	@$(BIN)/python -m pytest $(ARGS)
+
+bench: $(STAMP)  ## Run all benchmarks of speed, long (ARGS=edit_speed for one)
+	@LKS_RESULTS=$(RESULTS) $(BIN)/python -m benchmarks $(ARGS)
 
 clean:  ## Remove .venv and caches; results stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -217,6 +217,12 @@ class FactsInFront(ContextPatch):
             shown.append(self.demonstrations[number])
         return begin + "".join(reversed(shown)) + end
 
+    def context_tokens(self, lm: LM) -> int:
+        """Of the longest fact with its demonstrations, as often as facts are shown; at most the model's window."""
+        shown = [_length(lm, text) for text in self.demonstrations]
+        longest = max((_length(lm, fact.text) + sum(shown[d] for d in fact.demonstrations) for fact in self.facts), default=0)
+        return min(int(lm.model.config.max_position_embeddings), self.lookup.facts * longest + _length(lm, self.lookup.instruction))
+
     def tensors(self) -> dict[str, Tensor]:
         """None: everything is text."""
         return {}

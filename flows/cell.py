@@ -10,7 +10,7 @@ from flows.grid import Bench
 from flows.planning import cells_of, folder_of
 from flows.progress import Lines
 from lks.errors import UserError
-from lks.grid import Grid
+from lks.grid import Grid, Split
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -25,6 +25,7 @@ def cell(
     draws: Count = 1,
     variant: dict[str, str] | None = None,
     records: int = 0,
+    split: Split = "evaluation",
     results: Path | None = None,
 ) -> list[str]:
     """Run one cell, whether or not it is in the store.
@@ -38,6 +39,7 @@ def cell(
         draws: number of disjoint edit sets.
         variant: overridden parameters.
         records: only the first so many cases; 0 means all.
+        split: which part of the cases is edited.
         results: folder of all results.
 
     Returns:
@@ -56,6 +58,7 @@ def cell(
         draws={n_edits: draws},
         seeds=[seed],
         records=records,
+        split=split,
     )
     folder = folder_of(results)
     wanted = next(c for c in cells_of(coordinates) if c.method == method and dict(c.variant) == (variant or {}))

@@ -167,11 +167,11 @@ def _show_plan(work: "Work") -> None:
     console = Console()
     clock = Clock(work.earlier)
     missing = {cell.id for cell in work.todo}
-    table = Table("method", "model", "dataset", "T", "draws", "seed", "state", "estimate", box=None, header_style="bold")
+    table = Table("method", "model", "dataset", "cases", "T", "draws", "seed", "state", "estimate", box=None, header_style="bold")
     for cell in work.cells:
         method = " ".join([cell.method, *(f"{k}={v}" for k, v in cell.variant)])
         state, estimate = ("to run", duration(clock.expect([cell]))) if cell.id in missing else ("stored", "")
-        table.add_row(method, cell.model, cell.dataset, str(cell.n_edits), str(cell.draws), str(cell.seed), state, estimate)
+        table.add_row(method, cell.model, cell.dataset, cell.split, str(cell.n_edits), str(cell.draws), str(cell.seed), state, estimate)
     console.print(table)
     expected = clock.expect(work.todo)
     time = f"about {duration(expected)}, going by earlier runs" if expected is not None else "no estimate, nothing like it has been run here"

@@ -14,7 +14,7 @@ def methods() -> Table:
     """Every method that was found."""
     import baselines
 
-    table = _table("method", "title", "changes", "edits", "source")
+    table = _table("method", "title", "changes", "regime", "source")
     for name, method in baselines.methods().items():
         table.add_row(name, method.title, method.changes, method.regime, method.source)
     return table

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from flows.settings import Settings
 from lks.errors import StoreError, UserError, unknown
-from lks.grid import Cell, Grid, Outcome, grids, parse_only, plan
+from lks.grid import Cell, Grid, Outcome, grids
+from lks.plan import parse_only, plan
 
 if TYPE_CHECKING:
     from lks.store import Store

@@ -1,11 +1,13 @@
-"""One cell of a grid: edit, then ask; raw answers in Parquet, the outcome last."""
+"""One cell of a grid: edit, then ask; raw answers in Parquet, the outcome last. A sequential method is asked after each edit too."""
 
 import contextlib
 import importlib.metadata
 import json
 import platform
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,14 +16,14 @@ import torch
 import lks.patch
 from lks.cost import measured
 from lks.datasets import load as load_dataset
-from lks.editor import Editor
+from lks.editor import Editor, unwatched
 from lks.edits import Case, Dataset, Edit
 from lks.errors import StoreError, TooManyEdits, UserError
 from lks.grid import Cell, Costs, Outcome, Status
 from lks.lm import LM
 from lks.patch import Patch
 from lks.readout import ask
-from lks.shards import Answer, write_answers, write_outcome
+from lks.shards import IMMEDIATE, Answer, read_answers, write_answers, write_outcome, write_shard
 
 Report = Callable[[str, float], None]
 """Called with the stage ("edit", "ask") and the fraction of it that is done."""
@@ -57,15 +59,20 @@ def _shuffled(cases: Sequence[Case], cell: Cell) -> list[Case]:
 def draws(cases: Sequence[Case], cell: Cell) -> list[list[Case]]:
     """The cell's disjoint sets of T cases: consecutive pieces of one seeded shuffle.
 
-    The shuffle does not depend on T or on the method, so all methods of a grid edit the same cases.
+    The shuffle does not depend on T or on the method, so all methods of a grid edit the same cases. A development cell's pieces
+    come from its end, last case first, and never from beyond the last third, which `held_out` reserves.
 
     Raises:
         TooManyEdits: the dataset is too small.
     """
     pool = _shuffled(cases, cell)
+    kept = ""
+    if cell.split == "development":
+        pool, kept = pool[::-1][: cell.available(len(cases))], " for development (the last third)"
     needed = cell.n_edits * cell.draws
     if needed > len(pool):
-        raise TooManyEdits(f"{cell.label} with {cell.draws} draws needs {needed} cases, {cell.dataset} has {len(pool)}. Lower n_edits or draws.")
+        have = f"{cell.dataset} has {len(pool)}{kept}"
+        raise TooManyEdits(f"{cell.label} with {cell.draws} draws needs {needed} cases, {have}. Lower n_edits or draws.")
     return [pool[d * cell.n_edits : (d + 1) * cell.n_edits] for d in range(cell.draws)]
 
 
@@ -73,13 +80,17 @@ def held_out(cases: Sequence[Case], cell: Cell) -> list[Edit]:
     """Edits to meta-train on and to tune with: none of them, nor an edit of the same subject, is evaluated by the cell.
 
     The last third of the shuffle, where the draws leave it alone, so that cells of every such T share one training set;
-    then the records beyond `cell.records`, which the model need not know.
+    then the records beyond `cell.records`, which the model need not know. A development cell, which draws from the end of that
+    third, has the rest of it.
     """
     pool = _shuffled(cases, cell)
-    start = len(pool) - len(pool) // 3
-    evaluated = pool[:start] if cell.n_edits * cell.draws <= start else pool
-    subjects = {case.edit.subject for case in evaluated}
-    spare = [*pool[len(evaluated) :], *(cases[cell.records :] if cell.records else ())]
+    start, end, needed = len(pool) - len(pool) // 3, len(pool), cell.n_edits * cell.draws
+    if cell.split == "development":
+        end -= needed
+    elif needed > start:
+        start = end
+    subjects = {case.edit.subject for case in (*pool[:start], *pool[end:])}
+    spare = [*pool[start:end], *(cases[cell.records :] if cell.records else ())]
     return [case.edit for case in spare if case.edit.subject not in subjects]
 
 
@@ -101,7 +112,7 @@ def run(cell: Cell, method: type[Editor[object]], results: Path, report: Report,
         shards, costs = _run(cell, method, results, report, bench)
     if failure:
         status, reason = failure[0]
-    outcome = Outcome(cell, status, reason, shards, costs, {"title": method.title, **provenance()})
+    outcome = Outcome(cell, status, reason, shards, costs, {"title": method.title, "regime": method.regime, **provenance()})
     write_outcome(results, outcome)
     return outcome
 
@@ -133,45 +144,88 @@ def _run(cell: Cell, method: type[Editor[object]], results: Path, report: Report
     with measured() as preparing:
         prepare_s = editor.prepare(lm, held_out(known, cell), lambda done: report("prepare", done))
     folder = results / "runs" / cell.id / "patch"
-    seconds, peak, nbytes = 0.0, preparing.peak_bytes, 0
+    seconds, ask_s, peak, nbytes = 0.0, 0.0, preparing.peak_bytes, 0
     answers: list[Answer] = []
-    ask_s = 0.0
+    immediate: list[Answer] = []
     for number, cases in enumerate(sets):
-        patch, cost = _edited(lm, editor, cases, cell.seed + number, folder / str(number), _scaled(report, "edit", number, len(sets)))
-        seconds, peak, nbytes = seconds + cost.seconds, max(peak, cost.peak), nbytes + patch.nbytes
-        with measured() as asking, patch.applied(lm):
-            answers += ask(lm, cases, number, progress=_scaled(report, "ask", number, len(sets)))
-        ask_s, peak = ask_s + asking.seconds, max(peak, asking.peak_bytes)
+        made = _edited(lm, editor, cell, number, cases, folder / str(number), _scaled(report, "edit", number, len(sets)))
+        immediate += made.immediate
+        with measured() as asking, made.patch.applied(lm):
+            grows = made.patch.context_tokens(lm)
+            answers += ask(lm, cases, number, progress=_scaled(report, "ask", number, len(sets)), context=grows)
+        seconds, ask_s, nbytes = seconds + made.seconds, ask_s + made.asked_s + asking.seconds, nbytes + made.patch.nbytes
+        peak = max(peak, made.peak_bytes, asking.peak_bytes)
     bad = sum(1 for a in answers if a.answer_logprob != a.answer_logprob)
     if bad:
         raise FloatingPointError(f"{bad} of {len(answers)} probes have no finite likelihood after editing")
-    shard = write_answers(results, cell.id, "answers", answers)
-    return (shard,), Costs(max(prepare_s, preparing.seconds), seconds, ask_s, peak, nbytes // len(sets))
+    shards = [write_answers(results, cell.id, "answers", answers)]
+    if immediate:
+        shards.append(write_answers(results, cell.id, IMMEDIATE, immediate))
+    return tuple(shards), Costs(max(prepare_s, preparing.seconds), seconds, ask_s, peak, nbytes // len(sets))
 
 
-class _EditCost:
-    """Seconds and peak bytes of one draw's editing, kept beside its patch."""
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What editing one draw has brought.
 
-    def __init__(self, seconds: float, peak: int) -> None:
-        self.seconds, self.peak = seconds, peak
+    Attributes:
+        patch: all its edits.
+        immediate: answers to each case right after its edit; empty unless edits come one after the other.
+        seconds: of editing alone.
+        asked_s: of asking in between, seconds.
+        peak_bytes: of both.
+    """
+
+    patch: Patch
+    immediate: list[Answer]
+    seconds: float
+    asked_s: float
+    peak_bytes: int
 
 
-def _edited(
-    lm: LM, editor: Editor[object], cases: Sequence[Case], seed: int, folder: Path, progress: Callable[[float], None]
-) -> tuple[Patch, _EditCost]:
-    """The draw's patch and its cost: from disk if an earlier run finished it, else made and saved."""
-    record = folder / "cost.json"
+class _Watch:
+    """Asks each case right after its edit, and knows how long that took."""
+
+    def __init__(self, lm: LM, cases: Sequence[Case], draw: int) -> None:
+        self._lm, self._cases, self._draw = lm, cases, draw
+        self.answers: list[Answer] = []
+        self.seconds = 0.0
+
+    def __call__(self, number: int, patch: Patch) -> None:
+        """The `After` of an edit."""
+        start = _now()
+        with patch.applied(self._lm):
+            self.answers += ask(self._lm, [self._cases[number]], self._draw)
+        self.seconds += _now() - start
+
+
+def _now() -> float:
+    """Seconds, all earlier work on the GPU done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _edited(lm: LM, editor: Editor[object], cell: Cell, number: int, cases: Sequence[Case], folder: Path, progress: Callable[[float], None]) -> _Made:
+    """What a draw has become: from disk if an earlier run finished it, else made and saved, the record of its cost last."""
+    watched = editor.regime == "sequential" and len(cases) > 1
+    record, kept = folder / "cost.json", folder / f"{IMMEDIATE}.parquet"
     if record.exists():
         try:
             known = json.loads(record.read_text())
-            return lks.patch.load(folder), _EditCost(float(known["seconds"]), int(known["peak_bytes"]))
+            immediate = read_answers(kept) if watched else []
+            return _Made(lks.patch.load(folder), immediate, float(known["seconds"]), float(known.get("asked_s", 0)), int(known["peak_bytes"]))
         except (UserError, KeyError, ValueError):
             shutil.rmtree(folder)  # damaged: made again below
+    watch = _Watch(lm, cases, number)
     with measured() as meter:
-        patch = editor.edit(lm, [case.edit for case in cases], seed, progress)
+        patch = editor.edit(lm, [case.edit for case in cases], cell.seed + number, progress, watch if watched else unwatched)
     patch.save(folder)
-    record.write_text(json.dumps({"seconds": meter.seconds, "peak_bytes": meter.peak_bytes}))
-    return patch, _EditCost(meter.seconds, meter.peak_bytes)
+    if watched:
+        write_shard(kept, cell.id, watch.answers)
+    seconds = meter.seconds - watch.seconds
+    record.write_text(json.dumps({"seconds": seconds, "asked_s": watch.seconds, "peak_bytes": meter.peak_bytes}))
+    return _Made(patch, watch.answers, seconds, watch.seconds, meter.peak_bytes)
 
 
 def _scaled(report: Report, stage: str, number: int, total: int) -> Callable[[float], None]:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, get_type_hints
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -136,6 +136,8 @@ def override(params: object, changes: Mapping[str, str]) -> object:
 
 
 def _parse(name: str, text: str, kind: Any) -> object:
+    if get_origin(kind) is tuple:  # tuple[int, ...], written as "3, 4, 5"
+        return tuple(_parse(name, part.strip(), get_args(kind)[0]) for part in text.split(","))
     try:
         value: object = TypeAdapter(kind).validate_strings(text)
         return value

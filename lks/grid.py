@@ -1,25 +1,28 @@
-"""Named grids and their cells: what is to be run, decided and checked before any work."""
+"""Cells, what becomes of them, and named grids as a file says them; `lks.plan` makes a grid's cells."""
 
 import hashlib
 import json
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lks.errors import TooManyEdits, UserError, unknown
-
-if TYPE_CHECKING:  # reports and the store read this module and must start without torch
-    from lks.editor import Editor
+from lks.errors import UserError, unknown
 
 PROTOCOL = 1
 """Version of the evaluation protocol; part of every `Cell.id` and of the results folder."""
 
 UNEDITED = "none"
 """The method that edits nothing. Locality is a join with its answers, so every plan holds its cells."""
+
+EVERY = "*"
+"""In a grid's methods: every method that has a preset for the model."""
+
+Split = Literal["evaluation", "development"]
+"""Which part of the seeded order of cases a cell edits. Settings are chosen on the second; only the first makes results."""
 
 Status = Literal["ok", "oom", "collapsed", "diverged", "error"]
 Count = Annotated[int, Field(ge=1)]
@@ -39,6 +42,7 @@ class Cell:
         parameters: the resolved parameters as canonical JSON (`lks.editor.canonical`).
         model_revision, data_revision: content hashes.
         records: only the dataset's first so many cases are used; 0 means all.
+        split: the part of their seeded order that is edited (`lks.cell.draws`).
     """
 
     model: str
@@ -52,19 +56,27 @@ class Cell:
     model_revision: str = ""
     data_revision: str = ""
     records: int = 0
+    split: Split = "evaluation"
+
+    def available(self, size: int) -> int:
+        """How many of a dataset's cases the cell may edit: its records; for development the last third of their seeded order."""
+        pool = min(self.records, size) if self.records else size
+        return pool if self.split == "evaluation" else pool // 3
 
     @property
     def id(self) -> str:
         """Sixteen hex digits of a hash over all that decides the result, the protocol version included."""
         fields = [PROTOCOL, self.model, self.dataset, self.method, self.n_edits, self.seed, self.draws]
         fields += [self.parameters, self.model_revision, self.data_revision, self.records]
+        fields += [] if self.split == "evaluation" else [self.split]
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
 
     @property
     def label(self) -> str:
         """How people read it: "lks | micro-llama | world | T=100"."""
         variant = "".join(f" {k}={v}" for k, v in self.variant)
-        return f"{self.method}{variant} | {self.model} | {self.dataset} | T={self.n_edits}"
+        split = "" if self.split == "evaluation" else f" | {self.split}"
+        return f"{self.method}{variant} | {self.model} | {self.dataset} | T={self.n_edits}{split}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +106,8 @@ class Outcome:
         cell: which one.
         status: "ok", or how it failed.
         reason: one line for people; empty when ok.
-        shards: Parquet files of raw answers, relative to the results folder.
+        shards: Parquet files of raw answers, relative to the results folder; the one of the stage "immediate" holds what was said
+            right after each edit, all others what was said after the last.
         costs: seconds and bytes.
         provenance: code and package versions, device, host kind, time (ISO 8601): text -> text.
     """
@@ -115,11 +128,13 @@ class Grid(BaseModel):
         description: one line for `lks list grids`.
         models, datasets: registry names; every model is run on every dataset.
         models_for: dataset -> models, where a dataset has models of its own.
-        methods: a name, or a table with `method` and overridden parameters: `{method = "lks", hypernetwork = "free"}`.
+        methods: a name, or a table with `method` and overridden parameters: `{method = "lks", hypernetwork = "free"}`, or "*" for
+            every method that has a preset for the model.
         n_edits: the values of T.
         draws: T -> number of disjoint edit sets; 1 where absent.
         seeds: each is a cell of its own.
         records: only the first so many cases of each dataset are used; 0 means all.
+        split: "development" edits cases that no grid of the same seed and records evaluates, as long as its draws leave the last third alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -134,13 +149,18 @@ class Grid(BaseModel):
     draws: dict[Annotated[int, Field(strict=False, ge=1)], Count] = {}
     seeds: Annotated[list[int], Field(min_length=1)] = [0]
     records: Annotated[int, Field(ge=0)] = 0
+    split: Split = "evaluation"
 
-    def entries(self) -> list[tuple[str, Overrides]]:
-        """Methods with their overrides as text; the unedited model first, whether it is listed or not."""
+    def entries(self, every: Iterable[str] = ()) -> list[tuple[str, Overrides]]:
+        """Methods with their overrides as text; the unedited model first, whether it is listed or not.
+
+        Args:
+            every: the methods that "*" stands for.
+        """
         entries: dict[tuple[str, Overrides], None] = {(UNEDITED, ()): None}
         for method in self.methods:
             if isinstance(method, str):
-                entries[method, ()] = None
+                entries |= {(name, ()): None for name in (every if method == EVERY else (method,))}
             else:
                 changes = tuple(sorted((k, _text(v)) for k, v in method.items() if k != "method"))
                 entries[str(method["method"]), changes] = None
@@ -193,102 +213,3 @@ def _grid(path: Path, name: str, table: object) -> Grid:
         if not grid.models_for.get(dataset, grid.models):
             raise UserError(f"{where}: no models for dataset {dataset!r}; give models, or models_for.{dataset}.")
     return grid
-
-
-def parse_only(text: str) -> dict[str, tuple[str, ...]]:
-    """A filter from the command line: "method=lks,model=micro-llama"; a key given twice means either value.
-
-    Raises:
-        UserError: a part without "=", or a key that cells do not have.
-    """
-    only: dict[str, tuple[str, ...]] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or not value:
-            raise UserError(f"--only: {part!r} is not of the form key=value, as in --only method=lks,model=micro-llama.")
-        if key not in ("model", "dataset", "method", "n_edits", "seed"):
-            raise unknown("key of --only", key, ("model", "dataset", "method", "n_edits", "seed"))
-        only[key] = (*only.get(key, ()), value)
-    return only
-
-
-def plan(
-    grid: Grid,
-    *,
-    methods: Mapping[str, type["Editor[object]"]],
-    revision_of_model: Callable[[str], str],
-    dataset_of: Callable[[str], tuple[str, int]],
-    only: Mapping[str, Sequence[str]],
-) -> list[Cell]:
-    """The cells of a grid, all checked, before any work is done.
-
-    The unedited model's cells are kept whatever `only` says of methods. Cells come model by model, few edits first.
-
-    Args:
-        grid: what is asked for.
-        methods: all methods by name.
-        revision_of_model: content hash of a model by name; raises `UserError` for an unknown one.
-        dataset_of: (revision, number of cases) of a dataset by name; raises `UserError` for an unknown one.
-        only: key -> values to keep, from `parse_only`.
-
-    Raises:
-        UserError: an unknown name or parameter, or a filter that fits nothing.
-        TooManyEdits: draws * T exceeds the cases there are.
-    """
-    from lks.editor import canonical  # here, not above: it brings torch
-
-    for method, _ in grid.entries():
-        if method not in methods:
-            raise unknown("method", method, methods)
-    _check_filter(grid, only)
-    models = {m: revision_of_model(m) for m in sorted({m for m, d in grid.pairs() if _kept(only, model=m, dataset=d)})}
-    data = {d: dataset_of(d) for d in sorted({d for m, d in grid.pairs() if _kept(only, model=m, dataset=d)})}
-    cells: dict[str, Cell] = {}
-    for bare in _bare_cells(grid, only):
-        revision, size = data[bare.dataset]
-        _check_size(grid, bare, size)
-        editor = methods[bare.method].for_model(bare.model, bare.dataset, bare.n_edits, dict(bare.variant))
-        cell = replace(bare, parameters=canonical(editor.params), model_revision=models[bare.model], data_revision=revision)
-        cells.setdefault(cell.id, cell)
-    return sorted(cells.values(), key=lambda c: (c.model, c.dataset, c.n_edits, c.method != UNEDITED, c))
-
-
-def _bare_cells(grid: Grid, only: Mapping[str, Sequence[str]]) -> list[Cell]:
-    """Cells before parameters and revisions are known."""
-    return [
-        Cell(model, dataset, method, n_edits, seed, grid.draws.get(n_edits, 1), variant, records=grid.records)
-        for model, dataset in grid.pairs()
-        for n_edits in grid.n_edits
-        for seed in grid.seeds
-        for method, variant in grid.entries()
-        if _kept(only, model=model, dataset=dataset, n_edits=str(n_edits), seed=str(seed))
-        if method == UNEDITED or _kept(only, method=method)
-    ]
-
-
-def _kept(only: Mapping[str, Sequence[str]], **fields: str) -> bool:
-    return all(value in only.get(key, (value,)) for key, value in fields.items())
-
-
-def _check_filter(grid: Grid, only: Mapping[str, Sequence[str]]) -> None:
-    known = {
-        "model": {model for model, _ in grid.pairs()},
-        "dataset": set(grid.datasets),
-        "method": {method for method, _ in grid.entries()},
-        "n_edits": {str(n) for n in grid.n_edits},
-        "seed": {str(seed) for seed in grid.seeds},
-    }
-    for key, values in only.items():
-        for value in values:
-            if value not in known[key]:
-                raise unknown(f"{key} of grid {grid.name!r}", value, known[key])
-
-
-def _check_size(grid: Grid, cell: Cell, size: int) -> None:
-    if grid.records > size:
-        raise TooManyEdits(f"Grid {grid.name!r} uses the first {grid.records} records of {cell.dataset!r}, which holds {size}. Lower `records`.")
-    available = grid.records or size
-    if cell.n_edits * cell.draws > available:
-        asked = f"{cell.draws} draws of T={cell.n_edits}" if cell.draws > 1 else f"T={cell.n_edits}"
-        need = f"{cell.n_edits * cell.draws} records of dataset {cell.dataset!r}, which has {available}"
-        raise TooManyEdits(f"Grid {grid.name!r} asks for {asked}: {need}. Lower n_edits or draws, or use a larger dataset.")

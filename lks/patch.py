@@ -45,6 +45,10 @@ class Patch(ABC):
         """What is saved in `patch.json` beside the kind."""
         return {}
 
+    def context_tokens(self, lm: LM) -> int:
+        """Tokens that a prompt may grow by inside `applied`, for those who size batches."""
+        return 0
+
     @classmethod
     @abstractmethod
     def restore(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:

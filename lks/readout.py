@@ -32,7 +32,7 @@ class _Read:
 
 
 @torch.no_grad()
-def ask(lm: LM, cases: Sequence[Case], draw: int = 0, batch_tokens: int = 4096, progress: Progress = silent) -> list[Answer]:
+def ask(lm: LM, cases: Sequence[Case], draw: int = 0, batch_tokens: int = 4096, progress: Progress = silent, context: int = 0) -> list[Answer]:
     """Ask all probes of some cases.
 
     Args:
@@ -41,6 +41,7 @@ def ask(lm: LM, cases: Sequence[Case], draw: int = 0, batch_tokens: int = 4096, 
         draw: stored with each answer.
         batch_tokens: padded tokens per batch.
         progress: called with the fraction done.
+        context: tokens that each prompt may grow by (`Patch.context_tokens`).
 
     Returns:
         One row per probe, in the order of cases and probes.
@@ -48,7 +49,7 @@ def ask(lm: LM, cases: Sequence[Case], draw: int = 0, batch_tokens: int = 4096, 
     asked: list[tuple[Case, Probe]] = [(case, probe) for case in cases for probe in case.probes]
     encoded = lm.encode([p.prompt for _, p in asked], [p.answer for _, p in asked])
     reads: dict[int, _Read] = {}
-    for chosen in batches([len(e.ids) for e in encoded], batch_tokens):
+    for chosen in batches([len(e.ids) + context for e in encoded], batch_tokens):
         reads.update(zip(chosen, _read(lm, [encoded[i] for i in chosen]), strict=True))
         progress(len(reads) / len(asked))
     return [_answer(lm, draw, case, probe, encoded[i], reads[i]) for i, (case, probe) in enumerate(asked)]

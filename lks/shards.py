@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +22,9 @@ from lks.grid import Outcome
 
 SCHEMA_NAME = "lks-answers"
 SCHEMA_VERSION = 1
+
+IMMEDIATE = "immediate"
+"""The stage whose shard holds what was said right after each edit of a sequential method; all other shards are final."""
 
 SCHEMA = pa.schema(
     [
@@ -96,13 +100,22 @@ def write_answers(results: Path, cell_id: str, stage: str, answers: Sequence[Ans
     Raises:
         StoreError: no space, no permission, or another reason to fail.
     """
+    relative = f"cells/{cell_id}/{stage}.parquet"
+    write_shard(results / relative, cell_id, answers)
+    return relative
+
+
+def write_shard(path: Path, cell_id: str, answers: Sequence[Answer]) -> None:
+    """Write answers of a cell to a file of one's choice; an older one is replaced.
+
+    Raises:
+        StoreError: no space, no permission, or another reason to fail.
+    """
     columns: dict[str, object] = {f.name: [getattr(answer, f.name) for answer in answers] for f in fields(Answer)}
     table = pa.table({"cell_id": [cell_id] * len(answers)} | columns, schema=SCHEMA)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    relative = f"cells/{cell_id}/{stage}.parquet"
-    write_whole(results / relative, sink.getvalue().to_pybytes())
-    return relative
+    write_whole(path, sink.getvalue().to_pybytes())
 
 
 def read_check(path: Path) -> int:
@@ -114,6 +127,22 @@ def read_check(path: Path) -> int:
     Raises:
         DataError: the file is missing, truncated, damaged, no shard of answers, or of a newer version.
     """
+    return int(_table(path).num_rows)
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """The answers of a shard, in the order they were written.
+
+    Raises:
+        DataError: as `read_check`.
+    """
+    rows: list[dict[str, object]] = _table(path).drop_columns("cell_id").to_pylist()
+    lists = ("answer_ids", "tf_ids", "ar_ids")
+    return [Answer(**{key: tuple(cast(list[int], value)) if key in lists else value for key, value in row.items()}) for row in rows]  # type: ignore[arg-type]
+
+
+def _table(path: Path) -> pa.Table:
+    """A shard, checked."""
     try:
         table = pq.read_table(path, page_checksum_verification=True)
     except FileNotFoundError:
@@ -128,7 +157,7 @@ def read_check(path: Path) -> int:
         raise DataError(f"{path} has answers of version {version}; this program reads up to {SCHEMA_VERSION}. Update the program.")
     if not table.schema.equals(SCHEMA):
         raise DataError(f"{path} does not have the columns of answers of version {version}. Run its cell again.")
-    return int(table.num_rows)
+    return table
 
 
 def write_outcome(results: Path, outcome: Outcome) -> Path:

@@ -19,7 +19,7 @@ import duckdb
 
 from lks.errors import DataError, StoreError
 from lks.grid import PROTOCOL, Outcome, Status
-from lks.shards import parse_outcome, read_check, read_outcome, write_outcome, write_whole
+from lks.shards import IMMEDIATE, parse_outcome, read_check, read_outcome, write_outcome, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -162,11 +162,11 @@ class Store:
         row = _row(outcome, fingerprint, (self.results / "cells" / outcome.cell.id / "outcome.json").read_text(encoding="utf-8"))
         connection.begin()
         try:
-            connection.execute("DELETE FROM answers WHERE cell_id = ?", [outcome.cell.id])
-            connection.execute("DELETE FROM cells WHERE cell_id = ?", [outcome.cell.id])
+            self._forget(connection, outcome.cell.id)
             connection.execute(f"INSERT INTO cells VALUES ({', '.join('?' * len(row))})", list(row))
+            for table, chosen in _tables(shards).items():
+                connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM read_parquet(?)", [chosen])
             if shards:
-                connection.execute("INSERT INTO answers BY NAME SELECT * FROM read_parquet(?)", [shards])
                 strangers = connection.execute("SELECT count(*) FROM read_parquet(?) WHERE cell_id <> ?", [shards, outcome.cell.id]).fetchall()
                 if strangers[0][0]:
                     raise DataError(f"{shards[0]} holds answers of another cell than {outcome.cell.id}. Run the cell again.")
@@ -176,8 +176,16 @@ class Store:
             raise
 
     def _forget(self, connection: duckdb.DuckDBPyConnection, cell_id: str) -> None:
-        connection.execute("DELETE FROM answers WHERE cell_id = ?", [cell_id])
-        connection.execute("DELETE FROM cells WHERE cell_id = ?", [cell_id])
+        for table in ("answers", "immediate_answers", "cells"):
+            connection.execute(f"DELETE FROM {table} WHERE cell_id = ?", [cell_id])
+
+
+def _tables(shards: Sequence[str]) -> dict[str, list[str]]:
+    """Shards by the table that takes their rows."""
+    tables: dict[str, list[str]] = {}
+    for shard in shards:
+        tables.setdefault("immediate_answers" if Path(shard).stem == IMMEDIATE else "answers", []).append(shard)
+    return tables
 
 
 def _row(outcome: Outcome, fingerprint: str, document: str) -> tuple[object, ...]:
@@ -185,7 +193,7 @@ def _row(outcome: Outcome, fingerprint: str, document: str) -> tuple[object, ...
     cell, costs = outcome.cell, outcome.costs
     variant = " ".join(f"{key}={value}" for key, value in cell.variant)
     return (
-        *(cell.id, fingerprint, cell.model, cell.dataset, cell.records, cell.method, variant, cell.n_edits, cell.seed, cell.draws),
+        *(cell.id, fingerprint, cell.model, cell.dataset, cell.records, cell.split, cell.method, variant, cell.n_edits, cell.seed, cell.draws),
         *(cell.parameters, cell.model_revision, cell.data_revision, outcome.status, outcome.reason),
         *(costs.prepare_s, costs.edit_s, costs.ask_s, costs.peak_bytes, costs.patch_bytes),
         *(outcome.provenance.get("finished", ""), document),

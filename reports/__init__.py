@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import rich.table
+from rich.console import Group
 
 from lks.shards import write_whole
 from lks.store import Store
-from reports import page, tables
-from reports.results import Results, load
+from reports import page, tables, terminal
+from reports.results import load
+
+ALWAYS = ("table1.csv", "table1.md", "table1.tex", "results.csv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,7 @@ class ReportPaths:
         page: one self-contained HTML page.
         table_csv, table_md, table_tex: Table 1 in the paper's layout.
         results_csv: every number, long form.
+        others: what is written only where there is something to say: what sequential methods keep, and development cells.
         warnings: damaged cells that were left out, one line each.
     """
 
@@ -30,11 +33,14 @@ class ReportPaths:
     table_md: Path
     table_tex: Path
     results_csv: Path
+    others: tuple[Path, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
 def render(results: Path) -> ReportPaths:
     """Write the report of a results folder into its `report/`. The same store gives the same bytes.
+
+    Tables are of evaluated cases; what was edited for choosing settings is in files of its own.
 
     Raises:
         StoreError: the folder is not one of results, is in use, or cannot be written.
@@ -42,15 +48,23 @@ def render(results: Path) -> ReportPaths:
     loaded = load(results)
     samples = page.samples(Store(results))
     folder = results / "report"
-    makers: dict[str, Callable[[Results], str]] = {
-        "table1.csv": tables.table1_csv,
-        "table1.md": tables.table1_md,
-        "table1.tex": tables.table1_tex,
-        "results.csv": tables.results_csv,
-        "index.html": lambda r: page.html(r, samples),
+    evaluated, development = loaded.of("evaluation"), loaded.of("development")
+    makers: dict[str, Callable[[], str] | None] = {
+        "table1.csv": lambda: tables.table1_csv(evaluated),
+        "table1.md": lambda: tables.table1_md(evaluated),
+        "table1.tex": lambda: tables.table1_tex(evaluated),
+        "results.csv": lambda: tables.results_csv(evaluated),
+        "retention.csv": (lambda: tables.retention_csv(loaded)) if loaded.kept else None,
+        "development.csv": (lambda: tables.results_csv(development)) if development.blocks else None,
+        "development.md": (lambda: tables.table1_md(development, "Development cases, for choosing settings")) if development.blocks else None,
     }
+    others = tuple(name for name, make in makers.items() if make and name not in ALWAYS)
+    makers["index.html"] = lambda: page.html(loaded, samples, others)
     for name, make in makers.items():
-        write_whole(folder / name, make(loaded).encode())
+        if make:
+            write_whole(folder / name, make().encode())
+        else:
+            (folder / name).unlink(missing_ok=True)
     return ReportPaths(
         folder=folder,
         page=folder / "index.html",
@@ -58,17 +72,18 @@ def render(results: Path) -> ReportPaths:
         table_md=folder / "table1.md",
         table_tex=folder / "table1.tex",
         results_csv=folder / "results.csv",
+        others=tuple(folder / name for name in others),
         warnings=loaded.warnings,
     )
 
 
-def terminal_table(results: Path) -> rich.table.Table:
-    """The compact table for the end of a run: method x T with Rel, Gen, Loc and EP under TF and AR.
+def terminal_table(results: Path) -> Group:
+    """The compact tables for the end of a run: method x T with Rel, Gen, Loc and EP under TF and AR, and what is kept.
 
     Raises:
         StoreError: the folder is not one of results, or is in use.
     """
-    return tables.terminal_table(load(results))
+    return terminal.tables(load(results))
 
 
 __all__ = ["ReportPaths", "render", "terminal_table"]

@@ -2,20 +2,23 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import jinja2
 from markupsafe import Markup
 
-from lks.grid import PROTOCOL, Outcome
+from lks.grid import PROTOCOL, Outcome, Split
 from lks.store import Store
-from reports.charts import chart
-from reports.results import COLUMNS, HERE, READOUT_NOTES, READOUTS, Block, Results, Row, name_of, query, seconds_per_edit, why
+from reports.charts import SHADES, chart
+from reports.results import COLUMNS, HERE, READOUT_NOTES, READOUTS, Block, Results, Row, query, seconds_per_edit, why
 from reports.summary import sentences
+from reports.tables import preparation, short
+from reports.terminal import kept_texts
 
-COLOURS = 8
-"""Number of line colours in the template."""
+KEPT = ("reliability", "generality", "locality")
+FOLD_COSTS = 24
+"""More cells than this fold their costs away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +50,23 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A value in a table: text, half-width, the interval as a bar in percent of the width, the published value."""
+    """A value in a table: text, half-width, the bare number for sorting, the published value."""
 
     text: str
     half: str
-    left: float
-    width: float
     at: float
     published: str
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A row's values at one T, or why there are none."""
+    """A row's values at one T with the seconds per edit, or why there are none."""
 
     n_edits: int
     reason: str
     numbers: tuple[Number | None, ...]
+    per_edit: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,28 +74,29 @@ class Line:
     """A row of a table on the page."""
 
     name: str
-    colour: int
+    regime: str
     groups: tuple[Group, ...]
+    prepare: str
+    prepare_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retained:
+    """A sequential method at one T: right after each edit, after all, lost; the three texts for each of three metrics."""
+
+    name: str
+    n_edits: int
+    texts: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A block under one read-out: its rows and its chart."""
+    """A block under one read-out: its rows, its chart, and what sequential methods keep."""
 
     readout: str
     lines: tuple[Line, ...]
     chart: Markup
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A block of the page: one model on one dataset."""
-
-    title: str
-    model: str
-    dataset: str
-    n_edits: tuple[int, ...]
-    panels: tuple[Panel, ...]
+    retained: tuple[Retained, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,28 +112,50 @@ class CellNote:
     samples: tuple[Sample, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A block of the page: one model on one dataset, and all about its cells, method by method."""
+
+    title: str
+    split: Split
+    model: str
+    n_edits: tuple[int, ...]
+    panels: tuple[Panel, ...]
+    methods: tuple[tuple[str, tuple[CellNote, ...]], ...]
+
+    @property
+    def notes(self) -> list[CellNote]:
+        """Its cells in the order of the table."""
+        return [note for _, notes in self.methods for note in notes]
+
+
 def samples(store: Store) -> list[Sample]:
     """Raw answers to show, the same for the same store."""
     return store.rows(Sample, query("answers"))
 
 
-def html(results: Results, shown: list[Sample]) -> str:
-    """The whole page, self-contained."""
+def html(results: Results, shown: list[Sample], files: tuple[str, ...] = ()) -> str:
+    """The whole page, self-contained; `files` are named as lying beside it."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters |= {"seconds": seconds, "size": size}
-    names = dict.fromkeys(row.name for block in results.blocks for row in block.rows)
-    colours = {name: i % COLOURS for i, name in enumerate(names)}
-    notes = [_note(results, outcome, shown) for outcome in sorted(results.outcomes, key=_place)]
+    by_cell: dict[str, list[Sample]] = {}
+    for sample in shown:
+        by_cell.setdefault(sample.cell_id, []).append(sample)
+    sections = [_section(results, block, by_cell) for block in results.blocks]
+    notes = [note for section in sections for note in section.notes]
     return environment.get_template("page.html.j2").render(
-        sentences=sentences(results),
-        sections=[_section(results, block, colours) for block in results.blocks],
+        sentences=sentences(results.of("evaluation")),
+        sections=sections,
         readouts=[(key, title, READOUT_NOTES[key]) for key, title in READOUTS.items()],
         columns=list(COLUMNS.values()),
         n_edits=sorted({n for block in results.blocks for n in block.n_edits}),
         notes=notes,
         failures=[note for note in notes if note.reason],
+        fold_costs=len(notes) > FOLD_COSTS,
+        shades=SHADES,
+        files=files,
         provenance=_provenance(results.outcomes),
         published=_published(results),
         warnings=results.warnings,
@@ -152,52 +178,56 @@ def size(value: int) -> str:
     return f"{value / 1e3:.1f} kB" if value else "–"
 
 
-def _place(outcome: Outcome) -> tuple[object, ...]:
-    cell = outcome.cell
-    return (cell.dataset, cell.records, cell.model, cell.n_edits, cell.method != "none", cell.method, cell.variant, cell.seed)
-
-
-def _section(results: Results, block: Block, colours: Mapping[str, int]) -> Section:
+def _section(results: Results, block: Block, shown: Mapping[str, list[Sample]]) -> Section:
     panels = []
     for readout in READOUTS:
-        lines = tuple(_line(results, block, row, readout, colours[row.name]) for row in block.rows)
-        panels.append(Panel(readout, lines, chart(results, block, readout, colours)))
-    return Section(block.title, block.model, block.dataset, block.n_edits, tuple(panels))
+        lines = tuple(_line(results, block, row, readout) for row in block.rows)
+        panels.append(Panel(readout, lines, chart(results, block, readout), tuple(_retained(results, block, readout))))
+    methods = tuple((row.name, tuple(_note(results, row.name, row.cells[n], shown) for n in sorted(row.cells))) for row in block.rows)
+    return Section(block.title, block.split, block.model, block.n_edits, tuple(panels), methods)
 
 
-def _line(results: Results, block: Block, row: Row, readout: str, colour: int) -> Line:
+def _line(results: Results, block: Block, row: Row, readout: str) -> Line:
     groups = []
     for n in block.n_edits:
         outcome = row.cells.get(n)
         reason = why(outcome, 120)
         numbers = tuple(_number(results, block, row, n, readout, metric) for metric in COLUMNS) if not reason else ()
-        groups.append(Group(n, reason, numbers))
-    return Line(row.name, colour, tuple(groups))
+        took = seconds_per_edit(outcome) if outcome and not reason else 0.0
+        groups.append(Group(n, reason, numbers, short(took), round(took, 6)))
+    return Line(row.name, row.regime, tuple(groups), preparation(row.prepare_s), round(row.prepare_s, 3))
+
+
+def _retained(results: Results, block: Block, readout: str) -> Iterator[Retained]:
+    """Rows of what is kept, T by T."""
+    for n in block.n_edits:
+        for row in (row for row in block.rows if n in row.cells):
+            kept = [results.kept.get((row.cells[n].cell.id, readout, metric)) for metric in KEPT]
+            if any(kept):
+                yield Retained(row.name, n, tuple(tuple(kept_texts(one)) for one in kept))
 
 
 def _number(results: Results, block: Block, row: Row, n_edits: int, readout: str, metric: str) -> Number | None:
     score = results.score(row.cells[n_edits], readout, metric)
     if score is None or score.value is None:
         return None
-    half = score.half_width or 0.0
-    low, high = max(0.0, score.value - half), min(100.0, score.value + half)
     published = results.published_for(block, row, n_edits, metric) if readout == "tf_token" else None
     paper = "" if published is None else f"{published:.1f}"
-    spread = "" if score.half_width is None else f"±{half:.1f}"
-    return Number(f"{score.value:.1f}", spread, round(low, 1), round(high - low, 1), round(score.value, 1), paper)
+    spread = "" if score.half_width is None else f"±{score.half_width:.1f}"
+    return Number(f"{score.value:.1f}", spread, round(score.value, 2), paper)
 
 
-def _note(results: Results, outcome: Outcome, shown: list[Sample]) -> CellNote:
+def _note(results: Results, name: str, outcome: Outcome, shown: Mapping[str, list[Sample]]) -> CellNote:
     cell = outcome.cell
-    minutes = None if cell.variant else results.minutes.get((cell.dataset, cell.model, cell.method, cell.n_edits))
+    minutes = None if cell.variant or cell.split != "evaluation" else results.minutes.get((cell.dataset, cell.model, cell.method, cell.n_edits))
     return CellNote(
         outcome=outcome,
-        name=name_of(outcome),
+        name=name,
         reason=why(outcome, 1000),
         per_edit=seconds(seconds_per_edit(outcome)),
         paper_minutes="" if minutes is None else f"{minutes:g} min",
         parameters=json.dumps(json.loads(cell.parameters), indent=2, ensure_ascii=False),
-        samples=tuple(sample for sample in shown if sample.cell_id == cell.id),
+        samples=tuple(shown.get(cell.id, ())),
     )
 
 
@@ -206,7 +236,7 @@ def _provenance(outcomes: tuple[Outcome, ...]) -> list[tuple[str, list[tuple[str
     counts: dict[str, Counter[str]] = {}
     for outcome in outcomes:
         cell = outcome.cell
-        noted = {key: value for key, value in outcome.provenance.items() if key not in ("finished", "title")}
+        noted = {key: value for key, value in outcome.provenance.items() if key not in ("finished", "title", "regime")}
         noted |= {f"model {cell.model}": cell.model_revision, f"data {cell.dataset}": cell.data_revision}
         for key, value in noted.items():
             counts.setdefault(key, Counter())[value] += 1

@@ -2,11 +2,11 @@
 
 import csv
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lks.errors import StoreError
-from lks.grid import UNEDITED, Outcome
+from lks.grid import UNEDITED, Outcome, Split
 from lks.store import Store
 
 HERE = Path(__file__).parent
@@ -44,20 +44,42 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """One metric right after each edit of a sequential method and after all of them, in percent; None as in `Score`."""
+
+    cell_id: str
+    readout: str
+    metric: str
+    immediate: float | None
+    final: float | None
+    lost: float | None
+    half_width: float | None
+    n_items: int
+    n_subjects: int
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """A line of a table: a method, with its overrides, at each T.
 
     Attributes:
         name: how it is called.
         method: registry name.
+        regime: "simultaneous" or "sequential"; empty where it was not noted.
         variant: whether parameters are overridden.
         cells: T -> what became of it; T is absent if it was not run.
     """
 
     name: str
     method: str
+    regime: str
     variant: bool
     cells: dict[int, Outcome]
+
+    @property
+    def prepare_s(self) -> float:
+        """Seconds of preparation: the longest of its cells, which share what they can."""
+        return max((outcome.costs.prepare_s for outcome in self.cells.values()), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +87,14 @@ class Block:
     """A part of a table: one model on one dataset.
 
     Attributes:
+        split: which part of the cases was edited.
         model, dataset: registry names.
         records: only the first so many records are used; 0 means all.
         n_edits: all T of its rows, ascending.
         rows: the unedited model first.
     """
 
+    split: Split
     model: str
     dataset: str
     records: int
@@ -80,7 +104,8 @@ class Block:
     @property
     def title(self) -> str:
         """How people read it: "micro-llama on world"."""
-        return f"{self.model} on {self.dataset}" + (f" (first {self.records:,} records)" if self.records else "")
+        split = "" if self.split == "evaluation" else f", {self.split} cases"
+        return f"{self.model} on {self.dataset}" + (f" (first {self.records:,} records)" if self.records else "") + split
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +116,7 @@ class Results:
         outcomes: shown cells.
         blocks: the same, arranged.
         scores: (cell id, read-out, metric) -> score.
+        kept: (cell id, read-out, metric) -> what sequential editing has kept of it.
         published: (dataset, model, method, T, metric) -> percent, from the paper.
         minutes: (dataset, model, method, T) -> minutes to edit, from the paper.
         warnings: damaged cells that are left out.
@@ -99,9 +125,22 @@ class Results:
     outcomes: tuple[Outcome, ...]
     blocks: tuple[Block, ...]
     scores: dict[tuple[str, str, str], Score]
+    kept: dict[tuple[str, str, str], Kept]
     published: dict[tuple[str, str, str, int, str], float]
     minutes: dict[tuple[str, str, str, int], float]
     warnings: tuple[str, ...]
+
+    def of(self, split: Split) -> "Results":
+        """The part on cases of one split: evaluation and development are never shown in one table."""
+        outcomes = tuple(outcome for outcome in self.outcomes if outcome.cell.split == split)
+        ids = {outcome.cell.id for outcome in outcomes}
+        return replace(
+            self,
+            outcomes=outcomes,
+            blocks=tuple(block for block in self.blocks if block.split == split),
+            scores={key: score for key, score in self.scores.items() if key[0] in ids},
+            kept={key: kept for key, kept in self.kept.items() if key[0] in ids},
+        )
 
     def score(self, outcome: Outcome, readout: str, metric: str) -> Score | None:
         """A cell's metric, or None if it failed or had no such probes."""
@@ -109,11 +148,11 @@ class Results:
 
     def published_for(self, block: Block, row: Row, n_edits: int, metric: str) -> float | None:
         """The paper's value (teacher-forced tokens) for the same model, dataset, method and T."""
-        return None if row.variant else self.published.get((block.dataset, block.model, row.method, n_edits, metric))
+        return None if row.variant or block.split != "evaluation" else self.published.get((block.dataset, block.model, row.method, n_edits, metric))
 
 
 def load(results: Path) -> Results:
-    """Read a results folder; no model is run.
+    """Read a results folder, both splits; no model is run.
 
     Raises:
         StoreError: the folder is not one of results, or cannot be used.
@@ -129,6 +168,7 @@ def load(results: Path) -> Results:
         outcomes=outcomes,
         blocks=_blocks(outcomes),
         scores={(score.cell_id, score.readout, score.metric): score for score in scores},
+        kept={(kept.cell_id, kept.readout, kept.metric): kept for kept in store.rows(Kept, query("retention"))},
         published=_published(),
         minutes=_minutes(),
         warnings=tuple(warnings),
@@ -141,9 +181,9 @@ def query(name: str) -> str:
 
 
 def name_of(outcome: Outcome) -> str:
-    """A method as tables call it, with its overrides: "LKS hypernetwork=free"."""
-    variant = " ".join(f"{key}={value}" for key, value in outcome.cell.variant)
-    return f"{outcome.provenance.get('title', outcome.cell.method)} {variant}".strip()
+    """A method as tables call it, with its overrides: "LKS (hypernetwork=free, lr=0.1)"."""
+    title = outcome.provenance.get("title", outcome.cell.method)
+    return f"{title} ({', '.join(f'{key}={value}' for key, value in outcome.cell.variant)})" if outcome.cell.variant else title
 
 
 def why(outcome: Outcome | None, width: int = 60) -> str:
@@ -162,11 +202,12 @@ def seconds_per_edit(outcome: Outcome) -> float:
 
 
 def _blocks(outcomes: tuple[Outcome, ...]) -> tuple[Block, ...]:
-    groups = _grouped(outcomes, lambda o: (o.cell.dataset, o.cell.records, o.cell.model))
+    groups = _grouped(outcomes, lambda o: (o.cell.split != "evaluation", o.cell.dataset, o.cell.records, o.cell.model))
     blocks = []
-    for (dataset, records, model), members in sorted(groups.items()):
+    for _, members in sorted(groups.items()):
         n_edits = tuple(sorted({outcome.cell.n_edits for outcome in members}))
-        blocks.append(Block(str(model), str(dataset), int(str(records)), n_edits, _rows(members)))
+        cell = members[0].cell
+        blocks.append(Block(cell.split, cell.model, cell.dataset, cell.records, n_edits, _rows(members)))
     return tuple(blocks)
 
 
@@ -177,7 +218,9 @@ def _rows(outcomes: list[Outcome]) -> tuple[Row, ...]:
     for _, members in sorted(groups.items()):
         first = members[0]
         name = name_of(first) + (f" (seed {first.cell.seed})" if several_seeds else "")
-        rows.append(Row(name, first.cell.method, bool(first.cell.variant), {outcome.cell.n_edits: outcome for outcome in members}))
+        regimes = [o.provenance["regime"] for o in members if "regime" in o.provenance and o.cell.method != UNEDITED]
+        cells = {outcome.cell.n_edits: outcome for outcome in members}
+        rows.append(Row(name, first.cell.method, regimes[0] if regimes else "", bool(first.cell.variant), cells))
     return tuple(rows)
 
 

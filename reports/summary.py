@@ -5,6 +5,9 @@ from collections import Counter
 from lks.grid import UNEDITED, Outcome
 from reports.results import Block, Results, name_of
 
+MANY = 8
+"""More methods than this are counted, not named."""
+
 
 def sentences(results: Results) -> list[str]:
     """What was run, what did best at the largest T, and what is left of it when the model writes the answer itself."""
@@ -16,13 +19,14 @@ def sentences(results: Results) -> list[str]:
 
 def _ran(results: Results) -> str:
     ok = sum(outcome.status == "ok" for outcome in results.outcomes)
-    methods = _list(sorted({name_of(o) for o in results.outcomes if not o.cell.variant and o.cell.method != UNEDITED}))
+    named = sorted({name_of(o) for o in results.outcomes if not o.cell.variant and o.cell.method != UNEDITED})
+    methods = _list(named) if len(named) <= MANY else f"{len(named)} methods"
     counts = sorted({outcome.cell.n_edits for outcome in results.outcomes})
     edits = f"{counts[0]:,} to {counts[-1]:,} edits" if len(counts) > 1 else f"{counts[0]:,} edit{'s' * (counts[0] > 1)}"
     failed = Counter(outcome.status for outcome in results.outcomes if outcome.status != "ok")
     tail = f"; without result: {_list([f'{n} × {status}' for status, n in sorted(failed.items())])}" if failed else ""
     places = _list([block.title for block in results.blocks])
-    return f"{ok} of {len(results.outcomes)} cells have a result: {methods or 'the unedited model'} with {edits} at once, {places}{tail}."
+    return f"{ok} of {len(results.outcomes)} cells have a result: {methods or 'the unedited model'} with {edits} together, {places}{tail}."
 
 
 def _led(results: Results, leaders: list[tuple[Block, Outcome]]) -> str:

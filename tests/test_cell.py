@@ -1,20 +1,25 @@
 """One cell: draws, failures as data, reuse of finished patches."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from baselines import methods
 from baselines.none import Unedited
 from lks.cell import Bench, draws, held_out, run
+from lks.editor import After, NoParams, Progress, silent, unwatched
 from lks.edits import Dataset, Edit, make_case
 from lks.errors import TooManyEdits
 from lks.grid import Cell
 from lks.lm import LM
-from lks.patch import NoPatch, Patch
+from lks.patch import NoPatch, Patch, WeightPatch
+from lks.readout import ask
+from lks.shards import Answer, read_answers
 from tests import tiny
 
 CASES = tuple(make_case(e, (f"Surely {e.subject} was born in",), ((f"{e.subject} works for", "Oslo"),)) for e in tiny.edits(5))
@@ -36,7 +41,7 @@ class TinyBench(Bench):
 
 
 def cell(method: str = "none", n_edits: int = 1, count: int = 3) -> Cell:
-    return Cell("micro-tiny", "tiny", method, n_edits, 0, count, records=len(CASES))
+    return Cell("micro-tiny", "world", method, n_edits, 0, count, records=len(CASES))
 
 
 def quiet(stage: str, done: float) -> None:
@@ -52,8 +57,44 @@ def test_draws_are_disjoint_and_the_same_for_every_method() -> None:
 
 
 def test_too_many_edits_is_refused_before_work() -> None:
-    with pytest.raises(TooManyEdits, match="needs 6 cases, tiny has 5"):
+    with pytest.raises(TooManyEdits, match="needs 6 cases, world has 5"):
         draws(CASES, cell("none", 3, 2))
+
+
+MANY = tuple(make_case(replace(e, case_id=f"{e.case_id}-{i}", subject=f"{e.subject} {i}"), (), ()) for i in range(4) for e in tiny.training())
+
+
+@pytest.mark.parametrize("records", [0, 27])
+def test_development_draws_never_meet_evaluated_cases(records: int) -> None:
+    pool = records or len(MANY)
+    third = pool // 3
+    evaluated = replace(cell("none", 1, pool - third), records=records)
+    development = replace(cell("none", 2, third // 2), records=records, split="development")
+    sets = draws(MANY, development)
+    drawn = [c.case_id for cases in sets for c in cases]
+    assert len(set(drawn)) == third // 2 * 2
+    assert not set(drawn) & {c.case_id for cases in draws(MANY, evaluated) for c in cases}
+    assert set(drawn) <= {e.case_id for e in held_out(MANY, evaluated)}
+    fewer = replace(development, draws=1)
+    assert draws(MANY, fewer) == sets[:1]  # from the end, whatever T and draws are
+
+
+@pytest.mark.parametrize("records", [0, 27])
+def test_development_trains_on_the_rest_of_the_third_and_beyond(records: int) -> None:
+    pool = records or len(MANY)
+    third, evaluated = pool // 3, replace(cell("none", 1, 1), records=records)
+    development = replace(cell("none", 2, 2), records=records, split="development")
+    drawn = {c.case_id for cases in draws(MANY, development) for c in cases}
+    spare = {e.case_id for e in held_out(MANY, development)}
+    assert len(spare) == third - 4 + len(MANY) - pool
+    assert spare == {e.case_id for e in held_out(MANY, evaluated)} - drawn
+    twins = tuple(make_case(replace(c.edit, subject="one for all"), (), ()) for c in MANY)
+    assert held_out(twins, development) == []
+
+
+def test_too_many_development_edits_are_refused_before_work() -> None:
+    with pytest.raises(TooManyEdits, match=r"development with 2 draws needs 12 cases, world has 10 for development \(the last third\)"):
+        draws(MANY, replace(cell("none", 6, 2), records=0, split="development"))
 
 
 @pytest.mark.parametrize("method", sorted(methods()))
@@ -63,8 +104,12 @@ def test_a_cell_writes_raw_answers_and_then_its_outcome(method: str, tmp_path: P
     few = tuple(("max_steps", "20") for f in fields(methods()[method].params_type) if f.name == "max_steps")
     outcome = run(replace(cell(method, 2, 2), variant=few), methods()[method], tmp_path, lambda stage, done: seen.append(stage), bench)
     assert outcome.status == "ok", outcome.reason
-    table = pq.read_table(tmp_path / outcome.shards[0]).to_pylist()
-    assert len(table) == 2 * 2 * 3 and {row["draw"] for row in table} == {0, 1}
+    sequential = methods()[method].regime == "sequential"
+    assert [Path(shard).stem for shard in outcome.shards] == (["answers", "immediate"] if sequential else ["answers"])
+    assert outcome.provenance["regime"] == methods()[method].regime
+    for shard in outcome.shards:
+        table = pq.read_table(tmp_path / shard).to_pylist()
+        assert len(table) == 2 * 2 * 3 and {row["draw"] for row in table} == {0, 1}
     assert (tmp_path / "cells" / outcome.cell.id / "outcome.json").exists()
     assert "ask" in seen and outcome.costs.edit_s >= 0 and outcome.costs.peak_bytes > 0
     assert outcome.provenance["torch"]
@@ -117,8 +162,6 @@ class Diverging(Unedited):
     """Makes every likelihood NaN."""
 
     def edit(self, lm: LM, edits: Sequence[Edit], *args: object, **kwargs: object) -> Patch:
-        from lks.patch import WeightPatch
-
         weight = lm.mlp_output(0).weight
         return WeightPatch({lm.parameter_name(lm.mlp_output(0)): weight * float("nan")})
 
@@ -139,3 +182,84 @@ def test_an_interrupt_drops_the_cell_in_hand(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(cell(), Interrupted, tmp_path, quiet, TinyBench())  # type: ignore[arg-type]
     assert not list(tmp_path.glob("cells/*/outcome.json"))
+
+
+class OneByOne(Unedited):
+    """Nudges a weight once per edit, one edit after the other; each nudge leaves less of the earlier answers."""
+
+    title, regime = "OneByOne", "sequential"
+    made = 0
+
+    def edit(  # type: ignore[override]
+        self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched
+    ) -> Patch:
+        type(self).made += 1
+        delta = torch.zeros_like(lm.mlp_output(1).weight)
+        for number, edit in enumerate(edits):
+            noise = torch.Generator().manual_seed(len(edit.subject) + number)
+            delta += torch.randn(delta.shape, generator=noise)
+            patch = WeightPatch({lm.parameter_name(lm.mlp_output(1)): delta.clone()})
+            after(number, patch)
+            progress((number + 1) / len(edits))
+        return patch
+
+
+def shard(folder: Path, name: str) -> list[Answer]:
+    return read_answers(next(folder.glob(f"cells/*/{name}.parquet")))
+
+
+def test_a_sequential_method_is_asked_after_each_edit(tmp_path: Path) -> None:
+    bench = TinyBench()
+    before = {k: v.clone() for k, v in bench.made.model.state_dict().items()}
+    stages: list[tuple[str, float]] = []
+    outcome = run(cell("none", 2, 2), OneByOne, tmp_path, lambda stage, done: stages.append((stage, done)), bench)  # type: ignore[arg-type]
+    assert outcome.status == "ok", outcome.reason
+    immediate, final = shard(tmp_path, "immediate"), shard(tmp_path, "answers")
+    key = [(a.draw, a.case_id, a.kind, a.probe_index) for a in final]
+    assert [(a.draw, a.case_id, a.kind, a.probe_index) for a in immediate] == key
+    said = [[a.answer_logprob for a in answers] for answers in (immediate, final)]
+    assert said[0][3:6] == pytest.approx(said[1][3:6], abs=1e-4)  # the last edit of a draw: nothing came after it
+    assert said[0][:3] != pytest.approx(said[1][:3], abs=1e-2)
+    lm = bench.made  # by hand: the first case of the first draw under a patch of that edit alone
+    first = draws(CASES, cell("none", 2, 2))[0][:1]
+    with OneByOne(NoParams()).edit(lm, [first[0].edit]).applied(lm):
+        assert [a.answer_logprob for a in ask(lm, first)] == pytest.approx(said[0][:3], abs=1e-4)
+    assert [done for stage, done in stages if stage == "edit"] == [0.25, 0.5, 0.75, 1.0]
+    assert all((bench.made.model.state_dict()[k] == v).all() for k, v in before.items())
+
+
+def test_time_of_asking_in_between_is_not_time_of_editing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*args: object, **kwargs: object) -> list[Answer]:
+        time.sleep(0.2)
+        return ask(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("lks.cell.ask", slow)
+    outcome = run(cell("none", 2, 1), OneByOne, tmp_path, quiet, TinyBench())  # type: ignore[arg-type]
+    assert outcome.costs.edit_s < 0.2 and outcome.costs.ask_s > 0.6  # twice in between, once at the end
+
+
+def test_immediate_answers_outlive_an_interrupted_run(tmp_path: Path) -> None:
+    class Stopped(OneByOne):
+        def edit(self, lm: LM, *args: object, **kwargs: object) -> Patch:  # type: ignore[override]
+            if type(self).made == 1:
+                type(self).made += 1
+                raise KeyboardInterrupt
+            return super().edit(lm, *args, **kwargs)  # type: ignore[arg-type]
+
+    OneByOne.made = Stopped.made = 0
+    run(cell("none", 2, 2), OneByOne, tmp_path / "whole", quiet, TinyBench())  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        run(cell("none", 2, 2), Stopped, tmp_path / "cut", quiet, TinyBench())  # type: ignore[arg-type]
+    outcome = run(cell("none", 2, 2), Stopped, tmp_path / "cut", quiet, TinyBench())  # type: ignore[arg-type]
+    assert outcome.status == "ok" and Stopped.made == 3  # draw 0, the interrupt, draw 1
+    assert shard(tmp_path / "cut", "immediate") == shard(tmp_path / "whole", "immediate")
+    kept = tmp_path / "cut" / "runs" / outcome.cell.id / "patch" / "0" / "immediate.parquet"
+    kept.write_bytes(kept.read_bytes()[:99])
+    again = run(cell("none", 2, 2), Stopped, tmp_path / "cut", quiet, TinyBench())  # type: ignore[arg-type]
+    assert again.status == "ok" and Stopped.made == 4  # the damaged draw alone
+    assert shard(tmp_path / "cut", "immediate") == shard(tmp_path / "whole", "immediate")
+
+
+def test_one_edit_is_not_asked_twice(tmp_path: Path) -> None:
+    outcome = run(cell("none", 1, 2), OneByOne, tmp_path, quiet, TinyBench())  # type: ignore[arg-type]
+    assert [Path(name).stem for name in outcome.shards] == ["answers"]

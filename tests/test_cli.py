@@ -128,6 +128,7 @@ def test_a_dry_run_prints_the_cells_and_makes_nothing(cells, tmp_path):
     assert result.exit_code == 0
     assert len(re.findall("micro-fake", result.output)) == 6
     assert "6 cells, 6 to run: no estimate" in result.output
+    assert result.output.count("evaluation") == 6
     assert cells.ran == []
     assert not (tmp_path / "r").exists()
 
@@ -142,6 +143,17 @@ def test_lists(grids, what, name):
     result = lks("list", what)
     assert result.exit_code == 0, result.output
     assert name in result.output
+
+
+def test_every_method_is_listed_with_what_it_is(grids, monkeypatch):
+    from baselines import methods
+
+    monkeypatch.setenv("COLUMNS", "200")
+    heading, *lines = lks("list", "methods").output.splitlines()
+    assert heading.split() == ["method", "title", "changes", "regime", "source"]
+    assert len(lines) == len(methods())
+    for line, (name, method) in zip(lines, methods().items(), strict=True):
+        assert line.split() == [name, *method.title.split(), method.changes, method.regime, *method.source.split()]
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,8 @@ class TestGridFlow:
 
         cells = use(monkeypatch)
         assert cell("micro-fake", "world", "ft", 5, results=tmp_path / "r") == []
-        assert cells.ran == ["ft | micro-fake | world | T=5"]
+        assert cell("micro-fake", "world", "ft", 5, results=tmp_path / "r", split="development") == []
+        assert cells.ran == ["ft | micro-fake | world | T=5", "ft | micro-fake | world | T=5 | development"]
 
     def test_parameters_are_validated(self):
         from prefect.exceptions import ParameterTypeError

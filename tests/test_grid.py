@@ -10,9 +10,10 @@ import pytest
 from lks.editor import Editor, NoParams, Progress, silent
 from lks.edits import Edit
 from lks.errors import TooManyEdits, UserError, unknown
-from lks.grid import Cell, Grid, grids, parse_only, plan
+from lks.grid import Cell, Grid, grids
 from lks.lm import LM
 from lks.patch import NoPatch, Patch
+from lks.plan import parse_only, plan
 
 SHIPPED = Path(__file__).parent.parent / "flows" / "grids.toml"
 
@@ -48,7 +49,21 @@ class Scalpel(Nothing):
     presets: ClassVar[Mapping[str, Callable[[int, str], object]]] = {"default": lambda n_edits, dataset: Knobs(10 if n_edits == 1 else 20)}
 
 
-METHODS: dict[str, type[Editor[object]]] = {"none": Nothing, "ft": Scalpel, "lks": Scalpel}  # type: ignore[dict-item]
+@dataclass(frozen=True, slots=True)
+class Compatible:
+    """Parameters of a method that can do as the public code does."""
+
+    compat: Literal["published", "easyedit"] = "published"
+
+
+class Rank(Nothing):
+    """A method with presets for small models only."""
+
+    params_type: ClassVar[type] = Compatible
+    presets: ClassVar[Mapping[str, Callable[[int, str], object]]] = {"micro": lambda n_edits, dataset: Compatible()}
+
+
+METHODS: dict[str, type[Editor[object]]] = {"none": Nothing, "ft": Scalpel, "lks": Scalpel, "rome": Rank, "mend": Rank}  # type: ignore[dict-item]
 SIZES = {"world": 1000, "zsre": 10_000, "counterfact": 10_000}
 
 
@@ -73,11 +88,57 @@ SMALL = 'models = ["m"]\ndatasets = ["world"]\nmethods = ["lks"]\nn_edits = [1, 
 
 def test_every_shipped_grid_can_be_planned() -> None:
     shipped = grids(SHIPPED)
-    assert {"micro", "ablation", "mini", "mini-counterfact", "ci", "paper"} <= set(shipped)
+    assert {"micro", "ablation", "mini", "mini-counterfact", "ci", "paper", "baselines", "mini-baselines", "sweep"} <= set(shipped)
     assert next(iter(shipped)) == "micro"
     for grid in shipped.values():
         assert planned(grid), grid.name
         assert grid.description
+
+
+def test_every_shipped_grid_fits_the_methods_there_are() -> None:
+    from baselines import methods
+
+    for grid in grids(SHIPPED).values():
+        cells = plan(grid, methods=methods(), revision_of_model=lambda name: "r", dataset_of=dataset_of, only={})
+        if "*" in grid.methods:
+            assert {cell.method for cell in cells} == set(methods()), grid.name
+
+
+def test_every_method_is_every_method_with_a_preset(tmp_path: Path) -> None:
+    text = SMALL.replace('["lks"]', '["*", {method = "lks", hypernetwork = "free"}]').replace('["m"]', '["micro-a", "b"]').replace("[1, 10]", "[1]")
+    grid = from_text(tmp_path, "[g]\n" + text)["g"]
+    cells = planned(grid)
+    assert [c.method for c in cells if c.model == "micro-a"] == ["none", "ft", "lks", "lks", "mend", "rome"]
+    assert [(c.method, c.variant) for c in cells if c.model == "b"] == [
+        *(("none", ()), ("ft", ()), ("lks", ()), ("lks", (("hypernetwork", "free"),)))  # rome and mend have nothing for it
+    ]
+    assert {c.method for c in planned(grid, method=["rome"])} == {"none", "rome"}
+    with pytest.raises(UserError, match="no preset for model 'b'"):
+        planned(from_text(tmp_path, "[g]\n" + text.replace('"*"', '"*", "rome"'))["g"])
+    with pytest.raises(UserError, match=r"Unknown method '\*'"):
+        planned(from_text(tmp_path, "[g]\n" + text.replace('"*"', '{method = "*", lr = 1}'))["g"])
+
+
+def test_development_cells_draw_from_the_last_third(tmp_path: Path) -> None:
+    def asked(extra: str) -> Grid:
+        return from_text(tmp_path, "[g]\n" + SMALL.replace("[1, 10]", "[1, 111]") + 'split = "development"\n' + extra)["g"]
+
+    cells = planned(asked("draws = {111 = 3}"))
+    assert {c.split for c in cells} == {"development"}
+    assert cells[0].label == "none | m | world | T=1 | development"
+    with pytest.raises(TooManyEdits, match=r"4 draws of T=111: 444 records .* which has 333 for development \(the last third\)\. Lower"):
+        planned(asked("draws = {111 = 4}"))
+    with pytest.raises(TooManyEdits, match="which has 110 for development"):
+        planned(asked("records = 330"))
+    with pytest.raises(UserError, match=r"grid 'g', split.*'evaluation' or 'development'.*'devel'"):
+        from_text(tmp_path, "[g]\n" + SMALL + 'split = "devel"')
+
+
+def test_ids_of_evaluated_cells_are_what_they_were() -> None:
+    """Results stored by version 0.1.0 must still count."""
+    cell = Cell("micro-llama", "world", "lks", 10, 0, 20, parameters='{"a": 1}', model_revision="m", data_revision="d", records=5)
+    assert cell.id == "84ba48aeebf4630d"
+    assert replace(cell, split="development").id != cell.id
 
 
 def test_the_micro_grid_is_the_issue_s() -> None:
@@ -116,7 +177,7 @@ def test_the_unedited_model_is_always_there(tmp_path: Path) -> None:
 def test_every_field_that_decides_the_result_is_in_the_id() -> None:
     cell = Cell("m", "d", "lks", 10, 0, 1)
     changes = {"model": "x", "dataset": "x", "method": "x", "n_edits": 1, "seed": 1, "draws": 2, "parameters": "x"}
-    changes |= {"model_revision": "x", "data_revision": "x", "records": 5}
+    changes |= {"model_revision": "x", "data_revision": "x", "records": 5, "split": "development"}
     ids = {replace(cell, **{name: value}).id for name, value in changes.items()}  # type: ignore[arg-type]
     assert len(ids | {cell.id}) == len(changes) + 1
     assert replace(cell, variant=(("a", "b"),)).id == cell.id  # the resolved parameters decide, not how they were asked for

@@ -208,3 +208,12 @@ def test_a_patch_keeps_all_it_needs(tmp_path: Path):
 def test_an_empty_memory_has_nothing_to_say():
     assert FactsInFront([], [], LOOKUP).contexts(tiny.lm("llama"), ["a", "b"]) == ["", ""]
     assert Fact("p", "y").text == "New Fact: p y\n"
+
+
+def test_the_growth_of_a_prompt_is_bounded_for_those_who_size_batches() -> None:
+    lm = tiny.lm("llama")
+    made = IKE(IKEParams(demonstrations=4))
+    made.prepare(lm, tiny.training())
+    patch = made.edit(lm, tiny.edits(2))
+    longest = max(len(lm.tokenizer.encode(c, add_special_tokens=False)) for c in patch.contexts(lm, [e.prompt for e in tiny.edits(2)]))
+    assert 0 < longest <= patch.context_tokens(lm) + 8  # "Prompt:" is not counted

@@ -18,13 +18,15 @@ import pytest
 from lks.edits import ProbeKind
 from lks.errors import DataError, StoreError
 from lks.grid import Cell, Costs, Outcome
-from lks.shards import SCHEMA, Answer, read_check, read_outcome, write_answers, write_outcome
+from lks.shards import IMMEDIATE, SCHEMA, Answer, read_answers, read_check, read_outcome, write_answers, write_outcome
 from lks.store import Store
 
 Ids = tuple[int, ...]
 
 CELL = Cell("micro-llama", "world", "lks", 3, 0, 1)
 UNEDITED = Cell("micro-llama", "world", "none", 3, 0, 1)
+DEVELOPMENT = {"split": "development"}
+REVISIONS = ("model_revision", "data_revision")
 
 
 def answer(case: str, subject: str, kind: ProbeKind, wanted: Ids, tf: Ids, ar: Ids, draw: int = 0) -> Answer:
@@ -49,9 +51,10 @@ UNEDITED_ANSWERS = [
 ]
 
 
-def put(store: Store, cell: Cell, answers: list[Answer], status: str = "ok", stage: str = "ask") -> Outcome:
+def put(store: Store, cell: Cell, answers: list[Answer], status: str = "ok", immediate: list[Answer] | None = None) -> Outcome:
     """Write and record a cell."""
-    shards = (write_answers(store.results, cell.id, stage, answers),) if answers else ()
+    stages = {"ask": answers, IMMEDIATE: immediate or []}
+    shards = tuple(write_answers(store.results, cell.id, stage, given) for stage, given in stages.items() if given)
     outcome = Outcome(cell, status, "" if status == "ok" else "why", shards, Costs(edit_s=2.0), {"finished": "2026-01-01T00:00:00"})  # type: ignore[arg-type]
     store.record(outcome)
     return outcome
@@ -126,8 +129,8 @@ def test_the_unedited_model_keeps_its_own_answers(filled: Store) -> None:
         assert metric(filled, readout, "locality", UNEDITED)[0] == 1
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"draws": 2}, {"n_edits": 4}, {"records": 9}, {"model_revision": "x"}, {"data_revision": "x"}])
-def test_locality_is_unknown_without_the_unedited_answers_to_the_same_questions(store: Store, change: dict[str, int]) -> None:
+@pytest.mark.parametrize("change", [*({key: 9} for key in ("seed", "draws", "n_edits", "records")), *({key: "x"} for key in REVISIONS), DEVELOPMENT])
+def test_locality_is_unknown_without_the_unedited_answers_to_the_same_questions(store: Store, change: dict[str, object]) -> None:
     put(store, replace(UNEDITED, **change), UNEDITED_ANSWERS)  # type: ignore[arg-type]
     put(store, CELL, ANSWERS)
     assert metric(store, "tf_token", "locality")[0] is None
@@ -142,6 +145,76 @@ def test_locality_compares_the_same_probe_of_the_same_draw(store: Store) -> None
     assert metric(store, "tf_exact", "locality")[0] == 0.75
     assert metric(store, "ar_exact", "locality")[0] == 1
     assert metric(store, "ar_exact", "locality")[3] == 4
+
+
+IMMEDIATE_ANSWERS = [
+    answer("a1", "Ann", "edit", (1, 2), (1, 2), (1, 2)),  # tf exact 1, later 1; ar exact 1, later 0
+    answer("a2", "Ann", "edit", (3,), (3,), (3,)),  # 1, later 0; 1, later 1
+    answer("b1", "Bob", "edit", (5, 6, 7, 8), (5, 6, 7, 8), (5, 6)),  # 1, later 0; 0, later 0
+    answer("a1", "Ann", "locality", (9, 9), (7, 7), (7, 8)),  # against the unedited: 1, later 0; 1, later 1
+]
+
+
+def kept(store: Store, readout: str, name: str, cell: Cell = CELL) -> tuple[object, ...]:
+    sql = "SELECT immediate, final, lost, standard_error, half_width, n_items, n_subjects FROM retention"
+    (row,) = store.query(f"{sql} WHERE (cell_id, readout, metric) = (?, ?, ?)", [cell.id, readout, name])
+    return row
+
+
+def test_retention_is_the_hand_worked_one(filled: Store) -> None:
+    before = filled.query("FROM metrics ORDER BY ALL")
+    put(filled, CELL, ANSWERS, immediate=IMMEDIATE_ANSWERS)
+    # tf exact: lost 0, 1 (Ann) and 1 (Bob), mean 2/3. Ann's sum of deviations is 1 - 4/3 = -1/3, Bob's 1/3.
+    error = math.sqrt(2 / 9) / 3
+    assert kept(filled, "tf_exact", "reliability") == pytest.approx((1, 1 / 3, 2 / 3, error, 1.96 * error, 3, 2))
+    # ar exact: lost 1, 0 and 0, mean 1/3: Ann 1/3, Bob -1/3.
+    assert kept(filled, "ar_exact", "reliability") == pytest.approx((2 / 3, 1 / 3, 1 / 3, error, 1.96 * error, 3, 2))
+    assert kept(filled, "tf_exact", "locality") == (1, 0, 1, None, None, 1, 1)  # one subject: no spread
+    assert kept(filled, "tf_token", "locality")[:3] == (1, 0.5, 0.5)
+    assert filled.query("SELECT count(*) FROM retention WHERE metric = 'generality'") == [(0,)]
+    rounded = [[round(v, 12) if isinstance(v, float) else v for v in row] for row in filled.query("FROM metrics ORDER BY ALL")]
+    assert rounded == [[round(v, 12) if isinstance(v, float) else v for v in row] for row in before], "metrics are over final answers alone"
+
+
+def test_retention_is_there_only_for_cells_that_were_asked_after_each_edit(filled: Store) -> None:
+    assert filled.query("FROM retention") == []
+
+
+def test_retained_locality_is_unknown_without_the_unedited_answers(store: Store) -> None:
+    put(store, CELL, ANSWERS, immediate=IMMEDIATE_ANSWERS)
+    assert kept(store, "tf_exact", "locality")[:3] == (None, None, None)
+    assert kept(store, "tf_exact", "reliability")[2] == pytest.approx(2 / 3)
+
+
+def test_immediate_answers_are_mirrored_like_all_others(filled: Store) -> None:
+    put(filled, CELL, ANSWERS, immediate=IMMEDIATE_ANSWERS)
+    counts = "SELECT (SELECT count(*) FROM answers WHERE cell_id = ?1), (SELECT count(*) FROM immediate_answers WHERE cell_id = ?1)"
+    assert filled.query(counts, [CELL.id]) == [(len(ANSWERS), len(IMMEDIATE_ANSWERS))]
+    (filled.results / "lks.duckdb").unlink()
+    assert filled.sync() == []
+    assert filled.query(counts, [CELL.id]) == [(len(ANSWERS), len(IMMEDIATE_ANSWERS))]
+    damaged = filled.results / "cells" / CELL.id / f"{IMMEDIATE}.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:80])
+    (warning,) = filled.sync()
+    assert str(damaged) in warning and filled.done() == {UNEDITED.id}
+    assert filled.query(counts, [CELL.id]) == [(0, 0)]
+
+
+def test_answers_come_back_equal(store: Store) -> None:
+    path = store.results / write_answers(store.results, CELL.id, "ask", ANSWERS)
+    assert read_answers(path) == ANSWERS
+    with pytest.raises(DataError, match="is missing"):
+        read_answers(path.with_name("absent.parquet"))
+
+
+def test_development_cells_stand_apart(filled: Store) -> None:
+    put(filled, replace(UNEDITED, split="development"), [replace(a, tf_ids=(4, 4)) if len(a.tf_ids) == 2 else a for a in UNEDITED_ANSWERS])
+    tuned = replace(CELL, split="development")
+    put(filled, tuned, ANSWERS)
+    assert metric(filled, "tf_exact", "locality")[0] == 0.5
+    assert metric(filled, "tf_exact", "locality", tuned)[0] == 0
+    shown = filled.query("SELECT split, method, count(*) FROM current_cells GROUP BY ALL ORDER BY ALL")
+    assert shown == [("development", "lks", 1), ("development", "none", 1), ("evaluation", "lks", 1), ("evaluation", "none", 1)]
 
 
 def test_portability_is_a_metric_of_its_own(store: Store) -> None:
@@ -164,7 +237,7 @@ def test_recording_twice_counts_once(filled: Store) -> None:
 
 
 def test_outcomes_come_back_equal(store: Store) -> None:
-    cell = Cell("m", "d", "lks", 10, 3, 2, (("hypernetwork", "free"),), '{"a": 1}', "r1", "r2", 1000)
+    cell = Cell("m", "d", "lks", 10, 3, 2, (("hypernetwork", "free"),), '{"a": 1}', "r1", "r2", 1000, "development")
     written = Outcome(cell, "oom", "out of memory – twice", (), Costs(1.5, 2.5, 3.5, 4, 5), {"device": "cpu", "finished": "t"})
     store.record(written)
     assert store.outcomes() == [written]

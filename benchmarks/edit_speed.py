@@ -1,0 +1,159 @@
+"""Seconds per edit of each method for growing numbers of edits, preparation apart.
+
+Every method edits the cases that a grid cell with one draw would edit, after its `prepare` on the cases that such a cell holds out.
+One untimed edit comes first. A number of edits that would take longer than the limit, going by the last one, is left out.
+
+Run: `python -m benchmarks.edit_speed [--model NAME] [--methods ft,lks] [--edits 1,10,100] [--limit SECONDS] [--json FILE]`
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from baselines import methods
+from flows.planning import revision_of_model
+from flows.settings import Settings
+from lks.cell import draws, held_out, provenance
+from lks.cost import measured
+from lks.datasets import load
+from lks.editor import Editor
+from lks.edits import Case
+from lks.errors import UserError, unknown
+from lks.grid import UNEDITED, Cell
+from lks.lm import LM
+from reports.tables import short
+
+LIMIT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One method at one number of edits.
+
+    Attributes:
+        method: registry name.
+        n_edits: T.
+        prepare_s: preparation, seconds, whenever it was done.
+        edit_s: all T edits, seconds; None where `why` says that there is none.
+        peak_bytes: most memory held while editing.
+        why: why there is no time; empty if there is one.
+    """
+
+    method: str
+    n_edits: int
+    prepare_s: float
+    edit_s: float | None
+    peak_bytes: int
+    why: str = ""
+
+    @property
+    def per_edit(self) -> float | None:
+        """Seconds per edit."""
+        return None if self.edit_s is None else self.edit_s / self.n_edits
+
+
+def timings(
+    name: str, method: type[Editor[object]], lm: LM, cases: Sequence[Case], cells: Sequence[Cell], limit: float = LIMIT_S
+) -> Iterator[Timing]:
+    """The method's time at each cell's T, fewest edits first; a T that would take too long is left out, a failure is the last."""
+    last = 0.0
+    for cell in cells:
+        if last * cell.n_edits > limit:
+            yield Timing(name, cell.n_edits, 0.0, None, 0, f"over {limit:g} s")
+            continue
+        try:
+            editor = method.for_model(cell.model, cell.dataset, cell.n_edits)
+            with measured() as preparing:
+                prepare_s = editor.prepare(lm, held_out(cases, cell))
+            edits = [case.edit for case in draws(cases, cell)[0]]
+            if not last:
+                editor.edit(lm, edits[:1])
+            with measured() as meter:
+                editor.edit(lm, edits)
+        except (UserError, RuntimeError, ValueError, FloatingPointError) as error:
+            yield Timing(name, cell.n_edits, 0.0, None, 0, f"{type(error).__name__}: {error}".splitlines()[0])
+            return
+        last = meter.seconds / cell.n_edits
+        yield Timing(name, cell.n_edits, max(prepare_s, preparing.seconds if prepare_s else 0.0), meter.seconds, meter.peak_bytes)
+
+
+def cells_for(model: str, n_edits: Sequence[int] = ()) -> list[Cell]:
+    """Cells of one draw: on the records that a mini model knows, on the made world for a micro model, else on zsRE."""
+    family, _, rest = model.partition("-")
+    dataset, _, records = rest.partition("-") if family == "mini" else ("world" if family == "micro" else "zsre", "", "")
+    chosen = n_edits or ((1, 10, 100, 300) if family == "micro" else (1, 10, 100, 1000))
+    return [Cell(model, dataset, UNEDITED, n, 0, 1, records=int(records or 0)) for n in sorted(chosen)]
+
+
+def default_model() -> str:
+    """The mini model of 1,000 zsRE records where it has been built, else a shipped one."""
+    try:
+        revision_of_model("mini-zsre-1000")
+    except UserError:
+        return "micro-llama"
+    return "mini-zsre-1000"
+
+
+def chosen_methods(names: str) -> Mapping[str, type[Editor[object]]]:
+    """Methods by name, "a,b"; all of them, but for the unedited model, if none is named."""
+    found = methods()
+    for name in filter(None, names.split(",")):
+        if name not in found:
+            raise unknown("method", name, found)
+    return {name: method for name, method in found.items() if name in names.split(",") or (not names and name != UNEDITED)}
+
+
+def table(model: str, n_edits: Sequence[int], found: Sequence[Timing]) -> Table:
+    """Methods by rows, T by columns."""
+    made = Table(title=f"{model}: seconds per edit", box=None, header_style="bold", title_justify="left")
+    made.add_column("method")
+    for heading in (*(f"T={n:,}" for n in n_edits), "prepare s", "peak MB"):
+        made.add_column(heading, justify="right")
+    for name in dict.fromkeys(timing.method for timing in found):
+        own = {timing.n_edits: timing for timing in found if timing.method == name}
+        texts = [short(own[n].per_edit or 0.0) if n in own and not own[n].why else (own[n].why if n in own else "") for n in n_edits]
+        peak = max(timing.peak_bytes for timing in own.values())
+        made.add_row(name, *texts, short(max(timing.prepare_s for timing in own.values())), f"{peak / 1e6:,.0f}")
+    return made
+
+
+def run(model: str, names: str, n_edits: Sequence[int], limit: float, say: Callable[[str], None]) -> tuple[list[Cell], list[Timing]]:
+    """All timings of a model; `say` is told of each."""
+    cells = cells_for(model, n_edits)
+    cases = load(cells[0].dataset).cases
+    lm = LM.load(model)
+    found: list[Timing] = []
+    for name, method in chosen_methods(names).items():
+        for timing in timings(name, method, lm, cases, cells, limit):
+            found.append(timing)
+            say(f"{name} T={timing.n_edits:,}: {timing.why or f'{short(timing.edit_s or 0.0)} s, {short(timing.per_edit or 0.0)} per edit'}")
+    return cells, found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print a table and write JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.edit_speed", description="Seconds per edit of each method.")
+    parser.add_argument("--model", default="", help="default: mini-zsre-1000 if it is built, else micro-llama")
+    parser.add_argument("--methods", default="", help="names with commas; default: all")
+    parser.add_argument("--edits", default="", help="numbers of edits with commas; default: 1,10,100,1000, on a micro model 1,10,100,300")
+    parser.add_argument("--limit", type=float, default=LIMIT_S, help="seconds that T edits may take, going by the T before")
+    parser.add_argument("--json", type=Path, default=None, help="default: benchmarks/edit_speed-MODEL.json in the results folder")
+    asked = parser.parse_args(argv)
+    model = asked.model or default_model()
+    console = Console()
+    cells, found = run(model, asked.methods, [int(n) for n in filter(None, asked.edits.split(","))], asked.limit, console.print)
+    console.print(table(model, [cell.n_edits for cell in cells], found))
+    file = asked.json or Settings().results / "benchmarks" / f"edit_speed-{Path(model).name}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{**asdict(timing), "per_edit_s": timing.per_edit} for timing in found]
+    file.write_text(json.dumps({"model": model, "dataset": cells[0].dataset, "provenance": provenance(), "timings": rows}, indent=1) + "\n")
+    console.print(f"Written: {file}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()
