@@ -199,7 +199,7 @@ def _routing(patch: SideMemoryPatch, prefills: Prefills, begin: int | None) -> C
 
 
 _SMALL = WiseParams(
-    block=1, n_iter=40, mask_ratio=1.0, act_ratio=0.5, reads="last", save_freq=10**6, merge_freq=10**6, contexts=2, locality_prompts=4
+    block=1, n_iter=40, mask_ratio=1.0, act_ratio=0.75, reads="last", save_freq=10**6, merge_freq=10**6, contexts=2, locality_prompts=4
 )
 """Own choice for the testbed models, from sweeps at T = 10 to 100 on held-out cases.
 
