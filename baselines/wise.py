@@ -199,7 +199,7 @@ def _routing(patch: SideMemoryPatch, prefills: Prefills, begin: int | None) -> C
 
 
 _SMALL = WiseParams(
-    block=1, n_iter=40, mask_ratio=1.0, act_ratio=0.75, reads="last", save_freq=10**6, merge_freq=10**6, contexts=2, locality_prompts=4
+    block=1, n_iter=40, mask_ratio=1.0, reads="last", save_freq=10**6, merge_freq=10**6, contexts=2, locality_prompts=4
 )
 """Own choice for the testbed models, from sweeps at T = 10 to 100 on held-out cases.
 
@@ -222,8 +222,8 @@ class Wise(Editor[WiseParams]):
         # EasyEdit, hparams/WISE/llama-7b.yaml and mistral-7b.yaml
         "llama-2-7b-chat": lambda n_edits, dataset: WiseParams(block=27),
         "mistral-7b-instruct-v0.3": lambda n_edits, dataset: WiseParams(block=27),
-        "micro": lambda n_edits, dataset: replace(_SMALL, block=2, lr=0.1, alpha=1.25, beta=5.0, gamma=2.5),
-        "mini": lambda n_edits, dataset: replace(_SMALL, block=1, lr=0.15, alpha=2.5, beta=10.0, gamma=5.0),
+        "micro": lambda n_edits, dataset: replace(_SMALL, block=2, lr=0.1, act_ratio=0.5, alpha=1.25, beta=5.0, gamma=2.5),
+        "mini": lambda n_edits, dataset: replace(_SMALL, block=1, lr=0.15, act_ratio=0.75, alpha=2.5, beta=10.0, gamma=5.0),
     }
 
     def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
