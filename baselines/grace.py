@@ -209,9 +209,9 @@ class Grace(Editor[GraceParams]):
     presets: ClassVar = {
         # EasyEdit, hparams/GRACE/llama-7b.yaml
         "llama-2-7b-chat": lambda n_edits, dataset: GraceParams(block=27),
-        # own choice: none is published. The WISE paper edits block 27 of both models. The radius has the layer input's unit, so
-        # it should follow the distances of other prompts' keys in this model; until they are measured, Llama's is kept, the cautious
-        # side: too small a radius costs generality, too large a one locality.
+        # own choice: none is published. Block 27 as in EasyEdit's WISE and DEFER files for Mistral. The radius has the layer input's
+        # unit and should follow the key distances of this model; they are not measured yet, so Llama's is kept. Too small a radius
+        # costs generality, too large a one locality.
         "mistral-7b-instruct-v0.3": lambda n_edits, dataset: GraceParams(block=27),
         # own choice, from distances of the keys of 150 held-out edits and the EP of blocks 3 and 4, four to six radii, at T = 1, 10 and 100.
         # World, block 3: a paraphrase lies 0.3 to 2 (10 % to 90 %, median 0.6 to 0.8) from its edit, the nearest edit of a locality
