@@ -71,7 +71,7 @@ def target_from_last_token(encoded: Encoded) -> Example:
 def places(examples: Sequence[Example], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Row, position and label of every loss position of a batch, each [places]."""
     found = [(row, position, label) for row, example in enumerate(examples) for position, label in example.places]
-    row, position, label = torch.tensor(found, device=device).T
+    row, position, label = torch.tensor(found, device=device, dtype=torch.long).reshape(-1, 3).T
     return row, position, label
 
 

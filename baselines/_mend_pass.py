@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baselines._fine_tuning import places, target_in_place
 from baselines._mend_network import Layer
 from lks.lm import LM, Encoded
+from lks.losses import row_means
 from lks.prefill import removed
 from lks.prefix import Upper, lower
 
@@ -43,8 +45,7 @@ class Border:
     def rows(self, encoded: Sequence[Encoded]) -> Rows:
         """Rows whose losses look at the positions that predict their answers."""
         ids, mask = self.lm.pad([e.ids for e in encoded])
-        where = [(k, t - 1, e.ids[t]) for k, e in enumerate(encoded) for t in range(e.n_prompt, len(e.ids))]
-        row, position, label = torch.tensor(where, device=self.lm.device, dtype=torch.long).reshape(-1, 3).T
+        row, position, label = places([target_in_place(e) for e in encoded], self.lm.device)
         return Rows(self.lower(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state, mask, row, position, label)
 
     def logits(self, rows: Rows) -> Tensor:
@@ -55,8 +56,7 @@ class Border:
 def row_losses(logits: Tensor, rows: Rows) -> Tensor:
     """Mean negative log-likelihood of each row's labels, [rows]."""
     per_token = F.cross_entropy(logits, rows.label, reduction="none")
-    sums = per_token.new_zeros(len(rows.hidden)).index_add(0, rows.row, per_token)
-    return sums / torch.bincount(rows.row, minlength=len(rows.hidden)).clamp_min(1)
+    return row_means(per_token, rows.row, len(rows.hidden))
 
 
 def gradients(border: Border, layers: Sequence[Layer], rows: Rows) -> list[tuple[Tensor, Tensor]]:

@@ -1,6 +1,5 @@
 """MEND's meta-training (arXiv 2110.11309, Alg. 1): the network learns edits that generalise and leave other answers alone."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -14,6 +13,7 @@ from lks.editor import Progress
 from lks.edits import Edit
 from lks.lm import LM, Encoded
 from lks.losses import kl_divergence
+from lks.material import continuations
 from lks.prefix import batches
 
 
@@ -139,10 +139,7 @@ class Trainer:
         encoded = dict(zip(prompts, self.lm.encode(prompts, [""] * len(prompts)), strict=True))
         new = [p for p in encoded if p not in self.tails]
         if new:
-            ids, mask = self.lm.pad([encoded[p].ids for p in new], side="left")
-            made = self.lm.greedy(ids, mask, self.settings.locality_tokens)[:, ids.shape[1] :].tolist()
-            end = self.lm.tokenizer.eos_token_id
-            self.tails.update((p, list(itertools.takewhile(lambda token: token != end, row))) for p, row in zip(new, made, strict=True))
+            self.tails.update(zip(new, continuations(self.lm, [encoded[p] for p in new], self.settings.locality_tokens), strict=True))
         # a prompt that the model answers with its end is still held at its last token
         return [Encoded(encoded[p].ids + (self.tails[p] or [end_of(self.lm)]), encoded[p].n_prompt) for p in prompts]
 

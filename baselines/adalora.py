@@ -9,7 +9,7 @@ The schedule is part of the method: peft needs its length ahead, and `update_and
 public editing code does neither, so what it runs is LoRA in singular-value form.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines._adapters import ADAPTER, Adapter, Rule, config_of, trained
-from lks.editor import After, Editor, Progress, silent, unwatched
+from lks.editor import After, Editor, Progress, always, silent, unwatched
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.lm import LM
@@ -61,10 +61,6 @@ class AdaLoRAParams:
     target_modules: str = ""
 
 
-def _fixed(params: AdaLoRAParams) -> Callable[[int, str], AdaLoRAParams]:
-    return lambda n_edits, dataset: params
-
-
 def _small(n_edits: int) -> AdaLoRAParams:
     """For testbed models: with few edits, a small step."""
     return AdaLoRAParams(lr=1e-3 if n_edits < 10 else 5e-3, batch_size=8, stop_loss=0.1)
@@ -81,9 +77,9 @@ class AdaLoRA(Editor[AdaLoRAParams]):
     presets: ClassVar = {
         # EasyEdit, hparams/LoRA/llama-7b.yaml (rank, alpha, dropout, lr, steps). The schedule, of which EasyEdit has none, is own
         # choice: the paper's initial budget of 1.5 times the target, about a seventh of the steps before it falls and under half after
-        "llama-2-7b-chat": _fixed(AdaLoRAParams()),
+        "llama-2-7b-chat": always(AdaLoRAParams()),
         # own choice: the values for Llama-2, none are published for Mistral
-        "mistral-7b-instruct-v0.3": _fixed(AdaLoRAParams()),
+        "mistral-7b-instruct-v0.3": always(AdaLoRAParams()),
         # own choice: the best EP of two to four step sizes and penalties at T = 1, 10 and 60, on held-out cases
         "micro": lambda n_edits, dataset: _small(n_edits),
         "mini": lambda n_edits, dataset: _small(n_edits),

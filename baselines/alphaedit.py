@@ -12,6 +12,7 @@ from torch import Tensor
 
 from baselines._moments import Moments, projected
 from baselines._spread import Spreading, SpreadParams
+from lks.editor import always
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +29,6 @@ class AlphaEditParams(SpreadParams):
     threshold: float = 2e-2
     threshold_unit: Literal["absolute", "mean"] = "absolute"
     penalty: float = 1.0
-
-
-def _fixed(params: AlphaEditParams) -> Callable[[int, str], AlphaEditParams]:
-    return lambda n_edits, dataset: params
 
 
 def _small(lr: float, steps: int, contexts: int, penalty: float) -> Callable[[int, str], AlphaEditParams]:
@@ -60,8 +57,8 @@ class AlphaEdit(Spreading[AlphaEditParams]):
     presets: ClassVar = {
         # own choice, none is published for these models: the paper's Llama-3 values (blocks 4-8, threshold 2e-2, L2 1, batches of 100) with
         # MEMIT's value optimisation for Llama-2 and Mistral, as EasyEdit's maintainers advise (issue 502); L2 10 for Mistral (issue 490)
-        "llama-2-7b-chat": _fixed(AlphaEditParams(first_block=4, last_block=8, batch_size=100)),
-        "mistral-7b-instruct-v0.3": _fixed(AlphaEditParams(first_block=4, last_block=8, batch_size=100, penalty=10.0)),
+        "llama-2-7b-chat": always(AlphaEditParams(first_block=4, last_block=8, batch_size=100)),
+        "mistral-7b-instruct-v0.3": always(AlphaEditParams(first_block=4, last_block=8, batch_size=100, penalty=10.0)),
         # own choice, on held-out cases: docs/baselines.md. The mini model has never met text in front of a question
         "micro": _small(lr=0.5, steps=25, contexts=5, penalty=10.0),
         "mini": _small(lr=0.1, steps=40, contexts=0, penalty=30.0),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from baselines._moments import Moments, ridge
 from baselines._spread import Spreading, SpreadParams
+from lks.editor import always
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +24,6 @@ class EMMETParams(SpreadParams):
     """
 
     stabiliser: float = 0.1
-
-
-def _fixed(params: EMMETParams) -> Callable[[int, str], EMMETParams]:
-    return lambda n_edits, dataset: params
 
 
 def _small(lr: float, steps: int, contexts: int, stabiliser: float) -> Callable[[int, str], EMMETParams]:
@@ -43,8 +40,8 @@ class EMMET(Spreading[EMMETParams]):
     params_type: ClassVar = EMMETParams
     presets: ClassVar = {
         # EasyEdit, hparams/EMMET/llama-7b.yaml (emmet_lambda 0.1); Mistral: own choice, as its ROME and MEMIT have Llama's values
-        "llama-2-7b-chat": _fixed(EMMETParams(first_block=5, last_block=5)),
-        "mistral-7b-instruct-v0.3": _fixed(EMMETParams(first_block=5, last_block=5)),
+        "llama-2-7b-chat": always(EMMETParams(first_block=5, last_block=5)),
+        "mistral-7b-instruct-v0.3": always(EMMETParams(first_block=5, last_block=5)),
         # own choice, on held-out cases: docs/baselines.md. The mini model has never met text in front of a question
         "micro": _small(lr=0.5, steps=25, contexts=5, stabiliser=0.1),
         "mini": _small(lr=0.1, steps=40, contexts=0, stabiliser=1.0),

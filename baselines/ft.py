@@ -3,12 +3,12 @@
 The blocks below the trained one are frozen, so their states are computed once (`lks.prefix`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from baselines._fine_tuning import target_in_place, tune
-from lks.editor import After, Editor, Progress, silent, unwatched
+from lks.editor import After, Editor, Progress, always, silent, unwatched
 from lks.edits import Edit
 from lks.lm import LM
 from lks.patch import Patch
@@ -35,10 +35,6 @@ class FTParams:
     max_change: float = 0.0
 
 
-def _fixed(params: FTParams) -> Callable[[int, str], FTParams]:
-    return lambda n_edits, dataset: params
-
-
 class FineTuning(Editor[FTParams]):
     """Adam on the target tokens' mean negative log-likelihood, one weight matrix."""
 
@@ -49,11 +45,11 @@ class FineTuning(Editor[FTParams]):
     params_type: ClassVar = FTParams
     presets: ClassVar = {
         # EasyEdit, hparams/FT/llama-7b.yaml and mistral-7b.yaml (objective target_new)
-        "llama-2-7b-chat": _fixed(FTParams(block=21)),
-        "mistral-7b-instruct-v0.3": _fixed(FTParams(block=21, max_change=5e-5)),
+        "llama-2-7b-chat": always(FTParams(block=21)),
+        "mistral-7b-instruct-v0.3": always(FTParams(block=21, max_change=5e-5)),
         # own choice: the best EP of blocks 1 to 4 and two or three step sizes at T = 60 or 100, on cases that T <= 100 does not use
-        "micro": _fixed(FTParams(block=1, lr=5e-4, max_epochs=25, batch_size=8)),
-        "mini": _fixed(FTParams(block=3, lr=2e-3, max_epochs=25, batch_size=8)),
+        "micro": always(FTParams(block=1, lr=5e-4, max_epochs=25, batch_size=8)),
+        "mini": always(FTParams(block=3, lr=2e-3, max_epochs=25, batch_size=8)),
     }
 
     def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:

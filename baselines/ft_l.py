@@ -13,12 +13,12 @@ published objective, kept here because it *is* the method. `objective="in_place"
 instead, which is FT+L for targets of any length.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from baselines._fine_tuning import target_from_last_token, target_in_place, tune
-from lks.editor import After, Editor, Progress, silent, unwatched
+from lks.editor import After, Editor, Progress, always, silent, unwatched
 from lks.edits import Edit
 from lks.lm import LM
 from lks.patch import Patch
@@ -47,10 +47,6 @@ class FTLParams:
     max_change: float = 0.0
 
 
-def _fixed(params: FTLParams) -> Callable[[int, str], FTLParams]:
-    return lambda n_edits, dataset: params
-
-
 class LastTokenFineTuning(Editor[FTLParams]):
     """Adam on the target tokens' mean negative log-likelihood at the prompt's last token, one weight matrix.
 
@@ -66,11 +62,11 @@ class LastTokenFineTuning(Editor[FTLParams]):
     params_type: ClassVar = FTLParams
     presets: ClassVar = {
         # EasyEdit, hparams/FT/llama-7b.yaml and mistral-7b.yaml (objective prompt_last)
-        "llama-2-7b-chat": _fixed(FTLParams(block=21)),
-        "mistral-7b-instruct-v0.3": _fixed(FTLParams(block=21, max_change=5e-5)),
+        "llama-2-7b-chat": always(FTLParams(block=21)),
+        "mistral-7b-instruct-v0.3": always(FTLParams(block=21, max_change=5e-5)),
         # own choice: the best EP of blocks 1 to 3 (mini: 2 to 4) and three step sizes at T = 60, on held-out cases
-        "micro": _fixed(FTLParams(block=1, lr=1e-3, batch_size=8)),
-        "mini": _fixed(FTLParams(block=2, lr=2e-3, batch_size=8)),
+        "micro": always(FTLParams(block=1, lr=1e-3, batch_size=8)),
+        "mini": always(FTLParams(block=2, lr=2e-3, batch_size=8)),
     }
 
     def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:

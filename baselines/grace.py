@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lks.editor import After, Editor, Progress, silent, unwatched
 from lks.edits import Edit
 from lks.lm import LM, Encoded
+from lks.losses import row_means
 from lks.patch import Patch
 from lks.prefill import Prefills, removed, watched
 from lks.prefix import States, Upper, batches, lower, states
@@ -341,4 +342,4 @@ class ValueTrainer:
         labels, mask = self.lm.pad([self.encoded[i].answer for i in index.tolist()])
         row, column = mask.nonzero(as_tuple=True)
         per_token = F.cross_entropy(self.upper.logits(final[row, column]), labels[row, column], reduction="none")
-        return value.new_zeros(len(index)).index_add(0, row, per_token) / mask.sum(1)
+        return row_means(per_token, row, len(index))

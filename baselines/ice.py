@@ -5,12 +5,12 @@ evaluations edit one fact at a time and always put it in front; with T facts in 
 `threshold` above 0 it may choose none.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from baselines._retrieval import Fact, FactsInFront, Lookup, RetrieverName
-from lks.editor import After, Editor, Progress, silent, unwatched
+from lks.editor import After, Editor, Progress, always, silent, unwatched
 from lks.edits import Edit
 from lks.lm import LM
 from lks.patch import Patch
@@ -37,10 +37,6 @@ class ICEParams:
     instruction: str = ""
 
 
-def _fixed(params: ICEParams) -> Callable[[int, str], ICEParams]:
-    return lambda n_edits, dataset: params
-
-
 class ICE(Editor[ICEParams]):
     """A memory of facts as text; no weight changes and nothing is trained."""
 
@@ -51,11 +47,11 @@ class ICE(Editor[ICEParams]):
     params_type: ClassVar = ICEParams
     presets: ClassVar = {
         # EasyEdit, examples/PROMPT.md (wording); the retriever is own choice, published edits are evaluated one at a time
-        "llama-2-7b-chat": _fixed(ICEParams(instruction=INSTRUCTION)),
-        "mistral-7b-instruct-v0.3": _fixed(ICEParams(instruction=INSTRUCTION)),
+        "llama-2-7b-chat": always(ICEParams(instruction=INSTRUCTION)),
+        "mistral-7b-instruct-v0.3": always(ICEParams(instruction=INSTRUCTION)),
         # own choice: without the instruction; testbed models have met no context in training and do not read one in any wording
-        "micro": _fixed(ICEParams()),
-        "mini": _fixed(ICEParams()),
+        "micro": always(ICEParams()),
+        "mini": always(ICEParams()),
     }
 
     def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:

@@ -10,12 +10,12 @@ The k facts nearest to the edited one give a demonstration each, in the proporti
 come from edits that are never evaluated, given to `prepare`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from baselines._retrieval import Fact, FactsInFront, Lookup, RetrieverName, retriever
-from lks.editor import After, Editor, Progress, silent, unwatched
+from lks.editor import After, Editor, Progress, always, silent, unwatched
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.lm import LM
@@ -43,10 +43,6 @@ class IKEParams:
     threshold: float = 0.0
 
 
-def _fixed(params: IKEParams) -> Callable[[int, str], IKEParams]:
-    return lambda n_edits, dataset: params
-
-
 class IKE(Editor[IKEParams]):
     """A memory of facts as text, with demonstrations; no weight changes and nothing is trained."""
 
@@ -57,11 +53,11 @@ class IKE(Editor[IKEParams]):
     params_type: ClassVar = IKEParams
     presets: ClassVar = {
         # EasyEdit, hparams/IKE/llama-7b.yaml and mistral-7b.yaml (k); the paper has 32. The retriever is own choice: no extra package
-        "llama-2-7b-chat": _fixed(IKEParams(demonstrations=16)),
-        "mistral-7b-instruct-v0.3": _fixed(IKEParams(demonstrations=16)),
+        "llama-2-7b-chat": always(IKEParams(demonstrations=16)),
+        "mistral-7b-instruct-v0.3": always(IKEParams(demonstrations=16)),
         # own choice: one round of the forms, in a window of 512; testbed models have met no context in training and do not read one
-        "micro": _fixed(IKEParams(demonstrations=8)),
-        "mini": _fixed(IKEParams(demonstrations=8)),
+        "micro": always(IKEParams(demonstrations=8)),
+        "mini": always(IKEParams(demonstrations=8)),
     }
 
     def __init__(self, params: IKEParams) -> None:

@@ -4,14 +4,14 @@ W becomes W + (alpha / r) B A with A [r, in] random and B [out, r] zero at the s
 negative log-likelihood. As an editor it is a baseline of the KnowEdit survey (arXiv 2401.01286).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from baselines._adapters import ADAPTER, Adapter, Rule, config_of, trained
-from lks.editor import After, Editor, Progress, silent, unwatched
+from lks.editor import After, Editor, Progress, always, silent, unwatched
 from lks.edits import Edit
 from lks.lm import LM
 from lks.patch import Patch
@@ -43,10 +43,6 @@ class LoRAParams:
     target_modules: str = ""
 
 
-def _fixed(params: LoRAParams) -> Callable[[int, str], LoRAParams]:
-    return lambda n_edits, dataset: params
-
-
 def _small(n_edits: int) -> LoRAParams:
     """For testbed models: the fewer edits, the smaller the step."""
     return LoRAParams(lr=5e-4 if n_edits < 50 else 2e-3, batch_size=8, stop_loss=0.1)
@@ -62,9 +58,9 @@ class LoRA(Editor[LoRAParams]):
     params_type: ClassVar = LoRAParams
     presets: ClassVar = {
         # EasyEdit, hparams/LoRA/llama-7b.yaml
-        "llama-2-7b-chat": _fixed(LoRAParams()),
+        "llama-2-7b-chat": always(LoRAParams()),
         # own choice: the values for Llama-2, none are published for Mistral
-        "mistral-7b-instruct-v0.3": _fixed(LoRAParams()),
+        "mistral-7b-instruct-v0.3": always(LoRAParams()),
         # own choice: the best EP of three to six step sizes at T = 1, 10 and 60, on held-out cases; EasyEdit's 5e-3 costs locality
         "micro": lambda n_edits, dataset: _small(n_edits),
         "mini": lambda n_edits, dataset: _small(n_edits),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from baselines._moments import Moments, ridge
 from baselines._spread import Spreading, SpreadParams
+from lks.editor import always
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +24,6 @@ class MEMITParams(SpreadParams):
     """
 
     old_keys_weight: float = 15_000.0
-
-
-def _fixed(params: MEMITParams) -> Callable[[int, str], MEMITParams]:
-    return lambda n_edits, dataset: params
 
 
 def _small(lr: float, steps: int, contexts: int, old_keys_weight: float) -> Callable[[int, str], MEMITParams]:
@@ -50,8 +47,8 @@ class MEMIT(Spreading[MEMITParams]):
     params_type: ClassVar = MEMITParams
     presets: ClassVar = {
         # EasyEdit, hparams/MEMIT/llama-7b.yaml and mistral-7b.yaml; WikiText for its Wikipedia: own choice
-        "llama-2-7b-chat": _fixed(MEMITParams(first_block=4, last_block=8)),
-        "mistral-7b-instruct-v0.3": _fixed(MEMITParams(first_block=4, last_block=8)),
+        "llama-2-7b-chat": always(MEMITParams(first_block=4, last_block=8)),
+        "mistral-7b-instruct-v0.3": always(MEMITParams(first_block=4, last_block=8)),
         # own choice, on held-out cases: docs/baselines.md. The mini model has never met text in front of a question
         "micro": _small(lr=0.5, steps=25, contexts=5, old_keys_weight=100.0),
         "mini": _small(lr=0.1, steps=40, contexts=0, old_keys_weight=1000.0),

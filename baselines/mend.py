@@ -4,7 +4,7 @@ The gradient of a linear layer's weight is a sum of outer products, one per toke
 another pair, so it sees d_in + d_out numbers per token instead of d_in * d_out. Changes of several edits add up.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,7 +16,7 @@ from baselines._mend_network import Layer, MendNetwork, live, mlp_layers
 from baselines._mend_pass import Border, gradients
 from baselines._mend_training import Trainer, change, measure
 from lks.cache import made
-from lks.editor import After, Editor, Progress, canonical, silent, unwatched
+from lks.editor import After, Editor, Progress, always, canonical, silent, unwatched
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.lm import LM
@@ -71,10 +71,6 @@ class MendParams:
     validation_edits: int = 500
 
 
-def _fixed(params: MendParams) -> Callable[[int, str], MendParams]:
-    return lambda n_edits, dataset: params
-
-
 _SMALL = MendParams(rank=64, edit_lr=1e-3, lr=1e-5, lr_lr=1e-3, max_steps=600, validation_interval=50)
 
 
@@ -88,11 +84,11 @@ class Mend(Editor[MendParams]):
     params_type: ClassVar = MendParams
     presets: ClassVar = {
         # EasyEdit, hparams/TRAINING/MEND/llama-7b.yaml and mistral-7b.yaml: 100,000 single edits, 10 per optimiser step, validated every 1,000
-        "llama-2-7b-chat": _fixed(MendParams()),
-        "mistral-7b-instruct-v0.3": _fixed(MendParams()),
+        "llama-2-7b-chat": always(MendParams()),
+        "mistral-7b-instruct-v0.3": always(MendParams()),
         # own choice, on cases that no grid evaluates: blocks 1 to 3, 2 to 4 and 3 to 5, lr 1e-6 and 1e-5, 1 and 10 edits per step
-        "micro": _fixed(_SMALL),
-        "mini": _fixed(_SMALL),
+        "micro": always(_SMALL),
+        "mini": always(_SMALL),
     }
 
     def __init__(self, params: MendParams) -> None:

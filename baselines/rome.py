@@ -18,7 +18,7 @@ from baselines._moments import Moment, second_moments
 from baselines._subjects import behind, prefixes
 from baselines._updates import Updates
 from baselines._values import ValueParams, optimise
-from lks.editor import After, Editor, Progress, silent, unwatched
+from lks.editor import After, Editor, Progress, always, silent, unwatched
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.lm import LM
@@ -47,11 +47,6 @@ class ROMEParams(ValueParams):
     corpus_tokens: int = 5_000_000
 
 
-def _fixed(params: ROMEParams) -> Callable[[int, str], ROMEParams]:
-    """The same parameters for every T and dataset."""
-    return lambda n_edits, dataset: params
-
-
 def _small(block: int, lr: float, steps: int, contexts: int) -> Callable[[int, str], ROMEParams]:
     """Parameters for a testbed model: its own text, few tokens."""
     return lambda n_edits, dataset: ROMEParams(
@@ -69,8 +64,8 @@ class ROME(Editor[ROMEParams]):
     params_type: ClassVar = ROMEParams
     presets: ClassVar = {
         # EasyEdit, hparams/ROME/llama-7b.yaml and mistral-7b.yaml; corpus and its size: own choice (there C is not used at all)
-        "llama-2-7b-chat": _fixed(ROMEParams(block=5)),
-        "mistral-7b-instruct-v0.3": _fixed(ROMEParams(block=5)),
+        "llama-2-7b-chat": always(ROMEParams(block=5)),
+        "mistral-7b-instruct-v0.3": always(ROMEParams(block=5)),
         # own choice, on held-out cases: docs/baselines.md. The mini model has never met text in front of a question
         "micro": _small(block=2, lr=0.5, steps=25, contexts=10),
         "mini": _small(block=2, lr=0.1, steps=40, contexts=2),

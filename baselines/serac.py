@@ -3,7 +3,7 @@
 Both networks are trained once on held-out edits; editing is writing down the edit and the embedding of its prompt.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from baselines import _counterfactual, _meta, _scope_classifier
 from baselines._counterfactual import Counterfactual
 from baselines._serac_patch import EncoderSettings, SeracPatch, load
 from lks.cache import made
-from lks.editor import After, Editor, Progress, canonical, silent, unwatched
+from lks.editor import After, Editor, Progress, always, canonical, silent, unwatched
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.lm import LM
@@ -71,10 +71,6 @@ class SeracParams:
     validation_edits: int = 500
 
 
-def _fixed(params: SeracParams) -> Callable[[int, str], SeracParams]:
-    return lambda n_edits, dataset: params
-
-
 # EasyEdit, hparams/TRAINING/SERAC/llama-7b.yaml: encoder, small model, lr, clip, 10 edits x 10 accumulated, 100,000 of these batches
 _LLAMA_2 = SeracParams(
     encoder="distilbert-base-cased",
@@ -101,11 +97,11 @@ class Serac(Editor[SeracParams]):
     regime: ClassVar = "simultaneous"
     params_type: ClassVar = SeracParams
     presets: ClassVar = {
-        "llama-2-7b-chat": _fixed(_LLAMA_2),
-        "mistral-7b-instruct-v0.3": _fixed(_MISTRAL),
+        "llama-2-7b-chat": always(_LLAMA_2),
+        "mistral-7b-instruct-v0.3": always(_MISTRAL),
         # own choice, on cases that no grid evaluates: what answers best within 2 (micro) and 4 minutes of training on one core
-        "micro": _fixed(SeracParams(lr=1.5e-3, max_steps=1000, decay=True)),
-        "mini": _fixed(SeracParams(reading=1.0, lr=1.5e-3, max_steps=1300, decay=True)),
+        "micro": always(SeracParams(lr=1.5e-3, max_steps=1000, decay=True)),
+        "mini": always(SeracParams(reading=1.0, lr=1.5e-3, max_steps=1300, decay=True)),
     }
 
     def __init__(self, params: SeracParams) -> None:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
+from baselines._fine_tuning import places, target_in_place
 from baselines._merge import ties
 from baselines._subjects import prefixes
 from lks.editor import After, Editor, Progress, silent, unwatched
@@ -378,6 +379,5 @@ class Rows:
         ends = torch.tensor([e.n_prompt for e in encoded], device=lm.device)
         prompt = torch.arange(ids.shape[1], device=lm.device)[None] < ends[:, None]
         read_at = read(params.reads, ids, prompt, lm.tokenizer.bos_token_id)
-        places = [(k, t - 1, e.ids[t]) for k, e in enumerate(encoded) for t in range(e.n_prompt, len(e.ids))]
-        row, position, label = torch.tensor(places, device=lm.device).T
+        row, position, label = places([target_in_place(e) for e in encoded], lm.device)
         return cls(seen[0].float(), hidden, mask, read_at, sum(1 for a in texts[1] if a), row, position, label)

@@ -113,6 +113,11 @@ class Editor(ABC, Generic[ParamsT]):
         """
 
 
+def always(params: ParamsT) -> Callable[[int, str], ParamsT]:
+    """A preset that is the same for every T and dataset."""
+    return lambda n_edits, dataset: params
+
+
 def canonical(params: object) -> str:
     """Parameters as JSON with sorted keys: what `Cell.id` hashes."""
     return json.dumps(dataclasses.asdict(params), sort_keys=True) if dataclasses.is_dataclass(params) and not isinstance(params, type) else "{}"

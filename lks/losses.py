@@ -14,7 +14,7 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor, rows: Tensor, n_rows
         n_rows: number of rows.
     """
     per_token = F.cross_entropy(logits, labels, reduction="none")
-    return _row_means(per_token, rows, n_rows).mean()
+    return row_means(per_token, rows, n_rows).mean()
 
 
 def kl_divergence(logits: Tensor, reference: Tensor, rows: Tensor, n_rows: int) -> Tensor:
@@ -27,10 +27,10 @@ def kl_divergence(logits: Tensor, reference: Tensor, rows: Tensor, n_rows: int) 
         n_rows: number of rows.
     """
     per_token = F.kl_div(F.log_softmax(logits, -1), reference, reduction="none", log_target=True).sum(-1)
-    return _row_means(per_token, rows, n_rows).mean()
+    return row_means(per_token, rows, n_rows).mean()
 
 
-def _row_means(values: Tensor, rows: Tensor, n_rows: int) -> Tensor:
+def row_means(values: Tensor, rows: Tensor, n_rows: int) -> Tensor:
     """Mean of the values of each row, [n_rows]."""
     sums = values.new_zeros(n_rows).index_add(0, rows, values)
     return sums / values.new_zeros(n_rows).index_add(0, rows, values.new_ones(len(values)))

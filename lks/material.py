@@ -131,7 +131,7 @@ def prepare(lm: LM, edits: Sequence[Edit], params: LKSParams) -> Material:
         texts = [(i, prompt) for i, edit in enumerate(edits) for prompt in _prompts(edit, part, params)]
         targets = ["" if part == "locality" else edits[i].target for i, _ in texts]
         encoded = lm.encode([p for _, p in texts], targets, [edits[i].subject for i, _ in texts])
-        tails = _continue(lm, encoded, params.locality_tokens - 1) if part == "locality" else [[] for _ in encoded]
+        tails = continuations(lm, encoded, params.locality_tokens - 1) if part == "locality" else [[] for _ in encoded]
         for (i, _), row, tail in zip(texts, encoded, tails, strict=True):
             if row.subject is None:
                 skipped += 1
@@ -180,7 +180,7 @@ def _row(encoded: Encoded, tail: list[int], subject: int, positions: Positions) 
 
 
 @torch.no_grad()
-def _continue(lm: LM, encoded: Sequence[Encoded], count: int) -> list[list[int]]:
+def continuations(lm: LM, encoded: Sequence[Encoded], count: int) -> list[list[int]]:
     """The unedited model's greedy next `count` tokens after each prompt, cut before the end-of-sequence token."""
     tails: list[list[int]] = [[] for _ in encoded]
     if count < 1:
