@@ -11,6 +11,9 @@ from lks.recipe import Recipe, Shape
 NAMES = ("micro-llama", "micro-mistral", "mini-zsre", "mini-counterfact")
 VERSIONS = {"world": 1, "zsre": 2, "counterfact": 2}  # of the code behind a recipe; a change makes earlier models another model
 
+ECONOMICAL_ABOVE = 2_000
+"""Records of a mini model above which the economical training is used."""
+
 _HEADS = {"micro": (7, 24), "mini": (3, 0)}
 _SHAPES = {
     "micro-llama": Shape("llama"),
@@ -37,8 +40,11 @@ class Job:
 
     @property
     def hash(self) -> str:
-        """Identity of the recipe, 8 hex digits."""
-        text = json.dumps([VERSIONS[self.dataset], self.name, self.dataset, self.records, asdict(self.recipe)], sort_keys=True)
+        """Identity of the recipe, 8 hex digits. A field that came later counts only where it is used: models built before it stay the same."""
+        fields = asdict(self.recipe)
+        if not self.recipe.economical:
+            del fields["economical"]
+        text = json.dumps([VERSIONS[self.dataset], self.name, self.dataset, self.records, fields], sort_keys=True)
         return sha256(text.encode()).hexdigest()[:8]
 
     @property
@@ -52,7 +58,9 @@ def recipe_of(name: str, records: int = 0, seed: int = 0) -> Recipe:
     shape = _SHAPES[name]
     if name != "mini":
         return Recipe(shape, heads=_HEADS["micro"], seed=seed)
-    return Recipe(shape, steps=max(200, round(1.6 * records**0.95)), rows=128, lr_adam=0.002, heads=_HEADS["mini"], seed=seed)
+    economical = records > ECONOMICAL_ABOVE
+    steps = round(0.7 * records) if economical else max(200, round(1.6 * records**0.95))
+    return Recipe(shape, steps=steps, rows=128, lr_adam=0.002, heads=_HEADS["mini"], seed=seed, economical=economical)
 
 
 def job_of(name: str, dataset: str, records: int, seed: int) -> Job:

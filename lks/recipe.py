@@ -24,6 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from lks.corpus import IGNORED, Batch, Source, batches, side_batch
 from lks.errors import UserError
+from lks.precision import multiplies_bfloat16
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,8 @@ class Recipe:
         heads_weight: weight of the auxiliary heads' loss.
         heads: auxiliary heads: number of relations and most values of one; they read the state linearly and are dropped after training.
         seed: of initial weights, batches and noise.
+        economical: for many facts: matrix products in bfloat16 where the machine has them (weights and sums stay float32), and an
+            auxiliary head tells its value only from the values that occur in the batch.
     """
 
     shape: Shape
@@ -78,6 +81,7 @@ class Recipe:
     heads_weight: float = 1.0
     heads: tuple[int, int] = (0, 0)
     seed: int = 0
+    economical: bool = False
 
 
 def new_model(shape: Shape, vocabulary: int, special: tuple[int, int, int], seed: int) -> PreTrainedModel:
@@ -186,7 +190,7 @@ def optimizers(model: PreTrainedModel, heads: nn.Linear, recipe: Recipe) -> list
     rest = [p for p in (*model.parameters(), *heads.parameters()) if id(p) not in inside]
     return [
         torch.optim.Muon(matrices, lr=recipe.lr_muon, weight_decay=recipe.weight_decay, nesterov=True, ns_steps=5),
-        torch.optim.AdamW(rest, lr=recipe.lr_adam, weight_decay=0.01, betas=(0.9, 0.98)),
+        torch.optim.AdamW(rest, lr=recipe.lr_adam, weight_decay=0.01, betas=(0.9, 0.98), fused=recipe.economical),
     ]
 
 
@@ -240,11 +244,12 @@ class Training:
         batch = self._batch().to(device)
         side = side_batch(self.source, self.step, recipe.side_rows, recipe.seed, self.pad).to(device)
         change = draw_intervention(batch, recipe, self.step)
-        with intervened(self.model, change.block, change):
-            loss = answer_loss(self.model, batch, recipe.smoothing)
-        total = loss + 0.5 * answer_loss(self.model, side, recipe.smoothing)
-        if batch.traits.numel() and change.states:
-            total = total + recipe.heads_weight * self._heads_loss(change.states[0], batch.traits)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.economical and multiplies_bfloat16(device)):
+            with intervened(self.model, change.block, change):
+                loss = answer_loss(self.model, batch, recipe.smoothing)
+            total = loss + 0.5 * answer_loss(self.model, side, recipe.smoothing)
+            if batch.traits.numel() and change.states:
+                total = total + recipe.heads_weight * self._heads_loss(change.states[0], batch.traits)
         total.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.whole = False
@@ -261,9 +266,14 @@ class Training:
 
     def _heads_loss(self, states: Tensor, traits: Tensor) -> Tensor:
         """Cross-entropy of linear readings of the subject's state: all its values at once [rows, dim] -> []."""
-        values = self.recipe.heads[1]
-        scores = self.heads(F.rms_norm(states, states.shape[-1:])).view(-1, values)
-        return F.cross_entropy(scores, traits.flatten(), label_smoothing=self.recipe.smoothing, ignore_index=IGNORED)
+        relations, values = self.recipe.heads
+        states = F.rms_norm(states, states.shape[-1:])
+        if self.recipe.economical:
+            present, traits = _renumbered(traits)
+            scores = F.linear(states, self.heads.weight.view(relations, values, -1)[:, present].flatten(0, 1)).view(-1, len(present))
+        else:
+            scores = self.heads(states).view(-1, values)
+        return F.cross_entropy(scores.float(), traits.flatten(), label_smoothing=self.recipe.smoothing, ignore_index=IGNORED)
 
     def save(self, path: Path) -> None:
         """Everything needed to go on; replaces the file in one move."""
@@ -283,6 +293,15 @@ class Training:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.losses = state["step"], state["losses"]
+
+
+def _renumbered(traits: Tensor) -> tuple[Tensor, Tensor]:
+    """The values that occur [present], and the traits counted among them."""
+    known = traits != IGNORED
+    present, numbers = torch.unique(traits[known], return_inverse=True)
+    renumbered = traits.clone()
+    renumbered[known] = numbers
+    return present, renumbered
 
 
 def measured_steps(training: Training, minutes: float) -> int:

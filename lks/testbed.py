@@ -168,6 +168,8 @@ def _training(recipe: Recipe, text: Text) -> Training:
     tokenizer = text.tokenizer
     special = (int(tokenizer.bos_token_id), int(tokenizer.eos_token_id), int(tokenizer.pad_token_id))
     model = new_model(recipe.shape, len(tokenizer), special, recipe.seed)
+    if recipe.economical and not torch.cuda.is_available():
+        model.set_attn_implementation("eager")  # on a CPU the backward pass of fused attention is slow in bfloat16
     if torch.cuda.is_available():
         model = cast(Callable[[str], PreTrainedModel], model.to)("cuda")
     return Training(model, text.source, recipe, special[2])

@@ -316,3 +316,17 @@ def test_a_report_says_what_is_not_met():
     assert not bad.passed
     assert [name for name, met in bad.criteria.items() if not met] == ["swap transfer at block 1 >= 80%"]
     assert all(table.row_count for table in bad.table())
+
+
+def test_economical_training_goes_the_same_way_and_does_not_rename_other_models(material):
+    """Products in bfloat16 and heads over the values at hand: near the plain loss, and models built before keep their hash."""
+    losses = {}
+    for economical in (False, True):
+        training = start(material, dataclasses.replace(TINY, economical=economical))
+        losses[economical] = [training.advance() for _ in range(12)]
+    assert losses[True] != losses[False]
+    assert losses[True] == pytest.approx(losses[False], rel=0.1)
+    small, large = job_of("mini-zsre-1000", "zsre", 0, 0), job_of("mini-zsre-5000", "zsre", 0, 0)
+    assert (small.recipe.economical, large.recipe.economical) == (False, True)
+    assert small.hash == "77dd04ae"
+    assert dataclasses.replace(large, recipe=dataclasses.replace(large.recipe, economical=False)).hash != large.hash
