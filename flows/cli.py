@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
+from flows.scope import scope
 from lks.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ app = typer.Typer(
 )
 testbed = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Train and check small models that know the made world or real records.")
 app.add_typer(testbed, name="testbed")
+app.add_typer(scope, name="scope")
 
 Results = Annotated[Path | None, typer.Option("--results", help="Folder of all results. Default: $LKS_RESULTS or results.", metavar="DIR")]
 GridName = Annotated[str | None, typer.Option("--grid", help="A name of [bold]lks list grids[/]. Default: $LKS_GRID or micro.", metavar="NAME")]

@@ -1,22 +1,26 @@
 """The edit scope indicator: which edited subjects a text mentions, and where (paper, Sec. 3.1).
 
 `ExactScope`, the default, finds names as whole words, in any case and Unicode form, with one pass of an automaton over the
-text whatever the number of names. `OfficialScope` (see `lks.official_scope`) follows the authors' fuzzy rules.
+text whatever the number of names. `FuzzyScope` (`lks.fuzzy_scope`) also forgives one typing mistake. `OfficialScope`
+(`lks.official_scope`) follows the authors' fuzzy rules.
 """
 
-import unicodedata
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Literal, Protocol
 
 import ahocorasick_rs
 
 from lks.errors import unknown
+from lks.folding import fold, is_word, original, spelling_of, whole
+from lks.standing import inside_longer_name
+from lks.words import FUNCTION, is_plain
 
-ScopeKind = Literal["exact", "official"]
+ScopeKind = Literal["exact", "fuzzy", "official"]
 
-_TYPOGRAPHY = str.maketrans("\u2018\u2019\u02bc\u2010\u2011\u2013", "'''---")  # one character each: offsets stay
-_ENDINGS = ("s", "d", "ll", "m", "re", "ve")  # after an apostrophe: still the same word
+_ARTICLES = ("the", "a", "an")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ def make_scope(kind: ScopeKind, names: Sequence[Sequence[str]]) -> Scope:
     """The scope indicator of a kind.
 
     Args:
-        kind: "exact" or "official".
+        kind: "exact", "fuzzy" or "official".
         names: for each subject its name, then its aliases.
 
     Raises:
@@ -54,47 +58,84 @@ def make_scope(kind: ScopeKind, names: Sequence[Sequence[str]]) -> Scope:
     """
     if kind == "exact":
         return ExactScope(names)
+    if kind == "fuzzy":
+        from lks.fuzzy_scope import FuzzyScope
+
+        return FuzzyScope(names)
     if kind == "official":
         from lks.official_scope import OfficialScope
 
         return OfficialScope(names)
-    raise unknown("scope", kind, ("exact", "official"))
+    raise unknown("scope", kind, ("exact", "fuzzy", "official"))
 
 
 @dataclass(frozen=True, slots=True)
-class _Name:
-    """One spelling of a subject, in NFKC."""
+class _Special:
+    """A folded name that needs a look at how it is spelt: it is shared by subjects, or could be ordinary text.
 
-    spelling: str
-    subject: int
+    Attributes:
+        plain: only its capitals make it a name (`lks.words.is_plain`).
+        spellings: (NFKC spelling, subject) in the order of the subjects.
+    """
+
+    plain: bool
+    spellings: list[tuple[str, int]]
 
 
 class ExactScope:
     """Whole names, found by Aho-Corasick.
 
-    - Case, Unicode form (NFKC) and typographic apostrophes or hyphens do not matter; every other character does. One exception:
-      a single word in lower case mentions no name written otherwise, for "life" is a word and "Life" a magazine.
+    - Case, Unicode form (NFKC) and typographic apostrophes or hyphens do not matter; every other character does.
     - A mention neither begins nor ends inside a word. A possessive or contraction ("Mara Kel's") is a mention; "Mara Kel" in
       "Mara Kelorin" or "O'Mara Kel" is none. Scripts written without spaces (Chinese, Japanese, Korean, Thai, ...) need no boundary.
+    - A part of a longer name is no mention: "Chicago" in "Chicago Opera House", "Mars" in "Mars 7" (`lks.standing`).
+    - A name that could be ordinary text (one ordinary word: "Life"; a few everyday words: "The Band"; up to three letters:
+      "It"; `lks.words.is_plain`) is mentioned only with at least its own capitals, but for an article: "the Band". A function word
+      that opens a sentence ("It is late") is no mention. All other names are found in any case ("where is oslo"), except where
+      only the beginning is small: "on average Joe" is not "Average Joe".
     - Where mentions overlap, the leftmost counts, and of those the longest: "Anna Toll Vesting" is not "Anna Toll".
     - Where subjects share a name, the one whose spelling is the text's, letter for letter, counts; else the first in the list.
+
+    Per name it keeps its states of the automaton and four bytes; an object only for the names of the last two kinds above.
 
     Args:
         names: for each subject its name, then its aliases. Blank ones are ignored.
     """
 
     def __init__(self, names: Sequence[Sequence[str]]) -> None:
-        self._names: list[list[_Name]] = []
+        self._names = names
+        self._owners = array("i")
+        self._special: dict[int, _Special] = {}
         patterns: dict[str, int] = {}
         for subject, spellings in enumerate(names):
             for spelling in spellings:
-                folded = fold(spelling.strip())[0]
+                spelling = spelling.strip()
+                folded = fold(spelling)[0]
                 if folded:
                     place = patterns.setdefault(folded, len(patterns))
-                    if place == len(self._names):
-                        self._names.append([])
-                    self._names[place].append(_Name(unicodedata.normalize("NFKC", spelling.strip()), subject))
-        self._automaton = ahocorasick_rs.AhoCorasick(list(patterns), store_patterns=False)
+                    if place == len(self._owners):
+                        self._owners.append(subject)
+                        if is_plain(folded):
+                            self._special[place] = _Special(True, [(spelling_of(spelling), subject)])
+                    else:
+                        self._share(place, folded, (spelling_of(spelling), subject))
+        self._automaton = ahocorasick_rs.AhoCorasick(list(patterns), store_patterns=False, implementation=ahocorasick_rs.Implementation.ContiguousNFA)
+
+    def _is_plain(self, place: int) -> bool:
+        special = self._special.get(place)
+        return special is not None and special.plain
+
+    def _share(self, place: int, folded: str, name: tuple[str, int]) -> None:
+        """Note a further spelling of a name that is there already."""
+        special = self._special.get(place)
+        if special is None:
+            special = self._special[place] = _Special(False, [(self._first(place, folded), self._owners[place])])
+        if name not in special.spellings:
+            special.spellings.append(name)
+
+    def _first(self, place: int, folded: str) -> str:
+        """The spelling of a name that came first."""
+        return next(spelling_of(s.strip()) for s in self._names[self._owners[place]] if fold(s.strip())[0] == folded)
 
     def find(self, text: str) -> tuple[Mention, ...]:
         """Mentions of names and aliases.
@@ -106,105 +147,59 @@ class ExactScope:
         matches = self._automaton.find_matches_as_indexes(folded, overlapping=True)
         if not matches:
             return ()
-        matches.sort(key=lambda match: (match[1], -match[2]))
+        if len(matches) > 1:
+            matches.sort(key=itemgetter(2), reverse=True)
+            matches.sort(key=itemgetter(1))
         found: list[Mention] = []
         free = 0
         for index, start, end in matches:
-            if start < free or not _whole(folded, start, end):
+            if start < free or not whole(folded, start, end):
                 continue
-            if places is None:
-                own_start, own_end = start, end
-            elif places[start][0] == start and places[end - 1][1] == end:
-                own_start, own_end = places[start][2], places[end - 1][3]
-            else:  # part of a character
+            span = original(places, start, end)
+            if span is None:
                 continue
-            subject = self._subject(index, text[own_start:own_end])
-            if subject is not None:
-                found.append(Mention(subject, own_start, own_end))
+            subject = self._subject(index, text, *span)
+            if subject is not None and not inside_longer_name(text, *span, self._is_plain(index)):
+                found.append(Mention(subject, *span))
                 free = end
         return tuple(found)
 
-    def _subject(self, index: int, spelt: str) -> int | None:
+    def _subject(self, index: int, text: str, start: int, end: int) -> int | None:
         """Whose name this is, as the text spells it."""
-        spelt = unicodedata.normalize("NFKC", spelt)
-        names = self._names[index]
-        for name in names:
-            if name.spelling == spelt:
-                return name.subject
-        return None if spelt.isalpha() and spelt.islower() else names[0].subject
+        special = self._special.get(index)
+        if special is None:
+            spelt = text[start:end]
+            if _begins_small(spelt) and self._first(index, fold(spelt)[0])[0].isupper():
+                return None
+            return self._owners[index]
+        spelt = spelling_of(text[start:end])
+        if special.plain and spelt.lower() in FUNCTION and _opens(text, start):
+            return None
+        for spelling, subject in special.spellings:
+            if spelling == spelt:
+                return subject
+        if not special.plain:
+            return self._owners[index]
+        return next((subject for spelling, subject in special.spellings if _has_capitals(spelt, spelling)), None)
 
 
-Place = tuple[int, int, int, int]
-
-
-def fold(text: str) -> tuple[str, list[Place] | None]:
-    """Case-folded NFKC, and where its characters come from.
-
-    Returns:
-        The folded text, and per folded character (first, end) of its cluster in the folded text and (first, end) in the text;
-        None if every character stays in its place.
-    """
-    if text.isascii():
-        return text.lower(), None
-    text = text.translate(_TYPOGRAPHY)
-    if unicodedata.is_normalized("NFKC", text):
-        folded = text.casefold()
-        if len(folded) == len(text):
-            return folded, None
-    parts: list[str] = []
-    places: list[Place] = []
-    start = at = 0
-    while start < len(text):
-        end = start + 1
-        while end < len(text) and _joins(text[end]):
-            end += 1
-        part = unicodedata.normalize("NFKC", text[start:end]).casefold()
-        parts.append(part)
-        places += [(at, at + len(part), start, end)] * len(part)
-        start, at = end, at + len(part)
-    return "".join(parts), places
-
-
-def _joins(character: str) -> bool:
-    """Whether a character belongs to the one before: combining marks, Hangul vowels and finals."""
-    return unicodedata.category(character)[0] == "M" or "\u1160" <= character <= "\u11ff"
-
-
-def _whole(text: str, start: int, end: int) -> bool:
-    """Whether [start, end) of a folded text begins and ends at a word boundary."""
-    if start and _is_word(text[start]):
-        before = text[start - 1]
-        if _is_word(before) or (before == "'" and start > 1 and _is_word(text[start - 2])):
-            return False
-    if end == len(text) or not _is_word(text[end - 1]):
-        return True
-    after = text[end]
-    if after != "'":
-        return not _is_word(after)
-    rest = end + 1
-    while rest < len(text) and _is_word(text[rest]):
-        rest += 1
-    return rest == end + 1 or text[end + 1 : rest] in _ENDINGS
-
-
-def _is_word(character: str) -> bool:
-    """Whether a character makes a word longer: letters, digits, marks and undecodable ones, but no script without spaces."""
-    if character.isascii():
-        return character.isalnum() or character == "_"
-    if not (character.isalnum() or character == "\N{REPLACEMENT CHARACTER}" or unicodedata.category(character)[0] == "M"):
+def _begins_small(spelt: str) -> bool:
+    """Whether a small first letter is followed by a capitalised word: "average Joe", but not "the Hague"."""
+    if not spelt[0].islower() or " " not in spelt:
         return False
-    return not _spaceless(ord(character))
+    first, rest = spelt.split(" ", 1)
+    return first not in _ARTICLES and rest != rest.lower()
 
 
-def _spaceless(code: int) -> bool:
-    """Thai to Myanmar, Khmer, Hangul, kana and Han."""
-    return (
-        0x0E00 <= code <= 0x0EFF
-        or 0x1000 <= code <= 0x109F
-        or 0x1100 <= code <= 0x11FF
-        or 0x1780 <= code <= 0x17FF
-        or 0x2E80 <= code <= 0x9FFF
-        or 0xAC00 <= code <= 0xD7FF
-        or 0xF900 <= code <= 0xFAFF
-        or 0x20000 <= code <= 0x3FFFF
-    )
+def _has_capitals(spelt: str, name: str) -> bool:
+    """Whether a text's spelling has the capitals of a name, or more; the first letter of an article may differ."""
+    if len(spelt) != len(name) or (len(name) <= 3 and spelt.isupper()):
+        return False
+    first = 1 if name.lower().startswith(("the ", "a ", "an ")) else 0
+    return all(mine.isupper() or not its.isupper() for mine, its in zip(spelt[first:], name[first:], strict=True))
+
+
+def _opens(text: str, start: int) -> bool:
+    """Whether a sentence begins at `start`."""
+    before = text[:start].rstrip()
+    return not before or not (is_word(before[-1]) or before[-1] in ",-")

@@ -8,12 +8,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lks.errors import UserError
+from lks.folding import fold
 from lks.official_scope import OfficialScope, entity_spans
-from lks.scope import ExactScope, Mention, fold, make_scope
+from lks.scope import ExactScope, Mention, make_scope
 
 NAMES = [["Mara Kel"], ["Mara Kelorin"], ["Anna Toll", "Dr Toll"], ["Anna Toll Vesting"], ["José Müller"], ["東京"], ["Life"], ["Yahoo!"]]
 LETTERS = st.text(st.sampled_from("abcdeéßİK東ﬁ"), min_size=1, max_size=6)
-NAME = st.lists(LETTERS, min_size=1, max_size=3).map(" ".join)
+NAME = st.lists(LETTERS.map(lambda letters: "qxz" + letters), min_size=1, max_size=3).map(" ".join)
 
 
 def spelt(text: str, names: list[list[str]] | None = None) -> list[tuple[int, str]]:
@@ -40,12 +41,16 @@ def spelt(text: str, names: list[list[str]] | None = None) -> list[tuple[int, st
         ("Mara Kel'ar", []),
         ("Mara Kel-based", [(0, "Mara Kel")]),
         ("Anna Toll and Anna Toll Vesting", [(2, "Anna Toll"), (3, "Anna Toll Vesting")]),
-        ("Anna Toll Vestings", [(2, "Anna Toll")]),
+        ("Anna Toll Vestings", []),
+        ("anna toll vestings", [(2, "anna toll")]),
         ("ask Dr Toll", [(2, "Dr Toll")]),
         ("where was mara kel born", [(0, "mara kel")]),
         ("MARA KELORIN", [(1, "MARA KELORIN")]),
         ("this is life", []),
         ("this is Life, this is LIFE", [(6, "Life"), (6, "LIFE")]),
+        ("it is a Life in Oslo", [(6, "Life")]),
+        ("The Fight of My Life", []),
+        ("Life of Brian", []),
         ("Yahoo! is", [(7, "Yahoo!")]),
         ("Yahoo is", []),
         ("私は東京タワーへ", [(5, "東京")]),
@@ -56,10 +61,74 @@ def test_mentions_are_whole_names(text: str, expected: list[tuple[int, str]]) ->
     assert spelt(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Who built Chicago Opera House?", False),
+        ("Who is Davies Chicago?", False),
+        ("David Chicago sings", False),
+        ("Yesterday Chicago slept", True),
+        ("What did Chicago do? Did Chicago sleep", True),
+        ("the Chicago 8", False),
+        ("136 Chicago", False),
+        ("in 1998 Chicago slept", True),
+        ("the 1998 Chicago fire", False),
+        ("Chicago/Bergen", False),
+        ("Frank Chicago sings", False),
+        ("Constance of Chicago", False),
+        ("The CEO of Chicago", True),
+        ("Mayor Jan de Chicago", False),
+        ("Chicago de Vries", False),
+        ("Krauss-Chicago", False),
+        ("Chicago-Bergen", False),
+        ("Chicago-based", True),
+        ("Krauss & Chicago", False),
+        ("Chicago & Sons", False),
+        ("Chicago, Illinois; (Chicago)", True),
+        ("Bergen's Chicago", True),
+        ("Chicago's Field Museum", True),
+        ("WHO IS CHICAGO OPERA", True),
+        ("who is chicago Opera", True),
+        ("Dr. Chicago", False),
+        ("That was Dr Who. Chicago slept", True),
+    ],
+)
+def test_a_part_of_a_longer_name_is_no_mention(text: str, found: bool) -> None:
+    assert bool(spelt(text, [["Chicago"]])) is found
+
+
+def test_a_title_is_no_part_of_a_name_of_several_words() -> None:
+    assert spelt("President Anna Toll", [["Anna Toll"]]) and not spelt("King David", [["David"]])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("It", "It is late. Is It a film? It", True),
+        ("It", "It is late", False),
+        ("It", "is it late", False),
+        ("It", "the IT department", False),
+        ("The Band", "the Band", True),
+        ("The Band", "the band", False),
+        ("The Band", "THE BAND", True),
+        ("60 Minutes", "in 60 minutes", False),
+        ("60 Minutes", "on 60 Minutes", True),
+        ("New Tricks", "new tricks", False),
+        ("bishop", "the bishop", True),
+        ("bishop", "The Bishop of Meath", False),
+        ("Oslo", "where is oslo", True),
+        ("Average Joe", "on average Joe runs", False),
+        ("Average Joe", "average joe", True),
+    ],
+)
+def test_names_that_could_be_ordinary_text_need_their_capitals(name: str, text: str, found: bool) -> None:
+    assert bool(spelt(text, [[name]])) is found
+
+
 def test_a_longer_name_that_ends_inside_a_word_does_not_hide_a_shorter_one() -> None:
     names = [["Mara"], ["Mara Kelor"], ["Kel"]]
-    assert spelt("Mara Kelorin's", names) == [(0, "Mara")]
-    assert spelt("Mara Kelor's", names) == [(1, "Mara Kelor")]
+    assert spelt("mara kelorin's", names) == [(0, "mara")]
+    assert spelt("mara kelor's", names) == [(1, "mara kelor")]
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
@@ -78,8 +147,8 @@ def test_a_name_is_not_found_inside_a_character() -> None:
 
 
 def test_characters_that_fold_to_several_keep_their_place() -> None:
-    assert spelt("İn STRASSE und Straße 5", [["Straße 5"], ["Strasse"]]) == [(1, "STRASSE"), (0, "Straße 5")]
-    assert spelt("the ﬁne OFFICE FINE", [["Fine Office"], ["office fine"]]) == [(0, "ﬁne OFFICE")]
+    assert spelt("kİn STRASSE und Straße 5", [["Straße 5"], ["Strasse"]]) == [(1, "STRASSE"), (0, "Straße 5")]
+    assert spelt("the Fine OFﬁCE, FINE", [["Fine Office"], ["office fine"]]) == [(0, "Fine OFﬁCE")]
 
 
 def test_of_subjects_with_one_name_the_exact_spelling_counts_then_the_first() -> None:
@@ -87,7 +156,7 @@ def test_of_subjects_with_one_name_the_exact_spelling_counts_then_the_first() ->
     assert [subject for subject, _ in spelt("Mara Kel, MARA KEL, mara kel, mArA Kel", names)] == [1, 0, 3, 0]
 
 
-@pytest.mark.parametrize("kind", ["exact", "official"])
+@pytest.mark.parametrize("kind", ["exact", "fuzzy", "official"])
 @pytest.mark.parametrize("names", [[], [[]], [[""]], [["  "]]])
 def test_no_names_no_mentions(kind: str, names: list[list[str]]) -> None:
     assert make_scope(kind, names).find("Mara Kel was here") == ()  # type: ignore[arg-type]
@@ -100,7 +169,7 @@ def test_an_unknown_kind_is_refused_with_a_hint() -> None:
 
 @given(st.lists(NAME, min_size=1, max_size=5), st.data())
 def test_a_name_between_fillers_is_found_where_it_is(names: list[str], data: st.DataObject) -> None:
-    fillers = st.text(st.sampled_from("0123 .,é\u0301?🙂"), max_size=10)
+    fillers = st.text(st.sampled_from(" .,é\u0301?🙂"), max_size=10)
     index = data.draw(st.integers(0, len(names) - 1))
     before, after = data.draw(fillers), data.draw(fillers.filter(lambda text: not text.startswith("\u0301")))
     name = names[index]
