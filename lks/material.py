@@ -1,6 +1,7 @@
-"""What LKS trains on, prepared once: parameters, rows, cached states, loss positions, references, keys."""
+"""What LKS trains on, prepared once: rows, cached states, loss positions, references, keys."""
 
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,60 +10,21 @@ import torch
 from torch import Tensor
 
 from lks.edits import Edit
-from lks.hypernetwork import Features, Form, Kind
 from lks.lm import LM, Encoded
+from lks.losses import References
+from lks.memory import free_bytes, gibibytes
+from lks.needs import Load, Needs, Shape, check, needs
+from lks.parameters import LKSParams, Positions
+from lks.precision import multiplies_bfloat16
 from lks.prefix import States, Upper, batches, states
+from lks.suffix import Beginnings, Suffix, fits
 
-Positions = Literal["last", "all"]
-
-
-@dataclass(frozen=True, slots=True)
-class LKSParams:
-    """Parameters of LKS.
-
-    Attributes:
-        block: l, the decoder block whose output is replaced (0-based).
-        hypernetwork: "linear" (paper), "mlp", or "free" (one trained vector per subject: the upper bound).
-        form: "replace" (paper) or "residual" (new block = the subject's own + h_phi).
-        features: inputs of h_phi as they are ("plain", paper) or "whitened" over the edit set.
-        key: input of h_phi: "edit" (state of the last token of "prompt target", as the authors' code), "entity" (the name alone,
-            as the paper's text) or "both" side by side.
-        positions: the subject's "last" token (authors' code) or "all" its tokens.
-        optimisation: "joint" (Eq. 2 in one step) or "alternating" (three passes an epoch, as the authors' code).
-        lambda_edit: weight of the edit and paraphrase losses against locality (Eq. 2).
-        lr: AdamW learning rate, linear decay without warm-up.
-        weight_decay: of AdamW.
-        max_epochs, batch_size: of Algorithm 1.
-        patience: epochs without a better mean loss before stopping; the best epoch is kept.
-        stop_loss: stop once an epoch's mean loss is below this.
-        paraphrases, locality_prompts: per edit and step; drawn anew each epoch where an edit has more of them.
-        locality_pool: at most this many locality prompts of an edit are prepared.
-        locality_tokens: next tokens over which Eq. 5 is taken.
-        scope: "exact" (ours) or "official" (the authors' rules).
-    """
-
-    block: int
-    hypernetwork: Kind = "linear"
-    form: Form = "replace"
-    features: Features = "plain"
-    key: Literal["edit", "entity", "both"] = "edit"
-    positions: Positions = "last"
-    optimisation: Literal["joint", "alternating"] = "joint"
-    lambda_edit: float = 1.0
-    lr: float = 1e-4
-    weight_decay: float = 0.01
-    max_epochs: int = 20
-    batch_size: int = 32
-    patience: int = 3
-    stop_loss: float = 1e-2
-    paraphrases: int = 1
-    locality_prompts: int = 2
-    locality_pool: int = 2
-    locality_tokens: int = 3
-    scope: Literal["exact", "official"] = "exact"
-
+logger = logging.getLogger(__name__)
 
 Part = Literal["edit", "paraphrase", "locality"]
+PADDING = 1.3
+"""Tokens of a step with padding, as a multiple of those without."""
+
 PARTS: tuple[Part, ...] = ("edit", "paraphrase", "locality")
 
 
@@ -73,33 +35,41 @@ class Material:
     Rows are sequences; an edit owns one edit row and any number of paraphrase and locality rows.
 
     Attributes:
+        upper: the blocks above l, with stretches between the replaced ones.
         ids: token ids of all rows.
         cached: their block-l states.
+        beginnings: keys and values of what precedes each row's first replaced position; None if they do not fit and are made anew.
         spans: [rows, 2] first and last replaced position.
         subject: [rows] number of the row's subject.
         owned: part -> for each edit, its rows.
-        offsets: [rows + 1] where each row's loss positions begin in the three tensors below.
+        offsets: [rows + 1] where each row's loss positions begin in the two tensors below.
         positions: [loss positions] position in the row whose final state is projected.
         labels: [loss positions] next token (edit and paraphrase rows).
-        reference: [locality positions, vocabulary] unedited log-probabilities; row r's begin at `reference_offsets[r]`.
+        references: the unedited distributions of the locality rows; row r's begin at `reference_offsets[r]`, -1 for other rows.
         reference_offsets: [rows].
-        keys, own: [subjects, d] inputs of h_phi and unedited subject states.
+        keys, own: [blocks, subjects, k] inputs of h_phi and [blocks, subjects, d] unedited subject states.
         skipped: prompts that do not contain their subject and so cannot train a replacement.
     """
 
+    upper: Upper
     ids: list[list[int]]
     cached: States
+    beginnings: Beginnings | None
     spans: Tensor
     subject: Tensor
     owned: dict[Part, list[list[int]]]
     offsets: Tensor
     positions: Tensor
     labels: Tensor
-    reference: Tensor
+    references: References
     reference_offsets: Tensor
     keys: Tensor
     own: Tensor
     skipped: int
+
+    def ends(self, index: Tensor) -> Suffix:
+        """The upper blocks on the ends of some rows, from their first replaced position on."""
+        return Suffix(self.upper, self.cached, index, self.spans[index, 0], self.beginnings)
 
 
 def subjects_of(edits: Sequence[Edit]) -> dict[str, int]:
@@ -124,6 +94,69 @@ class _Row:
 def prepare(lm: LM, edits: Sequence[Edit], params: LKSParams) -> Material:
     """All rows of all edits with their states, loss positions and references."""
     numbers = subjects_of(edits)
+    rows, owned, skipped = _rows(lm, edits, params, numbers)
+    wanted = _needs(lm, rows, owned, params)
+    logger.info("LKS, %d edits: needs %s; %s free", len(edits), wanted, gibibytes(free_bytes(lm.device)))
+    check(wanted, lm.device, params.batch_size)
+    cached = states(lm, params.block, [r.ids for r in rows])
+    device = lm.device
+    half = params.precision == "bfloat16" or (params.precision == "fast" and multiplies_bfloat16(device))
+    upper = Upper(lm, params.block, params.more_blocks, torch.bfloat16 if half else None)
+    spans = torch.tensor([r.span for r in rows], device=device, dtype=torch.long).reshape(-1, 2)
+    beginnings = Beginnings(upper, cached, spans[:, 0]) if fits(upper, spans[:, 0]) else None
+    counts = torch.tensor([0, *(len(r.positions) for r in rows)])
+    locality = [r for own in owned["locality"] for r in own]
+    reference_offsets = torch.full((len(rows),), -1, dtype=torch.long)
+    reference_offsets[locality] = (counts[1:][locality].cumsum(0) - counts[1:][locality]) if locality else counts[:0]
+    material = Material(
+        upper=upper,
+        ids=[r.ids for r in rows],
+        cached=cached,
+        beginnings=beginnings,
+        spans=spans,
+        subject=torch.tensor([r.subject for r in rows], device=device, dtype=torch.long),
+        owned=owned,
+        offsets=counts.cumsum(0).to(device),
+        positions=torch.tensor([p for r in rows for p in r.positions], device=device, dtype=torch.long),
+        labels=torch.tensor([t for r in rows for t in r.labels], device=device, dtype=torch.long),
+        references=References.room(int(counts[1:][locality].sum()), lm.vocabulary_projection.weight.shape[0], params.reference_top, device),
+        reference_offsets=reference_offsets.to(device),
+        keys=_keys(lm, edits, params),
+        own=_own(lm, rows, owned["edit"], params, len(numbers)),
+        skipped=skipped,
+    )
+    _refer(material, locality)
+    return material
+
+
+def stated(lm: LM, edits: Sequence[Edit], params: LKSParams) -> Needs:
+    """The memory that training on these edits needs, from their tokens alone."""
+    rows, owned, _ = _rows(lm, edits, params, subjects_of(edits))
+    return _needs(lm, rows, owned, params)
+
+
+def _needs(lm: LM, rows: Sequence[_Row], owned: dict[Part, list[list[int]]], params: LKSParams) -> Needs:
+    shape = Shape.of(lm.model.config, sum(p.numel() for p in lm.model.parameters()), lm.model.dtype.itemsize)
+    return needs(shape, _load(rows, owned, params), params.block, params.reference_top)
+
+
+def _load(rows: Sequence[_Row], owned: dict[Part, list[list[int]]], params: LKSParams) -> Load:
+    """What the rows weigh; a step is taken to have rows of the mean length."""
+    ends = sum(len(row.ids) - row.span[0] for row in rows)
+    of_locality = [rows[r] for own in owned["locality"] for r in own]
+    per_edit = 1 + params.paraphrases + params.locality_prompts
+    step = min(params.batch_size, len(owned["edit"])) * per_edit / max(1, len(rows))
+    return Load(
+        tokens=sum(len(row.ids) for row in rows),
+        before=sum(row.span[0] for row in rows),
+        locality_positions=sum(len(row.positions) for row in of_locality),
+        step_tokens=round(PADDING * step * ends),
+        step_positions=round(step * sum(len(row.positions) for row in rows)),
+    )
+
+
+def _rows(lm: LM, edits: Sequence[Edit], params: LKSParams, numbers: dict[str, int]) -> tuple[list[_Row], dict[Part, list[list[int]]], int]:
+    """All rows, which of them each edit owns, and how many prompts were skipped."""
     rows: list[_Row] = []
     owned: dict[Part, list[list[int]]] = {part: [[] for _ in edits] for part in PARTS}
     skipped = 0
@@ -138,25 +171,7 @@ def prepare(lm: LM, edits: Sequence[Edit], params: LKSParams) -> Material:
                 continue
             owned[part][i].append(len(rows))
             rows.append(_row(row, tail, numbers[edits[i].subject], params.positions))
-    cached = states(lm, params.block, [r.ids for r in rows])
-    reference, reference_offsets = _references(lm, params.block, cached, rows, owned["locality"])
-    device = lm.device
-    counts = torch.tensor([0, *(len(r.positions) for r in rows)])
-    return Material(
-        ids=[r.ids for r in rows],
-        cached=cached,
-        spans=torch.tensor([r.span for r in rows], device=device).reshape(-1, 2),
-        subject=torch.tensor([r.subject for r in rows], device=device, dtype=torch.long),
-        owned=owned,
-        offsets=counts.cumsum(0).to(device),
-        positions=torch.tensor([p for r in rows for p in r.positions], device=device, dtype=torch.long),
-        labels=torch.tensor([t for r in rows for t in r.labels], device=device, dtype=torch.long),
-        reference=reference,
-        reference_offsets=reference_offsets,
-        keys=_keys(lm, edits, params),
-        own=_own(cached, rows, owned["edit"], len(numbers)),
-        skipped=skipped,
-    )
+    return rows, owned, skipped
 
 
 def _prompts(edit: Edit, part: Part, params: LKSParams) -> Sequence[str]:
@@ -195,35 +210,37 @@ def continuations(lm: LM, encoded: Sequence[Encoded], count: int) -> list[list[i
 
 
 @torch.no_grad()
-def _references(lm: LM, block: int, cached: States, rows: Sequence[_Row], locality: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """The unedited model's log-probabilities at the locality rows' loss positions."""
-    upper = Upper(lm, block)
-    offsets = torch.zeros(len(rows), dtype=torch.long)
-    parts: list[Tensor] = []
-    used = 0
-    wanted = [r for own in locality for r in own]
-    for group in batches([len(rows[r].ids) for r in wanted], 8192):
-        chosen = [wanted[g] for g in group]
-        hidden, mask = cached.rows(torch.tensor(chosen, device=lm.device))
-        final = upper(hidden, mask)
-        for k, r in enumerate(chosen):
-            offsets[r] = used
-            parts.append(upper.logits(final[k, list(rows[r].positions)]).log_softmax(-1))
-            used += len(rows[r].positions)
-    vocabulary = lm.vocabulary_projection.weight.shape[0]
-    reference = torch.cat(parts) if parts else torch.zeros(0, vocabulary, device=lm.device)
-    return reference, offsets.to(lm.device)
+def _refer(material: Material, locality: Sequence[int], batch_tokens: int = 8192) -> None:
+    """Keep the unedited model's distributions at the locality rows' loss positions."""
+    device = material.spans.device
+    index = torch.tensor(locality, device=device, dtype=torch.long)
+    lengths = (material.cached.lengths[index] - material.spans[index, 0]).tolist()
+    for group in batches(lengths, batch_tokens):
+        chosen = index[torch.tensor(group, device=device)].sort().values
+        ends = material.ends(chosen)
+        rows, where = losses_at(material, chosen)
+        final = ends(ends.hidden)[rows, material.positions[where] - material.spans[chosen, 0][rows]]
+        material.references.put(material.reference_offsets[chosen][rows] + where - material.offsets[chosen][rows], material.upper.logits(final))
+
+
+def losses_at(material: Material, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss positions of some rows: which of the rows each belongs to, and its number in `positions` and `labels`."""
+    counts = material.offsets[index + 1] - material.offsets[index]
+    rows = torch.repeat_interleave(torch.arange(len(index), device=index.device), counts)
+    within = torch.arange(len(rows), device=index.device) - (counts.cumsum(0) - counts)[rows]
+    return rows, material.offsets[index][rows] + within
 
 
 def _keys(lm: LM, edits: Sequence[Edit], params: LKSParams) -> Tensor:
-    """Inputs of h_phi [subjects, k]: state of the last token of "prompt target" (joined when it has several), of the name, or both."""
+    """Inputs of h_phi [blocks, subjects, k]: state of the last token of "prompt target" (joined when it has several), of the name, or both."""
     numbers = subjects_of(edits)
     texts: list[list[str]] = [[] for _ in numbers]
     for edit in edits:
         texts[numbers[edit.subject]].append(f"{edit.prompt.rstrip()} {edit.target}")
     choices = {"edit": [[" ".join(t) for t in texts]], "entity": [list(numbers)]}
     choices["both"] = choices["edit"] + choices["entity"]
-    return torch.cat([_last_states(lm, params.block, choice) for choice in choices[params.key]], -1)
+    blocks = (params.block, *params.more_blocks)
+    return torch.stack([torch.cat([_last_states(lm, block, choice) for choice in choices[params.key]], -1) for block in blocks])
 
 
 def _last_states(lm: LM, block: int, texts: Sequence[str]) -> Tensor:
@@ -232,12 +249,15 @@ def _last_states(lm: LM, block: int, texts: Sequence[str]) -> Tensor:
     return found.at(torch.arange(len(texts), device=lm.device), found.lengths - 1)
 
 
-def _own(cached: States, rows: Sequence[_Row], owned: Sequence[Sequence[int]], n_subjects: int) -> Tensor:
-    """Each subject's unedited state at its last token, the mean over its edit prompts."""
-    device = cached.flat.device
-    chosen = [r for own in owned for r in own]
-    last = torch.tensor([rows[r].span[1] for r in chosen], device=device, dtype=torch.long)
-    found = cached.at(torch.tensor(chosen, device=device, dtype=torch.long), last)
-    which = torch.tensor([rows[r].subject for r in chosen], device=device, dtype=torch.long)
-    sums = torch.zeros(n_subjects, found.shape[-1], device=device).index_add(0, which, found.float())
-    return sums / torch.bincount(which, minlength=n_subjects).clamp_min(1)[:, None]
+def _own(lm: LM, rows: Sequence[_Row], owned: Sequence[Sequence[int]], params: LKSParams, n_subjects: int) -> Tensor:
+    """Each subject's unedited state at its last token, the mean over its edit prompts: [blocks, subjects, d]."""
+    device = lm.device
+    chosen = [rows[r] for own in owned for r in own]
+    last = torch.tensor([row.span[1] for row in chosen], device=device, dtype=torch.long)
+    which = torch.tensor([row.subject for row in chosen], device=device, dtype=torch.long)
+    means = []
+    for block in (params.block, *params.more_blocks):
+        found = states(lm, block, [row.ids for row in chosen]).at(torch.arange(len(chosen), device=device), last).float()
+        sums = torch.zeros(n_subjects, lm.dim, device=device).index_add(0, which, found)
+        means.append(sums / torch.bincount(which, minlength=n_subjects).clamp_min(1)[:, None])
+    return torch.stack(means)

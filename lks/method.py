@@ -8,8 +8,10 @@ import torch
 from lks.editor import After, Editor, Progress, silent, unwatched
 from lks.edits import Edit
 from lks.errors import UserError
+from lks.gate import RelationGate
 from lks.lm import LM
-from lks.material import LKSParams, prepare, subjects_of
+from lks.material import prepare, subjects_of
+from lks.parameters import LKSParams
 from lks.patch import Patch
 from lks.replacer import KnowledgeBlockPatch
 from lks.training import Trainer
@@ -35,12 +37,12 @@ def _paper(model: str, block: int) -> Callable[[int, str], LKSParams]:
     def preset(n_edits: int, dataset: str) -> LKSParams:
         table = TABLE_2_AND_4.get((model, dataset), TABLE_2_AND_4[model, "zsre"])
         lambda_edit, epochs, batch = _for(table, n_edits)
-        return LKSParams(block=block, lambda_edit=lambda_edit, max_epochs=epochs, batch_size=batch)
+        return LKSParams(block=block, lambda_edit=lambda_edit, max_epochs=epochs, batch_size=batch, reference_top=256 if n_edits >= 10_000 else 0)
 
     return preset
 
 
-_SMALL = {1: (0.1, 60, 12), 10: (0.2, 30, 6), 100: (0.3, 30, 3), 1000: (0.3, 20, 3)}
+_SMALL = {1: (0.1, 60, 12), 10: (0.2, 30, 6), 100: (0.3, 30, 3), 1000: (0.3, 20, 3), 10_000: (0.3, 20, 3)}
 """T -> lambda_edit, max epochs, locality prompts per edit and step. Few edits have few steps, so each is given more to hold in place."""
 
 
@@ -49,6 +51,7 @@ def _small(block: int) -> Callable[[int, str], LKSParams]:
 
     def preset(n_edits: int, _dataset: str) -> LKSParams:
         lambda_edit, epochs, locality_prompts = _for(_SMALL, n_edits)
+        many = n_edits >= 1000
         return LKSParams(
             block=block,
             form="residual",
@@ -58,7 +61,9 @@ def _small(block: int) -> Callable[[int, str], LKSParams]:
             max_epochs=epochs,
             patience=10,
             locality_prompts=locality_prompts,
-            locality_pool=12,
+            locality_pool=6 if many else 12,
+            precision="fast" if many else "model",
+            reference_top=64 if many else 0,
         )
 
     return preset
@@ -83,19 +88,24 @@ class LKS(Editor[LKSParams]):
         """Train h_phi on the edits (Algorithm 1) and keep the table of knowledge blocks it makes.
 
         Raises:
-            UserError: an edit's subject does not occur in its prompt.
+            UserError: an edit's subject does not occur in its prompt, or a block does not exist or is out of order.
         """
         for edit in edits:
             if edit.subject not in edit.prompt:
                 raise UserError(f"Edit {edit.case_id}: subject {edit.subject!r} does not occur in the prompt {edit.prompt!r}; LKS needs it there.")
-        lm.block(self.params.block)
+        blocks = (self.params.block, *self.params.more_blocks)
+        for block in blocks:
+            lm.block(block)
+        if list(blocks) != sorted(set(blocks)):
+            raise UserError(f"LKS replaces at blocks {blocks}: more_blocks must be above block, in ascending order.")
         names = {subject: [subject] for subject in subjects_of(edits)}
         for edit in edits:
             names[edit.subject] += [alias for alias in edit.aliases if alias not in names[edit.subject]]
         p = self.params
         if not edits:
-            return KnowledgeBlockPatch([], torch.zeros(0, lm.dim), p.block, p.positions, p.scope)
+            return KnowledgeBlockPatch([], torch.zeros(len(blocks), 0, lm.dim), blocks, p.positions, p.scope, p.mentions)
         trainer = Trainer(lm, prepare(lm, edits, p), p, seed)
         trainer.train(progress)
-        table = trainer.network.table()
-        return KnowledgeBlockPatch(list(names.values()), table, p.block, p.positions, p.scope)
+        table = trainer.networks.table()
+        gate = RelationGate.fit(lm, p.block, edits, subjects_of(edits), seed=seed) if p.gate == "relation" else None
+        return KnowledgeBlockPatch(list(names.values()), table, blocks, p.positions, p.scope, p.mentions, gate)

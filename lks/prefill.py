@@ -6,7 +6,7 @@ it (decoding without a key-value cache), and a step on a cache. What was decided
 it stays right when rows of the cache are selected, repeated, reordered or copied.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache as remembered
@@ -25,25 +25,57 @@ class Pass:
 
     Attributes:
         ids: [batch, time] token ids of this pass.
-        prompt: [batch, time] which of its columns are prompt tokens (all False in a step on a cache).
-        ends: [batch] column of each row's last prompt token; None in a step on a cache.
-        fresh: this pass is the prefill: decide now.
+        mask: [batch, time] the attention mask that came with the prompt; None if it came without (all its tokens count), and in a
+            step on a cache.
+        step: this pass is a step on a cache.
+        begun: the prefill that this pass goes on from without a cache, if it does.
         carried: name -> [batch, ...] what was decided per row at prefill; write to it at prefill, read it later.
     """
 
     ids: Tensor
-    prompt: Tensor
-    ends: Tensor | None
-    fresh: bool
+    mask: Tensor | None = None
+    step: bool = False
+    begun: "Pass | None" = None
     carried: dict[str, Tensor] = field(default_factory=dict)
+    _ends: Tensor | None = None
+
+    @property
+    def fresh(self) -> bool:
+        """This pass is the prefill: decide now."""
+        return not self.step and self.begun is None
+
+    @property
+    def prompt(self) -> Tensor:
+        """[batch, time] which columns are prompt tokens (all False in a step on a cache)."""
+        if self.fresh:
+            return torch.ones_like(self.ids, dtype=torch.bool) if self.mask is None else self.mask.bool()
+        prompt = torch.zeros_like(self.ids, dtype=torch.bool)
+        if self.begun is not None:
+            prompt[:, : self.begun.ids.shape[1]] = self.begun.prompt
+        return prompt
+
+    @property
+    def ends(self) -> Tensor | None:
+        """[batch] column of each row's last prompt token; None in a step on a cache."""
+        if self.step:
+            return None
+        if self.begun is not None:
+            return self.begun.ends
+        if self._ends is None:
+            self._ends = (torch.arange(self.ids.shape[1], device=self.ids.device) * self.prompt).amax(1)
+        return self._ends
+
+
+Decide = Callable[[Pass], None]
 
 
 class Prefills:
     """Watches the decoder of a model; `now` describes the pass that is running, None where prompts cannot be told (embeddings as input)."""
 
-    def __init__(self) -> None:
+    def __init__(self, decide: Decide | None = None) -> None:
         self.now: Pass | None = None
-        self._prompt: Pass | None = None
+        self._last: Pass | None = None
+        self._decide = decide
 
     def before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Decoder pre-hook."""
@@ -52,9 +84,11 @@ class Prefills:
         if ids is None:
             self.now = None
         elif cache is not None and cache.get_seq_length() > 0:
-            self.now = Pass(ids, torch.zeros_like(ids, dtype=torch.bool), None, fresh=False, carried=getattr(cache, "carried", {}))
+            self.now = Pass(ids, step=True, carried=getattr(cache, "carried", {}))
         else:
-            self.now = self._uncached(ids, kwargs.get("attention_mask"))
+            self.now = self._last = self._uncached(ids, kwargs.get("attention_mask"))
+            if self._decide is not None and self.now.begun is None:
+                self._decide(self.now)
 
     def after(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         """Decoder hook: the cache takes over what was decided."""
@@ -65,16 +99,10 @@ class Prefills:
             made.carried = dict(self.now.carried)
 
     def _uncached(self, ids: Tensor, mask: Tensor | None) -> Pass:
-        last = self._prompt
+        last, kept = self._last, ids.clone()  # a caller may write on into its own
         if last is not None and last.ids.shape[0] == ids.shape[0] and _continues(last.ids, ids):
-            longer = torch.zeros_like(ids, dtype=torch.bool)
-            longer[:, : last.prompt.shape[1]] = last.prompt
-            self._prompt = Pass(ids.detach().clone(), longer, last.ends, fresh=False, carried=last.carried)
-        else:
-            prompt = mask.bool() if mask is not None and mask.ndim == 2 else torch.ones_like(ids, dtype=torch.bool)
-            columns = torch.arange(ids.shape[1], device=ids.device)
-            self._prompt = Pass(ids.detach().clone(), prompt, (columns * prompt).amax(1), fresh=True)
-        return self._prompt
+            return Pass(kept, begun=last.begun or last, carried=last.carried)
+        return Pass(kept, mask if mask is not None and mask.ndim == 2 else None)
 
 
 def _continues(before: Tensor, ids: Tensor) -> bool:
@@ -83,12 +111,17 @@ def _continues(before: Tensor, ids: Tensor) -> bool:
 
 
 @contextmanager
-def watched(lm: LM) -> Iterator[Prefills]:
+def watched(lm: LM, decide: Decide | None = None) -> Iterator[Prefills]:
     """Watch the model's decoder inside the `with`.
 
     Hooks of your own that read `now` are to be registered inside it: hooks run in the order of registration.
+
+    Args:
+        lm: whose decoder.
+        decide: called with every prefill before the decoder runs. What needs the prompt's tokens alone is best decided there: on a GPU
+            the tokens are read at once, while later they wait for all that is under way.
     """
-    prefills = Prefills()
+    prefills = Prefills(decide)
     with removed([lm.decoder.register_forward_pre_hook(prefills.before, with_kwargs=True), lm.decoder.register_forward_hook(prefills.after)]):
         yield prefills
 

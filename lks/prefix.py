@@ -10,54 +10,97 @@ the model's code, so the result equals the full model's (a test holds it to 1e-5
 """
 
 import copy
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lks.lm import LM
+from lks.memory import empty
 
 
-def _decoder(lm: LM, blocks: Sequence[nn.Module]) -> nn.Module:
-    """The decoder with other blocks; shares every parameter and leaves the original alone."""
+def _decoder(lm: LM, blocks: Sequence[nn.Module], ends: bool = True) -> nn.Module:
+    """The decoder with other blocks; shares every parameter and leaves the original alone. Without its end there is no final norm."""
     part = copy.copy(lm.decoder)
     part._modules = dict(lm.decoder._modules)
     setattr(part, lm.architecture.blocks, nn.ModuleList(blocks))
+    if not ends:
+        setattr(part, lm.architecture.final_norm, nn.Identity())
+    return part
+
+
+def _between(lm: LM, first: int, last: int, ends: bool) -> nn.Module:
+    """Blocks first..last for states as input."""
+    part = _decoder(lm, list(lm.blocks[first : last + 1]), ends)
+    if lm.architecture.positions:
+        setattr(part, lm.architecture.positions, _NoPositions(lm.dim))
     return part
 
 
 def lower(lm: LM, block: int) -> nn.Module:
     """Blocks 0..block without the final norm: ids to block states."""
-    part = _decoder(lm, list(lm.blocks[: block + 1]))
-    setattr(part, lm.architecture.final_norm, nn.Identity())
-    return part
+    return _decoder(lm, list(lm.blocks[: block + 1]), ends=False)
+
+
+Change = Callable[[int, Tensor], Tensor]
+"""Called with the number of a further edited block (0, 1, ...) and its states; returns what goes on."""
 
 
 class Upper:
-    """Blocks block+1.. and the final norm: block states to final states."""
+    """Blocks block+1.. and the final norm: block states to final states.
 
-    def __init__(self, lm: LM, block: int) -> None:
+    Args:
+        lm: the unedited model.
+        block: l.
+        further: blocks above l, ascending, whose states a caller wants to change on the way.
+        dtype: of these blocks and the vocabulary projection; another one than the model's makes a copy of them.
+    """
+
+    def __init__(self, lm: LM, block: int, further: Sequence[int] = (), dtype: torch.dtype | None = None) -> None:
         self.lm, self.block = lm, block
-        self.decoder = _decoder(lm, list(lm.blocks[block + 1 :]))
-        if lm.architecture.positions:
-            setattr(self.decoder, lm.architecture.positions, _NoPositions(lm.dim))
+        edges = [block, *further, len(lm.blocks) - 1]
+        self.stretches = [_between(lm, a + 1, b, ends=i == len(further)) for i, (a, b) in enumerate(itertools.pairwise(edges))]
+        self.projection = lm.vocabulary_projection
+        self.dtype = dtype or lm.model.dtype
+        if self.dtype != lm.model.dtype:
+            self.stretches, self.projection = _copied(self.stretches, self.projection, self.dtype)
 
-    def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:
+    def __call__(self, hidden: Tensor, mask: Tensor, change: Change | None = None) -> Tensor:
         """Final states [batch, time, d] from block states [batch, time, d] and their attention mask [batch, time]."""
-        return cast(Tensor, self.decoder(inputs_embeds=hidden, attention_mask=mask, use_cache=False).last_hidden_state)
+        for number, part in enumerate(self.stretches):
+            if number and change is not None:
+                hidden = change(number - 1, hidden)
+            hidden = cast(Tensor, part(inputs_embeds=hidden, attention_mask=mask, use_cache=False).last_hidden_state)
+        return hidden
 
-    def counted_from_0(self) -> nn.Module:
-        """The same decoder for use with a cache that holds these blocks only."""
-        part = copy.copy(self.decoder)
-        part._modules = dict(self.decoder._modules)
-        setattr(part, self.lm.architecture.blocks, nn.ModuleList(_counted_from_0(list(self.lm.blocks[self.block + 1 :]))))
-        return part
+    def counted_from_0(self) -> list[nn.Module]:
+        """The same stretches for use with caches that hold their own blocks only."""
+        parts = []
+        for stretch in self.stretches:
+            part = copy.copy(stretch)
+            part._modules = dict(stretch._modules)
+            blocks = cast(nn.ModuleList, stretch.get_submodule(self.lm.architecture.blocks))
+            setattr(part, self.lm.architecture.blocks, nn.ModuleList(_counted_from_0(list(blocks))))
+            parts.append(part)
+        return parts
 
     def logits(self, final: Tensor) -> Tensor:
         """Vocabulary projection of chosen final states [n, d] -> [n, vocabulary], in float32."""
-        return cast(Tensor, self.lm.vocabulary_projection(final)).float()
+        return cast(Tensor, self.projection(final)).float()
+
+
+def _copied(parts: list[nn.Module], projection: nn.Linear, dtype: torch.dtype) -> tuple[list[nn.Module], nn.Linear]:
+    """Copies in another precision, with a configuration of their own."""
+    parts, projection = copy.deepcopy((parts, projection))
+    for part in parts:
+        part.to(dtype)
+        if projection.weight.device.type == "cpu" and dtype == torch.bfloat16:
+            cast(PreTrainedModel, part).config._attn_implementation = "eager"  # the backward pass of fused attention is slow in bfloat16 on a CPU
+    return parts, projection.to(dtype)
 
 
 def _counted_from_0(blocks: Sequence[nn.Module]) -> list[nn.Module]:
@@ -91,7 +134,7 @@ class States:
     """Block states of many sequences, one after the other.
 
     Attributes:
-        flat: [all tokens, d].
+        flat: [all tokens, d]; where they do not fit on the device, in host memory or a file (`lks.memory`).
         starts: [sequences] where each begins in `flat`.
         lengths: [sequences] tokens of each.
     """
@@ -103,14 +146,19 @@ class States:
     def rows(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Right-padded states [batch, time, d] and attention mask [batch, time] of some sequences."""
         lengths = self.lengths[index]
-        time = torch.arange(int(lengths.max()), device=self.flat.device)
+        time = torch.arange(int(lengths.max()), device=lengths.device)
         mask = time[None, :] < lengths[:, None]
         where = (self.starts[index][:, None] + time[None, :]) * mask
-        return self.flat[where], mask.long()
+        return gathered(self.flat, where), mask.long()
 
     def at(self, index: Tensor, position: Tensor) -> Tensor:
         """The states [batch, d] of some sequences at one position each."""
-        return self.flat[self.starts[index] + position]
+        return gathered(self.flat, self.starts[index] + position)
+
+
+def gathered(flat: Tensor, where: Tensor) -> Tensor:
+    """`flat[where]` on the device of `where`, wherever `flat` is kept."""
+    return flat[where.to(flat.device)].to(where.device, non_blocking=True)
 
 
 @torch.no_grad()
@@ -126,29 +174,27 @@ def states(lm: LM, block: int, rows: Sequence[Sequence[int]], batch_tokens: int 
     part = lower(lm, block)
     lengths = torch.tensor([len(r) for r in rows], dtype=torch.long)
     starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)[:-1]]) if len(rows) else lengths
-    flat = torch.empty(int(lengths.sum()), lm.dim, dtype=lm.model.dtype, device=lm.device)
+    flat = empty((int(lengths.sum()), lm.dim), lm.model.dtype, lm.device)
     for chosen in batches(lengths.tolist(), batch_tokens):
         ids, mask = lm.pad([rows[i] for i in chosen])
         hidden = part(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        for k, i in enumerate(chosen):
-            flat[starts[i] : starts[i] + lengths[i]] = hidden[k, : lengths[i]]
+        index = torch.tensor(chosen)
+        where = (starts[index][:, None] + torch.arange(mask.shape[1]))[mask.bool().cpu()]
+        flat[where.to(flat.device)] = hidden[mask.bool()].to(flat.device)
     return States(flat, starts.to(lm.device), lengths.to(lm.device))
 
 
 @torch.no_grad()
 def onward(lm: LM, first: int, last: int, cached: States, batch_tokens: int = 8192) -> States:
     """Block states at block `last` from the states that enter block `first`, of the same sequences."""
-    part = _decoder(lm, list(lm.blocks[first : last + 1]))
-    setattr(part, lm.architecture.final_norm, nn.Identity())
-    if lm.architecture.positions:
-        setattr(part, lm.architecture.positions, _NoPositions(lm.dim))
+    part = _between(lm, first, last, ends=False)
     flat = torch.empty_like(cached.flat)
     for chosen in batches(cached.lengths.tolist(), batch_tokens):
-        index = torch.tensor(chosen, device=cached.flat.device)
+        index = torch.tensor(chosen, device=lm.device)
         hidden, mask = cached.rows(index)
         out = part(inputs_embeds=hidden, attention_mask=mask, use_cache=False).last_hidden_state
         time = torch.arange(hidden.shape[1], device=hidden.device)[None]
-        flat[(cached.starts[index][:, None] + time)[mask.bool()]] = out[mask.bool()]
+        flat[(cached.starts[index][:, None] + time)[mask.bool()].to(flat.device)] = out[mask.bool()].to(flat.device)
     return States(flat, cached.starts, cached.lengths)
 
 

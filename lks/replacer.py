@@ -1,16 +1,19 @@
-"""KB replacer: a hook on block l that puts new knowledge blocks at the edited entities' positions (paper, Sec. 3.3)."""
+"""KB replacer: hooks that put new knowledge blocks at the edited entities' positions (paper, Sec. 3.3)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import compress
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
+from lks.gate import RelationGate
 from lks.lm import LM
-from lks.material import Positions
+from lks.parameters import Mentions, Positions
 from lks.patch import Patch
-from lks.prefill import Prefills, removed, watched
+from lks.prefill import Pass, Prefills, removed, watched
 from lks.scope import ScopeKind, make_scope
 from lks.tokens import token_of
 
@@ -24,86 +27,146 @@ class KnowledgeBlockPatch(Patch):
 
     Args:
         names: for each subject its name and aliases.
-        table: [subjects, d] new knowledge blocks.
-        block: l.
+        table: [blocks, subjects, d] new knowledge blocks.
+        blocks: the decoder blocks whose outputs are replaced, ascending; the first is l.
         positions: which of the subject's tokens are replaced.
         scope: which scope rules decide.
+        mentions: whether all mentions of a subject in a prompt are replaced, or only its last.
+        gate: keeps prompts out that ask for another fact of the subject; it looks at block l.
+
+    Raises:
+        ValueError: names, table, blocks and gate do not fit together.
     """
 
     kind = "knowledge_blocks"
 
-    def __init__(self, names: list[list[str]], table: Tensor, block: int, positions: Positions, scope: ScopeKind) -> None:
-        self.names, self.table, self.block, self.positions, self.scope_kind = names, table, block, positions, scope
+    def __init__(
+        self,
+        names: list[list[str]],
+        table: Tensor,
+        blocks: tuple[int, ...],
+        positions: Positions,
+        scope: ScopeKind,
+        mentions: Mentions = "all",
+        gate: RelationGate | None = None,
+    ) -> None:
+        if table.ndim != 3 or len(table) != len(blocks) or table.shape[1] != len(names):
+            raise ValueError(f"{len(names)} subjects and {len(blocks)} blocks but a table of shape {tuple(table.shape)}")
+        if not blocks or list(blocks) != sorted(set(blocks)):
+            raise ValueError(f"blocks {blocks} are not ascending")
+        if gate is not None and gate.subjects != len(names):
+            raise ValueError(f"{len(names)} subjects but a gate for {gate.subjects}")
+        self.names, self.table, self.blocks, self.positions, self.scope_kind = names, table, blocks, positions, scope
+        self.mentions, self.gate = mentions, gate
         self.scope = make_scope(scope, names)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the table."""
-        return self.table.numel() * self.table.element_size()
+        """Bytes of the table and the gate."""
+        return sum(t.numel() * t.element_size() for t in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        """The table."""
-        return {"table": self.table}
+        """The table, and the gate's tensors if there is one."""
+        gate = {} if self.gate is None else self.gate.tensors()
+        return {"table": self.table} | {f"gate.{name}": tensor for name, tensor in gate.items()}
 
     def settings(self) -> dict[str, object]:
-        """Names, block, positions, scope rules."""
-        return {"names": self.names, "block": self.block, "positions": self.positions, "scope": self.scope_kind}
+        """Names, blocks, positions, scope rules, mentions, the gate's threshold."""
+        return {
+            "names": self.names,
+            "blocks": list(self.blocks),
+            "positions": self.positions,
+            "scope": self.scope_kind,
+            "mentions": self.mentions,
+            "threshold": None if self.gate is None else self.gate.threshold,
+        }
 
     @classmethod
     def restore(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
-        """The patch from what was saved.
+        """The patch from what was saved; version 0.1.0 saved a table [subjects, d] and one "block".
 
         Raises:
-            ValueError: names and table do not fit together.
+            ValueError: what was saved does not fit together.
         """
-        names = cast(list[list[str]], settings["names"])
-        table = tensors["table"]
-        if table.ndim != 2 or len(table) != len(names):
-            raise ValueError(f"{len(names)} subjects but a table of shape {tuple(table.shape)}")
-        return cls(names, table, cast(int, settings["block"]), cast(Positions, settings["positions"]), cast(ScopeKind, settings["scope"]))
+        table, gate = tensors["table"], None
+        if "block" in settings:
+            table, settings = table[None], settings | {"blocks": [settings["block"]]}
+        threshold = cast(float | None, settings.get("threshold"))
+        if threshold is not None:
+            gate = RelationGate(tensors["gate.keys"], tensors["gate.owner"], tensors["gate.centre"], threshold)
+        return cls(
+            cast(list[list[str]], settings["names"]),
+            table,
+            tuple(cast(list[int], settings["blocks"])),
+            cast(Positions, settings["positions"]),
+            cast(ScopeKind, settings["scope"]),
+            cast(Mentions, settings.get("mentions", "all")),
+            gate,
+        )
 
     @contextmanager
     def applied(self, lm: LM) -> Iterator[None]:
-        """A hook on block l that replaces; gone on leaving."""
-        with watched(lm) as prefills:
-            replacer = _Replacer(self, lm, prefills)
-            with removed([lm.block(self.block).register_forward_hook(replacer.replace)]):
+        """A hook on each of the blocks; gone on leaving."""
+        replacer = _Replacer(self, lm)
+        with watched(lm, replacer.decide) as prefills:
+            hooks = [partial(replacer.replace, prefills, place) for place in range(len(self.blocks))]
+            with removed([lm.block(block).register_forward_hook(hook) for block, hook in zip(self.blocks, hooks, strict=True)]):
                 yield
+
+    def find(self, lm: LM, ids: Sequence[int]) -> list[tuple[int, int]]:
+        """(token, subject) of every replacement in a prompt without padding, before the gate."""
+        found: list[tuple[int, int, int]] = []
+        for start, part in lm.pieces.parts(ids):
+            mentions = self.scope.find(lm.pieces.text(part))
+            if mentions:  # most prompts have none
+                spans = lm.pieces.decode(part).spans
+                tokens = [token_of(spans, m.start, m.end) for m in mentions]
+                found += [(m.subject_index, start + first, start + last) for m, (first, last) in zip(mentions, tokens, strict=True)]
+        if self.mentions == "last":
+            found = list({mention[0]: mention for mention in found}.values())
+        if self.positions == "last":
+            return [(last, subject) for subject, _, last in found]
+        return [(token, subject) for subject, first, last in found for token in range(first, last + 1)]
 
 
 class _Replacer:
     """Finds the mentions at prefill and puts the new blocks there."""
 
-    def __init__(self, patch: KnowledgeBlockPatch, lm: LM, prefills: Prefills) -> None:
-        self.patch = patch
-        self.prefills = prefills
-        self.pieces = lm.pieces
-        self.table = patch.table.to(lm.device)
+    def __init__(self, patch: KnowledgeBlockPatch, lm: LM) -> None:
+        self.patch, self.lm = patch, lm
+        self.tables = patch.table.to(lm.device, lm.model.dtype).unbind(0)
+        self.gate = None if patch.gate is None else patch.gate.to(lm.device)
         self.decided: Tensor | None = None
+        self.open: Tensor | None = None
 
-    def _find(self, ids: Tensor, mask: Tensor) -> Tensor | None:
-        """[3, replaced positions]: row, position and subject of each; None if no prompt mentions an edited subject."""
-        found: list[tuple[int, int, int]] = []
-        for row, (tokens, kept) in enumerate(zip(ids.tolist(), mask.tolist(), strict=True)):
-            where = [i for i, keep in enumerate(kept) if keep]
-            decoded = self.pieces.decode([tokens[i] for i in where])
-            for mention in self.patch.scope.find(decoded.text):
-                first, last = token_of(decoded.spans, mention.start, mention.end)
-                replaced = where[last : last + 1] if self.patch.positions == "last" else where[first : last + 1]
-                found += [(row, position, mention.subject_index) for position in replaced]
-        return torch.tensor(found, device=ids.device).T if found else None
+    def decide(self, now: Pass) -> None:
+        """`decided` becomes [4, replaced positions]: row, position, subject and the row's last prompt token; None if no subject is mentioned."""
+        found: list[tuple[int, int, int, int]] = []
+        masks = None if now.mask is None else now.mask.tolist()
+        for row, tokens in enumerate(now.ids.tolist()):
+            kept = tokens if masks is None else list(compress(tokens, masks[row]))
+            replaced = self.patch.find(self.lm, kept)
+            if replaced:
+                columns = range(len(tokens)) if masks is None else list(compress(range(len(tokens)), masks[row]))
+                found += [(row, columns[token], subject, columns[-1]) for token, subject in replaced]
+        self.decided = torch.tensor(found, device=now.ids.device).T if found else None
 
-    def replace(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        """After block l: the decided positions get their new blocks; nothing in a step on a cache."""
-        now = self.prefills.now
-        if now is None or now.ends is None:
-            return None
-        if now.fresh:
-            self.decided = self._find(now.ids, now.prompt)
-        if self.decided is None:
+    def replace(self, prefills: Prefills, place: int, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        """After a block: the decided positions get their new blocks; nothing in a step on a cache.
+
+        A new tensor is handed on. Writing into the block's own would save a copy, which is not worth what it could break: someone else's
+        hook may keep that tensor, or its gradient may need the value.
+        """
+        now = prefills.now
+        if self.decided is None or now is None or now.step:
             return None
         hidden = output[0] if isinstance(output, tuple) else output
-        rows, positions, subjects = self.decided
-        hidden = hidden.clone()
-        hidden[rows, positions] = self.table[subjects].to(hidden.dtype)
+        rows, positions, subjects, ends = self.decided
+        new = self.tables[place][subjects].to(hidden.dtype)
+        if self.gate is not None:
+            if place == 0 and now.fresh:
+                self.open = self.gate.opens(hidden[rows, ends], subjects)[:, None]
+            assert self.open is not None
+            new = torch.where(self.open, new, hidden[rows, positions])
+        hidden = hidden.index_put((rows, positions), new)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden

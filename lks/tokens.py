@@ -6,8 +6,11 @@ what bytes each id of a vocabulary stands for; decoding is then a lookup per tok
 
 import json
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from operator import itemgetter
 from typing import cast
 
 from transformers import PreTrainedTokenizerFast
@@ -70,24 +73,50 @@ class PieceText:
         unknown = tokenizer.unk_token_id
         if unknown is not None and unknown not in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
             self._bytes[unknown] = _UNKNOWN
-        self._text = {i: _text(piece) for i, piece in self._bytes.items()}
+        texts = {i: _text(piece) for i, piece in self._bytes.items()}
+        self._whole = {i: text for i, text in texts.items() if text is not None}
+        self._special = frozenset(i for i, piece in self._bytes.items() if not piece)
+        self._split = {i for i, text in texts.items() if text is None}  # pieces that hold a part of a character
+
+    def parts(self, ids: Sequence[int]) -> list[tuple[int, Sequence[int]]]:
+        """Runs of tokens without special ones, each with its place: what a special token parts is neither one word nor one name."""
+        head = int(len(ids) > 0 and ids[0] in self._special)
+        if self._special.isdisjoint(ids[head:]):  # as with most prompts
+            return [(head, ids[head:])]
+        edges = [-1, *(i for i, token in enumerate(ids) if token in self._special), len(ids)]
+        return [(a + 1, ids[a + 1 : b]) for a, b in pairwise(edges) if b > a + 1]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text alone."""
+        try:
+            return "".join(map(self._whole.__getitem__, ids))
+        except KeyError:  # a part of a character, or an id outside the vocabulary
+            return self.decode(ids).text
 
     def decode(self, ids: Sequence[int]) -> Decoded:
         """Text and spans. Ids outside the vocabulary are like special tokens; bytes that are no UTF-8 become U+FFFD."""
+        try:
+            texts = list(map(self._whole.__getitem__, ids))
+        except KeyError:
+            return self._assembled(ids)
+        ends = list(accumulate(map(len, texts)))
+        return Decoded("".join(texts), list(zip([0, *ends[:-1]], ends, strict=False)))
+
+    def _assembled(self, ids: Sequence[int]) -> Decoded:
+        """Text and spans where tokens may share characters."""
         texts: list[str] = []
         spans: list[Span] = []
-        lookup = self._text
         at, i = 0, 0
         while i < len(ids):
-            text = lookup.get(ids[i], "")
-            if text is None:
+            if ids[i] in self._split:
                 run = i + 1
-                while run < len(ids) and lookup.get(ids[run], "") is None:
+                while run < len(ids) and ids[run] in self._split:
                     run += 1
                 text, inner = _join([self._bytes[j] for j in ids[i:run]])
                 spans += [(at + a, at + b) for a, b in inner]
                 i = run
             else:
+                text = self._whole.get(ids[i], "")
                 spans.append((at, at + len(text)))
                 i += 1
             texts.append(text)
@@ -96,18 +125,14 @@ class PieceText:
 
 
 def token_of(spans: Sequence[Span], start: int, end: int) -> tuple[int, int]:
-    """First and last token with a character in [start, end).
+    """First and last token with a character in [start, end), of spans as `decode` gives them: in order and without gaps.
 
     Raises:
         ValueError: no token has one.
     """
-    first = last = -1
-    for token, (a, b) in enumerate(spans):
-        if a >= end:
-            break
-        if b > start and b > a:
-            first, last = (token if first < 0 else first), token
-    if first < 0:
+    first = bisect_right(spans, start, key=itemgetter(1))
+    last = bisect_left(spans, end, key=itemgetter(0)) - 1
+    if first > last or start >= end:
         raise ValueError(f"no token covers characters {start} to {end}")
     return first, last
 

@@ -1,22 +1,27 @@
 """Algorithm 1 of the paper: train h_phi on cached block states.
 
 What the network is trained on (`lks.material`) is prepared once: every prompt's states at block l, the subject's position
-in it, and the unedited model's distributions on the locality prompts. A step gathers some rows, puts the new knowledge
-blocks in, runs the blocks above l and projects at the positions that carry a loss. The language model's weights get no
-gradient.
+in it, keys and values of what precedes it, and the unedited model's distributions on the locality prompts. A step gathers the
+ends of some rows, from the subject's replaced token on, puts the new knowledge blocks in, runs the blocks above l and projects
+at the positions that carry a loss. The language model's weights get no gradient.
 """
 
 import copy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lks.editor import Progress, silent
-from lks.hypernetwork import Hypernetwork
+from lks.hypernetwork import Design, Hypernetworks
 from lks.lm import LM
-from lks.losses import kl_divergence, negative_log_likelihood
-from lks.material import PARTS, LKSParams, Material, Part
-from lks.prefix import Upper
+from lks.losses import row_means
+from lks.material import PARTS, Material, Part, losses_at
+from lks.parameters import LKSParams
+from lks.prefix import batches
+
+STEP_TOKENS = {"cpu": 1024, "cuda": 16384}
+"""Padded tokens that run together in a step."""
 
 
 class Trainer:
@@ -24,47 +29,49 @@ class Trainer:
 
     def __init__(self, lm: LM, material: Material, params: LKSParams, seed: int) -> None:
         self.lm, self.material, self.params = lm, material, params
-        self.upper = Upper(lm, params.block)
-        self.network = Hypernetwork(params.hypernetwork, params.form, params.features, material.keys, material.own, seed)
+        design = Design(params.hypernetwork, params.form, params.features, params.width)
+        self.networks = Hypernetworks(design, material.keys, material.own, seed)
         self.generator = torch.Generator().manual_seed(seed)
 
     def loss(self, chosen: dict[Part, list[int]]) -> Tensor:
-        """Eq. 2 over some rows: lambda_edit * (L_edit + L_eq) + L_locality; a part without rows adds nothing."""
+        """Eq. 2 over some rows: lambda_edit * (L_edit + L_eq) + L_locality; a part without rows adds nothing.
+
+        Rows of similar length run together, so that little of it is padding; each row brings its share of its part's mean.
+        """
         m = self.material
-        rows = [r for part in PARTS for r in chosen.get(part, ())]
-        index = torch.tensor(rows, device=m.subject.device)
-        hidden, mask = m.cached.rows(index)
-        hidden = place(hidden, m.spans[index], self.network(m.subject[index]))
-        final = self.upper(hidden, mask)
-        total = hidden.new_zeros((), dtype=torch.float32)
-        before = 0
-        for part in PARTS:
-            own = index[before : before + len(chosen.get(part, ()))]
-            if len(own):
-                weight = 1.0 if part == "locality" else self.params.lambda_edit
-                total = total + weight * self._part_loss(part, own, final[before : before + len(own)])
-            before += len(own)
+        shares = {part: (1.0 if part == "locality" else self.params.lambda_edit) / max(1, len(chosen.get(part, ()))) for part in PARTS}
+        pairs = [(row, shares[part]) for part in PARTS for row in chosen.get(part, ())]
+        index = torch.tensor([row for row, _ in pairs], device=m.subject.device)
+        share = torch.tensor([share for _, share in pairs], device=m.subject.device)
+        lengths = (m.cached.lengths[index] - m.spans[index, 0]).tolist()
+        total = share.new_zeros(())
+        for group in batches(lengths, STEP_TOKENS[index.device.type]):
+            here = torch.tensor(group, device=index.device)
+            total = total + (share[here] * self._row_losses(index[here])).sum()
         return total
 
-    def _part_loss(self, part: Part, own: Tensor, final: Tensor) -> Tensor:
+    def _row_losses(self, index: Tensor) -> Tensor:
+        """Eq. 3, 4 or 5 of each row, [rows]."""
         m = self.material
-        counts = m.offsets[own + 1] - m.offsets[own]
-        rows = torch.repeat_interleave(torch.arange(len(own), device=own.device), counts)
-        within = torch.arange(len(rows), device=own.device) - (counts.cumsum(0) - counts)[rows]
-        where = m.offsets[own][rows] + within
-        logits = self.upper.logits(final[rows, m.positions[where]])
-        if part == "locality":
-            return kl_divergence(logits, m.reference[m.reference_offsets[own][rows] + within], rows, len(own))
-        return negative_log_likelihood(logits, m.labels[where], rows, len(own))
+        ends, start = m.ends(index), m.spans[index, 0]
+        new, spans = self.networks(m.subject[index]), m.spans[index] - start[:, None]
+        final = ends(place(ends.hidden, spans, new[0]), lambda number, hidden: place(hidden, spans, new[number + 1]))
+        rows, where = losses_at(m, index)
+        logits = m.upper.logits(final[rows, m.positions[where] - start[rows]])
+        kept = m.reference_offsets[index][rows]
+        held = kept >= 0
+        moved = m.references.kl(logits[held], (kept + where - m.offsets[index][rows])[held])
+        wanted = F.cross_entropy(logits[~held], m.labels[where[~held]], reduction="none")
+        return row_means(moved, rows[held], len(index)) + row_means(wanted, rows[~held], len(index))
 
     def train(self, progress: Progress = silent) -> list[float]:
         """Train to convergence or `max_epochs`; the network is left at its best epoch. Returns mean losses per epoch."""
         p = self.params
-        optimiser = torch.optim.AdamW(self.network.parameters(), lr=p.lr, weight_decay=p.weight_decay)
+        optimiser = torch.optim.AdamW(self.networks.parameters(), lr=p.lr, weight_decay=p.weight_decay)
         steps = p.max_epochs * len(self._epoch_batches())
         decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=steps)
         history: list[float] = []
-        best, best_state, since = float("inf"), copy.deepcopy(self.network.state_dict()), 0
+        best, best_state, since = float("inf"), copy.deepcopy(self.networks.state_dict()), 0
         with torch.enable_grad():
             for epoch in range(p.max_epochs):
                 losses = []
@@ -79,10 +86,10 @@ class Trainer:
                 progress((epoch + 1) / p.max_epochs)
                 since += 1
                 if history[-1] < best:
-                    best, best_state, since = history[-1], copy.deepcopy(self.network.state_dict()), 0
+                    best, best_state, since = history[-1], copy.deepcopy(self.networks.state_dict()), 0
                 if since >= p.patience or history[-1] < p.stop_loss or history[-1] != history[-1]:
                     break
-        self.network.load_state_dict(best_state)
+        self.networks.load_state_dict(best_state)
         return history
 
     def _epoch_batches(self) -> list[dict[Part, list[int]]]:

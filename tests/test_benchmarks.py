@@ -93,7 +93,7 @@ def test_table_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 def test_every_benchmark_is_found_and_one_can_be_chosen(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {"edit_speed", "lks_training"} <= set(every.names()) and "__main__" not in every.names()
+    assert {"edit_speed", "naive_lks"} <= set(every.names()) and "__main__" not in every.names()
     ran: list[list[str]] = []
 
     def note(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:

@@ -1,15 +1,21 @@
 """`lks.tokens`: text and spans agree with the tokenizer's own, for both kinds of vocabulary."""
 
 import json
+import re
 from functools import cache
 
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lks.errors import UserError
+from lks.lm import LM
+from lks.prefill import Pass
+from lks.replacer import KnowledgeBlockPatch, _Replacer
+from lks.scope import Mention
 from lks.tokens import Decoded, PieceText, token_of
 
 CORPUS = ["Where was Mara Kelorin born? In Zürich.", "東京 は 日本 の 首都 です", "naïve café, 100 % sure", "it's Anna's house"] * 4
@@ -134,3 +140,100 @@ def test_token_of_takes_every_token_with_a_character_of_the_range() -> None:
     assert token_of(spans, 8, 10) == (2, 4)
     with pytest.raises(ValueError, match="12 to 13"):
         token_of(spans, 12, 13)
+
+
+NAMES = ["Mara Kelorin", "Zoë Quist", "Jean-Luc O'Neill", "東京タワー", "Анна Каренина", "Łódź", "🙂 Café", "محمد علي"]
+FILLERS = ["", "Where was", "works for", "日本 の", "naïve,", "and", "100 %", "друг", "\n", "Is it true that"]
+TEMPLATE = "{% for m in messages %}<|user|>{{ m['content'] }}<|done|>{% endfor %}<|reply|>"
+KINDS = ("bytes", "replace", "metaspace")
+Prompt = list[tuple[str, str, str]]
+PROMPTS = st.lists(st.tuples(st.sampled_from(FILLERS), st.sampled_from(NAMES), st.sampled_from(FILLERS)), min_size=1, max_size=3)
+
+
+@cache
+def model_of(kind: str, begins: bool) -> LM:
+    """A model too small to matter, with a tokenizer of a kind that has a chat template and puts "<s>" first or not."""
+    if kind == "metaspace":
+        made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+        made.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="first")])
+        special = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
+        made.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=380, special_tokens=special, show_progress=False))
+        state = json.loads(made.to_str())
+        state["added_tokens"] = [t for t in state["added_tokens"] if not t["content"].startswith("<0x")]  # bytes are no special tokens
+        made = Tokenizer.from_str(json.dumps(state))
+    else:
+        made = Tokenizer.from_str((byte_level() if kind == "bytes" else sentence_piece()).backend_tokenizer.to_str())
+    tokenizer = wrap(made, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|done|>", "<|reply|>"]})
+    if begins:
+        first = tokenizer.convert_tokens_to_ids("<s>")
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", first)])
+    tokenizer.chat_template = TEMPLATE
+    sizes = {"hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": len(tokenizer)}
+    return LM(LlamaForCausalLM(LlamaConfig(**sizes)), tokenizer)
+
+
+def chatted(messages: list[str]) -> str:
+    return str(model_of("bytes", False).tokenizer.apply_chat_template([{"role": "user", "content": m} for m in messages], tokenize=False))
+
+
+class Occurrences:
+    """Names wherever the text has them, letter for letter: what counts as a mention is not the matter here."""
+
+    def find(self, text: str) -> tuple[Mention, ...]:
+        found = [Mention(i, m.start(), m.end()) for i, name in enumerate(NAMES) for m in re.finditer(re.escape(name), text)]
+        return tuple(sorted(found, key=lambda mention: mention.start))
+
+
+def by_offsets(lm: LM, text: str) -> tuple[list[int], list[list[tuple[int, int]]]]:
+    """Ids, and per mention the (token, subject) of its tokens by the tokenizer's own offsets.
+
+    A space that was put in front is counted to the first character by the tokenizers; it is no part of a name.
+    """
+    made = lm.tokenizer(text, return_offsets_mapping=True, add_special_tokens=not text.startswith("<|user|>"))
+    ids, offsets = made["input_ids"], made["offset_mapping"]
+    lone = [lm.pieces.text([token]) == " " and text[a:b] != " " for token, (a, b) in zip(ids, offsets, strict=True)]
+    found = []
+    for m in Occurrences().find(text):
+        on = [i for i, (a, b) in enumerate(offsets) if a < m.end and b > m.start and b > a and not lone[i]]
+        found.append([(i, m.subject_index) for i in on])
+    return ids, found
+
+
+@settings(deadline=None)
+@pytest.mark.parametrize("begins", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+@given(st.lists(PROMPTS, min_size=1, max_size=3), st.booleans(), st.sampled_from(["left", "right"]))
+def test_tokens_found_from_ids_are_those_of_the_offsets(kind: str, begins: bool, drawn: list[Prompt], chat: bool, side: str) -> None:
+    """Several scripts, subjects and mentions; a chat template whose messages meet without a space; padding on either side."""
+    lm = model_of(kind, begins)
+    texts = []
+    for row in drawn:
+        messages = [" ".join(part for part in parts if part) for parts in row]
+        texts.append(chatted(messages) if chat else " ".join(messages))
+    expected = [by_offsets(lm, text) for text in texts]
+    for positions in ("all", "last"):
+        patch = KnowledgeBlockPatch([[name] for name in NAMES], torch.zeros(1, len(NAMES), lm.dim), (0,), positions, "exact")  # type: ignore[arg-type]
+        patch.scope = Occurrences()
+        rows = [ids for ids, _ in expected]
+        counted = slice(None) if positions == "all" else slice(-1, None)
+        assert [patch.find(lm, ids) for ids in rows] == [[token for mention in found for token in mention[counted]] for _, found in expected]
+        ids, mask = lm.pad(rows, side)
+        replacer = _Replacer(patch, lm)
+        replacer.decide(Pass(ids, mask))
+        shift = [ids.shape[1] - len(row) if side == "left" else 0 for row in rows]
+        assert replacer.decided is not None
+        placed = sorted(zip(*(replacer.decided[i].tolist() for i in range(3)), strict=True))
+        assert placed == sorted((r, t + shift[r], s) for r, row in enumerate(rows) for t, s in patch.find(lm, row))
+        assert all(end == shift[row] + len(rows[row]) - 1 for row, end in zip(*replacer.decided[[0, 3]].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_special_token_parts_words_and_names(kind: str) -> None:
+    lm = model_of(kind, False)
+    patch = KnowledgeBlockPatch([["Mara Kelorin"]], torch.zeros(1, 1, lm.dim), (0,), "last", "exact")
+    found = {}
+    for text in ("bornMara Kelorin", "born<|done|><|user|>Mara Kelorin<|done|>Kel", "Mara<|done|> Kelorin"):
+        found[text] = patch.find(lm, lm.tokenizer(text)["input_ids"])
+    assert [len(tokens) for tokens in found.values()] == [0, 1, 0]

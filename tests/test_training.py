@@ -5,9 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from lks.losses import kl_divergence, negative_log_likelihood
-from lks.material import LKSParams, prepare, subjects_of
+from benchmarks.naive_lks import NaiveTrainer
+from lks.errors import UserError
+from lks.losses import References, kl_divergence, negative_log_likelihood
+from lks.material import losses_at, prepare, subjects_of
+from lks.method import LKS
+from lks.parameters import LKSParams
+from lks.patch import NoPatch
 from lks.training import Trainer, place
 from tests import tiny
 
@@ -42,11 +48,11 @@ def test_loss_equals_the_plain_full_model_path(family: str, positions: str) -> N
     edits = tiny.edits(3)
     trainer = Trainer(lm, prepare(lm, edits, params), params, seed=0)
     with torch.no_grad():
-        for p in trainer.network.parameters():
+        for p in trainer.networks.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
     owned = trainer.material.owned
     chosen = {part: [r for rows in owned[part] for r in rows] for part in owned}
-    table = trainer.network.table()
+    table = trainer.networks.table()[0]
     parts = {"edit": [], "paraphrase": [], "locality": []}
     for i, edit in enumerate(edits):
         parts["edit"].append(_nll(lm, edit.prompt, edit.target, edit.subject, table[i], params))
@@ -56,6 +62,72 @@ def test_loss_equals_the_plain_full_model_path(family: str, positions: str) -> N
     expected = 2.5 * (mean["edit"] + mean["paraphrase"]) + mean["locality"]
     with torch.no_grad():
         assert float(trainer.loss(chosen)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("family", tiny.MODELS)
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+@pytest.mark.parametrize("changes", [{}, {"positions": "all"}, {"more_blocks": (2,), "form": "residual"}], ids=["last", "all", "two_blocks"])
+@pytest.mark.parametrize("keep", [True, False], ids=["kept", "anew"])
+def test_loss_and_gradients_equal_those_of_whole_forward_passes(family, kind, changes, keep, monkeypatch) -> None:
+    """To 1e-5 in float32, with keys and values of the rows' beginnings kept or computed anew."""
+    monkeypatch.setattr("lks.material.fits", lambda upper, starts: keep)
+    lm = tiny.lm(family)
+    params = replace(PARAMS, hypernetwork=kind, lambda_edit=2.5, **changes)
+    ours, plain = Trainer(lm, prepare(lm, tiny.edits(3), params), params, 0), NaiveTrainer(lm, tiny.edits(3), params, 0)
+    assert (ours.material.beginnings is not None) == keep
+    found = []
+    for trainer in (ours, plain):
+        with torch.no_grad():
+            for p in trainer.networks.parameters():
+                p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+        loss = trainer.loss({part: [r for rows in own for r in rows] for part, own in trainer.material.owned.items()})
+        found.append((loss, torch.autograd.grad(loss, list(trainer.networks.parameters()))))
+    (loss, gradients), (plain_loss, plain_gradients) = found
+    assert loss.item() == pytest.approx(plain_loss.item(), rel=1e-5)
+    for mine, theirs in zip(gradients, plain_gradients, strict=True):
+        assert (mine - theirs).norm() <= 1e-5 * theirs.norm()
+        assert theirs.norm() > 0
+
+
+def test_bfloat16_is_near_and_zero_change_has_zero_divergence() -> None:
+    lm = tiny.lm("llama")
+    losses = []
+    for precision in ("model", "bfloat16"):
+        params = replace(PARAMS, precision=precision)
+        trainer = Trainer(lm, prepare(lm, tiny.edits(3), params), params, 0)
+        losses.append(float(trainer.loss({"edit": trainer.material.owned["edit"][0]}).detach()))
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.05)
+    m = trainer.material  # the references are made in the same precision: an untouched row has no divergence
+    index = torch.tensor([r for own in m.owned["locality"] for r in own])
+    ends, (rows, where) = m.ends(index), losses_at(m, index)
+    logits = m.upper.logits(ends(ends.hidden)[rows, m.positions[where] - m.spans[index, 0][rows]])
+    assert m.references.kl(logits, m.reference_offsets[index][rows] + where - m.offsets[index][rows]).abs().max() < 1e-5
+
+
+def test_most_likely_tokens_and_the_rest_bound_the_divergence_from_below() -> None:
+    noise = torch.Generator().manual_seed(0)
+    unedited, edited = (4 * torch.randn(20, 300, generator=noise) for _ in range(2))
+    where = torch.arange(20)
+    values = {}
+    for top in (0, 1, 50, 299, 300):
+        kept = References.room(20, 300, top, unedited.device)
+        kept.put(where, unedited)
+        assert torch.allclose(kept.kl(unedited, where), torch.zeros(20), atol=1e-5)
+        values[top] = kept.kl(edited, where)
+    whole = (unedited.softmax(-1) * (unedited.log_softmax(-1) - edited.log_softmax(-1))).sum(-1)
+    torch.testing.assert_close(values[0], whole, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(values[300], whole, rtol=1e-5, atol=1e-5)
+    assert (values[1] <= values[50] + 1e-5).all() and (values[50] <= values[299] + 1e-5).all() and (values[299] <= whole + 1e-5).all()
+    assert ((whole - values[50]) / whole).mean() < 0.15
+
+
+def test_training_with_the_most_likely_tokens_goes_the_same_way() -> None:
+    lm = tiny.lm("llama")
+    losses = []
+    for top in (0, 64):
+        params = replace(PARAMS, reference_top=top, max_epochs=3)
+        losses.append(Trainer(lm, prepare(lm, tiny.edits(4), params), params, 0).train())
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
 
 
 def _edited_logits(lm, ids, span, new, params):
@@ -120,7 +192,7 @@ def test_two_runs_agree() -> None:
     tables = [Trainer(lm, prepare(lm, tiny.edits(4), params), params, 3) for _ in range(2)]
     for t in tables:
         t.train()
-    assert torch.equal(tables[0].network.table(), tables[1].network.table())
+    assert torch.equal(tables[0].networks.table(), tables[1].networks.table())
 
 
 def test_works_inside_no_grad() -> None:
@@ -136,9 +208,10 @@ def test_edits_of_one_subject_share_a_block_and_its_key_joins_their_texts() -> N
     second = replace(one, case_id="x", prompt=f"{one.subject} works for", target="Oslo")
     assert subjects_of([one, other, second]) == {one.subject: 0, other.subject: 1}
     made = prepare(lm, [one, other, second], PARAMS)
-    assert made.keys.shape[0] == 2
+    assert made.keys.shape[:2] == (1, 2)
     alone = prepare(lm, [one, other], PARAMS)
-    assert torch.allclose(made.keys[1], alone.keys[1], rtol=1e-4, atol=1e-4) and not torch.allclose(made.keys[0], alone.keys[0], atol=1e-2)
+    assert torch.allclose(made.keys[0, 1], alone.keys[0, 1], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(made.keys[0, 0], alone.keys[0, 0], atol=1e-2)
 
 
 def test_entity_key_is_the_state_of_the_name() -> None:
@@ -150,7 +223,7 @@ def test_entity_key_is_the_state_of_the_name() -> None:
     with torch.no_grad():
         lm.model(input_ids=ids)
     handle.remove()
-    torch.testing.assert_close(made.keys[0], kept["h"][0, -1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(made.keys[0, 0], kept["h"][0, -1], rtol=1e-4, atol=1e-4)
 
 
 def test_prompts_without_their_subject_are_counted() -> None:
@@ -158,3 +231,26 @@ def test_prompts_without_their_subject_are_counted() -> None:
     edit = replace(tiny.edits(1)[0], training_locality=("Nobody works for",))
     made = prepare(lm, [edit], PARAMS)
     assert made.skipped == 1 and made.owned["locality"] == [[]]
+
+
+@pytest.mark.parametrize(("more", "message"), [("1", "ascending"), ("3, 2", "ascending"), ("9", "Block 9 does not exist")])
+def test_blocks_out_of_order_are_refused_before_training(more: str, message: str) -> None:
+    editor = LKS.for_model("micro-llama", "world", 2, {"block": "1", "more_blocks": more})
+    with pytest.raises(UserError, match=message):
+        editor.edit(tiny.lm("llama"), tiny.edits(2))
+
+
+def test_two_blocks_through_the_whole_method() -> None:
+    """What was trained at two blocks is put in at both, and generation follows."""
+    lm = tiny.lm("llama")
+    editor = LKS.for_model("micro-llama", "world", 3, {"block": "1", "more_blocks": "2", "max_epochs": "40", "lr": "0.1", "lambda_edit": "1"})
+    patch = editor.edit(lm, tiny.edits(3))
+    assert patch.tensors()["table"].shape == (2, 3, lm.dim)
+    row = lm.encode([tiny.edits(3)[0].prompt], [tiny.edits(3)[0].target])[0]
+    before, after = (-float(F.cross_entropy(_last_logits(lm, row, made), torch.tensor(row.answer[0]))) for made in (NoPatch(), patch))
+    assert after > before + 1
+
+
+def _last_logits(lm, row, patch):
+    with torch.no_grad(), patch.applied(lm):
+        return lm.model(torch.tensor([row.ids[: row.n_prompt]])).logits[0, -1]

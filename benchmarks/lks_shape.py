@@ -1,0 +1,109 @@
+"""LKS on models of published sizes with random weights: seconds per edit, memory against what was stated, arithmetic rate, profile.
+
+Run: `python -m benchmarks.lks_shape [SHAPE] [T,T,...]`, by default `llama-2-7b 100,1000,10000` on a GPU and `small 64` on a CPU.
+Shapes: see `benchmarks.shapes`. Edits are those of zsRE where its records can be had, else of the made world. Epochs and batch size
+are the paper's; early stopping is off, because random weights never learn.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.shapes import SHAPES, random_model
+from lks.cost import measured
+from lks.datasets import load
+from lks.edits import Edit
+from lks.errors import UserError
+from lks.lm import LM
+from lks.material import Material, prepare, stated
+from lks.memory import gibibytes
+from lks.parameters import LKSParams
+from lks.training import Trainer
+
+EPOCHS = 20
+PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A800": 312.0, "A100": 312.0}
+"""Dense bfloat16 products per second, in 10^12, by the makers."""
+
+
+def edits_of(count: int) -> list[Edit]:
+    """Edits of zsRE, or of the made world."""
+    try:
+        known = load("zsre").cases
+    except UserError:
+        known = load("world").cases
+    return [case.edit for case in known[:count]]
+
+
+def step_flops(lm: LM, material: Material, rows: int) -> float:
+    """Floating-point operations of a training step: two per weight and token forward, two backward (to activations only)."""
+    upper = sum(p.numel() for block in lm.blocks[material.upper.block + 1 :] for p in block.parameters())
+    ends = float((material.cached.lengths - material.spans[:, 0]).float().mean())
+    losses = len(material.positions) / len(material.ids)
+    return 4 * rows * (upper * ends + lm.vocabulary_projection.weight.numel() * losses)
+
+
+def measure(lm: LM, edits: Sequence[Edit], params: LKSParams) -> tuple[list[str], Trainer]:
+    """One row of the table, and the trainer for a profile."""
+    steps = EPOCHS * -(-len(edits) // params.batch_size)
+    with measured() as preparing:
+        material = prepare(lm, edits, params)
+    trainer = Trainer(lm, material, params, 0)
+    with measured() as training:
+        trainer.train()
+    rows = min(params.batch_size, len(edits)) * (1 + params.paraphrases + params.locality_prompts)
+    rate = step_flops(lm, material, rows) * steps / training.seconds / 1e12
+    peak = next((v for k, v in PEAK_TFLOPS.items() if lm.device.type == "cuda" and k in torch.cuda.get_device_name()), None)
+    share = f" ({rate / peak:.0%})" if peak else ""
+    both = preparing.seconds + training.seconds
+    memory = gibibytes(max(preparing.peak_bytes, training.peak_bytes))
+    cells = [f"{len(edits):,}", f"{preparing.seconds:.1f}", f"{training.seconds:.1f}"]
+    cells += [f"{both / len(edits):.4f}", f"{training.seconds / steps * 1e3:.0f}"]
+    return [*cells, f"{rate:.2f}{share}", memory, gibibytes(stated(lm, edits, params).total)], trainer
+
+
+def top_five(trainer: Trainer) -> Table:
+    """The operations that take most of a step."""
+    kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
+    batch = trainer._epoch_batches()[0]
+    with profile(activities=kinds) as seen:
+        torch.autograd.backward(trainer.loss(batch))
+    found = [(e.key, e.self_device_time_total if torch.cuda.is_available() else e.self_cpu_time_total, e.count) for e in seen.key_averages()]
+    whole = sum(t for _, t, _ in found)
+    table = Table("operation", "share", "calls", title="one step: where the time goes")
+    for key, spent, count in sorted(found, key=lambda f: -f[1])[:5]:
+        table.add_row(key[:60], f"{spent / whole:.0%}", str(count))
+    return table
+
+
+def main(shape: str = "", wanted: str = "") -> None:
+    """Print the table and the profile."""
+    gpu = torch.cuda.is_available()
+    shape = shape or ("llama-2-7b" if gpu else "small")
+    counts = [int(n) for n in (wanted or ("100,1000,10000" if gpu else "64")).split(",")]
+    start = time.perf_counter()
+    lm = random_model(shape)
+    console = Console(width=140)
+    console.print(f"{shape} made in {time.perf_counter() - start:.0f} s on {torch.cuda.get_device_name() if gpu else 'CPU'}")
+    table = Table(title=f"LKS, {EPOCHS} epochs, {shape}")
+    for column in ("T", "prepare s", "train s", "s/edit", "ms/step", "TFLOP/s", "peak memory", "stated"):
+        table.add_column(column, justify="right")
+    trainer: Trainer | None = None
+    for count in counts:
+        params = LKSParams(SHAPES[shape].block, max_epochs=EPOCHS, patience=EPOCHS, stop_loss=0.0, precision="fast")
+        params = replace(params, reference_top=256 if count >= 10_000 else 0)
+        row, trainer = measure(lm, edits_of(count), params)
+        table.add_row(*row)
+        console.print(f"T={count}: done")
+    console.print(table)
+    if trainer is not None:
+        console.print(top_five(trainer))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])
