@@ -8,7 +8,6 @@ are the paper's; early stopping is off, because random weights never learn.
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from rich.console import Console
@@ -96,7 +95,6 @@ def main(shape: str = "", wanted: str = "") -> None:
     trainer: Trainer | None = None
     for count in counts:
         params = LKSParams(SHAPES[shape].block, max_epochs=EPOCHS, patience=EPOCHS, stop_loss=0.0, precision="fast")
-        params = replace(params, reference_top=256 if count >= 10_000 else 0)
         row, trainer = measure(lm, edits_of(count), params)
         table.add_row(*row)
         console.print(f"T={count}: done")

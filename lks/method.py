@@ -37,7 +37,7 @@ def _paper(model: str, block: int) -> Callable[[int, str], LKSParams]:
     def preset(n_edits: int, dataset: str) -> LKSParams:
         table = TABLE_2_AND_4.get((model, dataset), TABLE_2_AND_4[model, "zsre"])
         lambda_edit, epochs, batch = _for(table, n_edits)
-        return LKSParams(block=block, lambda_edit=lambda_edit, max_epochs=epochs, batch_size=batch, reference_top=256 if n_edits >= 10_000 else 0)
+        return LKSParams(block=block, lambda_edit=lambda_edit, max_epochs=epochs, batch_size=batch)
 
     return preset
 
@@ -63,7 +63,6 @@ def _small(block: int) -> Callable[[int, str], LKSParams]:
             locality_prompts=locality_prompts,
             locality_pool=6 if many else 12,
             precision="fast" if many else "model",
-            reference_top=64 if many else 0,
         )
 
     return preset

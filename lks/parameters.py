@@ -40,7 +40,8 @@ class LKSParams:
         more_blocks: blocks above `block` that are replaced too.
         precision: of training: "model" (as the model's weights are), "bfloat16" (blocks above l run in bfloat16, h_phi stays float32)
             or "fast" (bfloat16 where the machine has it, else "model").
-        reference_top: keep the unedited distributions of Eq. 5 as this many most likely tokens and the mass of the rest; 0 keeps them whole.
+        reference_top: keep the unedited distributions of Eq. 5 as this many most likely tokens and the mass of the rest; 0 keeps them
+            whole. What that loses is in docs/method.md.
     """
 
     block: int

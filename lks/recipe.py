@@ -305,7 +305,9 @@ def _renumbered(traits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def measured_steps(training: Training, minutes: float) -> int:
-    """How many steps fit into `minutes`, judged by eight steps of a training that is thrown away afterwards."""
+    """How many steps fit into `minutes`, judged by eight steps (after three slow first ones) of a training that is thrown away afterwards."""
+    for _ in range(3):
+        training.advance()
     start = time.monotonic()
     for _ in range(8):
         training.advance()
