@@ -93,9 +93,9 @@ def check(kind: ScopeKind, edits: EditSet, outside: Sequence[Outside], aliases: 
     for probes in outside:
         rows += _outside(scope, kind, edits, probes.name, probes.prompts[:limit])
     count = len(edits.names)
-    large = count >= ENOUGH
-    rows.append(Row(kind, "build, per million names", count, seconds / count * 1e6, "s", BUILD_MAX if large else None, True))
-    if held and large:
+    if count >= ENOUGH:
+        rows.append(Row(kind, "build, per million names", count, seconds / count * 1e6, "s", BUILD_MAX, True))
+    if held and count >= ENOUGH:
         rows.append(Row(kind, "memory, per million names", count, held / count, "MB", BYTES_MAX, True))
     return rows
 

@@ -93,7 +93,7 @@ def test_rows_tell_what_was_asked(kind: ScopeKind) -> None:
     assert "matched: nothing" not in rows and "memory, per million names" not in rows
     if kind != "official":
         assert rows["right subject: alias"].passed
-    assert rows["build, per million names"].passed is None
+    assert "build, per million names" not in rows  # of so few it would say nothing
 
 
 def test_a_missed_target_is_told() -> None:
