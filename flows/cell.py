@@ -10,7 +10,7 @@ from flows.grid import Bench
 from flows.planning import cells_of, folder_of
 from flows.progress import Lines
 from lks.errors import UserError
-from lks.grid import Grid, Split
+from lks.grid import Grid, Measure, Split
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -26,6 +26,7 @@ def cell(
     variant: dict[str, str] | None = None,
     records: int = 0,
     split: Split = "evaluation",
+    measure: Measure = "answers",
     results: Path | None = None,
 ) -> list[str]:
     """Run one cell, whether or not it is in the store.
@@ -40,10 +41,11 @@ def cell(
         variant: overridden parameters.
         records: only the first so many cases; 0 means all.
         split: which part of the cases is edited.
+        measure: what is stored.
         results: folder of all results.
 
     Returns:
-        Parquet shards of raw answers.
+        Parquet shards of raw answers or decisions.
 
     Raises:
         UserError: an unknown name or missing data.
@@ -59,6 +61,7 @@ def cell(
         seeds=[seed],
         records=records,
         split=split,
+        measure=measure,
     )
     folder = folder_of(results)
     wanted = next(c for c in cells_of(coordinates) if c.method == method and dict(c.variant) == (variant or {}))

@@ -158,12 +158,12 @@ class Clock:
 
 
 def _likeness(cell: Cell) -> list[tuple[object, ...]]:
-    method = (cell.method, cell.variant)
+    method = (cell.measure, cell.method, cell.variant)
     return [
         (cell.model, cell.dataset, *method, cell.n_edits, cell.draws),
         (*method, cell.n_edits),
-        (cell.method, cell.n_edits),
-        (cell.method,),
+        (cell.measure, cell.method, cell.n_edits),
+        (cell.measure, cell.method),
     ]
 
 

@@ -151,37 +151,3 @@ def _table(rows: "list[Row]", title: str) -> Table:
         value = f"{row.value:.2f}" if row.value < 1000 else f"{row.value:,.0f}"
         table.add_row(row.kind, row.what, f"{row.cases:,}", f"{value} {row.unit}", target, verdict)
     return table
-
-
-@scope.command("study")
-def study_scope(
-    dataset: Annotated[str, typer.Option("--dataset", help="zsre, counterfact or world.")] = "counterfact",
-    kinds: Annotated[str, typer.Option("--scope", help="Of exact, fuzzy and official.")] = "official,exact,fuzzy",
-    results: Annotated[Path | None, typer.Option("--results", help="Folder of all results. Default: $LKS_RESULTS or results.", metavar="DIR")] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Folder of the datasets. Default: $LKS_DATA.", metavar="DIR")] = None,
-    probes: Annotated[int, typer.Option("--probes", min=1, help="So many prompts about other subjects.")] = 500,
-) -> None:
-    """Which prompts fire against T: every decision is stored, rates are printed.
-
-    [bold]Example[/]
-
-      lks scope study --scope exact,fuzzy
-    """
-    from flows.planning import folder_of
-    from lks.datasets import load
-    from lks.scope_study import decisions, rates, write
-
-    asked = _kinds(kinds)
-    edits = [case.edit for case in load(dataset, data).cases]
-    subjects = len({edit.subject for edit in edits[probes:]})
-    plan = [(n, draws) for n, draws in ((1, 20), (10, 20), (100, 10), (1000, 3), (9000, 1)) if n < 0.98 * subjects]
-    rows = [row for kind in asked for n, draws in plan for row in decisions(kind, dataset, edits, n, draws, probes)]
-    folder = folder_of(results)
-    file = write(folder, rows)
-    table = Table("scope", "probe set", "T", "prompts", "fired %", "right subject %", "another subject %", box=None, header_style="bold")
-    for row in rates(folder):
-        right = "" if row.right_subject is None else f"{row.right_subject:.1f}"
-        table.add_row(row.scope, row.probe_set, f"{row.n_edits:,}", f"{row.probes:,}", f"{row.fired:.1f}", right, f"{row.another_subject:.1f}")
-    console = Console()
-    console.print(table)
-    console.print(f"Decisions: {file}", highlight=False, soft_wrap=True)

@@ -1,4 +1,7 @@
-"""One cell of a grid: edit, then ask; raw answers in Parquet, the outcome last. A sequential method is asked after each edit too."""
+"""One cell of a grid: edit, then ask; raw answers in Parquet, the outcome last. A sequential method is asked after each edit too.
+
+A scope cell edits and asks nothing: it stores decisions (`lks.scope_cell`).
+"""
 
 import contextlib
 import importlib.metadata
@@ -16,6 +19,7 @@ import torch
 import lks.patch
 from lks.cost import measured
 from lks.datasets import load as load_dataset
+from lks.decisions import Decision
 from lks.editor import Editor, unwatched
 from lks.edits import Case, Dataset, Edit
 from lks.errors import StoreError, TooManyEdits, UserError
@@ -23,10 +27,11 @@ from lks.grid import Cell, Costs, Outcome, Status
 from lks.lm import LM
 from lks.patch import Patch
 from lks.readout import ask
-from lks.shards import IMMEDIATE, Answer, read_answers, write_answers, write_outcome, write_shard
+from lks.scope_cell import Indicator, asked, decide, scope_params
+from lks.shards import IMMEDIATE, Answer, read_answers, write_answers, write_decisions, write_outcome, write_shard
 
 Report = Callable[[str, float], None]
-"""Called with the stage ("edit", "ask") and the fraction of it that is done."""
+"""Called with the stage ("edit", "ask"; "scope" in a scope cell) and the fraction of it that is done."""
 
 
 class Bench:
@@ -54,6 +59,14 @@ def _shuffled(cases: Sequence[Case], cell: Cell) -> list[Case]:
     """The cell's records in an order that depends on the seed alone."""
     pool = cases[: cell.records] if cell.records else cases
     return [pool[i] for i in torch.randperm(len(pool), generator=torch.Generator().manual_seed(cell.seed)).tolist()]
+
+
+def unedited(cases: Sequence[Case], cell: Cell) -> list[Case]:
+    """The cell's records that are in none of its draws, in an order that does not depend on T: those come first that are drawn last."""
+    pool = _shuffled(cases, cell)
+    if cell.split == "evaluation":
+        pool = pool[::-1]
+    return pool[: len(pool) - cell.n_edits * cell.draws]
 
 
 def draws(cases: Sequence[Case], cell: Cell) -> list[list[Case]]:
@@ -95,7 +108,7 @@ def held_out(cases: Sequence[Case], cell: Cell) -> list[Edit]:
 
 
 def run(cell: Cell, method: type[Editor[object]], results: Path, report: Report, bench: Bench | None = None) -> Outcome:
-    """Edit and ask; never raises for what is the cell's own failure.
+    """Edit and ask, or decide; never raises for what is the cell's own failure.
 
     Patches that an interrupted run has left are used again.
 
@@ -108,8 +121,9 @@ def run(cell: Cell, method: type[Editor[object]], results: Path, report: Report,
     reason = ""
     shards: tuple[str, ...] = ()
     costs = Costs()
+    work = _run if cell.measure == "answers" else _run_scope
     with _failures() as failure:
-        shards, costs = _run(cell, method, results, report, bench)
+        shards, costs = work(cell, method, results, report, bench)
     if failure:
         status, reason = failure[0]
     outcome = Outcome(cell, status, reason, shards, costs, {"title": method.title, "regime": method.regime, **provenance()})
@@ -162,6 +176,23 @@ def _run(cell: Cell, method: type[Editor[object]], results: Path, report: Report
     if immediate:
         shards.append(write_answers(results, cell.id, IMMEDIATE, immediate))
     return tuple(shards), Costs(max(prepare_s, preparing.seconds), seconds, ask_s, peak, nbytes // len(sets))
+
+
+def _run_scope(cell: Cell, method: type[Editor[object]], results: Path, report: Report, bench: Bench) -> tuple[tuple[str, ...], Costs]:
+    """Decisions of all draws; a model is loaded only for a gate."""
+    known = bench.dataset(cell.dataset).cases
+    sets, spare = draws(known, cell), unedited(known, cell)
+    params = scope_params(cell.method, method.for_model(cell.model, cell.dataset, cell.n_edits, dict(cell.variant)).params)
+    lm = None if params.gate == "none" else bench.lm(cell.model)
+    made: list[Decision] = []
+    prepare_s, ask_s, peak = 0.0, 0.0, 0
+    for number, cases in enumerate(sets):
+        with measured() as making:
+            indicator = Indicator([case.edit for case in cases], params, lm, cell.seed + number)
+        with measured() as asking:
+            made += decide(indicator, number, asked(cases, spare, params.probes), _scaled(report, "scope", number, len(sets)))
+        prepare_s, ask_s, peak = prepare_s + making.seconds, ask_s + asking.seconds, max(peak, making.peak_bytes, asking.peak_bytes)
+    return (write_decisions(results, cell.id, made),), Costs(prepare_s=prepare_s, ask_s=ask_s, peak_bytes=peak)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ class RelationGate:
             seed: of the choice of halves.
         """
         prompts = _prompts(edits, numbers)
-        found = _last_states(lm, block, [p.text for p in prompts])
+        found = last_states(lm, block, [p.text for p in prompts])
         subject = torch.tensor([p.subject for p in prompts], device=found.device)
         asks = torch.tensor([p.asks for p in prompts], device=found.device)
         held = _held_out(subject, seed)
@@ -145,7 +145,7 @@ def _prompts(edits: Sequence[Edit], numbers: Mapping[str, int]) -> list[_Prompt]
     return found + [_Prompt(text, number, False) for number, text in other if (number, text) not in asking]
 
 
-def _last_states(lm: LM, block: int, texts: Sequence[str]) -> Tensor:
+def last_states(lm: LM, block: int, texts: Sequence[str]) -> Tensor:
     """Block states [texts, d] of the last token of each text."""
     found = states(lm, block, [e.ids for e in lm.encode(texts, [""] * len(texts))])
     return found.at(torch.arange(len(texts), device=lm.device), found.lengths - 1).float()

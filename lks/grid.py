@@ -24,6 +24,9 @@ EVERY = "*"
 Split = Literal["evaluation", "development"]
 """Which part of the seeded order of cases a cell edits. Settings are chosen on the second; only the first makes results."""
 
+Measure = Literal["answers", "scope"]
+"""What a cell stores: answers of the edited model, or what the method's edit scope indicator decides; for that nothing is edited."""
+
 Status = Literal["ok", "oom", "collapsed", "diverged", "error"]
 Count = Annotated[int, Field(ge=1)]
 Overrides = tuple[tuple[str, str], ...]
@@ -43,6 +46,7 @@ class Cell:
         model_revision, data_revision: content hashes.
         records: only the dataset's first so many cases are used; 0 means all.
         split: the part of their seeded order that is edited (`lks.cell.draws`).
+        measure: what is stored of it.
     """
 
     model: str
@@ -57,6 +61,7 @@ class Cell:
     data_revision: str = ""
     records: int = 0
     split: Split = "evaluation"
+    measure: Measure = "answers"
 
     def available(self, size: int) -> int:
         """How many of a dataset's cases the cell may edit: its records; for development the last third of their seeded order."""
@@ -69,6 +74,7 @@ class Cell:
         fields = [PROTOCOL, self.model, self.dataset, self.method, self.n_edits, self.seed, self.draws]
         fields += [self.parameters, self.model_revision, self.data_revision, self.records]
         fields += [] if self.split == "evaluation" else [self.split]
+        fields += [] if self.measure == "answers" else [{"measure": self.measure}]
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
 
     @property
@@ -76,7 +82,8 @@ class Cell:
         """How people read it: "lks | micro-llama | world | T=100"."""
         variant = "".join(f" {k}={v}" for k, v in self.variant)
         split = "" if self.split == "evaluation" else f" | {self.split}"
-        return f"{self.method}{variant} | {self.model} | {self.dataset} | T={self.n_edits}{split}"
+        measure = "" if self.measure == "answers" else f" | {self.measure}"
+        return f"{self.method}{variant} | {self.model} | {self.dataset} | T={self.n_edits}{split}{measure}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +114,7 @@ class Outcome:
         status: "ok", or how it failed.
         reason: one line for people; empty when ok.
         shards: Parquet files of raw answers, relative to the results folder; the one of the stage "immediate" holds what was said
-            right after each edit, all others what was said after the last.
+            right after each edit, all others what was said after the last. A scope cell has one shard of decisions.
         costs: seconds and bytes.
         provenance: code and package versions, device, host kind, time (ISO 8601): text -> text.
     """
@@ -135,6 +142,7 @@ class Grid(BaseModel):
         seeds: each is a cell of its own.
         records: only the first so many cases of each dataset are used; 0 means all.
         split: "development" edits cases that no grid of the same seed and records evaluates, as long as its draws leave the last third alone.
+        measure: "scope" stores what the methods' edit scope indicators decide instead of answers; there is no unedited model then.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -150,14 +158,15 @@ class Grid(BaseModel):
     seeds: Annotated[list[int], Field(min_length=1)] = [0]
     records: Annotated[int, Field(ge=0)] = 0
     split: Split = "evaluation"
+    measure: Measure = "answers"
 
     def entries(self, every: Iterable[str] = ()) -> list[tuple[str, Overrides]]:
-        """Methods with their overrides as text; the unedited model first, whether it is listed or not.
+        """Methods with their overrides as text; where answers are stored the unedited model first, whether it is listed or not.
 
         Args:
             every: the methods that "*" stands for.
         """
-        entries: dict[tuple[str, Overrides], None] = {(UNEDITED, ()): None}
+        entries: dict[tuple[str, Overrides], None] = {(UNEDITED, ()): None} if self.measure == "answers" else {}
         for method in self.methods:
             if isinstance(method, str):
                 entries |= {(name, ()): None for name in (every if method == EVERY else (method,))}

@@ -1,7 +1,7 @@
 """LKS, the Latent Knowledge Scalpel (arXiv 2508.03741), as an editor."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 
@@ -16,6 +16,8 @@ from lks.patch import Patch
 from lks.replacer import KnowledgeBlockPatch
 from lks.training import Trainer
 
+EntryT = TypeVar("EntryT")
+
 _LLAMA_ZSRE = {1: (1.0, 10, 1), 10: (0.5, 20, 2), 100: (1.0, 20, 32), 500: (1.0, 20, 32), 1000: (10.0, 20, 32), 10000: (80.0, 20, 32)}
 # Batch size 32 instead of the paper's 1 on Mistral: their code forces 1, ours has no such limit.
 _MISTRAL_ZSRE = {1: (1.0, 10, 1), 10: (1.0, 10, 10), 100: (1.0, 20, 32), 500: (5.0, 20, 32), 1000: (12.0, 20, 32), 10000: (50.0, 20, 32)}
@@ -28,7 +30,7 @@ TABLE_2_AND_4: Mapping[tuple[str, str], Mapping[int, tuple[float, int, int]]] = 
 """(model, dataset) -> T -> lambda_edit, max epochs, batch size: the paper's Tables 2 and 4."""
 
 
-def _for(table: Mapping[int, tuple[float, int, int]], n_edits: int) -> tuple[float, int, int]:
+def _for(table: Mapping[int, EntryT], n_edits: int) -> EntryT:
     """The entry of the largest T that is not above the one asked for."""
     return table[max((t for t in table if t <= n_edits), default=min(table))]
 
@@ -42,8 +44,10 @@ def _paper(model: str, block: int) -> Callable[[int, str], LKSParams]:
     return preset
 
 
-_SMALL = {1: (0.1, 60, 12), 10: (0.2, 30, 6), 100: (0.3, 30, 3), 1000: (0.3, 20, 3), 10_000: (0.3, 20, 3)}
+_SMALL = {1: (0.1, 60, 12), 10: (0.2, 30, 6), 100: (0.3, 30, 3), 1000: (0.3, 20, 3), 10_000: (0.3, 12, 2)}
 """T -> lambda_edit, max epochs, locality prompts per edit and step. Few edits have few steps, so each is given more to hold in place."""
+_POOLS = {1: 12, 1000: 6, 10_000: 4}
+"""T -> locality prompts that are prepared per edit."""
 
 
 def _small(block: int) -> Callable[[int, str], LKSParams]:
@@ -51,7 +55,6 @@ def _small(block: int) -> Callable[[int, str], LKSParams]:
 
     def preset(n_edits: int, _dataset: str) -> LKSParams:
         lambda_edit, epochs, locality_prompts = _for(_SMALL, n_edits)
-        many = n_edits >= 1000
         return LKSParams(
             block=block,
             form="residual",
@@ -61,8 +64,8 @@ def _small(block: int) -> Callable[[int, str], LKSParams]:
             max_epochs=epochs,
             patience=10,
             locality_prompts=locality_prompts,
-            locality_pool=6 if many else 12,
-            precision="fast" if many else "model",
+            locality_pool=_for(_POOLS, n_edits),
+            precision="fast" if n_edits >= 1000 else "model",
         )
 
     return preset

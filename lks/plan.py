@@ -51,7 +51,8 @@ def plan(
         UserError: an unknown name or parameter, or a filter that fits nothing.
         TooManyEdits: draws * T exceeds the cases there are.
     """
-    from lks.editor import canonical  # here, not above: it brings torch
+    from lks.editor import canonical  # here, not above: they bring torch
+    from lks.scope_cell import scope_params
 
     for method, _ in grid.entries():
         if method not in methods:
@@ -65,7 +66,8 @@ def plan(
         revision, size = data[bare.dataset]
         _check_size(grid, bare, size)
         editor = methods[bare.method].for_model(bare.model, bare.dataset, bare.n_edits, dict(bare.variant))
-        cell = replace(bare, parameters=canonical(editor.params), model_revision=models[bare.model], data_revision=revision)
+        deciding = editor.params if bare.measure == "answers" else scope_params(bare.method, editor.params)
+        cell = replace(bare, parameters=canonical(deciding), model_revision=models[bare.model], data_revision=revision)
         cells.setdefault(cell.id, cell)
     return sorted(cells.values(), key=lambda c: (c.model, c.dataset, c.n_edits, c.method != UNEDITED, c))
 
@@ -80,7 +82,8 @@ def _bare_cells(grid: Grid, every: Mapping[str, Sequence[str]], only: Mapping[st
                 draws = grid.draws.get(n_edits, 1)
                 for method, variant in grid.entries(every[model]):
                     if method == UNEDITED or _kept(only, method=method):
-                        yield Cell(model, dataset, method, n_edits, seed, draws, variant, records=grid.records, split=grid.split)
+                        bare = Cell(model, dataset, method, n_edits, seed, draws, variant, records=grid.records, split=grid.split)
+                        yield replace(bare, measure=grid.measure)
 
 
 def _kept(only: Mapping[str, Sequence[str]], **fields: str) -> bool:

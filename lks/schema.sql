@@ -3,7 +3,8 @@
 
 CREATE OR REPLACE TABLE cells (
     cell_id VARCHAR, fingerprint VARCHAR,
-    model VARCHAR, dataset VARCHAR, records INTEGER, split VARCHAR, method VARCHAR, variant VARCHAR, n_edits INTEGER, seed INTEGER, draws INTEGER,
+    model VARCHAR, dataset VARCHAR, records INTEGER, split VARCHAR, measure VARCHAR,
+    method VARCHAR, variant VARCHAR, n_edits INTEGER, seed INTEGER, draws INTEGER,
     parameters VARCHAR, model_revision VARCHAR, data_revision VARCHAR,
     status VARCHAR, reason VARCHAR,
     prepare_s DOUBLE, edit_s DOUBLE, ask_s DOUBLE, peak_bytes BIGINT, patch_bytes BIGINT,
@@ -18,6 +19,12 @@ CREATE OR REPLACE TABLE answers (
 
 -- What was said right after each edit of a sequential method, to the questions of the case just edited.
 CREATE OR REPLACE TABLE immediate_answers AS FROM answers WITH NO DATA;
+
+-- What the edit scope indicators of scope cells decided; nothing was edited or asked for these.
+CREATE OR REPLACE TABLE decisions (
+    cell_id VARCHAR, draw INTEGER, probe_set VARCHAR, probe INTEGER, case_id VARCHAR,
+    fired BOOLEAN, subjects_found VARCHAR[], subject_expected VARCHAR
+);
 
 CREATE OR REPLACE VIEW all_answers AS
 SELECT 'final' AS moment, * FROM answers UNION ALL SELECT 'immediate', * FROM immediate_answers;
@@ -34,7 +41,7 @@ WITH dated AS (
 )
 SELECT * EXCLUDE (newest) FROM dated
 QUALIFY row_number() OVER (
-    PARTITION BY model, dataset, records, split, method, variant, n_edits, seed ORDER BY newest DESC, draws DESC, finished DESC, cell_id
+    PARTITION BY model, dataset, records, split, measure, method, variant, n_edits, seed ORDER BY newest DESC, draws DESC, finished DESC, cell_id
 ) = 1;
 
 -- The unedited model's cell on the same cases in the same draws; the unedited model's is its own.
@@ -142,3 +149,17 @@ errors AS (
 )
 SELECT cell_id, readout, metric, immediate, final, lost, standard_error, 1.96 * standard_error AS half_width, n_items, n_subjects
 FROM averages JOIN errors USING (cell_id, readout, metric);
+
+-- How often a scope indicator fires on the prompts of a set, finds the subject that the prompt is about (NULL where it is about no
+-- edited one), and finds another; fractions of the probes of all draws.
+CREATE OR REPLACE VIEW scope_rates AS
+SELECT cell_id, scope, dataset, n_edits, probe_set, count(*) AS probes, avg(fired::INTEGER) AS fired,
+    avg(list_contains(subjects_found, subject_expected)::INTEGER) FILTER (subject_expected <> '') AS right_subject,
+    avg((len(list_filter(subjects_found, lambda subject: subject <> subject_expected)) > 0)::INTEGER) AS wrong_subject
+FROM decisions JOIN (
+    SELECT cell_id, dataset, n_edits, concat_ws(' ',  -- "exact", "exact+gate", and what else is overridden
+        (parameters ->> '$.scope') || if(parameters ->> '$.gate' = 'none', '', '+gate'),
+        nullif(trim(regexp_replace(variant, '\b(scope|gate)=\S+', '', 'g')), '')) AS scope
+    FROM cells WHERE measure = 'scope'
+) USING (cell_id)
+GROUP BY ALL;

@@ -1,6 +1,6 @@
 """Raw answers and outcomes on disk: the truth that the catalogue and every number are derived from.
 
-A cell's folder is `cells/<id>/`: one Parquet shard of raw answers per stage and `outcome.json`. Each file appears whole
+A cell's folder is `cells/<id>/`: one Parquet shard of raw answers (or scope decisions) per stage and `outcome.json`. Each file appears whole
 or not at all (temporary file, fsync, rename). `outcome.json` is written last: the cell counts from that moment on.
 """
 
@@ -8,7 +8,7 @@ import errno
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
+from lks import decisions
+from lks.decisions import Decision
 from lks.edits import ProbeKind
 from lks.errors import DataError, StoreError
 from lks.grid import Outcome
@@ -24,7 +26,9 @@ SCHEMA_NAME = "lks-answers"
 SCHEMA_VERSION = 1
 
 IMMEDIATE = "immediate"
-"""The stage whose shard holds what was said right after each edit of a sequential method; all other shards are final."""
+"""The stage whose shard holds what was said right after each edit of a sequential method; all others with answers are final."""
+DECISIONS = "decisions"
+"""The stage whose shard holds what a scope indicator decided (`lks.decisions`)."""
 
 SCHEMA = pa.schema(
     [
@@ -45,6 +49,9 @@ SCHEMA = pa.schema(
     ],
     metadata={"schema": SCHEMA_NAME, "schema_version": str(SCHEMA_VERSION)},
 )
+
+_KNOWN = {SCHEMA_NAME: (SCHEMA, SCHEMA_VERSION), decisions.SCHEMA_NAME: (decisions.SCHEMA, decisions.SCHEMA_VERSION)}
+"""Schema and newest version of each kind of shard."""
 
 _OUTCOME = TypeAdapter(Outcome)
 
@@ -105,14 +112,21 @@ def write_answers(results: Path, cell_id: str, stage: str, answers: Sequence[Ans
     return relative
 
 
-def write_shard(path: Path, cell_id: str, answers: Sequence[Answer]) -> None:
-    """Write answers of a cell to a file of one's choice; an older one is replaced.
+def write_decisions(results: Path, cell_id: str, made: Sequence[Decision]) -> str:
+    """Write a cell's shard of scope decisions; otherwise as `write_answers`."""
+    relative = f"cells/{cell_id}/{DECISIONS}.parquet"
+    write_shard(results / relative, cell_id, made, decisions.SCHEMA)
+    return relative
+
+
+def write_shard(path: Path, cell_id: str, rows: Sequence[Answer | Decision], schema: pa.Schema = SCHEMA) -> None:
+    """Write rows of a cell to a file of one's choice; an older one is replaced. The schema's columns are fields of the rows.
 
     Raises:
         StoreError: no space, no permission, or another reason to fail.
     """
-    columns: dict[str, object] = {f.name: [getattr(answer, f.name) for answer in answers] for f in fields(Answer)}
-    table = pa.table({"cell_id": [cell_id] * len(answers)} | columns, schema=SCHEMA)
+    columns: dict[str, object] = {name: [getattr(row, name) for row in rows] for name in schema.names if name != "cell_id"}
+    table = pa.table({"cell_id": [cell_id] * len(rows)} | columns, schema=schema)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     write_whole(path, sink.getvalue().to_pybytes())
@@ -122,10 +136,10 @@ def read_check(path: Path) -> int:
     """Read a shard from end to end, page checksums included.
 
     Returns:
-        The number of answers in it.
+        The number of rows in it.
 
     Raises:
-        DataError: the file is missing, truncated, damaged, no shard of answers, or of a newer version.
+        DataError: the file is missing, truncated, damaged, no shard, or of a newer version.
     """
     return int(_table(path).num_rows)
 
@@ -151,12 +165,14 @@ def _table(path: Path) -> pa.Table:
         raise DataError(f"{path} is truncated or not Parquet ({_line(error)}). Run its cell again.") from None
     metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
     version = metadata.get("schema_version", "")
-    if metadata.get("schema") != SCHEMA_NAME or not version.isdecimal():
-        raise DataError(f"{path} is Parquet, but not a shard of answers. Move it out of the results folder.")
-    if int(version) > SCHEMA_VERSION:
-        raise DataError(f"{path} has answers of version {version}; this program reads up to {SCHEMA_VERSION}. Update the program.")
-    if not table.schema.equals(SCHEMA):
-        raise DataError(f"{path} does not have the columns of answers of version {version}. Run its cell again.")
+    kind = metadata.get("schema", "")
+    if kind not in _KNOWN or not version.isdecimal():
+        raise DataError(f"{path} is Parquet, but not a shard of answers or decisions. Move it out of the results folder.")
+    schema, newest = _KNOWN[kind]
+    if int(version) > newest:
+        raise DataError(f"{path} has {kind} of version {version}; this program reads up to {newest}. Update the program.")
+    if not table.schema.equals(schema):
+        raise DataError(f"{path} does not have the columns of {kind} of version {version}. Run its cell again.")
     return table
 
 

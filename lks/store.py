@@ -19,12 +19,15 @@ import duckdb
 
 from lks.errors import DataError, StoreError
 from lks.grid import PROTOCOL, Outcome, Status
-from lks.shards import IMMEDIATE, parse_outcome, read_check, read_outcome, write_outcome, write_whole
+from lks.shards import DECISIONS, IMMEDIATE, parse_outcome, read_check, read_outcome, write_outcome, write_whole
 
 logger = logging.getLogger(__name__)
 
 FINAL: frozenset[Status] = frozenset({"ok", "oom", "collapsed", "diverged"})
 """What is not run again. An "error" is: its cause may have been mended."""
+
+TABLES = {IMMEDIATE: "immediate_answers", DECISIONS: "decisions"}
+"""The table that takes the rows of a stage's shard; all other stages are of `answers`."""
 
 RowT = TypeVar("RowT")
 
@@ -169,14 +172,14 @@ class Store:
             if shards:
                 strangers = connection.execute("SELECT count(*) FROM read_parquet(?) WHERE cell_id <> ?", [shards, outcome.cell.id]).fetchall()
                 if strangers[0][0]:
-                    raise DataError(f"{shards[0]} holds answers of another cell than {outcome.cell.id}. Run the cell again.")
+                    raise DataError(f"{shards[0]} holds rows of another cell than {outcome.cell.id}. Run the cell again.")
             connection.commit()
         except BaseException:
             connection.rollback()
             raise
 
     def _forget(self, connection: duckdb.DuckDBPyConnection, cell_id: str) -> None:
-        for table in ("answers", "immediate_answers", "cells"):
+        for table in ("answers", *TABLES.values(), "cells"):
             connection.execute(f"DELETE FROM {table} WHERE cell_id = ?", [cell_id])
 
 
@@ -184,7 +187,7 @@ def _tables(shards: Sequence[str]) -> dict[str, list[str]]:
     """Shards by the table that takes their rows."""
     tables: dict[str, list[str]] = {}
     for shard in shards:
-        tables.setdefault("immediate_answers" if Path(shard).stem == IMMEDIATE else "answers", []).append(shard)
+        tables.setdefault(TABLES.get(Path(shard).stem, "answers"), []).append(shard)
     return tables
 
 
@@ -193,7 +196,8 @@ def _row(outcome: Outcome, fingerprint: str, document: str) -> tuple[object, ...
     cell, costs = outcome.cell, outcome.costs
     variant = " ".join(f"{key}={value}" for key, value in cell.variant)
     return (
-        *(cell.id, fingerprint, cell.model, cell.dataset, cell.records, cell.split, cell.method, variant, cell.n_edits, cell.seed, cell.draws),
+        *(cell.id, fingerprint, cell.model, cell.dataset, cell.records, cell.split, cell.measure),
+        *(cell.method, variant, cell.n_edits, cell.seed, cell.draws),
         *(cell.parameters, cell.model_revision, cell.data_revision, outcome.status, outcome.reason),
         *(costs.prepare_s, costs.edit_s, costs.ask_s, costs.peak_bytes, costs.patch_bytes),
         *(outcome.provenance.get("finished", ""), document),

@@ -8,7 +8,7 @@ from rich.console import Group
 
 from lks.shards import write_whole
 from lks.store import Store
-from reports import page, tables, terminal
+from reports import page, scope, tables, terminal
 from reports.results import load
 
 ALWAYS = ("table1.csv", "table1.md", "table1.tex", "results.csv")
@@ -23,7 +23,7 @@ class ReportPaths:
         page: one self-contained HTML page.
         table_csv, table_md, table_tex: Table 1 in the paper's layout.
         results_csv: every number, long form.
-        others: what is written only where there is something to say: what sequential methods keep, and development cells.
+        others: what is written only where there is something to say: what sequential methods keep, scope cells, and development cells.
         warnings: damaged cells that were left out, one line each.
     """
 
@@ -49,12 +49,15 @@ def render(results: Path) -> ReportPaths:
     samples = page.samples(Store(results))
     folder = results / "report"
     evaluated, development = loaded.of("evaluation"), loaded.of("development")
-    makers: dict[str, Callable[[], str] | None] = {
+    makers: dict[str, Callable[[], str | bytes] | None] = {
         "table1.csv": lambda: tables.table1_csv(evaluated),
         "table1.md": lambda: tables.table1_md(evaluated),
         "table1.tex": lambda: tables.table1_tex(evaluated),
         "results.csv": lambda: tables.results_csv(evaluated),
         "retention.csv": (lambda: tables.retention_csv(loaded)) if loaded.kept else None,
+        "scope.csv": (lambda: scope.scope_csv(loaded)) if loaded.scope else None,
+        "scope.svg": (lambda: scope.figure(loaded, "svg")) if scope.drawn(loaded) else None,
+        "scope.png": (lambda: scope.figure(loaded, "png")) if scope.drawn(loaded) else None,
         "development.csv": (lambda: tables.results_csv(development)) if development.blocks else None,
         "development.md": (lambda: tables.table1_md(development, "Development cases, for choosing settings")) if development.blocks else None,
     }
@@ -62,7 +65,8 @@ def render(results: Path) -> ReportPaths:
     makers["index.html"] = lambda: page.html(loaded, samples, others)
     for name, make in makers.items():
         if make:
-            write_whole(folder / name, make().encode())
+            made = make()
+            write_whole(folder / name, made.encode() if isinstance(made, str) else made)
         else:
             (folder / name).unlink(missing_ok=True)
     return ReportPaths(
@@ -78,7 +82,7 @@ def render(results: Path) -> ReportPaths:
 
 
 def terminal_table(results: Path) -> Group:
-    """The compact tables for the end of a run: method x T with Rel, Gen, Loc and EP under TF and AR, and what is kept.
+    """The compact tables for the end of a run: method x T with Rel, Gen, Loc and EP under TF and AR, what is kept, and edit scope.
 
     Raises:
         StoreError: the folder is not one of results, or is in use.

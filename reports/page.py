@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from lks.grid import PROTOCOL, Outcome, Split
 from lks.store import Store
+from reports import scope
 from reports.charts import SHADES, chart
 from reports.results import COLUMNS, HERE, READOUT_NOTES, READOUTS, Block, Results, Row, query, seconds_per_edit, why
 from reports.summary import sentences
@@ -129,6 +130,18 @@ class Section:
         return [note for _, notes in self.methods for note in notes]
 
 
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The section on edit scope: (name, title) of the probe sets about edited subjects and about others, rows, failed cells."""
+
+    figure: Markup
+    own: list[tuple[str, str]]
+    outside: list[tuple[str, str]]
+    lines: list[scope.ScopeLine]
+    failures: list[str]
+    sources: list[str]
+
+
 def samples(store: Store) -> list[Sample]:
     """Raw answers to show, the same for the same store."""
     return store.rows(Sample, query("answers"))
@@ -156,11 +169,22 @@ def html(results: Results, shown: list[Sample], files: tuple[str, ...] = ()) -> 
         fold_costs=len(notes) > FOLD_COSTS,
         shades=SHADES,
         files=files,
-        provenance=_provenance(results.outcomes),
+        provenance=_provenance(results.outcomes + results.scope_cells),
         published=_published(results),
         warnings=results.warnings,
         protocol=PROTOCOL,
+        cells=len(notes) + len(results.scope_cells),
+        scope=_scope(results),
     )
+
+
+def _scope(results: Results) -> Scope | None:
+    """The section on edit scope, if there is anything to say."""
+    if not results.scope_cells:
+        return None
+    figure = scope.on_page(scope.figure(results, "svg")) if scope.drawn(results) else Markup()
+    sets = [(name, scope.TITLES[name].replace("-phr", "phr")) for name in (*scope.OWN, *scope.outside(results))]
+    return Scope(figure, sets[:3], sets[3:], scope.lines(results), scope.failures(results), sorted({f.source for f in results.known_fires}))
 
 
 def seconds(value: float) -> str:

@@ -59,6 +59,36 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class ScopeRate:
+    """What a scope indicator does with one set of prompts at one T, in percent of them (view `scope_rates`).
+
+    `right_subject` is None where the prompts are about no edited subject.
+    """
+
+    dataset: str
+    model: str
+    records: int
+    scope: str
+    n_edits: int
+    probe_set: str
+    probes: int
+    fired: float
+    right_subject: float | None
+    wrong_subject: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fires:
+    """Percent of prompts about other subjects on which the authors' scope rules fired in an earlier measurement: a value or a range."""
+
+    scope: str
+    n_edits: int
+    low: float
+    high: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """A line of a table: a method, with its overrides, at each T.
 
@@ -113,12 +143,15 @@ class Results:
     """All that a report says, but for raw answers.
 
     Attributes:
-        outcomes: shown cells.
+        outcomes: shown cells with answers.
         blocks: the same, arranged.
         scores: (cell id, read-out, metric) -> score.
         kept: (cell id, read-out, metric) -> what sequential editing has kept of it.
+        scope_cells: shown scope cells.
+        scope: what they measured on evaluated cases.
         published: (dataset, model, method, T, metric) -> percent, from the paper.
         minutes: (dataset, model, method, T) -> minutes to edit, from the paper.
+        known_fires: of the authors' scope rules.
         warnings: damaged cells that are left out.
     """
 
@@ -126,8 +159,11 @@ class Results:
     blocks: tuple[Block, ...]
     scores: dict[tuple[str, str, str], Score]
     kept: dict[tuple[str, str, str], Kept]
+    scope_cells: tuple[Outcome, ...]
+    scope: tuple[ScopeRate, ...]
     published: dict[tuple[str, str, str, int, str], float]
     minutes: dict[tuple[str, str, str, int], float]
+    known_fires: tuple[Fires, ...]
     warnings: tuple[str, ...]
 
     def of(self, split: Split) -> "Results":
@@ -162,15 +198,19 @@ def load(results: Path) -> Results:
     store = Store(results)
     warnings = store.sync()
     shown = {cell_id for (cell_id,) in store.query(query("current"))}
-    outcomes = tuple(outcome for outcome in store.outcomes() if outcome.cell.id in shown)
+    current = [outcome for outcome in store.outcomes() if outcome.cell.id in shown]
+    outcomes = tuple(outcome for outcome in current if outcome.cell.measure == "answers")
     scores = store.rows(Score, query("results"))
     return Results(
         outcomes=outcomes,
         blocks=_blocks(outcomes),
         scores={(score.cell_id, score.readout, score.metric): score for score in scores},
         kept={(kept.cell_id, kept.readout, kept.metric): kept for kept in store.rows(Kept, query("retention"))},
+        scope_cells=tuple(outcome for outcome in current if outcome.cell.measure == "scope"),
+        scope=tuple(store.rows(ScopeRate, query("scope"))),
         published=_published(),
         minutes=_minutes(),
+        known_fires=tuple(_fires()),
         warnings=tuple(warnings),
     )
 
@@ -238,6 +278,10 @@ def _published() -> dict[tuple[str, str, str, int, str], float]:
 
 def _minutes() -> dict[tuple[str, str, str, int], float]:
     return {(r["dataset"], r["model"], r["method"], int(r["n_edits"])): float(r["minutes"]) for r in _csv("appendixE_minutes")}
+
+
+def _fires() -> list[Fires]:
+    return [Fires(r["scope"], int(r["n_edits"]), float(r["low"]), float(r["high"]), r["source"]) for r in _csv("scope_fires")]
 
 
 def _csv(name: str) -> list[dict[str, str]]:

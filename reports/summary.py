@@ -12,7 +12,7 @@ MANY = 8
 def sentences(results: Results) -> list[str]:
     """What was run, what did best at the largest T, and what is left of it when the model writes the answer itself."""
     if not results.outcomes:
-        return ["Nothing has been run yet."]
+        return ["No model has been asked yet; see below for the edit scope." if results.scope else "Nothing has been run yet."]
     leaders = [(block, best) for block in results.blocks if (best := _best(results, block)) is not None]
     return [_ran(results), *([_led(results, leaders), _generated(results, leaders)] if leaders else [])]
 

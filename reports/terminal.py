@@ -4,6 +4,7 @@ from rich.console import Group
 from rich.table import Table
 
 from lks.grid import Outcome
+from reports import scope
 from reports.results import COLUMNS, Block, Kept, Results, Row, seconds_per_edit
 from reports.tables import DASH, number, preparation, short
 
@@ -12,11 +13,13 @@ REGIMES = {"sequential": "seq", "simultaneous": "sim"}
 
 
 def tables(results: Results) -> Group:
-    """The result table; then what sequential methods keep, and development cells, where there are any."""
+    """The result table; then what sequential methods keep, edit scope and development cells, where there are any."""
     shown, development = results.of("evaluation"), results.of("development")
-    parts = [_result_table(shown, TITLE)] if shown.blocks or not development.blocks else []
+    parts = [_result_table(shown, TITLE)] if shown.blocks or not (development.blocks or results.scope) else []
     if shown.kept:
         parts.append(_retention_table(shown))
+    if results.scope:
+        parts.append(scope.terminal_table(results))
     if development.blocks:
         parts.append(_result_table(development, "Development cases, for choosing settings; not results"))
     return Group(*(part for table in parts for part in ("", table))) if len(parts) > 1 else Group(*parts)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Literal
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,14 +12,16 @@ import torch
 
 from baselines import methods
 from baselines.none import Unedited
-from lks.cell import Bench, draws, held_out, run
+from lks.cell import Bench, draws, held_out, run, unedited
 from lks.editor import After, NoParams, Progress, silent, unwatched
 from lks.edits import Dataset, Edit, make_case
 from lks.errors import TooManyEdits
 from lks.grid import Cell
 from lks.lm import LM
+from lks.parameters import LKSParams
 from lks.patch import NoPatch, Patch, WeightPatch
 from lks.readout import ask
+from lks.scope_cell import Indicator, asked, scope_params
 from lks.shards import Answer, read_answers
 from tests import tiny
 
@@ -263,3 +266,97 @@ def test_immediate_answers_outlive_an_interrupted_run(tmp_path: Path) -> None:
 def test_one_edit_is_not_asked_twice(tmp_path: Path) -> None:
     outcome = run(cell("none", 1, 2), OneByOne, tmp_path, quiet, TinyBench())  # type: ignore[arg-type]
     assert [Path(name).stem for name in outcome.shards] == ["answers"]
+
+
+def scope_cell(n_edits: int, count: int, **variant: str) -> Cell:
+    return replace(cell("lks", n_edits, count), variant=tuple(sorted(variant.items())), measure="scope")
+
+
+def decided(folder: Path, one: Cell) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = pq.read_table(folder / "cells" / one.id / "decisions.parquet").to_pylist()
+    return rows
+
+
+@pytest.fixture
+def abilities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One GSM8K question, and no other test of abilities."""
+    (tmp_path / "data" / "gsm8k").mkdir(parents=True)
+    (tmp_path / "data" / "gsm8k" / "test.jsonl").write_text('{"question": "How many pets has Mara Kelorin, and Ada Moss?"}\n')
+    monkeypatch.setenv("LKS_DATA", str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize("split", ["evaluation", "development"])
+def test_what_is_never_edited_does_not_depend_on_T(split: Literal["evaluation", "development"]) -> None:
+    one, many = (replace(cell("lks", n, 1), records=27, split=split) for n in (1, 9))
+    spare, fewer = unedited(MANY, one), unedited(MANY, many)
+    assert (len(spare), len(fewer)) == (26, 18) and spare[:18] == fewer
+    assert not {c.case_id for c in fewer} & {c.case_id for c in draws(MANY, many)[0]}
+
+
+@pytest.mark.usefixtures("abilities")
+@pytest.mark.parametrize("kind", ["exact", "fuzzy", "official"])
+def test_a_scope_cell_stores_decisions_and_needs_no_model(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*args: object) -> LM:
+        raise AssertionError("a model was loaded")
+
+    bench, one = TinyBench(), scope_cell(2, 2, scope=kind)
+    monkeypatch.setattr(TinyBench, "lm", none)
+    stages: list[tuple[str, float]] = []
+    outcome = run(one, methods()["lks"], tmp_path, lambda stage, done: stages.append((stage, done)), bench)
+    assert outcome.status == "ok" and outcome.shards == (f"cells/{one.id}/decisions.parquet",), outcome.reason
+    assert outcome.provenance["title"] == "LKS" and not (tmp_path / "runs").exists()
+    assert {stage for stage, _ in stages} == {"scope"} and stages[-1][1] == 1
+    rows = decided(tmp_path, one)
+    keys = [(row["draw"], row["probe_set"]) for row in rows]
+    assert {key: keys.count(key) for key in keys} == {
+        (draw, name): count for draw in (0, 1) for name, count in (("edit", 2), ("paraphrase", 2), ("locality", 2), ("others", 1), ("gsm8k", 1))
+    }
+    edited = [[case.edit.subject for case in cases] for cases in draws(CASES, one)]
+    for row in rows:
+        expected = row["subject_expected"]
+        assert row["fired"] == bool(row["subjects_found"])
+        if row["probe_set"] in ("edit", "locality"):  # the paraphrase has a capital before the name
+            assert row["subjects_found"] == [expected] and expected == edited[int(str(row["draw"]))][int(str(row["probe"]))]
+        elif row["probe_set"] == "gsm8k" and kind != "official":
+            assert not expected and row["subjects_found"] == [n for n in ("Mara Kelorin", "Ada Moss") if n in edited[int(str(row["draw"]))]]
+    again = run(one, methods()["lks"], tmp_path, quiet, bench)
+    assert again.shards == outcome.shards and decided(tmp_path, one) == rows
+
+
+def test_the_gate_lets_through_part_of_what_the_scope_finds(tmp_path: Path) -> None:
+    bench, one = TinyBench(), scope_cell(4, 1, gate="relation")
+    before = {k: v.clone() for k, v in bench.made.model.state_dict().items()}
+    outcome = run(one, methods()["lks"], tmp_path, quiet, bench)
+    assert outcome.status == "ok", outcome.reason
+    by_set = {name: [row["fired"] for row in decided(tmp_path, one) if row["probe_set"] == name] for name in ("edit", "paraphrase", "locality")}
+    assert all(by_set["edit"])  # an edit prompt is a key of its own gate
+    assert not all(by_set["locality"])
+    assert all((bench.made.model.state_dict()[k] == v).all() for k, v in before.items())
+
+
+def test_a_scope_cell_and_the_patch_of_its_method_agree(tmp_path: Path) -> None:
+    """The gate decides on the same prompts as it does in the edited model."""
+    bench, one = TinyBench(), scope_cell(4, 1, gate="relation")
+    run(one, methods()["lks"], tmp_path, quiet, bench)
+    cases = [replace(c, probes=tuple(p for p in c.probes if p.kind != "paraphrase")) for c in draws(CASES, one)[0]]  # "Surely" is no token
+    editor = methods()["lks"].for_model(one.model, one.dataset, 4, dict(one.variant) | {"max_epochs": "1", "lr": "0.1"})
+    assert isinstance(editor.params, LKSParams)
+    plain = ask(bench.made, cases)
+    with editor.edit(bench.made, [case.edit for case in cases], one.seed).applied(bench.made):
+        changed = [abs(now.answer_logprob - then.answer_logprob) > 1e-4 for now, then in zip(ask(bench.made, cases), plain, strict=True)]
+    fired = {(row["case_id"], row["probe_set"]): row["fired"] for row in decided(tmp_path, one)}
+    assert changed == [fired[answer.case_id, answer.kind] for answer in plain]
+
+
+def test_names_and_aliases_are_those_of_the_method() -> None:
+    edits = [replace(tiny.edits(1)[0], aliases=("The Singer Mk",)), *tiny.edits(2)]
+    indicator = Indicator(edits, scope_params("lks", LKSParams(1)))
+    assert indicator.subjects == ["Mara Kelorin", "Tomas Verin"]
+    assert indicator.find(["The Singer Mk meets Tomas Verin and Mara Kelorin", "nobody"]) == [("Mara Kelorin", "Tomas Verin"), ()]
+
+
+def test_few_prompts_of_each_set_are_asked_and_none_about_an_edited_subject() -> None:
+    spare = [make_case(replace(e, case_id=f"s{i}"), (), ()) for i, e in enumerate([*tiny.edits(5), *tiny.training()])]
+    found = asked(CASES[:3], spare, probes=2)
+    assert [(one.probe_set, one.probe, one.case_id) for one in found if one.probe_set == "others"] == [("others", 0, "s3"), ("others", 1, "s4")]
+    assert all(sum(one.probe_set == name for one in found) == 2 for name in ("edit", "paraphrase", "locality"))

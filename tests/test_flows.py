@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import fakes
@@ -160,6 +161,10 @@ class TestClock:
         assert clock.expect([outcome("lks", 1, 0).cell]) == 10
         assert clock.expect([outcome("lks", 1, 0, model="other").cell]) == 20
         assert clock.expect([outcome("lks", 7, 0).cell]) == 30
+
+    def test_scope_cells_say_nothing_of_editing(self):
+        clock = Clock([outcome("lks", 1, 10)])
+        assert clock.expect([replace(outcome("lks", 1, 0).cell, measure="scope")]) is None
 
     def test_nothing_is_expected_of_an_unknown_method(self):
         clock = Clock([outcome("lks", 1, 10), outcome("ft", 1, 2, status="oom")])

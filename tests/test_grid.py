@@ -91,6 +91,7 @@ def test_every_shipped_grid_fits_the_methods_there_are() -> None:
 
     shipped = grids(SHIPPED)
     assert {"micro", "ablation", "mini", "mini-counterfact", "ci", "paper", "baselines", "mini-baselines", "sweep", "sweep-mini"} <= set(shipped)
+    assert {shipped[name].measure for name in ("scope", "scope-counterfact")} == {"scope"}
     assert next(iter(shipped)) == "micro"
     for grid in shipped.values():
         assert grid.description
@@ -134,7 +135,26 @@ def test_ids_of_evaluated_cells_are_what_they_were() -> None:
     """Results stored by version 0.1.0 must still count."""
     cell = Cell("micro-llama", "world", "lks", 10, 0, 20, parameters='{"a": 1}', model_revision="m", data_revision="d", records=5)
     assert cell.id == "84ba48aeebf4630d"
-    assert replace(cell, split="development").id != cell.id
+    assert len({cell.id, *(replace(cell, **change).id for change in ({"split": "development"}, {"measure": "scope"}, {"split": "scope"}))}) == 4
+
+
+def test_a_scope_grid_has_no_unedited_model_and_only_what_decides_in_its_parameters(tmp_path: Path) -> None:
+    from baselines import methods
+
+    shipped = grids(SHIPPED)["scope"]
+    cells = plan(shipped, methods=methods(), revision_of_model=lambda name: "r", dataset_of=dataset_of, only={})
+    assert len(cells) == 4 * 5 and {c.measure for c in cells} == {"scope"} and {c.method for c in cells} == {"lks"}
+    assert {c.parameters for c in cells} == {
+        *(f'{{"block": -1, "gate": "none", "probes": 500, "scope": "{kind}"}}' for kind in ("exact", "fuzzy", "official")),
+        '{"block": 2, "gate": "relation", "probes": 500, "scope": "exact"}',
+    }
+    assert cells[0].label.endswith("| mini-zsre-1000 | zsre | T=1 | scope")
+    with pytest.raises(UserError, match="'ft' has no edit scope indicator"):
+        planned(from_text(tmp_path, "[g]\n" + SMALL.replace('"lks"', '"ft"') + 'measure = "scope"')["g"])
+    with pytest.raises(UserError, match="'none' has no edit scope indicator"):
+        planned(from_text(tmp_path, "[g]\n" + SMALL.replace('"lks"', '"none"') + 'measure = "scope"')["g"])
+    with pytest.raises(UserError, match=r"grid 'g', measure.*'answers' or 'scope'.*'scop'"):
+        from_text(tmp_path, "[g]\n" + SMALL + 'measure = "scop"')
 
 
 def test_the_micro_grid_is_the_issue_s() -> None:
@@ -173,7 +193,7 @@ def test_the_unedited_model_is_always_there(tmp_path: Path) -> None:
 def test_every_field_that_decides_the_result_is_in_the_id() -> None:
     cell = Cell("m", "d", "lks", 10, 0, 1)
     changes = {"model": "x", "dataset": "x", "method": "x", "n_edits": 1, "seed": 1, "draws": 2, "parameters": "x"}
-    changes |= {"model_revision": "x", "data_revision": "x", "records": 5, "split": "development"}
+    changes |= {"model_revision": "x", "data_revision": "x", "records": 5, "split": "development", "measure": "scope"}
     ids = {replace(cell, **{name: value}).id for name, value in changes.items()}  # type: ignore[arg-type]
     assert len(ids | {cell.id}) == len(changes) + 1
     assert replace(cell, variant=(("a", "b"),)).id == cell.id  # the resolved parameters decide, not how they were asked for

@@ -9,13 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from lks.edits import Edit
 from lks.errors import DataError, TooManyEdits, UserError
 from lks.mentions import FORMS, Form, made_names, one_typo, written
 from lks.scope import Mention, ScopeKind
 from lks.scope_check import Row, cases, check
 from lks.scope_probes import EditSet, Outside, Prompt, abilities, carrier, is_genuine, read_edits, split
-from lks.scope_study import decisions, rates, write
 
 DATA = Path(os.environ.get("LKS_DATA") or Path(__file__).parents[2] / "shared" / "data")
 needs_data = pytest.mark.skipif(not (DATA / "lks" / "cf_eval_data.json").is_file(), reason="the published records are not here")
@@ -165,21 +163,3 @@ def test_more_edits_than_cases_are_refused() -> None:
     with pytest.raises(TooManyEdits, match="10001 were asked for"):
         split("counterfact", 10_001, DATA)
     assert issubclass(TooManyEdits, UserError)
-
-
-def test_a_study_stores_every_decision(tmp_path: Path) -> None:
-    names = made_names(12)
-    edits = [Edit(str(i), name, f"Where is {name} from?", "Oslo", "Rome") for i, name in enumerate(names)]
-    rows = list(decisions("exact", "made", edits, 4, draws=2, probes=5))
-    assert len(rows) == 2 * (5 + 4)
-    assert write(tmp_path, rows).is_file()
-    edited, others = rates(tmp_path)
-    assert (edited.probe_set, edited.probes, edited.fired, edited.right_subject, edited.another_subject) == ("edited", 8, 100, 100, 0)
-    assert (others.probe_set, others.probes, others.fired, others.right_subject) == ("others", 10, 0, None)
-    with pytest.raises(TooManyEdits, match="7 subjects"):
-        list(decisions("exact", "made", edits, 8, probes=5))
-    with pytest.raises(DataError, match="lks scope study"):
-        rates(tmp_path / "nowhere")
-    (tmp_path / "scope" / "decisions.parquet").write_bytes(b"no")
-    with pytest.raises(DataError, match="damaged"):
-        rates(tmp_path)

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lks.decisions import Decision
 from lks.edits import ProbeKind
 from lks.errors import DataError, StoreError
 from lks.grid import Cell, Costs, Outcome
-from lks.shards import IMMEDIATE, SCHEMA, Answer, read_answers, read_check, read_outcome, write_answers, write_outcome
+from lks.shards import IMMEDIATE, SCHEMA, Answer, read_answers, read_check, read_outcome, write_answers, write_decisions, write_outcome
 from lks.store import Store
 
 Ids = tuple[int, ...]
@@ -184,6 +185,64 @@ def test_retained_locality_is_unknown_without_the_unedited_answers(store: Store)
     put(store, CELL, ANSWERS, immediate=IMMEDIATE_ANSWERS)
     assert kept(store, "tf_exact", "locality")[:3] == (None, None, None)
     assert kept(store, "tf_exact", "reliability")[2] == pytest.approx(2 / 3)
+
+
+PARAMETERS = '{"block": -1, "gate": "none", "probes": 500, "scope": "exact"}'
+SCOPE = replace(CELL, variant=(("scope", "exact"),), parameters=PARAMETERS, measure="scope")
+DECISIONS = [
+    Decision(0, "edit", 0, "a1", ("Ann",), "Ann"),
+    Decision(0, "edit", 1, "b1", ("Bob", "Ann"), "Bob"),  # right, and another one
+    Decision(1, "edit", 0, "c1", ("Bob",), "Cleo"),
+    Decision(1, "edit", 1, "d1", (), "Dan"),
+    Decision(0, "others", 0, "x", (), ""),
+    Decision(1, "others", 0, "x", ("Ann",), ""),
+]
+
+
+def put_scope(store: Store, cell: Cell = SCOPE) -> None:
+    """Write and record a scope cell."""
+    store.record(Outcome(cell, "ok", "", (write_decisions(store.results, cell.id, DECISIONS),), Costs(), {"finished": "2026-01-01T00:00:00"}))
+
+
+def test_scope_rates_are_the_hand_worked_ones(filled: Store) -> None:
+    before = filled.query("FROM metrics ORDER BY ALL")
+    put_scope(filled)
+    rates = "SELECT scope, dataset, n_edits, probe_set, probes, fired, right_subject, wrong_subject FROM scope_rates ORDER BY scope, probe_set"
+    rows = [("exact", "world", 3, "edit", 4, 0.75, 0.5, 0.5), ("exact", "world", 3, "others", 2, 0.5, None, 0.5)]
+    assert filled.query(rates) == rows
+    assert [row[:3] for row in filled.query("FROM metrics ORDER BY ALL")] == [row[:3] for row in before]
+    gated = PARAMETERS.replace('-1, "gate": "none"', '1, "gate": "relation"')
+    put_scope(filled, replace(SCOPE, variant=(("block", "1"), ("gate", "relation")), parameters=gated))
+    assert [row[0] for row in filled.query(rates)] == ["exact", "exact", "exact+gate block=1", "exact+gate block=1"]
+
+
+def test_a_scope_cell_is_beside_the_answers_of_the_same_method(filled: Store) -> None:
+    plain = replace(SCOPE, variant=())
+    put_scope(filled, plain)
+    assert filled.done() == {CELL.id, UNEDITED.id, plain.id}
+    assert filled.query("SELECT measure, count(*) FROM current_cells GROUP BY ALL ORDER BY ALL") == [("answers", 2), ("scope", 1)]
+
+
+def test_decisions_are_mirrored_like_answers(filled: Store) -> None:
+    put_scope(filled)
+    count = "SELECT count(*) FROM decisions WHERE cell_id = ?"
+    (filled.results / "lks.duckdb").unlink()
+    assert filled.sync() == [] and filled.query(count, [SCOPE.id]) == [(len(DECISIONS),)]
+    damaged = filled.results / "cells" / SCOPE.id / "decisions.parquet"
+    assert read_check(damaged) == len(DECISIONS)
+    damaged.write_bytes(damaged.read_bytes()[:80])
+    (warning,) = filled.sync()
+    assert str(damaged) in warning and filled.done() == {UNEDITED.id, CELL.id}
+    assert filled.query(count, [SCOPE.id]) == [(0,)]
+
+
+def test_outcomes_from_before_there_were_scope_cells_are_read(filled: Store) -> None:
+    path = filled.results / "cells" / CELL.id / "outcome.json"
+    document = json.loads(path.read_text())
+    assert document["cell"].pop("measure") == "answers"
+    path.write_text(json.dumps(document))
+    assert read_outcome(filled.results, CELL.id).cell == CELL
+    assert filled.sync() == [] and filled.done() == {UNEDITED.id, CELL.id}
 
 
 def test_immediate_answers_are_mirrored_like_all_others(filled: Store) -> None:
