@@ -1,11 +1,13 @@
 """LKS, the Latent Knowledge Scalpel (arXiv 2508.03741), as an editor."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, TypeVar
 
 import torch
 
-from lks.editor import After, Editor, Progress, silent, unwatched
+import lks.cache
+from lks.editor import After, Editor, Progress, canonical, silent, unwatched
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.gate import RelationGate
@@ -71,6 +73,14 @@ def _small(block: int) -> Callable[[int, str], LKSParams]:
     return preset
 
 
+def _identity(lm: LM, edits: Sequence[Edit], params: LKSParams, seed: int) -> str:
+    """Hash of all that decides a training: names the file that a killed one goes on from."""
+    digest = hashlib.sha256(f"{lm.identity} {canonical(params)} {seed}".encode())
+    for edit in edits:
+        digest.update(repr(edit).encode())
+    return digest.hexdigest()[:16]
+
+
 class LKS(Editor[LKSParams]):
     """Replaces an edited entity's knowledge block at one middle block by one that h_phi made."""
 
@@ -107,7 +117,7 @@ class LKS(Editor[LKSParams]):
         if not edits:
             return KnowledgeBlockPatch([], torch.zeros(len(blocks), 0, lm.dim), blocks, p.positions, p.scope, p.mentions)
         trainer = Trainer(lm, prepare(lm, edits, p), p, seed)
-        trainer.train(progress)
+        trainer.train(progress, lks.cache.folder() / "training" / f"{_identity(lm, edits, p, seed)}.pt")
         table = trainer.networks.table()
         gate = RelationGate.fit(lm, p.block, edits, subjects_of(edits), seed=seed) if p.gate == "relation" else None
         return KnowledgeBlockPatch(list(names.values()), table, blocks, p.positions, p.scope, p.mentions, gate)

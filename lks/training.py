@@ -6,12 +6,13 @@ ends of some rows, from the subject's replaced token on, puts the new knowledge 
 at the positions that carry a loss. The language model's weights get no gradient.
 """
 
-import copy
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lks.course import Course
 from lks.editor import Progress, silent
 from lks.hypernetwork import Design, Hypernetworks
 from lks.lm import LM
@@ -64,33 +65,39 @@ class Trainer:
         wanted = F.cross_entropy(logits[~held], m.labels[where[~held]], reduction="none")
         return row_means(moved, rows[held], len(index)) + row_means(wanted, rows[~held], len(index))
 
-    def train(self, progress: Progress = silent) -> list[float]:
-        """Train to convergence or `max_epochs`; the network is left at its best epoch. Returns mean losses per epoch."""
+    def train(self, progress: Progress = silent, kept: Path | None = None) -> list[float]:
+        """Train to convergence or `max_epochs`; the network is left at its best epoch.
+
+        Args:
+            progress: called with the fraction done.
+            kept: file that a long training keeps its state in after an epoch, at most once a minute, and goes on from if it was
+                killed, to the same end; gone when the training is finished.
+
+        Returns:
+            Mean loss of each epoch.
+        """
         p = self.params
         optimiser = torch.optim.AdamW(self.networks.parameters(), lr=p.lr, weight_decay=p.weight_decay)
-        steps = p.max_epochs * len(self._epoch_batches())
-        decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=steps)
-        history: list[float] = []
-        best, best_state, since = float("inf"), copy.deepcopy(self.networks.state_dict()), 0
+        per_epoch = len(self._epoch_batches())
+        decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=p.max_epochs * per_epoch)
+        course = Course(self.networks, optimiser, decay, self.generator, kept)
         with torch.enable_grad():
-            for epoch in range(p.max_epochs):
+            while len(course.history) < p.max_epochs and not course.ended(p.patience, p.stop_loss):
                 losses = []
-                for batch in self._epoch_batches():
+                for number, batch in enumerate(self._epoch_batches()):
                     loss = self.loss(batch)
                     optimiser.zero_grad()
                     torch.autograd.backward(loss)
                     optimiser.step()
                     decay.step()
                     losses.append(loss.detach())
-                history.append(float(torch.stack(losses).mean()))
-                progress((epoch + 1) / p.max_epochs)
-                since += 1
-                if history[-1] < best:
-                    best, best_state, since = history[-1], copy.deepcopy(self.networks.state_dict()), 0
-                if since >= p.patience or history[-1] < p.stop_loss or history[-1] != history[-1]:
-                    break
-        self.networks.load_state_dict(best_state)
-        return history
+                    if number % 10 == 0:
+                        progress((len(course.history) + number / per_epoch) / p.max_epochs)
+                course.epoch(float(torch.stack(losses).mean()))
+        progress(1.0)
+        self.networks.load_state_dict(course.best_state)
+        course.finish()
+        return course.history
 
     def _epoch_batches(self) -> list[dict[Part, list[int]]]:
         """The rows of each step of one epoch; which paraphrases and locality prompts is drawn anew."""

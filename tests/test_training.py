@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -254,3 +255,42 @@ def test_two_blocks_through_the_whole_method() -> None:
 def _last_logits(lm, row, patch):
     with torch.no_grad(), patch.applied(lm):
         return lm.model(torch.tensor([row.ids[: row.n_prompt]])).logits[0, -1]
+
+
+@pytest.mark.parametrize("optimisation", ["joint", "alternating"])
+def test_a_killed_training_goes_on_to_the_same_end(optimisation, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("lks.course.EVERY_S", 0.0)
+    lm, kept = tiny.lm("llama"), tmp_path / "training" / "a.pt"
+    params = replace(PARAMS, max_epochs=6, optimisation=optimisation, batch_size=2)
+    material = prepare(lm, tiny.edits(4), params)
+    whole = Trainer(lm, material, params, 0)
+    history = whole.train()
+
+    def killed(done: float) -> None:
+        if done > 0.5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(lm, material, params, 0).train(killed, kept)
+    assert kept.exists()
+    again = Trainer(lm, material, params, 0)
+    assert again.train(kept=kept) == history
+    assert torch.equal(again.networks.table(), whole.networks.table())
+    assert not kept.exists() and not list(kept.parent.iterdir())
+
+
+def test_a_damaged_state_is_not_used(tmp_path) -> None:
+    lm, kept = tiny.lm("llama"), tmp_path / "a.pt"
+    kept.write_bytes(b"not a state")
+    params = replace(PARAMS, max_epochs=2)
+    material = prepare(lm, tiny.edits(2), params)
+    assert Trainer(lm, material, params, 0).train(kept=kept) == Trainer(lm, material, params, 0).train()
+
+
+def test_what_decides_a_training_names_its_state(monkeypatch) -> None:
+    seen: list[Path] = []
+    monkeypatch.setattr(Trainer, "train", lambda self, progress, kept: seen.append(kept) or [])
+    lm = tiny.lm("llama")
+    for seed, count, epochs in ((0, 2, "3"), (0, 2, "3"), (1, 2, "3"), (0, 3, "3"), (0, 2, "4")):
+        LKS.for_model("micro-llama", "world", 2, {"block": "1", "max_epochs": epochs}).edit(lm, tiny.edits(count), seed)
+    assert seen[0] == seen[1] and len(set(seen)) == 4
