@@ -33,7 +33,7 @@ from lks.edits import Edit
 from lks.gate import RelationGate
 from lks.lm import LM
 from lks.material import subjects_of
-from lks.prefix import states
+from lks.prefix import last_states
 from lks.replacer import KnowledgeBlockPatch
 
 TARGETS = {"outside": 1.0, "inside": 2.0, "gate": 2.0}
@@ -120,8 +120,7 @@ def patches(lm: LM, edits: Sequence[Edit], block: int) -> tuple[KnowledgeBlockPa
     """A patch of random knowledge blocks, without and with a gate whose keys are the edit prompts."""
     names = [[subject] for subject in subjects_of(edits)]
     table = torch.randn(1, len(names), lm.dim, generator=torch.Generator().manual_seed(0))
-    found = states(lm, block, [e.ids for e in lm.encode([e.prompt for e in edits], [""] * len(edits))])
-    last = found.at(torch.arange(len(edits), device=lm.device), found.lengths - 1).float().cpu()
+    last = last_states(lm, block, [e.prompt for e in edits]).float().cpu()
     owner = torch.tensor([subjects_of(edits)[e.subject] for e in edits])
     gate = RelationGate.of(last, owner, last.mean(0), threshold=0.5)
     return tuple(KnowledgeBlockPatch(names, table, (block,), "last", "exact", gate=g) for g in (None, gate))  # type: ignore[return-value]

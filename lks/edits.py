@@ -4,6 +4,7 @@ An editor sees an `Edit` and nothing else; evaluation sees the whole `Case`. Eva
 into an editor by accident: they are not part of the type it is given.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -76,6 +77,14 @@ def make_case(edit: Edit, paraphrases: tuple[str, ...], locality: tuple[tuple[st
     probes += [Probe("paraphrase", i, prompt, edit.target) for i, prompt in enumerate(paraphrases)]
     probes += [Probe("locality", i, prompt, answer) for i, (prompt, answer) in enumerate(locality)]
     return Case(edit, tuple(probes))
+
+
+def spellings_of(edits: Sequence[Edit]) -> dict[str, list[str]]:
+    """Each distinct subject's name, then its aliases in all its edits, each once; in order of first appearance."""
+    found: dict[str, dict[str, None]] = {}
+    for edit in edits:
+        found.setdefault(edit.subject, {edit.subject: None}).update(dict.fromkeys(edit.aliases))
+    return {subject: list(spellings) for subject, spellings in found.items()}
 
 
 @dataclass(frozen=True, slots=True)

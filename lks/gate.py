@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lks.edits import Edit
 from lks.lm import LM
-from lks.prefix import states
+from lks.prefix import last_states
 
 OTHER_FACTS = 2000
 """About so many prompts about other facts are used in all; each edit gives its share, spread over those it has."""
@@ -68,7 +68,7 @@ class RelationGate:
             seed: of the choice of halves.
         """
         prompts = _prompts(edits, numbers)
-        found = last_states(lm, block, [p.text for p in prompts])
+        found = last_states(lm, block, [p.text for p in prompts]).float()
         subject = torch.tensor([p.subject for p in prompts], device=found.device)
         asks = torch.tensor([p.asks for p in prompts], device=found.device)
         held = _held_out(subject, seed)
@@ -143,12 +143,6 @@ def _prompts(edits: Sequence[Edit], numbers: Mapping[str, int]) -> list[_Prompt]
         other |= {(number, rest[i * len(rest) // count]): None for i in range(count)}
     found = [_Prompt(text, number, True) for number, text in asking]
     return found + [_Prompt(text, number, False) for number, text in other if (number, text) not in asking]
-
-
-def last_states(lm: LM, block: int, texts: Sequence[str]) -> Tensor:
-    """Block states [texts, d] of the last token of each text."""
-    found = states(lm, block, [e.ids for e in lm.encode(texts, [""] * len(texts))])
-    return found.at(torch.arange(len(texts), device=lm.device), found.lengths - 1).float()
 
 
 def _held_out(subject: Tensor, seed: int) -> Tensor:

@@ -16,7 +16,7 @@ from lks.memory import free_bytes, gibibytes
 from lks.needs import Load, Needs, Shape, check, needs
 from lks.parameters import LKSParams, Positions
 from lks.precision import multiplies_bfloat16
-from lks.prefix import States, Upper, batches, states
+from lks.prefix import States, Upper, batches, last_states, states
 from lks.suffix import Beginnings, Suffix, fits
 
 logger = logging.getLogger(__name__)
@@ -240,13 +240,7 @@ def _keys(lm: LM, edits: Sequence[Edit], params: LKSParams) -> Tensor:
     choices = {"edit": [[" ".join(t) for t in texts]], "entity": [list(numbers)]}
     choices["both"] = choices["edit"] + choices["entity"]
     blocks = (params.block, *params.more_blocks)
-    return torch.stack([torch.cat([_last_states(lm, block, choice) for choice in choices[params.key]], -1) for block in blocks])
-
-
-def _last_states(lm: LM, block: int, texts: Sequence[str]) -> Tensor:
-    """Block states [texts, d] of the last token of each text."""
-    found = states(lm, block, [e.ids for e in lm.encode(texts, [""] * len(texts))])
-    return found.at(torch.arange(len(texts), device=lm.device), found.lengths - 1)
+    return torch.stack([torch.cat([last_states(lm, block, choice) for choice in choices[params.key]], -1) for block in blocks])
 
 
 def _own(lm: LM, rows: Sequence[_Row], owned: Sequence[Sequence[int]], params: LKSParams, n_subjects: int) -> Tensor:

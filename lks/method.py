@@ -8,7 +8,7 @@ import torch
 
 import lks.cache
 from lks.editor import After, Editor, Progress, canonical, silent, unwatched
-from lks.edits import Edit
+from lks.edits import Edit, spellings_of
 from lks.errors import UserError
 from lks.gate import RelationGate
 from lks.lm import LM
@@ -110,9 +110,6 @@ class LKS(Editor[LKSParams]):
             lm.block(block)
         if list(blocks) != sorted(set(blocks)):
             raise UserError(f"LKS replaces at blocks {blocks}: more_blocks must be above block, in ascending order.")
-        names = {subject: [subject] for subject in subjects_of(edits)}
-        for edit in edits:
-            names[edit.subject] += [alias for alias in edit.aliases if alias not in names[edit.subject]]
         p = self.params
         if not edits:
             return KnowledgeBlockPatch([], torch.zeros(len(blocks), 0, lm.dim), blocks, p.positions, p.scope, p.mentions)
@@ -120,4 +117,4 @@ class LKS(Editor[LKSParams]):
         trainer.train(progress, lks.cache.folder() / "training" / f"{_identity(lm, edits, p, seed)}.pt")
         table = trainer.networks.table()
         gate = RelationGate.fit(lm, p.block, edits, subjects_of(edits), seed=seed) if p.gate == "relation" else None
-        return KnowledgeBlockPatch(list(names.values()), table, blocks, p.positions, p.scope, p.mentions, gate)
+        return KnowledgeBlockPatch(list(spellings_of(edits).values()), table, blocks, p.positions, p.scope, p.mentions, gate)

@@ -13,6 +13,7 @@ import copy
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -77,6 +78,7 @@ class Upper:
             hidden = cast(Tensor, part(inputs_embeds=hidden, attention_mask=mask, use_cache=False).last_hidden_state)
         return hidden
 
+    @cached_property
     def counted_from_0(self) -> list[nn.Module]:
         """The same stretches for use with caches that hold their own blocks only."""
         parts = []
@@ -196,6 +198,12 @@ def onward(lm: LM, first: int, last: int, cached: States, batch_tokens: int = 81
         time = torch.arange(hidden.shape[1], device=hidden.device)[None]
         flat[(cached.starts[index][:, None] + time)[mask.bool()].to(flat.device)] = out[mask.bool()].to(flat.device)
     return States(flat, cached.starts, cached.lengths)
+
+
+def last_states(lm: LM, block: int, texts: Sequence[str]) -> Tensor:
+    """Block states [texts, d] of the last token of each text."""
+    found = states(lm, block, [e.ids for e in lm.encode(texts, [""] * len(texts))])
+    return found.at(torch.arange(len(texts), device=lm.device), found.lengths - 1)
 
 
 def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

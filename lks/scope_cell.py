@@ -12,11 +12,12 @@ import torch
 
 from lks.decisions import Decision
 from lks.editor import Progress, silent
-from lks.edits import Case, Edit
+from lks.edits import Case, Edit, spellings_of
 from lks.errors import UserError
-from lks.gate import RelationGate, last_states
+from lks.gate import RelationGate
 from lks.lm import LM
 from lks.parameters import GateKind
+from lks.prefix import last_states
 from lks.scope import ScopeKind, make_scope
 from lks.scope_probes import abilities
 
@@ -76,11 +77,9 @@ class Indicator:
     """
 
     def __init__(self, edits: Sequence[Edit], params: ScopeParams, lm: LM | None = None, seed: int = 0) -> None:
-        names: dict[str, dict[str, None]] = {}
-        for edit in edits:
-            names.setdefault(edit.subject, {edit.subject: None}).update(dict.fromkeys(edit.aliases))
+        names = spellings_of(edits)
         self.subjects = list(names)
-        self._scope = make_scope(params.scope, [list(spellings) for spellings in names.values()])
+        self._scope = make_scope(params.scope, list(names.values()))
         self._lm, self._block, self._gate = lm, params.block, None
         if params.gate != "none":
             if lm is None:
@@ -101,7 +100,7 @@ class Indicator:
         if not pairs or self._lm is None:
             return found
         rows = {number: row for row, number in enumerate(dict(pairs))}
-        states = last_states(self._lm, self._block, [prompts[number] for number in rows])
+        states = last_states(self._lm, self._block, [prompts[number] for number in rows]).float()
         row, mentioned = torch.tensor([(rows[number], subject) for number, subject in pairs], device=states.device).T
         left: list[list[int]] = [[] for _ in prompts]
         for (number, subject), is_open in zip(pairs, gate.opens(states[row], mentioned).tolist(), strict=True):

@@ -36,7 +36,7 @@ class Suffix:
 
     def __init__(self, upper: Upper, cached: States, index: Tensor, starts: Tensor, beginnings: "Beginnings | None" = None) -> None:
         self.upper = upper
-        self.decoders = upper.counted_from_0()
+        self.decoders = upper.counted_from_0
         lengths, before = cached.lengths[index], int(starts.max())
         width = before + int((lengths - starts).max())
         source = torch.arange(width, device=starts.device)[None] - (before - starts)[:, None]
