@@ -161,4 +161,3 @@ class Trainer:
 def end_of(lm: LM) -> int:
     """The token that ends a text."""
     return int(lm.tokenizer.pad_token_id if lm.tokenizer.eos_token_id is None else lm.tokenizer.eos_token_id)
-

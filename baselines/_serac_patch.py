@@ -12,7 +12,7 @@ from baselines._counterfactual import Counterfactual
 from baselines._scope_classifier import HubEncoder, ScopeClassifier, StateEncoder
 from lks.lm import LM
 from lks.patch import Patch
-from lks.prefill import Pass, Prefills, removed, watched
+from lks.prefill import FIRED, FOUND, Pass, Prefills, removed, watched
 
 CHOICE, IDS, MASK = "serac_choice", "serac_ids", "serac_mask"
 """What the cache carries: each row's edit (-1 for none) and the tokens so far with their mask."""
@@ -46,9 +46,11 @@ class SeracPatch(Patch):
         classifier, encoder: the scope classifier, and what its encoder is made from.
         counterfactual: the small model.
         threshold: probability above which a prompt is in scope.
+        subjects: of each edit; none in patches saved before they were kept.
     """
 
     kind = "serac"
+    subjects: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -58,8 +60,10 @@ class SeracPatch(Patch):
         encoder: EncoderSettings,
         counterfactual: Counterfactual,
         threshold: float,
+        subjects: Sequence[str] = (),
     ) -> None:
         self.contexts = [list(c) for c in contexts]
+        self.subjects = tuple(subjects)
         self.embeddings = embeddings
         self.classifier, self.encoder, self.counterfactual = classifier, encoder, counterfactual
         self.threshold = threshold
@@ -100,8 +104,9 @@ class SeracPatch(Patch):
         return memory | scope | {f"counterfactual.{k}": v for k, v in self.counterfactual.tensors().items()}
 
     def settings(self) -> dict[str, object]:
-        """What the networks are made from."""
-        return {"counterfactual": self.counterfactual.config, "encoder": asdict(self.encoder), "threshold": self.threshold}
+        """What the networks are made from, the threshold, the subjects."""
+        networks = {"counterfactual": self.counterfactual.config, "encoder": asdict(self.encoder)}
+        return {**networks, "threshold": self.threshold, "subjects": list(self.subjects)}
 
     @classmethod
     def restore(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
@@ -111,7 +116,8 @@ class SeracPatch(Patch):
         counterfactual = Counterfactual(cast(dict[str, Any], settings["counterfactual"]))
         load(classifier, counterfactual, tensors)
         contexts = [part.tolist() for part in torch.split(tensors["memory.ids"], tensors["memory.lengths"].tolist())]
-        return cls(contexts, tensors["memory.embeddings"], classifier, encoder, counterfactual, float(cast(float, settings["threshold"])))
+        threshold, subjects = float(cast(float, settings["threshold"])), cast(list[str], settings.get("subjects", []))
+        return cls(contexts, tensors["memory.embeddings"], classifier, encoder, counterfactual, threshold, subjects)
 
 
 def load(classifier: ScopeClassifier, counterfactual: Counterfactual, tensors: dict[str, Tensor]) -> None:
@@ -140,7 +146,8 @@ class _Router:
         mask = kwargs.get("attention_mask")
         mask = mask[:, -now.ids.shape[1] :] if isinstance(mask, Tensor) and mask.ndim == 2 else torch.ones_like(now.ids)
         if now.fresh:
-            now.carried[CHOICE] = self._choice(now)
+            choice = now.carried[CHOICE] = self._choice(now)
+            now.carried |= {FIRED: choice >= 0, FOUND: choice} if self.patch.subjects else {FIRED: choice >= 0}
         before = {IDS: now.ids[:, :0], MASK: now.ids[:, :0]} if now.ends is not None else now.carried
         now.carried[IDS] = torch.cat([before[IDS], now.ids], 1)
         now.carried[MASK] = torch.cat([before[MASK], mask.to(now.ids.dtype)], 1)

@@ -20,7 +20,7 @@ from lks.edits import Edit
 from lks.lm import LM, Encoded
 from lks.losses import row_means
 from lks.patch import Patch
-from lks.prefill import Prefills, removed, watched
+from lks.prefill import FIRED, FOUND, Prefills, removed, watched
 from lks.prefix import States, Upper, batches, lower, states
 from lks.suffix import Suffix
 
@@ -135,12 +135,15 @@ class CodebookPatch(Patch):
         keys: [entries, k] float32.
         values: [entries, d] float32.
         radii: [entries].
+        subjects: of the edit that each entry's value is from; none in patches saved before they were kept.
     """
 
     kind = "codebook"
+    subjects: tuple[str, ...] = ()
 
-    def __init__(self, block: int, keys: Tensor, values: Tensor, radii: Tensor) -> None:
+    def __init__(self, block: int, keys: Tensor, values: Tensor, radii: Tensor, subjects: Sequence[str] = ()) -> None:
         self.block, self.keys, self.values, self.radii = block, keys, values, radii
+        self.subjects = tuple(subjects)
 
     @property
     def nbytes(self) -> int:
@@ -152,23 +155,26 @@ class CodebookPatch(Patch):
         return {"keys": self.keys, "values": self.values, "radii": self.radii}
 
     def settings(self) -> dict[str, object]:
-        """The block."""
-        return {"block": self.block}
+        """The block and the subjects."""
+        return {"block": self.block, "subjects": list(self.subjects)}
 
     @classmethod
     def restore(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
         """The patch from what was saved.
 
         Raises:
-            ValueError: keys, values and radii do not fit together.
+            ValueError: keys, values, radii and subjects do not fit together.
         """
         keys, values, radii = tensors["keys"], tensors["values"], tensors["radii"]
-        if not len(keys) == len(values) == len(radii):
-            raise ValueError(f"{len(keys)} keys, {len(values)} values, {len(radii)} radii")
-        return cls(cast(int, settings["block"]), keys, values, radii)
+        subjects = cast(list[str], settings.get("subjects", []))
+        if not len(keys) == len(values) == len(radii) or len(subjects) not in (0, len(keys)):
+            raise ValueError(f"{len(keys)} keys, {len(values)} values, {len(radii)} radii, {len(subjects)} subjects")
+        return cls(cast(int, settings["block"]), keys, values, radii, subjects)
 
     def choose(self, queries: Tensor) -> Tensor:
         """The entry that answers each query [rows, k]; -1 for none. [rows]."""
+        if not len(self.keys):
+            return torch.full((len(queries),), -1, device=queries.device)
         radii = self.radii.to(queries.device)
         distance, entry = _nearest(queries, self.keys.to(queries.device), radii)
         return torch.where(distance <= radii[entry], entry, -1)
@@ -176,7 +182,7 @@ class CodebookPatch(Patch):
     @contextmanager
     def applied(self, lm: LM) -> Iterator[None]:
         """A hook on the layer, gone on leaving."""
-        there = type(self)(self.block, self.keys.to(lm.device), self.values.to(lm.device), self.radii.to(lm.device))
+        there = type(self)(self.block, self.keys.to(lm.device), self.values.to(lm.device), self.radii.to(lm.device), self.subjects)
         with watched(lm) as prefills, removed([lm.mlp_output(self.block).register_forward_hook(_replacing(there, prefills))]):
             yield
 
@@ -186,11 +192,14 @@ def _replacing(patch: CodebookPatch, prefills: Prefills) -> Callable[[nn.Module,
 
     def replace(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         now = prefills.now
-        if now is None or now.ends is None or not len(patch.keys):
+        if now is None or now.ends is None:
             return None
         row = torch.arange(len(output), device=output.device)
         if now.fresh:
-            now.carried["codebook"] = patch.choose(args[0][row, now.ends])
+            chosen = now.carried["codebook"] = patch.choose(args[0][row, now.ends])
+            now.carried |= {FIRED: chosen >= 0, FOUND: chosen} if patch.subjects else {FIRED: chosen >= 0}
+        if not len(patch.keys):
+            return None
         entry = now.carried["codebook"]
         changed, hit = output.clone(), entry >= 0
         changed[row[hit], now.ends[hit]] = patch.values[entry[hit]].to(output.dtype)
@@ -241,8 +250,9 @@ class Grace(Editor[GraceParams]):
             radii |= entry.radii
             latest[entry.key] = number
             if after is not unwatched or number == len(entries) - 1:
-                n = len(latest)
-                patch = CodebookPatch(p.block, book.keys[:n], values[[latest[k] for k in range(n)]], torch.tensor([radii[k] for k in range(n)]))
+                n, last = len(latest), [latest[k] for k in range(len(latest))]
+                subjects = [edits[number].subject for number in last]
+                patch = CodebookPatch(p.block, book.keys[:n], values[last], torch.tensor([radii[k] for k in range(n)]), subjects)
             after(number, patch)
         return patch
 

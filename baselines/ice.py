@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from baselines._retrieval import Fact, FactsInFront, Lookup, RetrieverName
+from baselines._retrieval import Fact, FactsInFront, Lookup
+from baselines._retrievers import RetrieverName
 from lks.editor import After, Editor, Progress, always, silent, unwatched
 from lks.edits import Edit
 from lks.lm import LM
@@ -59,4 +60,5 @@ class ICE(Editor[ICEParams]):
         p = self.params
         if edits:
             progress(1.0)
-        return FactsInFront([Fact(e.prompt, e.target) for e in edits], [], Lookup(p.retriever, p.encoder, p.facts, p.threshold, p.instruction))
+        facts = [Fact(e.prompt, e.target, subject=e.subject) for e in edits]
+        return FactsInFront(facts, [], Lookup(p.retriever, p.encoder, p.facts, p.threshold, p.instruction))

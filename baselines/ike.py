@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from baselines._retrieval import Fact, FactsInFront, Lookup, RetrieverName, retriever
+from baselines._retrieval import Fact, FactsInFront, Lookup
+from baselines._retrievers import RetrieverName, retriever
 from lks.editor import After, Editor, Progress, always, silent, unwatched
 from lks.edits import Edit
 from lks.errors import UserError
@@ -94,7 +95,7 @@ class IKE(Editor[IKEParams]):
         facts = []
         for edit, row in zip(edits, nearest.tolist(), strict=True):
             shown = [demonstration(self.training, i, FORMS[n % len(FORMS)]) for n, i in enumerate(row)]
-            facts.append(Fact(edit.prompt, edit.target, tuple(texts.setdefault(text, len(texts)) for text in reversed(shown))))
+            facts.append(Fact(edit.prompt, edit.target, tuple(texts.setdefault(text, len(texts)) for text in reversed(shown)), edit.subject))
         progress(1.0)
         return FactsInFront(facts, list(texts), lookup)
 

@@ -154,4 +154,4 @@ class Serac(Editor[SeracParams]):
         progress(0.5)
         contexts = _counterfactual.contexts(lm, prompts, [e.target for e in edits])
         progress(1.0)
-        return SeracPatch(contexts, embeddings, classifier, encoder, counterfactual, self.params.threshold)
+        return SeracPatch(contexts, embeddings, classifier, encoder, counterfactual, self.params.threshold, [e.subject for e in edits])

@@ -26,7 +26,7 @@ from lks.edits import Edit
 from lks.lm import LM, Encoded
 from lks.losses import negative_log_likelihood
 from lks.patch import Patch
-from lks.prefill import Prefills, removed, watched
+from lks.prefill import FIRED, Prefills, removed, watched
 from lks.prefix import Upper, lower
 
 Reads = Literal["mean", "last"]
@@ -166,6 +166,8 @@ class SideMemoryPatch(Patch):
             inputs: [batch, time, k] the layer's input.
             where: [batch, time] which tokens are read.
         """
+        if not len(self.changes):
+            return torch.full((len(inputs),), -1, device=inputs.device)
         active = torch.stack([activation(inputs.float() @ change, where) for change in self.changes], 1)
         best = active.masked_fill(active < self.thresholds, -torch.inf).max(1)
         return torch.where(best.values > -torch.inf, best.indices, -1)
@@ -184,10 +186,13 @@ def _routing(patch: SideMemoryPatch, prefills: Prefills, begin: int | None) -> C
 
     def route(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         now = prefills.now
-        if now is None or not len(patch.changes):
+        if now is None:
             return None
         if now.fresh:
-            now.carried["side_memory"] = patch.choose(args[0], read(patch.reads, now.ids, now.prompt, begin))
+            chosen = now.carried["side_memory"] = patch.choose(args[0], read(patch.reads, now.ids, now.prompt, begin))
+            now.carried[FIRED] = chosen >= 0
+        if not len(patch.changes):
+            return None
         memory = now.carried["side_memory"]
         changed = output.clone()
         for number, change in enumerate(patch.changes):

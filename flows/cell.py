@@ -1,7 +1,7 @@
 """Flow `lks-cell`: one cell by its coordinates. Names in, file paths out; the next `lks grid` or `lks report` records it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from prefect import flow, get_run_logger
 from pydantic import Field
@@ -27,6 +27,11 @@ def cell(
     records: int = 0,
     split: Split = "evaluation",
     measure: Measure = "answers",
+    contexts: list[Literal["qa", "chat"]] | None = None,
+    fluency: bool = False,
+    gates: bool = False,
+    ability: list[str] | None = None,
+    documents: int = 0,
     results: Path | None = None,
 ) -> list[str]:
     """Run one cell, whether or not it is in the store.
@@ -42,10 +47,15 @@ def cell(
         records: only the first so many cases; 0 means all.
         split: which part of the cases is edited.
         measure: what is stored.
+        contexts: further ones in which the probes are put (`lks.grid.Extras`).
+        fluency: whether free texts are written.
+        gates: whether gated methods are asked which prompts they act on.
+        ability: names of lm-eval tasks.
+        documents: of each task; 0 means all.
         results: folder of all results.
 
     Returns:
-        Parquet shards of raw answers or decisions.
+        Parquet shards, one per stage.
 
     Raises:
         UserError: an unknown name or missing data.
@@ -62,10 +72,15 @@ def cell(
         records=records,
         split=split,
         measure=measure,
+        contexts=contexts or [],
+        fluency=fluency,
+        gates=gates,
+        ability=ability or [],
+        documents=documents,
     )
     folder = folder_of(results)
     wanted = next(c for c in cells_of(coordinates) if c.method == method and dict(c.variant) == (variant or {}))
-    outcome = Bench(folder, Lines(get_run_logger().info)).run(wanted)
+    outcome = Bench(folder, Lines(get_run_logger().info), coordinates.extras).run(wanted)
     if outcome.status != "ok":
         raise UserError(f"{wanted.label}: {outcome.status} ({outcome.reason})")
     return [str(folder / shard) for shard in outcome.shards]

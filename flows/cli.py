@@ -172,7 +172,10 @@ def _show_plan(work: "Work") -> None:
     table = Table("method", "model", "dataset", "cases", "T", "draws", "seed", "state", "estimate", box=None, header_style="bold")
     for cell in work.cells:
         method = " ".join([cell.method, *(f"{k}={v}" for k, v in cell.variant)])
-        state, estimate = ("to run", duration(clock.expect([cell]))) if cell.id in missing else ("stored", "")
+        lacking = work.lacking(cell)
+        whole = len(lacking) == len(work.grid.extras.stages(cell.measure))
+        state = "stored" if cell.id not in missing else "to run" if whole else f"lacks {', '.join(lacking)}"
+        estimate = duration(clock.expect([cell])) if state == "to run" else ""
         table.add_row(method, cell.model, cell.dataset, cell.split, str(cell.n_edits), str(cell.draws), str(cell.seed), state, estimate)
     console.print(table)
     expected = clock.expect(work.todo)

@@ -12,7 +12,7 @@ from prefect.states import Completed, Failed
 from flows.planning import cells_of, compare, folder_of, named_grid, only_writer, tally
 from flows.progress import Lines, Watch
 from flows.settings import Settings
-from lks.grid import Cell, Outcome
+from lks.grid import Cell, Extras, Outcome
 
 WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
 """Who is told what happens in the flow run; the run's log where nobody asks."""
@@ -21,17 +21,17 @@ WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
 class Bench:
     """Runs cells in this process; the model stays loaded between them."""
 
-    def __init__(self, results: Path, watch: Watch) -> None:
+    def __init__(self, results: Path, watch: Watch, extras: Extras) -> None:
         from lks.cell import Bench as Shared
 
-        self._results, self._watch, self._shared = results, watch, Shared()
+        self._results, self._watch, self._extras, self._shared = results, watch, extras, Shared()
 
     def run(self, cell: Cell) -> Outcome:
         """One cell, to its outcome."""
         import lks.cell
         from baselines import methods
 
-        return lks.cell.run(cell, methods()[cell.method], self._results, self._watch.stage, self._shared)
+        return lks.cell.run(cell, methods()[cell.method], self._results, self._watch.stage, self._shared, self._extras)
 
 
 @task(name="cell", task_run_name="{cell.label}", cache_policy=NO_CACHE, persist_result=False)
@@ -77,7 +77,7 @@ def grid(grid: str = "micro", results: Path | None = None, only: str = "", retry
         work = compare(asked, plan, store, retry_failed)
         kept = len(work.cells) - len(work.todo)
         watch.begin(work.todo, kept, work.earlier)
-        bench = Bench(folder, watch)
+        bench = Bench(folder, watch, asked.extras)
         outcomes = []
         for cell in work.todo:
             watch.start(cell)

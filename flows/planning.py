@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from flows.settings import Settings
 from lks.errors import StoreError, UserError, unknown
-from lks.grid import Cell, Grid, Outcome, grids
+from lks.grid import Cell, Grid, Measure, Outcome, grids
 from lks.plan import parse_only, plan
 
 if TYPE_CHECKING:
@@ -34,6 +34,11 @@ class Work:
     cells: tuple[Cell, ...]
     todo: tuple[Cell, ...]
     earlier: tuple[Outcome, ...]
+
+    def lacking(self, cell: Cell) -> tuple[str, ...]:
+        """Stages that a stored cell lacks; all of a cell that is not stored."""
+        stored = next((outcome.stages for outcome in self.earlier if outcome.cell.id == cell.id and outcome.status == "ok"), frozenset())
+        return tuple(stage for stage in self.grid.extras.stages(cell.measure) if stage not in stored)
 
 
 def named_grid(name: str, file: Path) -> Grid:
@@ -71,7 +76,8 @@ def existing(results: Path) -> "Store | None":
 
 
 def compare(grid: Grid, cells: Sequence[Cell], store: "Store | None", retry_failed: bool = False) -> Work:
-    """Which of the cells are to be run: those that the store lacks, or that ended in an error which may have been mended.
+    """Which of the cells are to be run: those that the store lacks, or that ended in an error which may have been mended, and good ones
+    that lack a stage which the grid asks for.
 
     Outcomes that a killed run wrote but did not record are recorded first.
 
@@ -87,7 +93,9 @@ def compare(grid: Grid, cells: Sequence[Cell], store: "Store | None", retry_fail
     earlier = tuple(store.outcomes())
     if retry_failed:
         done = done - {o.cell.id for o in earlier if o.status != "ok"}
-    return Work(grid, tuple(cells), tuple(c for c in cells if c.id not in done), earlier)
+    wanted = {measure: set(grid.extras.stages(measure)) for measure in get_args(Measure)}
+    whole = {o.cell.id for o in earlier if o.status != "ok" or wanted[o.cell.measure] <= o.stages}
+    return Work(grid, tuple(cells), tuple(c for c in cells if c.id not in done & whole), earlier)
 
 
 def revision_of_model(name: str) -> str:
@@ -169,7 +177,7 @@ def _likeness(cell: Cell) -> list[tuple[object, ...]]:
 
 def seconds(outcome: Outcome) -> float:
     """What a cell took in all."""
-    return outcome.costs.prepare_s + outcome.costs.edit_s + outcome.costs.ask_s
+    return outcome.costs.prepare_s + outcome.costs.edit_s + outcome.costs.ask_s + sum(outcome.costs.stage_s.values())
 
 
 def tally(outcomes: Iterable[Outcome]) -> Mapping[str, int]:

@@ -1,45 +1,48 @@
-"""One cell of a grid: edit, then ask; raw answers in Parquet, the outcome last. A sequential method is asked after each edit too.
+"""One cell of a grid: edit, then measure stage by stage; raw rows in Parquet, the outcome last.
 
-A scope cell edits and asks nothing: it stores decisions (`lks.scope_cell`).
+A stored cell that lacks a stage is measured on the patches that it has left. A scope cell edits and asks nothing: it stores decisions
+(`lks.scope_cell`).
 """
 
 import contextlib
 import importlib.metadata
-import json
 import platform
-import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
-import lks.patch
-from lks.cost import measured
+from lks.ability import Battery
+from lks.cost import measured, overheads
 from lks.datasets import load as load_dataset
-from lks.decisions import Decision
-from lks.editor import Editor, unwatched
-from lks.edits import Case, Dataset, Edit
-from lks.errors import StoreError, TooManyEdits, UserError
-from lks.grid import Cell, Costs, Outcome, Status
+from lks.draws import draws, held_out, unedited
+from lks.editing import Made, edited
+from lks.editor import Editor
+from lks.edits import Case, Dataset
+from lks.errors import DataError, StoreError, UserError
+from lks.grid import ANSWERS, DECISIONS, IMMEDIATE, UNEDITED, Cell, Costs, Extras, Outcome, Status
 from lks.lm import LM
-from lks.patch import Patch
-from lks.readout import ask
-from lks.scope_cell import Indicator, asked, decide, scope_params
-from lks.shards import IMMEDIATE, Answer, read_answers, write_answers, write_decisions, write_outcome, write_shard
+from lks.neighbours import with_neighbours
+from lks.readout import Asking, ask
+from lks.scope_cell import decisions_of
+from lks.shards import Answer, read_check, read_outcome, write_outcome, write_stage
+from lks.stages import Collapsed, Edited, Unedited, measure
+from lks.stages import answers as bare_answers
 
 Report = Callable[[str, float], None]
-"""Called with the stage ("edit", "ask"; "scope" in a scope cell) and the fraction of it that is done."""
+"""Called with the stage ("prepare", "edit", "answers", ...) and the fraction of it that is done."""
 
 
 class Bench:
-    """What cells of one process share: the model and the dataset loaded last."""
+    """What cells of one process share: the model, the dataset and the tests of abilities loaded last."""
 
     def __init__(self) -> None:
         self._lm: LM | None = None
         self._dataset: Dataset | None = None
+        self._battery: tuple[Extras, Battery] | None = None
 
     def lm(self, name: str) -> LM:
         """The model, loaded unless it is the last one."""
@@ -54,86 +57,40 @@ class Bench:
             self._dataset = load_dataset(name)
         return self._dataset
 
-
-def _shuffled(cases: Sequence[Case], cell: Cell) -> list[Case]:
-    """The cell's records in an order that depends on the seed alone."""
-    pool = cases[: cell.records] if cell.records else cases
-    return [pool[i] for i in torch.randperm(len(pool), generator=torch.Generator().manual_seed(cell.seed)).tolist()]
-
-
-def unedited(cases: Sequence[Case], cell: Cell) -> list[Case]:
-    """The cell's records that are in none of its draws, in an order that does not depend on T: those come first that are drawn last."""
-    pool = _shuffled(cases, cell)
-    if cell.split == "evaluation":
-        pool = pool[::-1]
-    return pool[: len(pool) - cell.n_edits * cell.draws]
+    def battery(self, extras: Extras) -> Battery | None:
+        """The tests of abilities, loaded unless they are the last ones; None if none are asked for."""
+        if not extras.ability:
+            return None
+        if self._battery is None or self._battery[0] != extras:
+            self._battery = extras, Battery(extras.ability, extras.documents or None)
+        return self._battery[1]
 
 
-def draws(cases: Sequence[Case], cell: Cell) -> list[list[Case]]:
-    """The cell's disjoint sets of T cases: consecutive pieces of one seeded shuffle.
+def run(cell: Cell, method: type[Editor[object]], results: Path, report: Report, bench: Bench | None = None, extras: Extras | None = None) -> Outcome:
+    """Edit and measure, or decide; never raises for what is the cell's own failure.
 
-    The shuffle does not depend on T or on the method, so all methods of a grid edit the same cases. A development cell's pieces
-    come from its end, last case first, and never from beyond the last third, which `held_out` reserves.
-
-    Raises:
-        TooManyEdits: the dataset is too small.
-    """
-    pool = _shuffled(cases, cell)
-    kept = ""
-    if cell.split == "development":
-        pool, kept = pool[::-1][: cell.available(len(cases))], " for development (the last third)"
-    needed = cell.n_edits * cell.draws
-    if needed > len(pool):
-        have = f"{cell.dataset} has {len(pool)}{kept}"
-        raise TooManyEdits(f"{cell.label} with {cell.draws} draws needs {needed} cases, {have}. Lower n_edits or draws.")
-    return [pool[d * cell.n_edits : (d + 1) * cell.n_edits] for d in range(cell.draws)]
-
-
-def held_out(cases: Sequence[Case], cell: Cell) -> list[Edit]:
-    """Edits to meta-train on and to tune with: none of them, nor an edit of the same subject, is evaluated by the cell.
-
-    The last third of the shuffle, where the draws leave it alone, so that cells of every such T share one training set;
-    then the records beyond `cell.records`, which the model need not know. A development cell, which draws from the end of that
-    third, has the rest of it.
-    """
-    pool = _shuffled(cases, cell)
-    start, end, needed = len(pool) - len(pool) // 3, len(pool), cell.n_edits * cell.draws
-    if cell.split == "development":
-        end -= needed
-    elif needed > start:
-        start = end
-    subjects = {case.edit.subject for case in (*pool[:start], *pool[end:])}
-    spare = [*pool[start:end], *(cases[cell.records :] if cell.records else ())]
-    return [case.edit for case in spare if case.edit.subject not in subjects]
-
-
-def run(cell: Cell, method: type[Editor[object]], results: Path, report: Report, bench: Bench | None = None) -> Outcome:
-    """Edit and ask, or decide; never raises for what is the cell's own failure.
-
-    Patches that an interrupted run has left are used again.
+    Patches that an interrupted run has left are used again, and so are the stages of a stored cell.
 
     Raises:
         UserError: something the user must mend; nothing was recorded.
         KeyboardInterrupt: the cell is dropped; finished patches stay.
     """
-    bench = bench or Bench()
-    status: Status = "ok"
-    reason = ""
-    shards: tuple[str, ...] = ()
-    costs = Costs()
-    work = _run if cell.measure == "answers" else _run_scope
+    work = _Work(cell, method, results, report, bench or Bench(), extras or Extras())
     with _failures() as failure:
-        shards, costs = work(cell, method, results, report, bench)
-    if failure:
-        status, reason = failure[0]
-    outcome = Outcome(cell, status, reason, shards, costs, {"title": method.title, "regime": method.regime, **provenance()})
+        work.answers() if cell.measure == "answers" else work.decisions()
+    status, reason = failure[0] if failure else ("ok", "")
+    if status == "ok":
+        work.further()
+    shards = tuple(work.shards.values()) if status == "ok" else ()
+    origin = {"title": method.title, "regime": method.regime, **work.notes, **provenance()}
+    outcome = Outcome(cell, status, reason, shards, work.costs, origin, work.failed)
     write_outcome(results, outcome)
     return outcome
 
 
 @contextlib.contextmanager
 def _failures() -> Iterator[list[tuple[Status, str]]]:
-    """The one place where a cell's failure becomes data: status and one line, instead of an exception."""
+    """The one place where a failure becomes data: status and one line, instead of an exception."""
     found: list[tuple[Status, str]] = []
     try:
         yield found
@@ -144,124 +101,143 @@ def _failures() -> Iterator[list[tuple[Status, str]]]:
         torch.cuda.empty_cache()
     except FloatingPointError as error:
         found.append(("diverged", str(error)))
+    except Collapsed as error:
+        found.append(("collapsed", str(error)))
     except OSError as error:
         raise StoreError(f"Cannot write results: {error}. Free space or choose another folder with --results.") from error
     except Exception as error:  # noqa: BLE001  the one task border
         found.append(("error", f"{type(error).__name__}: {error}".splitlines()[0]))
 
 
-def _run(cell: Cell, method: type[Editor[object]], results: Path, report: Report, bench: Bench) -> tuple[tuple[str, ...], Costs]:
-    lm = bench.lm(cell.model)
-    known = bench.dataset(cell.dataset).cases
-    sets = draws(known, cell)
-    editor = method.for_model(cell.model, cell.dataset, cell.n_edits, dict(cell.variant))
-    with measured() as preparing:
-        prepare_s = editor.prepare(lm, held_out(known, cell), lambda done: report("prepare", done))
-    folder = results / "runs" / cell.id / "patch"
-    seconds, ask_s, peak, nbytes = 0.0, 0.0, preparing.peak_bytes, 0
-    answers: list[Answer] = []
-    immediate: list[Answer] = []
-    for number, cases in enumerate(sets):
-        made = _edited(lm, editor, cell, number, cases, folder / str(number), _scaled(report, "edit", number, len(sets)))
-        immediate += made.immediate
-        with measured() as asking, made.patch.applied(lm):
-            grows = made.patch.context_tokens(lm)
-            answers += ask(lm, cases, number, progress=_scaled(report, "ask", number, len(sets)), context=grows)
-        seconds, ask_s, nbytes = seconds + made.seconds, ask_s + made.asked_s + asking.seconds, nbytes + made.patch.nbytes
-        peak = max(peak, made.peak_bytes, asking.peak_bytes)
-    bad = sum(1 for a in answers if a.answer_logprob != a.answer_logprob)
-    if bad:
-        raise FloatingPointError(f"{bad} of {len(answers)} probes have no finite likelihood after editing")
-    shards = [write_answers(results, cell.id, "answers", answers)]
-    if immediate:
-        shards.append(write_answers(results, cell.id, IMMEDIATE, immediate))
-    return tuple(shards), Costs(max(prepare_s, preparing.seconds), seconds, ask_s, peak, nbytes // len(sets))
-
-
-def _run_scope(cell: Cell, method: type[Editor[object]], results: Path, report: Report, bench: Bench) -> tuple[tuple[str, ...], Costs]:
-    """Decisions of all draws; a model is loaded only for a gate."""
-    known = bench.dataset(cell.dataset).cases
-    sets, spare = draws(known, cell), unedited(known, cell)
-    params = scope_params(cell.method, method.for_model(cell.model, cell.dataset, cell.n_edits, dict(cell.variant)).params)
-    lm = None if params.gate == "none" else bench.lm(cell.model)
-    made: list[Decision] = []
-    prepare_s, ask_s, peak = 0.0, 0.0, 0
-    for number, cases in enumerate(sets):
-        with measured() as making:
-            indicator = Indicator([case.edit for case in cases], params, lm, cell.seed + number)
-        with measured() as asking:
-            made += decide(indicator, number, asked(cases, spare, params.probes), _scaled(report, "scope", number, len(sets)))
-        prepare_s, ask_s, peak = prepare_s + making.seconds, ask_s + asking.seconds, max(peak, making.peak_bytes, asking.peak_bytes)
-    return (write_decisions(results, cell.id, made),), Costs(prepare_s=prepare_s, ask_s=ask_s, peak_bytes=peak)
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """What editing one draw has brought.
+class _Work:
+    """A cell on its way.
 
     Attributes:
-        patch: all its edits.
-        immediate: answers to each case right after its edit; empty unless edits come one after the other.
-        seconds: of editing alone.
-        asked_s: of asking in between, seconds.
-        peak_bytes: of both.
+        shards: stage -> its shard.
+        costs: so far.
+        failed: further stage -> why it failed.
+        notes: what was noticed, for the provenance.
     """
 
-    patch: Patch
-    immediate: list[Answer]
-    seconds: float
-    asked_s: float
-    peak_bytes: int
+    def __init__(self, cell: Cell, method: type[Editor[object]], results: Path, report: Report, bench: Bench, extras: Extras) -> None:
+        self._cell, self._method, self._results, self._report = cell, method, results, report
+        self._bench, self._extras = bench, extras
+        self.shards: dict[str, str] = {}
+        self.costs, self.failed, self.notes = Costs(), dict[str, str](), dict[str, str]()
+        with contextlib.suppress(DataError):
+            stored = read_outcome(results, cell.id)
+            if stored.status == "ok":
+                for shard in stored.shards:
+                    read_check(results / shard)
+                self.shards, self.costs = {Path(shard).stem: shard for shard in stored.shards}, stored.costs
+                self.failed = {stage: why for stage, why in stored.failed.items() if stage in stored.stages}
 
+    @cached_property
+    def _lm(self) -> LM:
+        return self._bench.lm(self._cell.model)
 
-class _Watch:
-    """Asks each case right after its edit, and knows how long that took."""
+    @cached_property
+    def _known(self) -> Sequence[Case]:
+        return self._bench.dataset(self._cell.dataset).cases
 
-    def __init__(self, lm: LM, cases: Sequence[Case], draw: int) -> None:
-        self._lm, self._cases, self._draw = lm, cases, draw
-        self.answers: list[Answer] = []
-        self.seconds = 0.0
+    @cached_property
+    def _sets(self) -> list[list[Case]]:
+        return draws(self._known, self._cell)
 
-    def __call__(self, number: int, patch: Patch) -> None:
-        """The `After` of an edit."""
-        start = _now()
-        with patch.applied(self._lm):
-            self.answers += ask(self._lm, [self._cases[number]], self._draw)
-        self.seconds += _now() - start
+    @cached_property
+    def _spare(self) -> list[Case]:
+        return unedited(self._known, self._cell)
 
+    @cached_property
+    def _editor(self) -> Editor[object]:
+        cell = self._cell
+        return self._method.for_model(cell.model, cell.dataset, cell.n_edits, dict(cell.variant))
 
-def _now() -> float:
-    """Seconds, all earlier work on the GPU done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    @cached_property
+    def _unedited(self) -> Unedited:
+        cell = self._cell
+        return Unedited(None if cell.method == UNEDITED else self._results / "cells" / cell.unedited.id)
 
+    def _progress(self, stage: str, number: int) -> Callable[[float], None]:
+        """Progress of one draw as progress of the stage."""
+        return lambda done: self._report(stage, (number + done) / len(self._sets))
 
-def _edited(lm: LM, editor: Editor[object], cell: Cell, number: int, cases: Sequence[Case], folder: Path, progress: Callable[[float], None]) -> _Made:
-    """What a draw has become: from disk if an earlier run finished it, else made and saved, the record of its cost last."""
-    watched = editor.regime == "sequential" and len(cases) > 1
-    record, kept = folder / "cost.json", folder / f"{IMMEDIATE}.parquet"
-    if record.exists():
-        try:
-            known = json.loads(record.read_text())
-            immediate = read_answers(kept) if watched else []
-            return _Made(lks.patch.load(folder), immediate, float(known["seconds"]), float(known.get("asked_s", 0)), int(known["peak_bytes"]))
-        except (UserError, KeyError, ValueError):
-            shutil.rmtree(folder)  # damaged: made again below
-    watch = _Watch(lm, cases, number)
-    with measured() as meter:
-        patch = editor.edit(lm, [case.edit for case in cases], cell.seed + number, progress, watch if watched else unwatched)
-    patch.save(folder)
-    if watched:
-        write_shard(kept, cell.id, watch.answers)
-    seconds = meter.seconds - watch.seconds
-    record.write_text(json.dumps({"seconds": seconds, "asked_s": watch.seconds, "peak_bytes": meter.peak_bytes}))
-    return _Made(patch, watch.answers, seconds, watch.seconds, meter.peak_bytes)
+    def _made(self, number: int) -> Made:
+        """A draw's edits: new, or as an earlier run left them."""
+        folder = self._results / "runs" / self._cell.id / "patch" / str(number)
+        return edited(self._lm, self._editor, self._cell, number, self._sets[number], folder, self._progress("edit", number))
 
+    def _edited(self, number: int, made: Made) -> Edited:
+        """The edited model, and what it is asked."""
+        cases = with_neighbours(self._sets[number], self._spare, self._cell.seed + number)
+        battery = self._bench.battery(self._extras)
+        return Edited(self._lm, made.patch, cases, self._spare, number, len(self._sets), self._cell.seed, self._unedited, battery, self.notes)
 
-def _scaled(report: Report, stage: str, number: int, total: int) -> Callable[[float], None]:
-    """Progress of one draw as progress of the stage."""
-    return lambda done: report(stage, (number + done) / total)
+    def _write(self, stage: str, rows: Sequence[object]) -> None:
+        self.shards[stage] = write_stage(self._results, self._cell.id, stage, rows)
+
+    def answers(self) -> None:
+        """Edit all draws, and ask.
+
+        Raises:
+            FloatingPointError: the edited model gives no likelihoods.
+        """
+        if ANSWERS in self.shards:
+            return
+        with measured() as preparing:
+            spare = held_out(self._known, self._cell)
+            prepare_s = self._editor.prepare(self._lm, spare, lambda done: self._report("prepare", done))
+        seconds, ask_s, peak, nbytes = 0.0, 0.0, preparing.peak_bytes, 0
+        answers: list[Answer] = []
+        immediate: list[Answer] = []
+        overhead: dict[int, float] = {}
+        for number, cases in enumerate(self._sets):
+            made = self._made(number)
+            immediate += made.immediate
+            with measured() as asking:
+                answers += bare_answers(self._edited(number, made), self._progress(ANSWERS, number))
+            overhead = overhead or overheads(self._lm, made.patch, [probe.prompt for case in cases for probe in case.probes])
+            seconds, ask_s, nbytes = seconds + made.seconds, ask_s + made.asked_s + asking.seconds, nbytes + made.patch.nbytes
+            peak = max(peak, made.peak_bytes, asking.peak_bytes)
+        bad = sum(1 for a in answers if a.answer_logprob != a.answer_logprob)
+        if bad:
+            raise FloatingPointError(f"{bad} of {len(answers)} probes have no finite likelihood after editing")
+        self.costs = Costs(max(prepare_s, preparing.seconds), seconds, ask_s, peak, nbytes // len(self._sets), overhead=overhead)
+        self._write(ANSWERS, answers)
+        if immediate:
+            self._write(IMMEDIATE, immediate)
+        if self._cell.method == UNEDITED:
+            self._what_it_knows()
+
+    def _what_it_knows(self) -> None:
+        """Of the unedited model: whether it answers portability questions with the edited fact in front."""
+        asking = [Asking(draw=number, context="given", kinds=("portability",)) for number in range(len(self._sets))]
+        answers = [answer for cases, how in zip(self._sets, asking, strict=True) for answer in ask(self._lm, cases, how)]
+        if answers:
+            self._write(f"{ANSWERS}-given", answers)
+
+    def further(self) -> None:
+        """The further stages, each a failure of its own."""
+        for stage in self._extras.stages(self._cell.measure):
+            if stage in self.shards or stage in self.failed:
+                continue
+            rows: list[object] = []
+            with measured() as taking, _failures() as failure:
+                for number in range(len(self._sets)):
+                    rows += measure(stage, self._edited(number, self._made(number)), self._progress(stage, number))
+            if failure:
+                self.failed[stage] = ": ".join(failure[0])
+            else:
+                self._write(stage, rows)
+            self.costs = replace(self.costs, stage_s={**self.costs.stage_s, stage: taking.seconds})
+
+    def decisions(self) -> None:
+        """What a scope indicator decides in all draws; a model is loaded only for a gate."""
+        if DECISIONS in self.shards:
+            return
+        params = self._editor.params
+        made, self.costs = decisions_of(self._cell, params, self._sets, self._spare, lambda: self._lm, self._progress)
+        self._write(DECISIONS, made)
 
 
 PACKAGES = ("lks-grid", "torch", "transformers", "duckdb", "prefect", "lm-eval", "ahocorasick-rs")

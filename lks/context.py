@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lks.lm import LM
 from lks.patch import Patch
-from lks.prefill import Pass, Prefills, removed, watched
+from lks.prefill import FIRED, FOUND, Pass, Prefills, removed, watched
 
 
 class ContextPatch(Patch):
@@ -24,6 +24,17 @@ class ContextPatch(Patch):
     @abstractmethod
     def contexts(self, lm: LM, prompts: Sequence[str]) -> list[str]:
         """The text to put in front of each prompt; "" leaves the prompt alone."""
+
+    def choices(self, lm: LM, prompts: Sequence[str]) -> list[tuple[str, int]]:
+        """The context of each prompt, and which of the `subjects` it is about; -1 for none."""
+        return [(context, -1) for context in self.contexts(lm, prompts)]
+
+    def fires(self, lm: LM, prompts: Sequence[str]) -> list[bool] | None:
+        """Whether each prompt gets a context.
+
+        One that gets none is the unedited model's, but in a batch with one that does it is padded like it, which may change a last bit.
+        """
+        return [bool(context) for context in self.contexts(lm, [_text(lm, encoded.ids) for encoded in lm.encode(prompts, [""] * len(prompts))])]
 
     @contextmanager
     def applied(self, lm: LM) -> Iterator[None]:
@@ -54,7 +65,7 @@ class _Inserter:
         if now.ends is None:
             return ((), self._step(now, kwargs)) if "context_mask" in now.carried else None
         if now.fresh:
-            self.contexts = self._encode(now)
+            self.contexts = self._decide(now)
         if not any(self.contexts):
             return None
         return (), self._prefill(now, kwargs)
@@ -65,11 +76,15 @@ class _Inserter:
             output.last_hidden_state = output.last_hidden_state[:, self.extra :]
         return output
 
-    def _encode(self, now: Pass) -> list[list[int]]:
-        """Token ids of each row's context."""
-        texts = [self.lm.pieces.decode(ids[keep].tolist()).text.strip() for ids, keep in zip(now.ids, now.prompt, strict=True)]
-        contexts = self.patch.contexts(self.lm, texts)
-        return [self.lm.tokenizer.encode(c, add_special_tokens=False) if c else [] for c in contexts]
+    def _decide(self, now: Pass) -> list[list[int]]:
+        """Token ids of each row's context; which rows have one is told."""
+        texts = [_text(self.lm, ids[keep].tolist()) for ids, keep in zip(now.ids, now.prompt, strict=True)]
+        choices = self.patch.choices(self.lm, texts)
+        contexts = [self.lm.tokenizer.encode(context, add_special_tokens=False) if context else [] for context, _ in choices]
+        now.carried[FIRED] = torch.tensor([bool(context) for context in contexts], device=now.ids.device)
+        if self.patch.subjects:
+            now.carried[FOUND] = torch.tensor([subject for _, subject in choices], device=now.ids.device)
+        return contexts
 
     def _prefill(self, now: Pass, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Each row with its context, its end in the caller's column.
@@ -112,3 +127,8 @@ class _Inserter:
         changed = {**kwargs, "input_ids": now.ids, "attention_mask": mask, "position_ids": positions}
         changed.pop("cache_position", None)
         return changed
+
+
+def _text(lm: LM, ids: Sequence[int]) -> str:
+    """A prompt as contexts are chosen for it."""
+    return lm.pieces.decode(ids).text.strip()

@@ -1,52 +1,27 @@
-"""Datasets by name: the made world, zsRE and CounterFact as published with the LKS paper.
+"""Datasets by name: the made world, zsRE and CounterFact as published with the LKS paper, and KnowEdit (`lks.knowedit`).
 
-The published files are never part of this repository (they name no licence). They are read from a data folder or downloaded
-from their public source at a pinned commit; either way the registry's SHA-256 tells whether the content is the published one.
+The published files are never part of this repository (`lks.published` finds and fetches them). They are read as they stand:
+what is irregular in them is counted in the dataset's notes.
 """
 
 import hashlib
-import http.client
-import json
-import os
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from pathlib import Path
 from typing import Literal
 
-import lks.cache
+from lks import knowedit
 from lks.derive import PromptSource, Record, TemplateSource
 from lks.edits import Case, Dataset, Edit, make_case
 from lks.errors import DataError, unknown
+from lks.knowedit_files import FILES
+from lks.published import Published, content_of, download, find, listed
+from lks.spellings import Spellings
 
-REPOSITORY = "Linuxin-xxx/LKS"
-COMMIT = "a5ec5452a46f02fcef99082573855ee7d5af27b3"
-TIMEOUT_S = 60.0
+__all__ = ["DATASETS", "Published", "download", "find", "load", "names", "parse"]
 
 MakeSource = Callable[[Sequence[Record]], PromptSource]
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A published evaluation file.
-
-    Attributes:
-        file: where it is in a data folder.
-        path: where it is in the public repository.
-        sha256: of the published content.
-    """
-
-    file: str
-    path: str
-    sha256: str
-
-    @property
-    def url(self) -> str:
-        """The raw file at the pinned commit."""
-        return f"https://raw.githubusercontent.com/{REPOSITORY}/{COMMIT}/{self.path}"
-
-
 DATASETS: dict[str, Published | Literal["made"]] = {
     "world": "made",
     "zsre": Published("lks/zsre_eval_data.json", "data/zsre/zsre_eval_data.json", "d14acb1bc87411560a4d7ac385f6c9e4f27ec44888509e6617f87d12d54b55a8"),
@@ -58,7 +33,7 @@ DATASETS: dict[str, Published | Literal["made"]] = {
 
 def names() -> tuple[str, ...]:
     """All dataset names."""
-    return tuple(DATASETS)
+    return (*DATASETS, *FILES)
 
 
 def load(name: str, data_dir: Path | None = None, make_source: MakeSource = TemplateSource) -> Dataset:
@@ -67,82 +42,38 @@ def load(name: str, data_dir: Path | None = None, make_source: MakeSource = Temp
     Args:
         name: one of `names()`.
         data_dir: where `lks/zsre_eval_data.json` and the like are; None looks at `LKS_DATA`, then at `shared/data` beside the
-            checkout, then downloads into the cache. A folder that was named, here or by `LKS_DATA`, must hold the file.
+            checkout, then downloads into the cache. A folder that was named, here or by `LKS_DATA`, must hold the file. Other
+            spellings of answers are looked for there too (`lks.spellings`).
         make_source: makes the source of training prompts from all records of the file.
 
     Raises:
         UserError: no such dataset.
         DataError: the file is missing, cannot be downloaded or holds a bad record.
     """
-    if name not in DATASETS:
-        raise unknown("dataset", name, DATASETS)
-    published = DATASETS[name]
+    if name not in names():
+        raise unknown("dataset", name, names())
+    published = DATASETS[name] if name in DATASETS else FILES[name]
     if published == "made":
-        from lks.world import cases
+        from lks import world
 
-        made = cases()
+        made = world.cases()
         return Dataset(name, made, _hash(*(repr(astuple(case)).encode() for case in made)))
     file = find(published, data_dir)
-    content = _content(file)
-    records = parse(content, file)
-    source = make_source(records)
-    notes = _notes(records)
-    if hashlib.sha256(content).hexdigest() != published.sha256:
+    content = content_of(file)
+    spellings = Spellings.load(data_dir)
+    if name in DATASETS:
+        records = parse(content, file)
+        source = make_source(records)
+        notes = _notes(records)
+        cases = tuple(_case(record, source, spellings) for record in records)
+        spelt = sorted({(probe.answer, *probe.accepted) for case in cases for probe in case.probes if probe.accepted})
+        revision = _hash(content, source.version.encode(), *(repr(one).encode() for one in spelt))
+    else:
+        cases, notes = knowedit.read(name, listed(content, file), file, make_source, spellings.of)
+        revision = _hash(*(repr(astuple(case)).encode() for case in cases))
+    if published.sha256 and hashlib.sha256(content).hexdigest() != published.sha256:
         notes["content differs from the published file"] = 1
-    return Dataset(name, tuple(_case(record, source) for record in records), _hash(content, source.version.encode()), notes)
-
-
-def find(published: Published, data_dir: Path | None = None) -> Path:
-    """The file of a published dataset on this machine, downloaded if it is nowhere.
-
-    Raises:
-        DataError: not in the named folder, or not to be had.
-    """
-    named = data_dir or (Path(os.environ["LKS_DATA"]) if os.environ.get("LKS_DATA") else None)
-    if named is not None:
-        file = named.expanduser() / published.file
-        if file.is_file():
-            return file
-        raise DataError(f"{file} does not exist. Put the file there, or unset LKS_DATA and give no data folder to download it.")
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data" / published.file
-    if beside.is_file():
-        return beside
-    cached = lks.cache.folder() / "data" / published.file
-    if not cached.is_file():
-        download(published, cached)
-    return cached
-
-
-def download(published: Published, file: Path) -> None:
-    """Fetch a published file, check it, and only then give it its name.
-
-    Raises:
-        DataError: no connection, or the content is not the published one.
-    """
-    mend = f"Fetch it by hand, save it as <folder>/{published.file} and set LKS_DATA=<folder>."
-    try:
-        with urllib.request.urlopen(published.url, timeout=TIMEOUT_S) as answer:
-            content: bytes = answer.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise DataError(f"{published.url} cannot be downloaded: {error}. {mend}") from error
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != published.sha256:
-        raise DataError(f"{published.url} has SHA-256 {digest}, expected {published.sha256}: damaged on the way or changed. {mend}")
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise DataError(f"{file} cannot be written: {error}. Set LKS_CACHE to a folder with room.") from error
-
-
-def _content(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error}.") from error
+    return Dataset(name, cases, revision, notes)
 
 
 def parse(content: bytes, file: Path) -> tuple[Record, ...]:
@@ -151,13 +82,7 @@ def parse(content: bytes, file: Path) -> tuple[Record, ...]:
     Raises:
         DataError: not a JSON list of records, or a bad record; names file, index and field.
     """
-    try:
-        raw: object = json.loads(content)
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-        raise DataError(f"{file} is not JSON: {error}. Delete it to have it downloaded again, or mend it.") from error
-    if not isinstance(raw, list) or not raw:
-        raise DataError(f"{file} must hold a JSON list of at least one record. Delete it to have it downloaded again, or mend it.")
-    return tuple(_record(item, index, file) for index, item in enumerate(raw))
+    return tuple(_record(item, index, file) for index, item in enumerate(listed(content, file)))
 
 
 def _record(raw: object, index: int, file: Path) -> Record:
@@ -192,7 +117,7 @@ def _record(raw: object, index: int, file: Path) -> Record:
     return record
 
 
-def _case(record: Record, source: PromptSource) -> Case:
+def _case(record: Record, source: PromptSource, spellings: Spellings) -> Case:
     training = source.prompts(record)
     edit = Edit(
         case_id=record.case_id,
@@ -203,7 +128,7 @@ def _case(record: Record, source: PromptSource) -> Case:
         training_paraphrases=training.paraphrases,
         training_locality=training.locality,
     )
-    return make_case(edit, (record.generality,), ((record.locality, record.locality_answer),))
+    return make_case(edit, (record.generality,), ((record.locality, record.locality_answer),), spellings.of)
 
 
 def _notes(records: Sequence[Record]) -> dict[str, int]:

@@ -28,13 +28,15 @@ class Decision:
 
     Attributes:
         draw: which of the cell's edit sets was in force.
-        probe_set: "edit", "paraphrase" or "locality" of edited cases, "others" (edit prompts of cases about subjects that are not
-            edited), or the name of a test of abilities.
-        probe: number of the prompt in its set; of a test of abilities the same text in every cell. Texts are not stored: the same ones in
-            all draws of all cells would make the catalogue nine times as large.
-        case_id: of the case that the prompt is from; "" for a test of abilities.
-        subjects_found: the edited subjects that were found and, if there is a gate, let through, in the order of the text.
-        subject_expected: the edited subject that the prompt is about, or "".
+        probe_set: "edit", "paraphrase" or "locality" of edited cases; "typo", "case" or "alias" (edit prompts with their subject spelt in
+            another way); "others" (edit prompts of cases about subjects that are not edited); "plain" (sentences about nobody); or the name
+            of a test of abilities.
+        probe: number of the prompt in its set; of plain sentences and a test of abilities the same text in every cell. Texts are not
+            stored: the same ones in all draws of all cells would make the catalogue nine times as large.
+        case_id: of the case that the prompt is from; "" for plain sentences and a test of abilities.
+        subjects_found: the edited subjects that were found and, if there is a gate, let through, in the order of the text. Of a method
+            that was run (`lks.scope_stage`) the last of them alone; "" for one that does not say whose edits act.
+        subject_expected: the edited subject that the prompt is about, or ""; always "" for a method that does not say whose edits act.
     """
 
     draw: int

@@ -4,11 +4,16 @@ An editor sees an `Edit` and nothing else; evaluation sees the whole `Case`. Eva
 into an editor by accident: they are not part of the type it is given.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-ProbeKind = Literal["edit", "paraphrase", "locality", "portability"]
+ProbeKind = Literal["edit", "paraphrase", "locality", "portability", "neighbour"]
+"""What a probe measures; "neighbour": whether facts of subjects that are not edited stay as they were (`lks.neighbours`)."""
+
+Context = Literal["bare", "qa", "chat", "given"]
+"""How a prompt is put (`lks.contexts`). bare: as it stands. qa: "Q: ...", then "A:". chat: the tokenizer's chat template. given: the
+edited fact stands in front, which shows whether the unedited model knows everything else that a portability question needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +50,19 @@ class Probe:
         index: its number among the case's probes of this kind.
         prompt: the text shown to the model.
         answer: reference answer without leading space: the target (edit, paraphrase) or the true answer (locality).
+        accepted: other spellings of the answer, right in free generation.
+        stratum: which kind of locality, portability or neighbour it is ("same_subject", "reasoning", "near_name"); "" where there is one kind.
+        rival: the answer that must be less likely than `answer` (ROME's ES, PS, NS): the old answer, or for neighbours the case's target;
+            "" where there is none.
     """
 
     kind: ProbeKind
     index: int
     prompt: str
     answer: str
+    accepted: tuple[str, ...] = ()
+    stratum: str = ""
+    rival: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +83,36 @@ class Case:
         return self.edit.case_id
 
 
-def make_case(edit: Edit, paraphrases: tuple[str, ...], locality: tuple[tuple[str, str], ...]) -> Case:
-    """A case from an edit, its evaluation paraphrases and its (locality prompt, true answer) pairs."""
-    probes = [Probe("edit", 0, edit.prompt, edit.target)]
-    probes += [Probe("paraphrase", i, prompt, edit.target) for i, prompt in enumerate(paraphrases)]
-    probes += [Probe("locality", i, prompt, answer) for i, (prompt, answer) in enumerate(locality)]
+def make_case(
+    edit: Edit,
+    paraphrases: tuple[str, ...],
+    locality: tuple[tuple[str, str], ...],
+    spellings: Callable[[str], tuple[str, ...]] = lambda answer: (),
+) -> Case:
+    """A case from an edit, its evaluation paraphrases and its (locality prompt, true answer) pairs.
+
+    The rival of the edit prompt and its paraphrases is the old answer, if the target is another one; the old answer is never an
+    accepted spelling of the target. Locality questions are of stratum "same_subject" where they name the subject, else "other".
+
+    Args:
+        edit: what is edited.
+        paraphrases: prompts of the same meaning.
+        locality: questions with their true answers.
+        spellings: other spellings of an answer, right in free generation; by default there are none.
+    """
+    old, subject = _folded(edit.ground_truth), edit.subject.casefold()
+    rival = edit.ground_truth if old != _folded(edit.target) else ""
+    accepted = tuple(name for name in spellings(edit.target) if not rival or _folded(name) != old)
+    probes = [Probe("edit", 0, edit.prompt, edit.target, accepted, rival=rival)]
+    probes += [Probe("paraphrase", i, prompt, edit.target, accepted, rival=rival) for i, prompt in enumerate(paraphrases)]
+    for i, (prompt, answer) in enumerate(locality):
+        stratum = "same_subject" if subject in prompt.casefold() else "other"
+        probes.append(Probe("locality", i, prompt, answer, spellings(answer), stratum))
     return Case(edit, tuple(probes))
+
+
+def _folded(answer: str) -> str:
+    return answer.strip().casefold()
 
 
 def spellings_of(edits: Sequence[Edit]) -> dict[str, list[str]]:
@@ -92,7 +128,7 @@ class Dataset:
     """Cases with their identity.
 
     Attributes:
-        name: the registry name ("world", "zsre", "counterfact").
+        name: the registry name ("world", "zsre", "knowedit-recent").
         cases: in file order.
         revision: hash of the content (and of the derivation of training prompts).
         notes: irregularities found on loading, name -> count ("duplicate prompt", "subject not in locality prompt").

@@ -4,15 +4,16 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lks.edits import Context
 from lks.errors import UserError, unknown
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the evaluation protocol; part of every `Cell.id` and of the results folder."""
 
 UNEDITED = "none"
@@ -78,6 +79,11 @@ class Cell:
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
 
     @property
+    def unedited(self) -> "Cell":
+        """The unedited model's cell on the same cases in the same draws."""
+        return replace(self, method=UNEDITED, variant=(), parameters="{}")
+
+    @property
     def label(self) -> str:
         """How people read it: "lks | micro-llama | world | T=100"."""
         variant = "".join(f" {k}={v}" for k, v in self.variant)
@@ -96,6 +102,8 @@ class Costs:
         ask_s: read-outs, seconds.
         peak_bytes: peak memory: allocated on the GPU, else resident set of the process.
         patch_bytes: tensors of the patch of one draw (mean).
+        stage_s: seconds of each further stage ("answers-qa", "generations", "ability-made").
+        overhead: batch size -> how much longer a prefill takes with the patch in force, in percent (`lks.cost.overheads`).
     """
 
     prepare_s: float = 0.0
@@ -103,6 +111,47 @@ class Costs:
     ask_s: float = 0.0
     peak_bytes: int = 0
     patch_bytes: int = 0
+    stage_s: dict[str, float] = field(default_factory=dict)
+    overhead: dict[int, float] = field(default_factory=dict)
+
+
+ANSWERS, IMMEDIATE, PASSAGES, GENERATIONS, DECISIONS, ABILITY, JUDGED = (
+    *("answers", "immediate", "passages", "generations"),
+    *("decisions", "ability", "judged"),
+)
+"""Stages of a cell, and the first part of their shards' names: what the edited model says to all probes; what a sequential method's says right
+after each edit; how likely plain texts are; free texts; what gates decide; tests of abilities; what an LLM judge says of the answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What is measured beside the answers. It is no part of a cell's identity: what a stored cell lacks of it is measured later, on the
+    patches that it has left.
+
+    Attributes:
+        contexts: in which the probes are put beside the bare prompt.
+        fluency: whether free texts are written.
+        gates: whether gated methods are asked which prompts they act on.
+        ability: names of lm-eval tasks.
+        documents: of each task; 0 means all.
+    """
+
+    contexts: tuple[Context, ...] = ()
+    fluency: bool = False
+    gates: bool = False
+    ability: tuple[str, ...] = ()
+    documents: int = 0
+
+    def stages(self, measure: "Measure" = "answers") -> tuple[str, ...]:
+        """Stages that a finished cell has."""
+        if measure == "scope":
+            return (DECISIONS,)
+        contexts = tuple(f"{ANSWERS}-{context}" for context in self.contexts)
+        texts = (GENERATIONS,) if self.fluency else ()
+        decisions = (DECISIONS,) if self.gates else ()
+        limit = f"-{self.documents}" if self.documents else ""
+        tasks = (f"{ABILITY}-{'+'.join(sorted(self.ability))}{limit}",) if self.ability else ()
+        return (ANSWERS, PASSAGES, *contexts, *texts, *decisions, *tasks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +162,10 @@ class Outcome:
         cell: which one.
         status: "ok", or how it failed.
         reason: one line for people; empty when ok.
-        shards: Parquet files of raw answers, relative to the results folder; the one of the stage "immediate" holds what was said
-            right after each edit, all others what was said after the last. A scope cell has one shard of decisions.
+        shards: Parquet files of raw answers and the like, relative to the results folder, one per stage.
         costs: seconds and bytes.
         provenance: code and package versions, device, host kind, time (ISO 8601): text -> text.
+        failed: further stage -> status and reason of its failure ("collapsed: ..."); the cell's own status is that of editing and answering.
     """
 
     cell: Cell
@@ -125,6 +174,13 @@ class Outcome:
     shards: tuple[str, ...]
     costs: Costs
     provenance: dict[str, str]
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def stages(self) -> frozenset[str]:
+        """Stages that need not be run again: those with a shard, and those that failed in a way that running again would not change."""
+        lasting = {stage for stage, why in self.failed.items() if not why.startswith("error")}
+        return frozenset({Path(shard).stem for shard in self.shards} | lasting)
 
 
 class Grid(BaseModel):
@@ -143,6 +199,7 @@ class Grid(BaseModel):
         records: only the first so many cases of each dataset are used; 0 means all.
         split: "development" edits cases that no grid of the same seed and records evaluates, as long as its draws leave the last third alone.
         measure: "scope" stores what the methods' edit scope indicators decide instead of answers; there is no unedited model then.
+        contexts, fluency, gates, ability, documents: what is measured beside the answers (`Extras`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -159,6 +216,16 @@ class Grid(BaseModel):
     records: Annotated[int, Field(ge=0)] = 0
     split: Split = "evaluation"
     measure: Measure = "answers"
+    contexts: list[Literal["qa", "chat"]] = []
+    fluency: bool = False
+    gates: bool = False
+    ability: list[str] = []
+    documents: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def extras(self) -> Extras:
+        """What its cells are measured on beside the answers."""
+        return Extras(tuple(self.contexts), self.fluency, self.gates, tuple(self.ability), self.documents)
 
     def entries(self, every: Iterable[str] = ()) -> list[tuple[str, Overrides]]:
         """Methods with their overrides as text; where answers are stored the unedited model first, whether it is listed or not.

@@ -158,6 +158,12 @@ class LM:
         """Token ids to text, built once."""
         return PieceText(self.tokenizer)
 
+    @cached_property
+    def piece_texts(self) -> list[str]:
+        """What each id of the vocabulary spells by itself; "" for special tokens and ids without a token."""
+        known = len(self.tokenizer)
+        return [self.pieces.decode([i]).text if i < known else "" for i in range(self.vocabulary_projection.out_features)]
+
     def block(self, index: int) -> nn.Module:
         """One decoder block, 0-based.
 
@@ -180,16 +186,18 @@ class LM:
         """Tokenise prompts with their answers in place, the boundary taken from offsets.
 
         An answer token is one that covers a character of the answer; a lone space piece belongs to the prompt.
-        An empty answer gives the prompt alone.
+        An empty answer gives the prompt alone. White space behind a prompt is dropped and one space put before the answer, but for a
+        newline at its end, as chat templates have it: that stays, and the answer follows at once.
         """
-        texts = [f"{p.rstrip()} {a}" if a else p.rstrip() for p, a in zip(prompts, answers, strict=True)]
+        heads = [p if p.endswith("\n") else p.rstrip() for p in prompts]
+        texts = [f"{p}{'' if p.endswith(chr(10)) else ' '}{a}" if a else p for p, a in zip(heads, answers, strict=True)]
         if not texts:
             return []
         tokenized = self.tokenizer(texts, return_offsets_mapping=True, padding=False)
         encoded = []
-        for row, prompt in enumerate(prompts):
+        for row, prompt in enumerate(heads):
             ids, offsets = tokenized["input_ids"][row], tokenized["offset_mapping"][row]
-            boundary = len(prompt.rstrip()) + 1
+            boundary = len(prompt) + (not prompt.endswith("\n"))
             n_prompt = next((i for i, (_, end) in enumerate(offsets) if end > boundary), len(ids))
             span = None if subjects is None else subject_span(prompt, subjects[row], offsets)
             encoded.append(Encoded(list(ids), n_prompt, span))

@@ -3,7 +3,7 @@
 import importlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import ClassVar, Self
@@ -44,6 +44,25 @@ class Patch(ABC):
     def settings(self) -> dict[str, object]:
         """What is saved in `patch.json` beside the kind."""
         return {}
+
+    def fires(self, lm: LM, prompts: Sequence[str]) -> list[bool] | None:
+        """Whether the edits act on each prompt, told from its text alone. A patch with a gate also says so whenever it runs (`lks.prefill.FIRED`).
+
+        False is a proof: on this prompt the model is bit for bit the unedited one. True: the edits act or may act.
+
+        Args:
+            lm: the model, whose tokenizer reads the prompts; it is not run.
+            prompts: texts as they are asked, without answers.
+
+        Returns:
+            None where the patch has no gate, or where only running the model tells.
+        """
+        return None
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Names of the edited subjects, as `lks.prefill.FOUND` numbers them; empty where the patch does not say which subject it acts for."""
+        return ()
 
     def context_tokens(self, lm: LM) -> int:
         """Tokens that a prompt may grow by inside `applied`, for those who size batches."""

@@ -18,6 +18,13 @@ from torch.utils.hooks import RemovableHandle
 
 from lks.lm import LM
 
+FIRED = "fired"
+"""In `Pass.carried`: [batch] bool, whether a gated patch lets its edits act on the row. Patches without a gate do not write it; those with
+one do so at every prefill, so that it is on the cache behind it."""
+FOUND = "found"
+"""In `Pass.carried`: [batch] which of the patch's subjects (`Patch.subjects`) the row was taken to be about, the last one of several; -1 where
+the edits do not act. Written by patches that have subjects."""
+
 
 @dataclass(slots=True)
 class Pass:

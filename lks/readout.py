@@ -3,122 +3,270 @@
 One protocol for every method. A prompt is prefilled alone, so that any method that looks at the prompt (a scope
 indicator, a router) sees the prompt and never the gold answer. From the same prefill follow
 - TF (teacher-forced): the answer's tokens are fed as a continuation; the argmax at each position is kept;
-- AR (generated): greedy, exactly as many tokens as the answer has.
-Greedy generation equals the answer if and only if every teacher-forced argmax does; so AR is only run where TF failed.
+- the rival answer's likelihood, fed in the same way, where the probe has one;
+- WILD: greedy generation to a natural stop, 50 tokens at most;
+- AR (generated): the first m tokens of the same generation, m being the number of the answer's tokens.
 """
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lks.contexts import wrapped
 from lks.editor import Progress, silent
-from lks.edits import Case, Probe
+from lks.edits import Case, Context, Probe
+from lks.generation import Limits, Stops, generate, positions, text_of
 from lks.lm import LM, Encoded
+from lks.patch import Patch
+from lks.prefill import FIRED
 from lks.prefix import batches
 from lks.shards import Answer
 
+LONGEST = 50
+"""Tokens of a free answer at most."""
+SAMPLE = 16
+"""So many answers that could be taken over from the unedited model are asked again all the same, or a fiftieth of them if that is more."""
+
+Key = tuple[int, str, str, int]
+"""Draw, case, kind and number of a probe."""
+Acts = Callable[[Sequence[str]], list[bool] | None]
+"""Whether the edits may act on each prompt, told from the text; False is a proof that they do not (`Patch.fires`)."""
+
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """What the unedited model said, to be taken over where the edits do not act.
+
+    Attributes:
+        answers: its answers to the same questions in the same context, by `key_of`.
+        acts: of the patch that is in force.
+    """
+
+    answers: Mapping[Key, Answer]
+    acts: Acts
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How questions are asked.
+
+    Attributes:
+        draw: stored with each answer.
+        context: how prompts are put.
+        grows: tokens that each prompt may grow by (`Patch.context_tokens`).
+        batch_tokens: padded tokens per batch.
+        kinds: only probes of these kinds; all if empty.
+        wild: whether answers are generated to a natural stop; else AR is run only where TF failed.
+        known: what the unedited model said, if its answers may be taken over.
+    """
+
+    draw: int = 0
+    context: Context = "bare"
+    grows: int = 0
+    batch_tokens: int = 4096
+    kinds: tuple[str, ...] = ()
+    wild: bool = True
+    known: Known | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A probe with its case and what is shown and held against it, as token ids."""
+
+    case: Case
+    probe: Probe
+    prompt: str
+    encoded: Encoded
+    rival: Sequence[int]
+
+
+@dataclass(slots=True)
 class _Read:
-    """Read-outs of one probe as token ids."""
+    """Read-outs of one probe."""
 
     tf_ids: list[int]
-    ar_ids: list[int]
     logprob: float
+    fired: bool | None
+    ar_ids: list[int] = field(default_factory=list)
+    wild_text: str | None = None
+    wild_tokens: int = 0
+    rival_logprob: float | None = None
+
+
+def key_of(answer: Answer) -> Key:
+    """Which question it answers."""
+    return answer.draw, answer.case_id, answer.kind, answer.probe_index
 
 
 @torch.no_grad()
-def ask(lm: LM, cases: Sequence[Case], draw: int = 0, batch_tokens: int = 4096, progress: Progress = silent, context: int = 0) -> list[Answer]:
-    """Ask all probes of some cases.
+def ask(lm: LM, cases: Sequence[Case], asking: Asking | None = None, progress: Progress = silent) -> list[Answer]:
+    """Ask the probes of some cases.
 
     Args:
         lm: the model as it stands (edited or not).
         cases: whose probes are asked.
-        draw: stored with each answer.
-        batch_tokens: padded tokens per batch.
+        asking: how.
         progress: called with the fraction done.
-        context: tokens that each prompt may grow by (`Patch.context_tokens`).
 
     Returns:
         One row per probe, in the order of cases and probes.
     """
-    asked: list[tuple[Case, Probe]] = [(case, probe) for case in cases for probe in case.probes]
-    encoded = lm.encode([p.prompt for _, p in asked], [p.answer for _, p in asked])
+    how = asking or Asking()
+    chosen = [(case, probe) for case in cases for probe in case.probes if not how.kinds or probe.kind in how.kinds]
+    prompts = [wrapped(how.context, lm, probe.prompt, f"{case.edit.prompt} {case.edit.target}") for case, probe in chosen]
+    taken = _taken_over(lm, chosen, prompts, how)
+    rest = [i for i in range(len(chosen)) if i not in taken]
+    made = _asked(lm, [chosen[i] for i in rest], [prompts[i] for i in rest], how, progress)
+    found = taken | dict(zip(rest, made, strict=True))
+    return [found[i] for i in range(len(chosen))]
+
+
+def same(answer: Answer, other: Answer) -> bool:
+    """Whether two answers say the same, but for float noise in likelihoods."""
+    near = abs(answer.answer_logprob - other.answer_logprob) <= 1e-3 * max(1.0, abs(other.answer_logprob))
+    said = ("tf_ids", "ar_ids", "wild_text", "answer_ids", "rival_tokens")
+    return near and all(getattr(answer, name) == getattr(other, name) for name in said)
+
+
+class ReuseError(Exception):
+    """An answer that should have been the unedited model's was not."""
+
+
+def _taken_over(lm: LM, chosen: Sequence[tuple[Case, Probe]], prompts: Sequence[str], how: Asking) -> dict[int, Answer]:
+    """The unedited model's answers to questions on which the edits do not act, a sample of them checked.
+
+    Raises:
+        ReuseError: an answer of the sample is another one.
+    """
+    acts = how.known.acts(prompts) if how.known else None
+    if how.known is None or acts is None:
+        return {}
+    keys = [(how.draw, case.case_id, probe.kind, probe.index) for case, probe in chosen]
+    free = [i for i, does in enumerate(acts) if not does and keys[i] in how.known.answers]
+    taken = {i: replace(how.known.answers[keys[i]], fired=False, kl=0.0 if chosen[i][1].kind in KEEPING else None) for i in free}
+    sample = random.Random(how.draw).sample(free, min(len(free), max(SAMPLE, len(free) // 50)))
+    again = _asked(lm, [chosen[i] for i in sample], [prompts[i] for i in sample], how, silent)
+    different = [taken[i].prompt for i, answer in zip(sample, again, strict=True) if not same(answer, taken[i])]
+    if different:
+        raise ReuseError(f"{len(different)} of {len(sample)} answers differ from the unedited model's, {different[0]!r} first")
+    return taken
+
+
+KEEPING = ("locality", "neighbour")
+"""Kinds of probes whose answers an edit should leave alone."""
+
+
+def _asked(lm: LM, chosen: Sequence[tuple[Case, Probe]], prompts: Sequence[str], how: Asking, progress: Progress) -> list[Answer]:
+    """Answers of the model as it stands."""
+    encoded = lm.encode(prompts, [probe.answer for _, probe in chosen])
+    rivals = lm.encode(prompts, [probe.rival for _, probe in chosen])
+    questions = [
+        _Question(case, probe, prompt, own, other.answer if probe.rival else [])
+        for (case, probe), prompt, own, other in zip(chosen, prompts, encoded, rivals, strict=True)
+    ]
+    stops = Stops(lm) if questions else None
     reads: dict[int, _Read] = {}
-    for chosen in batches([len(e.ids) + context for e in encoded], batch_tokens):
-        reads.update(zip(chosen, _read(lm, [encoded[i] for i in chosen]), strict=True))
-        progress(len(reads) / len(asked))
-    return [_answer(lm, draw, case, probe, encoded[i], reads[i]) for i, (case, probe) in enumerate(asked)]
+    for batch in reversed(batches([len(e.ids) + how.grows for e in encoded], how.batch_tokens)):  # a longer one never looks like a continuation
+        assert stops is not None
+        reads.update(zip(batch, _read(lm, stops, [questions[i] for i in batch], how), strict=True))
+        progress(len(reads) / len(questions))
+    return [_answer(lm, how, question, reads[i]) for i, question in enumerate(questions)]
 
 
-def _answer(lm: LM, draw: int, case: Case, probe: Probe, encoded: Encoded, read: _Read) -> Answer:
+def _answer(lm: LM, how: Asking, question: _Question, read: _Read) -> Answer:
+    probe = question.probe
     return Answer(
-        draw=draw,
-        case_id=case.case_id,
-        subject=case.edit.subject,
+        draw=how.draw,
+        case_id=question.case.case_id,
+        subject=question.case.edit.subject,
         kind=probe.kind,
         probe_index=probe.index,
-        prompt=probe.prompt,
+        prompt=question.prompt,
         answer=probe.answer,
-        answer_ids=tuple(encoded.answer),
+        answer_ids=tuple(question.encoded.answer),
         tf_ids=tuple(read.tf_ids),
         ar_ids=tuple(read.ar_ids),
         ar_text=str(lm.tokenizer.decode(read.ar_ids, skip_special_tokens=True)).strip(),
         answer_logprob=read.logprob,
-        fired=None,
+        fired=read.fired,
+        context=how.context,
+        stratum=probe.stratum,
+        accepted=probe.accepted,
+        rival=probe.rival,
+        rival_tokens=len(question.rival),
+        rival_logprob=read.rival_logprob,
+        wild_text=read.wild_text,
+        wild_tokens=read.wild_tokens,
     )
 
 
-def _read(lm: LM, rows: Sequence[Encoded]) -> list[_Read]:
-    """TF and AR of one batch from one prefill."""
-    ids, mask = lm.pad([r.ids[: r.n_prompt] for r in rows], side="left")
-    out = lm.model(input_ids=ids, attention_mask=mask, position_ids=_positions(mask), use_cache=True, logits_to_keep=1)
-    first = out.logits[:, -1].float()
-    answers, answer_mask = lm.pad([r.answer for r in rows])
-    kept = copy.deepcopy(out.past_key_values)
+def _read(lm: LM, stops: Stops, questions: Sequence[_Question], how: Asking) -> list[_Read]:
+    """All read-outs of one batch from one prefill."""
+    ids, mask = lm.pad([q.encoded.ids[: q.encoded.n_prompt] for q in questions], side="left")
+    out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
+    first, cache = out.logits[:, -1].float(), out.past_key_values
+    gates = getattr(cache, "carried", {}).get(FIRED)
+    best, scores = _forced(lm, cache, mask, first, [q.encoded.answer for q in questions])
+    fired = [None] * len(questions) if gates is None else gates.tolist()
+    reads = [
+        _Read(best[i, : len(q.encoded.answer)].tolist(), score, fired[i]) for i, (q, score) in enumerate(zip(questions, scores.tolist(), strict=True))
+    ]
+    with_rival = [i for i, q in enumerate(questions) if q.rival]
+    if with_rival:
+        _, rivals = _forced(lm, cache, mask, first, [q.rival or q.encoded.answer for q in questions])
+        for i in with_rival:
+            reads[i].rival_logprob = float(rivals[i])
+    _generate(lm, stops, questions, reads, (cache, mask, first), how.wild)
+    return reads
+
+
+def _forced(lm: LM, cache: Any, mask: Tensor, first: Tensor, answers: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Teacher forcing behind a prefill, which is left as it is: argmax [rows, answer] and log p of each whole answer [rows]."""
+    ids, kept = lm.pad(answers)
     logits = first[:, None]
-    if answers.shape[1] > 1:
-        more = torch.cat([mask, answer_mask[:, :-1]], 1)
+    if ids.shape[1] > 1:
+        more = torch.cat([mask, kept[:, :-1]], 1)
         fed = lm.model(
-            input_ids=answers[:, :-1],
+            input_ids=ids[:, :-1],
             attention_mask=more,
-            position_ids=_positions(more)[:, mask.shape[1] :],
-            past_key_values=out.past_key_values,
+            position_ids=positions(more)[:, mask.shape[1] :],
+            past_key_values=copy.deepcopy(cache),
             use_cache=True,
         )
         logits = torch.cat([logits, fed.logits.float()], 1)
-    best = logits.argmax(-1)
-    scores = logits.log_softmax(-1).gather(-1, answers[..., None])[..., 0] * answer_mask
-    wrong = ((best != answers) & answer_mask.bool()).any(1).nonzero().flatten()
-    generated = dict(zip(wrong.tolist(), _generate(lm, kept, mask, first, wrong, answers.shape[1]), strict=True))
-    result = []
-    for i, row in enumerate(rows):
-        m = len(row.answer)
-        tf = best[i, :m].tolist()
-        result.append(_Read(tf, generated[i][:m] if i in generated else tf, float(scores[i].sum())))
-    return result
+    chosen = logits.gather(-1, ids[..., None])[..., 0] - logits.logsumexp(-1)
+    return logits.argmax(-1), (chosen * kept).sum(1)
 
 
-def _generate(lm: LM, cache: Any, mask: Tensor, first: Tensor, rows: Tensor, count: int) -> list[list[int]]:
-    """Greedy continuation of some rows of a prefilled batch, `count` tokens each."""
-    if not len(rows):
-        return []
-    cache.batch_select_indices(rows)
-    mask, token = mask[rows], first[rows].argmax(-1)
-    made = [token]
-    for _ in range(count - 1):
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
-        out = lm.model(input_ids=token[:, None], attention_mask=mask, position_ids=_positions(mask)[:, -1:], past_key_values=cache, use_cache=True)
-        token = out.logits[:, -1].argmax(-1)
-        made.append(token)
-    generated: list[list[int]] = torch.stack(made, 1).tolist()
-    return generated
+def _generate(lm: LM, stops: Stops, questions: Sequence[_Question], reads: Sequence[_Read], prefill: tuple[Any, Tensor, Tensor], wild: bool) -> None:
+    """AR, and the free answer if wanted, into `reads`; the prefill is used up.
+
+    Greedy generation equals the answer if and only if every teacher-forced argmax does, so without the free answer only those rows
+    are generated where teacher forcing failed.
+    """
+    cache, mask, first = prefill
+    lengths = [len(q.encoded.answer) for q in questions]
+    rows = [i for i, q in enumerate(questions) if wild or reads[i].tf_ids != q.encoded.answer]
+    for i in set(range(len(questions))) - set(rows):
+        reads[i].ar_ids = reads[i].tf_ids
+    if not rows:
+        return
+    index = torch.tensor(rows, device=mask.device)
+    if len(rows) < len(questions):
+        cache.batch_select_indices(index)
+    shortest = [lengths[i] for i in rows]
+    limits = Limits(LONGEST if wild else 1, shortest)
+    for i, made in zip(rows, generate(lm, stops, cache, mask[index], first[index], limits), strict=True):
+        reads[i].ar_ids = made.ids[: lengths[i]]
+        if wild:
+            reads[i].wild_text, reads[i].wild_tokens = text_of(lm, made), made.length
 
 
-def _positions(mask: Tensor) -> Tensor:
-    """Position of each token in its own row, [batch, time], whatever the padding."""
-    return (mask.cumsum(-1) - 1).clamp_min(0)
+def acts_of(patch: Patch, lm: LM) -> Acts:
+    """`Patch.fires` for one model."""
+    return lambda prompts: patch.fires(lm, prompts)

@@ -13,7 +13,7 @@ from lks.gate import RelationGate
 from lks.lm import LM
 from lks.parameters import Mentions, Positions
 from lks.patch import Patch
-from lks.prefill import Pass, Prefills, removed, watched
+from lks.prefill import FIRED, FOUND, Pass, Prefills, removed, watched
 from lks.scope import ScopeKind, make_scope
 from lks.tokens import token_of
 
@@ -104,6 +104,15 @@ class KnowledgeBlockPatch(Patch):
             gate,
         )
 
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Each subject's name without its aliases."""
+        return tuple(names[0] if names else "" for names in self.names)
+
+    def fires(self, lm: LM, prompts: Sequence[str]) -> list[bool]:
+        """Whether each prompt mentions an edited subject; a gate may still keep it out."""
+        return [bool(self.find(lm, encoded.ids)) for encoded in lm.encode(prompts, [""] * len(prompts))]
+
     @contextmanager
     def applied(self, lm: LM) -> Iterator[None]:
         """A hook on each of the blocks; gone on leaving."""
@@ -140,16 +149,24 @@ class _Replacer:
         self.open: Tensor | None = None
 
     def decide(self, now: Pass) -> None:
-        """`decided` becomes [4, replaced positions]: row, position, subject and the row's last prompt token; None if no subject is mentioned."""
+        """`decided` becomes [4, replaced positions]: row, position, subject and the row's last prompt token; None if no subject is mentioned.
+
+        Positions ascend in a row. What is told of each row holds unless a gate shuts it out.
+        """
         found: list[tuple[int, int, int, int]] = []
+        about = [-1] * len(now.ids)
         masks = None if now.mask is None else now.mask.tolist()
         for row, tokens in enumerate(now.ids.tolist()):
             kept = tokens if masks is None else list(compress(tokens, masks[row]))
             replaced = self.patch.find(self.lm, kept)
             if replaced:
+                replaced.sort()
+                about[row] = replaced[-1][1]
                 columns = range(len(tokens)) if masks is None else list(compress(range(len(tokens)), masks[row]))
                 found += [(row, columns[token], subject, columns[-1]) for token, subject in replaced]
         self.decided = torch.tensor(found, device=now.ids.device).T if found else None
+        subject = torch.tensor(about, device=now.ids.device)
+        now.carried |= {FIRED: subject >= 0, FOUND: subject}
 
     def replace(self, prefills: Prefills, place: int, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
         """After a block: the decided positions get their new blocks; nothing in a step on a cache.
@@ -166,7 +183,23 @@ class _Replacer:
         if self.gate is not None:
             if place == 0 and now.fresh:
                 self.open = self.gate.opens(hidden[rows, ends], subjects)[:, None]
+                now.carried |= _let_through(self.open[:, 0], rows, subjects, len(now.ids))
             assert self.open is not None
             new = torch.where(self.open, new, hidden[rows, positions])
         hidden = hidden.index_put((rows, positions), new)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def _let_through(opened: Tensor, rows: Tensor, subjects: Tensor, batch: int) -> dict[str, Tensor]:
+    """What is told of each row behind a gate: whether it opened for any mention, and the subject of the last one it opened for.
+
+    Args:
+        opened: [mentions] whether the gate opened; a row's mentions are in the order of the text.
+        rows: [mentions].
+        subjects: [mentions].
+        batch: how many rows.
+    """
+    number = torch.arange(1, len(rows) + 1, device=rows.device) * opened
+    last = number.new_zeros(batch).scatter_reduce(0, rows, number, "amax")
+    fired = last > 0
+    return {FIRED: fired, FOUND: torch.where(fired, subjects[last - 1], -1)}

@@ -3,18 +3,20 @@
 No edit is made and no model is asked. A model is needed only for the states that a gate looks at, and stays as it is.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Protocol, runtime_checkable
 
 import torch
 
+from lks.cost import measured
 from lks.decisions import Decision
 from lks.editor import Progress, silent
 from lks.edits import Case, Edit, spellings_of
 from lks.errors import UserError
 from lks.gate import RelationGate
+from lks.grid import Cell, Costs
 from lks.lm import LM
 from lks.parameters import GateKind
 from lks.prefix import last_states
@@ -152,3 +154,38 @@ def decide(indicator: Indicator, draw: int, prompts: Sequence[Asked], progress: 
             made.append(Decision(draw, one.probe_set, one.probe, one.case_id, found, one.subject_expected))
         progress(len(made) / len(prompts))
     return made
+
+
+def decisions_of(
+    cell: Cell,
+    params: object,
+    sets: Sequence[Sequence[Case]],
+    spare: Sequence[Case],
+    load: Callable[[], LM],
+    progress: Callable[[str, int], Progress],
+) -> tuple[list[Decision], Costs]:
+    """What a scope cell stores and what it cost.
+
+    Args:
+        cell: the cell.
+        params: of its method.
+        sets: its draws.
+        spare: cases of none of them.
+        load: the model, called only if there is a gate.
+        progress: of a stage and draw.
+
+    Raises:
+        UserError: the method has no edit scope indicator.
+    """
+    scope = scope_params(cell.method, params)
+    lm = None if scope.gate == "none" else load()
+    made: list[Decision] = []
+    costs = Costs()
+    for number, cases in enumerate(sets):
+        with measured() as making:
+            indicator = Indicator([case.edit for case in cases], scope, lm, cell.seed + number)
+        with measured() as asking:
+            made += decide(indicator, number, asked(cases, spare, scope.probes), progress("scope", number))
+        peak = max(costs.peak_bytes, making.peak_bytes, asking.peak_bytes)
+        costs = Costs(prepare_s=costs.prepare_s + making.seconds, ask_s=costs.ask_s + asking.seconds, peak_bytes=peak)
+    return made, costs

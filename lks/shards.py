@@ -10,25 +10,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
-from lks import decisions
-from lks.decisions import Decision
-from lks.edits import ProbeKind
+from lks import ability_rows, decisions, judge_rows, rows
+from lks.edits import Context, ProbeKind
 from lks.errors import DataError, StoreError
-from lks.grid import Outcome
+from lks.grid import ABILITY, ANSWERS, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED, PASSAGES, Outcome
 
 SCHEMA_NAME = "lks-answers"
-SCHEMA_VERSION = 1
-
-IMMEDIATE = "immediate"
-"""The stage whose shard holds what was said right after each edit of a sequential method; all others with answers are final."""
-DECISIONS = "decisions"
-"""The stage whose shard holds what a scope indicator decided (`lks.decisions`)."""
+SCHEMA_VERSION = 2
 
 SCHEMA = pa.schema(
     [
@@ -46,14 +40,43 @@ SCHEMA = pa.schema(
         pa.field("ar_text", pa.string(), nullable=False),
         pa.field("answer_logprob", pa.float64(), nullable=False),
         pa.field("fired", pa.bool_(), nullable=True),
+        pa.field("context", pa.string(), nullable=False),
+        pa.field("stratum", pa.string(), nullable=False),
+        pa.field("accepted", pa.list_(pa.string()), nullable=False),
+        pa.field("rival", pa.string(), nullable=False),
+        pa.field("rival_tokens", pa.int32(), nullable=False),
+        pa.field("rival_logprob", pa.float64(), nullable=True),
+        pa.field("kl", pa.float64(), nullable=True),
+        pa.field("wild_text", pa.string(), nullable=True),
+        pa.field("wild_tokens", pa.int32(), nullable=False),
     ],
     metadata={"schema": SCHEMA_NAME, "schema_version": str(SCHEMA_VERSION)},
 )
 
-_KNOWN = {SCHEMA_NAME: (SCHEMA, SCHEMA_VERSION), decisions.SCHEMA_NAME: (decisions.SCHEMA, decisions.SCHEMA_VERSION)}
+KINDS: dict[str, pa.Schema] = {
+    ANSWERS: SCHEMA,
+    IMMEDIATE: SCHEMA,
+    DECISIONS: decisions.SCHEMA,
+    GENERATIONS: rows.GENERATIONS,
+    PASSAGES: rows.PASSAGES,
+    ABILITY: ability_rows.SCHEMA,
+    JUDGED: judge_rows.SCHEMA,
+}
+"""Columns of the shards, by the first part of the stage's name."""
+
+
+def _named(schema: pa.Schema) -> tuple[str, int]:
+    """Kind and version that a schema states."""
+    metadata = {k.decode(): v.decode() for k, v in (schema.metadata or {}).items()}
+    version = metadata.get("schema_version", "")
+    return metadata.get("schema", ""), int(version) if version.isdecimal() else 0
+
+
+_KNOWN = {name: (schema, version) for schema in KINDS.values() for name, version in [_named(schema)]}
 """Schema and newest version of each kind of shard."""
 
 _OUTCOME = TypeAdapter(Outcome)
+RowT = TypeVar("RowT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +95,13 @@ class Answer:
         ar_text: `ar_ids` as text.
         answer_logprob: sum of log p over the m reference tokens, nats.
         fired: whether the method's gate let the edit act; None for a method without a gate.
+        context: how the prompt was put (`lks.contexts`).
+        stratum, accepted, rival: of the probe (`lks.edits.Probe`).
+        rival_tokens, rival_logprob: number of tokens of the rival answer after the prompt and the sum of their log p, nats; 0 and None
+            where there is no rival.
+        kl: mean over the positions of the unedited model's own answer of KL(unedited || this model), nats; None where not measured.
+        wild_text: free greedy generation to a natural stop (end of sequence, newline) or 50 tokens; None where not generated.
+        wild_tokens: how many tokens that took, the stop included.
     """
 
     draw: int
@@ -87,6 +117,15 @@ class Answer:
     ar_text: str
     answer_logprob: float
     fired: bool | None = None
+    context: Context = "bare"
+    stratum: str = ""
+    accepted: tuple[str, ...] = ()
+    rival: str = ""
+    rival_tokens: int = 0
+    rival_logprob: float | None = None
+    kl: float | None = None
+    wild_text: str | None = None
+    wild_tokens: int = 0
 
     def __post_init__(self) -> None:
         """Check that there is one teacher-forced token per reference token.
@@ -112,21 +151,26 @@ def write_answers(results: Path, cell_id: str, stage: str, answers: Sequence[Ans
     return relative
 
 
-def write_decisions(results: Path, cell_id: str, made: Sequence[Decision]) -> str:
-    """Write a cell's shard of scope decisions; otherwise as `write_answers`."""
-    relative = f"cells/{cell_id}/{DECISIONS}.parquet"
-    write_shard(results / relative, cell_id, made, decisions.SCHEMA)
+def write_stage(results: Path, cell_id: str, stage: str, made: Sequence[object]) -> str:
+    """Write a cell's shard for any stage, whose name says of which kind its rows are; otherwise as `write_answers`."""
+    relative = f"cells/{cell_id}/{stage}.parquet"
+    write_shard(results / relative, cell_id, made, schema_of(stage))
     return relative
 
 
-def write_shard(path: Path, cell_id: str, rows: Sequence[Answer | Decision], schema: pa.Schema = SCHEMA) -> None:
+def schema_of(stage: str) -> pa.Schema:
+    """Columns of a stage's shard."""
+    return KINDS[stage.partition("-")[0]]
+
+
+def write_shard(path: Path, cell_id: str, made: Sequence[object], schema: pa.Schema = SCHEMA) -> None:
     """Write rows of a cell to a file of one's choice; an older one is replaced. The schema's columns are fields of the rows.
 
     Raises:
         StoreError: no space, no permission, or another reason to fail.
     """
-    columns: dict[str, object] = {name: [getattr(row, name) for row in rows] for name in schema.names if name != "cell_id"}
-    table = pa.table({"cell_id": [cell_id] * len(rows)} | columns, schema=schema)
+    columns: dict[str, object] = {name: [getattr(row, name) for row in made] for name in schema.names if name != "cell_id"}
+    table = pa.table({"cell_id": [cell_id] * len(made)} | columns, schema=schema)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     write_whole(path, sink.getvalue().to_pybytes())
@@ -150,9 +194,18 @@ def read_answers(path: Path) -> list[Answer]:
     Raises:
         DataError: as `read_check`.
     """
-    rows: list[dict[str, object]] = _table(path).drop_columns("cell_id").to_pylist()
-    lists = ("answer_ids", "tf_ids", "ar_ids")
-    return [Answer(**{key: tuple(cast(list[int], value)) if key in lists else value for key, value in row.items()}) for row in rows]  # type: ignore[arg-type]
+    found: list[dict[str, object]] = _table(path).drop_columns("cell_id").to_pylist()
+    lists = ("answer_ids", "tf_ids", "ar_ids", "accepted")
+    return [Answer(**{key: tuple(cast(list[object], value)) if key in lists else value for key, value in row.items()}) for row in found]  # type: ignore[arg-type]
+
+
+def read_rows(path: Path, kind: type[RowT]) -> list[RowT]:
+    """The rows of another stage's shard.
+
+    Raises:
+        DataError: as `read_check`.
+    """
+    return [kind(**row) for row in _table(path).drop_columns("cell_id").to_pylist()]
 
 
 def _table(path: Path) -> pa.Table:
@@ -163,13 +216,11 @@ def _table(path: Path) -> pa.Table:
         raise DataError(f"{path} is missing. Run its cell again.") from None
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} is truncated or not Parquet ({_line(error)}). Run its cell again.") from None
-    metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
-    version = metadata.get("schema_version", "")
-    kind = metadata.get("schema", "")
-    if kind not in _KNOWN or not version.isdecimal():
+    kind, version = _named(table.schema)
+    if kind not in _KNOWN or not version:
         raise DataError(f"{path} is Parquet, but not a shard of answers or decisions. Move it out of the results folder.")
     schema, newest = _KNOWN[kind]
-    if int(version) > newest:
+    if version > newest:
         raise DataError(f"{path} has {kind} of version {version}; this program reads up to {newest}. Update the program.")
     if not table.schema.equals(schema):
         raise DataError(f"{path} does not have the columns of {kind} of version {version}. Run its cell again.")

@@ -18,16 +18,23 @@ from typing import TypeVar
 import duckdb
 
 from lks.errors import DataError, StoreError
-from lks.grid import PROTOCOL, Outcome, Status
-from lks.shards import DECISIONS, IMMEDIATE, parse_outcome, read_check, read_outcome, write_outcome, write_whole
+from lks.grid import ABILITY, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED, PASSAGES, PROTOCOL, Outcome, Status
+from lks.shards import parse_outcome, read_check, read_outcome, write_outcome, write_whole
 
 logger = logging.getLogger(__name__)
 
 FINAL: frozenset[Status] = frozenset({"ok", "oom", "collapsed", "diverged"})
 """What is not run again. An "error" is: its cause may have been mended."""
 
-TABLES = {IMMEDIATE: "immediate_answers", DECISIONS: "decisions"}
-"""The table that takes the rows of a stage's shard; all other stages are of `answers`."""
+TABLES = {
+    IMMEDIATE: "immediate_answers",
+    DECISIONS: "decisions",
+    PASSAGES: "passages",
+    GENERATIONS: "generations",
+    ABILITY: "ability",
+    JUDGED: "judgements",
+}
+"""The table that takes the rows of a stage's shard, by the first part of the stage's name; all other stages are of `answers`."""
 
 RowT = TypeVar("RowT")
 
@@ -169,8 +176,11 @@ class Store:
             connection.execute(f"INSERT INTO cells VALUES ({', '.join('?' * len(row))})", list(row))
             for table, chosen in _tables(shards).items():
                 connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM read_parquet(?)", [chosen])
+            connection.execute("INSERT INTO free_answers FROM free_answers_read WHERE cell_id = ?", [outcome.cell.id])
             if shards:
-                strangers = connection.execute("SELECT count(*) FROM read_parquet(?) WHERE cell_id <> ?", [shards, outcome.cell.id]).fetchall()
+                strangers = connection.execute(
+                    "SELECT count(*) FROM read_parquet(?, union_by_name = true) WHERE cell_id <> ?", [shards, outcome.cell.id]
+                ).fetchall()
                 if strangers[0][0]:
                     raise DataError(f"{shards[0]} holds rows of another cell than {outcome.cell.id}. Run the cell again.")
             connection.commit()
@@ -179,7 +189,7 @@ class Store:
             raise
 
     def _forget(self, connection: duckdb.DuckDBPyConnection, cell_id: str) -> None:
-        for table in ("answers", *TABLES.values(), "cells"):
+        for table in ("answers", "free_answers", *TABLES.values(), "cells"):
             connection.execute(f"DELETE FROM {table} WHERE cell_id = ?", [cell_id])
 
 
@@ -187,7 +197,7 @@ def _tables(shards: Sequence[str]) -> dict[str, list[str]]:
     """Shards by the table that takes their rows."""
     tables: dict[str, list[str]] = {}
     for shard in shards:
-        tables.setdefault(TABLES.get(Path(shard).stem, "answers"), []).append(shard)
+        tables.setdefault(TABLES.get(Path(shard).stem.partition("-")[0], "answers"), []).append(shard)
     return tables
 
 
@@ -206,7 +216,7 @@ def _row(outcome: Outcome, fingerprint: str, document: str) -> tuple[object, ...
 
 def _prepare(connection: duckdb.DuckDBPyConnection) -> None:
     """Make tables and views, unless the catalogue has exactly these already."""
-    schema = (Path(__file__).parent / "schema.sql").read_text(encoding="utf-8")
+    schema = "\n".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("wild.sql", "schema.sql"))
     digest = hashlib.sha256(schema.encode()).hexdigest()
     has = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'catalogue'").fetchall()[0][0]
     if has and connection.execute("SELECT schema FROM catalogue").fetchall() == [(digest,)]:

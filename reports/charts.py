@@ -89,8 +89,8 @@ def _dot(results: Results, block: Block, row: Row, n_edits: int, readout: str, m
     score = results.score(outcome, readout, metric)
     if score is None or score.value is None:
         return ""
-    half = score.half_width or 0.0
-    low, at, high = (round(left + width * min(100.0, max(0.0, v)) / 100, 1) for v in (score.value - half, score.value, score.value + half))
+    ends = (score.value if score.low is None else score.low, score.value, score.value if score.high is None else score.high)
+    low, at, high = (round(left + width * v / 100, 1) for v in ends)
     bar = f'<line x1="{low:g}" x2="{high:g}" y1="{y:g}" y2="{y:g}"/>' if high > low else ""
     said = escape(f"{row.name}, T = {n_edits:,}: {score.value:.1f}")
     return f'<g class="s{shade(block, n_edits)}" data-t="{n_edits}">{bar}<circle cx="{at:g}" cy="{y:g}" r="3"><title>{said}</title></circle></g>'

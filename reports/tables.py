@@ -10,8 +10,8 @@ from reports.results import COLUMNS, READOUT_NOTES, READOUTS, Block, Results, Ro
 DASH = "–"
 PER_EDIT, PREPARE = "s/edit", "Prepare s"
 CAPTION = (
-    "Percent, ± half-width of the 95 % interval clustered by subject. Rows marked (paper) are published values. Seconds per edit are without "
-    "preparation, which is done once."
+    "Percent, ± half of the 95 % interval, clustered by subject (its ends are in results.csv). Rows marked (paper) are published values. "
+    "Seconds per edit are without preparation, which is done once."
 )
 
 
@@ -68,7 +68,7 @@ def table1_tex(results: Results) -> str:
 def results_csv(results: Results) -> str:
     """Long form: one row per cell, read-out and metric; a cell without numbers has one row that says why."""
     costs = ["status", "reason", "prepare_s", "seconds_per_edit"]
-    rows = [[*CELL_HEAD, *costs, "readout", "metric", "value", "half_width", "n_items", "n_subjects", "published", "cell_id"]]
+    rows = [[*CELL_HEAD, *costs, "readout", "metric", "value", "low", "high", "n_items", "n_subjects", "published", "cell_id"]]
     by_cell: dict[str, list[Score]] = {}
     for key in sorted(results.scores):
         by_cell.setdefault(key[0], []).append(results.scores[key])
@@ -76,7 +76,7 @@ def results_csv(results: Results) -> str:
         seconds = [f"{outcome.costs.prepare_s:.3f}", f"{seconds_per_edit(outcome):.5f}"] if outcome.status == "ok" else ["", ""]
         start = [*_coordinates(outcome), outcome.status, outcome.reason, *seconds]
         scores = by_cell.get(outcome.cell.id, [])
-        rows += [[*start, *_long(results, outcome, score), outcome.cell.id] for score in scores] or [[*start, *[""] * 7, outcome.cell.id]]
+        rows += [[*start, *_long(results, outcome, score), outcome.cell.id] for score in scores] or [[*start, *[""] * 8, outcome.cell.id]]
     return _csv_text(rows)
 
 
@@ -141,7 +141,7 @@ def _long(results: Results, outcome: Outcome, score: Score) -> list[str]:
     cell = outcome.cell
     ours = score.readout == "tf_token" and not cell.variant and cell.split == "evaluation"
     published = results.published.get((cell.dataset, cell.model, cell.method, cell.n_edits, score.metric)) if ours else None
-    numbers = ["" if value is None else f"{value:.4f}" for value in (score.value, score.half_width)]
+    numbers = ["" if value is None else f"{value:.4f}" for value in (score.value, score.low, score.high)]
     return [score.readout, score.metric, *numbers, str(score.n_items), str(score.n_subjects), "" if published is None else f"{published:g}"]
 
 

@@ -9,8 +9,8 @@ import time
 import types
 from pathlib import Path
 
-from lks.grid import Cell, Costs, Outcome
-from lks.shards import write_outcome
+from lks.grid import Cell, Costs, Extras, Outcome
+from lks.shards import write_outcome, write_stage
 
 GRIDS = """
 [tiny]
@@ -29,7 +29,7 @@ class Cells:
         self.fail, self.raises, self.wait = fail, raises, wait
         self.ran: list[str] = []
 
-    def __call__(self, cell: Cell, method: type, results: Path, report, bench=None) -> Outcome:
+    def __call__(self, cell: Cell, method: type, results: Path, report, bench=None, extras=None) -> Outcome:
         self._log(results, "start", cell)
         report("edit", 0.5)
         time.sleep(self.wait)
@@ -37,8 +37,9 @@ class Cells:
             raise self.raises
         self.ran.append(cell.label)
         failed = bool(self.fail) and self.fail in cell.label
+        shards = () if failed else tuple(write_stage(results, cell.id, stage, []) for stage in Extras().stages())
         outcome = Outcome(
-            cell, "oom" if failed else "ok", "out of memory at block 3" if failed else "", (), Costs(1.0, 2.0, 3.0), {"time": "2026-01-01"}
+            cell, "oom" if failed else "ok", "out of memory at block 3" if failed else "", shards, Costs(1.0, 2.0, 3.0), {"time": "2026-01-01"}
         )
         write_outcome(results, outcome)
         self._log(results, "finish", cell)

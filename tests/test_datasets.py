@@ -17,13 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lks import datasets
-from lks.datasets import DATASETS, Published, find, load, names, parse
+from lks.datasets import DATASETS, Published, find, load, parse
 from lks.derive import PromptSource, Record, TemplateSource, TrainingPrompts
 from lks.edits import Dataset
 from lks.errors import DataError, UserError
 from lks.templates import fits, normalised, stems, template
 
 LOG = logging.getLogger(__name__)
+PAPER = ["zsre", "counterfact"]  # the datasets of the LKS paper
 GOOD = {
     "subject": "Anna Toll",
     "prompt": "Where was Anna Toll born?",
@@ -194,7 +195,7 @@ def published(name: str) -> Dataset:
     return load(name, beside.parents[1])
 
 
-@pytest.mark.parametrize("name", [name for name in names() if name != "world"])
+@pytest.mark.parametrize("name", PAPER)
 def test_no_evaluation_prompt_is_trained_on(name: str) -> None:
     dataset = published(name)
     assert len(dataset.cases) == 10_000
@@ -209,7 +210,7 @@ def test_no_evaluation_prompt_is_trained_on(name: str) -> None:
         assert 1 <= len(edit.training_locality) <= 6
 
 
-@pytest.mark.parametrize("name", [name for name in names() if name != "world"])
+@pytest.mark.parametrize("name", PAPER)
 def test_most_paraphrases_come_from_other_records(name: str) -> None:
     cases = published(name).cases
     from_data = [sum(case.edit.prompt not in prompt for prompt in case.edit.training_paraphrases) for case in cases]
@@ -219,7 +220,7 @@ def test_most_paraphrases_come_from_other_records(name: str) -> None:
     assert sum(len(case.edit.training_locality) >= 2 for case in cases) / len(cases) > 0.95
 
 
-@pytest.mark.parametrize("name", [name for name in names() if name != "world"])
+@pytest.mark.parametrize("name", PAPER)
 def test_notes_of_the_published_files(name: str) -> None:
     notes = published(name).notes
     expected = {

@@ -92,8 +92,8 @@ class TestGridFlow:
         from flows.cell import cell
 
         cells = use(monkeypatch)
-        assert cell("micro-fake", "world", "ft", 5, results=tmp_path / "r") == []
-        assert cell("micro-fake", "world", "ft", 5, results=tmp_path / "r", split="development") == []
+        assert cell("micro-fake", "world", "ft", 5, results=tmp_path / "r")[0].endswith("/answers.parquet")
+        assert len(cell("micro-fake", "world", "ft", 5, results=tmp_path / "r", split="development")) == 2
         assert cells.ran == ["ft | micro-fake | world | T=5", "ft | micro-fake | world | T=5 | development"]
 
     def test_parameters_are_validated(self):

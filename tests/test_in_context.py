@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import lks.patch
-from baselines._retrieval import ANSWER_ROOM, BM25, Dense, Fact, FactsInFront, Lookup, Tfidf, retriever
+from baselines._retrieval import ANSWER_ROOM, Fact, FactsInFront, Lookup
+from baselines._retrievers import BM25, Dense, Tfidf, retriever
 from baselines.ice import ICE, INSTRUCTION, ICEParams
 from baselines.ike import FORMS, IKE, IKEParams, demonstration
 from lks.edits import make_case

@@ -84,9 +84,11 @@ def test_some_rows_of_a_copied_cache_go_on_as_they_would() -> None:
     with torch.no_grad(), Fixed(TABLE).applied(lm):
         out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True)
         kept = copy.deepcopy(out.past_key_values)
+
         def step(rows, cache):
             where = positions(longer[rows])[:, ids.shape[1] :]
             return lm.model(input_ids=next_ids[rows], attention_mask=longer[rows], position_ids=where, past_key_values=cache, use_cache=True).logits
+
         everything = step(torch.arange(3), out.past_key_values)
         rows = torch.tensor([2, 0])
         kept.batch_select_indices(rows)

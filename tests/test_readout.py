@@ -5,7 +5,7 @@ import torch
 
 from lks.edits import Edit, make_case
 from lks.lm import LM
-from lks.readout import ask
+from lks.readout import Asking, ask
 from tests import tiny
 
 EDITS = [
@@ -29,10 +29,11 @@ def plainly(lm: LM, prompt: str, answer: str) -> tuple[list[int], list[int], lis
 
 
 @pytest.mark.parametrize("family", tiny.MODELS)
+@pytest.mark.parametrize("wild", [False, True])
 @pytest.mark.parametrize("batch_tokens", [1, 4096])
-def test_batched_read_outs_equal_plain_ones(family: str, batch_tokens: int) -> None:
+def test_batched_read_outs_equal_plain_ones(family: str, batch_tokens: int, wild: bool) -> None:
     lm = tiny.lm(family)
-    answers = ask(lm, CASES, draw=3, batch_tokens=batch_tokens)
+    answers = ask(lm, CASES, Asking(draw=3, batch_tokens=batch_tokens, wild=wild))
     assert [(a.case_id, a.kind) for a in answers[:3]] == [("0", "edit"), ("0", "paraphrase"), ("0", "locality")]
     for a in answers:
         ids, tf, ar, logprob = plainly(lm, a.prompt, a.answer)

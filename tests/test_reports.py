@@ -13,8 +13,8 @@ from rich.console import Console
 
 from lks.edits import ProbeKind
 from lks.errors import StoreError
-from lks.grid import Cell, Costs, Outcome
-from lks.shards import IMMEDIATE, Answer, write_answers
+from lks.grid import IMMEDIATE, Cell, Costs, Outcome
+from lks.shards import Answer, write_answers
 from lks.store import Store
 from reports import ReportPaths, render, terminal_table
 from reports.results import load

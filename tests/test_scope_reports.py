@@ -10,7 +10,7 @@ from rich.console import Console
 
 from lks.decisions import Decision
 from lks.grid import Cell, Costs, Outcome
-from lks.shards import write_decisions
+from lks.shards import write_stage
 from lks.store import Store
 from reports import ReportPaths, render, scope, terminal_table
 from reports.results import load
@@ -31,7 +31,7 @@ def put(store: Store, one: Cell, fired: int, others: int = 8, status: str = "ok"
     made = [Decision(0, "edit", 0, "a", ("Ann",), "Ann"), Decision(0, "locality", 0, "a", ("Ann",) if fired else (), "Ann")]
     made += [Decision(0, "others", i, str(i), ("Ann",) if i < fired else (), "") for i in range(others)]
     made += [Decision(0, "rte", 0, "", (), "")]
-    shards = (write_decisions(store.results, one.id, made),) if status == "ok" else ()
+    shards = (write_stage(store.results, one.id, "decisions", made),) if status == "ok" else ()
     provenance = {"title": "LKS", "device": "cpu", "finished": "2026-01-01T00:00:00"}
     store.record(Outcome(one, status, "" if status == "ok" else "disk on fire <x>", shards, Costs(), provenance))  # type: ignore[arg-type]
 

@@ -18,8 +18,9 @@ import pytest
 from lks.decisions import Decision
 from lks.edits import ProbeKind
 from lks.errors import DataError, StoreError
-from lks.grid import Cell, Costs, Outcome
-from lks.shards import IMMEDIATE, SCHEMA, Answer, read_answers, read_check, read_outcome, write_answers, write_decisions, write_outcome
+from lks.grid import IMMEDIATE, Cell, Costs, Outcome
+from lks.shards import SCHEMA, Answer, read_answers, read_check, read_outcome, write_answers, write_outcome, write_stage
+from lks.statistics import interval, t_quantile
 from lks.store import Store
 
 Ids = tuple[int, ...]
@@ -74,7 +75,7 @@ def filled(store: Store) -> Store:
 
 
 def metric(store: Store, readout: str, name: str, cell: Cell = CELL) -> tuple[object, ...]:
-    sql = "SELECT value, standard_error, half_width, n_items, n_subjects FROM metrics WHERE cell_id = ? AND readout = ? AND metric = ?"
+    sql = "SELECT value, standard_error, low, high, n_items, n_subjects FROM metrics WHERE cell_id = ? AND readout = ? AND metric = ?"
     (row,) = store.query(sql, [cell.id, readout, name])
     return row
 
@@ -98,9 +99,9 @@ def test_metrics_are_the_hand_worked_ones(filled: Store, readout: str, reliabili
 
 def test_the_standard_error_is_clustered_by_subject(filled: Store) -> None:
     # reliability, tf_exact: scores Ann 1, 0; Bob 0; mean 1/3. Ann's sum of deviations is 2/3 - 1/3 = 1/3, Bob's -1/3.
-    _, error, half_width, n_items, n_subjects = metric(filled, "tf_exact", "reliability")
+    value, error, low, high, n_items, n_subjects = metric(filled, "tf_exact", "reliability")
     assert error == pytest.approx(math.sqrt(1 / 9 + 1 / 9) / 3)
-    assert half_width == pytest.approx(1.96 * math.sqrt(2) / 9)
+    assert (low, high) == pytest.approx(interval(float(str(value)), float(str(error)), 2))
     assert (n_items, n_subjects) == (3, 2)
 
 
@@ -110,12 +111,12 @@ def test_the_error_of_edit_performance_counts_what_one_subjects_metrics_share(fi
     assert metric(filled, "tf_exact", "edit_performance")[1] == pytest.approx(math.sqrt(2) / 36)
 
 
-def test_one_subject_has_no_interval(store: Store) -> None:
+def test_one_subject_says_nothing_about_its_spread(store: Store) -> None:
     put(store, UNEDITED, [a for a in UNEDITED_ANSWERS if a.subject == "Ann"])
     put(store, CELL, [a for a in ANSWERS if a.subject == "Ann"])
     for name in ("reliability", "edit_performance"):
-        value, error, half_width, *_ = metric(store, "tf_token", name)
-        assert value is not None and error is None and half_width is None
+        value, error, low, high, *_ = metric(store, "tf_token", name)
+        assert value is not None and error is None and (low, high) == (0, 1)
 
 
 def test_a_zero_makes_the_harmonic_mean_zero(store: Store) -> None:
@@ -145,7 +146,7 @@ def test_locality_compares_the_same_probe_of_the_same_draw(store: Store) -> None
     put(store, CELL, [replace(same[0], tf_ids=(5,)), *same[1:]])
     assert metric(store, "tf_exact", "locality")[0] == 0.75
     assert metric(store, "ar_exact", "locality")[0] == 1
-    assert metric(store, "ar_exact", "locality")[3] == 4
+    assert metric(store, "ar_exact", "locality")[4] == 4
 
 
 IMMEDIATE_ANSWERS = [
@@ -167,9 +168,9 @@ def test_retention_is_the_hand_worked_one(filled: Store) -> None:
     put(filled, CELL, ANSWERS, immediate=IMMEDIATE_ANSWERS)
     # tf exact: lost 0, 1 (Ann) and 1 (Bob), mean 2/3. Ann's sum of deviations is 1 - 4/3 = -1/3, Bob's 1/3.
     error = math.sqrt(2 / 9) / 3
-    assert kept(filled, "tf_exact", "reliability") == pytest.approx((1, 1 / 3, 2 / 3, error, 1.96 * error, 3, 2))
+    assert kept(filled, "tf_exact", "reliability") == pytest.approx((1, 1 / 3, 2 / 3, error, t_quantile(1) * error, 3, 2))
     # ar exact: lost 1, 0 and 0, mean 1/3: Ann 1/3, Bob -1/3.
-    assert kept(filled, "ar_exact", "reliability") == pytest.approx((2 / 3, 1 / 3, 1 / 3, error, 1.96 * error, 3, 2))
+    assert kept(filled, "ar_exact", "reliability") == pytest.approx((2 / 3, 1 / 3, 1 / 3, error, t_quantile(1) * error, 3, 2))
     assert kept(filled, "tf_exact", "locality") == (1, 0, 1, None, None, 1, 1)  # one subject: no spread
     assert kept(filled, "tf_token", "locality")[:3] == (1, 0.5, 0.5)
     assert filled.query("SELECT count(*) FROM retention WHERE metric = 'generality'") == [(0,)]
@@ -201,7 +202,9 @@ DECISIONS = [
 
 def put_scope(store: Store, cell: Cell = SCOPE) -> None:
     """Write and record a scope cell."""
-    store.record(Outcome(cell, "ok", "", (write_decisions(store.results, cell.id, DECISIONS),), Costs(), {"finished": "2026-01-01T00:00:00"}))
+    store.record(
+        Outcome(cell, "ok", "", (write_stage(store.results, cell.id, "decisions", DECISIONS),), Costs(), {"finished": "2026-01-01T00:00:00"})
+    )
 
 
 def test_scope_rates_are_the_hand_worked_ones(filled: Store) -> None:
@@ -277,9 +280,14 @@ def test_development_cells_stand_apart(filled: Store) -> None:
 
 
 def test_portability_is_a_metric_of_its_own(store: Store) -> None:
-    put(store, CELL, [answer("a1", "Ann", "portability", (1,), (1,), (1,))])
-    assert metric(store, "ar_exact", "portability")[0] == 1
-    assert set(get_args(ProbeKind)) == {"edit", "paraphrase", "locality", "portability"}
+    asked = [answer(case, case, "portability", (1,), (1,), (1,)) for case in ("a1", "b1")]
+    put(store, CELL, [asked[0], replace(asked[1], ar_ids=(2,))])
+    assert metric(store, "ar_exact", "portability_all")[0] == 0.5
+    assert store.query("FROM metrics WHERE metric = 'portability'") == []  # nobody knows what the unedited model knows
+    knows = [replace(one, context="given", wild_text="text" if one.case_id == "a1" else "what?") for one in asked]
+    put(store, UNEDITED, [*asked, *knows])
+    assert metric(store, "ar_exact", "portability")[0] == 1, "only what the unedited model can answer with the edited fact in front"
+    assert set(get_args(ProbeKind)) == {"edit", "paraphrase", "locality", "portability", "neighbour"}
 
 
 def test_done_cells_are_those_that_would_end_the_same_again(store: Store) -> None:
@@ -305,7 +313,9 @@ def test_outcomes_come_back_equal(store: Store) -> None:
 
 def test_the_catalogue_can_be_deleted(filled: Store) -> None:
     # sums of floats may differ in the last bit with the order in which threads add them
-    metrics = "SELECT * REPLACE (round(value, 12) AS value, round(standard_error, 12) AS standard_error, round(half_width, 12) AS half_width)"
+    metrics = (
+        "SELECT * REPLACE (round(value, 12) AS value, round(standard_error, 12) AS standard_error, round(low, 12) AS low, round(high, 12) AS high)"
+    )
     queries = (f"{metrics} FROM metrics ORDER BY ALL", "FROM answers ORDER BY ALL", "FROM cells ORDER BY ALL")
     before = [filled.query(query) for query in queries]
     (filled.results / "lks.duckdb").unlink()
@@ -357,9 +367,9 @@ def test_a_flipped_byte_is_found(store: Store) -> None:
 def test_foreign_and_newer_shards_are_refused(tmp_path: Path) -> None:
     foreign, newer, odd = tmp_path / "foreign.parquet", tmp_path / "newer.parquet", tmp_path / "odd.parquet"
     pq.write_table(pa.table({"a": [1]}), foreign)
-    pq.write_table(SCHEMA.empty_table().replace_schema_metadata({"schema": "lks-answers", "schema_version": "2"}), newer)
+    pq.write_table(SCHEMA.empty_table().replace_schema_metadata({"schema": "lks-answers", "schema_version": "3"}), newer)
     pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({"schema": "lks-answers", "schema_version": "1"}), odd)
-    for path, says in ((foreign, "not a shard of answers"), (newer, "version 2"), (odd, "does not have the columns")):
+    for path, says in ((foreign, "not a shard of answers"), (newer, "version 3"), (odd, "does not have the columns")):
         with pytest.raises(DataError, match=says):
             read_check(path)
 

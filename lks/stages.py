@@ -1,0 +1,170 @@
+"""What is measured on an edited model, stage by stage. Nothing here knows which method edited.
+
+Each stage turns an edited model into rows of one kind; `lks.cell` writes them as the cell's shard of that stage. The unedited model's stored
+rows are at hand: where a gate says that the edits do not act, its answers are taken over instead of being computed again.
+"""
+
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+from lks import fluency, passages, scope_stage
+from lks.ability import Battery
+from lks.ability import Known as KnownResults
+from lks.ability_rows import AbilityRow
+from lks.contexts import available
+from lks.drift import with_drift
+from lks.editor import Progress
+from lks.edits import Case, Context
+from lks.errors import DataError
+from lks.grid import ANSWERS
+from lks.lm import LM
+from lks.patch import Patch
+from lks.readout import KEEPING, Asking, Key, Known, ReuseError, acts_of, ask, key_of
+from lks.rows import Passage
+from lks.shards import Answer, read_answers, read_rows
+
+logger = logging.getLogger(__name__)
+
+PASSAGE_DRAWS = 3
+"""Plain texts are read under the first so many draws' patches, tests of abilities are run under the first alone."""
+
+
+class Collapsed(Exception):
+    """The edited model no longer writes text: its abilities need not be tested."""
+
+
+class Unedited:
+    """The unedited model's stored rows for a cell's questions, as far as there are any.
+
+    Args:
+        folder: `cells/<id>` of its cell; None while the unedited model itself is asked.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._answers: dict[str, dict[Key, Answer]] = {}
+
+    def answers(self, stage: str) -> Mapping[Key, Answer]:
+        """Its answers of one stage by question; empty if it was not asked."""
+        if stage not in self._answers:
+            self._answers[stage] = {}
+            with contextlib.suppress(DataError):
+                if self._folder is not None:
+                    self._answers[stage] = {key_of(answer): answer for answer in read_answers(self._folder / f"{stage}.parquet")}
+        return self._answers[stage]
+
+    def ability(self, stage: str) -> list[AbilityRow]:
+        """Its results of one test of abilities."""
+        with contextlib.suppress(DataError):
+            if self._folder is not None:
+                return read_rows(self._folder / f"{stage}.parquet", AbilityRow)
+        return []
+
+
+@dataclass(frozen=True)
+class Edited:
+    """A model with one draw's edits, and what is asked of it.
+
+    Attributes:
+        lm: the unedited model.
+        patch: the edits.
+        cases: of the draw, with their neighbours.
+        spare: cases that are not edited.
+        draw, draws: which of how many.
+        seed: of the cell.
+        unedited: stored rows of the unedited model; of nobody while that itself is asked.
+        battery: tests of abilities, if they are asked for.
+        notes: what was noticed on the way, for the outcome's provenance.
+    """
+
+    lm: LM
+    patch: Patch
+    cases: Sequence[Case]
+    spare: Sequence[Case]
+    draw: int
+    draws: int
+    seed: int
+    unedited: Unedited
+    battery: Battery | None = None
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def grows(self) -> int:
+        """Tokens that a prompt may grow by."""
+        return self.patch.context_tokens(self.lm)
+
+
+def measure(stage: str, edited: Edited, progress: Progress) -> Sequence[object]:
+    """Rows of one stage.
+
+    Raises:
+        Collapsed: a test of abilities is not worth its time.
+    """
+    kind, _, context = stage.partition("-")
+    match kind:
+        case "answers":
+            return answers(edited, progress, cast(Context, context or "bare"))
+        case "passages":
+            return _passages(edited)
+        case "generations":
+            asked = fluency.prompts(edited.cases, edited.draw, edited.draws)
+            with edited.patch.applied(edited.lm):
+                return fluency.write(edited.lm, asked, edited.draw, edited.grows, progress)
+        case "decisions":
+            return scope_stage.decide(edited.lm, edited.patch, edited.cases, edited.spare, edited.draw, seed=edited.seed)
+        case "ability":
+            return _abilities(stage, edited, progress)
+        case _:
+            raise ValueError(f"no stage {stage!r}")
+
+
+def answers(edited: Edited, progress: Progress, context: Context = "bare") -> list[Answer]:
+    """Answers to all probes in one context; for the bare prompt with the drift of what should stay."""
+    lm, patch = edited.lm, edited.patch
+    if not available(context, lm):
+        return []
+    stored = edited.unedited.answers(ANSWERS if context == "bare" else f"{ANSWERS}-{context}")
+    known = Known(stored, acts_of(patch, lm)) if stored else None
+    how = Asking(draw=edited.draw, context=context, grows=edited.grows, known=known)
+    share = 0.8 if context == "bare" and stored else 1.0
+    with patch.applied(lm):
+        try:
+            made = ask(lm, edited.cases, how, lambda done: progress(share * done))
+        except ReuseError as error:
+            logger.warning("Answers of the unedited model were not taken over: %s.", error)
+            edited.notes["not taken over"] = str(error)
+            made = ask(lm, edited.cases, Asking(draw=edited.draw, context=context, grows=edited.grows), lambda done: progress(share * done))
+    if context != "bare":
+        return made
+    keeping = [i for i, answer in enumerate(made) if answer.kind in KEEPING and key_of(answer) in stored]
+    before = [stored[key_of(made[i])] for i in keeping]
+    after = with_drift(lm, patch, [made[i] for i in keeping], before, edited.grows, progress=lambda done: progress(0.8 + 0.2 * done))
+    for i, answer in zip(keeping, after, strict=True):
+        made[i] = answer
+    return made
+
+
+def _passages(edited: Edited) -> list[Passage]:
+    if edited.draw >= PASSAGE_DRAWS:
+        return []
+    with edited.patch.applied(edited.lm):
+        return passages.read(edited.lm, draw=edited.draw, context=edited.grows)
+
+
+def _abilities(stage: str, edited: Edited, progress: Progress) -> list[AbilityRow]:
+    """Results of the tests; first the collapse alarm."""
+    if edited.draw > 0 or edited.battery is None:
+        return []
+    lm, patch = edited.lm, edited.patch
+    before = passages.median_perplexity(passages.read(lm))
+    with patch.applied(lm):
+        ratio = passages.median_perplexity(passages.read(lm, context=edited.grows)) / before
+        if passages.verdict(ratio) == "collapsed":
+            raise Collapsed(f"perplexity of plain text is {ratio:.3g} times the unedited model's")
+        stored = edited.unedited.ability(stage)
+        return edited.battery.run(lm, edited.draw, KnownResults.of(stored, acts_of(patch, lm)) if stored else None, progress, edited.grows)
