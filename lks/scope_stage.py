@@ -48,11 +48,11 @@ def decide(lm: LM, patch: Patch, cases: Sequence[Case], spare: Iterable[Case], d
     Returns:
         Nothing for a patch without a gate.
     """
+    if acted(lm, patch, [case.edit.prompt for case in cases[:1]]) is None:
+        return []
     plain = [Asked("plain", i, "", text) for i, text in enumerate(sentences(probes))]
     prompts = _fitting(lm, [*asked(cases, spare, probes), *variants(cases, probes, seed), *plain])
-    fired = acted(lm, patch, [one.prompt for one in prompts])
-    if fired is None:
-        return []
+    fired = acted(lm, patch, [one.prompt for one in prompts]) or []
     if not patch.subjects:
         prompts = [replace(one, subject_expected="") for one in prompts]
     return [Decision(draw, one.probe_set, one.probe, one.case_id, found, one.subject_expected) for one, found in zip(prompts, fired, strict=True)]

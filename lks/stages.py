@@ -26,6 +26,7 @@ from lks.lm import LM
 from lks.patch import Patch
 from lks.readout import KEEPING, Asking, Key, Known, ReuseError, acts_of, ask, key_of
 from lks.rows import Passage
+from lks.scope_cell import PROBES
 from lks.shards import Answer, read_answers, read_rows
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,8 @@ def measure(stage: str, edited: Edited, progress: Progress) -> Sequence[object]:
             with edited.patch.applied(edited.lm):
                 return fluency.write(edited.lm, asked, edited.draw, edited.grows, progress)
         case "decisions":
-            return scope_stage.decide(edited.lm, edited.patch, edited.cases, edited.spare, edited.draw, seed=edited.seed)
+            probes = -(-PROBES // edited.draws)
+            return scope_stage.decide(edited.lm, edited.patch, edited.cases, edited.spare, edited.draw, probes, edited.seed)
         case "ability":
             return _abilities(stage, edited, progress)
         case _:

@@ -124,6 +124,12 @@ class Store:
         with self._open() as connection:
             return list(connection.execute(sql, list(params)).fetchall())
 
+    def table(self, sql: str) -> tuple[list[str], list[tuple[object, ...]]]:
+        """Names of the columns of a query, and its rows."""
+        with self._open() as connection:
+            cursor = connection.execute(sql)
+            return [str(column[0]) for column in cursor.description or ()], list(cursor.fetchall())
+
     def rows(self, kind: type[RowT], sql: str, params: Sequence[object] = ()) -> list[RowT]:
         """Rows of a query as dataclasses whose fields are the query's columns, by name."""
         wanted = {field.name for field in fields(kind)}  # type: ignore[arg-type]

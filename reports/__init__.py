@@ -8,8 +8,8 @@ from rich.console import Group
 
 from lks.shards import write_whole
 from lks.store import Store
-from reports import page, scope, tables, terminal
-from reports.results import load
+from reports import overview, page, scope, tables, terminal
+from reports.results import load, query
 
 ALWAYS = ("table1.csv", "table1.md", "table1.tex", "results.csv")
 
@@ -23,7 +23,8 @@ class ReportPaths:
         page: one self-contained HTML page.
         table_csv, table_md, table_tex: Table 1 in the paper's layout.
         results_csv: every number, long form.
-        others: what is written only where there is something to say: what sequential methods keep, scope cells, and development cells.
+        others: what is written only where there is something to say: an overview of everything measured, comparisons with the best method,
+            contexts, errors, fluency and abilities, texts before and after, what sequential methods keep, scope cells, development cells.
         warnings: damaged cells that were left out, one line each.
     """
 
@@ -46,7 +47,8 @@ def render(results: Path) -> ReportPaths:
         StoreError: the folder is not one of results, is in use, or cannot be written.
     """
     loaded = load(results)
-    samples = page.samples(Store(results))
+    store = Store(results)
+    samples, texts = page.samples(store), page.texts(store)
     folder = results / "report"
     evaluated, development = loaded.of("evaluation"), loaded.of("development")
     makers: dict[str, Callable[[], str | bytes] | None] = {
@@ -58,11 +60,14 @@ def render(results: Path) -> ReportPaths:
         "scope.csv": (lambda: scope.scope_csv(loaded)) if loaded.scope else None,
         "scope.svg": (lambda: scope.figure(loaded, "svg")) if scope.drawn(loaded) else None,
         "scope.png": (lambda: scope.figure(loaded, "png")) if scope.drawn(loaded) else None,
+        "overview.csv": (lambda: overview.overview_csv(loaded.overview)) if loaded.overview else None,
+        "comparisons.csv": (lambda: tables.comparisons_csv(loaded)) if loaded.comparisons else None,
+        **{f"{name}.csv": _csv_of(store, name) for name in ("contexts", "errors", "fluency", "abilities", "generations")},
         "development.csv": (lambda: tables.results_csv(development)) if development.blocks else None,
         "development.md": (lambda: tables.table1_md(development, "Development cases, for choosing settings")) if development.blocks else None,
     }
     others = tuple(name for name, make in makers.items() if make and name not in ALWAYS)
-    makers["index.html"] = lambda: page.html(loaded, samples, others)
+    makers["index.html"] = lambda: page.html(loaded, samples, texts, others)
     for name, make in makers.items():
         if make:
             made = make()
@@ -79,6 +84,12 @@ def render(results: Path) -> ReportPaths:
         others=tuple(folder / name for name in others),
         warnings=loaded.warnings,
     )
+
+
+def _csv_of(store: Store, name: str) -> Callable[[], str] | None:
+    """The rows of `sql/<name>.sql` as CSV, if there are any."""
+    names, rows = store.table(query(name))
+    return (lambda: overview.csv_text([names, *rows])) if rows else None
 
 
 def terminal_table(results: Path) -> Group:

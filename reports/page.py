@@ -2,15 +2,16 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import jinja2
 from markupsafe import Markup
 
 from lks.grid import PROTOCOL, Outcome, Split
 from lks.store import Store
-from reports import scope
+from reports import overview, scope
 from reports.charts import SHADES, chart
 from reports.results import COLUMNS, HERE, READOUT_NOTES, READOUTS, Block, Results, Row, query, seconds_per_edit, why
 from reports.summary import sentences
@@ -29,7 +30,7 @@ class Sample:
     Attributes:
         cell_id, kind, draw, case_id, subject, prompt: which probe of which cell.
         answer: reference answer.
-        unedited_text, ar_text: what the model generated before and after editing.
+        unedited_text, said: what the model generated before and after editing.
         tf_token: score under teacher forcing, 0 to 1.
         is_right: the generated tokens are those wanted; None where that cannot be said.
         fired: whether a gate let the edit act.
@@ -43,20 +44,35 @@ class Sample:
     prompt: str
     answer: str
     unedited_text: str | None
-    ar_text: str
+    said: str
     tf_token: float | None
     is_right: bool | None
     fired: bool | None
 
 
 @dataclass(frozen=True, slots=True)
+class Text:
+    """A free text before and after editing, and whether the edit holds in free generation."""
+
+    cell_id: str
+    draw: int
+    subject: str
+    prompt: str
+    target: str
+    before: str
+    after: str
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Number:
-    """A value in a table: text, half-width, the bare number for sorting, the published value."""
+    """A value in a table: text, half-width, the bare number for sorting, the published value, whether none is significantly better."""
 
     text: str
     half: str
     at: float
     published: str
+    leads: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +127,23 @@ class CellNote:
     paper_minutes: str
     parameters: str
     samples: tuple[Sample, ...]
+    texts: tuple[Text, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A block of the page: one model on one dataset, and all about its cells, method by method."""
+    """A block of the page: one model on one dataset, and all about its cells, method by method.
+
+    `overview` is everything measured: name, T and the texts under `columns` (group, heading).
+    """
 
     title: str
     split: Split
     model: str
     n_edits: tuple[int, ...]
     panels: tuple[Panel, ...]
+    overview: tuple[tuple[str, int, tuple[str, ...]], ...]
+    columns: tuple[tuple[str, str], ...]
     methods: tuple[tuple[str, tuple[CellNote, ...]], ...]
 
     @property
@@ -147,15 +169,18 @@ def samples(store: Store) -> list[Sample]:
     return store.rows(Sample, query("answers"))
 
 
-def html(results: Results, shown: list[Sample], files: tuple[str, ...] = ()) -> str:
+def texts(store: Store) -> list[Text]:
+    """Free texts to show, the same for the same store."""
+    return store.rows(Text, query("generations"))
+
+
+def html(results: Results, shown: list[Sample], written: list[Text], files: tuple[str, ...] = ()) -> str:
     """The whole page, self-contained; `files` are named as lying beside it."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters |= {"seconds": seconds, "size": size}
-    by_cell: dict[str, list[Sample]] = {}
-    for sample in shown:
-        by_cell.setdefault(sample.cell_id, []).append(sample)
+    by_cell = _Shown(_by_cell(shown), _by_cell(written))
     sections = [_section(results, block, by_cell) for block in results.blocks]
     notes = [note for section in sections for note in section.notes]
     return environment.get_template("page.html.j2").render(
@@ -171,6 +196,7 @@ def html(results: Results, shown: list[Sample], files: tuple[str, ...] = ()) -> 
         files=files,
         provenance=_provenance(results.outcomes + results.scope_cells),
         published=_published(results),
+        overview_notes=overview.NOTES,
         warnings=results.warnings,
         protocol=PROTOCOL,
         cells=len(notes) + len(results.scope_cells),
@@ -180,11 +206,11 @@ def html(results: Results, shown: list[Sample], files: tuple[str, ...] = ()) -> 
 
 def _scope(results: Results) -> Scope | None:
     """The section on edit scope, if there is anything to say."""
-    if not results.scope_cells:
+    if not results.scope_cells and not results.scope:
         return None
     figure = scope.on_page(scope.figure(results, "svg")) if scope.drawn(results) else Markup()
-    sets = [(name, scope.TITLES[name].replace("-phr", "phr")) for name in (*scope.OWN, *scope.outside(results))]
-    return Scope(figure, sets[:3], sets[3:], scope.lines(results), scope.failures(results), sorted({f.source for f in results.known_fires}))
+    own, outside = ([(name, scope.TITLES[name].replace("-phr", "phr")) for name in names] for names in (scope.own(results), scope.outside(results)))
+    return Scope(figure, own, outside, scope.lines(results), scope.failures(results), sorted({f.source for f in results.known_fires}))
 
 
 def seconds(value: float) -> str:
@@ -202,13 +228,36 @@ def size(value: int) -> str:
     return f"{value / 1e3:.1f} kB" if value else "–"
 
 
-def _section(results: Results, block: Block, shown: Mapping[str, list[Sample]]) -> Section:
+ShownT = TypeVar("ShownT", Sample, Text)
+
+
+class _Shown(NamedTuple):
+    """What is shown of each cell."""
+
+    samples: Mapping[str, list[Sample]]
+    texts: Mapping[str, list[Text]]
+
+
+def _by_cell(rows: Sequence[ShownT]) -> dict[str, list[ShownT]]:
+    found: dict[str, list[ShownT]] = {}
+    for row in rows:
+        found.setdefault(row.cell_id, []).append(row)
+    return found
+
+
+def _section(results: Results, block: Block, shown: _Shown) -> Section:
     panels = []
     for readout in READOUTS:
         lines = tuple(_line(results, block, row, readout) for row in block.rows)
         panels.append(Panel(readout, lines, chart(results, block, readout), tuple(_retained(results, block, readout))))
     methods = tuple((row.name, tuple(_note(results, row.name, row.cells[n], shown) for n in sorted(row.cells))) for row in block.rows)
-    return Section(block.title, block.split, block.model, block.n_edits, tuple(panels), methods)
+    names = {outcome.cell.id: row.name for row in block.rows for outcome in row.cells.values()}
+    rows = [row for row in results.overview if row.cell_id in names]
+    columns = overview.used(rows)
+    wide = tuple((names[row.cell_id], row.n_edits, tuple(overview.HEADINGS[name][2](row) for name in columns)) for row in rows)
+    return Section(
+        block.title, block.split, block.model, block.n_edits, tuple(panels), wide, tuple(overview.HEADINGS[n][:2] for n in columns), methods
+    )
 
 
 def _line(results: Results, block: Block, row: Row, readout: str) -> Line:
@@ -238,10 +287,11 @@ def _number(results: Results, block: Block, row: Row, n_edits: int, readout: str
     published = results.published_for(block, row, n_edits, metric) if readout == "tf_token" else None
     paper = "" if published is None else f"{published:.1f}"
     spread = "" if score.half_width is None else f"±{score.half_width:.1f}"
-    return Number(f"{score.value:.1f}", spread, round(score.value, 2), paper)
+    leads = (score.cell_id, readout, metric) in results.leaders
+    return Number(f"{score.value:.1f}", spread, round(score.value, 2), paper, leads)
 
 
-def _note(results: Results, name: str, outcome: Outcome, shown: Mapping[str, list[Sample]]) -> CellNote:
+def _note(results: Results, name: str, outcome: Outcome, shown: _Shown) -> CellNote:
     cell = outcome.cell
     minutes = None if cell.variant or cell.split != "evaluation" else results.minutes.get((cell.dataset, cell.model, cell.method, cell.n_edits))
     return CellNote(
@@ -251,7 +301,8 @@ def _note(results: Results, name: str, outcome: Outcome, shown: Mapping[str, lis
         per_edit=seconds(seconds_per_edit(outcome)),
         paper_minutes="" if minutes is None else f"{minutes:g} min",
         parameters=json.dumps(json.loads(cell.parameters), indent=2, ensure_ascii=False),
-        samples=tuple(shown.get(cell.id, ())),
+        samples=tuple(shown.samples.get(cell.id, ())),
+        texts=tuple(shown.texts.get(cell.id, ())),
     )
 
 

@@ -3,11 +3,14 @@
 import csv
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from lks.errors import StoreError
 from lks.grid import UNEDITED, Outcome, Split
 from lks.store import Store
+from reports.comparisons import Comparison, comparisons
+from reports.overview import Overview
 
 HERE = Path(__file__).parent
 
@@ -73,12 +76,14 @@ class Kept:
 class ScopeRate:
     """What a scope indicator does with one set of prompts at one T, in percent of them (view `scope_rates`).
 
-    `right_subject` is None where the prompts are about no edited subject.
+    `right_subject` is None where the prompts are about no edited subject, or the method does not say for whom it acts. `measure` is "scope" where
+    an indicator alone was asked, "answers" where an edited model with a gate was run.
     """
 
     dataset: str
     model: str
     records: int
+    measure: str
     scope: str
     n_edits: int
     probe_set: str
@@ -149,7 +154,7 @@ class Block:
         return f"{self.model} on {self.dataset}" + (f" (first {self.records:,} records)" if self.records else "") + split
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Results:
     """All that a report says, but for raw answers.
 
@@ -163,6 +168,8 @@ class Results:
         published: (dataset, model, method, T, metric) -> percent, from the paper.
         minutes: (dataset, model, method, T) -> minutes to edit, from the paper.
         known_fires: of the authors' scope rules.
+        overview: everything measured on each shown cell, one row each.
+        comparisons: of each evaluated method with the best one.
         warnings: damaged cells that are left out.
     """
 
@@ -175,6 +182,8 @@ class Results:
     published: dict[tuple[str, str, str, int, str], float]
     minutes: dict[tuple[str, str, str, int], float]
     known_fires: tuple[Fires, ...]
+    overview: tuple[Overview, ...]
+    comparisons: tuple[Comparison, ...]
     warnings: tuple[str, ...]
 
     def of(self, split: Split) -> "Results":
@@ -187,7 +196,14 @@ class Results:
             blocks=tuple(block for block in self.blocks if block.split == split),
             scores={key: score for key, score in self.scores.items() if key[0] in ids},
             kept={key: kept for key, kept in self.kept.items() if key[0] in ids},
+            overview=tuple(row for row in self.overview if row.cell_id in ids),
+            comparisons=tuple(one for one in self.comparisons if one.cell_id in ids),
         )
+
+    @cached_property
+    def leaders(self) -> frozenset[tuple[str, str, str]]:
+        """(cell id, read-out, metric) of the best and of all that are not significantly worse."""
+        return frozenset((one.cell_id, one.readout, one.metric) for one in self.comparisons if one.tied)
 
     def score(self, outcome: Outcome, readout: str, metric: str) -> Score | None:
         """A cell's metric, or None if it failed or had no such probes."""
@@ -211,10 +227,12 @@ def load(results: Path) -> Results:
     shown = {cell_id for (cell_id,) in store.query(query("current"))}
     current = [outcome for outcome in store.outcomes() if outcome.cell.id in shown]
     outcomes = tuple(outcome for outcome in current if outcome.cell.measure == "answers")
+    blocks = _blocks(outcomes)
+    tables = [[cell for row in block.rows for cell in row.cells.values()] for block in blocks if block.split == "evaluation"]
     scores = store.rows(Score, query("results"))
     return Results(
         outcomes=outcomes,
-        blocks=_blocks(outcomes),
+        blocks=blocks,
         scores={(score.cell_id, score.readout, score.metric): score for score in scores},
         kept={(kept.cell_id, kept.readout, kept.metric): kept for kept in store.rows(Kept, query("retention"))},
         scope_cells=tuple(outcome for outcome in current if outcome.cell.measure == "scope"),
@@ -222,6 +240,8 @@ def load(results: Path) -> Results:
         published=_published(),
         minutes=_minutes(),
         known_fires=tuple(_fires()),
+        overview=tuple(store.rows(Overview, query("overview"))),
+        comparisons=tuple(comparisons(store, tables, list(READOUTS))),
         warnings=tuple(warnings),
     )
 

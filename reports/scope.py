@@ -15,15 +15,20 @@ from reports.results import Fires, Results, ScopeRate, why
 TITLES = {
     "edit": "edit prompts",
     "paraphrase": "para-phrases",
+    "typo": "one typo",
+    "case": "lower case",
+    "alias": "alias",
     "locality": "other facts",
     "others": "other subjects",
     "gsm8k": "GSM8K",
     "sst2": "SST-2",
     "rte": "RTE",
+    "plain": "plain text",
 }
 """Probe sets as tables call them."""
 
-OWN = ("edit", "paraphrase", "locality")
+ABOUT = ("edit", "paraphrase", "typo", "case", "alias", "locality")
+"""Sets about edited subjects."""
 INK, SOFT, RULE, PAPER = "#1d2328", "#5b6670", "#dfe2e0", "#ffffff"
 STYLES = {"official": ("#b3261e", "o", 5.0), "exact": ("#0b6e63", "s", 8.5), "fuzzy": ("#c4600c", "o", 6.0), "exact+gate": ("#7b3fb0", "D", 3.0)}
 """Colour, marker and its size of a scope indicator: where lines lie on each other, the later ones are thinner and all are seen."""
@@ -60,8 +65,13 @@ class ScopeLine:
         return percent(self.rates[probe_set].fired if probe_set in self.rates else None)
 
     def right(self, probe_set: str) -> str:
-        """Percent of the prompts of a set where it finds the subject that is asked about."""
-        return percent(self.rates[probe_set].right_subject if probe_set in self.rates else None)
+        """Percent of the prompts of a set where it finds the subject that is asked about; of a method that does not say for whom it acts how
+        often it does.
+        """
+        if probe_set not in self.rates:
+            return percent(None)
+        rate = self.rates[probe_set]
+        return percent(rate.fired if rate.right_subject is None and rate.measure == "answers" else rate.right_subject)
 
     def wrong(self, probe_set: str) -> str:
         """Percent of the prompts of a set where it finds another subject."""
@@ -81,9 +91,14 @@ def failures(results: Results) -> list[str]:
     return [f"{outcome.cell.label}: {why(outcome, 120)}" for outcome in results.scope_cells if why(outcome)]
 
 
+def own(results: Results) -> list[str]:
+    """The probe sets about edited subjects that any cell has asked, in the order of tables."""
+    return [name for name in ABOUT if any(rate.probe_set == name for rate in results.scope)]
+
+
 def outside(results: Results) -> list[str]:
     """The probe sets about no edited subject that any cell has asked, in the order of tables."""
-    return [name for name in TITLES if name not in OWN and any(rate.probe_set == name for rate in results.scope)]
+    return [name for name in TITLES if name not in ABOUT and any(rate.probe_set == name for rate in results.scope)]
 
 
 def percent(value: float | None) -> str:
@@ -115,22 +130,27 @@ def terminal_table(results: Results) -> Table:
     table.add_column("dataset, model", no_wrap=True)
     table.add_column("T", justify="right")
     table.add_column("scope", no_wrap=True)
-    sets = outside(results)
-    for i, name in enumerate((*OWN, *sets)):
-        heading = "Right:" if i == 0 else "Fires:" if i == len(OWN) else ""
+    about, sets = own(results), outside(results)
+    for i, name in enumerate((*about, *sets)):
+        heading = "Right:" if i == 0 else "Fires:" if i == len(about) else ""
         table.add_column(f"{heading}\n{TITLES[name].replace('-phr', 'phr')}".replace(" ", "\n"), justify="right", no_wrap=True)
     before: ScopeLine | None = None
     for line in lines(results):
         where = "" if before and before.where == line.where else line.where
         count = "" if before and not where and before.n_edits == line.n_edits else f"{line.n_edits:,}"
-        table.add_row(where, count, line.scope, *(line.right(name) for name in OWN), *(line.fired(name) for name in sets))
+        table.add_row(where, count, line.scope, *(line.right(name) for name in about), *(line.fired(name) for name in sets))
         before = line
     return table
 
 
 def drawn(results: Results) -> bool:
     """Whether there is something for the figure."""
-    return any(rate.probe_set == "others" for rate in results.scope)
+    return bool(_indicators(results))
+
+
+def _indicators(results: Results) -> list[ScopeRate]:
+    """What indicators alone, without an edited model, do with prompts about other subjects."""
+    return [rate for rate in results.scope if rate.probe_set == "others" and rate.measure == "scope"]
 
 
 def figure(results: Results, kind: str) -> bytes:
@@ -144,9 +164,8 @@ def figure(results: Results, kind: str) -> bytes:
     from matplotlib.figure import Figure
 
     panels: dict[Where, list[ScopeRate]] = {}
-    for rate in results.scope:
-        if rate.probe_set == "others":
-            panels.setdefault(_where(rate), []).append(rate)
+    for rate in _indicators(results):
+        panels.setdefault(_where(rate), []).append(rate)
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "lks", "font.size": 9, "text.color": INK}):
         made = Figure(figsize=(len(panels) * 5.2 + 2.0, 4.0), layout="constrained", facecolor=PAPER)
         axes = made.subplots(1, len(panels), squeeze=False, sharey=True)[0]

@@ -5,21 +5,23 @@ import io
 from collections.abc import Sequence
 
 from lks.grid import Outcome
+from reports.overview import csv_text
 from reports.results import COLUMNS, READOUT_NOTES, READOUTS, Block, Results, Row, Score, seconds_per_edit, why
 
 DASH = "–"
 PER_EDIT, PREPARE = "s/edit", "Prepare s"
 CAPTION = (
-    "Percent, ± half of the 95 % interval, clustered by subject (its ends are in results.csv). Rows marked (paper) are published values. "
+    "Percent, ± half of the 95 % interval, clustered by subject (its ends are in results.csv). *: the best method and all not significantly worse "
+    "(paired cluster bootstrap, Holm over the table; comparisons.csv). Rows marked (paper) are published values. "
     "Seconds per edit are without preparation, which is done once."
 )
 
 
-def number(score: Score | None, interval: bool = True) -> str:
-    """A score as a table prints it: "97.4 ±1.9"; a dash where there is none."""
+def number(score: Score | None, interval: bool = True, mark: str = "") -> str:
+    """A score as a table prints it: "97.4 ±1.9", "*97.4 ±1.9" with a mark; a dash where there is none."""
     if score is None or score.value is None:
         return DASH
-    return f"{score.value:.1f} ±{score.half_width:.1f}" if interval and score.half_width is not None else f"{score.value:.1f}"
+    return mark + (f"{score.value:.1f} ±{score.half_width:.1f}" if interval and score.half_width is not None else f"{score.value:.1f}")
 
 
 def short(seconds: float) -> str:
@@ -92,6 +94,15 @@ def retention_csv(results: Results) -> str:
     return _csv_text(rows)
 
 
+def comparisons_csv(results: Results) -> str:
+    """Each method against the best one of its table: points of percent, p values before and after Holm, who is tied."""
+    columns = ["readout", "metric", "difference", "low", "high", "p", "adjusted_p", "mcnemar_p", "tied", "cell_id", "best_id"]
+    outcomes = {outcome.cell.id: outcome for outcome in results.outcomes}
+    rows: list[list[object]] = [[*CELL_HEAD, *columns]]
+    rows += [[*_coordinates(outcomes[one.cell_id]), *(getattr(one, name) for name in columns)] for one in results.comparisons]
+    return csv_text(rows)
+
+
 CELL_HEAD = ["split", "dataset", "records", "model", "method", "variant", "regime", "n_edits", "seed", "draws"]
 
 
@@ -126,7 +137,9 @@ def _group(results: Results, outcome: Outcome | None, readout: str) -> list[str]
     reason = why(outcome)
     if outcome is None or reason:
         return [reason, *[DASH] * len(COLUMNS)]
-    return [*(number(results.score(outcome, readout, metric)) for metric in COLUMNS), short(seconds_per_edit(outcome))]
+    marks = ["*" if (outcome.cell.id, readout, metric) in results.leaders else "" for metric in COLUMNS]
+    numbers = [number(results.score(outcome, readout, metric), mark=mark) for metric, mark in zip(COLUMNS, marks, strict=True)]
+    return [*numbers, short(seconds_per_edit(outcome))]
 
 
 def _published_line(results: Results, block: Block, row: Row, n_edits: list[int] | tuple[int, ...]) -> list[str]:

@@ -4,8 +4,8 @@ from rich.console import Group
 from rich.table import Table
 
 from lks.grid import Outcome
-from reports import scope
-from reports.results import COLUMNS, Block, Kept, Results, Row, seconds_per_edit
+from reports import overview, scope
+from reports.results import COLUMNS, Block, Kept, Results, Row, name_of, seconds_per_edit
 from reports.tables import DASH, number, preparation, short
 
 TITLE = "Percent; TF token as in the paper, AR exact as generated. seq: edits one after the other, sim: all at once"
@@ -15,7 +15,10 @@ REGIMES = {"sequential": "seq", "simultaneous": "sim"}
 def tables(results: Results) -> Group:
     """The result table; then what sequential methods keep, edit scope and development cells, where there are any."""
     shown, development = results.of("evaluation"), results.of("development")
+    names = {outcome.cell.id: name_of(outcome) for outcome in shown.outcomes}
     parts = [_result_table(shown, TITLE)] if shown.blocks or not (development.blocks or results.scope) else []
+    if shown.overview:
+        parts.append(overview.terminal_table(shown.overview, lambda row: names.get(row.cell_id, row.method)))
     if shown.kept:
         parts.append(_retention_table(shown))
     if results.scope:

@@ -15,6 +15,7 @@ from lks.edits import ProbeKind
 from lks.errors import StoreError
 from lks.grid import IMMEDIATE, Cell, Costs, Outcome
 from lks.shards import Answer, write_answers
+from lks.statistics import interval
 from lks.store import Store
 from reports import ReportPaths, render, terminal_table
 from reports.results import load
@@ -86,14 +87,19 @@ def test_tables_are_the_golden_ones(report: ReportPaths, name: str) -> None:
 
 def test_the_golden_table_has_the_hand_worked_values(report: ReportPaths) -> None:
     # T=1: four subjects in two draws. Gen of LKS: one subject half right under TF token: (0.5 + 3) / 4 = 87.5; deviations
-    # -0.375 and 3 x 0.125 per item, twice per subject: sqrt(0.75^2 + 3 * 0.25^2) / 8 = 0.10825, times 1.96 = 21.2 points.
+    # -0.375 and 3 x 0.125 per item, twice per subject: sqrt(0.75^2 + 3 * 0.25^2) / 8 = 0.10825.
     # Loc: two subjects half right: sqrt(4 * 0.5^2) / 8 = 0.125.
-    # EP: pulls / 3 of Ann (-.09375 - .0625), Bob (.03125 - .0625), Cleo and Dan (.03125 + .0625): 0.0691, times 1.96 = 13.5.
+    # EP: pulls / 3 of Ann (-.09375 - .0625), Bob (.03125 - .0625), Cleo and Dan (.03125 + .0625): 0.0691.
+    worked = ((1.0, 0.0), (0.875, 0.1082532), (0.75, 0.125), (0.875, 0.0690540))
     lks = next(line.split(",") for line in report.table_csv.read_text().splitlines() if line.startswith("tf_token,world,micro-llama,LKS,"))
-    assert lks[4:10] == ["simultaneous", "100.0 ±0.0", "87.5 ±21.2", "75.0 ±24.5", "87.5 ±13.5", "2.00"]
+    assert lks[4:10] == [
+        "simultaneous",
+        *(f"*{100 * p:.1f} ±{50 * (high - low):.1f}" for p, se in worked for low, high in [interval(p, se, 4)]),
+        "2.00",
+    ]
     assert lks[-1] == "1.00"  # preparation
     generated = next(line.split(",") for line in report.table_csv.read_text().splitlines() if line.startswith("ar_exact,world,micro-llama,LKS,"))
-    assert [value.split()[0] for value in generated[5:9]] == ["100.0", "75.0", "50.0", "75.0"]
+    assert [value.split()[0] for value in generated[5:9]] == ["*100.0", "*75.0", "*50.0", "*75.0"]
 
 
 def test_absent_cells_say_why(report: ReportPaths) -> None:
@@ -152,7 +158,8 @@ def test_the_page_needs_no_network_and_is_well_formed(report: ReportPaths) -> No
     page.feed(text)
     assert page.open == []
     assert {ref for ref in page.references if not ref.startswith("#")} == {
-        *("table1.csv", "table1.md", "table1.tex", "results.csv", "retention.csv", "development.csv", "development.md")
+        *("table1.csv", "table1.md", "table1.tex", "results.csv", "retention.csv", "development.csv", "development.md"),
+        *("overview.csv", "comparisons.csv"),
     }
     assert {ref[1:] for ref in page.references if ref.startswith("#")} <= set(page.ids)
     assert not re.search(r"url\(|@import|fetch\(", text)
@@ -187,7 +194,7 @@ def test_the_summary_tells_the_best_and_the_gap_to_generation(results: Path) -> 
     ran, led, generated = sentences(load(results).of("evaluation"))
     assert ran.startswith("7 of 9 cells have a result: FT-M, GRACE and LKS with 1 to 1,000 edits together")
     assert ran.endswith("without result: 1 × diverged and 1 × oom.")
-    assert "LKS has the highest edit performance with the most edits: 87.5 ± 13.5 on micro-llama (T = 100)" in led
+    assert "LKS has the highest edit performance with the most edits: 87.5 ± 29.2 on micro-llama (T = 100)" in led
     assert "100 % of the edits and 75 % of their paraphrases come out wholly right" in generated
 
 
@@ -204,21 +211,23 @@ def test_the_terminal_table_fits(results: Path, width: int) -> None:
 
 def test_what_is_kept_is_told_in_terminal_page_and_csv(results: Path, report: ReportPaths) -> None:
     # GRACE, generated answers: 3 of 4 edits right at once, 2 at the end; Bob alone has lost, so the mean is 25 and the spread
-    # sqrt(0.75^2 + 3 * 0.25^2) / 4 = 0.2165, times 1.96 = 42.4.
+    # sqrt(0.75^2 + 3 * 0.25^2) / 4 = 0.2165, times t of 3 degrees of freedom = 68.9 (3.18; the series is 0.1 % low).
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(terminal_table(results))
     _, kept = console.export_text().split("Reliability of sequential methods")
     line = next(line.split() for line in kept.splitlines() if "GRACE" in line)
-    assert line == ["micro-llama", "100", "GRACE", "87.5", "75.0", "12.5", "±21.2", "75.0", "50.0", "25.0", "±42.4"]
+    assert line == ["micro-llama", "100", "GRACE", "87.5", "75.0", "12.5", "±34.4", "75.0", "50.0", "25.0", "±68.8"]
     assert report.page.read_text().count("<h4>What is kept</h4>") == 4  # one read-out each, of one block
     row = next(line for line in (report.folder / "retention.csv").read_text().splitlines() if ",ar_exact,locality," in line)
-    assert ",100.0000,50.0000,50.0000,49.0000,4,4," in row
+    assert ",100.0000,50.0000,50.0000,79." in row
 
 
 def test_development_cells_are_never_among_the_results(results: Path, report: ReportPaths) -> None:
     for name in ("table1.csv", "table1.md", "table1.tex", "results.csv"):
         assert "0.125" not in (report.folder / name).read_text()
-    assert report.others == tuple(report.folder / name for name in ("retention.csv", "development.csv", "development.md"))
+    assert report.others == tuple(
+        report.folder / name for name in ("retention.csv", "overview.csv", "comparisons.csv", "development.csv", "development.md")
+    )
     assert "| FT-M (lr=0.125) | simultaneous |" in (report.folder / "development.md").read_text()
     above, below = report.page.read_text().split('<h2 id="development">')
     assert "lr=0.125" not in above and "FT-M (lr=0.125)" in below
@@ -237,7 +246,11 @@ def test_files_of_what_is_gone_go_too(results: Path, tmp_path: Path) -> None:
         if '"development"' in (folder / "outcome.json").read_text() or (folder / f"{IMMEDIATE}.parquet").exists():
             shutil.rmtree(folder)
     paths = render(copy)
-    assert paths.others == () and not list(paths.folder.glob("development.*")) and not (paths.folder / "retention.csv").exists()
+    assert (
+        [path.name for path in paths.others] == ["overview.csv", "comparisons.csv"]
+        and not list(paths.folder.glob("development.*"))
+        and not (paths.folder / "retention.csv").exists()
+    )
     text = paths.page.read_text()
     assert "What is kept" not in text and "development" not in text.split("<main>")[1]
 

@@ -1,6 +1,6 @@
 -- How often the scope indicators of the shown cells fire and what they find, in percent; several seeds are pooled.
 WITH pooled AS (
-    SELECT dataset, model, records, scope, n_edits, probe_set, sum(probes)::BIGINT AS probes,
+    SELECT dataset, model, records, measure, scope, n_edits, probe_set, sum(probes)::BIGINT AS probes,
         round(100 * sum(probes * fired) / sum(probes), 6) AS fired,
         round(100 * sum(probes * right_subject) / sum(probes), 6) AS right_subject,
         round(100 * sum(probes * wrong_subject) / sum(probes), 6) AS wrong_subject
