@@ -64,7 +64,7 @@ class Rank(Nothing):
 
 
 METHODS: dict[str, type[Editor[object]]] = {"none": Nothing, "ft": Scalpel, "lks": Scalpel, "rome": Rank, "mend": Rank}  # type: ignore[dict-item]
-SIZES = {"world": 1000, "zsre": 10_000, "counterfact": 10_000}
+SIZES = {"world": 1000, "zsre": 10_000, "counterfact": 10_000, **{f"knowedit-{part}": 300 for part in ("zsre", "recent", "counterfact", "wikibio")}}
 
 
 def dataset_of(name: str) -> tuple[str, int]:
