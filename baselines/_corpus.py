@@ -57,9 +57,8 @@ def _world() -> Iterator[str]:
 
 
 def _facts(dataset: str) -> Iterator[str]:
-    """The unedited facts of a dataset in the words that editors may see."""
-    for case in load(dataset).cases:
-        edit = case.edit
+    """The unedited facts of a dataset in the words that editors may see; an edit whose old answer is not known has none."""
+    for edit in [case.edit for case in load(dataset).cases if case.edit.ground_truth]:
         for prompt in (edit.prompt, *edit.training_paraphrases):
             yield f"{prompt.rstrip()} {edit.ground_truth}."
 

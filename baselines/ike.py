@@ -101,12 +101,13 @@ class IKE(Editor[IKEParams]):
 
 
 def demonstration(training: Sequence[Edit], index: int, form: Form) -> str:
-    """One demonstration; an edit without a paraphrase can only be copied."""
+    """One demonstration; an edit can only be copied where it has no paraphrase, or no edit of another subject has an old answer to retain."""
     edit = training[index]
     prompt, answer = edit.prompt, edit.target
     if form == "update" and edit.training_paraphrases:
         prompt = edit.training_paraphrases[0]
     elif form == "retain":
-        other = next(o for o in [*training[index + 1 :], *training[:index]] if o.subject != edit.subject)
-        prompt, answer = other.prompt, other.ground_truth
+        others = (o for o in [*training[index + 1 :], *training[:index]] if o.subject != edit.subject and o.ground_truth)
+        if other := next(others, None):
+            prompt, answer = other.prompt, other.ground_truth
     return f"New Fact: {edit.prompt} {edit.target}\nPrompt: {prompt} {answer}\n\n"

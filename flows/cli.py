@@ -14,6 +14,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from flows.scope import scope
+from flows.testbed import testbed
 from lks.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -56,7 +57,6 @@ app = typer.Typer(
     "Start with [bold]lks grid[/]; it runs the small default grid in a few minutes and prints the result table.",
     epilog="Environment: LKS_RESULTS (results folder), LKS_GRID (default grid), LKS_GRIDS (file of grids), LKS_DATA (folder of datasets).",
 )
-testbed = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Train and check small models that know the made world or real records.")
 app.add_typer(testbed, name="testbed")
 app.add_typer(scope, name="scope")
 
@@ -175,7 +175,7 @@ def _show_plan(work: "Work") -> None:
         lacking = work.lacking(cell)
         whole = len(lacking) == len(work.grid.extras.stages(cell.measure))
         state = "stored" if cell.id not in missing else "to run" if whole else f"lacks {', '.join(lacking)}"
-        estimate = duration(clock.expect([cell])) if state == "to run" else ""
+        estimate = duration(clock.expect([cell])) if cell.id in missing else ""
         table.add_row(method, cell.model, cell.dataset, cell.split, str(cell.n_edits), str(cell.draws), str(cell.seed), state, estimate)
     console.print(table)
     expected = clock.expect(work.todo)
@@ -224,6 +224,36 @@ def report(results: Results = None) -> None:
     _show_results(Console(), folder)
 
 
+@app.command("judge")
+def judge_answers(
+    model: Annotated[str, typer.Option("--model", help="Name of the judge on its server.", metavar="NAME")],
+    base_url: Annotated[str | None, typer.Option("--base-url", help="The server. Default: $OPENAI_BASE_URL, else OpenAI's.", metavar="URL")] = None,
+    results: Results = None,
+    calibration: Annotated[Path | None, typer.Option("--calibration", help="Answers that people have labelled.", metavar="FILE.jsonl")] = None,
+    only_calibrate: Annotated[bool, typer.Option("--only-calibrate", help="Say how far the judge agrees with people; judge nothing.")] = False,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Questions on their way at most.")] = 8,
+) -> None:
+    """Have an LLM judge the free answers, beside the deterministic score; first say how far it agrees with people.
+
+    Any server with OpenAI's chat completions will do. Cells that this judge has judged are left out; a stopped run goes on where it was.
+
+    [bold]Examples[/]
+
+      lks judge --model gpt-4o-mini
+
+      lks judge --model qwen3 --base-url http://localhost:8000/v1 --only-calibrate
+    """
+    from flows.judge import calibration_of, judge_folder
+    from flows.planning import folder_of
+    from lks.judge import Judge
+
+    judge = Judge(model, base_url, concurrency=concurrency)
+    if only_calibrate:
+        calibration_of(Console(), judge, calibration)
+    else:
+        judge_folder(Console(), folder_of(results), judge, calibration)
+
+
 @app.command("list")
 def show(what: Annotated[str, typer.Argument(help="methods, models, datasets or grids")]) -> None:
     """List what there is: methods, models, datasets or grids."""
@@ -233,62 +263,6 @@ def show(what: Annotated[str, typer.Argument(help="methods, models, datasets or 
     if what not in kinds:
         raise unknown("list", what, kinds)
     Console().print(kinds[what]())
-
-
-Model = Annotated[str | None, typer.Argument(help="micro-llama, micro-mistral or mini-DATASET-RECORDS; both micro models if nothing is given.")]
-DataFolder = Annotated[Path | None, typer.Option("--data", help="Folder of the datasets. Default: $LKS_DATA, else downloaded.", metavar="DIR")]
-
-
-@testbed.command("build")
-def build_models(
-    name: Model = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Build a mini model that knows this dataset: zsre or counterfact.")] = None,
-    records: Annotated[int, typer.Option("--records", min=50, max=10_000, help="How many of its records the mini model knows.")] = 10_000,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the model. Default: where grids look for it.", metavar="DIR")] = None,
-    data: DataFolder = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of weights and batches.")] = 0,
-    minutes: Annotated[float | None, typer.Option("--minutes", help="Train about so long instead of the recipe's steps.")] = None,
-) -> None:
-    """Train a small model from scratch, on a GPU if there is one; a stopped build goes on where it was.
-
-    [bold]Examples[/]
-
-      lks testbed build                               both micro models
-
-      lks testbed build --dataset zsre --records 1000  a mini model
-    """
-    from lks.testbed import build
-
-    for wanted in [name] if name else _asked_models(dataset):
-        folder = build(wanted, out, dataset=dataset or "world", records=records, data_dir=data, seed=seed, minutes=minutes)
-        Console().print(f"{wanted}: {folder}", highlight=False, soft_wrap=True)
-
-
-@testbed.command("check")
-def check_models(name: Model = None, data: DataFolder = None) -> None:
-    """Ask a built model what an editor relies on: recall, where facts sit (swap table), abilities. Exit 1 if it fails.
-
-    [bold]Example[/]
-
-      lks testbed check mini-zsre-1000
-    """
-    from lks.testbed import check
-
-    console = Console()
-    passed = True
-    for wanted in [name] if name else _asked_models(None):
-        report = check(wanted, data_dir=data)
-        console.print(*report.table(), sep="\n")
-        passed = passed and report.passed
-    if not passed:
-        raise typer.Exit(1)
-
-
-def _asked_models(dataset: str | None) -> list[str]:
-    """Without a name: a mini model of the dataset, or all models that are shipped."""
-    from lks.testbed import NAMES
-
-    return ["mini"] if dataset else [name for name in NAMES if name.startswith("micro-")]
 
 
 @app.callback()

@@ -47,11 +47,13 @@ class _Count:
         self.rest: list[Cell] = []
         self.total = self.done = self.failed = self.kept = 0
         self.clock = Clock([])
+        self.expected: float | None = None
         self.since = time.monotonic()
 
     def begin(self, cells: Sequence[Cell], kept: int, earlier: Sequence[Outcome]) -> None:
         self.rest, self.total, self.kept = list(cells), len(cells), kept
         self.clock = Clock(earlier)
+        self.expected = self.clock.expect(self.rest)
 
     def start(self) -> None:
         self.since = time.monotonic()
@@ -59,13 +61,13 @@ class _Count:
     def finish(self, outcome: Outcome) -> None:
         self.rest = [c for c in self.rest if c.id != outcome.cell.id]
         self.clock.learn(outcome)
+        self.expected = self.clock.expect(self.rest)
         self.done += outcome.status == "ok"
         self.failed += outcome.status != "ok"
 
     def left(self) -> float | None:
         """Seconds that the cells not yet finished may take."""
-        expected = self.clock.expect(self.rest)
-        return None if expected is None else max(expected - (time.monotonic() - self.since), 0.0)
+        return None if self.expected is None else max(self.expected - (time.monotonic() - self.since), 0.0)
 
 
 class Lines:

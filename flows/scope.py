@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 scope = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Examine the scope indicator: which prompts an edit applies to.")
 
-OTHERS = {"zsre": "counterfact", "counterfact": "zsre", "world": "zsre"}
-"""Whose prompts are asked as well."""
+OTHERS = {"zsre": ("counterfact",), "counterfact": ("zsre",), "world": ("zsre",)}
+"""Whose prompts are asked as well; where nothing stands here, those of both published files."""
+
+MOST = 10_000
+"""Cases that are edited unless another number is asked for; all of a dataset with fewer."""
 
 
 @scope.callback()
@@ -28,9 +31,12 @@ def _group() -> None:
 
 @scope.command("check")
 def check_scope(
-    dataset: Annotated[str, typer.Option("--dataset", help="Edit subjects of zsre, counterfact or world.")] = "counterfact",
+    dataset: Annotated[str, typer.Option("--dataset", help="Edit subjects of it; names are in [bold]lks list datasets[/].")] = "counterfact",
     edits: Annotated[Path | None, typer.Option("--edits", help='Edit these: lines of {"subject": ..., "aliases": [...]}.', metavar="FILE")] = None,
-    n_edits: Annotated[int, typer.Option("--n-edits", min=1, help="T: so many cases are edited; the others' prompts are asked too.")] = 10_000,
+    n_edits: Annotated[
+        int | None,
+        typer.Option("--n-edits", min=1, help=f"T: so many cases are edited; the others' prompts are asked too. Default: at most {MOST:,}."),
+    ] = None,
     kinds: Annotated[str, typer.Option("--scope", help="Of exact, fuzzy and official; only the first one's targets count.")] = "exact,fuzzy",
     names: Annotated[int, typer.Option("--names", min=0, help="Add made-up names up to so many.")] = 0,
     data: Annotated[Path | None, typer.Option("--data", help="Folder of the datasets. Default: $LKS_DATA.", metavar="DIR")] = None,
@@ -83,7 +89,7 @@ def _kinds(text: str) -> "list[ScopeKind]":
     return cast("list[ScopeKind]", asked)
 
 
-def _material(dataset: str, file: Path | None, n_edits: int, data: Path | None, seed: int) -> "tuple[EditSet, list[Outside]]":
+def _material(dataset: str, file: Path | None, n_edits: int | None, data: Path | None, seed: int) -> "tuple[EditSet, list[Outside]]":
     """Edits, and prompts about something else."""
     from lks.datasets import load
     from lks.datasets import names as known
@@ -95,12 +101,11 @@ def _material(dataset: str, file: Path | None, n_edits: int, data: Path | None, 
     if file is not None:
         edited = read_edits(file)
     else:
-        size = len(load(dataset, data).cases)
-        edited, rest = split(dataset, size if dataset == "world" and n_edits > size else n_edits, data, seed)
+        edited, rest = split(dataset, n_edits or min(MOST, len(load(dataset, data).cases)), data, seed)
         if rest:
             outside.append(Outside(f"other {dataset} cases", rest))
     subjects = {name.casefold() for names in edited.names for name in names}
-    for other in [OTHERS[dataset]] if file is None else ["counterfact", "zsre"]:
+    for other in OTHERS.get(dataset if file is None else "", ("counterfact", "zsre")):
         try:
             cases = load(other, data).cases
         except DataError as error:

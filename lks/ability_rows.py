@@ -2,25 +2,7 @@
 
 from dataclasses import dataclass
 
-import pyarrow as pa
-
-SCHEMA_NAME = "lks-ability"
-SCHEMA_VERSION = 1
-
-SCHEMA = pa.schema(
-    [
-        pa.field("cell_id", pa.string(), nullable=False),
-        pa.field("draw", pa.int32(), nullable=False),
-        pa.field("task", pa.string(), nullable=False),
-        pa.field("metric", pa.string(), nullable=False),
-        pa.field("doc_id", pa.int32(), nullable=False),
-        pa.field("score", pa.float64(), nullable=False),
-        pa.field("target", pa.string(), nullable=False),
-        pa.field("response", pa.string(), nullable=False),
-        pa.field("requests", pa.string(), nullable=False),
-    ],
-    metadata={"schema": SCHEMA_NAME, "schema_version": str(SCHEMA_VERSION)},
-)
+from lks.rows import columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +29,6 @@ class AbilityRow:
     target: str
     response: str
     requests: str
+
+
+SCHEMA = columns(AbilityRow, "lks-ability", 1)

@@ -88,7 +88,7 @@ class _Uses:
 class TemplateSource:
     """A `PromptSource` over the records of one dataset. Deterministic; knows nothing but the records it is given."""
 
-    version = "templates-1"
+    version = "templates-2"
 
     def __init__(self, records: Sequence[Record]) -> None:
         self._evaluation = {normalised(text) for r in records for text in (r.prompt, r.generality, r.locality)}

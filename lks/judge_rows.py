@@ -38,6 +38,11 @@ class Judgement:
 SCHEMA = columns(Judgement, "lks-judgements", 1)
 
 
+def file_name(model: str) -> str:
+    """A model's name made safe for a file's; a hash keeps names apart that look the same then."""
+    return f"{re.sub(r'[^A-Za-z0-9.-]+', '-', model)[:60]}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
+
+
 class Replies:
     """Replies of one model by prompt: a file of JSON lines, to which each reply is appended at once."""
 
@@ -47,8 +52,7 @@ class Replies:
         Raises:
             StoreError: the folder or the file cannot be used.
         """
-        name = re.sub(r"[^A-Za-z0-9.-]+", "-", model)[:60]
-        self._path = folder / f"{name}-{hashlib.sha256(model.encode()).hexdigest()[:8]}.jsonl"
+        self._path = folder / f"{file_name(model)}.jsonl"
         self._asked_with = [model, PROMPT_VERSION, instruction]
         self._known: dict[str, str] = {}
         try:

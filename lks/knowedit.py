@@ -182,12 +182,6 @@ def _put(item: Item, fact: Fact) -> str:
     return f"What is the {stated[1]} of {fact.subject}?" if stated else item.prompt
 
 
-def _other_parent(text: str, prompt: str) -> bool:
-    """Whether one asks for a mother and the other for a father: the templates take both for a parent, and here many records ask for one."""
-    asked = [{"mother", "father"} & set(re.findall(r"\w+", said.lower())) for said in (text, prompt)]
-    return bool(asked[0] and asked[1]) and asked[0] != asked[1]
-
-
 def _barred(fact: Fact) -> list[Record]:
     """Every question about the fact as a record without a subject: it lends no template, but its prompt is trained on by none."""
     return [Record(fact.case_id, "", item.prompt, "", "", "", "", "") for item in fact.items]
@@ -201,7 +195,7 @@ def _case(fact: Fact, record: Record, source: PromptSource, spellings: Spell) ->
         prompt=fact.prompt,
         target=fact.target,
         ground_truth=fact.old[0] if fact.old else "",
-        training_paraphrases=tuple(text.replace(record.prompt, fact.prompt) for text in training.paraphrases if not _other_parent(text, fact.prompt)),
+        training_paraphrases=tuple(text.replace(record.prompt, fact.prompt) for text in training.paraphrases),
         training_locality=training.locality,
     )
     case = make_case(edit, fact.paraphrases, (), lambda answer: _others(answer, (*fact.accepted, *spellings(answer))))

@@ -33,12 +33,12 @@ def with_neighbours(cases: Sequence[Case], spare: Sequence[Case], seed: int, lim
 
     Args:
         cases: one draw's; the first `limit` of them get probes.
-        spare: records that may be asked about; those of an edited subject are not.
+        spare: records that may be asked about; those of an edited subject are not, nor those whose true answer is not known.
         seed: of what is chosen.
         limit: cases that get probes.
     """
     edited = {case.edit.subject for case in cases}
-    others = [case.edit for case in spare if case.edit.subject not in edited]
+    others = [case.edit for case in spare if case.edit.subject not in edited and case.edit.ground_truth]
     if not others:
         return list(cases)
     rng = random.Random(f"neighbours {seed}")

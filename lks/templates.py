@@ -16,7 +16,7 @@ _STOP = _PRONOUNS | _set(
 )
 _SYNONYMS = {
     "born": "birth", "die": "death", "died": "death", "dies": "death", "citiz": "natio", "situa": "locat", "place": "locat",
-    "occup": "job", "profe": "job", "caree": "job", "caus": "cause", "mothe": "paren", "fathe": "paren", "sex": "gende",
+    "occup": "job", "profe": "job", "caree": "job", "caus": "cause", "sex": "gende",
 }  # fmt: skip
 _OPENERS = _set("what which who whom whose where when in on at from by for to under with the name owner")
 _ARTICLES = _set("the a an")

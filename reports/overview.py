@@ -105,7 +105,6 @@ HEADINGS: dict[str, tuple[str, str, Callable[[Overview], str]]] = {
     "ability_kept": ("ability", "kept", lambda row: _plain(row.ability_kept)),
     "fires_in_scope": ("gate fires", "in", lambda row: _plain(row.fires_in_scope)),
     "fires_outside": ("gate fires", "out", lambda row: _plain(row.fires_outside)),
-    "overhead": ("cost", "+% at 1", lambda row: _plain(row.overhead_1_percent)),
 }
 """Columns of the compact table: group, heading, text."""
 
@@ -114,8 +113,7 @@ NOTES = (
     "same relation about others. Others kept: what the unedited model says about subjects that are not edited, by relation, by name, neither "
     "(AR exact). KL: to the unedited model over its answers about the edited subjects, nats. Port: portability questions that the unedited model "
     "answers when given the edit. ppl ×: median perplexity of plain text against the unedited model's. Fluency: n-gram entropy in bits, of texts "
-    "behind edit prompts and plain openings. Gate fires: on edit prompts and paraphrases, and on prompts about nobody edited. Overhead of one "
-    "prefill: rough."
+    "behind edit prompts and plain openings. Gate fires: on edit prompts and paraphrases, and on prompts about nobody edited."
 )
 
 

@@ -12,18 +12,21 @@ import torch
 
 from baselines import methods
 from baselines.none import Unedited
+from flows.judge import keep
 from lks.cell import Bench, run
 from lks.draws import draws, held_out, unedited
 from lks.editor import After, NoParams, Progress, silent, unwatched
 from lks.edits import Dataset, Edit, make_case
 from lks.errors import TooManyEdits
-from lks.grid import Cell
+from lks.grid import Cell, Extras
+from lks.judge_rows import Judgement
 from lks.lm import LM
 from lks.parameters import LKSParams
 from lks.patch import NoPatch, Patch, WeightPatch
 from lks.readout import ask
 from lks.scope_cell import Indicator, asked, scope_params
 from lks.shards import Answer, read_answers
+from lks.store import Store
 from tests import tiny
 
 CASES = tuple(make_case(e, (f"Surely {e.subject} was born in",), ((f"{e.subject} works for", "Oslo"),)) for e in tiny.edits(5))
@@ -118,6 +121,21 @@ def test_a_cell_writes_raw_answers_and_then_its_outcome(method: str, tmp_path: P
     assert (tmp_path / "cells" / outcome.cell.id / "outcome.json").exists()
     assert "answers" in seen and outcome.costs.edit_s >= 0 and outcome.costs.peak_bytes > 0
     assert outcome.provenance["torch"]
+
+
+def test_a_cell_that_is_measured_further_keeps_its_judgements(tmp_path: Path) -> None:
+    bench, method, store = TinyBench(), methods()["none"], Store(tmp_path)
+    first = run(cell(), method, tmp_path, quiet, bench)
+    store.record(first)
+    rows = [
+        Judgement("some/judge", a.draw, a.case_id, a.kind, a.probe_index, a.context, True, "correct")
+        for a in read_answers(tmp_path / first.shards[0])
+    ]
+    judged = keep(store, first.cell.id, "some/judge", rows)
+    again = run(cell(), method, tmp_path, quiet, bench, Extras(contexts=("qa",)))
+    store.record(again)
+    assert set(again.shards) == {*judged.shards, f"cells/{first.cell.id}/answers-qa.parquet"}
+    assert store.query("SELECT count(*) FROM judgements") == [(len(rows),)]
 
 
 def test_held_out_edits_are_never_evaluated_and_the_same_for_every_T() -> None:

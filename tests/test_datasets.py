@@ -21,7 +21,7 @@ from lks.datasets import DATASETS, Published, find, load, parse
 from lks.derive import PromptSource, Record, TemplateSource, TrainingPrompts
 from lks.edits import Dataset
 from lks.errors import DataError, UserError
-from lks.templates import fits, normalised, stems, template
+from lks.templates import fits, normalised, stems, template, words
 
 LOG = logging.getLogger(__name__)
 PAPER = ["zsre", "counterfact"]  # the datasets of the LKS paper
@@ -220,6 +220,21 @@ def test_most_paraphrases_come_from_other_records(name: str) -> None:
     assert sum(len(case.edit.training_locality) >= 2 for case in cases) / len(cases) > 0.95
 
 
+def test_nobody_is_asked_for_the_other_parent_in_training() -> None:
+    """Training paraphrases of an edit about a father speak of no mother, and the other way round."""
+    parents = {"mother": {"mother", "lady"}, "father": {"father", "fathered", "dad", "paternal"}}
+    asked = 0
+    for case in published("zsre").cases:
+        edit = case.edit
+        own = {parent for parent, spelt in parents.items() if spelt & words(edit.prompt.replace(edit.subject, "{}"))}
+        if len(own) == 1:
+            asked += 1
+            (other,) = set(parents) - own
+            for prompt in edit.training_paraphrases:
+                assert not parents[other] & words(prompt.replace(edit.subject, "{}")), (edit.prompt, prompt)
+    assert asked > 300
+
+
 @pytest.mark.parametrize("name", PAPER)
 def test_notes_of_the_published_files(name: str) -> None:
     notes = published(name).notes
@@ -285,6 +300,21 @@ def test_paraphrases_come_from_the_same_relation_and_locality_from_another() -> 
     assert prompts.from_data == 1
     assert "Ada Ek was born in" in prompts.paraphrases[1]  # after a lead-in
     assert prompts.locality == ("Ada Ek's age is",)
+
+
+def test_a_mother_is_not_a_father() -> None:
+    """Though each is asked for in many records, in the same words, and both are parents."""
+    forms = ["Who is the {p} of {s}?", "Who's {s}'s {p}?", "Who was {s}'s {p}?"]
+    records = []
+    for i in range(24):
+        parent, subject = ("mother", "father")[i % 2], f"Bo {chr(65 + i)}k"
+        prompt, again = (forms[(i // 2 + n) % 3].format(p=parent, s=subject) for n in (0, 1))
+        records.append(Record(str(i), subject, prompt, "Ann", "Eve", again, f"Where is {subject}?", "x"))
+    source = TemplateSource(records)
+    for r in records:
+        own, other = ("mother", "father") if "mother" in r.prompt else ("father", "mother")
+        prompts = source.prompts(r)
+        assert prompts.from_data and all(own in text and other not in text for text in prompts.paraphrases)
 
 
 def test_an_ambiguous_template_takes_prompts_of_its_own_kind_of_answer_first() -> None:

@@ -151,16 +151,36 @@ def _alive(process: int) -> bool:
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def outcome(method: str, n_edits: int, took: float, status: str = "ok", model: str = "m") -> Outcome:
-    return Outcome(Cell(model, "world", method, n_edits, 0, 1), status, "", (), Costs(edit_s=took), {})
+def outcome(method: str, n_edits: int, took: float, status: str = "ok", model: str = "m", **more: object) -> Outcome:
+    return Outcome(Cell(model, "world", method, n_edits, 0, 1), status, "", (), Costs(edit_s=took, **more), {})  # type: ignore[arg-type]
+
+
+def wanted(n_edits: int, model: str = "m", seed: int = 1) -> Cell:
+    return Cell(model, "world", "lks", n_edits, seed, 1)
 
 
 class TestClock:
     def test_like_cells_count_first(self):
         clock = Clock([outcome("lks", 1, 10), outcome("lks", 1, 30, model="n"), outcome("lks", 100, 50)])
-        assert clock.expect([outcome("lks", 1, 0).cell]) == 10
-        assert clock.expect([outcome("lks", 1, 0, model="other").cell]) == 20
-        assert clock.expect([outcome("lks", 7, 0).cell]) == 30
+        assert clock.expect([wanted(1)]) == 10
+        assert clock.expect([wanted(1, "other")]) == 20
+        assert clock.expect([wanted(7)]) == 30
+
+    def test_a_preparation_counts_once(self):
+        clock = Clock([outcome("lks", 1, 10, prepare_s=100.0), outcome("lks", 5, 30, prepare_s=100.0)])
+        assert clock.expect([wanted(1)]) == 110
+        assert clock.expect([wanted(1), wanted(5)]) == 140
+        assert clock.expect([wanted(1), wanted(1, "other")]) == 220
+        assert clock.expect([wanted(7, seed=0)]) == 20  # a cell with the same preparation is finished
+
+    def test_of_a_stored_cell_only_what_it_lacks_counts(self):
+        stored, whole = outcome("lks", 1, 10), outcome("lks", 1, 12, model="n", stage_s={"passages": 2.0, "generations": 4.0})
+        clock = Clock([stored])
+        assert clock.expect([stored.cell]) is None
+        clock.learn(whole)
+        assert clock.expect([stored.cell]) == 6
+        clock.learn(replace(stored, costs=replace(stored.costs, stage_s={"passages": 1.0})))
+        assert clock.expect([stored.cell]) == 4
 
     def test_scope_cells_say_nothing_of_editing(self):
         clock = Clock([outcome("lks", 1, 10)])

@@ -127,6 +127,14 @@ def test_demonstrations_of_a_hand_made_example():
     assert demonstration([replace(training[0], training_paraphrases=())], 0, "update") == demonstration(training, 0, "copy")
 
 
+def test_an_old_answer_that_is_not_known_is_not_demonstrated():
+    first, second, third = tiny.training(3)
+    retained = demonstration([first, replace(second, ground_truth=""), third], 0, "retain")
+    assert retained.endswith(f"Prompt: {third.prompt} {third.ground_truth}\n\n")
+    unknown = [replace(edit, ground_truth="") for edit in (first, second, third)]
+    assert demonstration(unknown, 0, "retain") == demonstration(unknown, 0, "copy")
+
+
 def test_forms_are_in_the_papers_proportions():
     assert [FORMS.count(form) for form in ("copy", "update", "retain")] == [1, 3, 4]
 

@@ -9,18 +9,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from typer.testing import CliRunner, Result
 
-from flows.judge import judge_results
+from flows.cli import app
+from flows.judge import Scores, judge_folder, judge_results, judged_by, keep, scores
+from flows.planning import only_writer
 from lks.calibration import CALIBRATION, Confusion, Labelled, calibrate, labelled_items
 from lks.errors import DataError, StoreError, UserError
 from lks.grid import Cell, Costs, Outcome
 from lks.judge import INSTRUCTION, Item, Judge, Ruling, verdict_of
-from lks.judge_rows import SCHEMA, Judgement
-from lks.shards import Answer, write_answers
+from lks.judge_rows import SCHEMA, Judgement, file_name
+from lks.shards import Answer, read_outcome, read_rows, write_answers
 from lks.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -407,11 +412,14 @@ def answer(case: str, kind: str, text: str | None, target: str = "Paris", **more
     return Answer(0, case, "Ann", kind, 0, f"{case} {kind}?", target, (1,), (1,), (1,), "text", -1.0, wild_text=text, **more)  # type: ignore[arg-type]
 
 
+CELLS = [Cell("micro-llama", "world", "ft", 1, seed, 1) for seed in (0, 1)]
+
+
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     store = Store(tmp_path / "results")
     for seed, said in [(0, "Paris. It is"), (1, "Rome")]:
-        cell = Cell("micro-llama", "world", "ft", 1, seed, 1)
+        cell = CELLS[seed]
         rows = [
             answer("a", "edit", said),
             answer("a", "edit", " Paris\n", context="qa"),
@@ -419,6 +427,7 @@ def results(tmp_path: Path) -> Path:
             answer("a", "portability", "Lyon"),
             answer("a", "locality", "Oslo"),
             answer("b", "edit", None),
+            answer("a", "portability", "Lyon", context="given"),
         ]
         store.record(Outcome(cell, "ok", "", (write_answers(store.results, cell.id, "ask", rows),), Costs(), {"finished": f"2026-01-0{seed + 1}"}))
     return tmp_path / "results"
@@ -428,7 +437,7 @@ def test_results_are_judged_cell_by_cell(server, judge, results):
     shown: list[float] = []
     server.says = lambda prompt: "correct" if "Other spellings: Lutetia; Lutèce" in prompt else honest(prompt)
     found = dict(judge_results(results, judge(), shown.append))
-    first, second = (Cell("micro-llama", "world", "ft", 1, seed, 1).id for seed in (0, 1))
+    first, second = (cell.id for cell in CELLS)
     assert set(found) == {first, second}
     assert found[first] == [
         Judgement("fake", 0, "a", "edit", 0, "bare", True, "correct"),
@@ -444,7 +453,7 @@ def test_results_are_judged_cell_by_cell(server, judge, results):
 
 
 def test_cells_can_be_left_out(server, judge, results):
-    first, second = (Cell("micro-llama", "world", "ft", 1, seed, 1).id for seed in (0, 1))
+    first, second = (cell.id for cell in CELLS)
     assert [cell for cell, _ in judge_results(results, judge(), skip={first})] == [second]
     assert list(judge_results(results, judge(), skip={first, second})) == []
 
@@ -455,6 +464,121 @@ def test_a_cell_is_handed_over_as_soon_as_it_is_judged(server, judge, results):
     server.says = lambda prompt: 500
     with pytest.raises(UserError, match="status 500"):
         next(cells)
+
+
+STAGE = f"judged-{file_name('fake')}"
+
+
+def lks(results: Path, server: Server, *words: object) -> Result:
+    """The command, with a calibration of its own."""
+    file = results.parent / "calibration.jsonl"
+    file.write_text("\n".join(json.dumps({"question": f"q{i}", "target": "t", "answer": "tu"[i % 2], "label": i != 1}) for i in range(4)))
+    said = ["--model", "fake", "--base-url", server.url, "--results", results, "--calibration", file, *words]
+    return CliRunner().invoke(app, ["judge", *map(str, said)])
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replies are kept in a folder of the test."""
+    monkeypatch.setenv("LKS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.mark.usefixtures("kept")
+def test_the_command_calibrates_judges_and_stores(server, results):
+    server.says = lambda prompt: "hm" if "Lutetia" in prompt else honest(prompt)
+    done = lks(results, server)
+    assert done.exit_code == 0, done.output
+    first, *lines = done.output.splitlines()
+    wanted = [
+        "fake on 4 labelled answers",
+        "agreement 75.0%",
+        "kappa 0.50",
+        "both correct 2, both incorrect 1",
+        "only people say correct 1",
+        "neither 0",
+    ]
+    assert all(part in first for part in wanted), first
+    assert lines[0] == "[1/2] ft | micro-llama | world | T=1: 4 answers, 1 neither"
+    assert "2 cells judged, 0 had been before" in done.output
+    for cell, said in zip(CELLS, (True, False), strict=True):
+        outcome = read_outcome(results, cell.id)
+        assert outcome.shards == (f"cells/{cell.id}/ask.parquet", f"cells/{cell.id}/{STAGE}.parquet")
+        rows = read_rows(results / outcome.shards[1], Judgement)
+        assert [(row.judge, row.kind, row.context, row.verdict) for row in rows] == [
+            ("fake", "edit", "bare", said),
+            ("fake", "edit", "qa", True),
+            ("fake", "paraphrase", "bare", None),
+            ("fake", "portability", "bare", False),
+        ]
+    bare = {cell.id: Scores(cell.id, "bare", share, share, None, 1, 3, 1) for cell, share in zip(CELLS, (1, 0), strict=True)}
+    qa = {cell.id: Scores(cell.id, "qa", 1, 1, None, None, 1, 0) for cell in CELLS}
+    assert scores(Store(results), "fake") == [row for cell in sorted(bare) for row in (bare[cell], qa[cell])]
+    table = [line.split()[7:] for line in done.output.splitlines() if "| T=1 " in line and "bare" in line]
+    assert sorted(table) == [["0", "bare", "100.0", "100.0", "100.0", "3", "1"], ["1", "bare", "0.0", "0.0", "100.0", "3", "1"]]
+
+
+@pytest.mark.usefixtures("kept")
+def test_a_second_run_of_the_command_judges_nothing(server, results):
+    assert lks(results, server).exit_code == 0
+    asked, written = len(server.requests), {path: path.read_bytes() for path in results.glob("cells/*/*")}
+    again = lks(results, server)
+    assert "0 cells judged, 2 had been before; 0 questions asked." in again.output
+    assert len(server.requests) == asked
+    assert {path: path.read_bytes() for path in results.glob("cells/*/*")} == written
+    other = lks(results, server, "--model", "org/other")
+    assert "2 cells judged, 0 had been before" in other.output
+    stages = [Path(shard).stem for shard in read_outcome(results, CELLS[0].id).shards]
+    assert stages == ["ask", STAGE, f"judged-{file_name('org/other')}"]
+    assert len(Store(results).query("SELECT DISTINCT judge FROM judgements")) == 2
+
+
+@pytest.mark.usefixtures("kept")
+def test_a_failure_after_a_cell_keeps_that_cell(server, results, judge):
+    cells = judge_results(results, judge(concurrency=1))
+    store, (first, made) = Store(results), next(cells)
+    keep(store, first, "fake", made)
+    server.says = lambda prompt: 500
+    failed = lks(results, server, "--calibration", _file(results.parent / "one.jsonl", GOOD.encode()))
+    assert failed.exit_code == 2 and "status 500" in failed.output
+    assert judged_by(Store(results), "fake") == {first}
+    server.says = honest
+    assert "1 cells judged, 1 had been before" in lks(results, server).output
+
+
+def test_a_cell_asked_in_a_further_context_is_judged_again(results, judge):
+    store = Store(results)
+    for cell_id, made in judge_results(results, judge()):
+        keep(store, cell_id, "fake", made)
+    assert judged_by(store, "fake") == {cell.id for cell in CELLS}
+    outcome = read_outcome(results, CELLS[0].id)
+    more = write_answers(results, CELLS[0].id, "answers-chat", [answer("a", "edit", "Paris", context="chat")])
+    store.record(replace(outcome, shards=(*outcome.shards, more)))
+    assert judged_by(store, "fake") == {CELLS[1].id}
+    ((cell_id, made),) = judge_results(results, judge(), skip=judged_by(store, "fake"))
+    assert keep(store, cell_id, "fake", made).shards == (f"cells/{cell_id}/ask.parquet", more, f"cells/{cell_id}/{STAGE}.parquet")
+    assert store.query("SELECT count(*) FROM judgements WHERE cell_id = ?", [cell_id]) == [(5,)]
+
+
+@pytest.mark.usefixtures("kept")
+def test_what_the_command_refuses(server, results):
+    with only_writer(results):
+        assert "Another run" in lks(results, server).output
+    assert server.requests == []
+    nothing = lks(results.parent / "nothing", server)
+    assert nothing.exit_code == 2 and "No results" in nothing.output
+    assert not (results.parent / "nothing").exists()
+    assert "No results" not in lks(results.parent / "nothing", server, "--only-calibrate").output
+    assert len(server.requests) == 4  # the labelled answers
+    assert "cannot be read" in lks(results, server, "--calibration", results / "none.jsonl").output
+
+
+def test_on_a_terminal_there_is_a_bar(judge, results):
+    console = Console(force_terminal=True, width=200, record=True)
+    judge_folder(console, results, judge())
+    shown = console.export_text()
+    assert "[1/2]" not in shown
+    assert "2 cells judged" in shown
 
 
 def test_rows_have_the_columns_of_the_shard():

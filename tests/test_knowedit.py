@@ -5,6 +5,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lks.datasets import load, names
 from lks.edits import Case, Dataset, Probe
 from lks.errors import DataError
 from lks.knowedit_files import FILES, answer_groups
+from lks.neighbours import with_neighbours
 
 READABLE = ["knowedit-zsre", "knowedit-recent", "knowedit-counterfact", "knowedit-wikibio"]
 DIFFERS = {"content differs from the published file": 1}
@@ -327,6 +329,14 @@ def test_a_father_is_not_trained_as_a_mother(tmp_path: Path) -> None:
     for case in dataset.cases:
         wrong = "father" if "mother" in case.edit.prompt else "mother"
         assert not any(wrong in prompt for prompt in case.edit.training_paraphrases)
+
+
+def test_facts_that_are_not_known_are_nobodys_neighbours(tmp_path: Path) -> None:
+    dataset = made(tmp_path, *(changed(subject=name, prompt=f"Where was {name} born?") for name in ("Bo Ek", "Bo Ekk")))
+    edited, other = dataset.cases
+    unknown = replace(other, edit=replace(other.edit, ground_truth=""))
+    assert len(with_neighbours([edited], [other], 0)[0].probes) > len(edited.probes)
+    assert with_neighbours([edited], [unknown], 0) == [edited]
 
 
 # The registry

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from baselines import _moments, methods
+from baselines import _corpus, _moments, methods
 from baselines._locate import Subjects
 from baselines._moments import Moment, projected, ridge, second_moments
 from baselines._subjects import behind, end_of_subject, prefixes
@@ -16,7 +16,7 @@ from baselines.memit import MEMIT, MEMITParams
 from baselines.r_rome import RROME
 from baselines.rome import ROME, ROMEParams
 from benchmarks.value_optimisation import plain
-from lks.edits import Edit
+from lks.edits import Dataset, Edit, make_case
 from lks.errors import UserError
 from lks.lm import LM
 from tests import tiny
@@ -129,6 +129,17 @@ def test_second_moments_come_from_disk_and_all_blocks_from_one_pass(monkeypatch:
     second_moments(tiny.lm("llama", seed=1), [0], "world", 2000)
     second_moments(lm, [0], "world", 3000)
     assert len(passes) == 3  # another model, another text
+
+
+def test_facts_that_are_not_known_are_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    known, unknown = tiny.edits(2)[0], replace(tiny.edits(2)[1], ground_truth="")
+    monkeypatch.setattr(_corpus, "load", lambda name: Dataset(name, tuple(make_case(edit, (), ()) for edit in (unknown, known)), ""))
+    first, *rest = [text for text in _corpus.texts("zsre") if text.startswith(("The birthplace", "Surely", known.subject, unknown.subject))]
+    assert first == f"{known.prompt} {known.ground_truth}."
+    assert len(rest) == len(known.training_paraphrases)
+    monkeypatch.setattr(_corpus, "load", lambda name: Dataset(name, (make_case(unknown, (), ()),), ""))
+    with pytest.raises(UserError, match="'zsre' holds no text"):
+        second_moments(tiny.lm("llama"), [1], "zsre", 100)
 
 
 def test_an_unknown_corpus_is_named() -> None:

@@ -141,6 +141,17 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer.exit_code == 1 and "missed" in answer.output  # no fault of the command: the authors' rules
 
 
+def test_datasets_without_others_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small dataset is edited whole; prompts of both published files are asked where they are."""
+    monkeypatch.setenv("LKS_DATA", str(tmp_path))
+    file = tmp_path / "knowedit" / "wiki_recent_train.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps([{"subject": "Mara Kelorin", "prompt": "Mara Kelorin was born in", "target_new": "Oslo"}]))
+    answer = CliRunner().invoke(app, ["scope", "check", "--dataset", "knowedit-recent", "--scope", "exact"])
+    assert "1 names of knowedit-recent" in answer.output
+    assert "counterfact was left out" in answer.output and "zsre was left out" in answer.output
+
+
 @needs_data
 @pytest.mark.parametrize("kind", ["exact", "fuzzy"])
 def test_rates_on_real_prompts(kind: ScopeKind) -> None:
