@@ -164,10 +164,11 @@ KEEPING = ("locality", "neighbour")
 def _asked(lm: LM, chosen: Sequence[tuple[Case, Probe]], prompts: Sequence[str], how: Asking, progress: Progress) -> list[Answer]:
     """Answers of the model as it stands."""
     encoded = lm.encode(prompts, [probe.answer for _, probe in chosen])
-    rivals = lm.encode(prompts, [probe.rival for _, probe in chosen])
+    having = [i for i, (_, probe) in enumerate(chosen) if probe.rival]
+    rivals = dict(zip(having, lm.encode([prompts[i] for i in having], [chosen[i][1].rival for i in having]), strict=True))
     questions = [
-        _Question(case, probe, prompt, own, other.answer if probe.rival else [])
-        for (case, probe), prompt, own, other in zip(chosen, prompts, encoded, rivals, strict=True)
+        _Question(case, probe, prompt, own, rivals[i].answer if i in rivals else [])
+        for i, ((case, probe), prompt, own) in enumerate(zip(chosen, prompts, encoded, strict=True))
     ]
     stops = Stops(lm) if questions else None
     reads: dict[int, _Read] = {}
