@@ -18,7 +18,11 @@ gates AS (
 ),
 tests AS (
     SELECT cell_id, 100 * favg(value) AS ability, 100 * favg(retention) AS ability_kept, 100 * favg(retention_above_chance) AS ability_kept_above_chance
-    FROM abilities GROUP BY ALL
+    FROM (
+        SELECT cell_id, task, favg(value) AS value, favg(retention) AS retention, favg(retention_above_chance) AS retention_above_chance
+        FROM abilities GROUP BY ALL  -- every task counts once, however many metrics it has
+    )
+    GROUP BY ALL
 )
 SELECT c.model, c.dataset, c.records, c.split, c.method, c.variant, c.n_edits, c.seed,
     round("tf_token reliability", 4) AS tf_rel, round("tf_token generality", 4) AS tf_gen, round("tf_token locality", 4) AS tf_loc,
