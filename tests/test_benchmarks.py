@@ -106,4 +106,4 @@ def test_every_benchmark_is_found_and_one_can_be_chosen(capfd: pytest.CaptureFix
     assert every.main([]) == 1  # the others still run
     assert [command[2].removeprefix("benchmarks.") for command in ran[1:]] == every.names()
     assert every.main(["speed"]) == 2
-    assert "Known: edit_speed" in capfd.readouterr().err
+    assert "Known: ask_speed, edit_speed" in capfd.readouterr().err

@@ -1,0 +1,157 @@
+"""Asking an edited model everything: in batches from one prefill (`lks.readout.ask`) against one probe at a time with `generate`.
+
+The plain way takes for each probe one forward pass over prompt and answer (teacher forcing), one over prompt and rival where there is one, and
+one call of `generate` for the free answer, of which the first tokens are the truncated one. It is measured on a sample of the probes, spread
+evenly, and scaled; on those its answers must be the batched ones. The second table asks what should stay of a model with knowledge blocks, with
+and without taking over the unedited model's answers where the scope indicator proves that nothing acts.
+
+Run: `python -m benchmarks.ask_speed [MODEL] [N_EDITS] [--dataset NAME] [--sample N]`
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lks.ability import Battery
+from lks.ability import Known as KnownResults
+from lks.datasets import load
+from lks.draws import draws, unedited
+from lks.edits import Case, Probe
+from lks.generation import Stops
+from lks.grid import UNEDITED, Cell
+from lks.lm import LM
+from lks.neighbours import with_neighbours
+from lks.readout import LONGEST, Asking, Known, acts_of, ask, key_of
+from lks.replacer import KnowledgeBlockPatch
+from lks.shards import Answer
+
+SAMPLE = 200
+DOCUMENTS = 100
+
+T = TypeVar("T")
+
+
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What some work gives, and its seconds."""
+    start = time.perf_counter()
+    made = work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return made, time.perf_counter() - start
+
+
+class Plain:
+    """One probe at a time."""
+
+    def __init__(self, lm: LM) -> None:
+        self.lm, self.stops = lm, Stops(lm)
+
+    @torch.no_grad()
+    def __call__(self, probe: Probe) -> tuple[list[int], list[int], str, float, float | None]:
+        """Teacher-forced tokens, own tokens, free answer, log p of the answer and of its rival."""
+        best, logprob, prompt = self.forced(probe.prompt, probe.answer)
+        rival = self.forced(probe.prompt, probe.rival)[1] if probe.rival else None
+        said = self.free(prompt)
+        own = said[: len(best)]
+        while len(own) < len(best):  # it stopped before
+            logits = self.lm.model(input_ids=torch.tensor([[*prompt, *own]], device=self.lm.device)).logits
+            own.append(int(logits[0, -1].argmax()))
+        return best, own, str(self.lm.tokenizer.decode(said, skip_special_tokens=True)).strip(" "), logprob, rival
+
+    def forced(self, prompt: str, answer: str) -> tuple[list[int], float, list[int]]:
+        """Argmax at the answer's tokens, their log p, and the prompt's tokens."""
+        (row,) = self.lm.encode([prompt], [answer])
+        logits = self.lm.model(input_ids=torch.tensor([row.ids], device=self.lm.device)).logits[0, row.n_prompt - 1 : -1].float().log_softmax(-1)
+        return logits.argmax(-1).tolist(), float(logits[range(len(row.answer)), row.answer].sum()), row.ids[: row.n_prompt]
+
+    def free(self, prompt: Sequence[int]) -> list[int]:
+        """Greedy tokens up to the natural stop."""
+
+        def ended(ids: torch.Tensor, _scores: object, **_kwargs: object) -> torch.Tensor:
+            made = ids[0, len(prompt) :]
+            return torch.tensor([bool(self.stops.newline[made[-1]] and self.stops.word[made[:-1]].any())], device=ids.device)
+
+        ids = torch.tensor([list(prompt)], device=self.lm.device)
+        settings: dict[str, Any] = {"max_new_tokens": LONGEST, "do_sample": False, "pad_token_id": self.lm.tokenizer.pad_token_id}
+        made = self.lm.model.generate(ids, attention_mask=torch.ones_like(ids), stopping_criteria=[ended], **settings)  # type: ignore[operator]
+        return [int(token) for token in made[0, len(prompt) :]]
+
+
+def different(answer: Answer, plain: tuple[list[int], list[int], str, float, float | None]) -> bool:
+    """Whether the two ways do not say the same; likelihoods within rounding."""
+    best, own, text, *scores = plain
+    near = all(
+        (a is None) == (b is None) and (a is None or b is None or abs(a - b) <= 1e-3 * max(1.0, abs(b)))
+        for a, b in zip((answer.answer_logprob, answer.rival_logprob), scores, strict=True)
+    )
+    return not near or (answer.tf_ids, answer.ar_ids, answer.wild_text) != (tuple(best), tuple(own), text)
+
+
+def against_plain(lm: LM, cases: Sequence[Case], sample: int, console: Console) -> None:
+    """Print seconds of both ways and their ratio."""
+    probes = [probe for case in cases for probe in case.probes]
+    chosen = range(0, len(probes), max(1, len(probes) // sample))
+    plain = Plain(lm)
+    plain(probes[0])
+    ask(lm, cases[:2])
+    first, before_s = timed(lambda: [plain(probes[i]) for i in chosen[::2]])
+    answers, batched_s = timed(lambda: ask(lm, cases))
+    second, after_s = timed(lambda: [plain(probes[i]) for i in chosen[1::2]])
+    said = dict(zip([*chosen[::2], *chosen[1::2]], [*first, *second], strict=True))
+    plain_s = (before_s + after_s) * len(probes) / len(said)
+    wrong = [i for i in said if different(answers[i], said[i])]
+    table = Table(title=f"{lm.name}: {len(cases):,} cases, {len(probes):,} probes", box=None, header_style="bold", title_justify="left")
+    for heading in ("one by one s (scaled)", "batched s", "ratio", "probes a second", "mean free tokens", "different"):
+        table.add_column(heading, justify="right")
+    tokens = sum(answer.wild_tokens for answer in answers) / len(answers)
+    numbers = (f"{plain_s:,.1f}", f"{batched_s:,.1f}", f"{plain_s / batched_s:.1f}", f"{len(probes) / batched_s:,.0f}", f"{tokens:.1f}")
+    table.add_row(*numbers, f"{len(wrong)} of {len(said)}")
+    console.print(table)
+
+
+def with_and_without(lm: LM, cases: Sequence[Case], spare: Sequence[Case], console: Console) -> None:
+    """Print seconds for what should stay, with and without the unedited model's answers; the blocks are random, which costs as much."""
+    table = torch.randn(1, len(cases), lm.dim, generator=torch.Generator().manual_seed(0))
+    patch = KnowledgeBlockPatch([[case.edit.subject, *case.edit.aliases] for case in cases], table, (len(lm.blocks) // 2,), "last", "exact")
+    asked = with_neighbours(cases, spare, 0)
+    shown = Table(title="What should stay, under knowledge blocks", box=None, header_style="bold", title_justify="left")
+    for heading in ("asked", "of which nothing acts on", "all asked s", "taken over s", "ratio"):
+        shown.add_column(heading, justify="left" if heading == "asked" else "right")
+    battery = Battery(["made"], DOCUMENTS)
+    known = Known({key_of(answer): answer for answer in ask(lm, asked, Asking(kinds=("neighbour",)))}, acts_of(patch, lm))
+    results = battery.run(lm)
+    with patch.applied(lm):
+        whole, whole_s = timed(lambda: ask(lm, asked, Asking(kinds=("neighbour",))))
+        part, part_s = timed(lambda: ask(lm, asked, Asking(kinds=("neighbour",), known=known)))
+        untouched = sum(not acts for acts in known.acts([answer.prompt for answer in whole]) or [])
+        same = [(a.tf_ids, a.ar_ids, a.wild_text) for a in whole] == [(a.tf_ids, a.ar_ids, a.wild_text) for a in part]
+        shown.add_row(f"{len(whole)} neighbours", f"{untouched}", f"{whole_s:.2f}", f"{part_s:.2f}", f"{whole_s / part_s:.1f}")
+        every, every_s = timed(lambda: battery.run(lm))
+        some, some_s = timed(lambda: battery.run(lm, known=KnownResults.of(results, acts_of(patch, lm))))
+        same = same and [row.score for row in every] == [row.score for row in some]
+        shown.add_row(f"{battery.size} requests of tests of ability", "", f"{every_s:.2f}", f"{some_s:.2f}", f"{every_s / some_s:.1f}")
+    console.print(shown)
+    console.print("The answers are the same." if same else "THE ANSWERS DIFFER.")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ask_speed", description="Batched evaluation against one probe at a time.")
+    parser.add_argument("model", nargs="?", default="micro-llama")
+    parser.add_argument("n_edits", nargs="?", type=int, default=1000)
+    parser.add_argument("--dataset", default="world")
+    parser.add_argument("--sample", type=int, default=SAMPLE, help="probes asked one by one")
+    asked = parser.parse_args(argv)
+    lm, cases, console = LM.load(asked.model), load(asked.dataset).cases, Console()
+    against_plain(lm, draws(cases, Cell(asked.model, asked.dataset, UNEDITED, asked.n_edits, 0, 1))[0], asked.sample, console)
+    half = Cell(asked.model, asked.dataset, UNEDITED, min(asked.n_edits, len(cases) // 2), 0, 1)
+    with_and_without(lm, draws(cases, half)[0], unedited(cases, half), console)
+
+
+if __name__ == "__main__":
+    main()
