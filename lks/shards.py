@@ -24,60 +24,6 @@ from lks.grid import ABILITY, ANSWERS, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED
 SCHEMA_NAME = "lks-answers"
 SCHEMA_VERSION = 2
 
-SCHEMA = pa.schema(
-    [
-        pa.field("cell_id", pa.string(), nullable=False),
-        pa.field("draw", pa.int32(), nullable=False),
-        pa.field("case_id", pa.string(), nullable=False),
-        pa.field("subject", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("probe_index", pa.int32(), nullable=False),
-        pa.field("prompt", pa.string(), nullable=False),
-        pa.field("answer", pa.string(), nullable=False),
-        pa.field("answer_ids", pa.list_(pa.int32()), nullable=False),
-        pa.field("tf_ids", pa.list_(pa.int32()), nullable=False),
-        pa.field("ar_ids", pa.list_(pa.int32()), nullable=False),
-        pa.field("ar_text", pa.string(), nullable=False),
-        pa.field("answer_logprob", pa.float64(), nullable=False),
-        pa.field("fired", pa.bool_(), nullable=True),
-        pa.field("context", pa.string(), nullable=False),
-        pa.field("stratum", pa.string(), nullable=False),
-        pa.field("accepted", pa.list_(pa.string()), nullable=False),
-        pa.field("rival", pa.string(), nullable=False),
-        pa.field("rival_tokens", pa.int32(), nullable=False),
-        pa.field("rival_logprob", pa.float64(), nullable=True),
-        pa.field("kl", pa.float64(), nullable=True),
-        pa.field("wild_text", pa.string(), nullable=True),
-        pa.field("wild_tokens", pa.int32(), nullable=False),
-    ],
-    metadata={"schema": SCHEMA_NAME, "schema_version": str(SCHEMA_VERSION)},
-)
-
-KINDS: dict[str, pa.Schema] = {
-    ANSWERS: SCHEMA,
-    IMMEDIATE: SCHEMA,
-    DECISIONS: decisions.SCHEMA,
-    GENERATIONS: rows.GENERATIONS,
-    PASSAGES: rows.PASSAGES,
-    ABILITY: ability_rows.SCHEMA,
-    JUDGED: judge_rows.SCHEMA,
-}
-"""Columns of the shards, by the first part of the stage's name."""
-
-
-def _named(schema: pa.Schema) -> tuple[str, int]:
-    """Kind and version that a schema states."""
-    metadata = {k.decode(): v.decode() for k, v in (schema.metadata or {}).items()}
-    version = metadata.get("schema_version", "")
-    return metadata.get("schema", ""), int(version) if version.isdecimal() else 0
-
-
-_KNOWN = {name: (schema, version) for schema in KINDS.values() for name, version in [_named(schema)]}
-"""Schema and newest version of each kind of shard."""
-
-_OUTCOME = TypeAdapter(Outcome)
-RowT = TypeVar("RowT")
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -135,6 +81,34 @@ class Answer:
         """
         if not self.answer_ids or len(self.tf_ids) != len(self.answer_ids):
             raise ValueError(f"case {self.case_id}: {len(self.tf_ids)} teacher-forced tokens for {len(self.answer_ids)} reference tokens")
+
+
+SCHEMA = rows.columns(Answer, SCHEMA_NAME, SCHEMA_VERSION)
+
+KINDS: dict[str, pa.Schema] = {
+    ANSWERS: SCHEMA,
+    IMMEDIATE: SCHEMA,
+    DECISIONS: decisions.SCHEMA,
+    GENERATIONS: rows.GENERATIONS,
+    PASSAGES: rows.PASSAGES,
+    ABILITY: ability_rows.SCHEMA,
+    JUDGED: judge_rows.SCHEMA,
+}
+"""Columns of the shards, by the first part of the stage's name."""
+
+
+def _named(schema: pa.Schema) -> tuple[str, int]:
+    """Kind and version that a schema states."""
+    metadata = {k.decode(): v.decode() for k, v in (schema.metadata or {}).items()}
+    version = metadata.get("schema_version", "")
+    return metadata.get("schema", ""), int(version) if version.isdecimal() else 0
+
+
+_KNOWN = {name: (schema, version) for schema in KINDS.values() for name, version in [_named(schema)]}
+"""Schema and newest version of each kind of shard."""
+
+_OUTCOME = TypeAdapter(Outcome)
+RowT = TypeVar("RowT")
 
 
 def write_answers(results: Path, cell_id: str, stage: str, answers: Sequence[Answer]) -> str:

@@ -16,7 +16,7 @@ from flows.judge import keep
 from lks.cell import Bench, run
 from lks.draws import draws, held_out, unedited
 from lks.editor import After, NoParams, Progress, silent, unwatched
-from lks.edits import Dataset, Edit, make_case
+from lks.edits import Case, Dataset, Edit, make_case
 from lks.errors import TooManyEdits
 from lks.grid import Cell, Extras
 from lks.judge_rows import Judgement
@@ -34,17 +34,17 @@ SPARE = tuple(make_case(e, (), ()) for e in tiny.training())  # beyond the cell'
 
 
 class TinyBench(Bench):
-    """A tiny model and five cases instead of the registries."""
+    """A tiny model and a few cases instead of the registries."""
 
-    def __init__(self) -> None:
+    def __init__(self, cases: tuple[Case, ...] = CASES + SPARE) -> None:
         super().__init__()
-        self.made = tiny.lm("llama")
+        self.made, self.cases = tiny.lm("llama"), cases
 
     def lm(self, name: str) -> LM:
         return self.made
 
     def dataset(self, name: str) -> Dataset:
-        return Dataset("tiny", CASES + SPARE, "r")
+        return Dataset("tiny", self.cases, "r")
 
 
 def cell(method: str = "none", n_edits: int = 1, count: int = 3) -> Cell:

@@ -13,7 +13,7 @@ from baselines.none import Unedited as NoEdits
 from lks import fluency, passages, stages
 from lks.cell import Bench, run
 from lks.contexts import available, wrapped
-from lks.edits import Case, Context, Dataset, Edit, make_case
+from lks.edits import Case, Context, Edit, make_case
 from lks.grid import Cell, Extras, Outcome
 from lks.lm import LM
 from lks.patch import NoPatch, Patch, WeightPatch
@@ -22,6 +22,7 @@ from lks.replacer import KnowledgeBlockPatch
 from lks.shards import write_answers
 from lks.stages import Edited, Unedited
 from tests import tiny
+from tests.test_cell import TinyBench
 from tests.test_readout import plainly
 
 CASES = tuple(make_case(e, (f"People say that {e.subject} was born in",), ((f"{e.subject} works for", "Oslo"),)) for e in tiny.edits(5))
@@ -233,25 +234,11 @@ class Wrecking(NoEdits):
         return WeightPatch({"lm_head.weight": 9 * lm.vocabulary_projection.weight})
 
 
-class TinyBench(Bench):
-    """A tiny model and five cases instead of the registries."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made = tiny.lm("llama")
-
-    def lm(self, name: str) -> LM:
-        return self.made
-
-    def dataset(self, name: str) -> Dataset:
-        return Dataset("tiny", CASES + SPARE, "r")
-
-
 CELL = Cell("micro-tiny", "world", "ft", 2, 0, 2, records=len(CASES))
 
 
 def measured(folder: Path, extras: Extras | None = None, method: type = Counted, bench: Bench | None = None) -> Outcome:
-    return run(CELL, method, folder, quiet, bench or TinyBench(), extras)
+    return run(CELL, method, folder, quiet, bench or TinyBench(CASES + SPARE), extras)
 
 
 def files(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -268,7 +255,7 @@ def test_stages_have_these_names() -> None:
 
 def test_a_stored_cell_is_given_what_it_lacks_without_editing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Counted.calls = 0
-    bench = TinyBench()
+    bench = TinyBench(CASES + SPARE)
     first = measured(tmp_path, bench=bench)
     before = files(tmp_path)
     assert first.status == "ok" and set(before) == {"answers", "passages"} and Counted.calls == 2
@@ -302,7 +289,7 @@ def test_a_stage_that_fails_leaves_the_answers_whole_and_is_run_again(tmp_path: 
         raise RuntimeError("no ink\nat all")
 
     monkeypatch.setattr(fluency, "TOKENS", 5)
-    bench, extras = TinyBench(), Extras(("qa",), fluency=True)
+    bench, extras = TinyBench(CASES + SPARE), Extras(("qa",), fluency=True)
     with monkeypatch.context() as patch:
         patch.setattr(fluency, "write", broken)
         outcome = measured(tmp_path, extras, bench=bench)
@@ -315,7 +302,7 @@ def test_a_stage_that_fails_leaves_the_answers_whole_and_is_run_again(tmp_path: 
 
 
 def test_a_collapsed_model_is_asked_for_no_abilities_and_not_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench, extras = TinyBench(), Extras(ability=("made_sentiment",), documents=3)
+    bench, extras = TinyBench(CASES + SPARE), Extras(ability=("made_sentiment",), documents=3)
     outcome = measured(tmp_path, extras, Wrecking, bench)
     (stage,) = outcome.failed
     assert outcome.status == "ok" and stage == "ability-made_sentiment-3"
