@@ -149,16 +149,12 @@ def terminal_table(rows: Sequence[Overview], name_of: Callable[[Overview], str])
         group, heading, _ = HEADINGS[name]
         first = name == columns[0] or HEADINGS[columns[columns.index(name) - 1]][0] != group
         table.add_column(f"{group if first else ''}\n{heading}", justify="right", no_wrap=True)
-    last: tuple[object, ...] = ()
+    last: Overview | None = None
+    names: list[str] = []
     for row in rows:
-        where = (row.model, row.dataset)
-        if last and (where, row.n_edits) != last:
-            table.add_section()
-        table.add_row(
-            "" if last and last[0] == where else f"{row.model}",
-            "" if (where, row.n_edits) == last else f"{row.n_edits:,}",
-            name_of(row),
-            *(HEADINGS[name][2](row) for name in columns),
-        )
-        last = (where, row.n_edits)
+        fresh = last is None or (last.model, last.dataset, last.records) != (row.model, row.dataset, row.records)
+        names = [row.model, row.dataset] if fresh else names
+        count = f"{row.n_edits:,}" if fresh or last is None or last.n_edits != row.n_edits else ""
+        table.add_row(names.pop(0) if names else "", count, name_of(row), *(HEADINGS[name][2](row) for name in columns))
+        last = row
     return table
