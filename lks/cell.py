@@ -122,6 +122,7 @@ class _Work:
     def __init__(self, cell: Cell, method: type[Editor[object]], results: Path, report: Report, bench: Bench, extras: Extras) -> None:
         self._cell, self._method, self._results, self._report = cell, method, results, report
         self._bench, self._extras = bench, extras
+        bench.battery(extras)  # a test that does not exist or lacks its data is told before any work
         self.shards: dict[str, str] = {}
         self.costs, self.failed, self.notes = Costs(), dict[str, str](), dict[str, str]()
         with contextlib.suppress(DataError):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lks.generation import positions
 from lks.lm import LM
 from lks.patch import Patch
 from lks.prefill import FIRED, FOUND, Pass, Prefills, removed, watched
@@ -109,7 +110,7 @@ class _Inserter:
             ids[row, end:] = now.ids[row, end - self.extra :]
             mask[row, end:] = given[row, end - self.extra :]
         now.carried["context_mask"] = mask
-        changed = {**kwargs, "input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp_min(0)}
+        changed = {**kwargs, "input_ids": ids, "attention_mask": mask, "position_ids": positions(mask)}
         changed.pop("cache_position", None)
         return changed
 
@@ -123,8 +124,8 @@ class _Inserter:
             given[:, -later:] if given is not None and given.ndim == 2 else torch.ones(len(before), later, device=before.device, dtype=before.dtype)
         )
         mask = torch.cat([before, tail.to(before.dtype)], 1)
-        positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -now.ids.shape[1] :]
-        changed = {**kwargs, "input_ids": now.ids, "attention_mask": mask, "position_ids": positions}
+        places = positions(mask)[:, -now.ids.shape[1] :]
+        changed = {**kwargs, "input_ids": now.ids, "attention_mask": mask, "position_ids": places}
         changed.pop("cache_position", None)
         return changed
 

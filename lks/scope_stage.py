@@ -16,6 +16,7 @@ import torch
 from lks.decisions import Decision
 from lks.edits import Case, Edit, spellings_of
 from lks.exercises import sentences
+from lks.generation import positions
 from lks.lm import LM
 from lks.mentions import Form, written
 from lks.patch import Patch
@@ -121,8 +122,7 @@ def acted(lm: LM, patch: Patch, prompts: Sequence[str], batch_tokens: int = 4096
         # the longest first: a batch one token longer than the last could be taken for its continuation
         for chosen in reversed(batches([len(row) + grows for row in rows], batch_tokens)):
             ids, mask = lm.pad([rows[i] for i in chosen], "left")
-            positions = (mask.cumsum(-1) - 1).clamp_min(0)
-            out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
+            out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
             told = getattr(out.past_key_values, "carried", {})
             if FIRED not in told:
                 return None

@@ -14,6 +14,7 @@ from lks import fluency, passages, stages
 from lks.cell import Bench, run
 from lks.contexts import available, wrapped
 from lks.edits import Case, Context, Edit, make_case
+from lks.errors import UserError
 from lks.grid import Cell, Extras, Outcome
 from lks.lm import LM
 from lks.patch import NoPatch, Patch, WeightPatch
@@ -327,3 +328,14 @@ def test_answers_are_kept_as_they_are_read(tmp_path: Path) -> None:
     known = stored(tmp_path, lm, CASES)
     assert list(known.answers("answers").values()) == answers and known.answers("answers-qa") == {} == Unedited(None).answers("answers")
     assert isinstance(answers[0], Answer) and known.ability("ability-x") == []
+
+
+def test_a_test_of_ability_that_does_not_exist_is_told_before_any_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*args: object) -> None:
+        raise UserError("Unknown test of ability")
+
+    monkeypatch.setattr("lks.cell.Battery", unknown)
+    Counted.calls = 0
+    with pytest.raises(UserError, match="Unknown test of ability"):
+        measured(tmp_path, Extras(ability=("made_sentimnt",)))
+    assert Counted.calls == 0 and not list(tmp_path.glob("cells/*/outcome.json"))
