@@ -6,6 +6,7 @@ difference with its interval and p value by a cluster bootstrap (`lks.statistics
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -59,11 +60,9 @@ def comparisons(store: Store, groups: Sequence[Sequence[Outcome]], readouts: Seq
     sums = _sums(store)
     made: list[Comparison] = []
     for group in groups:
+        found = [one for rivals in _rivals(group, sums) for one in _against_best(rivals, readouts, sums)]
         for readout in readouts:
-            table: list[Comparison] = []
-            for rivals in _rivals(group, sums, readout):
-                table += _against_best(rivals, sums, readout)
-            made += _adjusted(table)
+            made += _adjusted([one for one in found if one.readout == readout])
     return _with_mcnemar(store, made)
 
 
@@ -81,46 +80,55 @@ def _sums(store: Store) -> Sums:
     return found
 
 
-def _rivals(group: Sequence[Outcome], sums: Sums, readout: str) -> Iterator[list[str]]:
+def _rivals(group: Sequence[Outcome], sums: Sums) -> Iterator[list[str]]:
     """Cells of one T that were asked about the same subjects."""
+    subjects: dict[str, set[str]] = {}
+    for (cell_id, _, metric), own in sums.items():
+        if metric == "reliability":
+            subjects.setdefault(cell_id, set()).update(own)
     alike: dict[tuple[object, ...], list[str]] = {}
     for outcome in group:
         cell = outcome.cell
-        asked = sums.get((cell.id, readout, "reliability"))
-        if outcome.status == "ok" and cell.method != UNEDITED and asked:
-            alike.setdefault((cell.n_edits, cell.seed, cell.draws, frozenset(asked)), []).append(cell.id)
+        if outcome.status == "ok" and cell.method != UNEDITED and cell.id in subjects:
+            alike.setdefault((cell.n_edits, cell.seed, cell.draws, frozenset(subjects[cell.id])), []).append(cell.id)
     yield from (cells for cells in alike.values() if len(cells) > 1)
 
 
-def _against_best(cells: Sequence[str], sums: Sums, readout: str) -> list[Comparison]:
-    """Each metric of these cells against the cell that has most of it."""
-    made: list[Comparison] = []
-    for metric in METRICS:
+def _against_best(cells: Sequence[str], readouts: Sequence[str], sums: Sums) -> list[Comparison]:
+    """Each metric under each read-out of these cells against the cell that has most of it; subjects are drawn once for all."""
+    subjects = sorted({subject for cell in cells for readout in readouts for part in PARTS for subject in sums.get((cell, readout, part), ())})
+    names: list[Column] = []
+    columns: list[tuple[np.ndarray, np.ndarray]] = []
+    best: list[int] = []
+    for readout, metric in product(readouts, METRICS):
         parts = PARTS if metric == "edit_performance" else (metric,)
         known = [cell for cell in cells if all((cell, readout, part) in sums for part in parts)]
         if len(known) < 2:
             continue
-        columns = [_column(cell, readout, parts, sums) for cell in known]
-        totals, sizes = (np.column_stack([column[i] for column in columns]) for i in (0, 1))
-        best = int((totals.sum(0) / sizes.sum(0)).argmax())
-        found = paired_bootstrap(totals, sizes, best)
-        made += [_comparison(cell, known[best], readout, metric, found, i) for i, cell in enumerate(known)]
-    return made
+        own = [_column(cell, readout, parts, subjects, sums) for cell in known]
+        best += [len(columns) + int(np.argmax([scores.sum() / counts.sum() for scores, counts in own]))] * len(known)
+        names += [(cell, readout, metric) for cell in known]
+        columns += own
+    if not columns:
+        return []
+    totals, sizes = (np.column_stack([column[i] for column in columns]) for i in (0, 1))
+    found = paired_bootstrap(totals, sizes, np.array(best))
+    return [_comparison(name, names[best[i]][0], found, i) for i, name in enumerate(names)]
 
 
-def _column(cell: str, readout: str, parts: Sequence[str], sums: Sums) -> tuple[np.ndarray, np.ndarray]:
+def _column(cell: str, readout: str, parts: Sequence[str], subjects: Sequence[str], sums: Sums) -> tuple[np.ndarray, np.ndarray]:
     """Sums and sizes [subjects] whose ratio of totals is the mean of the parts' means."""
-    subjects = sorted(sums[cell, readout, parts[0]])
     scores, counts = np.zeros(len(subjects)), np.zeros(len(subjects))
     for part in parts:
         rows = sums[cell, readout, part]
         items = sum(n for _, n in rows.values())
-        scores += np.array([rows.get(subject, (0.0, 0))[0] for subject in subjects]) / items
-        counts += np.array([rows.get(subject, (0.0, 0))[1] for subject in subjects]) / items
+        own = np.array([rows.get(subject, (0.0, 0)) for subject in subjects])
+        scores, counts = scores + own[:, 0] / items, counts + own[:, 1] / items
     return scores, counts
 
 
-def _comparison(cell: str, best: str, readout: str, metric: str, found: Differences, i: int) -> Comparison:
+def _comparison(name: Column, best: str, found: Differences, i: int) -> Comparison:
+    cell, readout, metric = name
     difference, low, high = (100 * float(part[i]) for part in (found.value, found.low, found.high))
     return Comparison(cell, best, readout, metric, difference, low, high, float(found.p[i]), 1.0, None, False)
 
