@@ -93,7 +93,8 @@ class Prefills:
         elif cache is not None and cache.get_seq_length() > 0:
             self.now = Pass(ids, step=True, carried=getattr(cache, "carried", {}))
         else:
-            self.now = self._last = self._uncached(ids, kwargs.get("attention_mask"))
+            begins = cache is not None or kwargs.get("use_cache") is True  # what fills a cache is a prompt, however much it is like the last input
+            self.now = self._last = self._uncached(ids, kwargs.get("attention_mask"), None if begins else self._last)
             if self._decide is not None and self.now.begun is None:
                 self._decide(self.now)
 
@@ -105,8 +106,8 @@ class Prefills:
                 made.__class__ = _carrying(made.__class__)
             made.carried = dict(self.now.carried)
 
-    def _uncached(self, ids: Tensor, mask: Tensor | None) -> Pass:
-        last, kept = self._last, ids.clone()  # a caller may write on into its own
+    def _uncached(self, ids: Tensor, mask: Tensor | None, last: Pass | None) -> Pass:
+        kept = ids.clone()  # a caller may write on into its own
         if last is not None and last.ids.shape[0] == ids.shape[0] and _continues(last.ids, ids):
             return Pass(kept, begun=last.begun or last, carried=last.carried)
         return Pass(kept, mask if mask is not None and mask.ndim == 2 else None)

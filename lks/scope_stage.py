@@ -119,8 +119,7 @@ def acted(lm: LM, patch: Patch, prompts: Sequence[str], batch_tokens: int = 4096
     grows, names = patch.context_tokens(lm), patch.subjects
     found: list[tuple[str, ...]] = [()] * len(prompts)
     with patch.applied(lm):
-        # the longest first: a batch one token longer than the last could be taken for its continuation
-        for chosen in reversed(batches([len(row) + grows for row in rows], batch_tokens)):
+        for chosen in batches([len(row) + grows for row in rows], batch_tokens):
             ids, mask = lm.pad([rows[i] for i in chosen], "left")
             out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
             told = getattr(out.past_key_values, "carried", {})

@@ -116,3 +116,16 @@ def test_passes_are_told_apart_and_decisions_ride_on_the_cache() -> None:
     assert all(p.carried["row"].tolist() == [0, 1, 2] for p in seen)
     assert all(torch.equal(p.prompt[:, : mask.shape[1]], mask.bool()) and not p.prompt[:, mask.shape[1] :].any() for p in seen[3:])
     assert not lm.decoder._forward_hooks and not lm.decoder._forward_pre_hooks
+
+
+@pytest.mark.parametrize("family", tiny.MODELS)
+def test_a_prompt_that_fills_a_cache_is_one_even_where_it_goes_on_from_the_last(family: str) -> None:
+    lm = tiny.lm(family)
+    ids = torch.tensor([[5, 6, 7]])
+    with watched(lm) as prefills:
+        seen: list[Pass | None] = []
+        handle = lm.block(0).register_forward_hook(lambda *_: seen.append(prefills.now))
+        for prompt, cached in ((ids[:, :2], True), (ids, True), (ids[:, :2], False), (ids, False)):
+            lm.model(input_ids=prompt, use_cache=cached)
+        handle.remove()
+    assert [p.fresh for p in seen if p is not None] == [True, True, True, False]
