@@ -94,8 +94,13 @@ def from_hub(lm: LM, name: str) -> Counterfactual:
 
 def contexts(lm: LM, prompts: Sequence[str], targets: Sequence[str]) -> list[list[int]]:
     """Token ids of edits as the counterfactual model reads them: "prompt target" and the end of the text."""
+    return [[*e.ids, _end(lm)] for e in lm.encode(prompts, targets)]
+
+
+def _end(lm: LM) -> int:
+    """The token that ends a text."""
     end = lm.tokenizer.pad_token_id if lm.tokenizer.eos_token_id is None else lm.tokenizer.eos_token_id
-    return [[*e.ids, int(end)] for e in lm.encode(prompts, targets)]
+    return int(end)
 
 
 class Trainer:
@@ -109,12 +114,13 @@ class Trainer:
             few random pieces of the vocabulary. Without it the model could learn the training edits, or the answers that
             occur in them, by heart instead of reading the edit in front.
         reading: weight of the loss on the prompts.
-        seed: of what is drawn.
+        ending: weight of the loss on the end of the text behind each answer; a model that never saw it never stops in free generation.
     """
 
-    def __init__(self, lm: LM, model: Counterfactual, batch_size: int, vary_targets: float, reading: float, seed: int) -> None:
+    def __init__(self, lm: LM, model: Counterfactual, batch_size: int, vary_targets: float, reading: float, ending: float) -> None:
         self.lm, self.model, self.batch_size, self.vary_targets, self.reading = lm, model, batch_size, vary_targets, reading
-        self.generator = torch.Generator().manual_seed(seed)
+        self.ending = ending
+        self.generator = torch.Generator().manual_seed(0)
 
     def fit(self, edits: Split, lr: float, schedule: Schedule, progress: Progress) -> list[float]:
         """Train on some edits, keep what is best on others; returns the validation losses."""
@@ -156,19 +162,23 @@ class Trainer:
         return int(torch.randint(count, (), generator=self.generator))
 
     def loss(self, told: Sequence[str], targets: Sequence[str], asked: Sequence[str], reading: float = 0.0) -> Tensor:
-        """Mean negative log-likelihood of the targets given the edit and a prompt in its scope, plus `reading` times that of the prompt.
+        """Mean negative log-likelihood of the targets given the edit and a prompt in its scope, plus `ending` times that of the end of the
+        text, plus `reading` times that of the prompt.
 
         A prompt repeats the subject and often the words of the edit in front of it, so predicting it teaches the model to copy, with
         many more tokens to learn from than targets have.
         """
         front = contexts(self.lm, told, targets)
         encoded = self.lm.encode(asked, targets)
-        ids, mask = self.lm.pad([a + b.ids for a, b in zip(front, encoded, strict=True)])
+        rows = [(len(a), b.n_prompt, a + b.ids) for a, b in zip(front, encoded, strict=True)]
+        ids, mask = self.lm.pad([row for _, _, row in rows])
         final = self.model(ids, mask)
-        rows = list(zip(front, encoded, strict=True))
-        answer = [(k, len(a) + t - 1, b.ids[t]) for k, (a, b) in enumerate(rows) for t in range(b.n_prompt, len(b.ids))]
-        prompt = [(k, len(a) + t - 1, b.ids[t]) for k, (a, b) in enumerate(rows) for t in range(1, b.n_prompt)]
+        answer = [(k, t - 1, row[t]) for k, (start, n_prompt, row) in enumerate(rows) for t in range(start + n_prompt, len(row))]
+        prompt = [(k, t - 1, row[t]) for k, (start, n_prompt, row) in enumerate(rows) for t in range(start + 1, start + n_prompt)]
         total = self._likelihood(final, answer)
+        if self.ending:
+            end = _end(self.lm)
+            total = total + self.ending * self._likelihood(final, [(k, len(row) - 1, end) for k, (_, _, row) in enumerate(rows)])
         return total + reading * self._likelihood(final, prompt) if reading else total
 
     def _likelihood(self, final: Tensor, where: Sequence[tuple[int, int, int]]) -> Tensor:

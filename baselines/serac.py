@@ -39,6 +39,7 @@ class SeracParams:
         batch_size: edits per step of the counterfactual model.
         vary_targets: share of its training examples with another target than the edit's own.
         reading: weight of the loss on its prompts' own tokens.
+        ending: weight of the loss on the end of the text behind its answers; 0 leaves a fresh model unable to stop.
         clip: bound on the norm of the whole gradient.
         max_steps: optimiser steps at most, of each network.
         decay: whether the learning rates fall linearly, to zero at `max_steps`.
@@ -63,6 +64,7 @@ class SeracParams:
     batch_size: int = 32
     vary_targets: float = 0.8
     reading: float = 0.0
+    ending: float = 0.1
     clip: float = 1.0
     max_steps: int = 10_000
     decay: bool = False
@@ -82,10 +84,11 @@ _LLAMA_2 = SeracParams(
     lr=1e-5,
     batch_size=100,
     vary_targets=0.0,
+    ending=0.0,
     clip=100.0,
 )
 # own choice: there is no yaml, and no small public model with Mistral's vocabulary of 32,768 pieces, so a fresh one is trained
-_MISTRAL = replace(_LLAMA_2, counterfactual="", dim=512, layers=6, heads=8, lr=3e-4, vary_targets=0.8, reading=1.0, clip=1.0)
+_MISTRAL = replace(_LLAMA_2, counterfactual="", dim=512, layers=6, heads=8, lr=3e-4, vary_targets=0.8, reading=1.0, ending=0.1, clip=1.0)
 
 
 class Serac(Editor[SeracParams]):
@@ -135,7 +138,7 @@ class Serac(Editor[SeracParams]):
         scope = _scope_classifier.Trainer(lm, classifier, p.scope_batch, p.locality_prompts, seed=0)
         scope.fit(seen, p.scope_lr, p, lambda done: progress(0.2 * done))
         model = self._counterfactual(lm)
-        answers = _counterfactual.Trainer(lm, model, p.batch_size, p.vary_targets, p.reading, seed=0)
+        answers = _counterfactual.Trainer(lm, model, p.batch_size, p.vary_targets, p.reading, p.ending)
         answers.fit(parts, p.lr, p, lambda done: progress(0.2 + 0.8 * done))
         tensors = {f"scope.{k}": v.detach() for k, v in classifier.named_parameters()}
         return tensors | {f"counterfactual.{k}": v for k, v in model.tensors().items()}

@@ -177,9 +177,10 @@ def test_an_embedding_does_not_depend_on_its_batch_or_order() -> None:
         torch.testing.assert_close(together[row], classifier.embed(lm, [f" {prompt} "])[0].detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_the_counterfactual_model_learns_from_edits_with_other_targets_too() -> None:
+@pytest.mark.parametrize("ending", [0.0, 0.25])
+def test_the_counterfactual_model_learns_from_edits_with_other_targets_too(ending: float) -> None:
     lm = tiny.lm("llama")
-    trainer = _counterfactual.Trainer(lm, fresh(lm, 32, 1, 4, seed=0), 4, 1.0, 0.5, seed=0)
+    trainer = _counterfactual.Trainer(lm, fresh(lm, 32, 1, 4, seed=0), 4, 1.0, 0.5, ending)
     answers = sorted(tiny.CITIES)
     told, targets, asked = trainer._drawn(tiny.training() * 10, answers)
     assert len(set(targets) - set(answers)) > 10 and set(answers) < set(targets) and all(t.strip() for t in targets)
@@ -189,11 +190,12 @@ def test_the_counterfactual_model_learns_from_edits_with_other_targets_too() -> 
     front = contexts(lm, ["The birthplace of Ada Moss is"], ["New Port"])[0]
     assert front[-1] == lm.tokenizer.eos_token_id
     [row] = lm.encode(["Ada Moss was born in"], ["New Port"])
+    said = [*row.ids, lm.tokenizer.eos_token_id]
     with torch.no_grad():
-        log_p = trainer.model.model(torch.tensor([front + row.ids])).logits[0].log_softmax(-1)
-    each = [-float(log_p[len(front) + t - 1, row.ids[t]]) for t in range(1, len(row.ids))]
-    prompt, answer = each[: row.n_prompt - 1], each[row.n_prompt - 1 :]
-    assert loss == pytest.approx(sum(answer) / len(answer), rel=1e-4)
+        log_p = trainer.model.model(torch.tensor([front + said])).logits[0].log_softmax(-1)
+    each = [-float(log_p[len(front) + t - 1, said[t]]) for t in range(1, len(said))]
+    prompt, answer, end = each[: row.n_prompt - 1], each[row.n_prompt - 1 : len(row.ids) - 1], each[len(row.ids) - 1 :]
+    assert loss == pytest.approx(sum(answer) / len(answer) + ending * sum(end), rel=1e-4)
     assert with_prompt == pytest.approx(loss + 0.5 * sum(prompt) / len(prompt), rel=1e-4)
 
 
