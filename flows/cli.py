@@ -13,7 +13,9 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
+from flows.compare import compare as compare_results
 from flows.scope import scope
+from flows.study import study
 from flows.testbed import testbed
 from lks.errors import UserError, unknown
 
@@ -59,6 +61,8 @@ app = typer.Typer(
 )
 app.add_typer(testbed, name="testbed")
 app.add_typer(scope, name="scope")
+app.add_typer(study, name="study")
+app.command("compare")(compare_results)
 
 Results = Annotated[Path | None, typer.Option("--results", help="Folder of all results. Default: $LKS_RESULTS or results.", metavar="DIR")]
 GridName = Annotated[str | None, typer.Option("--grid", help="A name of [bold]lks list grids[/]. Default: $LKS_GRID or micro.", metavar="NAME")]
@@ -255,11 +259,11 @@ def judge_answers(
 
 
 @app.command("list")
-def show(what: Annotated[str, typer.Argument(help="methods, models, datasets or grids")]) -> None:
-    """List what there is: methods, models, datasets or grids."""
-    from flows.lists import datasets, grids, methods, models
+def show(what: Annotated[str, typer.Argument(help="methods, studies, models, datasets or grids")]) -> None:
+    """List what there is: methods, studies, models, datasets or grids."""
+    from flows.lists import datasets, grids, methods, models, studies
 
-    kinds = {"methods": methods, "models": models, "datasets": datasets, "grids": grids}
+    kinds = {"methods": methods, "studies": studies, "models": models, "datasets": datasets, "grids": grids}
     if what not in kinds:
         raise unknown("list", what, kinds)
     Console().print(kinds[what]())

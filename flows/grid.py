@@ -30,8 +30,10 @@ class Bench:
         """One cell, to its outcome."""
         import lks.cell
         from baselines import methods
+        from lks.study import STUDIES
 
-        return lks.cell.run(cell, methods()[cell.method], self._results, self._watch.stage, self._shared, self._extras)
+        method = STUDIES[cell.method] if cell.measure == "study" else methods()[cell.method]
+        return lks.cell.run(cell, method, self._results, self._watch.stage, self._shared, self._extras)
 
 
 @task(name="cell", task_run_name="{cell.label}", cache_policy=NO_CACHE, persist_result=False)

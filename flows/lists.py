@@ -20,6 +20,16 @@ def methods() -> Table:
     return table
 
 
+def studies() -> Table:
+    """Every study, which stand in place of methods in grids of studies."""
+    from lks.study import STUDIES
+
+    table = _table("study", "title", "source")
+    for name, study in STUDIES.items():
+        table.add_row(name, study.title, study.source)
+    return table
+
+
 def models() -> Table:
     """Testbed models with the command that builds them if need be, and pinned models of the hub."""
     from flows.planning import build_command, revision_of_model

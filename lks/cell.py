@@ -1,7 +1,7 @@
 """One cell of a grid: edit, then measure stage by stage; raw rows in Parquet, the outcome last.
 
 A stored cell that lacks a stage is measured on the patches that it has left. A scope cell edits and asks nothing: it stores decisions
-(`lks.scope_cell`).
+(`lks.scope_cell`). A study cell measures the unedited model (`lks.study`).
 """
 
 import contextlib
@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -23,7 +24,7 @@ from lks.editing import Made, edited
 from lks.editor import Editor
 from lks.edits import Case, Dataset
 from lks.errors import DataError, StoreError, UserError
-from lks.grid import ANSWERS, DECISIONS, IMMEDIATE, UNEDITED, Cell, Costs, Extras, Outcome, Status
+from lks.grid import ANSWERS, DECISIONS, IMMEDIATE, STUDY, UNEDITED, Cell, Costs, Extras, Outcome, Status
 from lks.lm import LM
 from lks.neighbours import with_neighbours
 from lks.readout import Asking, ask
@@ -31,9 +32,14 @@ from lks.scope_cell import decisions_of
 from lks.shards import Answer, read_check, read_outcome, write_outcome, write_stage
 from lks.stages import Collapsed, Edited, Unedited, measure
 from lks.stages import answers as bare_answers
+from lks.study import findings_of
+from lks.study_kinds import Study
 
 Report = Callable[[str, float], None]
 """Called with the stage ("prepare", "edit", "answers", ...) and the fraction of it that is done."""
+
+Method = type[Editor[object]] | type[Study[object]]
+"""What a cell is about: an editor, or for a study cell the study."""
 
 
 class Bench:
@@ -66,7 +72,7 @@ class Bench:
         return self._battery[1]
 
 
-def run(cell: Cell, method: type[Editor[object]], results: Path, report: Report, bench: Bench | None = None, extras: Extras | None = None) -> Outcome:
+def run(cell: Cell, method: Method, results: Path, report: Report, bench: Bench | None = None, extras: Extras | None = None) -> Outcome:
     """Edit and measure, or decide; never raises for what is the cell's own failure.
 
     Patches that an interrupted run has left are used again, and so are the stages of a stored cell.
@@ -77,12 +83,12 @@ def run(cell: Cell, method: type[Editor[object]], results: Path, report: Report,
     """
     work = _Work(cell, method, results, report, bench or Bench(), extras or Extras())
     with _failures() as failure:
-        work.answers() if cell.measure == "answers" else work.decisions()
+        {"answers": work.answers, "scope": work.decisions, "study": work.findings}[cell.measure]()
     status, reason = failure[0] if failure else ("ok", "")
     if status == "ok":
         work.further()
     shards = tuple(work.shards.values()) if status == "ok" else ()
-    origin = {"title": method.title, "regime": method.regime, **work.notes, **provenance()}
+    origin = {"title": method.title, **({"regime": method.regime} if issubclass(method, Editor) else {}), **work.notes, **provenance()}
     outcome = Outcome(cell, status, reason, shards, work.costs, origin, work.failed)
     write_outcome(results, outcome)
     return outcome
@@ -119,7 +125,7 @@ class _Work:
         notes: what was noticed, for the provenance.
     """
 
-    def __init__(self, cell: Cell, method: type[Editor[object]], results: Path, report: Report, bench: Bench, extras: Extras) -> None:
+    def __init__(self, cell: Cell, method: Method, results: Path, report: Report, bench: Bench, extras: Extras) -> None:
         self._cell, self._method, self._results, self._report = cell, method, results, report
         self._bench, self._extras = bench, extras
         bench.battery(extras)  # a test that does not exist or lacks its data is told before any work
@@ -152,7 +158,7 @@ class _Work:
     @cached_property
     def _editor(self) -> Editor[object]:
         cell = self._cell
-        return self._method.for_model(cell.model, cell.dataset, cell.n_edits, dict(cell.variant))
+        return cast(type[Editor[object]], self._method).for_model(cell.model, cell.dataset, cell.n_edits, dict(cell.variant))
 
     @cached_property
     def _unedited(self) -> Unedited:
@@ -239,6 +245,16 @@ class _Work:
         params = self._editor.params
         made, self.costs = decisions_of(self._cell, params, self._sets, self._spare, lambda: self._lm, self._progress)
         self._write(DECISIONS, made)
+
+    def findings(self) -> None:
+        """What a study finds about the entities of all draws."""
+        if STUDY in self.shards:
+            return
+        cell = self._cell
+        study = cast(type[Study[object]], self._method).for_model(cell.model, cell.dataset, cell.n_edits, dict(cell.variant))
+        made, self.costs, notes = findings_of(cell, study, self._sets, self._spare, self._lm, self._progress)
+        self.notes.update(notes)
+        self._write(STUDY, made)
 
 
 PACKAGES = ("lks-grid", "torch", "transformers", "duckdb", "prefect", "lm-eval", "ahocorasick-rs")

@@ -1,4 +1,4 @@
-"""Datasets by name: the made world, zsRE and CounterFact as published with the LKS paper, and KnowEdit (`lks.knowedit`).
+"""Datasets by name: the made world, zsRE and CounterFact as published with the LKS paper, the facts of causal tracing, KnowEdit (`lks.knowedit`).
 
 The published files are never part of this repository (`lks.published` finds and fetches them). They are read as they stand:
 what is irregular in them is counted in the dataset's notes.
@@ -29,11 +29,21 @@ DATASETS: dict[str, Published | Literal["made"]] = {
         "lks/cf_eval_data.json", "data/counterfact/cf_eval_data.json", "765a69a29238af887a40e22d0f0d9949cd3735d9fe3ac20c5fd3e9025e08f9b8"
     ),
 }
+KNOWN: dict[str, Published] = {
+    "known1000": Published(
+        "known_1000/known_1000.json",
+        "data/known_1000.json",
+        "7ccd1d2649eaa94db24bdf2bcc19f6305bdd51ff47bc981641ed8bd973f9d5e2",
+        "lab-paper-code/dual_path_attribution",
+        "411720aaa63c1b479ad425d3b950f55d04d72918",
+    ),
+}
+"""Facts of ROME's causal tracing. There is nothing to edit in them: the target of each is its true answer."""
 
 
 def names() -> tuple[str, ...]:
     """All dataset names."""
-    return (*DATASETS, *FILES)
+    return (*DATASETS, *KNOWN, *FILES)
 
 
 def load(name: str, data_dir: Path | None = None, make_source: MakeSource = TemplateSource) -> Dataset:
@@ -52,7 +62,7 @@ def load(name: str, data_dir: Path | None = None, make_source: MakeSource = Temp
     """
     if name not in names():
         raise unknown("dataset", name, names())
-    published = DATASETS[name] if name in DATASETS else FILES[name]
+    published = {**FILES, **KNOWN, **DATASETS}[name]
     if published == "made":
         from lks import world
 
@@ -68,6 +78,9 @@ def load(name: str, data_dir: Path | None = None, make_source: MakeSource = Temp
         cases = tuple(_case(record, source, spellings) for record in records)
         spelt = sorted({(probe.answer, *probe.accepted) for case in cases for probe in case.probes if probe.accepted})
         revision = _hash(content, source.version.encode(), *(repr(one).encode() for one in spelt))
+    elif name in KNOWN:
+        cases, notes = tuple(_known(item, index, file) for index, item in enumerate(listed(content, file))), {}
+        revision = _hash(*(repr(astuple(case)).encode() for case in cases))
     else:
         cases, notes = knowedit.read(name, listed(content, file), file, make_source, spellings.of)
         revision = _hash(*(repr(astuple(case)).encode() for case in cases))
@@ -85,8 +98,16 @@ def parse(content: bytes, file: Path) -> tuple[Record, ...]:
     return tuple(_record(item, index, file) for index, item in enumerate(listed(content, file)))
 
 
-def _record(raw: object, index: int, file: Path) -> Record:
-    where = f"{file}, record {index}"
+def _known(raw: object, index: int, file: Path) -> Case:
+    """A fact of known_1000; its answer is called the attribute."""
+    text = _texts(raw, f"{file}, record {index}")
+    subject, prompt, answer = text("subject"), text("prompt"), text("attribute")
+    _check_subject(subject, prompt, f"{file}, record {index}")
+    return make_case(Edit(str(index), subject, prompt, target=answer, ground_truth=answer), (), ())
+
+
+def _texts(raw: object, where: str) -> Callable[..., str]:
+    """A reader of a record's texts by field, and field within a field."""
 
     def text(*path: str) -> str:
         value = raw
@@ -101,6 +122,18 @@ def _record(raw: object, index: int, file: Path) -> Record:
             raise DataError(f"{where}: field {'.'.join(path)!r} must be a non-empty string, not {value!r}. Mend it or delete the record.")
         return value.strip()
 
+    return text
+
+
+def _check_subject(subject: str, prompt: str, where: str) -> None:
+    if subject not in prompt:
+        spelt = f"subject {subject!r} is not in prompt {prompt!r}"
+        raise DataError(f"{where}: field 'prompt': {spelt}. Spell the subject in the prompt exactly as in 'subject'.")
+
+
+def _record(raw: object, index: int, file: Path) -> Record:
+    where = f"{file}, record {index}"
+    text = _texts(raw, where)
     record = Record(
         case_id=str(index),
         subject=text("subject"),
@@ -111,9 +144,7 @@ def _record(raw: object, index: int, file: Path) -> Record:
         locality=text("locality", "prompt"),
         locality_answer=text("locality", "target"),
     )
-    if record.subject not in record.prompt:
-        spelt = f"subject {record.subject!r} is not in prompt {record.prompt!r}"
-        raise DataError(f"{where}: field 'prompt': {spelt}. Spell the subject in the prompt exactly as in 'subject'.")
+    _check_subject(record.subject, record.prompt, where)
     return record
 
 

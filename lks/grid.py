@@ -25,8 +25,9 @@ EVERY = "*"
 Split = Literal["evaluation", "development"]
 """Which part of the seeded order of cases a cell edits. Settings are chosen on the second; only the first makes results."""
 
-Measure = Literal["answers", "scope"]
-"""What a cell stores: answers of the edited model, or what the method's edit scope indicator decides; for that nothing is edited."""
+Measure = Literal["answers", "scope", "study"]
+"""What a cell stores: answers of the edited model; what the method's edit scope indicator decides, for which nothing is edited; or what a study
+of the model (`lks.study`), which then stands in the method's place, finds about T entities."""
 
 Status = Literal["ok", "oom", "collapsed", "diverged", "error"]
 Count = Annotated[int, Field(ge=1)]
@@ -38,8 +39,8 @@ class Cell:
     """One point of a grid: a method makes T edits on a model, in `draws` disjoint sets, each edited and scored alone.
 
     Attributes:
-        model, dataset, method: registry names.
-        n_edits: T, edits per draw.
+        model, dataset, method: registry names; the method of a study cell is the study.
+        n_edits: T, edits per draw; entities of a study.
         seed: of the order of cases and of all training randomness.
         draws: number of disjoint edit sets; their answers are pooled.
         variant: overridden parameters as ((name, text), ...), sorted; empty for the preset.
@@ -115,12 +116,13 @@ class Costs:
     overhead: dict[int, float] = field(default_factory=dict)
 
 
-ANSWERS, IMMEDIATE, PASSAGES, GENERATIONS, DECISIONS, ABILITY, JUDGED = (
+ANSWERS, IMMEDIATE, PASSAGES, GENERATIONS, DECISIONS, ABILITY, JUDGED, STUDY = (
     *("answers", "immediate", "passages", "generations"),
-    *("decisions", "ability", "judged"),
+    *("decisions", "ability", "judged", "study"),
 )
 """Stages of a cell, and the first part of their shards' names: what the edited model says to all probes; what a sequential method's says right
-after each edit; how likely plain texts are; free texts; what gates decide; tests of abilities; what an LLM judge says of the answers."""
+after each edit; how likely plain texts are; free texts; what gates decide; tests of abilities; what an LLM judge says of the
+answers; what a study finds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,8 @@ class Extras:
         """Stages that a finished cell has."""
         if measure == "scope":
             return (DECISIONS,)
+        if measure == "study":
+            return (STUDY,)
         contexts = tuple(f"{ANSWERS}-{context}" for context in self.contexts)
         texts = (GENERATIONS,) if self.fluency else ()
         decisions = (DECISIONS,) if self.gates else ()
@@ -199,6 +203,7 @@ class Grid(BaseModel):
         records: only the first so many cases of each dataset are used; 0 means all.
         split: "development" edits cases that no grid of the same seed and records evaluates, as long as its draws leave the last third alone.
         measure: "scope" stores what the methods' edit scope indicators decide instead of answers; there is no unedited model then.
+            "study": methods are names of studies (`lks.study`), n_edits the number of entities; there is no unedited model either.
         contexts, fluency, gates, ability, documents: what is measured beside the answers (`Extras`).
     """
 

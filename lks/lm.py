@@ -24,6 +24,7 @@ class Architecture:
         blocks: the list of decoder blocks, from the decoder.
         final_norm: the norm after the last block, from the decoder.
         mlp_output: the last linear layer of the MLP, from a block.
+        attention_output: the last linear layer of the attention, from a block.
         positions: absolute position embedding, from the decoder (added to `inputs_embeds`); empty if there is none.
     """
 
@@ -31,16 +32,17 @@ class Architecture:
     blocks: str
     final_norm: str
     mlp_output: str
+    attention_output: str
     positions: str = ""
 
 
-_ROTARY = Architecture("model", "layers", "norm", "mlp.down_proj")
+_ROTARY = Architecture("model", "layers", "norm", "mlp.down_proj", "self_attn.o_proj")
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": _ROTARY,
     "mistral": _ROTARY,
     "qwen2": _ROTARY,
     "qwen3": _ROTARY,
-    "gpt2": Architecture("transformer", "h", "ln_f", "mlp.c_proj", positions="wpe"),
+    "gpt2": Architecture("transformer", "h", "ln_f", "mlp.c_proj", "attn.c_proj", positions="wpe"),
 }
 
 
@@ -177,6 +179,10 @@ class LM:
     def mlp_output(self, index: int) -> nn.Module:
         """The last linear layer of a block's MLP."""
         return self.block(index).get_submodule(self.architecture.mlp_output)
+
+    def attention_output(self, index: int) -> nn.Module:
+        """The last linear layer of a block's attention."""
+        return self.block(index).get_submodule(self.architecture.attention_output)
 
     def parameter_name(self, module: nn.Module) -> str:
         """Name of a module's weight among `model.named_parameters()`."""

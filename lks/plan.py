@@ -53,11 +53,13 @@ def plan(
     """
     from lks.editor import canonical  # here, not above: they bring torch
     from lks.scope_cell import scope_params
+    from lks.study import STUDIES
 
+    studies = grid.measure == "study"
     for method, _ in grid.entries():
-        if method not in methods:
-            raise unknown("method", method, methods)
-    every = {model: [name for name, method in methods.items() if method.preset(model)] for model, _ in grid.pairs()}
+        if method not in (STUDIES if studies else methods):
+            raise unknown("study", method, STUDIES) if studies else unknown("method", method, methods)
+    every = {model: list(STUDIES) if studies else [name for name, method in methods.items() if method.preset(model)] for model, _ in grid.pairs()}
     _check_filter(grid, every, only)
     models = {m: revision_of_model(m) for m in sorted({m for m, d in grid.pairs() if _kept(only, model=m, dataset=d)})}
     data = {d: dataset_of(d) for d in sorted({d for m, d in grid.pairs() if _kept(only, model=m, dataset=d)})}
@@ -65,8 +67,8 @@ def plan(
     for bare in _bare_cells(grid, every, only):
         revision, size = data[bare.dataset]
         _check_size(grid, bare, size)
-        editor = methods[bare.method].for_model(bare.model, bare.dataset, bare.n_edits, dict(bare.variant))
-        deciding = editor.params if bare.measure == "answers" else scope_params(bare.method, editor.params)
+        made = (STUDIES if studies else methods)[bare.method].for_model(bare.model, bare.dataset, bare.n_edits, dict(bare.variant))
+        deciding = scope_params(bare.method, made.params) if bare.measure == "scope" else made.params
         cell = replace(bare, parameters=canonical(deciding), model_revision=models[bare.model], data_revision=revision)
         cells.setdefault(cell.id, cell)
     return sorted(cells.values(), key=lambda c: (c.model, c.dataset, c.n_edits, c.method != UNEDITED, c))

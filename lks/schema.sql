@@ -41,6 +41,11 @@ CREATE OR REPLACE TABLE judgements (
     cell_id VARCHAR, judge VARCHAR, draw INTEGER, case_id VARCHAR, kind VARCHAR, probe_index INTEGER, context VARCHAR, verdict BOOLEAN, reply VARCHAR
 );
 
+-- What studies find, one value per entity, block, site and quantity (`lks.study`); the method of their cells is the study.
+CREATE OR REPLACE TABLE study_rows (
+    cell_id VARCHAR, draw INTEGER, case_id VARCHAR, subject VARCHAR, block INTEGER, site VARCHAR, quantity VARCHAR, value DOUBLE
+);
+
 -- Free answers, read once when a cell is taken in: the answer in the text, what it is compared by, whether it is right, and if not what is wrong.
 CREATE OR REPLACE TABLE free_answers (
     cell_id VARCHAR, draw INTEGER, case_id VARCHAR, kind VARCHAR, probe_index INTEGER, context VARCHAR,
@@ -349,6 +354,31 @@ SELECT j.cell_id, j.judge, j.context, CASE j.kind WHEN 'edit' THEN 'reliability'
     favg(j.verdict::INTEGER) AS judged, favg(f.is_right) AS wild, count(*) AS n_items, count(j.verdict) AS n_judged
 FROM judgements j JOIN free_answers f USING (cell_id, draw, case_id, kind, probe_index, context)
 GROUP BY ALL;
+
+-- Curves of studies over blocks: means over entities with 95 % intervals clustered by subject. What is a share or a probability of each entity has
+-- an interval within 0 and 1; bits, cosines and differences of probabilities have Student's t.
+CREATE OR REPLACE VIEW study_curves AS
+WITH averages AS (
+    SELECT cell_id, site, quantity, block, favg(value) AS value, count(*) AS n_items, count(DISTINCT subject) AS n_subjects
+    FROM study_rows GROUP BY ALL
+),
+pulled AS (
+    SELECT r.cell_id, r.site, r.quantity, r.block, r.subject, fsum(r.value - a.value) / any_value(a.n_items) AS pull
+    FROM study_rows r JOIN averages a USING (cell_id, site, quantity, block) GROUP BY ALL
+),
+standard_errors AS (
+    SELECT cell_id, site, quantity, block, CASE WHEN count(*) > 1 THEN sqrt(fsum(pull * pull)) END AS standard_error FROM pulled GROUP BY ALL
+),
+sided AS (
+    SELECT *, quantity IN ('accuracy', 'control', 'rises', 'first', 'old_first', 'likelier', 'known', 'clean', 'corrupted') AS within,
+        t95(n_subjects - 1) * standard_error AS half_width
+    FROM averages JOIN standard_errors USING (cell_id, site, quantity, block)
+)
+SELECT cell_id, site, quantity, block, value,
+    CASE WHEN within THEN interval_low(value, standard_error, n_subjects) ELSE value - half_width END AS low,
+    CASE WHEN within THEN interval_high(value, standard_error, n_subjects) ELSE value + half_width END AS high,
+    n_items, n_subjects
+FROM sided;
 
 -- Seconds and bytes of each cell, and the share of each kind of work.
 CREATE OR REPLACE VIEW costs AS

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
-from lks import ability_rows, decisions, judge_rows, rows
+from lks import ability_rows, decisions, judge_rows, rows, study_rows
 from lks.edits import Context, ProbeKind
 from lks.errors import DataError, StoreError
-from lks.grid import ABILITY, ANSWERS, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED, PASSAGES, Outcome
+from lks.grid import ABILITY, ANSWERS, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED, PASSAGES, STUDY, Outcome
 
 SCHEMA_NAME = "lks-answers"
 SCHEMA_VERSION = 2
@@ -93,6 +93,7 @@ KINDS: dict[str, pa.Schema] = {
     PASSAGES: rows.PASSAGES,
     ABILITY: ability_rows.SCHEMA,
     JUDGED: judge_rows.SCHEMA,
+    STUDY: study_rows.SCHEMA,
 }
 """Columns of the shards, by the first part of the stage's name."""
 
@@ -150,16 +151,19 @@ def write_shard(path: Path, cell_id: str, made: Sequence[object], schema: pa.Sch
     write_whole(path, sink.getvalue().to_pybytes())
 
 
-def read_check(path: Path) -> int:
+def read_check(path: Path, cell_id: str = "") -> int:
     """Read a shard from end to end, page checksums included.
 
     Returns:
         The number of rows in it.
 
     Raises:
-        DataError: the file is missing, truncated, damaged, no shard, or of a newer version.
+        DataError: the file is missing, truncated, damaged, no shard, of a newer version, or holds rows of another cell than the one named.
     """
-    return int(_table(path).num_rows)
+    table = _table(path)
+    if cell_id and any(found != cell_id for found in table["cell_id"].unique().to_pylist()):
+        raise DataError(f"{path} holds rows of another cell than {cell_id}. Run the cell again.")
+    return int(table.num_rows)
 
 
 def read_answers(path: Path) -> list[Answer]:

@@ -8,23 +8,27 @@ import hashlib
 import json
 import logging
 import os
+import shutil
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
 
 import duckdb
 
 from lks.errors import DataError, StoreError
-from lks.grid import ABILITY, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED, PASSAGES, PROTOCOL, Outcome, Status
-from lks.shards import parse_outcome, read_check, read_outcome, write_outcome, write_whole
+from lks.grid import ABILITY, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED, PASSAGES, PROTOCOL, STUDY, Outcome, Status
+from lks.reader import Copy, Reader
+from lks.shards import read_check, read_outcome, write_outcome, write_whole
 
 logger = logging.getLogger(__name__)
 
 FINAL: frozenset[Status] = frozenset({"ok", "oom", "collapsed", "diverged"})
 """What is not run again. An "error" is: its cause may have been mended."""
+
+TOGETHER = 200
+"""So many cells are taken in by one transaction: reading free answers costs a third of a second before the first of them."""
 
 TABLES = {
     IMMEDIATE: "immediate_answers",
@@ -33,13 +37,12 @@ TABLES = {
     GENERATIONS: "generations",
     ABILITY: "ability",
     JUDGED: "judgements",
+    STUDY: "study_rows",
 }
 """The table that takes the rows of a stage's shard, by the first part of the stage's name; all other stages are of `answers`."""
 
-RowT = TypeVar("RowT")
 
-
-class Store:
+class Store(Reader):
     """A results folder.
 
     Attributes:
@@ -78,8 +81,7 @@ class Store:
             DataError: one of its shards is missing or damaged; nothing is recorded then.
             StoreError: the folder cannot be written, or another process keeps the catalogue.
         """
-        for shard in outcome.shards:
-            read_check(self.results / shard)
+        self._check(outcome)
         try:
             same = read_outcome(self.results, outcome.cell.id) == outcome
         except DataError:
@@ -87,7 +89,7 @@ class Store:
         if not same:
             write_outcome(self.results, outcome)
         with self._open() as connection:
-            self._ingest(connection, outcome, self._fingerprint(outcome))
+            self._ingest(connection, {outcome.cell.id: (outcome, self._fingerprint(outcome))})
 
     def sync(self) -> list[str]:
         """Make the catalogue the mirror of `cells/`: take in what is new or changed, forget what is gone or damaged.
@@ -101,44 +103,51 @@ class Store:
             known = dict(connection.execute("SELECT cell_id, fingerprint FROM cells").fetchall())
             for cell_id in sorted(set(known) - found):
                 self._forget(connection, cell_id)
+            new: dict[str, tuple[Outcome, str]] = {}
             for cell_id in sorted(found):
                 try:
                     outcome = read_outcome(self.results, cell_id)
                     fingerprint = self._fingerprint(outcome)
                     if known.get(cell_id) != fingerprint:
-                        for shard in outcome.shards:
-                            read_check(self.results / shard)
-                        self._ingest(connection, outcome, fingerprint)
+                        self._check(outcome)
+                        new[cell_id] = outcome, fingerprint
                 except DataError as error:
                     self._forget(connection, cell_id)
                     warnings.append(str(error))
+            for start in range(0, len(new), TOGETHER):
+                self._ingest(connection, dict(list(new.items())[start : start + TOGETHER]))
         return warnings
 
-    def outcomes(self) -> list[Outcome]:
-        """All recorded outcomes, in the order of their cells."""
-        documents = self.query("SELECT outcome FROM cells ORDER BY cell_id")
-        return sorted((parse_outcome(str(document)) for (document,) in documents), key=lambda outcome: outcome.cell)
+    def _check(self, outcome: Outcome) -> None:
+        """Read a cell's shards from end to end.
 
-    def query(self, sql: str, params: Sequence[object] = ()) -> list[tuple[object, ...]]:
-        """Rows of a query over `schema.sql`'s tables and views."""
-        with self._open() as connection:
-            return list(connection.execute(sql, list(params)).fetchall())
+        Raises:
+            DataError: one is missing, damaged or of another cell.
+        """
+        for shard in outcome.shards:
+            read_check(self.results / shard, outcome.cell.id)
 
-    def table(self, sql: str) -> tuple[list[str], list[tuple[object, ...]]]:
-        """Names of the columns of a query, and its rows."""
-        with self._open() as connection:
-            cursor = connection.execute(sql)
-            return [str(column[0]) for column in cursor.description or ()], list(cursor.fetchall())
+    @contextmanager
+    def copy(self) -> Iterator[Copy]:
+        """A copy of the catalogue as it is now, for many queries: heavy views are computed once, and no other process waits meanwhile.
 
-    def rows(self, kind: type[RowT], sql: str, params: Sequence[object] = ()) -> list[RowT]:
-        """Rows of a query as dataclasses whose fields are the query's columns, by name."""
-        wanted = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-        with self._open() as connection:
-            cursor = connection.execute(sql, list(params))
-            names = [column[0] for column in cursor.description or ()]
-            if set(names) != wanted:
-                raise ValueError(f"{kind.__name__} has fields {sorted(wanted)}, the query gives {sorted(names)}")
-            return [kind(**dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
+        Raises:
+            StoreError: another process keeps the catalogue.
+        """
+        deadline = time.monotonic() + self.lock_wait
+        with tempfile.TemporaryDirectory(prefix="lks-") as folder:
+            copy = Path(folder) / "copy.duckdb"
+            while True:
+                self.query("SELECT 1")  # takes in what a killed process may have left beside the file
+                before = self._catalogue.stat()
+                shutil.copyfile(self._catalogue, copy)
+                after = self._catalogue.stat()
+                if (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size):
+                    break
+                if time.monotonic() >= deadline:
+                    raise StoreError(f"{self._catalogue} is being written all the time. Wait for that, and start again.")
+            with duckdb.connect(str(copy)) as connection:
+                yield Copy(connection)
 
     @contextmanager
     def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -172,23 +181,17 @@ class Store:
             digest.update(f"{shard} {path.stat().st_size if path.exists() else 'missing'}".encode())
         return digest.hexdigest()
 
-    def _ingest(self, connection: duckdb.DuckDBPyConnection, outcome: Outcome, fingerprint: str) -> None:
-        """Replace a cell's rows in one transaction; the shards have been checked."""
-        shards = [str(self.results / shard) for shard in outcome.shards]
-        row = _row(outcome, fingerprint, (self.results / "cells" / outcome.cell.id / "outcome.json").read_text(encoding="utf-8"))
+    def _ingest(self, connection: duckdb.DuckDBPyConnection, new: Mapping[str, tuple[Outcome, str]]) -> None:
+        """Replace the rows of some cells, each with its fingerprint, in one transaction; their shards have been checked."""
         connection.begin()
         try:
-            self._forget(connection, outcome.cell.id)
-            connection.execute(f"INSERT INTO cells VALUES ({', '.join('?' * len(row))})", list(row))
-            for table, chosen in _tables(shards).items():
-                connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM read_parquet(?)", [chosen])
-            connection.execute("INSERT INTO free_answers FROM free_answers_read WHERE cell_id = ?", [outcome.cell.id])
-            if shards:
-                strangers = connection.execute(
-                    "SELECT count(*) FROM read_parquet(?, union_by_name = true) WHERE cell_id <> ?", [shards, outcome.cell.id]
-                ).fetchall()
-                if strangers[0][0]:
-                    raise DataError(f"{shards[0]} holds rows of another cell than {outcome.cell.id}. Run the cell again.")
+            for cell_id, (outcome, fingerprint) in new.items():
+                self._forget(connection, cell_id)
+                row = _row(outcome, fingerprint, (self.results / "cells" / cell_id / "outcome.json").read_text(encoding="utf-8"))
+                connection.execute(f"INSERT INTO cells VALUES ({', '.join('?' * len(row))})", list(row))
+                for table, chosen in _tables([str(self.results / shard) for shard in outcome.shards]).items():
+                    connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM read_parquet(?)", [chosen])
+            connection.execute("INSERT INTO free_answers FROM free_answers_read WHERE cell_id IN (SELECT unnest(?))", [list(new)])
             connection.commit()
         except BaseException:
             connection.rollback()

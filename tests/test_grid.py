@@ -64,7 +64,13 @@ class Rank(Nothing):
 
 
 METHODS: dict[str, type[Editor[object]]] = {"none": Nothing, "ft": Scalpel, "lks": Scalpel, "rome": Rank, "mend": Rank}  # type: ignore[dict-item]
-SIZES = {"world": 1000, "zsre": 10_000, "counterfact": 10_000, **{f"knowedit-{part}": 300 for part in ("zsre", "recent", "counterfact", "wikibio")}}
+SIZES = {
+    "world": 1000,
+    "known1000": 1209,
+    "zsre": 10_000,
+    "counterfact": 10_000,
+    **{f"knowedit-{part}": 300 for part in ("zsre", "recent", "counterfact", "wikibio")},
+}
 
 
 def dataset_of(name: str) -> tuple[str, int]:
@@ -153,7 +159,7 @@ def test_a_scope_grid_has_no_unedited_model_and_only_what_decides_in_its_paramet
         planned(from_text(tmp_path, "[g]\n" + SMALL.replace('"lks"', '"ft"') + 'measure = "scope"')["g"])
     with pytest.raises(UserError, match="'none' has no edit scope indicator"):
         planned(from_text(tmp_path, "[g]\n" + SMALL.replace('"lks"', '"none"') + 'measure = "scope"')["g"])
-    with pytest.raises(UserError, match=r"grid 'g', measure.*'answers' or 'scope'.*'scop'"):
+    with pytest.raises(UserError, match=r"grid 'g', measure.*'answers', 'scope' or 'study'.*'scop'"):
         from_text(tmp_path, "[g]\n" + SMALL + 'measure = "scop"')
 
 

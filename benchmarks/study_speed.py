@@ -1,0 +1,69 @@
+"""Swap study, side by side: a whole forward pass with a hook per block, against the ends of rows above each block.
+
+Run: `python -m benchmarks.study_speed [MODEL] [DATASET] [ENTITIES]`, by default `micro-llama world 300`. Both read the same numbers off: log p of the
+donor's answer after the swap at every block; their largest difference is printed. The first column's rows are batched by length too.
+"""
+
+import sys
+import time
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from lks.datasets import load
+from lks.editor import silent
+from lks.lm import LM
+from lks.prefill import removed
+from lks.prefix import batches
+from lks.study_donors import Pair, exchanged, pairs
+from lks.study_kinds import Entities
+from lks.study_states import captured
+
+Places = tuple[Tensor, Tensor]
+
+
+@torch.no_grad()
+def naive(lm: LM, chosen: list[Pair], batch_tokens: int = 8192) -> Tensor:
+    """Log p of the donors' answers [blocks, pairs], one whole forward pass for each block."""
+    rows = lm.encode([p.asked.prompt for p in chosen], [p.donor.ground_truth for p in chosen], [p.asked.subject for p in chosen])
+    donors = lm.encode([p.donor.prompt for p in chosen], [""] * len(chosen), [p.donor.subject for p in chosen])
+    given = captured(lm, [d.ids for d in donors], [[d.subject[1]] for d in donors if d.subject], list(lm.blocks))[:, :, 0]
+    found = torch.zeros(len(lm.blocks), len(chosen), dtype=torch.float64)
+    for group in batches([len(row.ids) for row in rows], batch_tokens):
+        ids, mask = lm.pad([rows[i].ids for i in group])
+        at = torch.tensor([span[1] for i in group if (span := rows[i].subject)], device=lm.device)
+        places = torch.arange(len(group), device=lm.device)
+        for block in range(len(lm.blocks)):
+
+            def put(_module: object, _args: object, output: Tensor, new: Tensor = given[block, group], where: Places = (places, at)) -> Tensor:
+                return output.index_put(where, new)
+
+            with removed([lm.block(block).register_forward_hook(put)]):
+                logprobs = lm.model(input_ids=ids, attention_mask=mask).logits[:, :-1].float().log_softmax(-1)
+            picked = logprobs.gather(2, ids[:, 1:, None])[..., 0].double().cpu()
+            for row, i in enumerate(group):
+                found[block, i] = picked[row, rows[i].n_prompt - 1 : len(rows[i].ids) - 1].sum()
+    return found
+
+
+def main(model: str = "micro-llama", dataset: str = "world", entities: str = "300") -> None:
+    """Print seconds, ratio and difference."""
+    lm = LM.load(model)
+    edits = [case.edit for case in load(dataset).cases[: int(entities)]]
+    chosen = pairs(lm, Entities(edits, edits), 0)
+    exchanged(lm, chosen[:8], silent)  # warm up
+    start = time.perf_counter()
+    slow = naive(lm, chosen)
+    middle = time.perf_counter()
+    fast = exchanged(lm, chosen, silent).logprob[1:]
+    end = time.perf_counter()
+    made = Table("model", "pairs", "whole passes s", "ends only s", "ratio", "largest difference", box=None)
+    cells = [model, str(len(chosen)), f"{middle - start:.2f}", f"{end - middle:.2f}", f"{(middle - start) / (end - middle):.1f}"]
+    made.add_row(*cells, f"{(slow - fast).abs().max().item():.1e}")
+    Console(width=120).print(made)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4])
