@@ -155,12 +155,12 @@ def _say(line: str) -> None:
 
 
 def _show_results(console: Console, folder: Path) -> None:
-    from reports import render, terminal_table
+    from reports import render
 
-    written = render(folder)
-    table = terminal_table(folder)
-    wide = Console(width=1000).measure(table).maximum  # a narrow terminal wraps lines, which reads better than one-letter columns
-    Console(width=max(console.width, wide)).print(table)
+    with console.status("report") as shown:
+        written = render(folder, lambda what: shown.update(f"report: {what}"))
+    wide = Console(width=1000).measure(written.terminal).maximum  # a narrow terminal wraps lines, which reads better than one-letter columns
+    Console(width=max(console.width, wide)).print(written.terminal)
     for warning in written.warnings:
         console.print(f"[yellow]damaged:[/] {warning}", highlight=False, soft_wrap=True)
     console.print(f"Report: {written.page}", highlight=False, soft_wrap=True)

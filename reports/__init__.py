@@ -1,104 +1,99 @@
-"""Reports: tables and a page from a results folder. They read the store and never run a model."""
+"""Reports: tables, figures and a page from a results folder. They read the store and never run a model."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Group
 
+from lks.errors import StoreError
 from lks.shards import write_whole
 from lks.store import Store
-from reports import overview, page, scope, tables, terminal
-from reports.results import load, query
+from reports import terminal
+from reports.drawing import KINDS, Absent, Drawing
+from reports.results import Results, load
 
-ALWAYS = ("table1.csv", "table1.md", "table1.tex", "results.csv")
+TOLD_TO = Callable[[str], None]
+"""Called with what is being made."""
 
 
 @dataclass(frozen=True, slots=True)
-class ReportPaths:
-    """Files of a report.
+class Report:
+    """What was written.
 
     Attributes:
-        folder: where they are.
+        folder: where it is.
         page: one self-contained HTML page.
-        table_csv, table_md, table_tex: Table 1 in the paper's layout.
-        results_csv: every number, long form.
-        others: what is written only where there is something to say: an overview of everything measured, comparisons with the best method,
-            contexts, errors, fluency and abilities, texts before and after, what sequential methods keep, scope cells, development cells.
+        files: everything beside the page, relative to the folder: `tables/` (CSV, Markdown, LaTeX), `figures/` (SVG, PDF, PNG), and long CSVs.
         warnings: damaged cells that were left out, one line each.
+        terminal: the compact tables for the end of a run.
     """
 
     folder: Path
     page: Path
-    table_csv: Path
-    table_md: Path
-    table_tex: Path
-    results_csv: Path
-    others: tuple[Path, ...] = ()
-    warnings: tuple[str, ...] = ()
+    files: tuple[str, ...]
+    warnings: tuple[str, ...]
+    terminal: Group = field(repr=False)
 
 
-def render(results: Path) -> ReportPaths:
+def render(results: Path, tell: TOLD_TO = lambda what: None) -> Report:
     """Write the report of a results folder into its `report/`. The same store gives the same bytes.
 
     Tables are of evaluated cases; what was edited for choosing settings is in files of its own.
 
+    Args:
+        results: the folder.
+        tell: called with what is being made.
+
     Raises:
         StoreError: the folder is not one of results, is in use, or cannot be written.
     """
-    loaded = load(results)
+    from reports import figures, forms, long, page, tables
+
+    tell("reading what is stored")
+    if not (results / "protocol.json").exists():
+        raise StoreError(f"{results} holds no results. Run `lks grid` first, or name another folder with --results.")
     store = Store(results)
-    samples, texts = page.samples(store), page.texts(store)
+    warnings = store.sync()
     folder = results / "report"
-    evaluated, development = loaded.of("evaluation"), loaded.of("development")
-    makers: dict[str, Callable[[], str | bytes] | None] = {
-        "table1.csv": lambda: tables.table1_csv(evaluated),
-        "table1.md": lambda: tables.table1_md(evaluated),
-        "table1.tex": lambda: tables.table1_tex(evaluated),
-        "results.csv": lambda: tables.results_csv(evaluated),
-        "retention.csv": (lambda: tables.retention_csv(loaded)) if loaded.kept else None,
-        "scope.csv": (lambda: scope.scope_csv(loaded)) if loaded.scope else None,
-        "scope.svg": (lambda: scope.figure(loaded, "svg")) if scope.drawn(loaded) else None,
-        "scope.png": (lambda: scope.figure(loaded, "png")) if scope.drawn(loaded) else None,
-        "overview.csv": (lambda: overview.overview_csv(loaded.overview)) if loaded.overview else None,
-        "comparisons.csv": (lambda: tables.comparisons_csv(loaded)) if loaded.comparisons else None,
-        **{f"{name}.csv": _csv_of(store, name) for name in ("contexts", "errors", "fluency", "abilities", "generations")},
-        "development.csv": (lambda: tables.results_csv(development)) if development.blocks else None,
-        "development.md": (lambda: tables.table1_md(development, "Development cases, for choosing settings")) if development.blocks else None,
-    }
-    others = tuple(name for name, make in makers.items() if make and name not in ALWAYS)
-    makers["index.html"] = lambda: page.html(loaded, samples, texts, others)
-    for name, make in makers.items():
-        if make:
-            made = make()
-            write_whole(folder / name, made.encode() if isinstance(made, str) else made)
-        else:
-            (folder / name).unlink(missing_ok=True)
-    return ReportPaths(
-        folder=folder,
-        page=folder / "index.html",
-        table_csv=folder / "table1.csv",
-        table_md=folder / "table1.md",
-        table_tex=folder / "table1.tex",
-        results_csv=folder / "results.csv",
-        others=tuple(folder / name for name in others),
-        warnings=loaded.warnings,
-    )
+    with store.copy() as copy:
+        loaded = load(copy, warnings)
+        tell("tables")
+        made = tables.tables(loaded, copy)
+        if loaded.of("development").blocks:
+            made["development"] = tables.development(loaded)
+        files = {f"tables/{stem}.{ending}": form(of_stem) for stem, of_stem in made.items() if of_stem for ending, form in forms.FORMS.items()}
+        files |= {f"data/{name}": text for name, text in long.files(loaded, copy).items()}
+        written = {name: text.encode() for name, text in files.items()}
+        tell("figures")
+        drawn = figures.figures(loaded, copy)
+        written |= _images(folder, drawn)
+        tell("page")
+        written["index.html"] = page.html(loaded, copy, made, drawn, tuple(written)).encode()
+    for name, content in written.items():
+        write_whole(folder / name, content)
+    _remove_others(folder, written)
+    return Report(folder, folder / "index.html", tuple(name for name in written if name != "index.html"), loaded.warnings, terminal.tables(loaded))
 
 
-def _csv_of(store: Store, name: str) -> Callable[[], str] | None:
-    """The rows of `sql/<name>.sql` as CSV, if there are any."""
-    names, rows = store.table(query(name))
-    return (lambda: overview.csv_text([names, *rows])) if rows else None
+def _images(folder: Path, figures: Sequence[Drawing | Absent]) -> dict[str, bytes]:
+    """The files of the figures. Where the SVG on disk is the same, so is what stands there beside it, and it is not drawn again."""
+    made: dict[str, bytes] = {}
+    for figure in figures:
+        if isinstance(figure, Absent):
+            continue
+        names = {kind: f"figures/{figure.name}.{kind}" for kind in KINDS}
+        svg = figure.file("svg")
+        same = all((folder / name).is_file() for name in names.values()) and (folder / names["svg"]).read_bytes() == svg
+        made |= {name: svg if kind == "svg" else (folder / name).read_bytes() if same else figure.file(kind) for kind, name in names.items()}
+    return made
 
 
-def terminal_table(results: Path) -> Group:
-    """The compact tables for the end of a run: method x T with Rel, Gen, Loc and EP under TF and AR, what is kept, and edit scope.
-
-    Raises:
-        StoreError: the folder is not one of results, or is in use.
-    """
-    return terminal.tables(load(results))
+def _remove_others(folder: Path, written: Collection[str]) -> None:
+    """Files of an earlier report that this one does not have."""
+    for old in sorted(folder.rglob("*"), reverse=True):
+        if old.is_file() and old.relative_to(folder).as_posix() not in written:
+            old.unlink()
 
 
-__all__ = ["ReportPaths", "render", "terminal_table"]
+__all__ = ["Report", "Results", "render"]

@@ -11,8 +11,8 @@ from itertools import product
 import numpy as np
 
 from lks.grid import UNEDITED, Outcome
+from lks.reader import Reader
 from lks.statistics import Differences, holm, mcnemar, paired_bootstrap, tied
-from lks.store import Store
 
 PARTS = ("reliability", "generality", "locality")
 METRICS = (*PARTS, "edit_performance")
@@ -49,7 +49,7 @@ class Comparison:
     tied: bool
 
 
-def comparisons(store: Store, groups: Sequence[Sequence[Outcome]], readouts: Sequence[str]) -> list[Comparison]:
+def comparisons(store: Reader, groups: Sequence[Sequence[Outcome]], readouts: Sequence[str]) -> list[Comparison]:
     """All comparisons of some tables.
 
     Args:
@@ -70,7 +70,7 @@ Sums = dict[Column, dict[str, tuple[float, int]]]
 """Cell, read-out and metric -> subject -> sum of its scores and number of its items."""
 
 
-def _sums(store: Store) -> Sums:
+def _sums(store: Reader) -> Sums:
     found: Sums = {}
     names = ", ".join(f"'{part}'" for part in PARTS)
     for cell_id, readout, metric, subject, total, n_items in store.query(
@@ -146,7 +146,7 @@ def _adjusted(table: list[Comparison]) -> list[Comparison]:
     ]
 
 
-def _with_mcnemar(store: Store, made: list[Comparison]) -> list[Comparison]:
+def _with_mcnemar(store: Reader, made: list[Comparison]) -> list[Comparison]:
     """With McNemar's p where scores are 0 or 1."""
     pairs = [one for one in made if one.readout in EXACT and one.metric in PARTS and one.cell_id != one.best_id]
     if not pairs:

@@ -140,7 +140,7 @@ def csv_text(rows: Sequence[Sequence[object]]) -> str:
 def terminal_table(rows: Sequence[Overview], name_of: Callable[[Overview], str]) -> Table:
     """The compact table: T by T, one row per method."""
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1), collapse_padding=True, title_justify="left")
-    table.title = "Beyond the paper's metrics (report: overview.csv, terms on the page)"
+    table.title = "Beyond the paper's metrics (report: data/overview.csv, terms on the page)"
     table.add_column("model", no_wrap=True)
     table.add_column("T", justify="right")
     table.add_column("method", overflow="fold")

@@ -1,14 +1,13 @@
 """What a store holds, as tables and page need it: shown cells, their metrics, published values."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from lks.errors import StoreError
 from lks.grid import UNEDITED, Outcome, Split
-from lks.store import Store
+from lks.reader import Reader
 from reports.comparisons import Comparison, comparisons
 from reports.overview import Overview
 
@@ -163,7 +162,7 @@ class Results:
         blocks: the same, arranged.
         scores: (cell id, read-out, metric) -> score.
         kept: (cell id, read-out, metric) -> what sequential editing has kept of it.
-        scope_cells: shown scope cells.
+        scope_cells, study_cells: shown cells in which nothing was edited for its answers.
         scope: what they measured on evaluated cases.
         published: (dataset, model, method, T, metric) -> percent, from the paper.
         minutes: (dataset, model, method, T) -> minutes to edit, from the paper.
@@ -178,6 +177,7 @@ class Results:
     scores: dict[tuple[str, str, str], Score]
     kept: dict[tuple[str, str, str], Kept]
     scope_cells: tuple[Outcome, ...]
+    study_cells: tuple[Outcome, ...]
     scope: tuple[ScopeRate, ...]
     published: dict[tuple[str, str, str, int, str], float]
     minutes: dict[tuple[str, str, str, int], float]
@@ -214,16 +214,13 @@ class Results:
         return None if row.variant or block.split != "evaluation" else self.published.get((block.dataset, block.model, row.method, n_edits, metric))
 
 
-def load(results: Path) -> Results:
-    """Read a results folder, both splits; no model is run.
+def load(store: Reader, warnings: Sequence[str] = ()) -> Results:
+    """Read a store, both splits; no model is run.
 
-    Raises:
-        StoreError: the folder is not one of results, or cannot be used.
+    Args:
+        store: of the results folder, or its copy.
+        warnings: what taking in has complained of.
     """
-    if not (results / "protocol.json").exists():
-        raise StoreError(f"{results} holds no results. Run `lks grid` first, or name another folder with --results.")
-    store = Store(results)
-    warnings = store.sync()
     shown = {cell_id for (cell_id,) in store.query(query("current"))}
     current = [outcome for outcome in store.outcomes() if outcome.cell.id in shown]
     outcomes = tuple(outcome for outcome in current if outcome.cell.measure == "answers")
@@ -236,6 +233,7 @@ def load(results: Path) -> Results:
         scores={(score.cell_id, score.readout, score.metric): score for score in scores},
         kept={(kept.cell_id, kept.readout, kept.metric): kept for kept in store.rows(Kept, query("retention"))},
         scope_cells=tuple(outcome for outcome in current if outcome.cell.measure == "scope"),
+        study_cells=tuple(outcome for outcome in current if outcome.cell.measure == "study"),
         scope=tuple(store.rows(ScopeRate, query("scope"))),
         published=_published(),
         minutes=_minutes(),

@@ -1,16 +1,13 @@
-"""What the edit scope indicators decide: a table, and a figure of how often they fire on prompts about other subjects."""
+"""What the edit scope indicators decide: a table."""
 
 import csv
 import io
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
 
-from markupsafe import Markup
 from rich.table import Table
 
-from reports.results import Fires, Results, ScopeRate, why
+from reports.results import Results, ScopeRate, why
 
 TITLES = {
     "edit": "edit prompts",
@@ -29,17 +26,6 @@ TITLES = {
 
 ABOUT = ("edit", "paraphrase", "typo", "case", "alias", "locality")
 """Sets about edited subjects."""
-INK, SOFT, RULE, PAPER = "#1d2328", "#5b6670", "#dfe2e0", "#ffffff"
-STYLES = {"official": ("#b3261e", "o", 5.0), "exact": ("#0b6e63", "s", 8.5), "fuzzy": ("#c4600c", "o", 6.0), "exact+gate": ("#7b3fb0", "D", 3.0)}
-"""Colour, marker and its size of a scope indicator: where lines lie on each other, the later ones are thinner and all are seen."""
-
-ON_PAGE = {INK: "--ink", SOFT: "--soft", RULE: "--rule", PAPER: "--card", "#b3261e": "--bad", "#0b6e63": "--accent"}
-ON_PAGE |= {"#c4600c": "--s3", "#7b3fb0": "--s4"}
-"""Colours that follow the page's light and dark palettes."""
-
-EARLIER = "the authors' rules, measured before"
-LINEAR = 0.1
-"""Below so many percent the figure's axis is linear, so that zero has a place."""
 
 Where = tuple[str, str, int]
 
@@ -141,82 +127,6 @@ def terminal_table(results: Results) -> Table:
         table.add_row(where, count, line.scope, *(line.right(name) for name in about), *(line.fired(name) for name in sets))
         before = line
     return table
-
-
-def drawn(results: Results) -> bool:
-    """Whether there is something for the figure."""
-    return bool(_indicators(results))
-
-
-def _indicators(results: Results) -> list[ScopeRate]:
-    """What indicators alone, without an edited model, do with prompts about other subjects."""
-    return [rate for rate in results.scope if rate.probe_set == "others" and rate.measure == "scope"]
-
-
-def figure(results: Results, kind: str) -> bytes:
-    """How often each scope indicator fires on prompts about other subjects, against T: a panel per dataset and model.
-
-    Args:
-        results: with scope cells that have such prompts (`drawn`).
-        kind: "svg" or "png".
-    """
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    panels: dict[Where, list[ScopeRate]] = {}
-    for rate in _indicators(results):
-        panels.setdefault(_where(rate), []).append(rate)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "lks", "font.size": 9, "text.color": INK}):
-        made = Figure(figsize=(len(panels) * 5.2 + 2.0, 4.0), layout="constrained", facecolor=PAPER)
-        axes = made.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-        for ax, (where, rates) in zip(axes, panels.items(), strict=True):
-            _panel(ax, _title(where), rates, results.known_fires)
-        axes[0].set_ylabel("prompts on which it fires, %", color=SOFT)
-        handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-        handles[EARLIER] = handles.pop(EARLIER)  # the last
-        made.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False, labelspacing=0.7)
-        buffer = io.BytesIO()
-        made.savefig(buffer, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
-    return buffer.getvalue()
-
-
-def on_page(svg: bytes) -> Markup:
-    """The figure's SVG as part of a page: without its head, in the page's colours."""
-    text = svg.decode()
-    text = re.sub(r' clip-path="[^"]*"', "", text[text.index("<svg") :])  # nothing lies outside; a page has no url(...)
-    for colour, name in ON_PAGE.items():
-        text = text.replace(colour, f"var({name})")
-    label = "How often each scope indicator fires on prompts about other subjects, against the number of edits; the table below has the numbers"
-    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
-
-
-def _panel(ax: Any, title: str, rates: Sequence[ScopeRate], published: Sequence[Fires]) -> None:
-    """One line per scope indicator, and the published points."""
-    for scope in dict.fromkeys(rate.scope for rate in rates):
-        colour, marker, size = STYLES.get(scope, (SOFT, "v", 4.0))
-        own = [rate for rate in rates if rate.scope == scope]
-        label = "official (the authors' rules)" if scope == "official" else scope
-        at = [rate.n_edits for rate in own]
-        ax.plot(at, [rate.fired for rate in own], color=colour, marker=marker, ms=size, lw=0.4 * size, label=label, clip_on=False)
-    middle = [(one.low + one.high) / 2 for one in published]
-    half = [(one.high - one.low) / 2 for one in published]
-    at = [one.n_edits for one in published]
-    ax.errorbar(at, middle, yerr=half, fmt="D", ms=7, mfc="none", mec=INK, ecolor=INK, mew=1.1, label=EARLIER, zorder=5, clip_on=False)
-    ax.set_xscale("log")
-    ax.set_yscale("symlog", linthresh=LINEAR, linscale=0.5)
-    ax.set_ylim(0, 100)
-    ax.set_yticks([0, 0.1, 1, 10, 100], ["0", "0.1", "1", "10", "100"])
-    ax.set_yticks([], minor=True)
-    ticks = [10**k for k in range(6) if 10**k <= max([*at, *(rate.n_edits for rate in rates)])]
-    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    ax.set_xticks([], minor=True)
-    ax.set_xlabel("edits in force together (T)", color=SOFT)
-    ax.set_title(title, loc="left", fontsize=10)
-    ax.grid(color=RULE, lw=0.8)
-    ax.set_axisbelow(True)
-    ax.tick_params(colors=SOFT, length=0, pad=8)
-    for side in ax.spines.values():
-        side.set_visible(False)
 
 
 def _where(rate: ScopeRate) -> Where:

@@ -8,6 +8,9 @@ from reports.results import Block, Results, name_of
 MANY = 8
 """More methods than this are counted, not named."""
 
+FEW = 3
+"""More pairs of model and dataset than this are counted, not named."""
+
 
 def sentences(results: Results) -> list[str]:
     """What was run, what did best at the largest T, and what is left of it when the model writes the answer itself."""
@@ -18,37 +21,58 @@ def sentences(results: Results) -> list[str]:
 
 
 def _ran(results: Results) -> str:
-    ok = sum(outcome.status == "ok" for outcome in results.outcomes)
+    total, ok = len(results.outcomes), sum(outcome.status == "ok" for outcome in results.outcomes)
     named = sorted({name_of(o) for o in results.outcomes if not o.cell.variant and o.cell.method != UNEDITED})
-    methods = _list(named) if len(named) <= MANY else f"{len(named)} methods"
+    methods = (_list(named) if len(named) <= MANY else f"{len(named)} methods") or "No method"
     counts = sorted({outcome.cell.n_edits for outcome in results.outcomes})
     edits = f"{counts[0]:,} to {counts[-1]:,} edits" if len(counts) > 1 else f"{counts[0]:,} edit{'s' * (counts[0] > 1)}"
+    titles = [block.title for block in results.blocks]
+    places = _list(titles) if len(titles) <= FEW else f"{len(titles)} pairs of model and dataset"
     failed = Counter(outcome.status for outcome in results.outcomes if outcome.status != "ok")
-    tail = f"; without result: {_list([f'{n} × {status}' for status, n in sorted(failed.items())])}" if failed else ""
-    places = _list([block.title for block in results.blocks])
-    return f"{ok} of {len(results.outcomes)} cells have a result: {methods or 'the unedited model'} with {edits} together, {places}{tail}."
+    tail = f" (without: {_list([f'{n} × {status}' for status, n in sorted(failed.items())])})" if failed else ""
+    share = f"{ok} of {total} cells have" if failed else f"all {total} cells have" if total > 1 else "the one cell has"
+    return f"{methods} made {edits} at a time on {places}; {share} a result{tail}."
 
 
 def _led(results: Results, leaders: list[tuple[Block, Outcome]]) -> str:
-    names = {name_of(best) for _, best in leaders}
-    parts = []
-    for block, best in leaders:
-        score = results.score(best, "tf_token", "edit_performance")
-        width = f" ± {score.half_width:.1f}" if score and score.half_width is not None else ""
-        who = f"{name_of(best)} " if len(names) > 1 else ""
-        parts.append(f"{who}{_value(results, best, 'tf_token', 'edit_performance'):.1f}{width} on {block.model} (T = {best.cell.n_edits:,})")
-    who = f"{names.pop()} has" if len(names) == 1 else "these have"
-    return f"Counted as in the paper, by teacher-forced tokens, {who} the highest edit performance with the most edits: {_list(parts)}."
+    said = "Counted as in the paper, by teacher-forced tokens,"
+    if len(leaders) <= FEW:
+        parts = [
+            f"{name_of(best)} ({block.title}, T = {best.cell.n_edits:,}: {_figure(results, best)}{_ties(results, block, best)})"
+            for block, best in leaders
+        ]
+        return f"{said} the highest edit performance at the largest T is that of {_list(parts)}."
+    wins = Counter(name_of(best) for _, best in leaders)
+    parts = [f"{name} on {n}" for name, n in sorted(wins.items(), key=lambda item: (-item[1], item[0]))]
+    values = [_value(results, best, "tf_token", "edit_performance") for _, best in leaders]
+    return f"{said} the highest edit performance at the largest T, {_range(values)}, is that of {_list(parts)} of {len(leaders)} pairs."
+
+
+def _figure(results: Results, outcome: Outcome) -> str:
+    """Edit performance with half of its interval."""
+    score = results.score(outcome, "tf_token", "edit_performance")
+    width = f" ± {score.half_width:.1f}" if score and score.half_width is not None else ""
+    return f"{_value(results, outcome, 'tf_token', 'edit_performance'):.1f}{width}"
+
+
+def _ties(results: Results, block: Block, best: Outcome) -> str:
+    """The others that are not significantly worse."""
+    cells = [row.cells[best.cell.n_edits] for row in block.rows if best.cell.n_edits in row.cells]
+    names = [name_of(cell) for cell in cells if cell is not best and (cell.cell.id, "tf_token", "edit_performance") in results.leaders]
+    if not names:
+        return ""
+    return f"; {_list(names) if len(names) <= FEW else f'{len(names)} others'} {'is' if len(names) == 1 else 'are'} not significantly worse"
 
 
 def _generated(results: Results, leaders: list[tuple[Block, Outcome]]) -> str:
     cells = [best for _, best in leaders]
+    edited = "these edited models write the answers themselves" if len(cells) > 1 else "that edited model writes the answer itself"
     rel, gen, loc = ([_value(results, cell, "ar_exact", metric) for cell in cells] for metric in ("reliability", "generality", "locality"))
     gap = max(_value(results, cell, "tf_token", "reliability") - value for cell, value in zip(cells, rel, strict=True))
     verdict = f"teacher forcing flatters reliability by up to {gap:.1f} points" if gap >= 0.5 else "teacher forcing does not flatter reliability here"
     right = f"{_range(rel)} of the edits and {_range(gen)} of their paraphrases come out wholly right"
     kept = f"{_range(loc)} of the other questions about the same subjects keep their answer"
-    return f"When that edited model writes the answer itself, {right}, and {kept}; {verdict}."
+    return f"When {edited}, {right}, and {kept}; {verdict}."
 
 
 def _range(values: list[float]) -> str:

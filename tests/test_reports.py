@@ -1,11 +1,7 @@
 """Reports: golden tables, reasons for absent cells, the published values, and a page that stands on its own."""
 
 import io
-import os
-import re
 import shutil
-import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -15,12 +11,9 @@ from lks.edits import ProbeKind
 from lks.errors import StoreError
 from lks.grid import IMMEDIATE, Cell, Costs, Outcome
 from lks.shards import Answer, write_answers
-from lks.statistics import interval
 from lks.store import Store
-from reports import ReportPaths, render, terminal_table
-from reports.results import load
-from reports.summary import sentences
-from reports.tables import short
+from reports import Report, render
+from reports.forms import FORMS
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = ("Ann", "Bob", "Cleo", "Dan")
@@ -73,135 +66,31 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def report(results: Path) -> ReportPaths:
+def report(results: Path) -> Report:
     return render(results)
 
 
-@pytest.mark.parametrize("name", ["table1.csv", "table1.md", "table1.tex", "results.csv", "retention.csv", "development.csv"])
-def test_tables_are_the_golden_ones(report: ReportPaths, name: str) -> None:
-    made = (report.folder / name).read_text()
-    if os.environ.get("UPDATE_GOLDEN"):
-        (GOLDEN / name).write_text(made)
-    assert made == (GOLDEN / name).read_text(), "check the difference; UPDATE_GOLDEN=1 takes the new one"
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_golden_table_has_the_hand_worked_values(report: ReportPaths) -> None:
-    # T=1: four subjects in two draws. Gen of LKS: one subject half right under TF token: (0.5 + 3) / 4 = 87.5; deviations
-    # -0.375 and 3 x 0.125 per item, twice per subject: sqrt(0.75^2 + 3 * 0.25^2) / 8 = 0.10825.
-    # Loc: two subjects half right: sqrt(4 * 0.5^2) / 8 = 0.125.
-    # EP: pulls / 3 of Ann (-.09375 - .0625), Bob (.03125 - .0625), Cleo and Dan (.03125 + .0625): 0.0691.
-    worked = ((1.0, 0.0), (0.875, 0.1082532), (0.75, 0.125), (0.875, 0.0690540))
-    lks = next(line.split(",") for line in report.table_csv.read_text().splitlines() if line.startswith("tf_token,world,micro-llama,LKS,"))
-    assert lks[4:10] == [
-        "simultaneous",
-        *(f"*{100 * p:.1f} ±{50 * (high - low):.1f}" for p, se in worked for low, high in [interval(p, se, 4)]),
-        "2.00",
-    ]
-    assert lks[-1] == "1.00"  # preparation
-    generated = next(line.split(",") for line in report.table_csv.read_text().splitlines() if line.startswith("ar_exact,world,micro-llama,LKS,"))
-    assert [value.split()[0] for value in generated[5:9]] == ["*100.0", "*75.0", "*50.0", "*75.0"]
-
-
-def test_absent_cells_say_why(report: ReportPaths) -> None:
-    rows = [line.split(",") for line in report.table_csv.read_text().splitlines()]
-    free = next(row for row in rows if row[3] == "LKS (hypernetwork=free)")
-    assert free[5] == "not run" and free[10] == "oom"
-    assert next(row for row in rows if row[3] == "FT-M")[10] == "diverged: loss is NaN at step 12 <draw 0>"
+def test_absent_cells_say_why_on_the_page(report: Report) -> None:
     assert "loss is NaN at step 12 &lt;draw 0&gt;" in report.page.read_text()
 
 
-def test_published_values_stand_beside_ours_under_the_paper_s_read_out_only(report: ReportPaths) -> None:
-    lines = [line for line in report.table_csv.read_text().splitlines() if "(paper)" in line]
-    assert len(lines) == 1 and lines[0].startswith("tf_token,zsre[:1000],llama-2-7b-chat,LKS (paper),")
-    assert lines[0].endswith("100.0,94.5,78.8,91.1,,")
-    long = [line for line in report.results_csv.read_text().splitlines() if line.startswith("evaluation,zsre") and ",94.5," in line]
-    assert len(long) == 1 and ",tf_token,generality," in long[0]
-
-
-def test_locality_without_the_unedited_answers_is_a_dash_not_a_number(report: ReportPaths) -> None:
-    line = next(line for line in report.table_csv.read_text().splitlines() if line.startswith("tf_token,zsre[:1000],llama-2-7b-chat,LKS,"))
-    assert line.split(",")[-4:] == ["–", "–", "2.00", "1.00"]
-
-
-def test_the_same_store_gives_the_same_bytes(results: Path, report: ReportPaths) -> None:
-    before = {path.name: path.read_bytes() for path in report.folder.iterdir()}
+def test_the_same_store_gives_the_same_bytes(results: Path, report: Report) -> None:
+    before = contents(report.folder)
+    assert set(before) == {"index.html", *report.files}
     (results / "lks.duckdb").unlink()
+    shutil.rmtree(report.folder)
     render(results)
-    assert {path.name: path.read_bytes() for path in report.folder.iterdir()} == before
-
-
-class Page(HTMLParser):
-    """Collects what the page refers to and checks that tags are closed in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.references: list[str] = []
-        self.ids: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.references += [value or "" for name, value in attrs if name in ("src", "href", "action", "data")]
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        if tag not in ("meta", "input", "br", "link", "img"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        pass
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing at {self.getpos()}"
-
-
-def test_the_page_needs_no_network_and_is_well_formed(report: ReportPaths) -> None:
-    text = report.page.read_text()
-    page = Page()
-    page.feed(text)
-    assert page.open == []
-    assert {ref for ref in page.references if not ref.startswith("#")} == {
-        *("table1.csv", "table1.md", "table1.tex", "results.csv", "retention.csv", "development.csv", "development.md"),
-        *("overview.csv", "comparisons.csv"),
-    }
-    assert {ref[1:] for ref in page.references if ref.startswith("#")} <= set(page.ids)
-    assert not re.search(r"url\(|@import|fetch\(", text)
-
-
-def test_the_page_escapes_prompts_and_shows_right_and_wrong_answers(report: ReportPaths) -> None:
-    text = report.page.read_text()
-    assert "&lt;b&gt;Ann&lt;/b&gt;" in text and "<b>Ann</b>" not in text
-    assert "text &amp; more" in text
-    for verdict in ("right", "wrong", "unchanged", "changed"):
-        assert f">{verdict}</td>" in text
-
-
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
-def test_filters_and_sorting_work_in_a_browser(report: ReportPaths, tmp_path: Path) -> None:
-    click = "document.querySelector('input[value=ar_exact]').click(); document.querySelector('input[name=n_edits]').click();"
-    click += """document.querySelector('[data-readout=ar_exact] [data-sort="100-Rel"]').click();"""
-    copy = tmp_path / "page.html"
-    copy.write_text(report.page.read_text().replace("</body>", f"<script>{click}</script></body>"))
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{copy}"]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert re.search(r'<div data-readout="ar_exact">', dom) and re.search(r'<div data-readout="tf_token" hidden', dom)
-    assert re.search(r'<th class="t first"[^>]*data-t="1" hidden', dom) and not re.search(r'data-t="100" hidden', dom)
-    table = re.search(r'<div data-readout="ar_exact">.*?</table>', dom, re.DOTALL)
-    assert table is not None
-    # 100 %, then 50 %, then 0 %, then the two that failed
-    names = re.findall(r'<th scope="row">(.*?)</th>', table[0])
-    assert names == ["LKS", "GRACE", "Unedited", "FT-M", "LKS (hypernetwork=free)"]
-
-
-def test_the_summary_tells_the_best_and_the_gap_to_generation(results: Path) -> None:
-    ran, led, generated = sentences(load(results).of("evaluation"))
-    assert ran.startswith("7 of 9 cells have a result: FT-M, GRACE and LKS with 1 to 1,000 edits together")
-    assert ran.endswith("without result: 1 × diverged and 1 × oom.")
-    assert "LKS has the highest edit performance with the most edits: 87.5 ± 29.2 on micro-llama (T = 100)" in led
-    assert "100 % of the edits and 75 % of their paraphrases come out wholly right" in generated
+    assert contents(report.folder) == before
 
 
 @pytest.mark.parametrize("width", [100, 120])
-def test_the_terminal_table_fits(results: Path, width: int) -> None:
+def test_the_terminal_table_fits(report: Report, width: int) -> None:
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(terminal_table(results))
+    console.print(report.terminal)
     text = console.export_text()
     assert "…" not in text
     lks = next(line.split() for line in text.splitlines() if " LKS " in line)
@@ -209,62 +98,50 @@ def test_the_terminal_table_fits(results: Path, width: int) -> None:
     assert "diverged" in text and "oom" in text
 
 
-def test_what_is_kept_is_told_in_terminal_page_and_csv(results: Path, report: ReportPaths) -> None:
+def test_what_is_kept_is_told_in_terminal_page_and_csv(report: Report) -> None:
     # GRACE, generated answers: 3 of 4 edits right at once, 2 at the end; Bob alone has lost, so the mean is 25 and the spread
     # sqrt(0.75^2 + 3 * 0.25^2) / 4 = 0.2165, times t of 3 degrees of freedom = 68.9 (3.18; the series is 0.1 % low).
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(terminal_table(results))
+    console.print(report.terminal)
     _, kept = console.export_text().split("Reliability of sequential methods")
     line = next(line.split() for line in kept.splitlines() if "GRACE" in line)
     assert line == ["micro-llama", "100", "GRACE", "87.5", "75.0", "12.5", "±34.4", "75.0", "50.0", "25.0", "±68.8"]
-    assert report.page.read_text().count("<h4>What is kept</h4>") == 4  # one read-out each, of one block
-    row = next(line for line in (report.folder / "retention.csv").read_text().splitlines() if ",ar_exact,locality," in line)
+    assert 'href="tables/retention.csv"' in report.page.read_text()
+    row = next(line for line in (report.folder / "data/retention.csv").read_text().splitlines() if ",ar_exact,locality," in line)
     assert ",100.0000,50.0000,50.0000,79." in row
 
 
-def test_development_cells_are_never_among_the_results(results: Path, report: ReportPaths) -> None:
-    for name in ("table1.csv", "table1.md", "table1.tex", "results.csv"):
+def test_development_cells_are_never_among_the_results(report: Report) -> None:
+    for name in ("tables/table1.csv", "tables/table1.md", "tables/table1.tex", "data/results.csv"):
         assert "0.125" not in (report.folder / name).read_text()
-    assert report.others == tuple(
-        report.folder / name for name in ("retention.csv", "overview.csv", "comparisons.csv", "development.csv", "development.md")
-    )
-    assert "| FT-M (lr=0.125) | simultaneous |" in (report.folder / "development.md").read_text()
-    above, below = report.page.read_text().split('<h2 id="development">')
-    assert "lr=0.125" not in above and "FT-M (lr=0.125)" in below
-    assert "micro-llama on world, development cases" in below
+    assert {name for name in report.files if "development" in name} == {*(f"tables/development.{form}" for form in FORMS), "data/development.csv"}
+    assert "| FT-M (lr=0.125) | simultaneous |" in (report.folder / "tables/development.md").read_text()
+    above, below = report.page.read_text().split('<section id="development"')
+    assert "lr=0.125" not in above.split("</head>")[1] and "FT-M (lr=0.125)" in below and "micro-llama on world, development cases" in below
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(terminal_table(results))
+    console.print(report.terminal)
     above, below = console.export_text().split("Development cases")
     assert "lr=0.125" not in above and "lr=0.125" in below
-    assert not any("lr=0.125" in sentence for sentence in sentences(load(results).of("evaluation")))
 
 
 def test_files_of_what_is_gone_go_too(results: Path, tmp_path: Path) -> None:
     copy = tmp_path / "results"
     shutil.copytree(results, copy)
+    assert (copy / "report" / "data" / "retention.csv").exists()
     for folder in (copy / "cells").iterdir():
         if '"development"' in (folder / "outcome.json").read_text() or (folder / f"{IMMEDIATE}.parquet").exists():
             shutil.rmtree(folder)
-    paths = render(copy)
-    assert (
-        [path.name for path in paths.others] == ["overview.csv", "comparisons.csv"]
-        and not list(paths.folder.glob("development.*"))
-        and not (paths.folder / "retention.csv").exists()
-    )
-    text = paths.page.read_text()
-    assert "What is kept" not in text and "development" not in text.split("<main>")[1]
-
-
-@pytest.mark.parametrize(("value", "text"), [(0, "–"), (0.00001, "–"), (0.0021, "0.0021"), (0.345, "0.34"), (12.345, "12.3"), (1250, "1,250")])
-def test_seconds_are_short(value: float, text: str) -> None:
-    assert short(value) == text
+    written = render(copy)
+    assert set(contents(written.folder)) == {"index.html", *written.files}
+    assert not any("development" in name or name.startswith(("data/retention", "figures/retention")) for name in written.files)
+    assert 'id="development"' not in written.page.read_text()
 
 
 def test_an_empty_store_gives_a_page_that_says_so(tmp_path: Path) -> None:
     Store(tmp_path / "results")
     paths = render(tmp_path / "results")
     assert "Nothing has been run yet." in paths.page.read_text()
-    assert "Nothing has been run yet." in paths.table_md.read_text()
+    assert "Nothing of this has been measured yet." in (paths.folder / "tables/retention.md").read_text()
 
 
 def test_a_folder_without_results_is_named_and_not_made(tmp_path: Path) -> None:
