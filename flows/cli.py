@@ -123,10 +123,10 @@ def _show_irregularities(work: "Work") -> None:
 
 def _run_flow(console: Console, name: str, folder: Path, only: str, retry_failed: bool) -> None:
     """The flow, with a live display on a terminal and a line per cell elsewhere."""
-    from flows.settings import calm_prefect
+    from flows.settings import calm_prefect, calm_transformers
 
     calm_prefect(quiet=True)
-    _calm_transformers()
+    calm_transformers()
     with ExitStack() as stack:
         with console.status("starting Prefect and its temporary server"):
             from flows.grid import WATCH
@@ -139,14 +139,6 @@ def _run_flow(console: Console, name: str, folder: Path, only: str, retry_failed
         WATCH.set(watch)
         counts = flow(name, folder, only, retry_failed)
     console.print(", ".join(f"{number} {status}" for status, number in counts.items()), highlight=False)
-
-
-def _calm_transformers() -> None:
-    """Its bars and advice would tear the display."""
-    from transformers.utils import logging as transformers_log
-
-    transformers_log.disable_progress_bar()  # type: ignore[no-untyped-call]
-    transformers_log.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
 def _say(line: str) -> None:

@@ -37,3 +37,11 @@ def calm_prefect(quiet: bool) -> None:
         defaults |= {"PREFECT_LOGGING_LEVEL": "CRITICAL", "PREFECT_LOGGING_TO_API_ENABLED": "false"}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def calm_transformers() -> None:
+    """Keep its bars and advice off the terminal, where they would tear the display."""
+    from transformers.utils import logging as transformers_log
+
+    transformers_log.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_log.set_verbosity_error()  # type: ignore[no-untyped-call]

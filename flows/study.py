@@ -88,11 +88,13 @@ def run_missing(console: Console, grid: Grid, folder: Path) -> "tuple[list[Cell]
         UserError: an unknown name, missing data, or a cell that failed.
     """
     from flows.planning import cells_of, compare, only_writer
+    from flows.settings import calm_transformers
     from lks.cell import Bench, run
     from lks.store import Store
     from lks.study import STUDIES
 
     cells = cells_of(grid)
+    calm_transformers()
     bench = Bench()
     with only_writer(folder):
         store = Store(folder)
@@ -143,7 +145,7 @@ def advice(curves: Curves) -> str:
     point = gain[best]
     if point.value <= 0 or (point.low is not None and point.low <= 0):
         return f"No block is to be recommended: the largest gain, {point.value:.2f} bits at block {best}, cannot be told from 0."
-    text = f"Block {best}: a new state at the subject's last token makes its answer {point.value:.1f} bits less surprising, more than elsewhere."
+    text = f"Block {best}: a new state at the subject's last token makes its answer {point.value:.1f} bits less surprising, the most of all blocks."
     if lowest != best:
         text += f"\nBlock {lowest} is the lowest whose 95 % interval meets block {best}'s; from there more blocks can work with the change."
     return f'{text}\nUse it: {{method = "lks", block = {best}}} among the methods of a grid, or `block` of a preset in lks/method.py.'

@@ -151,14 +151,16 @@ def _facts(outcomes: tuple[Outcome, ...]) -> list[Fact]:
     if not outcomes:
         return []
     cells = [outcome.cell for outcome in outcomes]
+    editing = [cell for cell in cells if cell.measure != "study"]
     counted = (
-        (len(cells), "cell"),
-        (len({cell.method for cell in cells} - {UNEDITED}), "method"),
-        (len({cell.model for cell in cells}), "model"),
-        (len({cell.dataset for cell in cells}), "dataset"),
+        (len(cells), "cell", "cells"),
+        (len({cell.method for cell in editing} - {UNEDITED}), "method", "methods"),
+        (len({cell.method for cell in cells if cell.measure == "study"}), "study", "studies"),
+        (len({cell.model for cell in cells}), "model", "models"),
+        (len({cell.dataset for cell in cells}), "dataset", "datasets"),
     )
-    facts = [Fact(f"{n:,}", word + "s" * (n != 1)) for n, word in counted]
-    facts.append(Fact(f"{max(cell.n_edits for cell in cells):,}", "edits at most together"))
+    facts = [Fact(f"{n:,}", one if n == 1 else many) for n, one, many in counted if n]
+    facts += [Fact(f"{max(cell.n_edits for cell in editing):,}", "edits at most together")] if editing else []
     devices = sorted({outcome.provenance["device"].split(",")[0] for outcome in outcomes if "device" in outcome.provenance})
     finished = max((outcome.provenance.get("finished", "") for outcome in outcomes), default="")[:10]
     return [*facts, *([Fact(" · ".join(devices), "device")] if devices else []), *([Fact(finished, "last cell")] if finished else [])]

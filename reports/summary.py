@@ -15,7 +15,9 @@ FEW = 3
 def sentences(results: Results) -> list[str]:
     """What was run, what did best at the largest T, and what is left of it when the model writes the answer itself."""
     if not results.outcomes:
-        return ["No model has been asked yet; see below for the edit scope." if results.scope else "Nothing has been run yet."]
+        others = {"the edit scope": results.scope, "studies": results.study_cells}
+        seen = _list([name for name, found in others.items() if found])
+        return [f"No model has been asked yet; see below for {seen}." if seen else "Nothing has been run yet."]
     leaders = [(block, best) for block in results.blocks if (best := _best(results, block)) is not None]
     return [_ran(results), *([_led(results, leaders), _generated(results, leaders)] if leaders else [])]
 
