@@ -29,7 +29,9 @@ Measure = Literal["answers", "scope", "study"]
 """What a cell stores: answers of the edited model; what the method's edit scope indicator decides, for which nothing is edited; or what a study
 of the model (`lks.study`), which then stands in the method's place, finds about T entities."""
 
-Status = Literal["ok", "oom", "collapsed", "diverged", "error"]
+Status = Literal["ok", "oom", "collapsed", "diverged", "timeout", "lost", "error"]
+"""How a cell ended. "timeout": it took longer than allowed; "lost": its process died without a word, more than once; "error": anything else."""
+
 Count = Annotated[int, Field(ge=1)]
 Overrides = tuple[tuple[str, str], ...]
 

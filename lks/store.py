@@ -24,8 +24,8 @@ from lks.shards import read_check, read_outcome, write_outcome, write_whole
 
 logger = logging.getLogger(__name__)
 
-FINAL: frozenset[Status] = frozenset({"ok", "oom", "collapsed", "diverged"})
-"""What is not run again. An "error" is: its cause may have been mended."""
+FINAL: frozenset[Status] = frozenset({"ok", "oom", "collapsed", "diverged", "timeout"})
+"""What is not run again. An "error" or a "lost" cell is: the cause may have been mended."""
 
 TOGETHER = 200
 """So many cells are taken in by one transaction: reading free answers costs a third of a second before the first of them."""
