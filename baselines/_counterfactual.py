@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from baselines._meta import Schedule, Split, batches_of, fit
+from baselines._course import Batches, Training
+from baselines._meta import Schedule, Split, fit
+from lks.checkpoint import Checkpoint
 from lks.editor import Progress
 from lks.edits import Edit
 from lks.errors import UserError
@@ -30,7 +32,7 @@ class Counterfactual(nn.Module):
     def __init__(self, config: dict[str, Any] | None = None, model: nn.Module | None = None) -> None:
         super().__init__()
         make: Any = AutoModelForCausalLM
-        self.model: Any = make.from_config(AutoConfig.for_model(**config)) if config else model
+        self.model: Any = make.from_config(AutoConfig.for_model(**config), trust_remote_code=False) if config else model
 
     @property
     def config(self) -> dict[str, Any]:
@@ -83,7 +85,7 @@ def from_hub(lm: LM, name: str) -> Counterfactual:
         UserError: it cannot be fetched, or its vocabulary has another size.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"Counterfactual model {name!r} cannot be loaded: {str(error).splitlines()[0]} Leave it empty for a fresh one.") from error
     own, wanted = int(model.config.vocab_size), int(lm.vocabulary_projection.weight.shape[0])
@@ -122,10 +124,10 @@ class Trainer:
         self.ending = ending
         self.generator = torch.Generator().manual_seed(0)
 
-    def fit(self, edits: Split, lr: float, schedule: Schedule, progress: Progress) -> list[float]:
-        """Train on some edits, keep what is best on others; returns the validation losses."""
+    def fit(self, edits: Split, lr: float, schedule: Schedule, progress: Progress, kept: Checkpoint | None = None) -> list[float]:
+        """Train on some edits, keep what is best on others; returns the validation losses. `kept` as in `baselines._meta.fit`."""
         answers = sorted({e.target for e in edits.train})
-        drawn = batches_of(len(edits.train), self.batch_size, self.generator)
+        batches = Batches(len(edits.train), self.batch_size, self.generator)
         size = min(self.batch_size, len(edits.validation))
         starts = range(0, len(edits.validation) - size + 1, size)
         held = [self._drawn(edits.validation[start : start + size], []) for start in starts]
@@ -135,9 +137,10 @@ class Trainer:
             return sum(float(self.loss(*rows)) for rows in held) / len(held)
 
         def loss() -> Tensor:
-            return self.loss(*self._drawn([edits.train[i] for i in next(drawn)], answers), self.reading)
+            return self.loss(*self._drawn([edits.train[i] for i in next(batches)], answers), self.reading)
 
-        return fit(self.model, torch.optim.Adam(self.model.parameters(), lr=lr), loss, validation, schedule, progress)
+        training = Training(self.model, torch.optim.Adam(self.model.parameters(), lr=lr), batches, loss, validation)
+        return fit(training, schedule, progress, kept)
 
     def _drawn(self, edits: Sequence[Edit], answers: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
         """Edit prompts, targets and prompts to answer."""

@@ -6,9 +6,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from baselines._course import Batches, Training
 from baselines._mend_network import Layer, MendNetwork, live
 from baselines._mend_pass import Border, Rows, edited, gradients, row_losses
-from baselines._meta import Schedule, Split, batches_of, fit
+from baselines._meta import Schedule, Split, fit
+from lks.checkpoint import Checkpoint
 from lks.editor import Progress
 from lks.edits import Edit
 from lks.lm import LM, Encoded
@@ -66,19 +68,32 @@ def change(network: MendNetwork, found: Sequence[tuple[Tensor, Tensor]], groups:
     return made
 
 
-def measure(network: MendNetwork, border: Border, layers: Sequence[Layer], encoded: Sequence[Encoded], batch_tokens: int = 4096) -> None:
-    """Normalise by the moments of the gradient factors of some edits.
+def measure(
+    network: MendNetwork,
+    border: Border,
+    layers: Sequence[Layer],
+    encoded: Sequence[Encoded],
+    kept: Checkpoint | None = None,
+    batch_tokens: int = 4096,
+) -> dict[str, Tensor]:
+    """Moments of the gradient factors of some edits, as `MendNetwork.normalise` takes them.
 
     The language model is frozen, so they do not change while the network trains: one pass before training stands in for the
-    running statistics of the paper.
+    running statistics of the paper. It goes on from what is kept.
     """
     sums: dict[str, Tensor] = {}
-    for chosen in batches([len(e.ids) for e in encoded], batch_tokens):
+    done = 0
+    if kept and (state := kept.load()):
+        sums = {key: total.to(border.lm.device) for key, total in state.tensors.items()}
+        done = int(state.text)
+    for number, chosen in enumerate(batches([len(e.ids) for e in encoded], batch_tokens)[done:], done + 1):
         for key, (x, delta) in zip(network.keys, gradients(border, layers, border.rows([encoded[i] for i in chosen])), strict=True):
-            kept = live(delta)
-            z = torch.cat([x[kept], delta[kept]], -1).double()
+            live_tokens = live(delta)
+            z = torch.cat([x[live_tokens], delta[live_tokens]], -1).double()
             sums[key] = sums.get(key, 0) + torch.stack([torch.full_like(z.sum(0), len(z)), z.sum(0), z.pow(2).sum(0)])
-    network.normalise(sums)
+        if kept and kept.due():
+            kept.save(sums, str(number))
+    return sums
 
 
 class Trainer:
@@ -98,21 +113,21 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(seed)
         self.tails: dict[str, list[int]] = {}
 
-    def fit(self, edits: Split, progress: Progress) -> list[float]:
-        """Train on some edits, keep what is best on others; returns the validation losses."""
+    def fit(self, edits: Split, progress: Progress, kept: Checkpoint | None = None) -> list[float]:
+        """Train on some edits, keep what is best on others; returns the validation losses. `kept` as in `baselines._meta.fit`."""
         s = self.settings
         groups = [{"params": self.network.networks.parameters(), "lr": s.lr}, {"params": [self.network.steps], "lr": s.lr_lr}]
-        drawn = batches_of(len(edits.train), s.accumulate * s.edits_per_step, self.generator)
+        batches = Batches(len(edits.train), s.accumulate * s.edits_per_step, self.generator)
         held = self._held(edits.validation)
 
         def loss() -> Tensor:
-            return self.loss(*self.rows([edits.train[i] for i in next(drawn)]))
+            return self.loss(*self.rows([edits.train[i] for i in next(batches)]))
 
         @torch.no_grad()
         def validation() -> float:
             return sum(float(self.loss(*rows)) for rows in held) / len(held)
 
-        return fit(self.network, torch.optim.Adam(groups), loss, validation, s, progress)
+        return fit(Training(self.network, torch.optim.Adam(groups), batches, loss, validation, self.tails), s, progress, kept)
 
     def _held(self, edits: Sequence[Edit]) -> list[tuple[Rows, Rows, Rows]]:
         """Rows that validate, the same at each validation; sets as large as in training where there are edits enough."""

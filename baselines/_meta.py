@@ -3,16 +3,17 @@
 The training edits are split once, the loop keeps the best validated weights, and the result is kept on disk.
 """
 
-import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from baselines._course import Course, Training
+from lks.checkpoint import Checkpoint
 from lks.editor import Progress, silent
 from lks.edits import Edit
 from lks.errors import UserError
@@ -75,58 +76,35 @@ def digest(edits: Sequence[Edit]) -> str:
     return hashlib.sha256(json.dumps([asdict(e) for e in edits]).encode()).hexdigest()[:16]
 
 
-def batches_of(count: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:
-    """Numbers 0..count-1 in shuffled batches of `size`, epoch after epoch without end; a batch may span two epochs."""
-    waiting: list[int] = []
-    while True:
-        while len(waiting) < size:
-            waiting += torch.randperm(count, generator=generator).tolist()
-        yield waiting[:size]
-        waiting = waiting[size:]
-
-
-def fit(
-    module: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    loss: Callable[[], Tensor],
-    validation: Callable[[], float],
-    schedule: Schedule,
-    progress: Progress = silent,
-) -> list[float]:
+def fit(training: Training, schedule: Schedule, progress: Progress = silent, kept: Checkpoint | None = None) -> list[float]:
     """Train until `max_steps` or until validation stops improving; the module is left at its best validated weights.
 
     The untrained module is validated too: training that only does harm is undone.
 
     Args:
-        module: whose parameters the optimiser trains.
-        optimiser: of its parameters.
-        loss: one step's loss, drawn anew at each call.
-        validation: the lower the better; NaN is never best.
+        training: what is trained.
         schedule: see there.
         progress: called with the fraction done after each step.
+        kept: keeps the state after a validation now and then; a training that was killed goes on from there to the same end.
 
     Returns:
         The values of all validations, the untrained module's first.
     """
+    module, optimiser = training.module, training.optimiser
     rates = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0 if schedule.decay else 1.0, total_iters=max(1, schedule.max_steps))
-    history = [validation()]
-    best, kept, since = history[0], copy.deepcopy(module.state_dict()), 0
-    for step in range(1, schedule.max_steps + 1):
+    course = Course(training, rates, kept)
+    progress(course.step / max(1, schedule.max_steps))
+    while course.step < schedule.max_steps and course.since < schedule.patience:
         with torch.enable_grad():
-            value = loss()
+            value = training.loss()
             optimiser.zero_grad()
             torch.autograd.backward(value)
         nn.utils.clip_grad_norm_(module.parameters(), schedule.clip)
         optimiser.step()
         rates.step()
-        progress(step / schedule.max_steps)
-        if step % schedule.validation_interval and step < schedule.max_steps:
-            continue
-        history.append(validation())
-        since += 1
-        if history[-1] < best or best != best:
-            best, kept, since = history[-1], copy.deepcopy(module.state_dict()), 0
-        if since >= schedule.patience:
-            break
-    module.load_state_dict(kept)
-    return history
+        course.advance()
+        progress(course.step / schedule.max_steps)
+        if course.step % schedule.validation_interval == 0 or course.step == schedule.max_steps:
+            course.validate()
+    course.finish()
+    return course.history

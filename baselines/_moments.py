@@ -7,14 +7,17 @@ both "C^-1 K" and the null space come from one factor. What is solved is N x N w
 
 import hashlib
 import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from baselines._corpus import texts
-from lks.cache import made
+from lks.cache import Making, known, made, making
+from lks.checkpoint import Checkpoint
 from lks.editor import Progress, silent
 from lks.errors import UserError
 from lks.lm import LM
@@ -72,24 +75,26 @@ def second_moments(lm: LM, blocks: Sequence[int], corpus: str, n_tokens: int, pr
         UserError: the corpus is unknown or has no text.
     """
     rows = _rows(lm, corpus, n_tokens)
-    digest = hashlib.sha256(str(rows).encode()).hexdigest()[:16]
-    found: dict[int, Moment] = {}
-    missing: dict[int, Tensor] = {}
-    seconds = 0.0
+    depends = {"model": lm.identity, "corpus": hashlib.sha256(str(rows).encode()).hexdigest()[:16]}
+    found = {block: known("moments", depends | {"block": block}) for block in blocks}
+    if not all(found.values()):
+        with making("moments", depends | {"blocks": list(blocks)}) as one_pass:
+            sums: dict[str, Tensor] = {}
 
-    def factor(block: int) -> dict[str, Tensor]:
-        if not missing:
-            missing.update(_sums(lm, blocks, rows, progress))
-        values, vectors = torch.linalg.eigh(missing[block])
-        return {"vectors": vectors, "values": values}
+            def factor(block: int, own: Making) -> dict[str, Tensor]:
+                if not sums:
+                    sums.update(one_pass.step("sums", lambda: _sums(lm, blocks, rows, progress, one_pass.checkpoint("pass"))))
+                if block == blocks[0]:
+                    own.clock.go_on(one_pass.clock.read())
+                values, vectors = torch.linalg.eigh(sums[str(block)].to(lm.device))
+                return {"vectors": vectors, "values": values}
 
-    for block in blocks:
-        depends = {"model": lm.identity, "corpus": digest, "block": block}
-        kept = made("moments", depends, lambda block=block: factor(block))  # type: ignore[misc]
-        found[block] = Moment(kept.tensors["vectors"].to(lm.device), kept.tensors["values"].to(lm.device))
-        seconds += kept.seconds
+            for block in blocks:
+                found[block] = made("moments", depends | {"block": block}, partial(factor, block))
     progress(1.0)
-    return Moments(found, seconds)
+    there = {block: one for block, one in found.items() if one}
+    moments = {block: Moment(one.tensors["vectors"].to(lm.device), one.tensors["values"].to(lm.device)) for block, one in there.items()}
+    return Moments(moments, sum(one.seconds for one in there.values()))
 
 
 def _rows(lm: LM, corpus: str, n_tokens: int) -> list[list[int]]:
@@ -109,31 +114,36 @@ def _rows(lm: LM, corpus: str, n_tokens: int) -> list[list[int]]:
 
 
 @torch.no_grad()
-def _sums(lm: LM, blocks: Sequence[int], rows: Sequence[Sequence[int]], progress: Progress) -> dict[int, Tensor]:
-    """C = sum k k^T / count by block, in float64."""
+def _sums(lm: LM, blocks: Sequence[int], rows: Sequence[Sequence[int]], progress: Progress, kept: Checkpoint) -> dict[str, Tensor]:
+    """C = sum k k^T / count by block, in float64; goes on from what is kept, in the same order."""
     part = lower(lm, max(blocks))
-    sums: dict[int, Tensor] = {}
-    count, keep = 0, torch.zeros(0, dtype=torch.bool)
+    sums: dict[str, Tensor] = {}
+    done, count, keep = 0, 0, torch.zeros(0, dtype=torch.bool)
+    if state := kept.load():
+        sums = {block: total.to(lm.device) for block, total in state.tensors.items()}
+        done, count = json.loads(state.text)
 
-    def add(block: int, keys: Tensor) -> None:
+    def add(block: str, keys: Tensor) -> None:
         chosen = keys[keep].float()
         product = (chosen.T @ chosen).double()
         sums[block] = sums[block] + product if block in sums else product
 
     def hook(block: int) -> object:
         def take(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            add(block, args[0])
+            add(str(block), args[0])
 
         return take
 
     with removed([lm.mlp_output(b).register_forward_pre_hook(hook(b)) for b in blocks]):  # type: ignore[arg-type]
         groups = batches([len(r) for r in rows], 8192)
-        for number, group in enumerate(groups):
+        for number, group in enumerate(groups[done:], done + 1):
             ids, mask = lm.pad([rows[i] for i in group])
             keep = mask.bool() & (ids != (-1 if lm.tokenizer.bos_token_id is None else lm.tokenizer.bos_token_id))
             part(input_ids=ids, attention_mask=mask, use_cache=False)
             count += int(keep.sum())
-            progress((number + 1) / len(groups))
+            if kept.due():
+                kept.save(sums, json.dumps([number, count]))
+            progress(number / len(groups))
     return {block: total / count for block, total in sums.items()}
 
 

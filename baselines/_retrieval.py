@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Self, cast
+from typing import Self
 
 from torch import Tensor
 
 from baselines._retrievers import Retriever, RetrieverName, retriever
 from lks.context import ContextPatch
 from lks.lm import LM
+from lks.patch import checked
 
 ANSWER_ROOM = 32
 """Positions of the model's window that a context leaves free for the answer."""
@@ -128,9 +129,26 @@ class FactsInFront(ContextPatch):
 
     @classmethod
     def restore(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
-        """As saved."""
-        facts = [Fact(**fact | {"demonstrations": tuple(fact["demonstrations"])}) for fact in cast(list[dict[str, Any]], settings["facts"])]
-        return cls(facts, cast(list[str], settings["demonstrations"]), Lookup(**cast(dict[str, Any], settings["lookup"])))
+        """As saved.
+
+        Raises:
+            ValueError: a demonstration that is not there, or an encoder that is a folder.
+        """
+        saved = checked(_Saved, settings)
+        if any(not 0 <= number < len(saved.demonstrations) for fact in saved.facts for number in fact.demonstrations):
+            raise ValueError(f"a fact names a demonstration, of which there are {len(saved.demonstrations)}")
+        if saved.lookup.facts < 0 or len(saved.lookup.encoder.split("/")) > 2 or saved.lookup.encoder.startswith((".", "~", "/")):
+            raise ValueError(f"{saved.lookup.facts} facts, encoder {saved.lookup.encoder!r}")
+        return cls(saved.facts, saved.demonstrations, saved.lookup)
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """Settings as `FactsInFront` takes them."""
+
+    facts: list[Fact]
+    demonstrations: list[str]
+    lookup: Lookup
 
 
 def _length(lm: LM, text: str) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lks.errors import UserError
+from lks.memory import fewer
 
 Indices = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
@@ -87,7 +88,7 @@ class Dense:
                 "The dense retriever needs sentence-transformers, which is not installed: pip install sentence-transformers, or set retriever=tfidf."
             ) from None
         try:
-            self._model = SentenceTransformer(encoder)
+            self._model = SentenceTransformer(encoder, trust_remote_code=False, model_kwargs={"use_safetensors": True})
         except (OSError, ValueError) as error:
             raise UserError(f"Sentence encoder {encoder!r} cannot be loaded: {str(error).splitlines()[0]}") from error
 
@@ -106,8 +107,9 @@ class Dense:
 def _search(score: Any, queries: Sequence[str], k: int) -> tuple[Indices, Scores]:
     """The k best columns of each row of score(queries) [queries, texts], found in pieces."""
     indices, scores = [], []
-    for start in range(0, len(queries), QUERIES):
-        found: Scores = score(queries[start : start + QUERIES])
+    size = fewer(QUERIES)
+    for start in range(0, len(queries), size):
+        found: Scores = score(queries[start : start + size])
         best = np.argsort(-found, axis=1, kind="stable")[:, :k]
         indices.append(best)
         scores.append(np.take_along_axis(found, best, 1))

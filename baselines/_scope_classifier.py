@@ -14,11 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines._meta import Schedule, Split, batches_of, fit
+from baselines._course import Batches, Training
+from baselines._meta import Schedule, Split, fit
+from lks.checkpoint import Checkpoint
 from lks.editor import Progress
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.lm import LM
+from lks.memory import fewer
 from lks.prefix import batches, lower
 
 
@@ -26,7 +29,10 @@ class Encoder(Protocol):
     """Turns prompts into embeddings; an `nn.Module`, so that it can be trained and kept."""
 
     def measure(self, lm: LM, prompts: Sequence[str]) -> None:
-        """Look at some training prompts before training."""
+        """Take what the encoder needs to know of prompts in general from some of them, before training."""
+
+    def look(self, lm: LM, prompts: Sequence[str]) -> None:
+        """Do once what training would do with these prompts again and again."""
 
     def embed(self, lm: LM, prompts: Sequence[str]) -> Tensor:
         """Embeddings [prompts, dim]. None depends on the other prompts."""
@@ -61,6 +67,10 @@ class StateEncoder(nn.Module):
         with torch.no_grad():
             self.mean.copy_(found.mean(0))
             self.deviation.copy_(found.std(0) + 1e-6)
+
+    def look(self, lm: LM, prompts: Sequence[str]) -> None:
+        """Compute the prompts' states."""
+        self.states(lm, [p.strip() for p in prompts])
 
     def states(self, lm: LM, prompts: Sequence[str]) -> Tensor:
         """States [prompts, width] of the last tokens; each is computed once while the encoder trains."""
@@ -103,14 +113,17 @@ class HubEncoder(nn.Module):
         from transformers import AutoModel, AutoTokenizer  # here: the default needs no download
 
         try:
-            self.model = AutoModel.from_pretrained(name)
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(name)
+            self.model = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         except (OSError, ValueError) as error:
             first = str(error).splitlines()[0]
             raise UserError(f"Encoder {name!r} cannot be loaded: {first} Leave `encoder` empty for the embedded one.") from error
 
     def measure(self, lm: LM, prompts: Sequence[str]) -> None:
         """Nothing to see: it comes trained."""
+
+    def look(self, lm: LM, prompts: Sequence[str]) -> None:
+        """Nothing can be done once: all of it is trained."""
 
     def embed(self, lm: LM, prompts: Sequence[str]) -> Tensor:
         """First token's state."""
@@ -134,6 +147,10 @@ class ScopeClassifier(nn.Module):
         """Let the encoder look at some training prompts before training."""
         cast(Encoder, self.encoder).measure(lm, prompts)
 
+    def look(self, lm: LM, prompts: Sequence[str]) -> None:
+        """Let the encoder do once what training would do again and again with these prompts."""
+        cast(Encoder, self.encoder).look(lm, prompts)
+
     def embed(self, lm: LM, prompts: Sequence[str]) -> Tensor:
         """Embeddings [prompts, dim]."""
         return cast(Encoder, self.encoder).embed(lm, prompts)
@@ -141,6 +158,7 @@ class ScopeClassifier(nn.Module):
     @torch.no_grad()
     def embed_all(self, lm: LM, prompts: Sequence[str], batch: int = 512) -> Tensor:
         """Embeddings [prompts, dim] of many prompts, in batches of similar length."""
+        batch = fewer(batch)
         order = [i for group in batches([len(p) for p in prompts], batch * 100) for i in group]
         made = [self.embed(lm, [prompts[i] for i in order[start : start + batch]]) for start in range(0, len(order), batch)]
         return torch.cat(made)[torch.tensor(order).argsort().to(made[0].device)]
@@ -185,9 +203,15 @@ class Trainer:
         self.lm, self.classifier, self.batch_size, self.locality_prompts = lm, classifier, batch_size, locality_prompts
         self.generator = torch.Generator().manual_seed(seed)
 
-    def fit(self, edits: Split, lr: float, schedule: Schedule, progress: Progress) -> list[float]:
-        """Train on some edits, keep what is best on others; returns the validation losses, the last one after the scale was set anew."""
-        drawn = batches_of(len(edits.train), min(self.batch_size, len(edits.train)), self.generator)
+    def fit(self, edits: Split, lr: float, schedule: Schedule, progress: Progress, kept: Checkpoint | None = None) -> list[float]:
+        """Train on some edits, keep what is best on others; returns the validation losses, the last one after the scale was set anew.
+
+        `kept` as in `baselines._meta.fit`.
+        """
+        # all at once, as the states of those that come late in the training would come out otherwise (in the last digits) in other batches
+        prompts = [p for e in [*edits.train, *edits.validation] for p in (e.prompt, *e.training_paraphrases, *e.training_locality)]
+        self.classifier.look(self.lm, prompts)
+        batches = Batches(len(edits.train), min(self.batch_size, len(edits.train)), self.generator)
         size = min(self.batch_size, len(edits.validation))
         held = [self._drawn(edits.validation[i : i + size], True) for i in range(0, len(edits.validation) - size + 1, size) for _ in range(4)]
 
@@ -196,10 +220,10 @@ class Trainer:
             return sum(float(self.loss(*rows)) for rows in held) / len(held)
 
         def loss() -> Tensor:
-            return self.loss(*self._drawn([edits.train[i] for i in next(drawn)], False))
+            return self.loss(*self._drawn([edits.train[i] for i in next(batches)], False))
 
         optimiser = torch.optim.Adam([p for p in self.classifier.parameters() if p.requires_grad], lr=lr)
-        history = fit(self.classifier, optimiser, loss, validation, schedule, progress)
+        history = fit(Training(self.classifier, optimiser, batches, loss, validation), schedule, progress, kept)
         self._calibrate(held)
         return [*history, validation()]
 

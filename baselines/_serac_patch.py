@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from baselines._counterfactual import Counterfactual
+from baselines._saved_model import plain
 from baselines._scope_classifier import HubEncoder, ScopeClassifier, StateEncoder
 from lks.lm import LM
-from lks.patch import Patch
+from lks.patch import Patch, check_tensor, checked
 from lks.prefill import FIRED, FOUND, Pass, Prefills, removed, watched
 
 CHOICE, IDS, MASK = "serac_choice", "serac_ids", "serac_mask"
@@ -35,6 +36,16 @@ class EncoderSettings:
     def make(self) -> ScopeClassifier:
         """An untrained classifier."""
         return ScopeClassifier(HubEncoder(self.name) if self.name else StateEncoder(self.block, self.width, self.dim, seed=0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """Settings as `SeracPatch` takes them."""
+
+    counterfactual: dict[str, Any]
+    encoder: EncoderSettings
+    threshold: float
+    subjects: tuple[str, ...] = ()
 
 
 class SeracPatch(Patch):
@@ -110,14 +121,24 @@ class SeracPatch(Patch):
 
     @classmethod
     def restore(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
-        """The patch from what was saved."""
-        encoder = EncoderSettings(**cast(dict[str, Any], settings["encoder"]))
-        classifier = encoder.make()
-        counterfactual = Counterfactual(cast(dict[str, Any], settings["counterfactual"]))
+        """The patch from what was saved; no network is made larger than the tensors that are there for it.
+
+        Raises:
+            ValueError: what was saved does not fit together.
+        """
+        saved = checked(_Saved, settings)
+        if not saved.encoder.name:
+            check_tensor("scope.encoder.output.weight", tensors["scope.encoder.output.weight"], saved.encoder.dim, saved.encoder.width)
+        counterfactual = Counterfactual(plain(saved.counterfactual, tensors))
+        classifier = saved.encoder.make()
         load(classifier, counterfactual, tensors)
         contexts = [part.tolist() for part in torch.split(tensors["memory.ids"], tensors["memory.lengths"].tolist())]
-        threshold, subjects = float(cast(float, settings["threshold"])), cast(list[str], settings.get("subjects", []))
-        return cls(contexts, tensors["memory.embeddings"], classifier, encoder, counterfactual, threshold, subjects)
+        embeddings = check_tensor("memory.embeddings", tensors["memory.embeddings"], len(contexts), None)
+        if any(not 0 <= token < saved.counterfactual["vocab_size"] for context in contexts for token in context):
+            raise ValueError("memory.ids holds no tokens of the counterfactual model")
+        if len(saved.subjects) not in (0, len(contexts)):
+            raise ValueError(f"{len(contexts)} edits, {len(saved.subjects)} subjects")
+        return cls(contexts, embeddings, classifier, saved.encoder, counterfactual, saved.threshold, saved.subjects)
 
 
 def load(classifier: ScopeClassifier, counterfactual: Counterfactual, tensors: dict[str, Tensor]) -> None:

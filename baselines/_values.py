@@ -16,6 +16,7 @@ from baselines._subjects import behind, end_of_subject
 from lks.editor import Progress, silent
 from lks.edits import Edit
 from lks.lm import LM, Encoded
+from lks.memory import fewer
 from lks.prefix import Upper, states
 from lks.suffix import Suffix
 
@@ -78,7 +79,7 @@ def optimise(
         progress: called with the fraction of edits done.
         at_once: rows per batch (an edit has two and one per text; a batch has at least one edit); no result depends on it.
     """
-    size = max(1, at_once // (len(texts) + 2))
+    size = max(1, fewer(at_once) // (len(texts) + 2))
     parts: list[Values] = []
     for start in range(0, len(edits), size):
         chosen = edits[start : start + size]

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from lks.editor import After, Editor, Progress, silent, unwatched
 from lks.edits import Edit
 from lks.lm import LM, Encoded
 from lks.losses import row_means
-from lks.patch import Patch
+from lks.patch import Patch, check_tensor, checked
 from lks.prefill import FIRED, FOUND, Prefills, removed, watched
 from lks.prefix import States, Upper, batches, lower, states
 from lks.suffix import Suffix
@@ -125,6 +125,14 @@ def _nearest(queries: Tensor, keys: Tensor, radii: Tensor) -> tuple[Tensor, Tens
     return nearest.values, nearest.indices
 
 
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """Settings as `CodebookPatch` takes them."""
+
+    block: int
+    subjects: tuple[str, ...] = ()
+
+
 class CodebookPatch(Patch):
     """Replaces the layer's output at a prompt's last token by the value of the nearest key, if that is within its radius.
 
@@ -165,11 +173,11 @@ class CodebookPatch(Patch):
         Raises:
             ValueError: keys, values, radii and subjects do not fit together.
         """
-        keys, values, radii = tensors["keys"], tensors["values"], tensors["radii"]
-        subjects = cast(list[str], settings.get("subjects", []))
-        if not len(keys) == len(values) == len(radii) or len(subjects) not in (0, len(keys)):
-            raise ValueError(f"{len(keys)} keys, {len(values)} values, {len(radii)} radii, {len(subjects)} subjects")
-        return cls(cast(int, settings["block"]), keys, values, radii, subjects)
+        saved, keys = checked(_Saved, settings), check_tensor("keys", tensors["keys"], None, None)
+        values, radii = check_tensor("values", tensors["values"], len(keys), None), check_tensor("radii", tensors["radii"], len(keys))
+        if len(saved.subjects) not in (0, len(keys)):
+            raise ValueError(f"{len(keys)} keys, {len(saved.subjects)} subjects")
+        return cls(saved.block, keys, values, radii, saved.subjects)
 
     def choose(self, queries: Tensor) -> Tensor:
         """The entry that answers each query [rows, k]; -1 for none. [rows]."""

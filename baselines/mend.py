@@ -15,7 +15,7 @@ from baselines import _meta
 from baselines._mend_network import Layer, MendNetwork, live, mlp_layers
 from baselines._mend_pass import Border, gradients
 from baselines._mend_training import Trainer, change, measure
-from lks.cache import made
+from lks.cache import Making, made
 from lks.editor import After, Editor, Progress, always, canonical, silent, unwatched
 from lks.edits import Edit
 from lks.errors import UserError
@@ -99,7 +99,7 @@ class Mend(Editor[MendParams]):
         """Meta-train the network, or take it from the cache."""
         parts = _meta.split(training, self.title, self.params.validation_edits)
         depends = {"model": lm.identity, "parameters": canonical(self.params), "training": _meta.digest(training)}
-        kept = made("mend", depends, lambda: self._train(lm, parts, progress))
+        kept = made("mend", depends, lambda making: self._train(lm, parts, progress, making))
         self._trained = kept.tensors
         progress(1.0)
         return kept.seconds
@@ -112,13 +112,15 @@ class Mend(Editor[MendParams]):
         p = self.params
         return MendNetwork(layers, p.rank, p.depth, p.edit_lr, seed=0)
 
-    def _train(self, lm: LM, parts: _meta.Split, progress: Progress) -> dict[str, Tensor]:
+    def _train(self, lm: LM, parts: _meta.Split, progress: Progress, making: Making) -> dict[str, Tensor]:
         blocks = self._blocks(lm)
         layers, border = mlp_layers(lm, blocks), Border(lm, min(blocks))
         network = self.network(layers).to(lm.device)
         if self.params.normalise:
-            measure(network, border, layers, lm.encode([e.prompt for e in parts.train], [e.target for e in parts.train]))
-        Trainer(lm, layers, border, network, self.params, seed=0).fit(parts, progress)
+            encoded = lm.encode([e.prompt for e in parts.train], [e.target for e in parts.train])
+            kept = making.checkpoint("measuring")
+            network.normalise(making.step("moments", lambda: measure(network, border, layers, encoded, kept)))
+        Trainer(lm, layers, border, network, self.params, seed=0).fit(parts, progress, making.checkpoint("training"))
         return network.state_dict()
 
     def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:

@@ -13,7 +13,7 @@ code's weight decay (1e-5) is left out.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from lks.editor import After, Editor, Progress, silent, unwatched
 from lks.edits import Edit
 from lks.lm import LM, Encoded
 from lks.losses import negative_log_likelihood
-from lks.patch import Patch
+from lks.patch import Patch, check_tensor, checked
 from lks.prefill import FIRED, Prefills, removed, watched
 from lks.prefix import Upper, lower
 
@@ -116,6 +116,14 @@ def margin_loss(inside: Tensor, outside: Tensor, alpha: float, beta: float, gamm
     return loss
 
 
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """Settings as `SideMemoryPatch` takes them."""
+
+    block: int
+    reads: Reads
+
+
 class SideMemoryPatch(Patch):
     """Routes each prompt to the layer's own weight or to a side memory.
 
@@ -154,10 +162,10 @@ class SideMemoryPatch(Patch):
         Raises:
             ValueError: changes and thresholds do not fit together.
         """
-        changes, thresholds = tensors["changes"], tensors["thresholds"]
-        if len(changes) != len(thresholds):
-            raise ValueError(f"{len(changes)} memories, {len(thresholds)} thresholds")
-        return cls(cast(int, settings["block"]), changes, thresholds, cast(Reads, settings["reads"]))
+        saved, changes = checked(_Saved, settings), check_tensor("changes", tensors["changes"], None, None, None)
+        if not changes.numel() and len(changes):
+            raise ValueError(f"{len(changes)} memories without a value")
+        return cls(saved.block, changes, check_tensor("thresholds", tensors["thresholds"], len(changes)), saved.reads)
 
     def choose(self, inputs: Tensor, where: Tensor) -> Tensor:
         """The memory of each row [batch]: the most active of those that reach their threshold; -1 for the model's own weight.

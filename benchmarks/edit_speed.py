@@ -18,14 +18,15 @@ from rich.table import Table
 from baselines import methods
 from flows.planning import revision_of_model
 from flows.settings import Settings
-from lks.cell import draws, held_out, provenance
 from lks.cost import measured
 from lks.datasets import load
+from lks.draws import draws, held_out
 from lks.editor import Editor
 from lks.edits import Case
 from lks.errors import UserError, unknown
 from lks.grid import UNEDITED, Cell
 from lks.lm import LM
+from lks.provenance import provenance
 from reports.tables import short
 
 LIMIT_S = 300.0

@@ -1,21 +1,36 @@
 """Flow `lks-cell`: one cell by its coordinates. Names in, file paths out; the next `lks grid` or `lks report` records it."""
 
+import contextlib
+import platform
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_run_logger, runtime
+from prefect.states import Failed
 from pydantic import Field
 
-from flows.grid import Bench
 from flows.planning import cells_of, folder_of
 from flows.progress import Lines
+from flows.runner_bench import Bench, beating
+from flows.runners import MEND
 from lks.errors import UserError
-from lks.grid import Grid, Measure, Split
+from lks.grid import EVERY, Cell, Extras, Grid, Measure, Split
 
 Count = Annotated[int, Field(ge=1)]
+Number = Annotated[int, Field(ge=0)]
+CellId = Annotated[str, Field(pattern="^([0-9a-f]{16})?$")]
 
 
-@flow(name="lks-cell", flow_run_name="{method}-{model}-{dataset}-T{n_edits}", persist_result=False)
+def _name() -> str:
+    """Of the flow run: "lks | llama-2-7b | zsre | T=1000"."""
+    given = runtime.flow_run.parameters
+    variant = tuple(sorted((given.get("variant") or {}).items()))
+    place = (given["model"], given["dataset"], given["method"], given["n_edits"], given.get("seed", 0), given.get("draws", 1))
+    return Cell(*place, variant, split=given.get("split", "evaluation"), measure=given.get("measure", "answers")).label
+
+
+@flow(name="lks-cell", flow_run_name=_name, persist_result=False)
 def cell(
     model: str,
     dataset: str,
@@ -24,63 +39,81 @@ def cell(
     seed: int = 0,
     draws: Count = 1,
     variant: dict[str, str] | None = None,
-    records: int = 0,
+    records: Number = 0,
     split: Split = "evaluation",
     measure: Measure = "answers",
     contexts: list[Literal["qa", "chat"]] | None = None,
     fluency: bool = False,
     gates: bool = False,
     ability: list[str] | None = None,
-    documents: int = 0,
+    documents: Number = 0,
+    retry_failed: bool = False,
     results: Path | None = None,
+    cell_id: CellId = "",
 ) -> list[str]:
-    """Run one cell, whether or not it is in the store.
+    """Run one cell; what is stored of it already is not run again.
 
     Args:
-        model: name.
-        dataset: name.
-        method: name.
-        n_edits: T, edits per draw.
-        seed: of the order of cases and of training.
-        draws: number of disjoint edit sets.
-        variant: overridden parameters.
-        records: only the first so many cases; 0 means all.
-        split: which part of the cases is edited.
-        measure: what is stored.
-        contexts: further ones in which the probes are put (`lks.grid.Extras`).
-        fluency: whether free texts are written.
-        gates: whether gated methods are asked which prompts they act on.
-        ability: names of lm-eval tasks.
-        documents: of each task; 0 means all.
-        results: folder of all results.
+        model: Name of the model (`lks list models`).
+        dataset: Name of the dataset (`lks list datasets`).
+        method: Name of the method (`lks list methods`), or of the study if a study is measured.
+        n_edits: T, the number of edits per draw.
+        seed: Of the order of cases and of all training.
+        draws: Number of disjoint edit sets; each is edited and scored alone.
+        variant: Parameters of the method that differ from its preset: name and value as text.
+        records: Only the first so many cases of the dataset are used; 0 means all.
+        split: Which part of the cases is edited; settings are chosen on "development".
+        measure: What is stored: answers of the edited model, what the method's edit scope indicator decides, or what a study finds.
+        contexts: In which the probes are put too, beside the bare prompt.
+        fluency: Whether free texts are written.
+        gates: Whether gated methods are asked which prompts they act on.
+        ability: Names of lm-eval tasks that the edited model is tested on.
+        documents: Of each task; 0 means all.
+        retry_failed: Whether stages that failed for good are measured again.
+        results: Folder of all results, the same for all machines. Default: `LKS_RESULTS`, else `results`.
+        cell_id: Identity that the cell is expected to have. A worker with another version, other data or another model has another, and refuses.
 
     Returns:
         Parquet shards, one per stage.
 
     Raises:
-        UserError: an unknown name or missing data.
+        UserError: an unknown name, missing data, or another identity than expected.
     """
     asked: dict[str, str | int | float | bool] = {"method": method, **(variant or {})}
-    coordinates = Grid(
-        name="cell",
-        models=[model],
-        datasets=[dataset],
-        methods=[asked],
-        n_edits=[n_edits],
-        draws={n_edits: draws},
-        seeds=[seed],
-        records=records,
-        split=split,
-        measure=measure,
-        contexts=contexts or [],
-        fluency=fluency,
-        gates=gates,
-        ability=ability or [],
-        documents=documents,
-    )
-    folder = folder_of(results)
-    wanted = next(c for c in cells_of(coordinates) if c.method == method and dict(c.variant) == (variant or {}))
-    outcome = Bench(folder, Lines(get_run_logger().info), coordinates.extras).run(wanted)
+    how = {"contexts": contexts or [], "fluency": fluency, "gates": gates, "ability": ability or [], "documents": documents}
+    where = {"models": [model], "datasets": [dataset], "seeds": [seed], "draws": {n_edits: draws}, "records": records}
+    coordinates = Grid.model_validate({"name": "cell", "methods": [asked], "n_edits": [n_edits], "split": split, "measure": measure, **where, **how})
+    if method == EVERY:
+        raise UserError(f"A cell has one method; {EVERY!r} is for grids. See: lks list methods")
+    return _outcome(coordinates, replace(coordinates.extras, retry_failed=retry_failed), cell_id, folder_of(results))
+
+
+def _outcome(coordinates: Grid, extras: Extras, cell_id: str, folder: Path) -> list[str]:
+    """Shards of the one cell of a grid. What else it came to is the state of the flow run, which a grid on a work pool goes by."""
+    try:
+        with beating(folder, cell_id) if cell_id else contextlib.nullcontext():  # making a cell of it reads data and a model's weights
+            wanted = _wanted(coordinates, cell_id)
+        outcome = Bench(folder, Lines(get_run_logger().info), extras).run(wanted)
+    except UserError as error:
+        return cast(list[str], Failed(name=MEND, message=str(error), data=error))
     if outcome.status != "ok":
-        raise UserError(f"{wanted.label}: {outcome.status} ({outcome.reason})")
+        failure = UserError(f"{wanted.label}: {outcome.status} ({outcome.reason})")
+        return cast(list[str], Failed(name=outcome.status.capitalize(), message=outcome.reason, data=failure))
     return [str(folder / shard) for shard in outcome.shards]
+
+
+def _wanted(coordinates: Grid, cell_id: str) -> Cell:
+    """The cell, not the unedited model's that comes with it.
+
+    Raises:
+        UserError: unknown names, missing data, or another identity than expected.
+    """
+    method, variant = coordinates.entries()[-1]
+    wanted = next(cell for cell in cells_of(coordinates) if (cell.method, cell.variant) == (method, variant))
+    if cell_id and wanted.id != cell_id:
+        here = f"model {wanted.model_revision}, data {wanted.data_revision}, parameters {wanted.parameters}"
+        raise UserError(
+            f"{wanted.label} is cell {wanted.id} on {platform.node()}, but {cell_id} was asked for: the program, the data or the model is another "
+            f"one there ({here}). Bring all machines to the same version."
+        )
+    return wanted

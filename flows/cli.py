@@ -13,10 +13,14 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
+from flows.ci import ci
 from flows.compare import compare as compare_results
 from flows.scope import scope
+from flows.settings import Mode
+from flows.status import status
 from flows.study import study
 from flows.testbed import testbed
+from flows.up import down, up
 from lks.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -62,7 +66,11 @@ app = typer.Typer(
 app.add_typer(testbed, name="testbed")
 app.add_typer(scope, name="scope")
 app.add_typer(study, name="study")
+app.add_typer(ci, name="ci")
 app.command("compare")(compare_results)
+app.command("up")(up)
+app.command("down")(down)
+app.command("status")(status)
 
 Results = Annotated[Path | None, typer.Option("--results", help="Folder of all results. Default: $LKS_RESULTS or results.", metavar="DIR")]
 GridName = Annotated[str | None, typer.Option("--grid", help="A name of [bold]lks list grids[/]. Default: $LKS_GRID or micro.", metavar="NAME")]
@@ -76,6 +84,8 @@ def grid(
     only: Only = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and an estimate; run nothing.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run cells again that failed for good (out of memory, diverged).")] = False,
+    runner: Annotated[Mode | None, typer.Option("--runner", help="How cells are run: docs/running.md. Default: $LKS_RUNNER or here.")] = None,
+    wait: Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for another grid on the folder.", metavar="S")] = 0.0,
 ) -> None:
     """Run what is missing of a grid, then print the result table.
 
@@ -89,7 +99,7 @@ def grid(
 
       lks grid --only method=lks,n_edits=100  part of it, and the unedited model
     """
-    from flows.planning import cells_of, compare, existing, folder_of, named_grid, only_writer
+    from flows.planning import await_writer, cells_of, compare, existing, folder_of, named_grid, only_writer
     from flows.settings import Settings
 
     folder = folder_of(results)
@@ -102,9 +112,10 @@ def grid(
         return
     console = Console()
     if work.todo:
+        await_writer(folder, wait or Settings().wait_s)
         with only_writer(folder):  # busy or unwritable: say so now, not after Prefect has started
             pass
-        _run_flow(console, asked.name, folder, only, retry_failed)
+        _run_flow(console, runner or Settings().runner, (asked.name, folder, only, retry_failed))
     else:
         console.print(f"Nothing to do: all {len(work.cells)} cells of {asked.name!r} are in {folder}.", highlight=False)
     _show_results(console, folder)
@@ -121,23 +132,32 @@ def _show_irregularities(work: "Work") -> None:
             Console().print(f"{name}: {len(dataset.cases)} cases, kept among them: {irregularities(dataset)}", highlight=False, soft_wrap=True)
 
 
-def _run_flow(console: Console, name: str, folder: Path, only: str, retry_failed: bool) -> None:
-    """The flow, with a live display on a terminal and a line per cell elsewhere."""
+def _run_flow(console: Console, runner: Mode, asked: tuple[str, Path, str, bool]) -> None:
+    """The flow, with a live display on a terminal and a line per cell elsewhere. `asked` is grid, folder, filter and whether failed cells are tried.
+
+    Raises:
+        UserError: cells are to be run on a work pool, and no server is known.
+    """
     from flows.settings import calm_prefect, calm_transformers
 
     calm_prefect(quiet=True)
     calm_transformers()
     with ExitStack() as stack:
-        with console.status("starting Prefect and its temporary server"):
+        with console.status("starting Prefect" if runner == "pool" else "starting Prefect and its temporary server"):
+            from prefect.settings import PREFECT_API_URL
+
             from flows.grid import WATCH
             from flows.grid import grid as flow
             from flows.progress import Lines, Screen
             from flows.server import temporary_server
 
-            stack.enter_context(temporary_server())
+            if runner != "pool":
+                stack.enter_context(temporary_server())
+            elif not PREFECT_API_URL.value():
+                raise UserError("--runner pool needs a Prefect server with workers. Start them with `lks up`, then set PREFECT_API_URL as it says.")
         watch = stack.enter_context(Screen(console)) if console.is_terminal else Lines(_say)
         WATCH.set(watch)
-        counts = flow(name, folder, only, retry_failed)
+        counts = flow(*asked, runner)
     console.print(", ".join(f"{number} {status}" for status, number in counts.items()), highlight=False)
 
 
@@ -178,35 +198,6 @@ def _show_plan(work: "Work") -> None:
     time = f"about {duration(expected)}, going by earlier runs" if expected is not None else "no estimate, nothing like it has been run here"
     rest = f"{len(work.todo)} to run: {time}" if work.todo else "all stored, nothing to run"
     console.print(f"{len(work.cells)} cells, {rest}.", highlight=False)
-
-
-@app.command()
-def status(grid: GridName = None, results: Results = None) -> None:
-    """Show what is stored, what failed and what a grid still lacks.
-
-    [bold]Example[/]
-
-      lks status --grid mini
-    """
-    from flows.planning import cells_of, compare, existing, folder_of, named_grid, seconds, tally
-    from flows.progress import duration
-    from flows.settings import Settings
-
-    console = Console()
-    folder = folder_of(results)
-    store = existing(folder)
-    if store is None:
-        console.print(f"No results in {folder} yet. Run: lks grid", highlight=False)
-        return
-    asked = named_grid(grid or Settings().grid, Settings().grids)
-    outcomes = store.outcomes()
-    counts = ", ".join(f"{number} {state}" for state, number in tally(outcomes).items()) or "nothing"
-    console.print(f"{folder}: {counts}; {duration(sum(map(seconds, outcomes)))} of work", highlight=False)
-    for outcome in outcomes:
-        if outcome.status != "ok":
-            console.print(f"  [red]{outcome.status}[/] {outcome.cell.label}: {outcome.reason}", highlight=False)
-    work = compare(asked, cells_of(asked), store)
-    console.print(f"Grid {asked.name!r}: {len(work.cells) - len(work.todo)} of {len(work.cells)} cells done", highlight=False)
 
 
 @app.command()

@@ -2,17 +2,18 @@
 
 import fcntl
 import os
-from collections import defaultdict
+import time
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, get_args
 
 from flows.settings import Settings
 from lks.errors import StoreError, UserError, unknown
-from lks.grid import Cell, Grid, Measure, Outcome, grids
+from lks.grid import Cell, Extras, Grid, Measure, Outcome, grids
 from lks.plan import parse_only, plan
 
 if TYPE_CHECKING:
@@ -31,16 +32,23 @@ class Work:
         cells: all its cells, in the order they are run.
         todo: those to run now.
         earlier: outcomes of all cells in the store, of this grid or not.
+        retry_failed: whether cells and stages that failed for good are run again.
     """
 
     grid: Grid
     cells: tuple[Cell, ...]
     todo: tuple[Cell, ...]
     earlier: tuple[Outcome, ...]
+    retry_failed: bool = False
+
+    @property
+    def extras(self) -> Extras:
+        """What is measured beside the answers, as the cells are to be told."""
+        return replace(self.grid.extras, retry_failed=self.retry_failed)
 
     def lacking(self, cell: Cell) -> tuple[str, ...]:
         """Stages that a stored cell lacks; all of a cell that is not stored."""
-        stored = next((outcome.stages for outcome in self.earlier if outcome.cell.id == cell.id and outcome.status == "ok"), frozenset())
+        stored = next((_kept(o, self.retry_failed) for o in self.earlier if o.cell.id == cell.id and o.status == "ok"), frozenset[str]())
         return tuple(stage for stage in self.grid.extras.stages(cell.measure) if stage not in stored)
 
 
@@ -88,17 +96,23 @@ def compare(grid: Grid, cells: Sequence[Cell], store: "Store | None", retry_fail
         grid: the cells' grid.
         cells: from `cells_of`.
         store: of the results folder, if there is one.
-        retry_failed: whether cells that failed for good (out of memory, diverged, collapsed) are run again too.
+        retry_failed: whether cells that failed for good (out of memory, diverged, collapsed, too slow) are run again too, and such stages
+            of good cells: these alone, on the patches that the cells have left.
     """
     if store is None:
-        return Work(grid, tuple(cells), tuple(cells), ())
+        return Work(grid, tuple(cells), tuple(cells), (), retry_failed)
     done = store.done()
     earlier = tuple(store.outcomes())
     if retry_failed:
         done = done - {o.cell.id for o in earlier if o.status != "ok"}
     wanted = {measure: set(grid.extras.stages(measure)) for measure in get_args(Measure)}
-    whole = {o.cell.id for o in earlier if o.status != "ok" or wanted[o.cell.measure] <= o.stages}
-    return Work(grid, tuple(cells), tuple(c for c in cells if c.id not in done & whole), earlier)
+    whole = {o.cell.id for o in earlier if o.status != "ok" or wanted[o.cell.measure] <= _kept(o, retry_failed)}
+    return Work(grid, tuple(cells), tuple(c for c in cells if c.id not in done & whole), earlier, retry_failed)
+
+
+def _kept(outcome: Outcome, retry_failed: bool) -> frozenset[str]:
+    """Stages of a good cell that are not run again."""
+    return outcome.written if retry_failed else outcome.stages
 
 
 def revision_of_model(name: str) -> str:
@@ -187,18 +201,14 @@ class Clock:
 
 
 def _preparation(cell: Cell) -> tuple[object, ...]:
-    """What cells with the same preparation share, as a rule: a method may prepare for some T in another way."""
+    """What cells with the same preparation share, as a rule."""
     return (cell.model, cell.dataset, cell.measure, cell.method, cell.variant, cell.seed)
 
 
 def _likeness(cell: Cell) -> list[tuple[object, ...]]:
     method = (cell.measure, cell.method, cell.variant)
-    return [
-        (cell.model, cell.dataset, *method, cell.n_edits, cell.draws),
-        (*method, cell.n_edits),
-        (cell.measure, cell.method, cell.n_edits),
-        (cell.measure, cell.method),
-    ]
+    own = (cell.model, cell.dataset, *method, cell.n_edits, cell.draws)
+    return [own, (*method, cell.n_edits), (cell.measure, cell.method, cell.n_edits), (cell.measure, cell.method)]
 
 
 def seconds(outcome: Outcome) -> float:
@@ -208,10 +218,20 @@ def seconds(outcome: Outcome) -> float:
 
 def tally(outcomes: Iterable[Outcome]) -> Mapping[str, int]:
     """Number of outcomes by status."""
-    counts: dict[str, int] = defaultdict(int)
-    for outcome in outcomes:
-        counts[outcome.status] += 1
-    return dict(counts)
+    return Counter(outcome.status for outcome in outcomes)
+
+
+def await_writer(results: Path, wait_s: float) -> None:
+    """Wait until no other grid writes to the folder, or the time is over; whether it may be written is then up to `only_writer`."""
+    deadline = time.monotonic() + wait_s
+    with suppress(OSError), (results / ".lock").open("a") as file:
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(min(0.5, wait_s))
+            else:
+                return
 
 
 @contextmanager
@@ -223,7 +243,7 @@ def only_writer(results: Path) -> Iterator[None]:
     """
     try:
         results.mkdir(parents=True, exist_ok=True)
-        file = (results / ".lock").open("a+")
+        file = os.fdopen(os.open(results / ".lock", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "a+")  # never through a link
     except OSError as error:
         raise StoreError(f"Results folder {results} cannot be written: {error.strerror}. Use another with --results or LKS_RESULTS.") from None
     with file:

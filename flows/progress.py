@@ -7,7 +7,7 @@ from typing import Protocol, Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.text import Text
 
 from flows.planning import Clock, seconds
@@ -15,7 +15,10 @@ from lks.grid import Cell, Outcome
 
 
 class Watch(Protocol):
-    """Told what happens in a grid run, in this order: `begin`, then per cell `start`, `stage`..., `finish`."""
+    """Told what happens in a grid run, in this order: `begin`, then per cell `start`, `stage`..., `finish`.
+
+    Several cells may run at once, and one may start again after its process has died.
+    """
 
     def begin(self, cells: Sequence[Cell], kept: int, earlier: Sequence[Outcome]) -> None:
         """These cells will be run; `kept` others are in the store."""
@@ -23,11 +26,11 @@ class Watch(Protocol):
     def start(self, cell: Cell) -> None:
         """A cell starts."""
 
-    def stage(self, name: str, fraction: float) -> None:
-        """The running cell is in this stage, so far done."""
+    def stage(self, cell: Cell, name: str, fraction: float) -> None:
+        """A running cell is in this stage, so far done."""
 
     def finish(self, outcome: Outcome) -> None:
-        """The running cell is finished and stored."""
+        """A cell is finished and stored."""
 
 
 def duration(value: float | None) -> str:
@@ -48,17 +51,19 @@ class _Count:
         self.total = self.done = self.failed = self.kept = 0
         self.clock = Clock([])
         self.expected: float | None = None
-        self.since = time.monotonic()
+        self.running: dict[str, float] = {}
+        """Cell -> when it started."""
 
     def begin(self, cells: Sequence[Cell], kept: int, earlier: Sequence[Outcome]) -> None:
         self.rest, self.total, self.kept = list(cells), len(cells), kept
         self.clock = Clock(earlier)
         self.expected = self.clock.expect(self.rest)
 
-    def start(self) -> None:
-        self.since = time.monotonic()
+    def start(self, cell: Cell) -> None:
+        self.running[cell.id] = time.monotonic()
 
     def finish(self, outcome: Outcome) -> None:
+        self.running.pop(outcome.cell.id, None)
         self.rest = [c for c in self.rest if c.id != outcome.cell.id]
         self.clock.learn(outcome)
         self.expected = self.clock.expect(self.rest)
@@ -66,8 +71,11 @@ class _Count:
         self.failed += outcome.status != "ok"
 
     def left(self) -> float | None:
-        """Seconds that the cells not yet finished may take."""
-        return None if self.expected is None else max(self.expected - (time.monotonic() - self.since), 0.0)
+        """Seconds that the cells not yet finished may take, with as many at once as there are now."""
+        if self.expected is None:
+            return None
+        spent = sum(time.monotonic() - since for since in self.running.values())
+        return max(self.expected - spent, 0.0) / max(len(self.running), 1)
 
 
 class Lines:
@@ -77,6 +85,11 @@ class Lines:
         self._say = say
         self._count = _Count()
 
+    @property
+    def left(self) -> float | None:
+        """Seconds that the cells not yet finished may take."""
+        return self._count.left()
+
     def begin(self, cells: Sequence[Cell], kept: int, earlier: Sequence[Outcome]) -> None:
         """Say how much there is to do."""
         self._count.begin(cells, kept, earlier)
@@ -84,9 +97,9 @@ class Lines:
 
     def start(self, cell: Cell) -> None:
         """Nothing to say yet."""
-        self._count.start()
+        self._count.start(cell)
 
-    def stage(self, name: str, fraction: float) -> None:
+    def stage(self, cell: Cell, name: str, fraction: float) -> None:
         """Stages are for the live display."""
 
     def finish(self, outcome: Outcome) -> None:
@@ -100,7 +113,7 @@ class Lines:
 
 
 class Screen:
-    """The live display: one line for the grid, one for the running cell, finished failures above. Use as a context manager."""
+    """The live display: one line for the grid, one per running cell, finished failures above. Use as a context manager."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -108,7 +121,7 @@ class Screen:
         self._grid = Progress(TextColumn("[bold]cells"), BarColumn(24), TextColumn("{task.completed:.0f}/{task.total:.0f}"), console=console)
         self._cell = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(16), TextColumn("{task.fields[stage]}"), console=console)
         self._grid_task = self._grid.add_task("cells", total=1)
-        self._cell_task = self._cell.add_task("starting", total=1, stage="", visible=False)
+        self._lines: dict[str, TaskID] = {}
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=5, transient=True)
 
     def __enter__(self) -> Self:
@@ -120,10 +133,9 @@ class Screen:
 
     def _render(self) -> Group:
         count = self._count
-        running = int(self._cell.tasks[0].visible)
         failed = f"[red]{count.failed} failed[/]" if count.failed else "0 failed"
         kept = f", {count.kept} from earlier runs" if count.kept else ""
-        line = Text.from_markup(f"      {count.done} done, {running} running, {failed}{kept}, time left {duration(count.left())}")
+        line = Text.from_markup(f"      {count.done} done, {len(count.running)} running, {failed}{kept}, time left {duration(count.left())}")
         return Group(self._grid, line, self._cell)
 
     def begin(self, cells: Sequence[Cell], kept: int, earlier: Sequence[Outcome]) -> None:
@@ -132,18 +144,23 @@ class Screen:
         self._grid.update(self._grid_task, total=len(cells))
 
     def start(self, cell: Cell) -> None:
-        """Show the running cell."""
-        self._count.start()
-        self._cell.reset(self._cell_task, description=cell.label, stage="load", visible=True)
+        """Show a running cell."""
+        self._count.start(cell)
+        if cell.id in self._lines:
+            self._cell.reset(self._lines[cell.id], stage="load")
+        else:
+            self._lines[cell.id] = self._cell.add_task(cell.label, total=1, stage="load")
 
-    def stage(self, name: str, fraction: float) -> None:
-        """Show how far the running cell is."""
-        self._cell.update(self._cell_task, completed=fraction, stage=name)
+    def stage(self, cell: Cell, name: str, fraction: float) -> None:
+        """Show how far a running cell is."""
+        if cell.id in self._lines:
+            self._cell.update(self._lines[cell.id], completed=fraction, stage=name)
 
     def finish(self, outcome: Outcome) -> None:
         """Count it; say a failure's reason above the display."""
         self._count.finish(outcome)
         self._grid.advance(self._grid_task)
-        self._cell.update(self._cell_task, visible=False)
+        if outcome.cell.id in self._lines:
+            self._cell.remove_task(self._lines.pop(outcome.cell.id))
         if outcome.status != "ok":
             self._console.print(f"[red]{outcome.status.upper()}[/] {outcome.cell.label}: {outcome.reason}", highlight=False)

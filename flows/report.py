@@ -4,15 +4,16 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows.artifacts import report_artifact
 from flows.planning import folder_of
 
 
-@flow(name="lks-report", persist_result=False)
+@flow(name="lks-report", flow_run_name="lks-report", persist_result=False)
 def report(results: Path | None = None) -> str:
     """Record what finished cells left behind, then write the report.
 
     Args:
-        results: folder of all results.
+        results: folder of all results; `LKS_RESULTS`, else `results`, if not given.
 
     Returns:
         Path of the HTML page.
@@ -22,4 +23,7 @@ def report(results: Path | None = None) -> str:
     """
     from reports import render
 
-    return str(render(folder_of(results)).page)
+    folder = folder_of(results)
+    page = render(folder).page
+    report_artifact(folder, page)
+    return str(page)

@@ -1,9 +1,10 @@
-"""A temporary Prefect server for one command.
+"""Prefect servers: a temporary one for one command, and waiting for any of them to answer.
 
-Prefect starts one by itself where none is configured, but that one falls to the same Ctrl-C as the grid, before the grid can say
+Prefect starts a temporary one by itself where none is configured, but that one falls to the same Ctrl-C as the grid, before the grid can say
 what became of its run, and a killed grid leaves it running for ever. This one ignores the terminal and leaves with its parent.
 """
 
+import http.client
 import os
 import signal
 import socket
@@ -12,9 +13,8 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from lks.errors import UserError
@@ -39,7 +39,7 @@ def temporary_server() -> Iterator[None]:
         command = [sys.executable, "-m", "flows.server", str(port)]
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)
         try:
-            if not _answers(f"http://127.0.0.1:{port}/api/health", server):
+            if not answers(f"http://127.0.0.1:{port}/api", lambda: server.poll() is None):
                 log.seek(0)
                 last = (log.read().strip().splitlines() or ["no output"])[-1]
                 raise UserError(f"Prefect's temporary server did not start: {last}. Start one (prefect server start) and set PREFECT_API_URL.")
@@ -60,16 +60,26 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _answers(url: str, server: subprocess.Popen[bytes]) -> bool:
-    """Wait until the server answers; False if it ended or took too long."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline and server.poll() is None:
+def answers(api: str, alive: Callable[[], bool], patience_s: float = PATIENCE_S) -> bool:
+    """Wait until a server answers.
+
+    Args:
+        api: its address, "http://127.0.0.1:4200/api".
+        alive: whether waiting makes sense still.
+        patience_s: seconds to wait at most.
+
+    Returns:
+        False if it ended or took too long.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
         try:
-            with urllib.request.urlopen(url, timeout=5) as reply:
+            with urllib.request.urlopen(f"{api}/health", timeout=5) as reply:
                 return bool(reply.status == 200)
-        except (urllib.error.URLError, OSError):
+        except (OSError, ValueError, http.client.HTTPException):  # refused, too slow, or no server of this kind
+            if time.monotonic() >= deadline or not alive():
+                return False
             time.sleep(0.2)
-    return False
 
 
 def _leave_with(parent: int) -> None:

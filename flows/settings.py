@@ -1,18 +1,39 @@
-"""Where things are: the environment, read once per command. What to run is in `grids.toml`, what a method needs in its own file."""
+"""Where things are and how cells are run: the environment, read once per command.
+
+What to run is in `grids.toml`, what a method needs in its own file.
+"""
 
 import os
 from pathlib import Path
+from typing import Annotated, Literal
 
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lks.errors import UserError
+
+Mode = Literal["here", "slots", "pool"]
+"""How a grid's cells are run (`flows.runners`): in the flow's process, in child processes of it, or as flow runs on a work pool."""
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0)]
 
 
 class Settings(BaseSettings):
-    """Environment variables `LKS_RESULTS`, `LKS_GRID` and `LKS_GRIDS`.
+    """Environment variables: `LKS_` and the name in capitals.
 
     Attributes:
         results: folder of all results.
         grid: the grid that is run when none is named.
         grids: TOML file of the named grids.
+        runner: how cells are run.
+        slots: child processes of mode "slots"; None: one per GPU, or one.
+        cell_timeout_s: seconds that a cell may take in the modes "slots" and "pool"; 0 means for ever.
+        pool_limit: cell runs in flight of mode "pool"; None: two per worker that is online, or 16.
+        pool_results: the results folder as workers see it, where that is another path than here.
+        beat_s: seconds without a sign of life after which a cell run of mode "pool" counts as lost.
+        server_wait_s: seconds that an absent Prefect server is waited for.
+        wait_s: seconds that a grid waits for another one on the same results folder; 0: it is refused.
     """
 
     model_config = SettingsConfigDict(env_prefix="LKS_", env_ignore_empty=True, frozen=True)
@@ -20,6 +41,27 @@ class Settings(BaseSettings):
     results: Path = Path("results")
     grid: str = "micro"
     grids: Path = Path(__file__).with_name("grids.toml")
+    runner: Mode = "here"
+    slots: Count | None = None
+    cell_timeout_s: Seconds = 0.0
+    pool_limit: Count | None = None
+    pool_results: Path | None = None
+    beat_s: Annotated[float, Field(gt=0)] = 120.0
+    server_wait_s: Seconds = 300.0
+    wait_s: Seconds = 0.0
+
+    def __init__(self) -> None:
+        """Read the environment.
+
+        Raises:
+            UserError: a variable's value makes no sense.
+        """
+        try:
+            super().__init__()
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = "_".join(str(part) for part in first["loc"][:1]).upper().removeprefix("LKS_")
+            raise UserError(f"LKS_{name}={first['input']}: {first['msg']}.") from None
 
 
 def calm_prefect(quiet: bool) -> None:
@@ -30,6 +72,7 @@ def calm_prefect(quiet: bool) -> None:
     """
     defaults = {
         "DO_NOT_TRACK": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     }

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
 from lks.errors import DataError
+from lks.intake import one_line
 from lks.judge import Item, Judge, Progress, unseen
 from lks.statistics import kappa
 
@@ -97,7 +98,7 @@ def labelled_items(file: Path = CALIBRATION) -> list[Labelled]:
             found = _LINE.validate_json(line) if line.strip() else None
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "JSON"
+            where = one_line(".".join(map(str, first["loc"]))) or "JSON"
             raise DataError(f"{file}, line {number}, {where}: {first['msg']}. It takes question, target, answer, label and accepted.") from None
         if found:
             items.append(Labelled(Item(found.question, found.target, found.answer, found.accepted), found.label))

@@ -3,11 +3,13 @@
 import copy
 import time
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
+
+from lks import states
 
 EVERY_S = 60.0
 """Seconds between two savings at least; a shorter training is never saved."""
@@ -69,17 +71,14 @@ class Course:
             self._kept.unlink(missing_ok=True)
 
     def _save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
         own = {"history": self.history, "best_state": self.best_state, "generator": self._generator.get_state()}
-        torch.save(own | {name: one.state_dict() for name, one in self._parts.items()}, part)
-        part.replace(path)
+        states.save(path, own | {name: one.state_dict() for name, one in self._parts.items()})
         self._saved = time.monotonic()
 
     def _load(self, path: Path) -> None:
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, UnpicklingError, EOFError):
+            state = cast(dict[str, Any], states.load(path))
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return
         for name, one in self._parts.items():
             one.load_state_dict(state[name])

@@ -13,6 +13,7 @@ from torch import Tensor
 from lks.editor import Progress, silent
 from lks.generation import positions
 from lks.lm import LM
+from lks.memory import fewer
 from lks.patch import Patch
 from lks.prefix import batches
 from lks.shards import Answer
@@ -46,7 +47,7 @@ def with_drift(
     for batch in reversed(batches(lengths, batch_tokens)):  # a longer one never looks like a continuation
         chosen = [open_[i] for i in batch]
         size = 4 * vocabulary * sum(len(unedited[i].ar_ids) for i in chosen)
-        if pieces[-1] and held + size > PIECE_BYTES:
+        if pieces[-1] and held + size > fewer(PIECE_BYTES):
             pieces.append([])
             held = 0
         pieces[-1].append(chosen)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -15,10 +16,11 @@ from lks.editor import Editor, unwatched
 from lks.edits import Case
 from lks.errors import UserError
 from lks.grid import IMMEDIATE, Cell
+from lks.intake import content_of, parse_json
 from lks.lm import LM
 from lks.patch import Patch
 from lks.readout import Asking, ask
-from lks.shards import Answer, read_answers, write_shard
+from lks.shards import Answer, read_answers, write_shard, write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +65,57 @@ def _now() -> float:
     return time.perf_counter()
 
 
+def is_watched(editor: Editor[object], cases: Sequence[Case]) -> bool:
+    """Whether each case is asked right after its edit: where edits come one after the other."""
+    return editor.regime == "sequential" and len(cases) > 1
+
+
+def finished(folder: Path, watched: bool) -> Made | None:
+    """What an earlier run has made of a draw; None if there is nothing whole, and what is damaged is removed.
+
+    Args:
+        folder: of the draw's patch.
+        watched: whether each case was asked right after its edit.
+    """
+    record = folder / "cost.json"
+    if not record.exists():
+        return None
+    try:
+        known = cast(dict[str, Any], parse_json(content_of(record)))
+        immediate = read_answers(folder / f"{IMMEDIATE}.parquet") if watched else []
+        return Made(lks.patch.load(folder), immediate, float(known["seconds"]), float(known.get("asked_s", 0)), int(known["peak_bytes"]))
+    except (UserError, KeyError, TypeError, ValueError):
+        shutil.rmtree(folder)
+        return None
+
+
 def edited(lm: LM, editor: Editor[object], cell: Cell, number: int, cases: Sequence[Case], folder: Path, progress: Callable[[float], None]) -> Made:
-    """What a draw has become: from disk if an earlier run finished it, else made and saved, the record of its cost last."""
-    watched = editor.regime == "sequential" and len(cases) > 1
-    record, kept = folder / "cost.json", folder / f"{IMMEDIATE}.parquet"
-    if record.exists():
-        try:
-            known = json.loads(record.read_text())
-            immediate = read_answers(kept) if watched else []
-            return Made(lks.patch.load(folder), immediate, float(known["seconds"]), float(known.get("asked_s", 0)), int(known["peak_bytes"]))
-        except (UserError, KeyError, ValueError):
-            shutil.rmtree(folder)  # damaged: made again below
+    """Make a draw's edits with a prepared editor and save them, the record of their cost last.
+
+    Raises:
+        FloatingPointError: the edits hold NaN.
+        OSError: they cannot be saved.
+    """
+    watched = is_watched(editor, cases)
     watch = _Watch(lm, cases, number)
     with measured() as meter:
         patch = editor.edit(lm, [case.edit for case in cases], cell.seed + number, progress, watch if watched else unwatched)
+    _check_finite(patch)
     patch.save(folder)
     if watched:
-        write_shard(kept, cell.id, watch.answers)
-    seconds = meter.seconds - watch.seconds
-    record.write_text(json.dumps({"seconds": seconds, "asked_s": watch.seconds, "peak_bytes": meter.peak_bytes}))
+        write_shard(folder / f"{IMMEDIATE}.parquet", cell.id, watch.answers)
+    seconds = max(0.0, meter.seconds - watch.seconds)
+    write_whole(folder / "cost.json", json.dumps({"seconds": seconds, "asked_s": watch.seconds, "peak_bytes": meter.peak_bytes}).encode())
     return Made(patch, watch.answers, seconds, watch.seconds, meter.peak_bytes)
+
+
+def _check_finite(patch: Patch) -> None:
+    """Tell now, before anything is asked, that a training has diverged.
+
+    Raises:
+        FloatingPointError: a tensor of the patch holds NaN.
+    """
+    tensors = patch.tensors()
+    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and bool(tensor.isnan().any())]
+    if bad:
+        raise FloatingPointError(f"{len(bad)} of the {len(tensors)} tensors of the edits hold NaN after editing, {bad[0]} first")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lks.edits import Edit
 from lks.lm import LM
+from lks.memory import fewer
 from lks.prefix import last_states
 
 OTHER_FACTS = 2000
@@ -92,8 +93,9 @@ class RelationGate:
             own: [n] number of a key not to compare with, -1 for none.
         """
         parts = []
-        for start in range(0, len(asked), CHUNK):
-            rows = slice(start, start + CHUNK)
+        step = fewer(CHUNK)
+        for start in range(0, len(asked), step):
+            rows = slice(start, start + step)
             keys = self._of[subjects[rows]]
             cosine = torch.einsum("nkd,nd->nk", self.keys[keys], _direction(asked[rows], self.centre))
             if own is not None:

@@ -28,6 +28,8 @@ INSTRUCTION = (
 LONGEST_REPLY = 1024
 """Tokens; one word takes few, but some models think aloud first."""
 TIMEOUT_S = 120.0
+NO_KEY = "none"
+"""What a server that needs no key is sent."""
 
 Progress = Callable[[float], None]
 _VERDICT = re.compile(r"[\W_]*(in)?correct(?![^\W_])(?!\W+(or\W+)?(in)?correct\b)", re.IGNORECASE)
@@ -104,7 +106,7 @@ class Judge:
             raise UserError(f"The judge needs a concurrency of at least 1, not {concurrency}.")
         self.model, self.asked, self._answered = model, 0, False
         self._url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-        self._key = api_key or os.environ.get("OPENAI_API_KEY") or ("none" if "api.openai.com" not in self._url else "")
+        self._key = api_key or os.environ.get("OPENAI_API_KEY") or (NO_KEY if "api.openai.com" not in self._url else "")
         if not self._key:
             raise UserError("The judge has no key. Set OPENAI_API_KEY, or name a server that needs none with OPENAI_BASE_URL.")
         self._concurrency, self._retries = concurrency, retries
@@ -170,14 +172,18 @@ class Judge:
             )
         except APIError as error:
             if isinstance(error, BadRequestError) and self._answered:  # not the way of asking, but this text: a content filter, too long
-                return self._replies.keep(prompt, f"(refused) {_line(error)}")
-            raise UserError(self._advice(error)) from error
+                return self._replies.keep(prompt, f"(refused) {self._without_key(_line(error))}")
+            raise UserError(self._without_key(self._advice(error))) from None  # a server may send the key back
         choices = getattr(completion, "choices", None)
         if not choices:
             raise UserError(f"The judge's server {self._url} gave no chat completion. Check its address; mostly it ends in /v1.")
         self._answered = True
-        self._replies.keep(prompt, choices[0].message.content or "")
+        self._replies.keep(prompt, self._without_key(choices[0].message.content or ""))
         return None
+
+    def _without_key(self, text: str) -> str:
+        """A server's words without the key, whatever it is that it sends back."""
+        return text.replace(self._key, "(the key)") if self._key != NO_KEY else text
 
     def _advice(self, error: "APIError") -> str:
         """What went wrong with a request, and what to do about it."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lks.edits import Context, ProbeKind
 from lks.errors import StoreError
+from lks.intake import parse_json
 from lks.rows import columns
 
 PROMPT_VERSION = 1
@@ -63,10 +64,11 @@ class Replies:
         self._torn = bool(content) and not content.endswith(b"\n")
         for line in content.splitlines():
             try:
-                entry = json.loads(line)
-                self._known[entry["key"]] = str(entry["reply"])
-            except (ValueError, KeyError, TypeError):
+                entry = parse_json(line)
+            except ValueError:
                 continue
+            if isinstance(entry, dict) and isinstance(entry.get("key"), str) and isinstance(entry.get("reply"), str):
+                self._known[entry["key"]] = entry["reply"]
 
     def __contains__(self, prompt: str) -> bool:
         return self._key(prompt) in self._known

@@ -104,7 +104,8 @@ class LM:
     def load(cls, name: str, device: str | None = None) -> "LM":
         """A shipped or built testbed model, a named hub model, a local folder or any hub id.
 
-        Weights are float32 on a CPU and bfloat16 on a GPU. Code from the hub is never executed.
+        Weights are float32 on a CPU and bfloat16 on a GPU. Code from the hub is never executed, and weights
+        are read from safetensors alone: older formats are pickles.
 
         Raises:
             UserError: nothing of that name, or it cannot be fetched.
@@ -114,8 +115,8 @@ class LM:
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         pinned = None if Path(folder).is_dir() else (revision or None)
         try:
-            model = AutoModelForCausalLM.from_pretrained(folder, revision=pinned, dtype=dtype)
-            tokenizer = AutoTokenizer.from_pretrained(folder, revision=pinned)
+            model = AutoModelForCausalLM.from_pretrained(folder, revision=pinned, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, revision=pinned, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise UserError(f"Model {name!r} cannot be loaded from {folder}: {str(error).splitlines()[0]}") from error
         if not isinstance(tokenizer, PreTrainedTokenizerFast):

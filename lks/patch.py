@@ -1,22 +1,33 @@
 """What editing leaves behind: a `Patch` makes a model the edited one inside a `with`."""
 
 import importlib
+import importlib.util
 import json
+import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeVar
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lks.errors import UserError
+from lks.errors import DataError, UserError
+from lks.intake import check_plain, content_of, one_line, parse_json
 from lks.lm import LM
 
 FORMAT = 1
+PACKAGES = ("lks", "baselines")
+"""Where patch classes are."""
+LARGEST_TENSORS = 64 << 30
+"""Bytes of `patch.safetensors`; a dense change of every weight of a model of 7 billion has 28 GB."""
+
+T = TypeVar("T")
 
 
 class Patch(ABC):
@@ -76,9 +87,13 @@ class Patch(ABC):
     def save(self, folder: Path) -> None:
         """Write `patch.safetensors` and `patch.json`; the JSON last, so that a folder with it is whole."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.detach().contiguous().cpu() for k, v in self.tensors().items()}, folder / "patch.safetensors")
+        tensors = folder / "patch.safetensors.part"  # never through a link: renamed, not written over
+        tensors.unlink(missing_ok=True)
+        save_file({k: v.detach().contiguous().cpu() for k, v in self.tensors().items()}, tensors)
+        tensors.replace(folder / "patch.safetensors")
         document = {"format": FORMAT, "kind": self.kind, "module": type(self).__module__, "settings": self.settings()}
         temporary = folder / "patch.json.part"
+        temporary.unlink(missing_ok=True)
         temporary.write_text(json.dumps(document, ensure_ascii=False))
         temporary.replace(folder / "patch.json")
 
@@ -95,32 +110,87 @@ def kinds() -> dict[str, type[Patch]]:
     return found
 
 
-def _kind(folder: Path, document: dict[str, str]) -> type[Patch]:
-    """The class of a saved patch; its module is imported if nobody has yet."""
-    if document["kind"] not in kinds():
-        try:
-            importlib.import_module(document["module"])
-        except ImportError:
-            raise UserError(f"Patch {folder} is of kind {document['kind']!r}, made by {document['module']}, which is not installed.") from None
-    return kinds()[document["kind"]]
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """`patch.json`."""
+
+    format: int
+    kind: str
+    module: str
+    settings: dict[str, object]
+
+
+def _kind(folder: Path, document: _Document) -> type[Patch]:
+    """The class of a saved patch; its module is imported if nobody has yet, and must be one of this program's own: importing runs code."""
+    if document.kind not in kinds():
+        package, _, module = document.module.partition(".")
+        found = importlib.util.find_spec(package) if package in PACKAGES else None
+        own = [part.name for part in pkgutil.iter_modules(found.submodule_search_locations)] if found else []
+        if module not in own:
+            made = f"of kind {document.kind!r}, made by {one_line(document.module)}"
+            raise UserError(f"Patch {folder} is {made}, which is not installed as a part of this program. Update it, or edit again.")
+        importlib.import_module(f"{package}.{module}")
+    if document.kind not in kinds():
+        raise ValueError(f"{document.module} has no patch of kind {document.kind!r}")
+    return kinds()[document.kind]
 
 
 def load(folder: Path) -> Patch:
-    """The patch saved in a folder.
+    """The patch saved in a folder, which may come from a stranger: nothing in it is run, and nothing it declares is made room for unseen.
 
     Raises:
         UserError: no patch there, a damaged one, or one of a newer format.
     """
+    file = folder / "patch.safetensors"
     try:
-        document = json.loads((folder / "patch.json").read_text())
-        patch = _kind(folder, document)
-        if document["format"] != FORMAT:
-            raise UserError(f"Patch {folder} has format {document['format']}; this version reads {FORMAT}. Upgrade lks-grid or edit again.")
-        return patch.restore(load_file(folder / "patch.safetensors"), document["settings"])
+        raw = parse_json(content_of(folder / "patch.json"))
+        if isinstance(raw, dict) and isinstance(raw.get("format"), int) and raw["format"] > FORMAT:
+            raise UserError(f"Patch {folder} has format {raw['format']}; this version reads {FORMAT}. Upgrade lks-grid or edit again.")
+        document = checked(_Document, raw)
+        if document.format != FORMAT:
+            raise ValueError(f"format {document.format}")
+        kind = _kind(folder, document)
+        check_plain(file, LARGEST_TENSORS)
+        return kind.restore(load_file(file), document.settings)
     except FileNotFoundError:
         raise UserError(f"No patch in {folder}: patch.json and patch.safetensors are needed. Run the edit again.") from None
-    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"Damaged patch in {folder} ({type(error).__name__}: {error}). Delete the folder and edit again.") from error
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, IndexError, RuntimeError, OverflowError) as error:
+        what = one_line(f"{type(error).__name__}: {error}")
+        raise DataError(f"Damaged patch in {folder} ({what}). Delete the folder and edit again.") from error
+
+
+def checked(kind: type[T], settings: object) -> T:
+    """Settings from JSON as a dataclass: every field there, of its own type, numbers finite; fields that it does not have are ignored.
+
+    Args:
+        kind: the dataclass.
+        settings: as `json` gives them.
+
+    Raises:
+        ValueError: they are something else; names the field.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(settings, allow_nan=False), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'settings'}: {first['msg']}") from None
+
+
+def check_tensor(name: str, tensor: Tensor, *shape: int | None) -> Tensor:
+    """A tensor of floating-point numbers with so many dimensions.
+
+    Args:
+        name: for the error message.
+        tensor: what was saved.
+        shape: size of each dimension; None for any.
+
+    Raises:
+        ValueError: it is of another type or shape.
+    """
+    fits = tensor.ndim == len(shape) and all(wanted in (None, size) for wanted, size in zip(shape, tensor.shape, strict=True))
+    if not fits or not tensor.is_floating_point():
+        raise ValueError(f"{name} is of shape {tuple(tensor.shape)} and type {tensor.dtype}")
+    return tensor
 
 
 class NoPatch(Patch):
@@ -166,6 +236,12 @@ class WeightPatch(Patch):
             return self.deltas[name]
         return self.deltas[f"{name}.left"] @ self.deltas[f"{name}.right"]
 
+    def _shape(self, name: str) -> torch.Size:
+        """Of a difference, which is not made for it."""
+        if name in self.deltas:
+            return self.deltas[name].shape
+        return torch.Size((self.deltas[f"{name}.left"].shape[0], self.deltas[f"{name}.right"].shape[1]))
+
     @property
     def names(self) -> list[str]:
         """The parameters that change."""
@@ -173,8 +249,15 @@ class WeightPatch(Patch):
 
     @contextmanager
     def applied(self, lm: LM) -> Iterator[None]:
-        """Add the differences; put the very same values back on leaving."""
+        """Add the differences; put the very same values back on leaving.
+
+        Raises:
+            UserError: the model has no parameter of such a name and shape.
+        """
         parameters = dict(lm.model.named_parameters())
+        for name in self.names:
+            if name not in parameters or parameters[name].shape != self._shape(name):
+                raise UserError(f"The patch changes {name} of shape {tuple(self._shape(name))}, which {lm.name or 'the model'} has not. Edit again.")
         kept: dict[str, Tensor] = {}
         try:
             with torch.no_grad():
@@ -193,5 +276,16 @@ class WeightPatch(Patch):
 
     @classmethod
     def restore(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
-        """The differences as read."""
-        return cls(tensors)
+        """The differences as read.
+
+        Raises:
+            ValueError: no floating-point numbers, or factors that do not fit together.
+        """
+        patch = cls(tensors)
+        for name in patch.names:
+            if name in tensors:
+                check_tensor(name, tensors[name], *(None,) * tensors[name].ndim)
+            else:
+                left = check_tensor(f"{name}.left", tensors[f"{name}.left"], None, None)
+                check_tensor(f"{name}.right", tensors[f"{name}.right"], left.shape[1], None)
+        return patch

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lks.lm import LM
-from lks.memory import empty
+from lks.memory import empty, fewer
 
 
 def _decoder(lm: LM, blocks: Sequence[nn.Module], ends: bool = True) -> nn.Module:
@@ -207,7 +207,8 @@ def last_states(lm: LM, block: int, texts: Sequence[str]) -> Tensor:
 
 
 def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Indices grouped by similar length, at most `batch_tokens` padded tokens (and at least one row) a group."""
+    """Indices grouped by similar length, at most `batch_tokens` padded tokens (and at least one row) a group; fewer inside `lks.memory.halved`."""
+    batch_tokens = fewer(batch_tokens)
     groups: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         if groups and (len(groups[-1]) + 1) * lengths[i] <= batch_tokens:

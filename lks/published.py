@@ -6,7 +6,6 @@ commit; either way the SHA-256 of the registry tells whether the content is the 
 
 import hashlib
 import http.client
-import json
 import os
 import urllib.request
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import lks.cache
 from lks.errors import DataError
+from lks.intake import parse_json
 
 REPOSITORY = "Linuxin-xxx/LKS"
 COMMIT = "a5ec5452a46f02fcef99082573855ee7d5af27b3"
@@ -127,8 +127,8 @@ def listed(content: bytes, file: Path) -> list[object]:
         DataError: not such a list.
     """
     try:
-        raw: object = json.loads(content)
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        raw = parse_json(content)
+    except ValueError as error:
         raise DataError(f"{file} is not JSON: {error}. Delete it to have it downloaded again, or mend it.") from error
     if not isinstance(raw, list) or not raw:
         raise DataError(f"{file} must hold a JSON list of at least one record. Delete it to have it downloaded again, or mend it.")

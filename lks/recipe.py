@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 
+from lks import states
 from lks.corpus import IGNORED, Batch, Source, batches, side_batch
 from lks.errors import UserError
 from lks.precision import multiplies_bfloat16
@@ -281,13 +282,11 @@ class Training:
             "step": self.step, "losses": self.losses, "model": self.model.state_dict(), "heads": self.heads.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }  # fmt: skip
-        part = path.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(path)
+        states.save(path, state)
 
     def load(self, path: Path) -> None:
         """Go on from a saved state."""
-        state = torch.load(path, map_location=self.model.device, weights_only=True)
+        state = cast(dict[str, Any], states.load(path))
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):

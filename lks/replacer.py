@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import compress
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from lks.gate import RelationGate
 from lks.lm import LM
 from lks.parameters import Mentions, Positions
-from lks.patch import Patch
+from lks.patch import Patch, check_tensor, checked
 from lks.prefill import FIRED, FOUND, Pass, Prefills, removed, watched
 from lks.scope import ScopeKind, make_scope
 from lks.tokens import token_of
@@ -88,21 +89,13 @@ class KnowledgeBlockPatch(Patch):
         Raises:
             ValueError: what was saved does not fit together.
         """
-        table, gate = tensors["table"], None
+        table = tensors["table"]
         if "block" in settings:
             table, settings = table[None], settings | {"blocks": [settings["block"]]}
-        threshold = cast(float | None, settings.get("threshold"))
-        if threshold is not None:
-            gate = RelationGate(tensors["gate.keys"], tensors["gate.owner"], tensors["gate.centre"], threshold)
-        return cls(
-            cast(list[list[str]], settings["names"]),
-            table,
-            tuple(cast(list[int], settings["blocks"])),
-            cast(Positions, settings["positions"]),
-            cast(ScopeKind, settings["scope"]),
-            cast(Mentions, settings.get("mentions", "all")),
-            gate,
-        )
+        saved = checked(_Saved, settings)
+        _, _, d = check_tensor("table", table, len(saved.blocks), len(saved.names), None).shape
+        gate = None if saved.threshold is None else _gate(tensors, saved.threshold, d)
+        return cls(saved.names, table, saved.blocks, saved.positions, saved.scope, saved.mentions, gate)
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -136,6 +129,26 @@ class KnowledgeBlockPatch(Patch):
         if self.positions == "last":
             return [(last, subject) for subject, _, last in found]
         return [(token, subject) for subject, first, last in found for token in range(first, last + 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """Settings as `KnowledgeBlockPatch` takes them."""
+
+    names: list[list[str]]
+    blocks: tuple[int, ...]
+    positions: Positions
+    scope: ScopeKind
+    mentions: Mentions = "all"
+    threshold: float | None = None
+
+
+def _gate(tensors: dict[str, Tensor], threshold: float, d: int) -> RelationGate:
+    """The saved gate; the numbers of its subjects are looked at before anything is made as long as the largest says."""
+    keys, owner = check_tensor("gate.keys", tensors["gate.keys"], None, d), tensors["gate.owner"]
+    if owner.dtype != torch.long or (len(owner) and not 0 <= int(owner.min()) <= int(owner.max()) < len(keys)):
+        raise ValueError("gate.owner holds no numbers of subjects")
+    return RelationGate(keys, owner, check_tensor("gate.centre", tensors["gate.centre"], d), threshold)
 
 
 class _Replacer:

@@ -12,6 +12,7 @@ from random import Random
 
 from lks.datasets import load
 from lks.errors import DataError, TooManyEdits
+from lks.intake import parse_json
 from lks.scope import Mention
 from lks.words import WORD, words
 
@@ -95,7 +96,7 @@ def read_edits(file: Path) -> EditSet:
         if not line.strip():
             continue
         try:
-            raw: object = json.loads(line)
+            raw = parse_json(line)
         except ValueError as error:
             raise DataError(f"{file}, line {number}: not JSON ({error}). Write one object per line.") from None
         fields = raw if isinstance(raw, dict) else {}

@@ -7,10 +7,11 @@ or not at all (temporary file, fsync, rename). `outcome.json` is written last: t
 import errno
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +21,8 @@ from lks import ability_rows, decisions, judge_rows, rows, study_rows
 from lks.edits import Context, ProbeKind
 from lks.errors import DataError, StoreError
 from lks.grid import ABILITY, ANSWERS, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED, PASSAGES, STUDY, Outcome
+from lks.intake import check_inside, content_of, one_line
+from lks.parquet import named, read
 
 SCHEMA_NAME = "lks-answers"
 SCHEMA_VERSION = 2
@@ -98,17 +101,11 @@ KINDS: dict[str, pa.Schema] = {
 """Columns of the shards, by the first part of the stage's name."""
 
 
-def _named(schema: pa.Schema) -> tuple[str, int]:
-    """Kind and version that a schema states."""
-    metadata = {k.decode(): v.decode() for k, v in (schema.metadata or {}).items()}
-    version = metadata.get("schema_version", "")
-    return metadata.get("schema", ""), int(version) if version.isdecimal() else 0
-
-
-_KNOWN = {name: (schema, version) for schema in KINDS.values() for name, version in [_named(schema)]}
+_KNOWN = {name: (schema, version) for schema in KINDS.values() for name, version in [named(schema)]}
 """Schema and newest version of each kind of shard."""
 
 _OUTCOME = TypeAdapter(Outcome)
+_SHARD = re.compile(r"cells/[0-9a-f]{16}/[^./\\*?\[\]\x00-\x1f][^/\\*?\[\]\x00-\x1f]*\.parquet")
 RowT = TypeVar("RowT")
 
 
@@ -119,17 +116,21 @@ def write_answers(results: Path, cell_id: str, stage: str, answers: Sequence[Ans
         The shard's path relative to the results folder, as `Outcome.shards` wants it.
 
     Raises:
+        DataError: the cell's folder is a link that leads out of the results folder.
         StoreError: no space, no permission, or another reason to fail.
     """
-    relative = f"cells/{cell_id}/{stage}.parquet"
-    write_shard(results / relative, cell_id, answers)
-    return relative
+    return _write(results, cell_id, stage, answers, SCHEMA)
 
 
 def write_stage(results: Path, cell_id: str, stage: str, made: Sequence[object]) -> str:
     """Write a cell's shard for any stage, whose name says of which kind its rows are; otherwise as `write_answers`."""
+    return _write(results, cell_id, stage, made, schema_of(stage))
+
+
+def _write(results: Path, cell_id: str, stage: str, made: Sequence[object], schema: pa.Schema) -> str:
     relative = f"cells/{cell_id}/{stage}.parquet"
-    write_shard(results / relative, cell_id, made, schema_of(stage))
+    check_inside(results, results / relative)
+    write_shard(results / relative, cell_id, made, schema)
     return relative
 
 
@@ -160,7 +161,9 @@ def read_check(path: Path, cell_id: str = "") -> int:
     Raises:
         DataError: the file is missing, truncated, damaged, no shard, of a newer version, or holds rows of another cell than the one named.
     """
-    table = _table(path)
+    table = read(path, _KNOWN)
+    if not table.schema.equals(KINDS.get(path.stem.partition("-")[0], SCHEMA)):
+        raise DataError(f"{path} holds rows of another kind than its name says. Run its cell again.")
     if cell_id and any(found != cell_id for found in table["cell_id"].unique().to_pylist()):
         raise DataError(f"{path} holds rows of another cell than {cell_id}. Run the cell again.")
     return int(table.num_rows)
@@ -172,9 +175,7 @@ def read_answers(path: Path) -> list[Answer]:
     Raises:
         DataError: as `read_check`.
     """
-    found: list[dict[str, object]] = _table(path).drop_columns("cell_id").to_pylist()
-    lists = ("answer_ids", "tf_ids", "ar_ids", "accepted")
-    return [Answer(**{key: tuple(cast(list[object], value)) if key in lists else value for key, value in row.items()}) for row in found]  # type: ignore[arg-type]
+    return read_rows(path, Answer)
 
 
 def read_rows(path: Path, kind: type[RowT]) -> list[RowT]:
@@ -183,26 +184,11 @@ def read_rows(path: Path, kind: type[RowT]) -> list[RowT]:
     Raises:
         DataError: as `read_check`.
     """
-    return [kind(**row) for row in _table(path).drop_columns("cell_id").to_pylist()]
-
-
-def _table(path: Path) -> pa.Table:
-    """A shard, checked."""
+    found: list[dict[str, object]] = read(path, _KNOWN).drop_columns("cell_id").to_pylist()
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing. Run its cell again.") from None
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} is truncated or not Parquet ({_line(error)}). Run its cell again.") from None
-    kind, version = _named(table.schema)
-    if kind not in _KNOWN or not version:
-        raise DataError(f"{path} is Parquet, but not a shard of answers or decisions. Move it out of the results folder.")
-    schema, newest = _KNOWN[kind]
-    if version > newest:
-        raise DataError(f"{path} has {kind} of version {version}; this program reads up to {newest}. Update the program.")
-    if not table.schema.equals(schema):
-        raise DataError(f"{path} does not have the columns of {kind} of version {version}. Run its cell again.")
-    return table
+        return [kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}) for row in found]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path} does not hold rows of {kind.__name__} ({one_line(error)}). Run its cell again.") from None
 
 
 def write_outcome(results: Path, outcome: Outcome) -> Path:
@@ -212,6 +198,7 @@ def write_outcome(results: Path, outcome: Outcome) -> Path:
         StoreError: no space, no permission, or another reason to fail.
     """
     path = results / "cells" / outcome.cell.id / "outcome.json"
+    check_inside(results, path)
     write_whole(path, json.dumps(asdict(outcome), indent=1, sort_keys=True, ensure_ascii=False).encode())
     return path
 
@@ -224,15 +211,18 @@ def read_outcome(results: Path, cell_id: str) -> Outcome:
     """
     path = results / "cells" / cell_id / "outcome.json"
     try:
-        outcome = parse_outcome(path.read_bytes())
+        check_inside(results, path)
+        outcome = parse_outcome(content_of(path))
     except FileNotFoundError:
         raise DataError(f"{path} is missing: the cell was not finished. Run it again.") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {_line(error)}.") from None
     except ValueError as error:
-        raise DataError(f"{path} is damaged ({_line(error)}). Run its cell again.") from None
+        raise DataError(f"{path} is damaged ({one_line(error)}). Run its cell again.") from None
     if outcome.cell.id != cell_id:
         raise DataError(f"{path} tells of cell {outcome.cell.id}, not {cell_id}: written by another version. Run its cell again.")
+    for shard in outcome.shards:
+        if not shard.startswith(f"cells/{cell_id}/"):
+            raise DataError(f"{path} names {shard}, which is not in its own folder. Run its cell again.")
+        check_inside(results, results / shard)
     return outcome
 
 
@@ -240,13 +230,17 @@ def parse_outcome(document: bytes | str) -> Outcome:
     """An outcome from the JSON of `write_outcome`.
 
     Raises:
-        ValueError: it is not one; one line, naming the field.
+        ValueError: it is not one, or names a shard that could be anywhere; one line, naming the field.
     """
     try:
-        return _OUTCOME.validate_json(document)
+        outcome = _OUTCOME.validate_json(document)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}") from None
+    for number, shard in enumerate(outcome.shards):
+        if not _SHARD.fullmatch(shard):
+            raise ValueError(f"shards.{number}: {one_line(shard)!r} is not of the form cells/<id>/<stage>.parquet")
+    return outcome
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -258,8 +252,9 @@ def write_whole(path: Path, content: bytes) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)  # of a killed process of the same number
         try:
-            with part.open("wb") as file:
+            with part.open("xb") as file:  # never through a link
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -278,10 +273,4 @@ def _advice(error: OSError) -> str:
         return "no permission; use another folder with --results"
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return "a file is in the way; use another folder with --results"
-    return _line(error)
-
-
-def _line(error: BaseException) -> str:
-    """An exception's text as one short line."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 160 else text[:157] + "..."
+    return one_line(error)

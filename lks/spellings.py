@@ -4,12 +4,12 @@ They come from a file of Wikidata labels and aliases (`entity_aliases/aliases.js
 the file there are none, and an answer is right only as the dataset spells it. Spellings of *subjects* are `lks.edits.spellings_of`.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lks.errors import DataError
+from lks.intake import parse_json
 from lks.published import BESIDE, named_folder
 from lks.templates import normalised
 
@@ -38,7 +38,7 @@ class Spellings:
         if not file.is_file():
             return cls()
         try:
-            raw: object = json.loads(file.read_bytes())
+            raw = parse_json(file.read_bytes())
         except (OSError, ValueError) as error:
             raise DataError(f"{file} is not JSON or cannot be read: {error}. Mend or delete it.") from error
         if not isinstance(raw, dict):

@@ -21,6 +21,7 @@ from lks.drift import with_drift
 from lks.editor import Progress
 from lks.edits import Case, Context
 from lks.errors import DataError
+from lks.failures import Collapsed
 from lks.grid import ANSWERS
 from lks.lm import LM
 from lks.patch import Patch
@@ -33,10 +34,6 @@ logger = logging.getLogger(__name__)
 
 PASSAGE_DRAWS = 3
 """Plain texts are read under the first so many draws' patches, tests of abilities are run under the first alone."""
-
-
-class Collapsed(Exception):
-    """The edited model no longer writes text: its abilities need not be tested."""
 
 
 class Unedited:

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import duckdb
 
+from lks.catalogue import connect, failed, prepare
 from lks.errors import DataError, StoreError
 from lks.grid import ABILITY, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED, PASSAGES, PROTOCOL, STUDY, Outcome, Status
+from lks.intake import check_inside, parse_json
 from lks.reader import Copy, Reader
 from lks.shards import read_check, read_outcome, write_outcome, write_whole
 
@@ -29,6 +31,9 @@ FINAL: frozenset[Status] = frozenset({"ok", "oom", "collapsed", "diverged", "tim
 
 TOGETHER = 200
 """So many cells are taken in by one transaction: reading free answers costs a third of a second before the first of them."""
+
+READ_WAIT, RECORD_WAIT = 10.0, 60.0
+"""Seconds to wait for another process to let go of the catalogue: where somebody waits for an answer, and where a finished cell is recorded."""
 
 TABLES = {
     IMMEDIATE: "immediate_answers",
@@ -48,17 +53,24 @@ class Store(Reader):
     Attributes:
         results: the folder.
         lock_wait: seconds to wait for another process to let go of the catalogue.
+        record_wait: the same, when a finished cell is recorded.
     """
 
-    def __init__(self, results: Path, lock_wait: float = 10.0) -> None:
+    def __init__(self, results: Path, lock_wait: float | None = None) -> None:
         """Create or check the folder.
+
+        Args:
+            results: the folder.
+            lock_wait: for all calls; `READ_WAIT` and `RECORD_WAIT` if not given.
 
         Raises:
             StoreError: it is unwritable, no folder, or of another protocol version.
         """
         self.results = results
-        self.lock_wait = lock_wait
+        self.lock_wait = READ_WAIT if lock_wait is None else lock_wait
+        self.record_wait = RECORD_WAIT if lock_wait is None else lock_wait
         self._catalogue = results / "lks.duckdb"
+        check_inside(results, self._catalogue)
         protocol = results / "protocol.json"
         if protocol.exists():
             _check_protocol(protocol)
@@ -79,7 +91,8 @@ class Store(Reader):
 
         Raises:
             DataError: one of its shards is missing or damaged; nothing is recorded then.
-            StoreError: the folder cannot be written, or another process keeps the catalogue.
+            StoreError: the folder cannot be written, or another process keeps the catalogue. In the second case the cell is on disk all the
+                same, and the next call of `sync` takes it in.
         """
         self._check(outcome)
         try:
@@ -88,7 +101,7 @@ class Store(Reader):
             same = False
         if not same:
             write_outcome(self.results, outcome)
-        with self._open() as connection:
+        with self._open(self.record_wait) as connection:
             self._ingest(connection, {outcome.cell.id: (outcome, self._fingerprint(outcome))})
 
     def sync(self) -> list[str]:
@@ -147,31 +160,19 @@ class Store(Reader):
                 if time.monotonic() >= deadline:
                     raise StoreError(f"{self._catalogue} is being written all the time. Wait for that, and start again.")
             with duckdb.connect(str(copy)) as connection:
+                connection.execute("SET enable_external_access = false; SET lock_configuration = true")
                 yield Copy(connection)
 
     @contextmanager
-    def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        connection = self._connect()
+    def _open(self, wait: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+        connection = connect(self._catalogue, self.lock_wait if wait is None else wait)
         try:
-            _prepare(connection)
+            prepare(connection)
             yield connection
-        except (duckdb.IOException, duckdb.FatalException, duckdb.InternalException) as error:
-            raise StoreError(f"{self._catalogue}: {_first_line(error)}. Free space, or delete this file: it is rebuilt from cells/.") from None
+        except (duckdb.IOException, duckdb.TransactionException, duckdb.FatalException, duckdb.InternalException) as error:
+            raise StoreError(failed(self._catalogue, error)) from None
         finally:
             connection.close()
-
-    def _connect(self) -> duckdb.DuckDBPyConnection:
-        deadline = time.monotonic() + self.lock_wait
-        while True:
-            try:
-                return duckdb.connect(str(self._catalogue))
-            except (duckdb.IOException, duckdb.SerializationException, duckdb.InternalException) as error:
-                if "Could not set lock" not in str(error):
-                    what = f"{self._catalogue} cannot be opened: {_first_line(error)}"
-                    raise StoreError(f"{what}. Delete it: it is rebuilt from cells/.") from None
-                if time.monotonic() >= deadline:
-                    raise StoreError(f"{self._catalogue} is in use by another process for {self.lock_wait:g} s. Close it and start again.") from None
-            time.sleep(min(0.1, self.lock_wait))
 
     def _fingerprint(self, outcome: Outcome) -> str:
         """Changes with outcome.json and with the size of a shard, so that a damaged shard is noticed later too."""
@@ -223,23 +224,9 @@ def _row(outcome: Outcome, fingerprint: str, document: str) -> tuple[object, ...
     )
 
 
-def _prepare(connection: duckdb.DuckDBPyConnection) -> None:
-    """Make tables and views, unless the catalogue has exactly these already."""
-    schema = "\n".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("wild.sql", "schema.sql"))
-    digest = hashlib.sha256(schema.encode()).hexdigest()
-    has = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'catalogue'").fetchall()[0][0]
-    if has and connection.execute("SELECT schema FROM catalogue").fetchall() == [(digest,)]:
-        return
-    connection.begin()
-    for statement in duckdb.extract_statements(schema):
-        connection.execute(statement)
-    connection.execute("CREATE OR REPLACE TABLE catalogue AS SELECT ? AS schema", [digest])
-    connection.commit()
-
-
 def _check_protocol(path: Path) -> None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["protocol"]
+        found = parse_json(path.read_bytes())["protocol"]  # type: ignore[index]
     except OSError as error:
         raise StoreError(f"Cannot read {path}: {error.strerror}. Use another folder with --results.") from None
     except (ValueError, KeyError, TypeError):
@@ -255,7 +242,3 @@ def _check_writable(results: Path) -> None:
     probe = results / f".writable.{os.getpid()}"
     write_whole(probe, b"1")
     probe.unlink(missing_ok=True)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:160] if str(error) else type(error).__name__

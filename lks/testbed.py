@@ -219,7 +219,7 @@ def _write(folder: Path, job: Job, training: Training, text: Text, seconds: floa
 def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"There is no model in {folder}. Build it: lks testbed build.")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
     return cast(PreTrainedModel, model), PreTrainedTokenizerFast.from_pretrained(folder)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Group
 
 from lks.errors import StoreError
+from lks.intake import check_inside
 from lks.shards import write_whole
 from lks.store import Store
 from reports import terminal
@@ -56,6 +57,8 @@ def render(results: Path, tell: TOLD_TO = lambda what: None) -> Report:
     store = Store(results)
     warnings = store.sync()
     folder = results / "report"
+    for part in (folder, *folder.rglob("*")):
+        check_inside(results, part)
     with store.copy() as copy:
         loaded = load(copy, warnings)
         tell("tables")

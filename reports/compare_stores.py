@@ -20,6 +20,12 @@ from reports.compare_report import Change, label
 NAME = "lks.duckdb"
 NOT_COMPARED = ("finished", "title")
 """Provenance that differs in any two runs, or is a name."""
+DEFINITIONS = (
+    "SELECT table_name, column_name, data_type, column_default FROM duckdb_columns() WHERE database_name = ? AND NOT internal ORDER BY ALL",
+    "SELECT view_name, sql FROM duckdb_views() WHERE database_name = ? AND NOT internal ORDER BY ALL",
+    "SELECT function_name, parameters, macro_definition FROM duckdb_functions() WHERE database_name = ? AND NOT internal ORDER BY ALL",
+)
+"""What a catalogue is made of. What it says of itself (table `catalogue`) anybody can write."""
 
 
 @contextmanager
@@ -48,6 +54,7 @@ def side_by_side(a: Path, b: Path, lock_wait: float = 10.0) -> Iterator[tuple[du
         if not files["a"].samefile(files["b"]):  # DuckDB takes a file once
             _attach(connection, files["b"], "catalogue_b", lock_wait)
             names["b"] = "catalogue_b"
+        _lock(connection)
         yield connection, names, list(dict.fromkeys(warnings))
     finally:
         connection.close()
@@ -63,7 +70,10 @@ def _catalogue(path: Path, lock_wait: float) -> tuple[Path, list[str]]:
     has_cells = file.name == NAME and (folder / "cells").is_dir() and (folder / "protocol.json").exists()
     writable = os.access(folder, os.W_OK)
     if has_cells and writable and (path.is_dir() or not _is_current(file, lock_wait)):
-        return file, Store(folder, lock_wait).sync()
+        warnings = Store(folder, lock_wait).sync()
+        if not _is_current(file, lock_wait):
+            raise StoreError(f"{file} has other tables, views or macros than this program makes. Delete it: it is rebuilt from cells/.")
+        return file, warnings
     if not file.exists():
         raise StoreError(f"{path} holds no results: neither cells nor a {NAME}. Name a results folder or its {NAME}.")
     if not _is_current(file, lock_wait):
@@ -87,21 +97,28 @@ def _check_protocol(path: Path) -> None:
 
 
 def _is_current(file: Path, lock_wait: float) -> bool:
-    """Whether a catalogue has this program's tables and views."""
+    """Whether a catalogue has this program's tables, views and macros, to the letter, and no others."""
     with duckdb.connect() as connection:
         _attach(connection, file, "found", lock_wait)
+        _lock(connection)
         try:
-            found = connection.execute("SELECT schema FROM found.catalogue").fetchall()
+            said = connection.execute("SELECT schema FROM found.catalogue").fetchall()
+            return (said, *(connection.execute(sql, ["found"]).fetchall() for sql in DEFINITIONS)) == _definitions()
         except duckdb.CatalogException:
             raise StoreError(f"{file} is a DuckDB file, but no catalogue of results. Name a results folder or its {NAME}.") from None
-    return bool(found == _schema())
 
 
 @cache
-def _schema() -> list[tuple[object, ...]]:
-    """What a catalogue of this program says of its tables and views."""
+def _definitions() -> tuple[list[tuple[object, ...]], ...]:
+    """What this program's catalogues hold."""
     with tempfile.TemporaryDirectory() as empty:
-        return Store(Path(empty) / "results").query("SELECT schema FROM catalogue")
+        held = Store(Path(empty) / "results")
+        return held.query("SELECT schema FROM catalogue"), *(held.query(sql, ["lks"]) for sql in DEFINITIONS)
+
+
+def _lock(connection: duckdb.DuckDBPyConnection) -> None:
+    """A catalogue's views may come from a stranger: no query opens another file from now on, or the net, and no statement changes that."""
+    connection.execute("SET enable_external_access = false; SET lock_configuration = true")
 
 
 def _attach(connection: duckdb.DuckDBPyConnection, file: Path, name: str, lock_wait: float) -> None:

@@ -1,9 +1,12 @@
 """A grid whose cells only wait, count themselves and write an outcome: for the flow, the command line and the kill test.
 
-As a script it is the `lks` command over such cells: `python tests/fakes.py grid --results DIR`.
+As a script it is the `lks` command over such cells: `python tests/fakes.py grid --results DIR`, or a slot of it: `python tests/fakes.py slot ...`.
+What its cells do beside waiting is in the environment: FAKE_WAIT, the seconds that each takes; FAKE_KILL=NUMBER:LABEL, the process kills itself in
+the first so many cells with that in their label; FAKE_HANG=LABEL.
 """
 
 import os
+import signal
 import sys
 import time
 import types
@@ -33,6 +36,7 @@ class Cells:
         self._log(results, "start", cell)
         report("edit", 0.5)
         time.sleep(self.wait)
+        self._misbehave(results, cell)
         if self.raises and self.fail in cell.label:
             raise self.raises
         self.ran.append(cell.label)
@@ -46,17 +50,30 @@ class Cells:
         return outcome
 
     @staticmethod
+    def _misbehave(results: Path, cell: Cell) -> None:
+        number, _, label = os.environ.get("FAKE_KILL", "0:").partition(":")
+        if label in cell.label and calls(results, "start").count(cell.id) <= int(number):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if os.environ.get("FAKE_HANG", "no such label") in cell.label:
+            time.sleep(600)
+
+    @staticmethod
     def _log(results: Path, what: str, cell: Cell) -> None:
         results.mkdir(parents=True, exist_ok=True)
         with (results / "calls.log").open("a") as log:
-            log.write(f"{what} {cell.id}\n")
+            log.write(f"{what} {cell.id} {os.getpid()} {cell.label}\n")
 
 
 def calls(results: Path, what: str) -> list[str]:
     """Ids of the cells that were started or finished, in order."""
+    return [cell_id for cell_id, _, _ in noted(results, what)]
+
+
+def noted(results: Path, what: str) -> list[tuple[str, int, str]]:
+    """(id, process, label) of the cells that were started or finished, in order."""
     log = results / "calls.log"
-    lines = log.read_text().splitlines() if log.exists() else []
-    return [line.split()[1] for line in lines if line.startswith(f"{what} ")]
+    lines = [line.split(maxsplit=3) for line in (log.read_text().splitlines() if log.exists() else [])]
+    return [(cell_id, int(process), label) for event, cell_id, process, label in lines if event == what]
 
 
 def install(cells: Cells, put=setattr) -> None:
@@ -82,9 +99,26 @@ def fake_reports() -> types.ModuleType:
     return reports
 
 
-if __name__ == "__main__":
-    sys.modules["reports"] = fake_reports()
-    install(Cells(wait=float(os.environ.get("FAKE_WAIT", "0.5"))))
-    from flows.cli import app
+def __getattr__(name: str) -> object:
+    """`flow_cell`: the flow `lks-cell` over such cells, for workers: its deployment's entry point is `fakes.flow_cell`."""
+    if name != "flow_cell":
+        raise AttributeError(name)
+    import flows.cell
 
-    app()
+    install(Cells(wait=float(os.environ.get("FAKE_WAIT", "0.5"))))
+    return flows.cell.cell
+
+
+if __name__ == "__main__":
+    install(Cells(wait=float(os.environ.get("FAKE_WAIT", "0.5"))))
+    if sys.argv[1] == "slot":
+        from flows.slot import main
+
+        main(sys.argv[2:])
+    else:
+        sys.modules["reports"] = fake_reports()
+        import flows.runner_slots
+        from flows.cli import app
+
+        flows.runner_slots.COMMAND = (sys.executable, __file__, "slot")
+        app()

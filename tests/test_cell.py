@@ -1,5 +1,6 @@
 """One cell: draws, failures as data, reuse of finished patches."""
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -164,7 +165,8 @@ class Broken(Unedited):
 def test_a_failure_is_an_outcome_and_finished_patches_are_used_again(tmp_path: Path) -> None:
     bench = TinyBench()
     outcome = run(cell(), Broken, tmp_path, quiet, bench)  # type: ignore[arg-type]
-    assert outcome.status == "error" and outcome.reason == "RuntimeError: the second draw is too much" and outcome.shards == ()
+    assert outcome.status == "error" and outcome.shards == ()
+    assert re.fullmatch(r"RuntimeError: the second draw is too much \(lks/editing\.py:\d+\)", outcome.reason)
     again = run(cell(), Broken, tmp_path, quiet, bench)  # type: ignore[arg-type]
     assert again.status == "ok"
     assert Broken.calls == 4  # draws 0, 1 (failed), then 1 and 2: draw 0 came from disk
@@ -195,8 +197,21 @@ def test_a_diverged_edit_is_a_row_and_leaves_the_model_whole(tmp_path: Path) -> 
     bench = TinyBench()
     before = {k: v.clone() for k, v in bench.made.model.state_dict().items()}
     outcome = run(cell(count=1), Diverging, tmp_path, quiet, bench)  # type: ignore[arg-type]
-    assert outcome.status == "diverged" and "no finite likelihood" in outcome.reason
+    assert outcome.status == "diverged" and "hold NaN after editing" in outcome.reason
+    assert not list(tmp_path.glob("runs/*/patch/0/*"))
     assert all((bench.made.model.state_dict()[k] == v).all() for k, v in before.items())
+
+
+class Exploding(Unedited):
+    """Its weights are finite, what the model makes of them is not."""
+
+    def edit(self, lm: LM, edits: Sequence[Edit], *args: object, **kwargs: object) -> Patch:
+        return WeightPatch({lm.parameter_name(lm.mlp_output(0)): torch.full_like(lm.mlp_output(0).weight, 3e38)})
+
+
+def test_an_edited_model_without_likelihoods_has_diverged(tmp_path: Path) -> None:
+    outcome = run(cell(count=1), Exploding, tmp_path, quiet, TinyBench())  # type: ignore[arg-type]
+    assert outcome.status == "diverged" and "no finite likelihood" in outcome.reason
 
 
 def test_an_interrupt_drops_the_cell_in_hand(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from baselines import _meta
+from baselines._course import Batches, Training
 from baselines._mend_network import LowRankMLP, MendNetwork, live, mlp_layers
 from baselines._mend_pass import Border, edited, gradients
 from baselines._mend_training import Trainer, change, measure
@@ -140,7 +141,7 @@ def test_factors_are_normalised_by_the_moments_of_tokens_that_have_a_gradient() 
     layers, border = mlp_layers(lm, (3,)), Border(lm, 3)
     network = Mend(PLAIN).network(layers)
     encoded = lm.encode([e.prompt for e in EDITS], [e.target for e in EDITS])
-    measure(network, border, layers, encoded, batch_tokens=20)
+    network.normalise(measure(network, border, layers, encoded, batch_tokens=20))
     x, delta = gradients(border, layers, border.rows(encoded))[2]
     kept = live(delta)
     assert kept.sum(1).tolist() == [len(e.answer) for e in encoded]  # in the last block only the loss positions have one
@@ -186,7 +187,8 @@ def test_training_keeps_the_best_validated_weights_and_stops_early() -> None:
         return next(values)
 
     optimiser = torch.optim.SGD(module.parameters(), lr=0.1)
-    history = _meta.fit(module, optimiser, module.weight.sum, validation, Settings())
+    training = Training(module, optimiser, Batches(1, 1, torch.Generator()), module.weight.sum, validation)
+    history = _meta.fit(training, Settings())
     assert len(history) == 6 and history[3] == 1.0
     assert torch.equal(module.weight.detach(), seen[3]) and not torch.equal(seen[3], seen[5])
 
@@ -199,7 +201,8 @@ def test_learning_rates_stay_or_fall_to_zero() -> None:
         settings.max_steps, settings.decay = 4, decays
         optimiser = torch.optim.SGD(module.parameters(), lr=1.0)
         values = iter([3.0, 2.0, 1.0])
-        _meta.fit(module, optimiser, module.weight.sum, lambda values=values: next(values), settings)
+        training = Training(module, optimiser, Batches(1, 1, torch.Generator()), module.weight.sum, lambda values=values: next(values))
+        _meta.fit(training, settings)
         assert before - float(module.weight.detach()) == pytest.approx(moved, rel=1e-4)
 
 
@@ -223,6 +226,13 @@ def test_an_unprepared_editor_says_so_and_another_model_is_trained_anew() -> Non
 
 
 def test_batches_go_through_all_edits_before_any_comes_again() -> None:
-    drawn = _meta.batches_of(5, 2, torch.Generator().manual_seed(0))
+    drawn = Batches(5, 2, torch.Generator().manual_seed(0))
     numbers = [i for _ in range(5) for i in next(drawn)]
     assert sorted(numbers[:5]) == sorted(numbers[5:]) == list(range(5))
+
+
+def test_batches_go_on_with_what_would_have_come() -> None:
+    drawn, other = (Batches(5, 3, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    next(drawn)
+    other.go_on(drawn.state())
+    assert other.waiting and [next(other) for _ in range(5)] == [next(drawn) for _ in range(5)]

@@ -1,5 +1,7 @@
 """Stages of a cell: how prompts are put, answers taken over from the unedited model, what a stored cell is given later, failures of a stage."""
 
+import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -285,6 +287,25 @@ def test_later_answers_are_those_of_the_patches_that_were_left(tmp_path: Path) -
     }
 
 
+class Prepared(Counted):
+    """Edits only after it was prepared."""
+
+    def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: object = None) -> float:
+        self.ready = True
+        return 0.0
+
+    def edit(self, lm: LM, edits: Sequence[Edit], *args: object, **kwargs: object) -> Patch:
+        assert self.ready
+        return super().edit(lm, edits)
+
+
+def test_patches_that_were_deleted_are_made_again_by_a_prepared_editor(tmp_path: Path) -> None:
+    measured(tmp_path, method=Prepared)
+    shutil.rmtree(tmp_path / "runs")
+    outcome = measured(tmp_path, Extras(("qa",)), method=Prepared)
+    assert not outcome.failed and set(files(tmp_path)) == {"answers", "passages", "answers-qa"}
+
+
 def test_a_stage_that_fails_leaves_the_answers_whole_and_is_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object) -> list[object]:
         raise RuntimeError("no ink\nat all")
@@ -294,7 +315,8 @@ def test_a_stage_that_fails_leaves_the_answers_whole_and_is_run_again(tmp_path: 
     with monkeypatch.context() as patch:
         patch.setattr(fluency, "write", broken)
         outcome = measured(tmp_path, extras, bench=bench)
-    assert outcome.status == "ok" and outcome.failed == {"generations": "error: RuntimeError: no ink"}
+    assert outcome.status == "ok" and set(outcome.failed) == {"generations"}
+    assert re.fullmatch(r"error: RuntimeError: no ink \(lks/stages\.py:\d+\)", outcome.failed["generations"])
     assert outcome.stages == {"answers", "passages", "answers-qa"} == set(files(tmp_path))
     before, Counted.calls = files(tmp_path), 0
     again = measured(tmp_path, extras, bench=bench)

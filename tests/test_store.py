@@ -427,10 +427,15 @@ def test_a_catalogue_in_use_is_waited_for_and_then_named(filled: Store) -> None:
     process.start()
     try:
         assert ready.wait(20)
-        with pytest.raises(StoreError, match="in use by another process"):
+        with pytest.raises(StoreError, match=rf"in use by process {process.pid} \(python"):
             filled.query("SELECT 1")
+        other = Outcome(UNEDITED, "oom", "why", (), Costs(), {})
+        with pytest.raises(StoreError, match="finished cells are kept"):
+            filled.record(other)
+        assert read_outcome(filled.results, UNEDITED.id) == other
         go.set()
-        assert Store(filled.results, lock_wait=10).query("SELECT 1") == [(1,)]
+        later = Store(filled.results, lock_wait=10)
+        assert later.done() == {CELL.id, UNEDITED.id} and later.query("SELECT reason FROM cells WHERE status = 'oom'") == [("why",)]
     finally:
         go.set()
         process.join(10)

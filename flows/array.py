@@ -1,0 +1,93 @@
+"""One cell of a grid by its place, for job arrays: `python -m flows.array --grid NAME --index I`, or `--count` for how many there are.
+
+Places are of all cells of the grid, not of those that are missing, so that they stay the same while other jobs of the array finish cells.
+A cell that is stored is left alone. Nothing but the cell's own files is written; the next `lks grid` or `lks report` records it.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from flows.planning import cells_of, folder_of, named_grid
+from flows.progress import Lines
+from flows.runner_bench import Bench
+from flows.settings import Settings, calm_prefect
+from lks.errors import UserError
+from lks.grid import UNEDITED, Cell, Grid, Outcome
+from lks.shards import read_outcome
+from lks.store import FINAL
+
+logger = logging.getLogger("lks.array")
+
+OK, CELL_FAILED, MEND = 0, 1, 2
+"""What the process ends with; a failed cell is a row of the store all the same."""
+
+
+def run(grid: Grid, index: int, results: Path, only: str = "") -> Outcome:
+    """Run the cell at a place, unless it is stored.
+
+    Args:
+        grid: which.
+        index: place among the grid's cells, from 0.
+        results: folder of all results.
+        only: a filter of cells; all jobs of an array must have the same.
+
+    Raises:
+        UserError: no such place, the unedited model's cell is to be run first, or what keeps any cell from being run.
+    """
+    cells = cells_of(grid, only)
+    if not 0 <= index < len(cells):
+        raise UserError(f"Grid {grid.name!r} has cells 0 to {len(cells) - 1}, no {index}. See --count.")
+    cell = cells[index]
+    stored = _stored(results, cell)
+    if stored and stored.status in FINAL and (stored.status != "ok" or set(grid.extras.stages(cell.measure)) <= stored.stages):
+        logger.info("%s is stored: %s", cell.label, stored.status)
+        return stored
+    if cell.measure == "answers" and cell.method != UNEDITED and not _stored(results, cell.unedited):
+        raise UserError(f"{cell.label} is compared with the unedited model, whose cell is not stored. Run that first: --only method={UNEDITED}")
+    return Bench(results, Lines(logger.info), grid.extras).run(cell)
+
+
+def _stored(results: Path, cell: Cell) -> Outcome | None:
+    try:
+        return read_outcome(results, cell.id)
+    except UserError:
+        return None
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one cell, or print how many there are.
+
+    Args:
+        words: the command line.
+
+    Returns:
+        0, 1 for a failed cell, 2 for what the user must mend.
+    """
+    parser = argparse.ArgumentParser(prog="python -m flows.array", description="Run one cell of a grid by its place, for job arrays.")
+    parser.add_argument("--grid", required=True, help="a name of `lks list grids`")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--index", type=int, help="place of the cell, from 0")
+    what.add_argument("--count", action="store_true", help="print the number of cells")
+    parser.add_argument("--results", type=Path, help="folder of all results; default: $LKS_RESULTS or results")
+    parser.add_argument("--only", default="", help="keep only these cells: key=value,...")
+    asked = parser.parse_args(words)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    calm_prefect(quiet=True)
+    try:
+        grid = named_grid(asked.grid, Settings().grids)
+        if asked.count:
+            sys.stdout.write(f"{len(cells_of(grid, asked.only))}\n")
+            return OK
+        outcome = run(grid, asked.index, folder_of(asked.results), asked.only)
+    except UserError as error:
+        logger.error("error: %s", error)
+        return MEND
+    logger.info("%s: %s %s", outcome.cell.label, outcome.status, outcome.reason)
+    return OK if outcome.status == "ok" else CELL_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""Mode "here": cells are run in this process, one after the other, each a Prefect task."""
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import cast
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from flows.progress import Watch
+from flows.runner_bench import Bench
+from lks.grid import Cell, Extras, Outcome
+
+
+@task(name="cell", task_run_name="{cell.label}", cache_policy=NO_CACHE, persist_result=False)
+def cell_task(cell: Cell, bench: Bench) -> State[Outcome]:
+    """One cell. A failed one is a failed task and a row of the store, never the end of the grid."""
+    outcome = bench.run(cell)
+    if outcome.status == "ok":
+        return Completed(data=outcome)
+    return Failed(name=outcome.status.capitalize(), message=outcome.reason, data=outcome)
+
+
+class HereRunner:
+    """Runs cells in the order given, few edits first: results come early, and nothing would be gained by another."""
+
+    def __init__(self, results: Path, watch: Watch) -> None:
+        self._results, self._watch = results, watch
+
+    def run(self, cells: Sequence[Cell], extras: Extras) -> Generator[Outcome, None, None]:
+        """Outcomes of all the cells."""
+        bench = Bench(self._results, self._watch, extras)
+        for cell in cells:
+            self._watch.start(cell)
+            yield _outcome(cell_task(cell, bench, return_state=True))
+
+
+def _outcome(state: object) -> Outcome:
+    """What a finished task brought; its exception is raised here."""
+    result = cast(State[Outcome | BaseException], state).result(raise_on_failure=False)
+    if isinstance(result, BaseException):
+        raise result
+    return result

@@ -1,0 +1,126 @@
+"""Work pools and deployments on a Prefect server, so that any machine that has this package can run them."""
+
+import contextlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import Flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.states import Crashed
+
+from flows.settings import Settings
+
+FLOWS_POOL, CELLS_POOL = "lks", "gpu"
+"""Pools of their own: a grid flow waits for its cells, so it must not take the place of one."""
+
+POOLS = {
+    FLOWS_POOL: "Grid, data and report flows of lks-grid; they need no GPU.",
+    CELLS_POOL: "Cells of lks-grid; a worker per GPU, one cell at a time.",
+}
+FLOWS_AT_ONCE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A flow that the server can start.
+
+    Attributes:
+        flow: what is run.
+        entrypoint: its module path, so that neither a checkout nor a working folder is needed.
+        pool: where it is run.
+        parameters: defaults of the form.
+        at_once: runs at the same time at most; None is as many as the workers take.
+    """
+
+    flow: Flow[..., Any]
+    entrypoint: str
+    pool: str
+    parameters: dict[str, str]
+    at_once: int | None = None
+
+    @property
+    def name(self) -> str:
+        """As in `prefect deployment run NAME/NAME`."""
+        return self.flow.name
+
+
+def deployments(results: Path) -> tuple[Deployment, ...]:
+    """The four flows.
+
+    Args:
+        results: absolute; the same path on every machine that has workers.
+    """
+    from flows.cell import cell
+    from flows.data import data
+    from flows.grid import grid
+    from flows.report import report
+
+    folder = {"results": str(results)}
+    asked = {"grid": Settings().grid, "runner": "pool", **folder}
+    return (
+        Deployment(grid, "flows.grid.grid", FLOWS_POOL, asked, at_once=1),
+        Deployment(cell, "flows.cell.cell", CELLS_POOL, folder),
+        Deployment(data, "flows.data.data", FLOWS_POOL, {}),
+        Deployment(report, "flows.report.report", FLOWS_POOL, folder, at_once=1),
+    )
+
+
+def apply(results: Path) -> tuple[str, ...]:
+    """Make the pools that are missing, and make or bring up to date the deployments, on the server of Prefect's settings.
+
+    Returns:
+        Names of the deployments.
+    """
+    made = deployments(results)
+    with get_client(sync_client=True) as client:
+        for pool, description in POOLS.items():
+            _make_pool(client, pool, description)
+        for deployment in made:
+            _deploy(client, deployment)
+    return tuple(deployment.name for deployment in made)
+
+
+def _make_pool(client: SyncPrefectClient, name: str, description: str) -> None:
+    limit = FLOWS_AT_ONCE if name == FLOWS_POOL else None  # as many cells as there are workers: each takes one at a time
+    try:
+        client.create_work_pool(WorkPoolCreate(name=name, type="process", description=description, concurrency_limit=limit))
+    except ObjectAlreadyExists:
+        client.update_work_pool(name, WorkPoolUpdate(description=description, is_paused=False))
+
+
+def _deploy(client: SyncPrefectClient, deployment: Deployment) -> None:
+    schema = deployment.flow.parameters
+    client.create_deployment(
+        flow_id=client.create_flow(deployment.flow),
+        name=deployment.name,
+        work_pool_name=deployment.pool,
+        entrypoint=deployment.entrypoint,
+        description=deployment.flow.description,
+        parameters={name: value for name, value in deployment.parameters.items() if name in schema.properties},
+        parameter_openapi_schema=schema.model_dump_for_openapi(),
+        enforce_parameter_schema=True,
+        concurrency_limit=deployment.at_once,
+        job_variables={"stream_output": True},
+    )
+
+
+def heard_of(pool: str) -> dict[str, float]:
+    """Workers of a pool by name, and when each reported last, in seconds since the epoch; those that are long gone included."""
+    with get_client(sync_client=True) as client:
+        found = client.read_workers_for_work_pool(pool)
+    return {worker.name: worker.last_heartbeat_time.timestamp() for worker in found if worker.last_heartbeat_time}
+
+
+def report_ended(runs: Collection[str]) -> None:
+    """Tell the server that flow runs whose processes have been ended are over, where it has not heard so: a grid keeps its place otherwise."""
+    with get_client(sync_client=True) as client:
+        for run in runs:
+            with contextlib.suppress(ObjectNotFound):
+                state = client.read_flow_run(UUID(run)).state
+                if state is None or not state.is_final():
+                    client.set_flow_run_state(UUID(run), Crashed(message="Ended by lks down."), force=True)

@@ -1,0 +1,76 @@
+"""The catalogue's file: opened by one process at a time, waited for, and made as `schema.sql` has it."""
+
+import hashlib
+import re
+import time
+from pathlib import Path
+
+import duckdb
+
+from lks.errors import StoreError
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
+"""Seconds between two tries to open the file: each pause is half as long again as the one before."""
+
+
+def connect(catalogue: Path, wait: float) -> duckdb.DuckDBPyConnection:
+    """Open the file, as soon as nobody else has it.
+
+    Args:
+        catalogue: the file; made if it is not there.
+        wait: seconds at most.
+
+    Raises:
+        StoreError: another process keeps it, or it is no catalogue, or it cannot be written.
+    """
+    deadline, pause = time.monotonic() + wait, FIRST_PAUSE
+    while True:
+        try:
+            return _locked(duckdb.connect(str(catalogue)), catalogue.parent / "cells")
+        except (duckdb.IOException, duckdb.SerializationException, duckdb.InternalException) as error:
+            left = deadline - time.monotonic()
+            if "Could not set lock" not in str(error):
+                raise StoreError(failed(catalogue, error)) from None
+            if left <= 0:
+                who = f"in use by {_holder(error)} for {wait:g} s"
+                raise StoreError(f"{catalogue} is {who}. End that process or wait for it, and start again: finished cells are kept.") from None
+        time.sleep(min(pause, left))
+        pause = min(1.5 * pause, LONGEST_PAUSE)
+
+
+def _locked(connection: duckdb.DuckDBPyConnection, cells: Path) -> duckdb.DuckDBPyConnection:
+    """The catalogue and its views may come from a stranger: queries read the cells' shards and nothing else, and no statement changes that."""
+    quoted = str(cells.absolute()).replace("'", "''")
+    connection.execute(f"SET allowed_directories = ['{quoted}']; SET enable_external_access = false; SET lock_configuration = true")
+    return connection
+
+
+def prepare(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make tables and views, unless the catalogue has exactly these already."""
+    schema = "\n".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("wild.sql", "schema.sql"))
+    digest = hashlib.sha256(schema.encode()).hexdigest()
+    has = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'catalogue'").fetchall()[0][0]
+    if has and connection.execute("SELECT schema FROM catalogue").fetchall() == [(digest,)]:
+        return
+    connection.begin()
+    for statement in duckdb.extract_statements(schema):
+        connection.execute(statement)
+    connection.execute("CREATE OR REPLACE TABLE catalogue AS SELECT ? AS schema", [digest])
+    connection.commit()
+
+
+def failed(catalogue: Path, error: duckdb.Error) -> str:
+    """Why the file cannot be used, and what to do."""
+    text = str(error)
+    line = text.splitlines()[0][:160] if text else type(error).__name__
+    if "No space left" in text or "not enough disk space" in text:
+        return f"{catalogue} cannot be written: no space left. Free some and start again: finished cells are kept."
+    if "Permission denied" in text or "Read-only file system" in text:
+        return f"{catalogue} cannot be written: no permission. Make it writable, or use another folder with --results."
+    return f"{catalogue} cannot be used: {line}. Delete it: it is rebuilt from cells/."
+
+
+def _holder(error: duckdb.Error) -> str:
+    """The process that has the file, as far as DuckDB says it ("Conflicting lock is held in /usr/bin/python (PID 123)")."""
+    told = re.search(r"lock is held in (.+?) \(PID (\d+)\)", str(error))
+    return f"process {told[2]} ({Path(told[1]).name})" if told else "another process"

@@ -1,0 +1,523 @@
+"""Ways to run cells: order, slots and what kills them, runs on a work pool."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from uuid import UUID, uuid4
+
+import fakes
+import httpx
+import pytest
+from prefect.client.schemas.objects import State, StateType, WorkerStatus
+from prefect.exceptions import ObjectNotFound
+
+import flows.runner_slots
+from flows.planning import Clock, only_writer
+from flows.runner_bench import beat_of, beating, claimed
+from flows.runner_pool import PoolRunner
+from flows.runner_runs import Runs
+from flows.runner_slots import SlotsRunner
+from flows.runners import MEND, Queue, dropped
+from flows.settings import Settings
+from flows.slot import lock_of
+from lks.errors import StoreError, UserError
+from lks.grid import Cell, Costs, Extras, Outcome
+from lks.shards import write_outcome
+from lks.store import Store
+
+ROOT = Path(__file__).parents[1]
+
+
+def cell(method: str, n_edits: int = 1, model: str = "m") -> Cell:
+    return Cell(model, "world", method, n_edits, 0, 1)
+
+
+def tiny(models: tuple[str, ...] = ("m",), methods: tuple[str, ...] = ("none", "ft"), most: int = 3) -> list[Cell]:
+    return [cell(method, n, model) for model in models for n in range(1, most + 1) for method in methods]
+
+
+def until(what: str, holds: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        time.sleep(0.02)
+
+
+def alive(process: int) -> bool:
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+class Notes:
+    """A watch that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.stages: list[tuple[str, str]] = []
+
+    def begin(self, cells, kept, earlier):
+        pass
+
+    def start(self, cell):
+        self.started.append(cell.label)
+
+    def stage(self, cell, name, fraction):
+        self.stages.append((cell.label, name))
+
+    def finish(self, outcome):
+        pass
+
+
+class TestQueue:
+    def test_the_unedited_model_comes_first(self):
+        queue = Queue([cell("ft"), cell("lks"), cell("none")], Clock([]))
+        first = queue.take()
+        assert first == cell("none")
+        assert queue.take() is None
+        queue.finish(first)
+        assert {queue.take(), queue.take()} == {cell("ft"), cell("lks")}
+
+    def test_a_cell_waits_only_for_its_own_cases(self):
+        queue = Queue(tiny(most=2), Clock([]))
+        assert queue.take() == cell("none", 2)
+        queue.finish(cell("none", 2))
+        assert queue.take() == cell("none", 1)
+        assert queue.take() == cell("ft", 2)
+        assert queue.take() is None
+
+    def test_a_stored_unedited_cell_is_not_waited_for(self):
+        assert Queue([cell("ft")], Clock([])).take() == cell("ft")
+
+    def test_scope_cells_wait_for_nothing(self):
+        scope = replace(cell("ft"), measure="scope")
+        queue = Queue([cell("none"), scope], Clock([]))
+        assert {queue.take(), queue.take()} == {cell("none"), scope}
+
+    def test_the_longest_come_first_and_the_unknown_before_them(self):
+        known = [Outcome(cell(method, model="other"), "ok", "", (), Costs(edit_s=took), {}) for method, took in (("ft", 1), ("lks", 9))]
+        queue = Queue([cell("ft"), cell("lks"), cell("rome"), cell("rome", 5)], Clock(known))
+        assert [queue.take() for _ in range(4)] == [cell("rome", 5), cell("rome"), cell("lks"), cell("ft")]
+
+    def test_takers_keep_their_model_and_else_take_one_that_nobody_has(self):
+        queue = Queue([cell("a", model="x"), cell("b", model="x"), cell("a", model="y"), cell("b", model="y")], Clock([]))
+        first, second = queue.take(), queue.take()
+        assert {first.model, second.model} == {"x", "y"}
+        assert queue.take(second.model).model == second.model
+        assert queue.take(second.model).model == first.model
+        assert queue.take() is None
+
+    def test_a_cell_that_is_given_back_comes_next(self):
+        queue = Queue([cell("none"), cell("none", 2)], Clock([]))
+        queue.give_back(first := queue.take())
+        assert queue.take() == first
+
+    def test_it_stays_fast_with_many_cells(self):
+        cells = [cell("none" if n % 2 else "ft", n) for n in range(5000)]
+        queue, since = Queue(cells, Clock([])), time.process_time()
+        for _ in cells:
+            queue.finish(queue.take())
+        assert time.process_time() - since < 5
+
+
+class TestDropped:
+    def test_nothing_is_left_of_a_new_cell(self, tmp_path):
+        lost = dropped(tmp_path, cell("ft"), Extras(), ("lost", "signal 9"))
+        assert (lost.status, lost.reason, lost.shards) == ("lost", "signal 9", ())
+
+    def test_a_stored_cell_keeps_what_it_had(self, tmp_path):
+        shards = tuple(f"cells/{cell('ft').id}/{stage}.parquet" for stage in ("answers", "passages"))
+        stored = Outcome(cell("ft"), "ok", "", shards, Costs(edit_s=3.0), {"title": "FT"})
+        write_outcome(tmp_path, stored)
+        wanted = Extras(fluency=True, gates=True)
+        late = dropped(tmp_path, cell("ft"), wanted, ("timeout", "too long"), "generations")
+        assert late == replace(stored, failed={"generations": "timeout: too long"})
+        assert "generations" in late.stages and "decisions" not in late.stages
+        lost = dropped(tmp_path, cell("ft"), wanted, ("lost", "signal 9"), "generations")
+        assert lost.failed == {"generations": "error: signal 9"} and "generations" not in lost.stages
+
+
+def run_slots(results: Path, cells: list[Cell], notes: Notes | None = None) -> dict[str, Outcome]:
+    return {outcome.cell.label: outcome for outcome in SlotsRunner(results, notes or Notes(), Clock([])).run(cells, Extras())}
+
+
+@pytest.fixture
+def slots(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setattr(flows.runner_slots, "COMMAND", (sys.executable, fakes.__file__, "slot"))
+    monkeypatch.setattr(flows.runner_slots, "devices", list)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("LKS_SLOTS", "2")
+    monkeypatch.setenv("FAKE_WAIT", "0.05")
+    return monkeypatch
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+class TestSlots:
+    def test_two_slots_run_every_cell_once_and_load_each_model_once(self, slots, tmp_path):
+        notes, cells = Notes(), tiny(("m", "n"))
+        outcomes = run_slots(tmp_path, cells, notes)
+        assert sorted(outcomes) == sorted(c.label for c in cells) and {o.status for o in outcomes.values()} == {"ok"}
+        assert sorted(fakes.calls(tmp_path, "start")) == sorted(c.id for c in cells)
+        processes = {(process, label.split(" | ")[1]) for _, process, label in fakes.noted(tmp_path, "start")}
+        assert len({process for process, _ in processes}) == 2
+        starts = fakes.calls(tmp_path, "start")
+        order = [line.split()[:2] for line in (tmp_path / "calls.log").read_text().splitlines()]
+        for each in cells:
+            if each.method != "none":
+                assert order.index(["finish", each.unedited.id]) < order.index(["start", each.id])
+        assert set(notes.started) == set(outcomes) and set(notes.stages) == {(label, "edit") for label in outcomes}
+        assert len(starts) == len(cells)
+        assert not any(alive(process) for process, _ in processes), "a child outlived its grid"
+
+    def test_a_slot_keeps_to_its_model(self, slots, tmp_path):
+        slots.setenv("LKS_SLOTS", "1")
+        run_slots(tmp_path, tiny(("m", "n", "o"), most=2))
+        models = [label.split(" | ")[1] for _, _, label in fakes.noted(tmp_path, "start")]
+        assert sum(a != b for a, b in itertools.pairwise(models)) == 2
+
+    def test_a_killed_child_costs_one_more_try(self, slots, tmp_path):
+        slots.setenv("FAKE_KILL", "1:ft | m | world | T=2")
+        outcomes = run_slots(tmp_path, tiny())
+        assert {o.status for o in outcomes.values()} == {"ok"} and len(outcomes) == 6
+        starts = fakes.calls(tmp_path, "start")
+        assert starts.count(cell("ft", 2).id) == 2 and len(starts) == 7
+
+    def test_a_cell_that_kills_twice_is_lost_and_the_others_are_done(self, slots, tmp_path):
+        slots.setenv("FAKE_KILL", "2:none | m | world | T=2")
+        outcomes = run_slots(tmp_path, tiny())
+        assert {label: o.status for label, o in outcomes.items() if o.status != "ok"} == {"none | m | world | T=2": "lost"}
+        assert outcomes["none | m | world | T=2"].reason == "its process ended 2 times, at last with signal 9, SIGKILL (in stage 'edit')"
+        assert len(outcomes) == 6
+
+    def test_a_cell_that_takes_too_long_is_ended(self, slots, tmp_path):
+        slots.setenv("FAKE_HANG", "ft | m | world | T=1")
+        slots.setenv("LKS_CELL_TIMEOUT_S", "5")
+        outcomes = run_slots(tmp_path, tiny())
+        late = outcomes["ft | m | world | T=1"]
+        assert (late.status, late.reason) == ("timeout", "not finished within 5 s (in stage 'edit')")
+        assert sum(o.status == "ok" for o in outcomes.values()) == 5
+        assert not any(alive(process) for _, process, _ in fakes.noted(tmp_path, "start"))
+
+    def test_what_must_be_mended_ends_the_grid(self, slots, tmp_path):
+        slots.setenv("LKS_SLOTS", "1")
+        lock_of(tmp_path, 0).mkdir(parents=True)
+        with pytest.raises(UserError, match="Slot 0 cannot be taken"):
+            run_slots(tmp_path, tiny())
+
+    def test_a_closed_run_leaves_no_child(self, slots, tmp_path):
+        slots.setenv("FAKE_HANG", "ft")
+        running = SlotsRunner(tmp_path, Notes(), Clock([])).run(tiny(), Extras())
+        next(running)
+        running.close()
+        assert not any(alive(process) for _, process, _ in fakes.noted(tmp_path, "start"))
+
+    def test_children_see_one_gpu_each(self, slots, tmp_path):
+        slots.delenv("LKS_SLOTS")
+        slots.setattr(flows.runner_slots, "devices", lambda: ["3", "5"])
+        made = SlotsRunner(tmp_path, Notes(), Clock([]))._slots(9)
+        assert [slot._environment["CUDA_VISIBLE_DEVICES"] for slot in made] == ["3", "5"]
+
+
+def test_named_gpus_are_used(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 7")
+    assert flows.runner_slots.devices() == ["2", "7"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert flows.runner_slots.devices() == []
+
+
+class Server:
+    """Stands in for Prefect's client: workers that finish what they are given, or what a test says of it.
+
+    Attributes:
+        happens: label -> what becomes of its runs, in turn; "ok" where nothing is said.
+        away: so many of the next calls fail.
+    """
+
+    api_url = "http://fake/api"
+
+    def __init__(self, results: Path, **happens: list[str]) -> None:
+        self.results, self.happens, self.away = results, happens, 0
+        self.runs: dict[str, SimpleNamespace] = {}
+        self.requests: list[str] = []
+        self.most = 0
+        self.online = 0
+
+    def _call(self, what: str) -> None:
+        self.requests.append(what)
+        if self.away:
+            self.away -= 1
+            raise httpx.ConnectError("refused")
+
+    def read_deployment_by_name(self, name):
+        self._call("deployment")
+        return SimpleNamespace(id=UUID(int=1), work_pool_name="gpu")
+
+    def read_workers_for_work_pool(self, pool):
+        self._call("workers")
+        return [SimpleNamespace(status=WorkerStatus.ONLINE)] * self.online
+
+    def create_flow_run_from_deployment(self, deployment, *, parameters, name, tags, idempotency_key):
+        self._call("create")
+        if idempotency_key not in self.runs:
+            state = State(type=StateType.SCHEDULED)
+            self.runs[idempotency_key] = SimpleNamespace(id=uuid4(), state=state, parameters=parameters, name=name, tags=tags, looks=0)
+        return self.runs[idempotency_key]
+
+    def read_flow_runs(self, *, flow_run_filter, deployment_filter, limit, offset):
+        self._call("look")
+        if flow_run_filter.id is None:
+            return [r for r in self.runs.values() if not r.state.is_final() and set(flow_run_filter.tags.all_) <= set(r.tags)]
+        asked = [run for run in self.runs.values() if run.id in flow_run_filter.id.any_]
+        self.most = max(self.most, len(asked))
+        for run in asked:
+            if not run.state.is_final():
+                self._go_on(run)
+        return [run for run in asked if run.state.name != "gone"]
+
+    def _go_on(self, run) -> None:
+        attempt = int(run.tags[-1].removeprefix("attempt-"))
+        what = [*self.happens.get(run.name.partition(" ")[0], []), "ok", "ok"][attempt - 1]
+        run.looks += 1
+        if run.looks == 1:
+            run.state = State(type=StateType.RUNNING)
+        elif what == "ok":
+            p = run.parameters
+            made = Cell(p["model"], p["dataset"], p["method"], p["n_edits"], p["seed"], p["draws"])
+            write_outcome(self.results, Outcome(made, "ok", "", (), Costs(), {"attempt": str(attempt)}))
+            run.state = State(type=StateType.COMPLETED)
+        elif what != "silent":
+            kinds = {"Crashed": StateType.CRASHED, "Cancelled": StateType.CANCELLED, "gone": StateType.CRASHED}
+            run.state = State(type=kinds.get(what, StateType.FAILED), name=what, message="process died")
+
+    def set_flow_run_state(self, run, state, force=False):
+        self._call("state")
+        next(r for r in self.runs.values() if r.id == run).state = state
+
+
+def run_pool(server: Server, cells: list[Cell], notes: Notes | None = None) -> dict[str, Outcome]:
+    running = PoolRunner(server.results, notes or Notes(), Clock([]), server).run(cells, Extras())
+    return {outcome.cell.label: outcome for outcome in running}
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setattr("flows.runner_pool.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("flows.runner_pool.APPEAR_S", 0.2)
+    return monkeypatch
+
+
+class TestPool:
+    def test_every_cell_is_one_run_and_at_most_so_many_are_in_flight(self, hurry, tmp_path):
+        server, notes, cells = Server(tmp_path), Notes(), tiny(most=10)
+        server.online = 2
+        assert {o.status for o in run_pool(server, cells, notes).values()} == {"ok"}
+        assert len(server.runs) == 20 and server.most == 4
+        assert sorted(notes.started) == sorted(c.label for c in cells)
+        assert {run.name for run in server.runs.values()} == {c.label for c in cells}
+        assert server.requests.count("look") < 30, "states are asked for one by one"
+
+    def test_the_limit_may_be_set(self, hurry, tmp_path):
+        hurry.setenv("LKS_POOL_LIMIT", "3")
+        server = Server(tmp_path)
+        run_pool(server, tiny(most=5))
+        assert server.most == 3
+
+    @pytest.mark.parametrize("what", ["Crashed", "Failed", "Cancelled", "gone"])
+    def test_a_run_that_dies_is_started_once_more(self, what, hurry, tmp_path):
+        server = Server(tmp_path, ft=[what])
+        outcomes = run_pool(server, tiny(most=1))
+        assert outcomes["ft | m | world | T=1"].provenance == {"attempt": "2"}
+        assert len(server.runs) == 3
+
+    def test_one_that_dies_twice_is_lost(self, hurry, tmp_path):
+        server = Server(tmp_path, ft=["Crashed", "Failed"])
+        lost = run_pool(server, tiny(most=1))["ft | m | world | T=1"]
+        assert (lost.status, lost.reason) == ("lost", "its run ended 2 times without an outcome, at last: Failed, process died")
+
+    def test_a_silent_run_is_ended_and_started_once_more(self, hurry, tmp_path):
+        hurry.setenv("LKS_BEAT_S", "0.3")
+        server = Server(tmp_path, ft=["silent"])
+        assert run_pool(server, tiny(most=1))["ft | m | world | T=1"].provenance == {"attempt": "2"}
+        assert [r.state.type for r in server.runs.values() if r.name.startswith("ft")] == [StateType.CANCELLED, StateType.COMPLETED]
+
+    def test_a_run_that_beats_is_not_ended(self, hurry, tmp_path):
+        hurry.setenv("LKS_BEAT_S", "0.3")
+        hurry.setenv("LKS_CELL_TIMEOUT_S", "1.5")
+        hurry.setattr("flows.runner_bench.BEAT_EVERY_S", 0.05)
+        server = Server(tmp_path, ft=["silent"])
+        with beating(tmp_path, cell("ft").id):
+            late = run_pool(server, tiny(most=1))["ft | m | world | T=1"]
+        assert (late.status, late.reason) == ("timeout", "not finished within 1.5 s")
+        assert len(server.runs) == 2, "a run that beats was started again"
+
+    def test_a_cells_own_failure_is_its_outcome(self, hurry, tmp_path):
+        server = Server(tmp_path, ft=["Oom"])
+        oom = Outcome(cell("ft"), "oom", "no memory", (), Costs(), {})
+        write_outcome(tmp_path, oom)
+        assert run_pool(server, tiny(most=1))["ft | m | world | T=1"] == oom
+        assert len(server.runs) == 2
+
+    def test_an_old_outcome_is_not_taken_for_that_of_a_crashed_run(self, hurry, tmp_path):
+        write_outcome(tmp_path, Outcome(cell("ft"), "oom", "no memory", (), Costs(), {}))
+        assert run_pool(Server(tmp_path, ft=["Crashed"]), tiny(most=1))["ft | m | world | T=1"].status == "ok"
+
+    def test_what_must_be_mended_ends_the_grid_and_the_runs(self, hurry, tmp_path):
+        server = Server(tmp_path, none=[MEND], lks=["silent"])
+        with pytest.raises(UserError, match="process died"):
+            run_pool(server, [*tiny(most=1), replace(cell("lks"), measure="scope")])
+        assert all(run.state.is_final() or run.state.type == StateType.CANCELLING for run in server.runs.values())
+
+    def test_a_folder_that_is_not_shared_is_told(self, hurry, tmp_path):
+        server = Server(tmp_path / "elsewhere")
+        (lost,) = PoolRunner(tmp_path / "here", Notes(), Clock([]), server).run([cell("none")], Extras())
+        assert lost.status == "lost" and "do all machines have this folder?" in lost.reason
+
+    def test_runs_in_flight_are_taken_on(self, hurry, tmp_path):
+        server, cells = Server(tmp_path), tiny(most=2)
+        earlier = Runs(server, tmp_path, 0)
+        earlier.submit(cells[0], Extras(), "an earlier grid's", 1)
+        earlier.submit(cells[2], Extras(fluency=True), "with other extras", 1)
+        Runs(server, tmp_path / "other", 0).submit(cells[1], Extras(), "of another folder", 1)
+        assert len(run_pool(server, cells)) == 4
+        assert len(server.runs) == 3 + 3
+        assert [run.name for key, run in server.runs.items() if key == "an earlier grid's" and run.state.is_completed()] == [cells[0].label]
+
+    def test_an_absent_server_is_waited_for(self, hurry, tmp_path):
+        hurry.setattr("time.sleep", lambda seconds: None)
+        server = Server(tmp_path)
+        running = PoolRunner(tmp_path, Notes(), Clock([]), server).run(tiny(), Extras())
+        first = next(running)
+        server.away = 20
+        assert len([first, *running]) == 6 and len(server.runs) == 6
+
+    def test_one_that_stays_away_ends_the_grid(self, hurry, tmp_path):
+        hurry.setenv("LKS_SERVER_WAIT_S", "0")
+        server = Server(tmp_path)
+        server.away = 10**9
+        with pytest.raises(UserError, match="has not answered for 0 s"):
+            run_pool(server, tiny())
+
+    def test_a_server_without_the_deployment(self, hurry, tmp_path):
+        server = Server(tmp_path)
+        hurry.setattr(server, "read_deployment_by_name", lambda name: (_ for _ in ()).throw(ObjectNotFound(Exception())))
+        with pytest.raises(UserError, match="no deployment lks-cell/lks-cell"):
+            run_pool(server, tiny())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_no_child_outlives_a_stopped_grid(how, slots, tmp_path, prefect_server):
+    from prefect.settings import PREFECT_API_URL
+
+    grids, results = tmp_path / "grids.toml", tmp_path / "r"
+    grids.write_text(fakes.GRIDS)
+    server = {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    environment = {**os.environ, **server, "LKS_GRIDS": str(grids), "LKS_GRID": "tiny", "LKS_RUNNER": "slots", "FAKE_HANG": "ft"}
+    command = [sys.executable, fakes.__file__, "grid", "--results", str(results)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0) as parent:
+        until("two cells that hang", lambda: parent.poll() is not None or len(fakes.calls(results, "start")) >= 4, 150)
+        assert parent.poll() is None, parent.communicate()[0].decode()
+        children = {process for _, process, _ in fakes.noted(results, "start")}
+        assert all(alive(child) for child in children)
+        parent.send_signal(how)
+        output, _ = parent.communicate(timeout=60)
+    until("the children's end", lambda: not any(alive(child) for child in children), 20)
+    if how == signal.SIGINT:
+        assert parent.returncode == 130 and b"What is finished is kept" in output
+    finished = set(fakes.calls(results, "finish"))
+    with only_writer(results):  # nothing holds the folder any more
+        assert finished and Store(results).done() == finished
+
+
+@pytest.mark.slow
+def test_a_grid_on_a_work_pool(tmp_path, monkeypatch, prefect_server):
+    """A server, a process worker and cells that are flow runs; one kills its process the first time."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.settings import PREFECT_API_URL
+
+    from flows.cell import cell as flow
+    from flows.grid import grid
+
+    (tmp_path / "grids.toml").write_text(fakes.GRIDS.replace("[1, 2, 3]", "[1]"))
+    results, url = tmp_path / "r", str(PREFECT_API_URL.value())
+    for name, value in {"LKS_GRIDS": str(tmp_path / "grids.toml"), "FAKE_KILL": "1:ft", "FAKE_WAIT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    fakes.install(fakes.Cells(), monkeypatch.setattr)
+    environment = {**os.environ, "PREFECT_API_URL": url, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PREFECT_LOGGING_LEVEL": "INFO"}
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="runners", type="process"))
+        made = client.create_flow_from_name(flow.name)
+        how = {"work_pool_name": "runners", "parameter_openapi_schema": flow.parameters.model_dump()}
+        client.create_deployment(made, flow.name, entrypoint="fakes.flow_cell", path=None, job_variables={"env": environment}, **how)
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "runners", "--type", "process"]
+    with (tmp_path / "worker.log").open("wb") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log, process_group=0) as worker:
+        try:
+            assert grid("tiny", results, runner="pool") == {"stored": 0, "ok": 2}, (tmp_path / "worker.log").read_text()
+        finally:
+            os.killpg(worker.pid, signal.SIGTERM)
+    starts = [label for _, _, label in fakes.noted(results, "start")]
+    assert starts == ["none | micro-fake | world | T=1", *["ft | micro-fake | world | T=1"] * 2]
+    with get_client(sync_client=True) as client:
+        runs = [(run.name, run.state.type) for run in client.read_flow_runs() if run.deployment_id and run.name in starts]
+    assert sorted(kind for name, kind in runs if name == starts[1]) == [StateType.COMPLETED, StateType.CRASHED]
+
+
+class TestClaims:
+    def test_a_second_run_waits_for_the_first(self, tmp_path):
+        code = (
+            f"from flows.runner_bench import claimed; from pathlib import Path\nwith claimed(Path({str(tmp_path)!r}), 'c'): print('in', flush=True)"
+        )
+        with claimed(tmp_path, "c"):
+            until("the first beat", beat_of(tmp_path, "c").exists)
+            second = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE)
+            with pytest.raises(subprocess.TimeoutExpired):
+                second.wait(3)
+        assert second.communicate(timeout=60)[0] == b"in\n"
+        assert not beat_of(tmp_path, "c").exists()
+
+    def test_a_holder_without_a_beat_is_not_waited_for(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("flows.runner_bench.BEAT_EVERY_S", 0.1)
+        import fcntl
+
+        (tmp_path / "runs" / "c").mkdir(parents=True)
+        with (tmp_path / "runs" / "c" / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            since = time.monotonic()
+            with claimed(tmp_path, "c"):
+                assert 0.3 <= time.monotonic() - since < 5
+
+
+class TestTwoGrids:
+    def test_the_second_waits_if_told_to(self, tmp_path):
+        from flows.grid import await_writer
+
+        code = "import sys, pathlib, flows.planning\nwith flows.planning.only_writer(pathlib.Path(sys.argv[1])): print(1, flush=True); input()"
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+            first.stdout.readline()
+            await_writer(tmp_path, 0.2)
+            with pytest.raises(StoreError, match=f"process {first.pid}"), only_writer(tmp_path):
+                pass
+            first.stdin.write(b"\n")
+            first.stdin.flush()
+            await_writer(tmp_path, 60)
+            with only_writer(tmp_path):
+                pass
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [("LKS_SLOTS", "0", "LKS_SLOTS=0: Input should be greater"), ("LKS_RUNNER", "ray", "LKS_RUNNER=ray: Input should be 'here', 'slots' or 'pool'")],
+)
+def test_settings_that_make_no_sense(name, value, says, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=says):
+        Settings()
