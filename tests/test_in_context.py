@@ -69,8 +69,8 @@ def test_the_dense_retriever_asks_for_its_package(monkeypatch: pytest.MonkeyPatc
 def test_the_dense_retriever_ranks_by_cosine(monkeypatch: pytest.MonkeyPatch):
     class Module:
         class SentenceTransformer:
-            def __init__(self, name: str) -> None:
-                assert name == "mine"
+            def __init__(self, name: str, trust_remote_code: bool, model_kwargs: dict[str, bool]) -> None:
+                assert name == "mine" and not trust_remote_code and model_kwargs == {"use_safetensors": True}
 
             def encode(self, texts, batch_size: int, normalize_embeddings: bool):
                 assert normalize_embeddings
