@@ -27,7 +27,7 @@ from lks.errors import UserError, unknown
 from lks.grid import UNEDITED, Cell
 from lks.lm import LM
 from lks.provenance import provenance
-from reports.tables import short
+from reports.texts import short
 
 LIMIT_S = 300.0
 

@@ -1,6 +1,5 @@
 """The page: one self-contained file. What its template and its script need is computed here; the look is in `page.css`."""
 
-import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from lks.reader import Reader
 from reports import forms, leaderboard, provenance, samples
 from reports.drawing import Absent, Drawing
 from reports.results import COLUMNS, HERE, READOUT_NOTES, READOUTS, Results
+from reports.style import page_css
 from reports.summary import sentences
 from reports.table import Table
 
@@ -116,7 +116,7 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.globals |= {
-        "style": Markup((HERE / "page.css").read_text(encoding="utf-8") + _figure_style()),
+        "style": Markup((HERE / "page.css").read_text(encoding="utf-8") + page_css()),
         "script": Markup("\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)),
     }
     environment.filters |= {"table": forms.html, "unbroken": _unbroken}
@@ -126,15 +126,6 @@ def _environment() -> jinja2.Environment:
 def _unbroken(text: str) -> str:
     """A sentence in which numbers are not parted from their signs and units."""
     return text.replace(" ± ", "\u00a0±\u00a0").replace(" %", "\u00a0%").replace("T = ", "T\u00a0=\u00a0")
-
-
-def _figure_style() -> str:
-    """Colours of the figures, if they bring any."""
-    try:
-        style = importlib.import_module("reports.style")
-    except ModuleNotFoundError:
-        return ""
-    return str(style.page_css())
 
 
 def _plate(figure: Drawing | Absent, files: tuple[str, ...]) -> Plate:

@@ -2,12 +2,10 @@
 
 from lks.reader import Reader
 from reports.further_tables import abilities, contexts, errors, retention, scope
-from reports.long import comparisons_csv, results_csv, retention_csv
 from reports.paper_tables import appendix_e, table1, table2_4, table3, table5, table6, texts
 from reports.results import Results
 from reports.survey_tables import portability, survey4, survey5
 from reports.table import Table
-from reports.texts import DASH, number, preparation, short
 
 
 def tables(results: Results, store: Reader) -> dict[str, list[Table]]:
@@ -40,6 +38,3 @@ def tables(results: Results, store: Reader) -> dict[str, list[Table]]:
 def development(results: Results) -> list[Table]:
     """Table 1's grid of the cases on which settings are chosen; never results, and no published value beside them."""
     return table1(results.of("development"), "Development cases, for choosing settings")
-
-
-__all__ = ["DASH", "comparisons_csv", "development", "number", "preparation", "results_csv", "retention_csv", "short", "tables"]

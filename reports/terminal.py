@@ -6,7 +6,7 @@ from rich.table import Table
 from lks.grid import Outcome
 from reports import overview, scope
 from reports.results import COLUMNS, Block, Kept, Results, Row, name_of, seconds_per_edit
-from reports.tables import DASH, number, preparation, short
+from reports.texts import DASH, number, preparation, short
 
 TITLE = "Percent; TF token as in the paper, AR exact as generated. seq: edits one after the other, sim: all at once"
 REGIMES = {"sequential": "seq", "simultaneous": "sim"}

@@ -16,7 +16,8 @@ from lks.store import Store
 from reports import forms, long
 from reports.results import Results, load
 from reports.table import Column, Row, Table, Value
-from reports.tables import development, short, tables
+from reports.tables import development, tables
+from reports.texts import short
 from tests.stores import fill
 
 GOLDEN = Path(__file__).parent / "golden"
