@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MAY_IMPORT = {"lks": set(), "baselines": {"lks"}, "reports": {"lks"}, "flows": {"lks", "baselines", "reports"}}
+MAY_IMPORT = {
+    "lks": set(),
+    "baselines": {"lks"},
+    "reports": {"lks"},
+    "workbench": {"lks", "baselines", "reports"},
+    "flows": {"lks", "baselines", "reports", "workbench"},
+}
 MAKES_MODELS = {"recipe.py"}
 FILES = [pytest.param(file, id=str(file.relative_to(ROOT))) for package in MAY_IMPORT for file in sorted((ROOT / package).glob("*.py"))]
 
