@@ -86,11 +86,9 @@ def _page(grid: str, folder: Path) -> tuple[RenderableType, int]:
     runs, lines = _runs()
     lines = [*_machine(), *lines]
     store = existing(folder)
-    if store is None:
-        return Group(*lines, Text(f"No results in {folder} yet. Run: lks grid"), *_now(runs)), 1
-    outcomes = store.outcomes()
-    stored, missing = _stored(grid, folder, store, outcomes, sum(run.is_cell and run.state == "Running" for run in runs))
-    return Group(*lines, *stored, *_now(runs)), missing
+    stored = [Text(f"No results in {folder} yet. Run: lks grid")] if store is None else _stored(folder, store.outcomes())
+    left, missing = _left(grid, store, sum(run.is_cell and run.state == "Running" for run in runs))
+    return Group(*lines, *stored, left, *_now(runs)), missing
 
 
 def _machine() -> list[Text]:
@@ -160,11 +158,10 @@ def _now(runs: list[Run]) -> list[Text]:
     return lines
 
 
-def _stored(grid: str, folder: Path, store: "Store", outcomes: "list[Outcome]", at_once: int) -> tuple[list[Text], int]:
-    """Cells by status, failures with reasons, and what the grid lacks; and how many cells that is."""
-    from flows.planning import Clock, cells_of, compare, named_grid, seconds, tally
+def _stored(folder: Path, outcomes: "list[Outcome]") -> list[Text]:
+    """Cells by status, and failures with reasons."""
+    from flows.planning import seconds, tally
     from flows.progress import duration
-    from flows.settings import Settings
 
     counts = ", ".join(f"{number} {state}" for state, number in tally(outcomes).items()) or "nothing"
     lines = [Text(f"{folder}: {counts}; {duration(sum(map(seconds, outcomes)))} of work")]
@@ -175,13 +172,22 @@ def _stored(grid: str, folder: Path, store: "Store", outcomes: "list[Outcome]", 
             lines.append(Text(f"  {what}: {why}", style="red"))
         if failed:
             lines.append(Text(f"    look at {failure_file(folder, outcome)}"))
+    return lines
+
+
+def _left(grid: str, store: "Store | None", at_once: int) -> tuple[Text, int]:
+    """What the grid lacks, and how many cells that is."""
+    from flows.planning import Clock, cells_of, compare, named_grid
+    from flows.progress import duration
+    from flows.settings import Settings
+
     asked = named_grid(grid, Settings().grids)
     work = compare(asked, cells_of(asked), store)
     left = Clock(work.earlier).expect(work.todo)
     text = f"Grid {asked.name!r}: {len(work.cells) - len(work.todo)} of {len(work.cells)} cells done"
     if work.todo:
-        text += f", {len(work.todo)} to run, about {duration(None if left is None else left / max(at_once, 1))}"
-    return [*lines, Text(text)], len(work.todo)
+        text += f", {len(work.todo)} to run" + ("" if left is None else f", about {duration(left / max(at_once, 1))}")
+    return Text(text), len(work.todo)
 
 
 def failure_file(folder: Path, outcome: "Outcome") -> Path:

@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from flows.up_processes import SERVER, Service, end, forget, log_of, process_of, record, services, start, state_folder, tail
+from flows.up_processes import SERVER, Service, end, forget, log_of, process_of, services, start, state_folder, tail
 from lks.errors import UserError
+from lks.shards import write_whole
 
 PORT = 4200
 PATIENCE_S = 180.0
@@ -33,8 +34,8 @@ def ensure_server(state: Path, port: int | None, configured: str | None) -> str:
     """
     from flows.server import answers
 
-    own, before = services(state).get(SERVER), record(state, SERVER)
-    wanted = port or (urlsplit(before.note).port if before else None) or PORT
+    own = services(state).get(SERVER)
+    wanted = port or _port_before(state) or PORT
     api = f"http://127.0.0.1:{wanted}/api"
     if own and own.note != api:
         raise UserError(f"The server of lks up runs at {own.note}. End it first (lks down), or leave --port out.")
@@ -49,7 +50,16 @@ def ensure_server(state: Path, port: int | None, configured: str | None) -> str:
         forget(state, SERVER)
         log = log_of(state, SERVER)
         raise UserError(f"The server did not answer at {api}. Mend what its log says and start again. End of {log}:\n{tail(log)}")
+    write_whole(state / "port", str(wanted).encode())
     return api
+
+
+def _port_before(state: Path) -> int | None:
+    """The port that the server had last, which terminals still name in PREFECT_API_URL."""
+    try:
+        return int((state / "port").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _configured(api: str) -> str:

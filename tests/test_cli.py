@@ -134,7 +134,9 @@ def test_a_dry_run_prints_the_cells_and_makes_nothing(cells, tmp_path):
 
 
 def test_status_and_report_without_results(cells, tmp_path):
-    assert "No results" in lks("status", "--results", tmp_path / "r").output
+    shown = lks("status", "--results", tmp_path / "r").output
+    assert "No results" in shown
+    assert "0 of 6 cells done, 6 to run\n" in shown
     refused(lks("report", "--results", tmp_path / "r"), "No results")
 
 

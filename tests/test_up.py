@@ -163,6 +163,22 @@ class TestServer:
         with pytest.raises(UserError, match="lks down"):
             up_server.ensure_server(state, 2, None)
 
+    @pytest.mark.parametrize("kept", ["", "no number"])
+    def test_the_port_of_a_server_that_was_ended_is_used_again(self, state, monkeypatch, kept):
+        asked = []
+        service = begun(state)
+        monkeypatch.setattr(up_server, "services", lambda state: {})
+        monkeypatch.setattr(up_server, "_start_server", lambda state, port, api: asked.append(port) or service)
+        monkeypatch.setattr("flows.server.answers", lambda *_: True)
+        free = free_port()
+        up_server.ensure_server(state, free, None)
+        up_server.ensure_server(state, None, None)
+        assert asked == [free, free]
+        (state / "port").write_text(kept)
+        monkeypatch.setattr(up_server, "_listens", lambda port: False)
+        up_server.ensure_server(state, None, None)
+        assert asked[-1] == up_server.PORT
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads what processes listen on")
