@@ -1,18 +1,30 @@
-"""Published editors, one module each, found by the module's name."""
+"""Published editors, one module each, found by the module's name; those of the folder `LKS_METHODS` stand beside them."""
 
 import importlib
 import inspect
+import os
 import pkgutil
 from functools import cache
+from pathlib import Path
 from types import MappingProxyType
 
 from lks.editor import Editor
+from lks.errors import UserError
 from lks.method import LKS
+
+if os.environ.get("LKS_METHODS"):  # part of this package, so that a saved patch finds its class by one rule
+    __path__.append(str(Path(os.environ["LKS_METHODS"]).expanduser().absolute()))
 
 
 @cache
 def methods() -> MappingProxyType[str, type[Editor[object]]]:
-    """Every method by name: LKS and one `Editor` per module of this package whose name has no leading underscore."""
+    """Every method by name: LKS and one `Editor` per module of this package whose name has no leading underscore.
+
+    Raises:
+        UserError: the folder `LKS_METHODS` is not there, or a file in it is no method or has the name of one.
+    """
+    for folder in __path__[1:]:
+        _check_own(Path(folder))
     found: dict[str, type[Editor[object]]] = {"lks": LKS}  # type: ignore[dict-item]
     for module in pkgutil.iter_modules(__path__):
         if not module.name.startswith("_"):
@@ -25,5 +37,14 @@ def _editor(module: str) -> type[Editor[object]]:
     contents = vars(importlib.import_module(module)).values()
     own = [c for c in contents if inspect.isclass(c) and issubclass(c, Editor) and c.__module__ == module]
     if len(own) != 1:
-        raise TypeError(f"{module} must define exactly one Editor, it defines {len(own)}")
+        raise UserError(f"{importlib.import_module(module).__file__} must define exactly one Editor, it defines {len(own)}.")
     return own[0]
+
+
+def _check_own(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"LKS_METHODS={folder}: no such folder. Make it, with one file per method, or unset the variable.")
+    taken = {"lks"} | {module.name for module in pkgutil.iter_modules(__path__[:1])}
+    for file in sorted(folder.glob("*.py")):
+        if file.stem in taken:
+            raise UserError(f"{file}: {file.stem!r} is the name of a method of lks-grid. Rename the file.")

@@ -124,8 +124,8 @@ def _kind(folder: Path, document: _Document) -> type[Patch]:
     """The class of a saved patch; its module is imported if nobody has yet, and must be one of this program's own: importing runs code."""
     if document.kind not in kinds():
         package, _, module = document.module.partition(".")
-        found = importlib.util.find_spec(package) if package in PACKAGES else None
-        own = [part.name for part in pkgutil.iter_modules(found.submodule_search_locations)] if found else []
+        known = package in PACKAGES and importlib.util.find_spec(package) is not None
+        own = [part.name for part in pkgutil.iter_modules(importlib.import_module(package).__path__)] if known else []
         if module not in own:
             made = f"of kind {document.kind!r}, made by {one_line(document.module)}"
             raise UserError(f"Patch {folder} is {made}, which is not installed as a part of this program. Update it, or edit again.")
