@@ -184,4 +184,4 @@ def batch_loss(lm: LM, examples: Sequence[Example]) -> Tensor:
     ids, mask = lm.pad([e.ids for e in examples])
     final = lm.decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     row, position, label = places(examples, lm.device)
-    return negative_log_likelihood(lm.vocabulary_projection(final[row, position]).float(), label, row, len(examples))
+    return negative_log_likelihood(lm.capped(lm.vocabulary_projection(final[row, position])).float(), label, row, len(examples))

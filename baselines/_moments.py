@@ -72,8 +72,11 @@ def second_moments(lm: LM, blocks: Sequence[int], corpus: str, n_tokens: int, pr
         progress: called with the fraction done.
 
     Raises:
-        UserError: the corpus is unknown or has no text.
+        UserError: the corpus is unknown or has no text, or the model is of a kind that locate-then-edit methods cannot edit.
     """
+    if lm.architecture.output_norms:
+        why = "passes the MLPs' outputs through a norm, so that a change of their weights does not add up with the state that was aimed at"
+        raise UserError(f"{lm.name or 'The model'} {why}. Locate-then-edit methods cannot edit it; others can, for example lks, ft or grace.")
     rows = _rows(lm, corpus, n_tokens)
     depends = {"model": lm.identity, "corpus": hashlib.sha256(str(rows).encode()).hexdigest()[:16]}
     found = {block: known("moments", depends | {"block": block}) for block in blocks}

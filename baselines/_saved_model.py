@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lks.lm import ARCHITECTURES
+from lks.architectures import ARCHITECTURES
 
 LARGEST_NUMBER = 1 << 24
 LARGEST_BUFFERS = 1 << 28

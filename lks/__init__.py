@@ -1,1 +1,33 @@
-"""Latent Knowledge Scalpel, the shared machinery of knowledge editors, and their evaluation."""
+"""Latent Knowledge Scalpel, the shared machinery of knowledge editors, and their evaluation.
+
+    from lks import LM, load_patch
+    lm = LM.load("path or hub id")
+    with load_patch("patch/").applied(lm):
+        ids = lm.tokenizer("Alan Turing was born in", return_tensors="pt")
+        print(lm.tokenizer.decode(lm.model.generate(**ids, max_new_tokens=8)[0]))
+
+`lks.patched(model, tokenizer, "patch/")` puts a patch on a model of transformers to stay.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lks.architectures import Architecture
+    from lks.lm import LM
+    from lks.patching import load_patch, patched
+
+__all__ = ["LM", "Architecture", "load_patch", "patched"]
+
+_HOMES = {"LM": "lks.lm", "Architecture": "lks.architectures", "load_patch": "lks.patching", "patched": "lks.patching"}
+
+
+def __getattr__(name: str) -> object:
+    """Names of the public interface, imported when they are first used: torch and transformers take seconds."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""`LM`: a causal language model with its tokenizer and the only table of model families."""
+"""`LM`: a causal language model with its tokenizer and architecture."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -11,39 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from lks.architectures import Architecture, architecture_of
 from lks.errors import UserError, unknown
 from lks.tokens import PieceText
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """Where the parts of a model family are, as attribute paths.
-
-    Attributes:
-        decoder: the module that turns embeddings into final states, from the model.
-        blocks: the list of decoder blocks, from the decoder.
-        final_norm: the norm after the last block, from the decoder.
-        mlp_output: the last linear layer of the MLP, from a block.
-        attention_output: the last linear layer of the attention, from a block.
-        positions: absolute position embedding, from the decoder (added to `inputs_embeds`); empty if there is none.
-    """
-
-    decoder: str
-    blocks: str
-    final_norm: str
-    mlp_output: str
-    attention_output: str
-    positions: str = ""
-
-
-_ROTARY = Architecture("model", "layers", "norm", "mlp.down_proj", "self_attn.o_proj")
-ARCHITECTURES: dict[str, Architecture] = {
-    "llama": _ROTARY,
-    "mistral": _ROTARY,
-    "qwen2": _ROTARY,
-    "qwen3": _ROTARY,
-    "gpt2": Architecture("transformer", "h", "ln_f", "mlp.c_proj", "attn.c_proj", positions="wpe"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +56,23 @@ class LM:
     Attributes:
         name: as the user gave it; presets are looked up by it.
         revision: hash of the weights (local) or the hub revision.
+        architecture: where its parts are; to be given for a family that `lks.architectures` does not know.
+
+    Raises:
+        UserError: an unknown family, or an architecture that does not fit.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str = "", revision: str = "") -> None:
-        family = str(model.config.model_type)
-        if family not in ARCHITECTURES:
-            raise unknown("model family", family, ARCHITECTURES)
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        name: str = "",
+        revision: str = "",
+        architecture: Architecture | None = None,
+    ) -> None:
+        self.architecture = architecture_of(model, architecture)
         self.model = cast(PreTrainedModel, model.train(False).requires_grad_(False))
         self.tokenizer = tokenizer
-        self.architecture = ARCHITECTURES[family]
         self.name = name
         self.revision = revision
         if tokenizer.pad_token_id is None:
@@ -153,8 +131,13 @@ class LM:
 
     @property
     def vocabulary_projection(self) -> nn.Linear:
-        """Final states to logits."""
-        return cast(nn.Linear, cast(nn.Module, self.model).get_submodule("lm_head"))
+        """Final states to logits, before they are capped (`capped`)."""
+        return cast(nn.Linear, cast(Callable[[], object], self.model.get_output_embeddings)())
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """Logits as the model gives them, from what the vocabulary projection gave: some families bound them softly, c tanh(x / c)."""
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
     @cached_property
     def pieces(self) -> PieceText:
@@ -207,6 +190,8 @@ class LM:
             boundary = len(prompt) + (not prompt.endswith("\n"))
             n_prompt = next((i for i, (_, end) in enumerate(offsets) if end > boundary), len(ids))
             span = None if subjects is None else subject_span(prompt, subjects[row], offsets)
+            if span and span[0] < span[1] and self.pieces.text(ids[span[0] : span[0] + 1]) == " ":  # one put in front has the first letter's offset
+                span = (span[0] + 1, span[1])
             encoded.append(Encoded(list(ids), n_prompt, span))
         return encoded
 

@@ -6,8 +6,9 @@ it (decoding without a key-value cache), and a step on a cache. What was decided
 it stays right when rows of the cache are selected, repeated, reordered or copied.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache as remembered
 from typing import Any
@@ -24,6 +25,10 @@ one do so at every prefill, so that it is on the cache behind it."""
 FOUND = "found"
 """In `Pass.carried`: [batch] which of the patch's subjects (`Patch.subjects`) the row was taken to be about, the last one of several; -1 where
 the edits do not act. Written by patches that have subjects."""
+
+PROMPT_WIDTH: ContextVar[int | None] = ContextVar("prompt_width", default=None)
+"""Columns of the prompts that are now generated from, where a caller knows it. What stands behind them in the first pass, as the candidate
+tokens of assisted generation do, is no prompt."""
 
 
 @dataclass(slots=True)
@@ -106,16 +111,42 @@ class Prefills:
                 made.__class__ = _carrying(made.__class__)
             made.carried = dict(self.now.carried)
 
-    def _uncached(self, ids: Tensor, mask: Tensor | None, last: Pass | None) -> Pass:
+    def _uncached(self, ids: Tensor, given: object, last: Pass | None) -> Pass:
         kept = ids.clone()  # a caller may write on into its own
-        if last is not None and last.ids.shape[0] == ids.shape[0] and _continues(last.ids, ids):
+        if last is not None and _continues(last, ids):
             return Pass(kept, begun=last.begun or last, carried=last.carried)
-        return Pass(kept, mask if mask is not None and mask.ndim == 2 else None)
+        mask, width = _tokens(given), PROMPT_WIDTH.get()
+        if width is not None and width < ids.shape[1]:
+            mask = (torch.ones_like(ids) if mask is None else mask) * (torch.arange(ids.shape[1], device=ids.device) < width)
+        return Pass(kept, mask)
 
 
-def _continues(before: Tensor, ids: Tensor) -> bool:
-    """Whether `ids` is the previous input with one generated token more."""
-    return ids.shape[1] == before.shape[1] + 1 and torch.equal(ids[:, :-1], before)
+def _continues(last: Pass, ids: Tensor) -> bool:
+    """Whether `ids` is the last pass's input with one generated token more; behind the prompts, beams may have changed places."""
+    before = last.ids
+    if before.shape != (ids.shape[0], ids.shape[1] - 1):
+        return False
+    if torch.equal(ids[:, :-1], before):
+        return True
+    prompts = (last.begun or last).ids
+    if not torch.equal(ids[:, : prompts.shape[1]], prompts):
+        return False
+    known = {tuple(row) for row in before.tolist()}
+    return all(tuple(row) in known for row in ids[:, :-1].tolist())
+
+
+def _tokens(given: object) -> Tensor | None:
+    """[batch, time] where there are tokens, from any attention mask that a decoder takes at prefill; None if all are.
+
+    A mask made ready [batch, 1, time, keys], boolean or added to the scores, or a mapping of such by kind of attention, is what `generate` hands
+    on with a cache of fixed size. A token sees itself in each, and padding does not.
+    """
+    if isinstance(given, Mapping):
+        given = next((mask for mask in given.values() if mask is not None), None)
+    if not isinstance(given, Tensor) or given.ndim == 2:
+        return given if isinstance(given, Tensor) else None
+    own = given[:, 0].diagonal(dim1=-2, dim2=-1)
+    return (own if own.dtype == torch.bool else own == 0).long()
 
 
 @contextmanager

@@ -24,11 +24,15 @@ from lks.lm import LM
 from lks.memory import empty, fewer
 
 
-def _decoder(lm: LM, blocks: Sequence[nn.Module], ends: bool = True) -> nn.Module:
-    """The decoder with other blocks; shares every parameter and leaves the original alone. Without its end there is no final norm."""
+def _decoder(lm: LM, first: int, last: int, ends: bool = True) -> nn.Module:
+    """The decoder with blocks first..last alone; shares every parameter and leaves the original alone. Without its end there is no final norm."""
     part = copy.copy(lm.decoder)
     part._modules = dict(lm.decoder._modules)
-    setattr(part, lm.architecture.blocks, nn.ModuleList(blocks))
+    setattr(part, lm.architecture.blocks, nn.ModuleList(list(lm.blocks[first : last + 1])))
+    kinds = getattr(part.config, "layer_types", None)
+    if kinds is not None:  # the decoder looks up its blocks' kinds of attention by their place
+        part.config = copy.copy(part.config)
+        part.config.layer_types = list(kinds[first : last + 1])  # type: ignore[union-attr]
     if not ends:
         setattr(part, lm.architecture.final_norm, nn.Identity())
     return part
@@ -36,7 +40,7 @@ def _decoder(lm: LM, blocks: Sequence[nn.Module], ends: bool = True) -> nn.Modul
 
 def _between(lm: LM, first: int, last: int, ends: bool) -> nn.Module:
     """Blocks first..last for states as input."""
-    part = _decoder(lm, list(lm.blocks[first : last + 1]), ends)
+    part = _decoder(lm, first, last, ends)
     if lm.architecture.positions:
         setattr(part, lm.architecture.positions, _NoPositions(lm.dim))
     return part
@@ -44,7 +48,7 @@ def _between(lm: LM, first: int, last: int, ends: bool) -> nn.Module:
 
 def lower(lm: LM, block: int) -> nn.Module:
     """Blocks 0..block without the final norm: ids to block states."""
-    return _decoder(lm, list(lm.blocks[: block + 1]), ends=False)
+    return _decoder(lm, 0, block, ends=False)
 
 
 Change = Callable[[int, Tensor], Tensor]
@@ -91,8 +95,8 @@ class Upper:
         return parts
 
     def logits(self, final: Tensor) -> Tensor:
-        """Vocabulary projection of chosen final states [n, d] -> [n, vocabulary], in float32."""
-        return cast(Tensor, self.projection(final)).float()
+        """Logits of chosen final states [n, d] -> [n, vocabulary], in float32."""
+        return self.lm.capped(cast(Tensor, self.projection(final))).float()
 
 
 def _copied(parts: list[nn.Module], projection: nn.Linear, dtype: torch.dtype) -> tuple[list[nn.Module], nn.Linear]:

@@ -1,6 +1,6 @@
 """KB replacer: hooks that put new knowledge blocks at the edited entities' positions (paper, Sec. 3.3)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -97,6 +97,16 @@ class KnowledgeBlockPatch(Patch):
         gate = None if saved.threshold is None else _gate(tensors, saved.threshold, d)
         return cls(saved.names, table, saved.blocks, saved.positions, saved.scope, saved.mentions, gate)
 
+    def only(self, chosen: Sequence[int]) -> "KnowledgeBlockPatch":
+        """The patch with some of its subjects alone: their blocks, names and gate keys are as they were, bit for bit.
+
+        Args:
+            chosen: numbers of subjects, in the order they are to have.
+        """
+        gate = None if self.gate is None or not chosen else self.gate.only(chosen)
+        names = [self.names[i] for i in chosen]
+        return KnowledgeBlockPatch(names, self.table[:, list(chosen)], self.blocks, self.positions, self.scope_kind, self.mentions, gate)
+
     @property
     def subjects(self) -> tuple[str, ...]:
         """Each subject's name without its aliases."""
@@ -109,7 +119,7 @@ class KnowledgeBlockPatch(Patch):
     @contextmanager
     def applied(self, lm: LM) -> Iterator[None]:
         """A hook on each of the blocks; gone on leaving."""
-        replacer = _Replacer(self, lm)
+        replacer = Replacer(self, lm)
         with watched(lm, replacer.decide) as prefills:
             hooks = [partial(replacer.replace, prefills, place) for place in range(len(self.blocks))]
             with removed([lm.block(block).register_forward_hook(hook) for block, hook in zip(self.blocks, hooks, strict=True)]):
@@ -151,7 +161,7 @@ def _gate(tensors: dict[str, Tensor], threshold: float, d: int) -> RelationGate:
     return RelationGate(keys, owner, check_tensor("gate.centre", tensors["gate.centre"], d), threshold)
 
 
-class _Replacer:
+class Replacer:
     """Finds the mentions at prefill and puts the new blocks there."""
 
     def __init__(self, patch: KnowledgeBlockPatch, lm: LM) -> None:
@@ -161,15 +171,21 @@ class _Replacer:
         self.decided: Tensor | None = None
         self.open: Tensor | None = None
 
-    def decide(self, now: Pass) -> None:
+    def decide(self, now: Pass, rows: Container[int] | None = None) -> None:
         """`decided` becomes [4, replaced positions]: row, position, subject and the row's last prompt token; None if no subject is mentioned.
 
         Positions ascend in a row. What is told of each row holds unless a gate shuts it out.
+
+        Args:
+            now: the prefill.
+            rows: the others are left alone; None for all.
         """
         found: list[tuple[int, int, int, int]] = []
         about = [-1] * len(now.ids)
         masks = None if now.mask is None else now.mask.tolist()
         for row, tokens in enumerate(now.ids.tolist()):
+            if rows is not None and row not in rows:
+                continue
             kept = tokens if masks is None else list(compress(tokens, masks[row]))
             replaced = self.patch.find(self.lm, kept)
             if replaced:

@@ -86,6 +86,10 @@ class PieceText:
         edges = [-1, *(i for i, token in enumerate(ids) if token in self._special), len(ids)]
         return [(a + 1, ids[a + 1 : b]) for a, b in pairwise(edges) if b > a + 1]
 
+    def bytes_of(self, token: int) -> bytes:
+        """What a token spells, which may be a part of a character; nothing for special tokens and ids outside the vocabulary."""
+        return self._bytes.get(token, b"")
+
     def text(self, ids: Sequence[int]) -> str:
         """The text alone."""
         try:

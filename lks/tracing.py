@@ -112,7 +112,7 @@ def _clean(lm: LM, prompts: Sequence[_Prompt], batch_tokens: int = 8192) -> list
         ids, mask = lm.pad([prompts[i].ids for i in group])
         final = lm.decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         ends = mask.sum(1) - 1
-        probabilities = lm.vocabulary_projection(final[torch.arange(len(group), device=lm.device), ends]).float().softmax(-1)
+        probabilities = lm.capped(lm.vocabulary_projection(final[torch.arange(len(group), device=lm.device), ends])).float().softmax(-1)
         for row, best, i in zip(probabilities, probabilities.argmax(-1).tolist(), group, strict=True):
             found[i] = row[best].item() if best == prompts[i].answer else None
     return found

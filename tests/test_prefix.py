@@ -10,7 +10,7 @@ from tests import tiny
 PROMPTS = ["Mara Kelorin was born in", "The birthplace of Zoë Quist is", "Ada"]
 
 
-@pytest.mark.parametrize("family", tiny.MODELS)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 @pytest.mark.parametrize("block", [-1, 0, 2, 3])
 def test_upper_on_cached_states_equals_the_full_model(family: str, block: int) -> None:
     lm = tiny.lm(family)
@@ -26,7 +26,7 @@ def test_upper_on_cached_states_equals_the_full_model(family: str, block: int) -
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", tiny.MODELS)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_gradients_equal_those_through_the_full_model(family: str) -> None:
     lm = tiny.lm(family)
     row = lm.encode(PROMPTS[:1], ["Lisbon"])[0].ids
@@ -78,7 +78,7 @@ def test_batches_hold_every_index_once_and_the_limit() -> None:
     assert all(len(g) == 1 or len(g) * max(lengths[i] for i in g) <= 100 for g in made)
 
 
-@pytest.mark.parametrize("family", tiny.MODELS)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 @pytest.mark.parametrize("block", [0, 2, 3])
 def test_the_ends_of_rows_alone_give_what_whole_rows_give(family: str, block: int) -> None:
     lm = tiny.lm(family)

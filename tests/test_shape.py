@@ -45,20 +45,22 @@ def test_only_flows_import_prefect(file: Path):
 @pytest.mark.parametrize("file", FILES)
 def test_model_families_are_told_apart_in_one_place(file: Path):
     """Elsewhere a family may be a preset's key or part of a model's name, but nothing may depend on it."""
-    from lks.lm import ARCHITECTURES
+    from lks.architectures import ARCHITECTURES
 
-    if file.parent.name == "lks" and file.name in {"lm.py", *MAKES_MODELS}:
+    if file.parent.name == "lks" and file.name in {"architectures.py", *MAKES_MODELS}:
         return
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare | ast.Match):
             texts = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-            assert not texts & set(ARCHITECTURES), f"{file}:{node.lineno} tells model families apart; do it in lks/lm.py"
+            assert not texts & set(ARCHITECTURES), f"{file}:{node.lineno} tells model families apart; do it in lks/architectures.py"
         if isinstance(node, ast.Attribute):
-            assert node.attr != "model_type", f"{file}:{node.lineno} asks for the model's family; do it in lks/lm.py"
+            assert node.attr != "model_type", f"{file}:{node.lineno} asks for the model's family; do it in lks/architectures.py"
     classes = re.compile(rf"({'|'.join(ARCHITECTURES)})(Config|ForCausalLM|Model|DecoderLayer|MLP|Attention)?", re.IGNORECASE)
     names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
-    assert not {name for name in names if (found := classes.fullmatch(name)) and found[2]}, f"{file} names a family's class; do it in lks/lm.py"
+    assert not {name for name in names if (found := classes.fullmatch(name)) and found[2]}, (
+        f"{file} names a family's class; do it in lks/architectures.py"
+    )
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from lks.errors import UserError
 from lks.lm import LM
 from lks.prefill import Pass
-from lks.replacer import KnowledgeBlockPatch, _Replacer
+from lks.replacer import KnowledgeBlockPatch, Replacer
 from lks.scope import Mention
 from lks.tokens import Decoded, PieceText, token_of
 
@@ -220,7 +220,7 @@ def test_tokens_found_from_ids_are_those_of_the_offsets(kind: str, begins: bool,
         counted = slice(None) if positions == "all" else slice(-1, None)
         assert [patch.find(lm, ids) for ids in rows] == [[token for mention in found for token in mention[counted]] for _, found in expected]
         ids, mask = lm.pad(rows, side)
-        replacer = _Replacer(patch, lm)
+        replacer = Replacer(patch, lm)
         replacer.decide(Pass(ids, mask))
         shift = [ids.shape[1] - len(row) if side == "left" else 0 for row in rows]
         assert replacer.decided is not None
