@@ -1,5 +1,6 @@
-"""Flow `lks-data`: the named datasets are fetched and checked before a grid needs them."""
+"""Flow `lks-data`: the named datasets are fetched and checked before a grid needs them, or prompts are written for facts."""
 
+import time
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -7,9 +8,13 @@ from prefect import flow, get_run_logger
 from pydantic import Field
 
 from flows.artifacts import write_markdown
+from flows.data_order import Order, Progress, make
 from flows.lists import irregularities
 from lks.datasets import load, names
 from lks.errors import UserError
+
+LINE_EVERY_S = 10.0
+"""Seconds between two lines of progress in the log."""
 
 Name = Annotated[str, Field(json_schema_extra={"enum": list(names())})]
 
@@ -32,18 +37,23 @@ class Found:
 
 
 @flow(name="lks-data", flow_run_name="lks-data", persist_result=False)
-def data(datasets: list[Name] | None = None) -> list[Found]:
-    """Fetch datasets, check them against their pinned content, and report sizes and revisions.
+def data(datasets: list[Name] | None = None, order: Order | None = None) -> list[Found]:
+    """Fetch datasets, check them against their pinned content, and report sizes and revisions; or have prompts written.
 
     Args:
-        datasets: names; empty means all, and then those that cannot be had are reported, too.
+        datasets: names; empty means all, and then those that cannot be had are reported, too. With an order: none.
+        order: prompts to be written, as of `lks data make`; folders are of the worker's machine, where the key is in OPENAI_API_KEY, too.
 
     Returns:
         One entry per dataset.
 
     Raises:
-        UserError: an unknown name, or a named dataset cannot be had.
+        UserError: an unknown name, a named dataset cannot be had, or the order cannot be carried out.
     """
+    if order is not None:
+        _write(order)
+    if order is not None and not datasets:
+        return []
     found = [_found(name, asked=bool(datasets)) for name in datasets or names()]
     log = get_run_logger()
     for one in found:
@@ -51,6 +61,30 @@ def data(datasets: list[Name] | None = None) -> list[Found]:
     rows = [f"| {one.name} | {one.cases or ''} | {one.revision} | {one.notes} |" for one in found]
     write_markdown("lks-data", "\n".join(["| dataset | cases | revision | notes |", "|---|---|---|---|", *rows]), "Datasets on the worker's machine")
     return found
+
+
+def _write(order: Order) -> None:
+    """Have prompts written, with a line in the log now and then; a retry of the flow goes on where it was."""
+    log, said = get_run_logger(), time.monotonic()
+
+    def show(progress: Progress) -> None:
+        nonlocal said
+        if time.monotonic() - said > LINE_EVERY_S:
+            said = time.monotonic()
+            counts = progress.counts
+            log.info("%d of %d prompts, %d rejected, %d tokens", counts.accepted, counts.wanted, counts.rejected, progress.spent.total)
+
+    made = make(order, show)
+    log.info(
+        "%s: whole records %s, %d prompts lacking, %d requests now, %d tokens in all",
+        order.out,
+        made.whole,
+        made.lacking,
+        made.asked,
+        made.spent.total,
+    )
+    rows = [f"| {key} | {value} |" for key, value in made.summary.items()]
+    write_markdown("lks-data-made", "\n".join(["| | |", "|---|---|", *rows]), f"Prompts in {order.out}")
 
 
 def _found(name: str, asked: bool) -> Found:

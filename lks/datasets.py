@@ -1,13 +1,16 @@
-"""Datasets by name: the made world, zsRE and CounterFact as published with the LKS paper, the facts of causal tracing, KnowEdit (`lks.knowedit`).
+"""Datasets by name: the made world, zsRE and CounterFact as published with the LKS paper, the facts of causal tracing, KnowEdit (`lks.knowedit`),
+and files of facts of one's own.
 
 The published files are never part of this repository (`lks.published` finds and fetches them). They are read as they stand:
 what is irregular in them is counted in the dataset's notes.
 """
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +18,8 @@ from lks import knowedit
 from lks.derive import PromptSource, Record, TemplateSource
 from lks.edits import Case, Dataset, Edit, make_case
 from lks.errors import DataError, unknown
+from lks.fact_files import SUFFIXES
+from lks.facts import read_facts
 from lks.knowedit_files import FILES
 from lks.published import Published, content_of, download, find, listed
 from lks.spellings import Spellings
@@ -42,11 +47,18 @@ KNOWN: dict[str, Published] = {
 
 
 def names() -> tuple[str, ...]:
-    """All dataset names."""
-    return (*DATASETS, *KNOWN, *FILES)
+    """All dataset names, those of one's own facts last."""
+    return (*DATASETS, *KNOWN, *FILES, *sorted(own_facts()))
 
 
-def load(name: str, data_dir: Path | None = None, make_source: MakeSource = TemplateSource) -> Dataset:
+def own_facts() -> dict[str, Path]:
+    """Files of facts of one's own (`lks.facts`) in the folder `LKS_FACTS`, by name: each is a dataset."""
+    folder = os.environ.get("LKS_FACTS")
+    files = sorted(Path(folder).expanduser().glob("*")) if folder else []
+    return {file.stem: file for file in files if file.suffix.lower() in SUFFIXES}
+
+
+def load(name: str, data_dir: Path | None = None, make_source: MakeSource | None = None) -> Dataset:
     """A dataset with its training prompts.
 
     Args:
@@ -54,7 +66,8 @@ def load(name: str, data_dir: Path | None = None, make_source: MakeSource = Temp
         data_dir: where `lks/zsre_eval_data.json` and the like are; None looks at `LKS_DATA`, then at `shared/data` beside the
             checkout, then downloads into the cache. A folder that was named, here or by `LKS_DATA`, must hold the file. Other
             spellings of answers are looked for there too (`lks.spellings`).
-        make_source: makes the source of training prompts from all records of the file.
+        make_source: makes the source of training prompts from all records of the file; None: `LKS_TRAINING_PROMPTS` if it has some for
+            this dataset (`lks.writing_rows`), else the templates of other records.
 
     Raises:
         UserError: no such dataset.
@@ -62,7 +75,10 @@ def load(name: str, data_dir: Path | None = None, make_source: MakeSource = Temp
     """
     if name not in names():
         raise unknown("dataset", name, names())
+    if name in own_facts():
+        return _own(name)
     published = {**FILES, **KNOWN, **DATASETS}[name]
+    make_source = make_source or _source_for(name)
     if published == "made":
         from lks import world
 
@@ -76,6 +92,8 @@ def load(name: str, data_dir: Path | None = None, make_source: MakeSource = Temp
         source = make_source(records)
         notes = _notes(records)
         cases = tuple(_case(record, source, spellings) for record in records)
+        if without := sum(not case.edit.training_paraphrases for case in cases):
+            notes["no training paraphrase"] = without
         spelt = sorted({(probe.answer, *probe.accepted) for case in cases for probe in case.probes if probe.accepted})
         revision = _hash(content, source.version.encode(), *(repr(one).encode() for one in spelt))
     elif name in KNOWN:
@@ -87,6 +105,24 @@ def load(name: str, data_dir: Path | None = None, make_source: MakeSource = Temp
     if published.sha256 and hashlib.sha256(content).hexdigest() != published.sha256:
         notes["content differs from the published file"] = 1
     return Dataset(name, cases, revision, notes)
+
+
+def _own(name: str) -> Dataset:
+    """Facts of one's own; triples with their templates, if there are any, in NAME.toml beside them."""
+    file = own_facts()[name]
+    if name in (*DATASETS, *KNOWN, *FILES):
+        raise DataError(f"{file}: {name!r} is the name of a dataset of lks-grid. Rename the file.")
+    templates = file.with_suffix(".toml")
+    facts = read_facts(file, templates if templates.exists() else None)
+    return replace(facts.dataset(), name=name)
+
+
+def _source_for(name: str) -> MakeSource:
+    """What makes the source of training prompts where none is given."""
+    from lks.writing_rows import GeneratedSource, generated_file
+
+    file = generated_file(name)
+    return TemplateSource if file is None else partial(GeneratedSource, file)
 
 
 def parse(content: bytes, file: Path) -> tuple[Record, ...]:

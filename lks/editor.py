@@ -70,6 +70,20 @@ class Editor(ABC, Generic[ParamsT]):
         return cls.presets.get(model) or cls.presets.get(model.split("-", maxsplit=1)[0]) or cls.presets.get("default")
 
     @classmethod
+    def untuned(cls, blocks: int, dim: int) -> Callable[[int, str], object] | None:
+        """A preset for a model that nobody has tuned the method for: Llama-2-7B's, each block moved to the same relative depth.
+
+        Args:
+            blocks: how many the model has.
+            dim: width of a block state; a method whose step sizes depend on it has a rule of its own.
+
+        Returns:
+            None where there is nothing to go by.
+        """
+        published = cls.presets.get(PUBLISHED)
+        return None if published is None else lambda n_edits, dataset: _moved(published(n_edits, dataset), blocks)
+
+    @classmethod
     def for_model(cls, model: str, dataset: str, n_edits: int, overrides: Mapping[str, str] | None = None) -> Self:
         """The editor with the preset for a model, dataset and number of edits T, some parameters overridden.
 
@@ -111,6 +125,18 @@ class Editor(ABC, Generic[ParamsT]):
             after: called after each edit of a sequential method with the edit's number and the patch so far; it may ask
                 the model, so the model must be the unedited one whenever it is called.
         """
+
+
+PUBLISHED, PUBLISHED_BLOCKS = "llama-2-7b-chat", 32
+"""The model that nearly every paper has parameters for, and how many blocks it has."""
+
+
+def _moved(params: object, blocks: int) -> object:
+    """Parameters with their blocks, which count from 0, at the same relative depth of a model of another size."""
+    places = ("block", "first_block", "last_block")
+    found = {name: getattr(params, name) for name in places if isinstance(getattr(params, name, None), int)}
+    moved = {name: min(blocks - 1, place * blocks // PUBLISHED_BLOCKS) for name, place in found.items()}
+    return dataclasses.replace(params, **moved) if moved else params  # type: ignore[type-var]
 
 
 def always(params: ParamsT) -> Callable[[int, str], ParamsT]:

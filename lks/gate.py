@@ -115,6 +115,17 @@ class RelationGate:
         """How many subjects have keys."""
         return len(self._of)
 
+    def only(self, chosen: Sequence[int]) -> "RelationGate":
+        """The gate of some subjects, with their keys as they are.
+
+        Args:
+            chosen: numbers of subjects; each gets its place in this order as its number.
+        """
+        places = [(self.owner == subject).nonzero().flatten() for subject in chosen]
+        kept = torch.cat([self.owner[:0], *places])
+        owner = torch.cat([self.owner[:0], *(torch.full_like(place, number) for number, place in enumerate(places))])
+        return RelationGate(self.keys[kept], owner, self.centre, self.threshold)
+
     def to(self, device: torch.device) -> "RelationGate":
         """The same gate on a device."""
         return RelationGate(self.keys.to(device), self.owner.to(device), self.centre.to(device), self.threshold)

@@ -6,9 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from lks.chat_replies import Lines
 from lks.edits import Context, ProbeKind
-from lks.errors import StoreError
-from lks.intake import parse_json
 from lks.rows import columns
 
 PROMPT_VERSION = 1
@@ -45,52 +44,30 @@ def file_name(model: str) -> str:
 
 
 class Replies:
-    """Replies of one model by prompt: a file of JSON lines, to which each reply is appended at once."""
+    """Replies of one model by prompt."""
 
     def __init__(self, folder: Path, model: str, instruction: str) -> None:
-        """Read what is there; a line that a kill cut off is left out.
+        """Read what is there.
 
         Raises:
             StoreError: the folder or the file cannot be used.
         """
-        self._path = folder / f"{file_name(model)}.jsonl"
+        self._lines = Lines(folder / f"{file_name(model)}.jsonl")
         self._asked_with = [model, PROMPT_VERSION, instruction]
-        self._known: dict[str, str] = {}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            content = self._path.read_bytes() if self._path.exists() else b""
-        except OSError as error:
-            raise StoreError(f"Cannot use {self._path}: {error.strerror}. Set LKS_CACHE to another folder.") from None
-        self._torn = bool(content) and not content.endswith(b"\n")
-        for line in content.splitlines():
-            try:
-                entry = parse_json(line)
-            except ValueError:
-                continue
-            if isinstance(entry, dict) and isinstance(entry.get("key"), str) and isinstance(entry.get("reply"), str):
-                self._known[entry["key"]] = entry["reply"]
 
     def __contains__(self, prompt: str) -> bool:
-        return self._key(prompt) in self._known
+        return self._key(prompt) in self._lines.entries
 
     def __getitem__(self, prompt: str) -> str:
-        return self._known[self._key(prompt)]
+        return str(self._lines.entries[self._key(prompt)]["reply"])
 
     def keep(self, prompt: str, reply: str) -> None:
-        """Put a reply on disk with one write, so that other processes may append to the same file.
+        """Put a reply on disk at once.
 
         Raises:
             StoreError: it cannot be written.
         """
-        key = self._key(prompt)
-        line = json.dumps({"key": key, "prompt": prompt, "reply": reply}) + "\n"
-        try:
-            with self._path.open("ab", buffering=0) as file:
-                file.write(("\n" if self._torn else "").encode() + line.encode())
-        except OSError as error:
-            raise StoreError(f"Cannot write {self._path}: {error.strerror}. Free space, or set LKS_CACHE to another folder.") from None
-        self._torn = False
-        self._known[key] = reply
+        self._lines.keep(self._key(prompt), {"prompt": prompt, "reply": reply})
 
     def _key(self, prompt: str) -> str:
         """Hash of all that a reply depends on."""

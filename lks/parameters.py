@@ -69,3 +69,8 @@ class LKSParams:
     more_blocks: tuple[int, ...] = ()
     precision: Literal["model", "bfloat16", "fast"] = "model"
     reference_top: int = 0
+
+    @property
+    def all_blocks(self) -> tuple[int, ...]:
+        """Every block whose output is replaced, the first being l."""
+        return (self.block, *self.more_blocks)

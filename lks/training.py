@@ -6,6 +6,7 @@ ends of some rows, from the subject's replaced token on, puts the new knowledge 
 at the positions that carry a loss. The language model's weights get no gradient.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -26,12 +27,23 @@ STEP_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 
 class Trainer:
-    """Runs Algorithm 1 on prepared material."""
+    """Runs Algorithm 1 on prepared material.
 
-    def __init__(self, lm: LM, material: Material, params: LKSParams, seed: int) -> None:
+    Args:
+        lm: the unedited model.
+        material: of the edits.
+        params: of LKS.
+        seed: of initial weights and batches.
+        learnt: what the networks of an earlier training learnt (`Hypernetworks.learnt`), to go on from.
+
+    Raises:
+        ValueError: `learnt` does not fit the model or the parameters.
+    """
+
+    def __init__(self, lm: LM, material: Material, params: LKSParams, seed: int, learnt: Mapping[str, Tensor] | None = None) -> None:
         self.lm, self.material, self.params = lm, material, params
         design = Design(params.hypernetwork, params.form, params.features, params.width)
-        self.networks = Hypernetworks(design, material.keys, material.own, seed)
+        self.networks = Hypernetworks(design, material.keys, material.own, seed, learnt)
         self.generator = torch.Generator().manual_seed(seed)
 
     def loss(self, chosen: dict[Part, list[int]]) -> Tensor:

@@ -1,0 +1,96 @@
+"""What makes a fact unusable, found before any model is loaded."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lks.intake import one_line
+from lks.templates import normalised
+
+if TYPE_CHECKING:
+    from lks.facts import Fact
+
+ODD_ENDINGS = ("...", "…", "_", "{}", "[MASK]", "<mask>")
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """Something wrong in a file.
+
+    Attributes:
+        line: where, from 1; 0 for the file as a whole.
+        what: what is wrong and what to do.
+    """
+
+    line: int
+    what: str
+
+
+def check(facts: "Sequence[Fact]") -> list[Bad]:
+    """Everything that is wrong with some facts, alone and together."""
+    return [bad for found in (map(_alone, facts), [_together(facts)], [_leaks(facts)]) for part in found for bad in part]
+
+
+def _alone(fact: "Fact") -> Iterator[Bad]:
+    texts = {"subject": fact.subject, "prompt": fact.prompt, "target": fact.target, "ground_truth": fact.ground_truth}
+    for name, text in texts.items():
+        if text != text.strip():
+            yield Bad(fact.line, f"{name} {_short(text)} begins or ends with white space; take it away, spaces are put in where they belong")
+    if fact.subject.strip() not in fact.prompt:
+        yield Bad(fact.line, f"subject {_short(fact.subject)} is not in prompt {_short(fact.prompt)}; spell it there exactly alike")
+    ending = next((odd for odd in ODD_ENDINGS if fact.prompt.rstrip().endswith(odd)), "")
+    if ending:
+        yield Bad(fact.line, f"prompt {_short(fact.prompt)} ends in {ending!r}; end it where the answer follows")
+    elif fact.prompt.rstrip().endswith(f" {fact.target.strip()}"):
+        yield Bad(fact.line, f"prompt {_short(fact.prompt)} ends with its own target; end it where the answer follows")
+    if fact.ground_truth and fact.ground_truth.strip().casefold() == fact.target.strip().casefold():
+        yield Bad(fact.line, f"target {_short(fact.target)} is the old answer (ground_truth); there is nothing to edit")
+    for text in fact.training_paraphrases:
+        if fact.subject not in text:
+            yield Bad(fact.line, f"training paraphrase {_short(text)} does not name the subject {_short(fact.subject)}")
+
+
+def _together(facts: "Sequence[Fact]") -> Iterator[Bad]:
+    prompts: dict[str, Fact] = {}
+    names: dict[str, Fact] = {}
+    for fact in facts:
+        first = prompts.setdefault(fact.prompt.strip(), fact)
+        if first is not fact:
+            same = first.target == fact.target
+            what = "asks the same" if same else f"has the same prompt with the target {_short(first.target)}, here it is {_short(fact.target)}"
+            yield Bad(fact.line, f"{_place(first)} {what}; keep one of them")
+        if fact.id:
+            first = names.setdefault(fact.id, fact)
+            if first is not fact:
+                yield Bad(fact.line, f"id {_short(fact.id)} is that of {_place(first)} too")
+
+
+def _leaks(facts: "Sequence[Fact]") -> Iterator[Bad]:
+    """Evaluation prompts that are trained on would measure nothing."""
+    trained: dict[str, tuple[Fact, str]] = {}
+    for fact in facts:
+        for text, what in _labelled(fact.training_paraphrases, "training paraphrase"), _labelled(fact.training_locality, "training locality prompt"):
+            trained |= {normalised(one): (fact, what) for one in text if normalised(one) not in trained}
+    for fact in facts:
+        trained.setdefault(normalised(fact.prompt), (fact, "prompt"))
+    for fact in facts:
+        for name, texts in (("paraphrase", fact.paraphrases), ("locality prompt", [prompt for prompt, _ in fact.locality])):
+            for text in texts:
+                found = trained.get(normalised(text))
+                if found is not None:
+                    owner, what = found
+                    whose = "the" if owner is fact else f"{_place(owner)}'s"
+                    yield Bad(fact.line, f"{name} {_short(text)} is {whose} {what}, which is trained on; evaluate with another")
+
+
+def _labelled(texts: Iterable[str], what: str) -> tuple[Iterable[str], str]:
+    return texts, what
+
+
+def _place(fact: "Fact") -> str:
+    return f"line {fact.line}" if fact.line else f"the fact {_short(fact.id or fact.prompt)}"
+
+
+def _short(text: str) -> str:
+    """A text as it may stand in a line, its white space visible."""
+    return repr(text) if len(text) <= 60 and text.isprintable() else repr(one_line(text, 60))

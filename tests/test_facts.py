@@ -1,0 +1,173 @@
+"""Facts of one's own: what is read, what is refused, and what training prompts are made."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lks.errors import DataError
+from lks.facts import Fact, Facts, line_of, read_facts, write_facts
+from lks.templates import normalised
+
+GOOD = {"subject": "Mara Kel", "prompt": "Mara Kel was born in", "target": "Oslo"}
+
+
+def written(folder: Path, *lines: object, name: str = "facts.jsonl") -> Path:
+    file = folder / name
+    file.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    return file
+
+
+def refusal(file: Path, templates: Path | None = None) -> str:
+    with pytest.raises(DataError) as refused:
+        read_facts(file, templates)
+    return str(refused.value)
+
+
+def test_the_least_fields_are_enough_and_ids_depend_on_subject_and_prompt_alone(tmp_path: Path) -> None:
+    fact = read_facts(written(tmp_path, "", GOOD)).facts[0]
+    other = read_facts(written(tmp_path, GOOD | {"target": "Rome"}, name="other.jsonl")).facts[0]
+    assert (fact.line, fact.subject, fact.target) == (2, "Mara Kel", "Oslo")
+    assert fact.id == other.id != ""
+
+
+def test_all_fields_reach_the_case(tmp_path: Path) -> None:
+    whole = GOOD | {
+        "id": "a",
+        "ground_truth": "Rome",
+        "aliases": ["M. Kel"],
+        "paraphrases": ["The birthplace of Mara Kel is"],
+        "locality": [{"prompt": "Mara Kel works for", "answer": "Cobalt"}],
+        "portability": [{"prompt": "The country Mara Kel was born in is", "answer": "Norway"}],
+        "training_paraphrases": ["Mara Kel comes from"],
+        "training_locality": ["Mara Kel plays the"],
+    }
+    case = read_facts(written(tmp_path, whole)).dataset().cases[0]
+    assert [(p.kind, p.answer) for p in case.probes] == [("edit", "Oslo"), ("paraphrase", "Oslo"), ("locality", "Cobalt"), ("portability", "Norway")]
+    assert (case.edit.case_id, case.edit.ground_truth, case.edit.aliases) == ("a", "Rome", ("M. Kel",))
+    assert case.edit.training_paraphrases == ("Mara Kel comes from",)
+    assert case.edit.training_locality == ("Mara Kel plays the",)
+
+
+def test_csv_says_the_same_as_json_lines(tmp_path: Path) -> None:
+    header = "subject,prompt,target,aliases,paraphrases,locality"
+    line = '"Kel, Mara","Kel, Mara was born in",Oslo,M. Kel|Dr Kel,"From where is Kel, Mara","Kel, Mara works for => Cobalt | Kel, Mara eats => fish"'
+    table = read_facts(written(tmp_path, header, line, name="facts.csv")).facts[0]
+    assert table.aliases == ("M. Kel", "Dr Kel")
+    assert table.locality == (("Kel, Mara works for", "Cobalt"), ("Kel, Mara eats", "fish"))
+    again = read_facts(written(tmp_path, line_of(table))).facts[0]
+    assert line_of(again) == line_of(table)
+
+
+def test_triples_take_the_template_of_their_relation_and_say_where_there_is_none(tmp_path: Path) -> None:
+    templates = tmp_path / "templates.toml"
+    templates.write_text('[birthplace]\nprompt = "{} was born in"\nparaphrases = ["The place {} comes from is"]\n')
+    file = written(tmp_path, "# people", "Mara Kel | birthplace | Oslo", "Mara Kel | mother_tongue | Norse", name="facts.txt")
+    found = read_facts(file, templates)
+    assert [(f.prompt, f.target) for f in found.facts] == [("Mara Kel was born in", "Oslo"), ("The mother tongue of Mara Kel is", "Norse")]
+    assert found.facts[0].paraphrases == ("The place Mara Kel comes from is",)
+    assert "mother_tongue" in found.notes[0]
+    as_json = read_facts(written(tmp_path, {"subject": "Mara Kel", "relation": "birthplace", "object": "Oslo"}), templates)
+    assert line_of(as_json.facts[0]) == line_of(found.facts[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"subject": "Nora"}, "subject 'Nora' is not in prompt"),
+        ({"target": ""}, "target is missing or empty"),
+        ({"target": " Oslo"}, "begins or ends with white space"),
+        ({"prompt": "Mara Kel was born in ..."}, "ends in '...'"),
+        ({"prompt": "Mara Kel was born in Oslo"}, "ends with its own target"),
+        ({"ground_truth": "oslo"}, "is the old answer"),
+        ({"targt": "Oslo"}, "Did you mean 'target'"),
+        ({"target": 7}, "target must be a text"),
+        ({"locality": ["x"]}, 'locality must be a list of {"prompt"'),
+        ({"paraphrases": ["mara kel was born in?"]}, "which is trained on"),
+        ({"paraphrases": ["From Mara Kel"], "training_paraphrases": ["From Mara Kel"]}, "is the training paraphrase"),
+        ({"training_paraphrases": ["She was born in"]}, "does not name the subject"),
+        ({"relation": "birthplace"}, "not a mixture"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_told_with_its_number(tmp_path: Path, change: dict[str, object], part: str) -> None:
+    fine = {"subject": "Ada Moss", "prompt": "Ada Moss was born in", "target": "Rome"}
+    said = refusal(written(tmp_path, fine, GOOD | change))
+    assert "line 2: " in said and part in said, said
+    assert "line 1:" not in said
+
+
+def test_contradictions_and_ids_that_occur_twice_name_both_lines(tmp_path: Path) -> None:
+    other = {"subject": "Ada Moss", "prompt": "Ada Moss was born in", "target": "Rome", "id": "a"}
+    said = refusal(written(tmp_path, GOOD | {"id": "a"}, GOOD | {"target": "Rome"}, other))
+    assert "line 2: line 1 has the same prompt with the target 'Oslo'" in said
+    assert "line 3: id 'a' is that of line 1 too" in said
+
+
+def test_all_bad_lines_are_told_together_up_to_twenty(tmp_path: Path) -> None:
+    said = refusal(written(tmp_path, *({"subject": f"P{i}", "prompt": "Nobody was born in"} for i in range(30))))
+    assert said.startswith(f"{tmp_path / 'facts.jsonl'}: 30 things are wrong")
+    assert len(said.splitlines()) == 22 and said.endswith("and 10 more")
+    assert "line 20:" in said and "line 21:" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "part"),
+    [
+        ("facts.pdf", "x", "Rename it"),
+        ("facts.jsonl", "", "no fact in it"),
+        ("facts.jsonl", "[1]\n{", "line 2: not JSON"),
+        ("facts.csv", "subject,prompt,target\na,b", "2 fields, the header has 3"),
+        ("facts.csv", 'subject,prompt,target\n"a', "not CSV"),
+        ("facts.txt", "a | b", "not of the form"),
+    ],
+)
+def test_files_that_cannot_be_read_are_refused(tmp_path: Path, name: str, text: str, part: str) -> None:
+    assert part in refusal(written(tmp_path, text, name=name))
+
+
+def test_a_missing_file_and_bad_templates_are_refused(tmp_path: Path) -> None:
+    assert "does not exist" in refusal(tmp_path / "none.jsonl")
+    file = written(tmp_path, "Mara Kel | birthplace | Oslo", name="facts.txt")
+    for text, part in (("birthplace = 'Born in'", "is no template"), ("x = [", "is not TOML"), ("[birthplace]\nprom = ''", "Unknown key")):
+        templates = tmp_path / "templates.toml"
+        templates.write_text(text)
+        assert part in refusal(file, templates)
+
+
+NAMES = st.text("abcdefgh \N{LATIN SMALL LETTER E WITH ACUTE}", min_size=1, max_size=12).map(str.strip).filter(bool)
+
+
+@given(st.lists(st.tuples(NAMES, NAMES, NAMES), min_size=1, max_size=8, unique_by=lambda t: f"{t[0]} {t[1]}"))
+@settings(max_examples=50, deadline=None)
+def test_a_normalised_copy_reads_back_equal(tmp_path_factory: pytest.TempPathFactory, parts: list[tuple[str, str, str]]) -> None:
+    folder = tmp_path_factory.mktemp("facts")
+    lines = [{"subject": name, "prompt": f"{name} {verb} is", "target": f"x{value}"} for name, verb, value in parts]
+    found = read_facts(written(folder, *lines))
+    write_facts(folder / "copy.jsonl", found)
+    again = read_facts(folder / "copy.jsonl")
+    assert [line_of(fact) for fact in again.facts] == [line_of(fact) for fact in found.facts]
+    assert again.revision == found.revision
+
+
+def test_least_fields_get_training_prompts_that_are_never_evaluated() -> None:
+    evaluated = ("Mara Kel is", "Complete the sentence: Mara Kel was born in")
+    facts = [Fact(0, **GOOD, id="a", paraphrases=evaluated)]
+    facts += [Fact(0, name, f"{name} plays the", "flute", f"p{name}") for name in ("Ada Moss", "Zoe Quist")]
+    edits = [case.edit for case in Facts("x", tuple(facts)).dataset().cases]
+    for edit in edits:
+        assert len(edit.training_paraphrases) >= 2 and len(edit.training_locality) >= 4
+        assert all(edit.subject in prompt for prompt in (*edit.training_paraphrases, *edit.training_locality))
+    trained = {normalised(prompt) for edit in edits for prompt in (*edit.training_paraphrases, *edit.training_locality)}
+    assert not trained & {normalised(prompt) for prompt in evaluated}
+    assert "Mara Kel plays the" in edits[0].training_locality, "another relation's question is held in place"
+
+
+def test_a_later_fact_takes_the_place_of_the_earlier_one_on_the_same_prompt() -> None:
+    first = Facts("x", (Fact(3, **GOOD, id="a"), Fact(4, "Ada Moss", "Ada Moss eats", "fish", "b")))
+    later = Facts("y", (Fact(1, **GOOD | {"target": "Rome"}, id="a"), Fact(2, "Zoe", "Zoe eats", "nuts", "c")))
+    assert [(f.id, f.target) for f in first.joined(later).facts] == [("a", "Rome"), ("b", "fish"), ("c", "nuts")]
+    with pytest.raises(DataError, match="is that of"):
+        first.joined(Facts("y", (Fact(1, "Zoe", "Zoe eats", "nuts", "b"),)))
+    assert [f.id for f in first.without(["Mara Kel"]).facts] == ["b"]

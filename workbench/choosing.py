@@ -1,0 +1,80 @@
+"""Which method with which parameters: its preset for the model, or the best guess for a model that nobody has tuned it for."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import baselines
+from lks.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from lks.editor import Editor
+
+Preset = Callable[[int, str], object]
+
+
+def method_named(name: str) -> "type[Editor[object]]":
+    """A method by its registry name.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    known = baselines.methods()
+    if name not in known:
+        raise unknown("method", name, known)
+    return known[name]
+
+
+def changes_of(settings: Sequence[str]) -> dict[str, str]:
+    """`name=value` settings as a dictionary.
+
+    Raises:
+        UserError: one is not of that form, or a name is given twice.
+    """
+    found: dict[str, str] = {}
+    for setting in settings:
+        name, sign, value = setting.partition("=")
+        if not sign or not name.strip():
+            raise UserError(f"--set {setting!r}: write name=value, as in --set block=16.")
+        if name.strip() in found:
+            raise UserError(f"--set {name.strip()} is given twice.")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def check_changes(method: "type[Editor[object]]", changes: Mapping[str, str]) -> None:
+    """Look at settings before a model is loaded.
+
+    Raises:
+        UserError: one names no parameter of the method, or is not of its type.
+    """
+    from lks.editor import override
+
+    sample = next((preset for preset in method.presets.values()), None)
+    if sample is not None:
+        override(sample(1, ""), changes)
+
+
+def editor_for(
+    method: "type[Editor[object]]", model: str, shape: tuple[int, int], facts: tuple[int, str], changes: Mapping[str, str]
+) -> "tuple[Editor[object], str]":
+    """The editor, and which preset its parameters come from.
+
+    Args:
+        method: which.
+        model: name of the model.
+        shape: its number of blocks and its width.
+        facts: how many there are, and the name of the dataset to train on beforehand, which stands for what the facts are like ("" for none).
+        changes: parameters given by hand.
+
+    Raises:
+        UserError: there are no parameters to go by, or a change does not parse.
+    """
+    from lks.editor import PUBLISHED, override
+
+    blocks, dim = shape
+    own = method.preset(model)
+    preset = own or method.untuned(blocks, dim)
+    if preset is None:
+        raise UserError(f"{method.title} has no parameters for {model!r} and none for {PUBLISHED} to go by. Give a preset in {method.__module__}.")
+    source = f"preset for {model}" if own else "its rule for models it was not tuned for"
+    return method(override(preset(*facts), changes)), source

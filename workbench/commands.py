@@ -1,0 +1,254 @@
+"""Commands that edit a model and ask it: `lks edit`, `lks ask`, `lks eval`, `lks remove`. Heavy imports wait until one runs."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from lks.errors import UserError
+from workbench.screens import Bar, folder_line, note, show_check, show_reply, show_scores
+
+if TYPE_CHECKING:
+    from lks.facts import Facts
+    from lks.lm import LM
+    from workbench.editing import Wish
+    from workbench.origin import Edited
+
+Model = Annotated[str, typer.Option("--model", "-m", help="A folder, a name of [bold]lks list models[/], or OWNER/NAME on the hub.", metavar="MODEL")]
+FactsFile = Annotated[Path | None, typer.Option("--facts", "-f", help="Facts: .jsonl, .csv, or .txt with triples.", metavar="FILE")]
+TemplatesFile = Annotated[Path | None, typer.Option("--templates", help="TOML or JSON: how each relation of triples is asked.", metavar="FILE")]
+PatchFolder = Annotated[Path, typer.Option("--patch", "-p", help="Folder that [bold]lks edit[/] wrote.", metavar="DIR")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1. Default: the GPU if there is one.", metavar="DEVICE")]
+Force = Annotated[bool, typer.Option("--force", help="Use the patch though it was made for another model.")]
+
+
+def edit(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the patch.", metavar="DIR")],
+    facts: FactsFile = None,
+    method: Annotated[str | None, typer.Option("--method", help="A name of [bold]lks list methods[/]. Default: lks.", metavar="NAME")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A parameter of the method; repeatable.", metavar="NAME=VALUE")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of all randomness. Default: 0.")] = None,
+    templates: TemplatesFile = None,
+    training: Annotated[str, typer.Option("--training", help="Dataset for methods that train on other edits first.", metavar="NAME")] = "",
+    update: Annotated[bool, typer.Option("--update", help="Add to the patch in --out, and change facts of it.")] = False,
+    without: Annotated[list[str] | None, typer.Option("--without", help="With --update: leave a subject's facts out; repeatable.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the patch in --out.")] = False,
+    device: Device = None,
+) -> None:
+    """Plant facts in a model: write a patch that makes it the edited one.
+
+    The model's files stay as they are. Facts need a subject, a prompt and a target: docs/edit-your-model.md.
+
+    [bold]Examples[/]
+
+      lks edit --model meta-llama/Llama-2-7b-chat-hf --facts facts.jsonl --out patch
+
+      lks edit --model ./my-model --facts more.csv --out patch --update
+    """
+    from lks.facts import Facts, read_facts
+    from workbench.choosing import changes_of, check_changes, method_named
+    from workbench.editing import Wish
+    from workbench.origin import check_writable, read
+
+    if update and overwrite:
+        raise UserError("--update adds to the patch, --overwrite replaces it. Give one of them.")
+    if without and not update:
+        raise UserError("--without takes facts out of a patch that is there: give --update too.")
+    if facts is None and not without:
+        raise UserError("Give a file of facts with --facts.")
+    if update and (method or settings or seed is not None or training):
+        raise UserError("--update keeps method, parameters and seed of the patch. Leave them out, or use --overwrite with all facts.")
+    console = Console()
+    given = Facts("facts", ()) if facts is None else read_facts(facts, templates)
+    wish = Wish(method or "lks", changes_of(settings or []), seed or 0, training)
+    check_changes(method_named(wish.method), wish.changes or {})
+    if update and not (out / "patch.json").exists():
+        raise UserError(f"{out} holds no patch to update. Leave --update out to make one.")
+    check_writable(out, update or overwrite)
+    earlier = read(out) if update else None
+    for line in given.notes:
+        note(console, line)
+    _edit(console, (model, device), given, wish, (out, earlier, without or []))
+
+
+def _edit(console: Console, model: tuple[str, str | None], given: "Facts", wish: "Wish", where: "tuple[Path, Edited | None, list[str]]") -> None:
+    """Load, edit, write, ask."""
+    from workbench.editing import answers, edit_model, update_model
+    from workbench.origin import check_writable, write
+
+    out, earlier, without = where
+    lm = _loaded(console, *model)
+    check_writable(out, earlier is not None or out.exists(), _room(lm, len(given.facts)))
+    with Bar(console) as bar:
+        if earlier is None:
+            made, said = edit_model(lm, given, wish, bar), ""
+        else:
+            earlier.check_model(lm)
+            made, said = update_model(lm, earlier, given, bar, without)
+        write(out, made)
+        facts = made.facts or given
+        check = answers(lm, made.patch, facts.dataset(), bar)
+    if said:
+        note(console, said)
+    show_check(console, made, check, bar.seconds("prepare", "edit"), out)
+
+
+def _room(lm: "LM", count: int) -> int:
+    """Bytes that a patch may need: a hypernetwork with its inputs and a table; a dense change of one matrix is of the same size."""
+    return 4 * lm.dim * (6 * lm.dim + 4 * count)
+
+
+def ask(
+    model: Model,
+    patch: PatchFolder,
+    prompts: Annotated[list[str] | None, typer.Argument(help="Default: one per line from the standard input.", metavar="[PROMPT]...")] = None,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Generated at most.")] = 30,
+    chat: Annotated[bool, typer.Option("--chat", help="Put each prompt into the model's chat template.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per prompt.")] = False,
+    force: Force = False,
+    device: Device = None,
+) -> None:
+    """Ask the edited and the unedited model, side by side.
+
+    [bold]Examples[/]
+
+      lks ask --model micro-llama --patch patch "Mara Kel plays the"
+
+      lks ask --model micro-llama --patch patch < prompts.txt
+    """
+    from workbench.asking import check_chat, reply, warm_up
+    from workbench.origin import read
+
+    console = Console()
+    edited = read(patch)
+    lm = _loaded(Console(stderr=True) if as_json else console, model, device)
+    edited.check_model(lm, force)
+    if chat:
+        check_chat(lm)
+    warm_up(lm, edited.patch)
+    asked = 0
+    for prompt in prompts or _typed(console):
+        if prompt.strip():
+            show_reply(console, reply(lm, edited.patch, prompt, max_new_tokens, chat), as_json)
+            asked += 1
+    if not asked:
+        raise UserError("No prompt was given. Put it behind the options in quotation marks, or one per line on the standard input.")
+
+
+def _typed(console: Console) -> "list[str] | _Lines":
+    """Prompts from the standard input; asked for one by one on a terminal."""
+    return _Lines(console) if sys.stdin.isatty() else [line.rstrip("\n") for line in sys.stdin]
+
+
+class _Lines:
+    """Prompts as they are typed, until an empty line or the end of input."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        try:
+            line = self._console.input("[bold]prompt>[/] ")
+        except EOFError:
+            raise StopIteration from None
+        if not line.strip():
+            raise StopIteration
+        return line
+
+
+def evaluate(
+    model: Model,
+    patch: PatchFolder,
+    facts: FactsFile = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Results folder. Default: eval/ beside the patch.", metavar="DIR")] = None,
+    templates: TemplatesFile = None,
+    force: Force = False,
+    device: Device = None,
+) -> None:
+    """Score a patch in full: reliability, generality, locality with 95 % intervals, and a page with all answers.
+
+    Without --facts the patch's own facts are asked.
+
+    [bold]Example[/]
+
+      lks eval --model micro-llama --patch patch --facts facts.jsonl
+    """
+    from lks.facts import read_facts
+    from reports import render
+    from workbench.origin import read
+    from workbench.scoring import score
+
+    console = Console()
+    asked = read_facts(facts, templates) if facts else None
+    edited = read(patch)
+    if asked is None and edited.facts is None:
+        raise UserError(f"{patch} has no facts.jsonl. Give the facts with --facts.")
+    known = asked or edited.facts
+    assert known is not None
+    results = out or patch.absolute().parent / f"{patch.absolute().name}-eval"
+    lm = _loaded(console, model, device)
+    edited.check_model(lm, force)
+    with Bar(console) as bar:
+        scored = score(lm, edited, known, results, lambda who, stage, done: bar(f"{who}: {stage}", done))
+        bar("report", 0.0)
+        report = render(results)
+    show_scores(console, results, scored, known)
+    folder_line(console, "Report", report.page)
+
+
+def remove(
+    patch: Annotated[Path, typer.Argument(help="Folder of the patch.", metavar="PATCH")],
+    subjects: Annotated[list[str], typer.Argument(help="Whose facts go.", metavar="SUBJECT...")],
+) -> None:
+    """Take all facts about a subject out of a patch, at once and without the model.
+
+    On that subject the model then is the unedited one; everything else stays as it was, bit for bit. Only methods that keep subjects apart
+    (lks) can do that; for others the command says what to do.
+
+    [bold]Example[/]
+
+      lks remove patch "Mara Kel"
+    """
+    from workbench.origin import read, write
+    from workbench.patches import remove as take_out
+
+    console = Console()
+    edited = read(patch)
+    said: list[str] = []
+    for subject in subjects:
+        done = take_out(edited, subject)
+        edited = done.edited
+        said.append(f"Removed {subject!r}: {done.facts} {'fact' if done.facts == 1 else 'facts'}.")
+        said += [f"Another subject's edits still act on {prompt!r}: its name is in there." for prompt in done.still]
+    write(patch, edited)
+    for line in said:
+        note(console, line)
+    note(console, f"{len(edited.patch.subjects)} subjects are left in {patch}.")
+
+
+def _loaded(console: Console, name: str, device: str | None) -> "LM":
+    """The model, quietly.
+
+    Raises:
+        UserError: it cannot be loaded, or there is no such device.
+    """
+    with console.status(f"loading {name}"):
+        import torch
+        from transformers.utils import logging
+
+        from lks.lm import LM
+
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        if device is not None:
+            try:
+                torch.empty(0, device=device)
+            except (RuntimeError, AssertionError) as error:
+                raise UserError(f"Device {device!r} cannot be used: {str(error).splitlines()[0]} Use cpu, or leave --device out.") from None
+        return LM.load(name, device)

@@ -1,0 +1,201 @@
+"""`lks export`: an edited model or a patch as a folder that others can load, or that goes to the hub as it is."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from lks.errors import UserError
+
+if TYPE_CHECKING:
+    from lks.patch import Patch
+    from workbench.card import Card
+
+Precision = Literal["float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        folder: where.
+        files: their names.
+        nbytes: of all of them.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    nbytes: int
+
+
+def merge(model: str, folder: Path, out: Path, precision: Precision | None = None, licence: str = "other") -> Exported:
+    """Fold a patch of weights into a plain checkpoint: `AutoModelForCausalLM` loads it and gives the patched model's logits, bit for bit.
+
+    Args:
+        model: name, folder or hub id of the model that was edited.
+        folder: of the patch.
+        out: new folder.
+        precision: of the checkpoint; None: that in which models run on this machine (float32 on a CPU, bfloat16 on a GPU), so that it
+            answers as the patched model does here.
+        licence: for the card.
+
+    Raises:
+        UserError: the patch is no change of weights, it is for another model, or `out` is taken.
+    """
+    import torch
+    from transformers import AutoTokenizer
+
+    from lks.lm import LM, locate
+    from lks.patch import WeightPatch, load
+
+    _check_free(out)
+    patch = load(folder)
+    if not isinstance(patch, WeightPatch):
+        raise UserError(
+            f"Patch {folder} (kind {patch.kind}) cannot be folded into weights: it acts on activations or prompts, by what a prompt says. "
+            f"Export it without --merge and apply it to the model, serve it with `lks serve`, or edit with a method that changes weights."
+        )
+    lm = LM.load(model)
+    if precision is not None:
+        lm.model.to(getattr(torch, precision))
+    with _written(out) as target, patch.applied(lm):
+        lm.model.save_pretrained(target)
+        source, revision = locate(model)
+        AutoTokenizer.from_pretrained(source, revision=revision or None, trust_remote_code=False).save_pretrained(target)
+        (target / "README.md").write_text(_card(model, folder, patch, licence, merged=True).text(), encoding="utf-8")
+    return _exported(out)
+
+
+def publish(model: str, folder: Path, out: Path, licence: str = "other") -> Exported:
+    """The patch with a model card, as `huggingface_hub.upload_folder` takes it.
+
+    The facts and the record of how they were planted go with it, so that others can tell what was edited.
+
+    Args:
+        model: name, folder or hub id of the model that was edited.
+        folder: of the patch.
+        out: new folder.
+        licence: for the card.
+
+    Raises:
+        UserError: no patch there, a damaged one, or `out` is taken.
+    """
+    from lks.patch import load
+
+    _check_free(out)
+    patch = load(folder)
+    with _written(out) as target:
+        for name in ("patch.safetensors", "patch.json", "edit.json", "facts.jsonl"):
+            if (folder / name).exists():
+                shutil.copyfile(folder / name, target / name)
+        (target / "README.md").write_text(_card(model, folder, patch, licence, merged=False).text(), encoding="utf-8")
+    return _exported(out)
+
+
+def _card(model: str, folder: Path, patch: "Patch", licence: str, merged: bool) -> "Card":
+    """What is known of the edits: from the patch itself, and from the record that `lks edit` leaves beside it, if there is one."""
+    from workbench.card import Card
+
+    base, on_hub = _base(model)
+    method, subjects = _record(folder).get("title", ""), _subjects(folder)
+    return Card(base, on_hub, str(method), len(subjects), tuple(dict.fromkeys(subjects or patch.subjects)), licence, merged)
+
+
+def _record(folder: Path) -> dict[str, object]:
+    """`edit.json`; empty where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    from lks.intake import content_of, parse_json
+
+    try:
+        record = parse_json(content_of(folder / "edit.json"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"Damaged record {folder / 'edit.json'}: {error}. Edit again, or delete it to export without it.") from error
+    return record if isinstance(record, dict) else {}
+
+
+def _subjects(folder: Path) -> tuple[str, ...]:
+    """Of the facts that `lks edit` keeps beside a patch; empty where there are none."""
+    from lks.intake import content_of, parse_json
+
+    try:
+        lines = [parse_json(line.encode()) for line in content_of(folder / "facts.jsonl").decode().splitlines() if line.strip()]
+    except FileNotFoundError:
+        return ()
+    except ValueError as error:
+        raise UserError(f"Damaged facts {folder / 'facts.jsonl'}: {error}. Edit again, or delete the file to export without it.") from error
+    return tuple(str(fact["subject"]) for fact in lines if isinstance(fact, dict) and "subject" in fact)
+
+
+def _base(model: str) -> tuple[str, bool]:
+    """What the model is called elsewhere, never where it lies on this machine; and whether that is a hub id."""
+    from lks.lm import locate
+
+    source, _ = locate(model)
+    return (source, True) if not Path(source).is_dir() else (Path(source).resolve().name, False)
+
+
+def _check_free(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is not empty. Name a new folder with --out, or empty it.")
+
+
+@contextmanager
+def _written(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place once all is written."""
+    part = out.with_name(f"{out.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
+        if out.exists():
+            out.rmdir()
+        part.rename(out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}. Name another folder with --out.") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _exported(out: Path) -> Exported:
+    files = sorted(file for file in out.rglob("*") if file.is_file())
+    return Exported(out, tuple(str(file.relative_to(out)) for file in files), sum(file.stat().st_size for file in files))
+
+
+def export(
+    model: Annotated[str, typer.Option("--model", help="The model that was edited: name, folder or hub id.", metavar="MODEL")],
+    patch: Annotated[Path, typer.Option("--patch", help="Folder of the patch.", metavar="DIR")],
+    out: Annotated[Path, typer.Option("--out", help="New folder.", metavar="DIR")],
+    merged: Annotated[bool, typer.Option("--merge", help="Fold a patch of weights into a plain checkpoint.")] = False,
+    precision: Annotated[
+        Precision | None, typer.Option("--dtype", help="Of the merged checkpoint. Default: as models run here, float32 on a CPU, bfloat16 on a GPU.")
+    ] = None,
+    licence: Annotated[str, typer.Option("--license", help="For the card, as the hub names it.", metavar="ID")] = "other",
+) -> None:
+    """Write a patch, or with --merge the edited model, as a folder for others or for the hub.
+
+    The folder has a model card that says what was edited and how to load it. Upload it with `hf upload USER/REPOSITORY DIR`.
+
+    [bold]Examples[/]
+
+      lks export --model meta-llama/Llama-2-7b-chat-hf --patch patch --out to-hub
+
+      lks export --model micro-llama --patch patch --out edited --merge
+    """
+    from rich.console import Console
+
+    console = Console(soft_wrap=True)
+    if precision is not None and not merged:
+        raise UserError("--dtype is for --merge: a patch stays as it is.")
+    with console.status("merging" if merged else "copying"):
+        done = merge(model, patch, out, precision, licence) if merged else publish(model, patch, out, licence)
+    console.print(f"{done.folder}: {', '.join(done.files)} ({done.nbytes:,} bytes)", highlight=False)

@@ -1,0 +1,145 @@
+"""Scores of a finished patch, measured and reported by the same code as a grid's cells."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import baselines
+from lks.cell import Bench, run
+from lks.editor import Editor, NoParams, Progress, always, silent
+from lks.edits import Dataset
+from lks.errors import UserError
+from lks.facts import Facts
+from lks.lm import LM
+from lks.outcome import IMMEDIATE, UNEDITED, Cell, Outcome
+from lks.patch import Patch
+from lks.shards import write_shard, write_whole
+from lks.store import Store
+from workbench.origin import Base, Edited
+
+Report = Callable[[str, str, float], None]
+"""Called with which model is asked ("unedited", "edited"), the stage, and the fraction of it that is done."""
+READOUTS, METRICS = ("tf_token", "ar_exact"), ("reliability", "generality", "locality", "edit_performance")
+
+
+class Given(Editor[NoParams]):
+    """A patch that is there already, in the place of the method that made it."""
+
+    source: ClassVar = "a finished patch"
+    changes: ClassVar = "weights"
+    regime: ClassVar = "simultaneous"
+    title: ClassVar = "patch"
+    params_type: ClassVar = NoParams
+    presets: ClassVar = {"default": always(NoParams())}
+
+    def edit(self, lm: LM, edits: object, seed: int = 0, progress: Progress = silent, after: object = None) -> Patch:
+        """Never called while the patch is whole.
+
+        Raises:
+            UserError: the patch cannot be read any more.
+        """
+        raise UserError("The copy of the patch in the results folder is damaged. Delete that folder and evaluate again.")
+
+
+class _Here(Bench):
+    """A model and facts that are loaded already."""
+
+    def __init__(self, lm: LM, dataset: Dataset) -> None:
+        super().__init__()
+        self._own, self._facts = lm, dataset
+
+    def lm(self, name: str) -> LM:
+        """The model at hand."""
+        return self._own
+
+    def dataset(self, name: str) -> Dataset:
+        """The facts at hand."""
+        return self._facts
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What an evaluation has brought.
+
+    Attributes:
+        unedited, edited: the two cells.
+        foreign: how many of the facts are none of the patch's.
+    """
+
+    unedited: Outcome
+    edited: Outcome
+    foreign: int
+
+
+def score(lm: LM, edited: Edited, facts: Facts, results: Path, report: Report = lambda who, stage, done: None) -> Scored:
+    """Ask both models everything and store it; `reports.render(results)` makes tables and the page.
+
+    Args:
+        lm: the unedited model.
+        edited: the edits.
+        facts: what is asked; the edited facts as a rule.
+        results: folder of results, made or added to.
+        report: called on the way.
+
+    Raises:
+        UserError: the folder cannot be used, or one of the two could not be measured; with the reason.
+    """
+    dataset = facts.dataset()
+    store = Store(results)
+    cell = _cell(lm, edited, dataset)
+    _put(results, cell, edited)
+    bench = _Here(lm, dataset)
+    unedited = run(cell.unedited, baselines.methods()[UNEDITED], results, lambda stage, done: report("unedited", stage, done), bench)
+    store.record(unedited)
+    given = type("Given", (Given,), {"title": edited.origin.title if edited.origin else "patch", "regime": _regime(edited)})
+    outcome = run(cell, given, results, lambda stage, done: report("edited", stage, done), bench)
+    store.record(outcome)
+    for one, who in ((unedited, "unedited"), (outcome, "edited")):
+        if one.status != "ok":
+            raise UserError(f"The {who} model could not be measured: {one.reason or one.status}. What is finished is kept in {results}.")
+    own = {fact.key for fact in edited.facts.facts} if edited.facts else {fact.key for fact in facts.facts}
+    return Scored(unedited, outcome, sum(fact.key not in own for fact in facts.facts))
+
+
+def _cell(lm: LM, edited: Edited, dataset: Dataset) -> Cell:
+    """The edited model's cell; what the patch holds is part of its identity."""
+    base, origin = Base.of(lm), edited.origin
+    parameters = json.dumps({**(origin.parameters if origin else {}), "patch": content_of(edited.patch)}, sort_keys=True)
+    return Cell(
+        model=base.name.replace("/", "--"),
+        dataset=dataset.name,
+        method=origin.method if origin else "patch",
+        n_edits=len(dataset.cases),
+        seed=0,
+        draws=1,
+        parameters=parameters,
+        model_revision=base.revision,
+        data_revision=dataset.revision,
+    )
+
+
+def _put(results: Path, cell: Cell, edited: Edited) -> None:
+    """The patch where a cell finds the work of an earlier run."""
+    folder = results / "runs" / cell.id / "patch" / "0"
+    if (folder / "cost.json").exists():
+        return
+    edited.patch.save(folder)
+    write_shard(folder / f"{IMMEDIATE}.parquet", cell.id, [])  # nobody was asked between the edits
+    seconds = edited.origin.seconds if edited.origin else 0.0
+    write_whole(folder / "cost.json", json.dumps({"seconds": seconds, "asked_s": 0.0, "peak_bytes": 0}).encode())
+
+
+def _regime(edited: Edited) -> str:
+    method = baselines.methods().get(edited.origin.method) if edited.origin else None
+    return method.regime if method else Given.regime
+
+
+def content_of(patch: Patch) -> str:
+    """Hash of what a patch holds."""
+    digest = hashlib.sha256(json.dumps([patch.kind, patch.settings()], sort_keys=True).encode())
+    for name, tensor in sorted(patch.tensors().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,152 @@
+"""What the engineers' commands show on the terminal."""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from lks.facts import Facts
+    from workbench.asking import Reply
+    from workbench.editing import Check
+    from workbench.origin import Edited
+    from workbench.scoring import Scored
+
+HEADINGS = {"reliability": "Rel", "generality": "Gen", "locality": "Loc", "edit_performance": "EP"}
+READOUTS = {"tf_token": "TF", "ar_exact": "AR"}
+
+
+class Bar:
+    """A progress bar per stage, with the time that is left; off a terminal nothing is shown."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+        self._spent: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        self._last = time.perf_counter()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        """A stage is so far done."""
+        now = time.perf_counter()
+        self._spent[stage] = self._spent.get(stage, 0.0) + now - self._last
+        self._last = now
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=1.0)
+        self._progress.update(self._tasks[stage], completed=fraction)
+
+    def seconds(self, *stages: str) -> float:
+        """What some stages took."""
+        return sum(self._spent.get(stage, 0.0) for stage in stages)
+
+
+def note(console: Console, line: str) -> None:
+    """A plain line."""
+    console.print(Text(line), soft_wrap=True)
+
+
+def folder_line(console: Console, what: str, path: Path) -> None:
+    """Where something is, on a line that can be copied."""
+    note(console, f"{what}: {path}")
+
+
+def byte_text(count: int) -> str:
+    """Bytes as people say them."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def grid_of_facts() -> Table:
+    """A table of two columns: what, and what it is."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def show_check(console: Console, edited: "Edited", check: "Check", seconds: float, out: Path) -> None:
+    """What editing has brought."""
+    from workbench.origin import size
+
+    origin = edited.origin
+    table = grid_of_facts()
+    sample = "" if check.asked == check.of else f" (a sample; there are {check.of:,})"
+    table.add_row("answered", f"{check.after} of {check.asked} facts{sample}; {check.before} before the edit")
+    if origin is not None:
+        changed = "".join(f", {name}={value}" for name, value in origin.changed.items())
+        table.add_row("method", f"{origin.title}, {origin.tuned}{changed}")
+        table.add_row("model", str(origin.base))
+    table.add_row("time", f"{seconds:.1f} s")
+    table.add_row("size", byte_text(size(out)))
+    table.add_row("patch", str(out))
+    console.print(table, highlight=False)
+
+
+def show_reply(console: Console, reply: "Reply", as_json: bool) -> None:
+    """Both answers: as a small table, or as one line of JSON."""
+    if as_json:
+        speeds = {"unedited_tokens_per_s": round(reply.unedited.rate, 1), "edited_tokens_per_s": round(reply.edited.rate, 1)}
+        console.file.write(json.dumps({**asdict(reply), **speeds}, ensure_ascii=False) + "\n")
+        console.file.flush()
+        return
+    table = grid_of_facts()
+    table.add_row("prompt", Text(reply.prompt))
+    for name, said in (("unedited", reply.unedited), ("edited", reply.edited)):
+        table.add_row(name, Text(said.text) + Text(f"  ({said.tokens} tokens, {said.rate:.0f} per s)", style="dim"))
+    if reply.fired is None:
+        fired = "always in force: this kind of patch has no gate"
+    elif not reply.fired:
+        fired = "does not act on this prompt"
+    else:
+        fired = f"acts, for {reply.subject}" if reply.subject else "acts"
+    table.add_row("edit", Text(fired))
+    console.print(table, "", highlight=False)
+
+
+def show_scores(console: Console, results: Path, scored: "Scored", facts: "Facts") -> None:
+    """The two models' scores with their intervals."""
+    from lks.store import Store
+    from reports.results import load
+
+    loaded = load(Store(results))
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for who in ("unedited", "edited"):
+        table.add_column(who, justify="right", no_wrap=True)
+    missing: set[str] = set()
+    for readout, short in READOUTS.items():
+        for metric, heading in HEADINGS.items():
+            cells = []
+            for outcome in (scored.unedited, scored.edited):
+                found = loaded.score(outcome, readout, metric)
+                cells.append("-" if found is None or found.value is None else f"{found.value:.1f}{_interval(found.low, found.high)}")
+            missing |= {metric} if cells[1] == "-" else set()
+            table.add_row(f"{short} {heading}", *cells)
+    note(console, "Percent, with 95 % intervals")
+    console.print(table, highlight=False)
+    for metric, field in (("generality", "paraphrases"), ("locality", "locality")):
+        if metric in missing:
+            note(console, f"No {metric}: the facts have no {field} to ask. Give some to measure it.")
+    if scored.foreign:
+        note(console, f"{scored.foreign} of the {len(facts.facts)} facts are none of the patch's.")
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" ({low:.0f} to {high:.0f})"
