@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from flows.ci import ci
 from flows.compare import compare as compare_results
+from flows.data_command import data
 from flows.scope import scope
 from flows.settings import Mode
 from flows.status import status
@@ -22,6 +23,10 @@ from flows.study import study
 from flows.testbed import testbed
 from flows.up import down, up
 from lks.errors import UserError, unknown
+from workbench.commands import ask, edit, evaluate, remove
+from workbench.commands_patch import patch
+from workbench.export import export
+from workbench.serving_command import serve
 
 if TYPE_CHECKING:
     from flows.planning import Work
@@ -61,16 +66,26 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Knowledge editing, measured: every method on every model, resumable, each number a query over stored raw answers.\n\n"
     "Start with [bold]lks grid[/]; it runs the small default grid in a few minutes and prints the result table.",
-    epilog="Environment: LKS_RESULTS (results folder), LKS_GRID (default grid), LKS_GRIDS (file of grids), LKS_DATA (folder of datasets).",
+    epilog="Environment: LKS_RESULTS (results folder), LKS_GRID (default grid), LKS_GRIDS (file of grids), LKS_DATA (folder of datasets), "
+    "LKS_FACTS (folder of facts of your own), LKS_METHODS (folder of methods), "
+    "LKS_TRAINING_PROMPTS (folder of written training prompts).",
 )
 app.add_typer(testbed, name="testbed")
 app.add_typer(scope, name="scope")
 app.add_typer(study, name="study")
 app.add_typer(ci, name="ci")
+app.add_typer(data, name="data")
 app.command("compare")(compare_results)
 app.command("up")(up)
 app.command("down")(down)
 app.command("status")(status)
+app.add_typer(patch, name="patch")
+app.command("edit")(edit)
+app.command("ask")(ask)
+app.command("eval")(evaluate)
+app.command("remove")(remove)
+app.command("export")(export)
+app.command("serve")(serve)
 
 Results = Annotated[Path | None, typer.Option("--results", help="Folder of all results. Default: $LKS_RESULTS or results.", metavar="DIR")]
 GridName = Annotated[str | None, typer.Option("--grid", help="A name of [bold]lks list grids[/]. Default: $LKS_GRID or micro.", metavar="NAME")]

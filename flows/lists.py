@@ -60,6 +60,7 @@ def datasets() -> Table:
             table.add_row(name, "?", "", str(error))
             continue
         table.add_row(name, str(len(found.cases)), found.revision, irregularities(found))
+    table.add_row("NAME", "", "", "facts of your own: NAME.jsonl, .csv or .txt in the folder LKS_FACTS")
     return table
 
 
