@@ -119,7 +119,7 @@ def read_facts(path: Path, templates: Path | None = None) -> Facts:
     bad += check(facts)
     if not rows and not bad:
         bad.append(Bad(0, "there is no fact in it"))
-    _tell(str(path), bad, len(rows), "line")
+    _tell(str(path), bad, len({row.line for row in rows} | {one.line for one in bad if one.line}), "line")
     return Facts(re.sub(r"[^\w.-]+", "-", path.stem) or "facts", tuple(_named(fact) for fact in facts), wording.notes)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lks.derive import Record, TrainingPrompts
 from lks.errors import DataError
-from lks.intake import parse_json
+from lks.intake import one_line, parse_json
 from lks.shards import write_whole
 from lks.templates import normalised
 from lks.writing import Outcome
@@ -119,22 +119,34 @@ class GeneratedSource:
     """
 
     def __init__(self, file: Path, records: Sequence[Record]) -> None:
-        self._prompts: dict[tuple[object, ...], TrainingPrompts] = {}
+        self._prompts: dict[tuple[str, str, str], TrainingPrompts] = {}
         forbidden = {normalised(text) for record in records for text in (record.prompt, record.generality, record.locality)}
         for number, row in lines_of(file):
             where = f"{file}, line {number}"
-            paraphrase, locality = row.get("rephrase_prompt"), row.get("locality")
-            if not isinstance(paraphrase, str) or not isinstance(locality, list) or not all(isinstance(text, str) for text in locality):
-                raise DataError(f"{where}: needs 'rephrase_prompt', a text, and 'locality', a list of texts. Mend or delete the line.")
+            (subject, prompt, target, paraphrase), locality = _texts(row, where)
             if leaks := [text for text in (paraphrase, *locality) if normalised(text) in forbidden]:
-                raise DataError(f"{where}: {leaks[0]!r} is an evaluation prompt of the dataset. Make the file again, for this dataset.")
-            key = row.get("subject"), row.get("prompt"), row.get("target")
-            self._prompts[key] = TrainingPrompts((paraphrase,), tuple(locality), 1)
+                raise DataError(f"{where}: {one_line(repr(leaks[0]))} is an evaluation prompt of the dataset. Make the file again, for this dataset.")
+            self._prompts[subject, prompt, target] = TrainingPrompts((paraphrase,), tuple(locality), 1)
         self.version = f"generated-{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
 
     def prompts(self, record: Record) -> TrainingPrompts:
         """As the file says."""
         return self._prompts.get((record.subject, record.prompt, record.target), TrainingPrompts((), (), 0))
+
+
+def _texts(row: Mapping[str, object], where: str) -> tuple[list[str], list[str]]:
+    """Subject, prompt, target and paraphrase of a line, and its locality prompts.
+
+    Raises:
+        DataError: something else stands there.
+    """
+    found = [text for name in ("subject", "prompt", "target", "rephrase_prompt") if isinstance(text := row.get(name), str)]
+    given = row.get("locality")
+    locality = [text for text in given if isinstance(text, str)] if isinstance(given, list) else None
+    if len(found) < 4 or locality is None or locality != given:
+        needed = "'subject', 'prompt', 'target' and 'rephrase_prompt', which are texts, and 'locality', a list of texts"
+        raise DataError(f"{where}: needs {needed}. Mend or delete the line.")
+    return found, locality
 
 
 def generated_file(dataset: str) -> Path | None:

@@ -110,7 +110,8 @@ def _try_all(name: str, numbers: range, seed: int) -> None:
                 reader(rng)
                 said = "result"
             except UserError as error:
-                said = "error" if str(error).strip() and "\n" not in str(error) else f"finding a message that is no line: {str(error)!r:.200}"
+                clear = str(error).strip() and all(line.isprintable() for line in str(error).split("\n"))
+                said = "error" if clear else f"finding a message that is not clear: {str(error)!r:.200}"
             except BaseException as error:  # noqa: BLE001  what else may come is what is looked for
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 said = f"finding {type(error).__name__} at {Path(where.filename).name}:{where.lineno}: {' '.join(str(error).split())[:200]}"

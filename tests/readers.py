@@ -8,6 +8,7 @@ from pathlib import Path
 import mutations
 from good_records import EDIT, FILES, GRID, LABELLED
 from readers_of_folders import Reader, good_results, report, store
+from readers_of_workbench import edits, facts, requests, written
 
 BATCH = 50
 """Texts of one query: reading the first costs a third of a second, whatever their number."""
@@ -144,7 +145,7 @@ def datasets(folder: Path) -> Reader:
 def lines(folder: Path) -> Reader:
     """Files of JSON lines: edits for scope checks, labelled answers, an LLM judge's replies."""
     from lks.calibration import labelled_items
-    from lks.judge_rows import Replies
+    from lks.judge_rows import Replies, file_name
     from lks.scope_probes import read_edits
 
     reply = {"key": "0" * 64, "prompt": "p", "reply": "correct"}
@@ -153,7 +154,7 @@ def lines(folder: Path) -> Reader:
         what = rng.randrange(3)
         line = (EDIT, LABELLED, reply)[what]
         content = b"\n".join(mutations.json_of(rng, line) if rng.random() < 0.5 else json.dumps(line).encode() for _ in range(3))
-        file = Replies(folder, "judge", "x")._path if what == 2 else folder / "lines.jsonl"
+        file = folder / (f"{file_name('judge')}.jsonl" if what == 2 else "lines.jsonl")
         file.write_bytes(content)
         if what == 2:
             assert "p" not in Replies(folder, "judge", "x")
@@ -207,7 +208,8 @@ def only(folder: Path) -> Reader:
 
 
 READERS: dict[str, Callable[[Path], Reader]] = {
-    reader.__name__: reader for reader in (shards, outcomes, patches, grids, datasets, lines, wild, only, store, report)
+    reader.__name__: reader
+    for reader in (shards, outcomes, patches, grids, datasets, lines, wild, only, facts, edits, written, requests, store, report)
 }
 
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from lks.intake import one_line
+
 MOST_CHOICES = 16
 """Answers to one prompt."""
 MOST_PROMPTS = 64
@@ -188,7 +190,7 @@ def understood(kind: type[Asked], document: object) -> Asked:
         elif not reason.startswith("is not"):
             reason = f"is not valid: {reason}"
         where = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("list[", "str", "function-", "constrained-")))
-        raise Refusal(400, f"{where or 'The request'} {reason}.", param=field) from None
+        raise Refusal(400, f"{one_line(where) or 'The request'} {one_line(reason)}.", param=field and one_line(field)) from None
 
 
 @dataclass(frozen=True, slots=True)
