@@ -11,7 +11,7 @@ export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .DEFAULT_GOAL := help
-.PHONY: help install grid test check report bench fuzz clean
+.PHONY: help install grid test check report bench fuzz torture clean
 
 help:  ## Show this list
 	@echo "make <what>, where <what> is one of"
@@ -46,6 +46,9 @@ bench: $(STAMP)  ## Run all benchmarks of speed, long (ARGS=edit_speed for one)
 
 fuzz: $(STAMP)  ## Damaged input for every reader, long (ARGS='--count 500 --only store' for less)
 	@$(BIN)/python -m tests.fuzz --count 10000 $(ARGS)
+
+torture: $(STAMP)  ## Kill processes of grids on a work pool at random, long (ARGS='--kills 20 --seed 3' for less)
+	@$(BIN)/python -m tests.torture --kills 200 $(ARGS)
 
 clean:  ## Remove .venv and caches; results stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -10,6 +10,7 @@ from prefect import flow, get_run_logger, runtime
 from prefect.states import Failed
 from pydantic import Field
 
+from flows.kept import KEPT
 from flows.planning import cells_of, folder_of
 from flows.progress import Lines
 from flows.runner_bench import Bench, beating
@@ -108,8 +109,13 @@ def _wanted(coordinates: Grid, cell_id: str) -> Cell:
     Raises:
         UserError: unknown names, missing data, or another identity than expected.
     """
-    method, variant = coordinates.entries()[-1]
-    wanted = next(cell for cell in cells_of(coordinates) if (cell.method, cell.variant) == (method, variant))
+    kept = KEPT.get()
+    if kept and not cell_id:  # nothing would say that data have changed since
+        kept.forget()
+    wanted = _planned(coordinates)
+    if kept and cell_id and wanted.id != cell_id:
+        kept.forget()
+        wanted = _planned(coordinates)
     if cell_id and wanted.id != cell_id:
         here = f"model {wanted.model_revision}, data {wanted.data_revision}, parameters {wanted.parameters}"
         raise UserError(
@@ -117,3 +123,8 @@ def _wanted(coordinates: Grid, cell_id: str) -> Cell:
             f"one there ({here}). Bring all machines to the same version."
         )
     return wanted
+
+
+def _planned(coordinates: Grid) -> Cell:
+    method, variant = coordinates.entries()[-1]
+    return next(cell for cell in cells_of(coordinates) if (cell.method, cell.variant) == (method, variant))

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, get_args
 
+from flows.kept import KEPT
 from flows.settings import Settings
 from lks.errors import StoreError, UserError, unknown
 from lks.grid import Cell, Extras, Grid, Measure, Outcome, grids
@@ -126,9 +127,9 @@ def revision_of_model(name: str) -> str:
     place, revision = locate(name)
     if revision:
         return revision
-    folder = Path(place)
+    folder, kept = Path(place), KEPT.get()
     if any(folder.glob("*.safetensors")):
-        return weights_hash(folder)
+        return kept.weights_hash(folder) if kept else weights_hash(folder)
     if name.startswith(("mini-", "micro-")):
         raise UserError(f"Model {name!r} is not built yet. Build it with: {build_command(name)}")
     if folder.is_dir():
@@ -153,7 +154,8 @@ def dataset_of(name: str) -> tuple[str, int]:
     """
     from lks.datasets import load
 
-    dataset = load(name)
+    kept = KEPT.get()
+    dataset = kept.bench.dataset(name) if kept else load(name)
     return dataset.revision, len(dataset.cases)
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from flows.kept import KEPT
 from lks.grid import Cell, Extras, Outcome
 
 BEAT_EVERY_S = 10.0
@@ -34,7 +35,8 @@ class Bench:
     def __init__(self, results: Path, listener: Listener, extras: Extras) -> None:
         from lks.cell import Bench as Shared
 
-        self._results, self._listener, self._extras, self._shared = results, listener, extras, Shared()
+        kept = KEPT.get()
+        self._results, self._listener, self._extras, self._shared = results, listener, extras, kept.bench if kept else Shared()
 
     def run(self, cell: Cell, extras: Extras | None = None) -> Outcome:
         """One cell, to its outcome.

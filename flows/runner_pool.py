@@ -20,7 +20,7 @@ from flows.planning import Clock
 from flows.progress import Watch
 from flows.runner_bench import beat_of
 from flows.runner_runs import Run, Runs
-from flows.runners import ATTEMPTS, MEND, Queue, dropped
+from flows.runners import ATTEMPTS, MEND, Queue, dropped, settled
 from flows.settings import Settings
 from lks.errors import DataError, UserError
 from lks.grid import Cell, Extras, Outcome, Status
@@ -92,9 +92,8 @@ class PoolRunner:
             queue = Queue(cells, self._clock, taken=set(attempts))
             try:
                 while self._hand_out(queue, runs, extras, attempts):
-                    outcomes = self._look(queue, runs, extras)
-                    for outcome in outcomes:
-                        queue.finish(outcome.cell)
+                    seen = self._look(queue, runs, extras)
+                    outcomes = [outcome for found in seen for outcome in settled(queue, found, self._results, extras)]
                     self._hand_out(queue, runs, extras, attempts)
                     yield from outcomes
                     if not outcomes:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from flows.planning import Clock
 from flows.progress import Watch
-from flows.runners import ATTEMPTS, Queue, dropped
+from flows.runners import ATTEMPTS, Queue, dropped, settled
 from flows.settings import Settings
 from flows.slot import EVENT, ORDER, Event, Order, lock_of
 from lks.errors import UserError
@@ -124,9 +124,8 @@ class SlotsRunner:
         with selectors.DefaultSelector() as selector:
             try:
                 while self._hand_out(queue, slots, extras, selector):
-                    outcomes = self._hear(queue, slots, extras, selector)
-                    for outcome in outcomes:
-                        queue.finish(outcome.cell)
+                    heard = self._hear(queue, slots, extras, selector)
+                    outcomes = [outcome for found in heard for outcome in settled(queue, found, self._results, extras)]
                     if outcomes:
                         self._hand_out(queue, slots, extras, selector)  # before they are recorded: no slot waits for that
                     yield from outcomes

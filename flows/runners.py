@@ -115,6 +115,24 @@ class Queue:
         for place, waiting in self._waiting.pop(cell.id, []):
             self._push(place, waiting)
 
+    def give_up(self, cell: Cell) -> list[Cell]:
+        """A cell that was taken has come to nothing: what waits for it, which is not to be run without it."""
+        self._busy[cell.model] -= 1
+        return [waiting for _, waiting in self._waiting.pop(cell.id, [])]
+
+
+def settled(queue: Queue, outcome: Outcome, results: Path, extras: Extras) -> list[Outcome]:
+    """Tell the queue of an outcome; with it those of the cells that cannot be run now.
+
+    A lost cell of the unedited model is run by the next grid. Cells that are compared with it wait for that: run without it, they would
+    lack the comparison for good.
+    """
+    if outcome.status != "lost":
+        queue.finish(outcome.cell)
+        return [outcome]
+    reason = "not run: the unedited model's cell, which it is compared with, was lost"
+    return [outcome, *(dropped(results, cell, extras, ("lost", reason)) for cell in queue.give_up(outcome.cell))]
+
 
 def needs(cell: Cell) -> str:
     """Id of the cell whose stored answers this one reads; "" if it reads none."""

@@ -5,22 +5,18 @@
 """
 
 import argparse
-import ctypes
 import fcntl
 import os
-import signal
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
-from typing import IO, Literal
+from typing import Literal
 
 from pydantic import TypeAdapter
 
+from flows.parent import Parent
 from flows.settings import calm_transformers
 from lks.errors import UserError
 from lks.grid import Cell, Extras, Outcome
@@ -95,39 +91,19 @@ def held(results: Path, slot: int) -> Iterator[None]:
         yield
 
 
-class _Parent:
+class _Grid:
     """The grid that started this slot."""
 
-    def __init__(self, output: IO[bytes]) -> None:
-        self._output, self._stage = output, ("", "", -1.0)
-        self._orders: SimpleQueue[Order] = SimpleQueue()
-        self._id = os.getppid()
-
-    def watch(self) -> None:
-        """End this process as soon as the parent is gone: by a signal where there is one for it, else when its pipe closes."""
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; holds even while native code keeps the threads below from running
-        threading.Thread(target=self._read, daemon=True).start()
-        threading.Thread(target=self._poll, daemon=True).start()
-
-    def _read(self) -> None:
-        for line in sys.stdin.buffer:
-            self._orders.put(ORDER.validate_json(line))
-        _leave()
-
-    def _poll(self) -> None:
-        while os.getppid() == self._id:
-            time.sleep(1)
-        _leave()
+    def __init__(self, parent: Parent) -> None:
+        self._parent, self._stage = parent, ("", "", -1.0)
 
     def order(self) -> Order:
         """The next cell, waited for."""
-        return self._orders.get()
+        return ORDER.validate_json(self._parent.order())
 
     def tell(self, event: Event) -> None:
         """Send an event."""
-        self._output.write(EVENT.dump_json(event) + b"\n")
-        self._output.flush()
+        self._parent.tell(EVENT.dump_json(event))
 
     def stage(self, cell: Cell, name: str, fraction: float) -> None:
         """Send progress, in steps of a hundredth."""
@@ -136,26 +112,19 @@ class _Parent:
             self.tell(Event("stage", name, fraction))
 
 
-def _leave() -> None:
-    """End this process and all that it has started, at once: what is finished is on disk."""
-    if os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)
-    os._exit(1)
-
-
-def _serve(results: Path, slot: int, parent: _Parent) -> None:
+def _serve(results: Path, slot: int, grid: _Grid) -> None:
     """Run cells for ever."""
     from baselines import methods
     from flows.runner_bench import Bench
 
     methods()  # imported before the first cell, whose time that is not
     with held(results, slot):
-        bench = Bench(results, parent, Extras())
+        bench = Bench(results, grid, Extras())
         calm_transformers()
         while True:
-            order = parent.order()
-            parent.tell(Event("started"))
-            parent.tell(Event("done", outcome=bench.run(order.cell, order.extras)))
+            order = grid.order()
+            grid.tell(Event("started"))
+            grid.tell(Event("done", outcome=bench.run(order.cell, order.extras)))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -164,14 +133,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--slot", type=int, required=True)
     asked = parser.parse_args(arguments)
-    output = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not get between the events
-    parent = _Parent(output)
+    parent = Parent()
     parent.watch()
+    grid = _Grid(parent)
     try:
-        _serve(asked.results, asked.slot, parent)
+        _serve(asked.results, asked.slot, grid)
     except UserError as error:
-        parent.tell(Event("refused", message=str(error)))
+        grid.tell(Event("refused", message=str(error)))
 
 
 if __name__ == "__main__":

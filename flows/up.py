@@ -54,6 +54,9 @@ def up(
                 keep_results(state, folder)
             with console.status("starting workers"):
                 ensure_workers(state, api, slots_of(workers))
+            gone = _report_gone(state)
+    for run in gone:
+        console.print(f"{run}: its process was gone; the server knows now")
     _show(console, state, api, names, folder)
 
 
@@ -115,6 +118,17 @@ def _report(console: Console, runs: list[str], server: Service | None) -> None:
             report_ended(runs)
     except (httpx.HTTPError, PrefectException) as error:
         console.print(f"The server at {api} could not be told which runs are over ({type(error).__name__}); it notices after some minutes.")
+
+
+def _report_gone(state: Path) -> list[str]:
+    """Tell the server which flows died while nobody could say so; their names."""
+    from flows.up_deployments import report_gone
+    from flows.up_workers import FLOWS_WORKER
+
+    worker = services(state).get(FLOWS_WORKER)
+    if worker is None:
+        return []
+    return report_gone(worker.command[worker.command.index("--name") + 1], worker.started, flow_runs(marked(state)))
 
 
 def _family(service: Service | None) -> list[psutil.Process]:

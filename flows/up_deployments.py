@@ -10,6 +10,8 @@ from uuid import UUID
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, WorkPoolFilter, WorkPoolFilterName
+from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.states import Crashed
 
@@ -124,3 +126,34 @@ def report_ended(runs: Collection[str]) -> None:
                 state = client.read_flow_run(UUID(run)).state
                 if state is None or not state.is_final():
                     client.set_flow_run_state(UUID(run), Crashed(message="Ended by lks down."), force=True)
+
+
+def report_gone(worker: str, since: float, living: Collection[str]) -> list[str]:
+    """Tell the server which runs of the worker for flows are over though nobody has said so: their process died unseen, or never began.
+
+    A killed worker reports nothing, and one whose server is away gives up. Such runs would keep the places of a grid and of the pool: of
+    the pool for ever.
+
+    Args:
+        worker: full name of the worker that runs now.
+        since: when it was started, in seconds since the epoch.
+        living: ids of the flow runs that have a process.
+
+    Returns:
+        Names of the runs.
+    """
+    alone = set(heard_of(FLOWS_POOL)) <= {worker}  # killed right after it took a run, a worker has not yet said whose that is
+    types = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+    unfinished = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)))
+    pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[FLOWS_POOL]))
+    gone = []
+    with get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=unfinished, work_pool_filter=pool):
+            owner = run.labels.get("prefect.worker.name", worker if alone else "")
+            if owner != worker or str(run.id) in living:
+                continue
+            state = client.read_flow_run(run.id).state  # it may have ended in good order meanwhile
+            if state and not state.is_final() and (not state.is_pending() or state.timestamp.timestamp() < since):
+                client.set_flow_run_state(run.id, Crashed(message="Its process is gone; found by lks up."), force=True)
+                gone.append(run.name)
+    return gone

@@ -14,7 +14,7 @@ from lks.errors import UserError
 
 PATIENCE_S = 180.0
 FLOWS_WORKER, CELLS_WORKER = "worker-lks", "worker-gpu"
-PATHS = ("LKS_GRIDS", "LKS_DATA", "LKS_CACHE")
+PATHS = ("LKS_GRIDS", "LKS_DATA", "LKS_CACHE", "LKS_METHODS", "LKS_FACTS", "LKS_TRAINING_PROMPTS")
 """Environment variables made absolute: flow runs work in folders of their own."""
 
 
@@ -117,7 +117,9 @@ def _full_name(name: str) -> str:
 
 
 def _start_worker(state: Path, name: str, pool: tuple[str, int], environment: Mapping[str, str], note: str) -> None:
-    """Start one worker on a pool, with so many flow runs at once."""
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool[0], "--type", "process"]
-    command += ["--name", _full_name(name), "--limit", str(pool[1]), "--install-policy", "never"]
+    """Start one worker on a pool, with so many flow runs at once. Cells share a process and its model, other flows have one each."""
+    from flows.up_deployments import CELLS_POOL
+
+    own = ["flows.worker"] if pool[0] == CELLS_POOL else ["prefect", "worker", "start", "--type", "process", "--install-policy", "never"]
+    command = [sys.executable, "-m", *own, "--pool", pool[0], "--name", _full_name(name), "--limit", str(pool[1])]
     start(state, name, command, environment, note)

@@ -46,6 +46,15 @@ class Bench:
         self._lm: LM | None = None
         self._dataset: Dataset | None = None
         self._battery: tuple[tuple[tuple[str, ...], int], Battery] | None = None
+        self._model, self._data = ("", ""), ("", "")
+
+    def serve(self, cell: Cell) -> None:
+        """Drop what the cell does not use, and what has changed on disk under its name since it was loaded."""
+        model, data = (cell.model, cell.model_revision), (cell.dataset, cell.data_revision)
+        if model != self._model:
+            self._lm, self._model = None, model
+        if data != self._data:
+            self._dataset, self._data = None, data
 
     def lm(self, name: str) -> LM:
         """The model, loaded unless it is the last one."""
@@ -98,6 +107,7 @@ class _Work:
     def __init__(self, cell: Cell, method: Method, results: Path, report: Report, bench: Bench, extras: Extras) -> None:
         self._cell, self._method, self._results, self._report = cell, method, results, report
         self._bench, self._extras = bench, extras
+        bench.serve(cell)
         bench.battery(extras)  # a test that does not exist or lacks its data is told before any work
         self.ledger = Ledger(cell, results, extras)
         self.ledger.notes.update({"title": method.title, **({"regime": method.regime} if issubclass(method, Editor) else {})})

@@ -1,5 +1,6 @@
 """Making one draw's edits once: a finished patch is on disk with its cost and, for a sequential method, what was said after each edit."""
 
+import hashlib
 import json
 import shutil
 import time
@@ -82,9 +83,11 @@ def finished(folder: Path, watched: bool) -> Made | None:
         return None
     try:
         known = cast(dict[str, Any], parse_json(content_of(record)))
+        if known.get("sha256", kept := _digest(folder)) != kept:
+            raise ValueError("the patch is not the one that was saved")
         immediate = read_answers(folder / f"{IMMEDIATE}.parquet") if watched else []
         return Made(lks.patch.load(folder), immediate, float(known["seconds"]), float(known.get("asked_s", 0)), int(known["peak_bytes"]))
-    except (UserError, KeyError, TypeError, ValueError):
+    except (UserError, OSError, KeyError, TypeError, ValueError):
         shutil.rmtree(folder)
         return None
 
@@ -105,8 +108,15 @@ def edited(lm: LM, editor: Editor[object], cell: Cell, number: int, cases: Seque
     if watched:
         write_shard(folder / f"{IMMEDIATE}.parquet", cell.id, watch.answers)
     seconds = max(0.0, meter.seconds - watch.seconds)
-    write_whole(folder / "cost.json", json.dumps({"seconds": seconds, "asked_s": watch.seconds, "peak_bytes": meter.peak_bytes}).encode())
+    costs = {"seconds": seconds, "asked_s": watch.seconds, "peak_bytes": meter.peak_bytes, "sha256": _digest(folder)}
+    write_whole(folder / "cost.json", json.dumps(costs).encode())
     return Made(patch, watch.answers, seconds, watch.seconds, meter.peak_bytes)
+
+
+def _digest(folder: Path) -> str:
+    """Of a saved patch's tensors, in which a flipped bit would show nowhere else."""
+    with (folder / "patch.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_finite(patch: Patch) -> None:

@@ -18,6 +18,10 @@ class DataError(UserError):
     """A data file is missing, damaged or holds a bad record; the message names file, index and field."""
 
 
+class NewerError(DataError):
+    """A data file is of a newer version than this program reads: it is whole, and must not be made anew."""
+
+
 class StoreError(UserError):
     """The results folder cannot be used: unwritable, full, damaged or of another protocol version."""
 

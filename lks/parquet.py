@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lks.errors import DataError
+from lks.errors import DataError, NewerError
 from lks.intake import check_plain, one_line
 
 LARGEST_FILE = 1 << 30
@@ -80,7 +80,7 @@ def _schema(path: Path, found: pa.Schema, known: Known) -> pa.Schema:
         raise DataError(f"{path} is Parquet, but not a shard of answers or decisions. Move it out of the results folder.")
     schema, newest = known[kind]
     if version > newest:
-        raise DataError(f"{path} has {kind} of version {version}; this program reads up to {newest}. Update the program.")
+        raise NewerError(f"{path} has {kind} of version {version}; this program reads up to {newest}. Update the program.")
     if not found.equals(schema):
         raise DataError(f"{path} does not have the columns of {kind} of version {version}. Run its cell again.")
     return schema

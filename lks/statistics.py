@@ -172,7 +172,8 @@ def paired_bootstrap(
     shares = sums / sizes.sum(0)
     drawn = _resampled_means(sums, sizes, resamples, seed)
     drawn = drawn - drawn[:, other]
-    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    quantile = np.nanquantile if np.isnan(drawn).any() else np.quantile  # the first goes column by column, many times slower
+    low, high = quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
     far = np.minimum((drawn <= ROUNDING).sum(0), (drawn >= -ROUNDING).sum(0))
     differing = (abs(shares - shares[:, other]) > ROUNDING / len(sums)).sum(0)
     p = np.minimum(1, np.maximum(2 * (1 + far) / (1 + np.isfinite(drawn).sum(0)), 2.0 ** (1 - differing)))

@@ -18,7 +18,7 @@ from pathlib import Path
 import duckdb
 
 from lks.catalogue import connect, failed, prepare
-from lks.errors import DataError, StoreError
+from lks.errors import DataError, NewerError, StoreError
 from lks.grid import ABILITY, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED, PASSAGES, PROTOCOL, STUDY, Outcome, Status
 from lks.intake import check_inside, parse_json
 from lks.reader import Copy, Reader
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 FINAL: frozenset[Status] = frozenset({"ok", "oom", "collapsed", "diverged", "timeout"})
 """What is not run again. An "error" or a "lost" cell is: the cause may have been mended."""
 
-TOGETHER = 200
+TOGETHER = 500
 """So many cells are taken in by one transaction: reading free answers costs a third of a second before the first of them."""
 
 READ_WAIT, RECORD_WAIT = 10.0, 60.0
@@ -109,13 +109,15 @@ class Store(Reader):
 
         Returns:
             One line for each damaged cell; such a cell is not done and will be run again.
+
+        Raises:
+            StoreError: a shard is of a newer version, which running the cell again would destroy; or the catalogue cannot be used.
         """
         warnings: list[str] = []
         found = {path.parent.name for path in (self.results / "cells").glob("*/outcome.json")}
         with self._open() as connection:
             known = dict(connection.execute("SELECT cell_id, fingerprint FROM cells").fetchall())
-            for cell_id in sorted(set(known) - found):
-                self._forget(connection, cell_id)
+            self._forget(connection, sorted(set(known) - found))
             new: dict[str, tuple[Outcome, str]] = {}
             for cell_id in sorted(found):
                 try:
@@ -124,8 +126,10 @@ class Store(Reader):
                     if known.get(cell_id) != fingerprint:
                         self._check(outcome)
                         new[cell_id] = outcome, fingerprint
+                except NewerError as error:
+                    raise StoreError(f"{error} Or use another folder with --results.") from None
                 except DataError as error:
-                    self._forget(connection, cell_id)
+                    self._forget(connection, [cell_id])
                     warnings.append(str(error))
             for start in range(0, len(new), TOGETHER):
                 self._ingest(connection, dict(list(new.items())[start : start + TOGETHER]))
@@ -184,23 +188,28 @@ class Store(Reader):
 
     def _ingest(self, connection: duckdb.DuckDBPyConnection, new: Mapping[str, tuple[Outcome, str]]) -> None:
         """Replace the rows of some cells, each with its fingerprint, in one transaction; their shards have been checked."""
+        shards = [str(self.results / shard) for outcome, _ in new.values() for shard in outcome.shards]
+        files = [self.results / "cells" / cell_id / "outcome.json" for cell_id in new]
+        rows = [_row(outcome, mark, file.read_text(encoding="utf-8")) for file, (outcome, mark) in zip(files, new.values(), strict=True)]
         connection.begin()
         try:
-            for cell_id, (outcome, fingerprint) in new.items():
-                self._forget(connection, cell_id)
-                row = _row(outcome, fingerprint, (self.results / "cells" / cell_id / "outcome.json").read_text(encoding="utf-8"))
-                connection.execute(f"INSERT INTO cells VALUES ({', '.join('?' * len(row))})", list(row))
-                for table, chosen in _tables([str(self.results / shard) for shard in outcome.shards]).items():
-                    connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM read_parquet(?)", [chosen])
+            self._forget(connection, list(new))
+            places = ", ".join(f"({', '.join('?' * len(row))})" for row in rows)
+            connection.execute(f"INSERT INTO cells VALUES {places}", [value for row in rows for value in row])
+            for table, chosen in _tables(shards).items():
+                connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM read_parquet(?)", [chosen])
             connection.execute("INSERT INTO free_answers FROM free_answers_read WHERE cell_id IN (SELECT unnest(?))", [list(new)])
             connection.commit()
         except BaseException:
             connection.rollback()
             raise
 
-    def _forget(self, connection: duckdb.DuckDBPyConnection, cell_id: str) -> None:
-        for table in ("answers", "free_answers", *TABLES.values(), "cells"):
-            connection.execute(f"DELETE FROM {table} WHERE cell_id = ?", [cell_id])
+    def _forget(self, connection: duckdb.DuckDBPyConnection, cell_ids: Sequence[str]) -> None:
+        """Drop the rows of some cells; a search of each table is dear, and most cells that are forgotten are new."""
+        chosen = "cell_id IN (SELECT unnest(?))"
+        if connection.execute(f"SELECT 1 FROM cells WHERE {chosen} LIMIT 1", [list(cell_ids)]).fetchall():
+            for table in ("answers", "free_answers", *TABLES.values(), "cells"):
+                connection.execute(f"DELETE FROM {table} WHERE {chosen}", [list(cell_ids)])
 
 
 def _tables(shards: Sequence[str]) -> dict[str, list[str]]:

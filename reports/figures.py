@@ -1,6 +1,7 @@
 """All figures of a report."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from lks.reader import Reader
 from reports.drawing import Absent, Drawing
@@ -11,7 +12,7 @@ from reports.figures_metrics import by_edits, retention
 from reports.figures_scope import scope
 from reports.figures_source import EXACT, PAPERS, Source
 from reports.figures_studies import gain, probe, swap, tracing
-from reports.results import Results
+from reports.results import Block, Results
 from reports.style import applied
 
 FIGURES: tuple[Callable[[Source], Drawing | Absent], ...] = (
@@ -33,6 +34,10 @@ FIGURES: tuple[Callable[[Source], Drawing | Absent], ...] = (
 """In the order of the page."""
 
 
+MOST = 40
+"""Of a table with more lines than this, figures show one seed."""
+
+
 def figures(results: Results, store: Reader) -> list[Drawing | Absent]:
     """Every figure, of evaluated cases; what has no data says so.
 
@@ -40,9 +45,23 @@ def figures(results: Results, store: Reader) -> list[Drawing | Absent]:
         results: of a results folder.
         store: the same folder's.
     """
-    source = Source(results.of("evaluation"), store)
+    evaluated = results.of("evaluation")
+    few = replace(evaluated, blocks=tuple(_few(block) for block in evaluated.blocks))
+    source = Source(few, store)
     with applied():
-        return [figure(source) for figure in FIGURES]
+        drawn = [figure(source) for figure in FIGURES]
+    left = sum(len(block.rows) for block in evaluated.blocks) - sum(len(block.rows) for block in few.blocks)
+    note = f" Where a table has more than {MOST} lines, only its lowest seed is drawn; {left:,} lines are in the tables alone."
+    return [replace(one, caption=one.caption + note) if left and isinstance(one, Drawing) else one for one in drawn]
+
+
+def _few(block: Block) -> Block:
+    """A table without its further seeds, if it is long: nobody tells so many lines apart."""
+    if len(block.rows) <= MOST:
+        return block
+    seeds = {row.name: min(outcome.cell.seed for outcome in row.cells.values()) for row in block.rows}
+    rows = tuple(row for row in block.rows if seeds[row.name] == min(seeds.values()))
+    return replace(block, rows=rows, n_edits=tuple(sorted({n_edits for row in rows for n_edits in row.cells})))
 
 
 __all__ = ["figures"]

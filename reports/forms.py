@@ -124,31 +124,30 @@ def html(table: Table) -> Markup:
     groups = "".join(
         f'<th class="t first" scope="colgroup" colspan="{width}">{escape(group)}</th>' if group else "<td></td>" * width for _, width, group in spans
     )
-    heads = "".join(_head(table, i, column, i in first) for i, column in enumerate(table.columns))
+    numeric = [_numeric(table, i) for i in range(len(table.columns))]
+    heads = "".join(_head(i, column, i in first, numeric[i]) for i, column in enumerate(table.columns))
     bodies = []
     for name, rows in table.parts:
         title = f'<tr class="part"><th colspan="{len(table.columns)}" scope="rowgroup">{escape(name)}</th></tr>' if name else ""
-        bodies.append(f"<tbody>{title}{''.join(_html_row(table, row, first) for row in rows)}</tbody>")
+        bodies.append(f"<tbody>{title}{''.join(_html_row(table, row, first, numeric) for row in rows)}</tbody>")
     top = f"<tr>{groups}</tr>" if any(column.group for column in table.columns) else ""
     return Markup(f'<table class="results"><thead>{top}<tr>{heads}</tr></thead>{"".join(bodies)}</table>')
 
 
-def _head(table: Table, i: int, column: Column, is_first: bool) -> str:
+def _head(i: int, column: Column, is_first: bool, is_numeric: bool) -> str:
     note = f' title="{escape(column.note)}"' if column.note else ""
-    classes = " ".join(filter(None, ("first" if is_first else "", "" if _numeric(table, i) else "left")))
+    classes = " ".join(filter(None, ("first" if is_first else "", "" if is_numeric else "left")))
     style = f' class="{classes}"' if classes else ""
     return f'<th scope="col"{style}{note}><button type="button" data-column="{i}">{escape(column.heading)}</button></th>'
 
 
-def _html_row(table: Table, row: Row, first: set[int]) -> str:
+def _html_row(table: Table, row: Row, first: set[int], numeric: Sequence[bool]) -> str:
     cells = []
     for i, (entry, column) in enumerate(zip(row.entries, table.columns, strict=True)):
         mark = "first " if i in first else ""
         if isinstance(entry, str):
             cells.append(
-                f'<th scope="row">{escape(entry)}</th>'
-                if i == 0
-                else f'<td class="{mark}{"" if _numeric(table, i) else "left"}">{escape(entry)}</td>'
+                f'<th scope="row">{escape(entry)}</th>' if i == 0 else f'<td class="{mark}{"" if numeric[i] else "left"}">{escape(entry)}</td>'
             )
             continue
         at = "" if entry.value is None else f' data-v="{round(entry.value, 6):g}"'

@@ -1,7 +1,7 @@
 """Raw answers behind the scores: a sample of each cell, drawn by a fixed rule, for the page's panel."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import TypeVar
 
 from lks.reader import Reader
@@ -97,9 +97,8 @@ RowT = TypeVar("RowT", Sample, Text, ErrorShare)
 def _by_cell(rows: Sequence[RowT]) -> Shown:
     shown: Shown = {}
     for row in rows:
-        fields = {key: _short(value) for key, value in asdict(row).items() if value is not None and value != ""}
-        del fields["cell_id"]
-        shown.setdefault(row.cell_id, []).append(fields)
+        told = {field.name: _short(getattr(row, field.name)) for field in fields(row) if field.name != "cell_id"}
+        shown.setdefault(row.cell_id, []).append({name: value for name, value in told.items() if value is not None and value != ""})
     return shown
 
 

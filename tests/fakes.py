@@ -2,7 +2,7 @@
 
 As a script it is the `lks` command over such cells: `python tests/fakes.py grid --results DIR`, or a slot of it: `python tests/fakes.py slot ...`.
 What its cells do beside waiting is in the environment: FAKE_WAIT, the seconds that each takes; FAKE_KILL=NUMBER:LABEL, the process kills itself in
-the first so many cells with that in their label; FAKE_HANG=LABEL.
+the first so many cells with that in their label; FAKE_HANG=LABEL; FAKE_FAIL=LABEL, such cells of a work pool are out of memory.
 """
 
 import os
@@ -105,7 +105,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(name)
     import flows.cell
 
-    install(Cells(wait=float(os.environ.get("FAKE_WAIT", "0.5"))))
+    install(Cells(os.environ.get("FAKE_FAIL", ""), wait=float(os.environ.get("FAKE_WAIT", "0.5"))))
     return flows.cell.cell
 
 

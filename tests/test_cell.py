@@ -2,9 +2,10 @@
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import pyarrow.parquet as pq
@@ -172,17 +173,31 @@ def test_a_failure_is_an_outcome_and_finished_patches_are_used_again(tmp_path: P
     assert Broken.calls == 4  # draws 0, 1 (failed), then 1 and 2: draw 0 came from disk
 
 
-def test_a_damaged_patch_of_an_earlier_run_is_made_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [lambda content: content[:50], lambda content: content[:-1] + bytes([content[-1] ^ 1])])
+def test_a_damaged_patch_of_an_earlier_run_is_made_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     bench = TinyBench()
     one = cell("lks", 2, 1)
     first = run(one, methods()["lks"], tmp_path, quiet, bench)
     saved = tmp_path / "runs" / one.id / "patch" / "0" / "patch.safetensors"
-    saved.write_bytes(saved.read_bytes()[:50])
+    content = saved.read_bytes()
+    saved.write_bytes(damage(content))
     before = pq.read_table(tmp_path / first.shards[0])
     (tmp_path / "cells" / one.id / "outcome.json").unlink()
     again = run(one, methods()["lks"], tmp_path, quiet, bench)
     assert again.status == "ok"
+    assert saved.read_bytes() == content
     assert before.equals(pq.read_table(tmp_path / again.shards[0]))
+
+
+def test_a_bench_keeps_a_model_until_it_has_changed_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr("lks.cell.LM.load", lambda name: loaded.append(name) or SimpleNamespace(name=name))
+    monkeypatch.setattr("lks.cell.load_dataset", lambda name: loaded.append(name) or SimpleNamespace(name=name))
+    bench, one = Bench(), cell()
+    for now in (one, replace(one, method="ft"), replace(one, model_revision="new"), replace(one, data_revision="new")):
+        bench.serve(now)
+        bench.lm(now.model), bench.dataset(now.dataset)
+    assert loaded == [one.model, one.dataset, one.model, one.model, one.dataset]
 
 
 class Diverging(Unedited):

@@ -24,7 +24,7 @@ from flows.runner_bench import beat_of, beating, claimed
 from flows.runner_pool import PoolRunner
 from flows.runner_runs import Runs
 from flows.runner_slots import SlotsRunner
-from flows.runners import MEND, Queue, dropped
+from flows.runners import MEND, Queue, dropped, settled
 from flows.settings import Settings
 from flows.slot import lock_of
 from lks.errors import StoreError, UserError
@@ -99,6 +99,13 @@ class TestQueue:
         scope = replace(cell("ft"), measure="scope")
         queue = Queue([cell("none"), scope], Clock([]))
         assert {queue.take(), queue.take()} == {cell("none"), scope}
+
+    def test_what_waits_for_a_lost_cell_is_not_run_without_it(self, tmp_path):
+        queue = Queue([cell("none"), cell("ft"), cell("ft", 2)], Clock([]))
+        assert {queue.take(), queue.take()} == {cell("none"), cell("ft", 2)}
+        lost = dropped(tmp_path, cell("none"), Extras(), ("lost", "signal 9"))
+        assert [(o.cell, o.status) for o in settled(queue, lost, tmp_path, Extras())] == [(cell("none"), "lost"), (cell("ft"), "lost")]
+        assert queue.take() is None
 
     def test_the_longest_come_first_and_the_unknown_before_them(self):
         known = [Outcome(cell(method, model="other"), "ok", "", (), Costs(edit_s=took), {}) for method, took in (("ft", 1), ("lks", 9))]
