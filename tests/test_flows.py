@@ -11,7 +11,8 @@ from pathlib import Path
 import fakes
 import pytest
 
-from flows.planning import Clock, build_command, only_writer
+from flows.clock import Clock
+from flows.planning import build_command, only_writer
 from flows.progress import Lines, duration
 from lks.errors import StoreError, UserError
 from lks.grid import Cell, Costs, Outcome
@@ -190,6 +191,19 @@ class TestClock:
         clock = Clock([outcome("lks", 1, 10), outcome("ft", 1, 2, status="oom")])
         assert clock.expect([outcome("lks", 1, 0).cell, outcome("ft", 1, 0).cell]) is None
         assert clock.expect([]) == 0
+
+    def test_a_cell_that_is_learnt_again_counts_once(self):
+        clock = Clock([outcome("lks", 1, 10), outcome("lks", 1, 30, model="n"), outcome("lks", 1, 20)])
+        assert clock.expect([wanted(1, "other")]) == 25
+
+    def test_it_stays_fast_with_many_cells(self):
+        outcomes = [replace(outcome("lks", 1 + n % 5, 2.0), cell=wanted(1 + n % 5, seed=n)) for n in range(4000)]
+        lines, since = Lines(lambda text: None), time.process_time()
+        lines.begin([one.cell for one in outcomes], 0, [])
+        for one in outcomes:
+            lines.finish(one)
+        assert lines.left == 0.0
+        assert time.process_time() - since < 10
 
 
 def test_lines_say_what_became_of_each_cell():

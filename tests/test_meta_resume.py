@@ -151,6 +151,9 @@ def test_a_process_killed_from_outside_goes_on_in_another(name: str, folder: Pat
 def ends_with(name: str, result: "multiprocessing.Queue[bytes]") -> None:
     tensors = trained(name)
     result.put(b"".join(tensors[key].detach().numpy().tobytes() for key in sorted(tensors)))
+    result.close()
+    result.join_thread()
+    os._exit(0)  # what other tests have left in the process that was forked is not to be torn down here
 
 
 @pytest.mark.parametrize("locks", [True, False])

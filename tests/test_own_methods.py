@@ -1,11 +1,18 @@
 """Methods in a folder of the user's own: `LKS_METHODS`."""
 
+import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+import baselines
+import lks.patch
+from lks.errors import UserError
 
 METHOD = """
 from dataclasses import dataclass
@@ -28,27 +35,26 @@ class Own(Editor[P]):
 """
 
 
-def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "LKS_METHODS": str(folder)}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False)
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """As if `LKS_METHODS` had named it when the program began."""
+    monkeypatch.setattr(baselines, "__path__", [*list(baselines.__path__)[:1], str(tmp_path)])
+    baselines.methods.cache_clear()
+    importlib.invalidate_caches()
+    yield tmp_path
+    monkeypatch.undo()
+    baselines.methods.cache_clear()
+    for name in [name for name in sys.modules if name.startswith(("baselines.own", "baselines.two"))]:
+        del sys.modules[name]
 
 
-def test_a_method_and_its_patch_are_found(tmp_path: Path):
-    (tmp_path / "own.py").write_text(METHOD)
-    done = python("from baselines import methods; print(methods()['own'].title, len(methods()))", tmp_path)
-    assert done.stdout.startswith("Own "), done.stderr
-    assert int(done.stdout.split()[1]) > 2
-    save = f"""
-import sys, torch
-from pathlib import Path
-from baselines import own
-own.OwnPatch({{"w": torch.ones(2)}}).save(Path({str(tmp_path / "patch")!r}))
-"""
-    assert python(save, tmp_path).returncode == 0
-    load = f"from pathlib import Path; import lks.patch; print(type(lks.patch.load(Path({str(tmp_path / 'patch')!r}))).__name__)"
-    assert python(load, tmp_path).stdout.strip() == "OwnPatch"
-    refused = python(load, tmp_path.parent)
-    assert "not installed as a part of this program" in refused.stderr
+def test_a_method_and_its_patch_are_found(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (folder / "own.py").write_text(METHOD)
+    known = baselines.methods()
+    assert known["own"].title == "Own" and "lks" in known and "ft" in known
+    place = tmp_path_factory.mktemp("patch")
+    sys.modules["baselines.own"].OwnPatch({"w": torch.ones(2)}).save(place)
+    assert type(lks.patch.load(place)).__name__ == "OwnPatch"
 
 
 @pytest.mark.parametrize(
@@ -58,20 +64,14 @@ own.OwnPatch({{"w": torch.ones(2)}}).save(Path({str(tmp_path / "patch")!r}))
         ("two.py", METHOD + METHOD.replace("class Own(", "class Other("), "exactly one Editor, it defines 2"),
     ],
 )
-def test_what_is_no_method_is_told(tmp_path: Path, name: str, content: str, said: str):
-    (tmp_path / name).write_text(content)
-    done = subprocess.run(
-        [sys.executable, "-c", "from flows.cli import app; app()", "list", "methods"],
-        env={**os.environ, "LKS_METHODS": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert said in " ".join(done.stderr.split())
-    assert "Traceback" not in done.stderr
+def test_what_is_no_method_is_told(folder: Path, name: str, content: str, said: str) -> None:
+    (folder / name).write_text(content)
+    with pytest.raises(UserError, match=said):
+        baselines.methods()
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path):
-    assert "no such folder" in python("from baselines import methods; methods()", tmp_path / "none").stderr
+def test_the_variable_names_the_folder(tmp_path: Path) -> None:
+    environment = {**os.environ, "LKS_METHODS": str(tmp_path / "none")}
+    code = "from baselines import methods; methods()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert f"LKS_METHODS={tmp_path / 'none'}: no such folder" in done.stderr
