@@ -13,7 +13,8 @@ import httpx
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.exceptions import PrefectException
 
-from flows.planning import seconds, tally
+from flows.clock import seconds
+from flows.planning import tally
 from flows.progress import Lines, duration
 from lks.errors import UserError
 from lks.grid import Cell, Outcome

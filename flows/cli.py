@@ -194,7 +194,7 @@ def _show_results(console: Console, folder: Path) -> None:
 
 
 def _show_plan(work: "Work") -> None:
-    from flows.planning import Clock
+    from flows.clock import Clock
     from flows.progress import duration
 
     console = Console()

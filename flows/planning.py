@@ -1,14 +1,13 @@
-"""What is to be done, without Prefect: the cells of a grid, those the store lacks, and how long they may take."""
+"""What is to be done, without Prefect: the cells of a grid and those that the store lacks."""
 
 import fcntl
 import os
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean
 from typing import TYPE_CHECKING, get_args
 
 from flows.kept import KEPT
@@ -19,9 +18,6 @@ from lks.plan import parse_only, plan
 
 if TYPE_CHECKING:
     from lks.store import Store
-
-PREPARING = "prepare"
-"""The part of a cell's time that other cells share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,65 +153,6 @@ def dataset_of(name: str) -> tuple[str, int]:
     kept = KEPT.get()
     dataset = kept.bench.dataset(name) if kept else load(name)
     return dataset.revision, len(dataset.cases)
-
-
-class Clock:
-    """Expected seconds of cells, from cells that are finished: of the same method, T and model first, then of less alike ones.
-
-    A preparation counts once for all cells that share it, and not at all where one of them is finished: it is kept on disk. Of a stored
-    cell only the parts count that cells like it have and it lacks.
-    """
-
-    def __init__(self, outcomes: Iterable[Outcome]) -> None:
-        self._spent: dict[tuple[object, ...], dict[str, dict[str, float]]] = defaultdict(dict)  # likeness -> cell -> part -> seconds
-        self._prepared: set[tuple[object, ...]] = set()
-        for outcome in outcomes:
-            self.learn(outcome)
-
-    def learn(self, outcome: Outcome) -> None:
-        """Take a finished cell into account; failed ones say nothing about time."""
-        if outcome.status == "ok":
-            costs = outcome.costs
-            parts = {PREPARING: costs.prepare_s, "edit and ask": costs.edit_s + costs.ask_s, **costs.stage_s}
-            for key in _likeness(outcome.cell):
-                self._spent[key][outcome.cell.id] = parts
-            self._prepared.add(_preparation(outcome.cell))
-
-    def expect(self, cells: Iterable[Cell]) -> float | None:
-        """Seconds for all of the cells together; None if nothing is known about one of them."""
-        total, prepared = 0.0, set(self._prepared)
-        for cell in cells:
-            parts = next((parts for key in _likeness(cell) if (parts := self._lacking(cell, key))), None)
-            if parts is None:
-                return None
-            total += sum(value for part, value in parts.items() if part != PREPARING or _preparation(cell) not in prepared)
-            prepared.add(_preparation(cell))
-        return total
-
-    def _lacking(self, cell: Cell, key: tuple[object, ...]) -> dict[str, float]:
-        """Mean seconds of the parts that cells of a likeness have and this one lacks."""
-        alike = self._spent.get(key, {})
-        found: dict[str, list[float]] = defaultdict(list)
-        for parts in alike.values():
-            for part in parts.keys() - alike.get(cell.id, {}).keys():
-                found[part].append(parts[part])
-        return {part: mean(values) for part, values in found.items()}
-
-
-def _preparation(cell: Cell) -> tuple[object, ...]:
-    """What cells with the same preparation share, as a rule."""
-    return (cell.model, cell.dataset, cell.measure, cell.method, cell.variant, cell.seed)
-
-
-def _likeness(cell: Cell) -> list[tuple[object, ...]]:
-    method = (cell.measure, cell.method, cell.variant)
-    own = (cell.model, cell.dataset, *method, cell.n_edits, cell.draws)
-    return [own, (*method, cell.n_edits), (cell.measure, cell.method, cell.n_edits), (cell.measure, cell.method)]
-
-
-def seconds(outcome: Outcome) -> float:
-    """What a cell took in all."""
-    return outcome.costs.prepare_s + outcome.costs.edit_s + outcome.costs.ask_s + sum(outcome.costs.stage_s.values())
 
 
 def tally(outcomes: Iterable[Outcome]) -> Mapping[str, int]:

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.text import Text
 
-from flows.planning import Clock, seconds
+from flows.clock import Clock, seconds
 from lks.grid import Cell, Outcome
 
 
@@ -43,11 +43,16 @@ def duration(value: float | None) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+SHARE = 0.05
+"""So much of the time at most goes into estimates: of thousands of cells each takes a while."""
+
+
 class _Count:
     """Cells to run, finished and failed, and the time the rest may take."""
 
     def __init__(self) -> None:
-        self.rest: list[Cell] = []
+        self.rest: dict[str, Cell] = {}
+        self._estimated, self._took = -1.0, 0.0
         self.total = self.done = self.failed = self.kept = 0
         self.clock = Clock([])
         self.expected: float | None = None
@@ -55,20 +60,27 @@ class _Count:
         """Cell -> when it started."""
 
     def begin(self, cells: Sequence[Cell], kept: int, earlier: Sequence[Outcome]) -> None:
-        self.rest, self.total, self.kept = list(cells), len(cells), kept
+        self.rest, self.total, self.kept = {cell.id: cell for cell in cells}, len(cells), kept
         self.clock = Clock(earlier)
-        self.expected = self.clock.expect(self.rest)
+        self._estimate()
 
     def start(self, cell: Cell) -> None:
         self.running[cell.id] = time.monotonic()
 
     def finish(self, outcome: Outcome) -> None:
         self.running.pop(outcome.cell.id, None)
-        self.rest = [c for c in self.rest if c.id != outcome.cell.id]
+        self.rest.pop(outcome.cell.id, None)
         self.clock.learn(outcome)
-        self.expected = self.clock.expect(self.rest)
+        if not self.rest or time.monotonic() - self._estimated >= self._took / SHARE:
+            self._estimate()
         self.done += outcome.status == "ok"
         self.failed += outcome.status != "ok"
+
+    def _estimate(self) -> None:
+        since = time.monotonic()
+        self.expected = self.clock.expect(self.rest.values())
+        self._estimated = time.monotonic()
+        self._took = self._estimated - since
 
     def left(self) -> float | None:
         """Seconds that the cells not yet finished may take, with as many at once as there are now."""

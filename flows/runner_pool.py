@@ -16,7 +16,8 @@ from uuid import UUID, uuid4
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import State, StateType
 
-from flows.planning import Clock
+from flows.busy import client_settings
+from flows.clock import Clock
 from flows.progress import Watch
 from flows.runner_bench import beat_of
 from flows.runner_runs import Run, Runs
@@ -27,8 +28,11 @@ from lks.grid import Cell, Extras, Outcome, Status
 from lks.shards import read_outcome
 
 LOOK_EVERY_S = 1.0
+"""Seconds between two looks at the server where nothing happens; after something has, the first comes ten times sooner."""
 COUNT_EVERY_S = 30.0
 """Seconds between two counts of the workers."""
+PER_WORKER = 4
+"""Runs in flight for each worker: one that runs and some at hand, as a busy server may take seconds to make a new one."""
 AT_ONCE = 16
 """Runs in flight where no worker is known."""
 APPEAR_S = 30.0
@@ -82,22 +86,23 @@ class PoolRunner:
         self._settings, self._token = Settings(), uuid4().hex[:8]
         self._flights: dict[UUID, Flight] = {}
         self._workers, self._counted = 0, -COUNT_EVERY_S
+        self._model = ""  # of the run that was started last: workers take runs in turn, and each keeps the model of its last one
 
     def run(self, cells: Sequence[Cell], extras: Extras) -> Generator[Outcome, None, None]:
         """Outcomes of all the cells; closed early, it has the runs in flight ended."""
         with contextlib.ExitStack() as stack:
-            client = self._client or stack.enter_context(get_client(sync_client=True))
+            client = self._client or stack.enter_context(get_client(client_settings(), sync_client=True))
             runs = Runs(client, self._settings.pool_results or self._results, self._settings.server_wait_s)
             attempts = self._adopt(runs, cells, extras)
-            queue = Queue(cells, self._clock, taken=set(attempts))
+            queue, pause = Queue(cells, self._clock, taken=set(attempts)), LOOK_EVERY_S
             try:
                 while self._hand_out(queue, runs, extras, attempts):
                     seen = self._look(queue, runs, extras)
                     outcomes = [outcome for found in seen for outcome in settled(queue, found, self._results, extras)]
                     self._hand_out(queue, runs, extras, attempts)
                     yield from outcomes
-                    if not outcomes:
-                        time.sleep(LOOK_EVERY_S)
+                    pause = LOOK_EVERY_S / 10 if outcomes else min(1.5 * pause, LOOK_EVERY_S)
+                    time.sleep(pause)
             finally:
                 self._end(runs)
 
@@ -116,7 +121,8 @@ class PoolRunner:
 
     def _hand_out(self, queue: Queue, runs: Runs, extras: Extras, attempts: Counter[str]) -> bool:
         """Start runs as long as there is room; whether one is in flight."""
-        while len(self._flights) < self._limit(runs) and (cell := queue.take()):
+        while len(self._flights) < self._limit(runs) and (cell := queue.take(self._model)):
+            self._model = cell.model
             attempts[cell.id] += 1
             self._fly(cell, runs.submit(cell, extras, f"{cell.id}-{attempts[cell.id]}-{self._token}", attempts[cell.id]))
         return bool(self._flights)
@@ -126,7 +132,7 @@ class PoolRunner:
             return self._settings.pool_limit
         if time.monotonic() - self._counted > COUNT_EVERY_S:
             self._workers, self._counted = runs.workers(), time.monotonic()
-        return 2 * self._workers or AT_ONCE
+        return PER_WORKER * self._workers or AT_ONCE
 
     def _look(self, queue: Queue, runs: Runs, extras: Extras) -> list[Outcome]:
         """Look at all runs in flight; outcomes of those that are over."""

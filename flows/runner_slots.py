@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from flows.planning import Clock
+from flows.clock import Clock
 from flows.progress import Watch
 from flows.runners import ATTEMPTS, Queue, dropped, settled
 from flows.settings import Settings

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from flows.planning import Clock
+from flows.clock import Clock
 from flows.progress import Watch
 from flows.settings import Mode
 from lks.errors import DataError

@@ -29,7 +29,7 @@ class Settings(BaseSettings):
         runner: how cells are run.
         slots: child processes of mode "slots"; None: one per GPU, or one.
         cell_timeout_s: seconds that a cell may take in the modes "slots" and "pool"; 0 means for ever.
-        pool_limit: cell runs in flight of mode "pool"; None: two per worker that is online, or 16.
+        pool_limit: cell runs in flight of mode "pool"; None: four per worker that is online, or 16.
         pool_results: the results folder as workers see it, where that is another path than here.
         beat_s: seconds without a sign of life after which a cell run of mode "pool" counts as lost.
         server_wait_s: seconds that an absent Prefect server is waited for.

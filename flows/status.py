@@ -160,7 +160,8 @@ def _now(runs: list[Run]) -> list[Text]:
 
 def _stored(folder: Path, outcomes: "list[Outcome]") -> list[Text]:
     """Cells by status, and failures with reasons."""
-    from flows.planning import seconds, tally
+    from flows.clock import seconds
+    from flows.planning import tally
     from flows.progress import duration
 
     counts = ", ".join(f"{number} {state}" for state, number in tally(outcomes).items()) or "nothing"
@@ -177,7 +178,8 @@ def _stored(folder: Path, outcomes: "list[Outcome]") -> list[Text]:
 
 def _left(grid: str, store: "Store | None", at_once: int) -> tuple[Text, int]:
     """What the grid lacks, and how many cells that is."""
-    from flows.planning import Clock, cells_of, compare, named_grid
+    from flows.clock import Clock
+    from flows.planning import cells_of, compare, named_grid
     from flows.progress import duration
     from flows.settings import Settings
 

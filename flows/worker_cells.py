@@ -140,6 +140,11 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
                 if self._started != started:
                     break
 
+    async def _give_worker_labels_to_flow_run(self, flow_run_id: UUID) -> None:
+        """Beside the run: with SQLite it meets a busy database more often than other requests, and tries again after seconds only."""
+        if self._runs_task_group:
+            self._runs_task_group.start_soon(super()._give_worker_labels_to_flow_run, flow_run_id)
+
     async def run(
         self, flow_run: FlowRun, configuration: ProcessJobConfiguration, task_status: anyio.abc.TaskStatus[int] | None = None
     ) -> ProcessWorkerResult:

@@ -73,14 +73,17 @@ def _run(order: Order) -> Reply:
 def _serve(parent: Parent) -> None:
     """Run flow runs for ever, with one client of the server and one place for a model."""
     from prefect.context import SyncClientContext
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     from baselines import methods
+    from flows.busy import client_settings
     from flows.kept import KEPT, Kept
 
     methods()  # imported before the first cell, whose time that is not
     calm_transformers()
     KEPT.set(Kept())
-    with SyncClientContext.get_or_create():
+    # a run gives signs of life of its own (`flows.runner_bench.beating`); the end of Prefect's is waited for, up to a second per run
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), SyncClientContext(client_settings()):
         while True:
             parent.tell(REPLY.dump_json(_run(ORDER.validate_json(parent.order()))))
 

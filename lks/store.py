@@ -196,9 +196,11 @@ class Store(Reader):
             self._forget(connection, list(new))
             places = ", ".join(f"({', '.join('?' * len(row))})" for row in rows)
             connection.execute(f"INSERT INTO cells VALUES {places}", [value for row in rows for value in row])
-            for table, chosen in _tables(shards).items():
+            tables = _tables(shards)
+            for table, chosen in tables.items():
                 connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM read_parquet(?)", [chosen])
-            connection.execute("INSERT INTO free_answers FROM free_answers_read WHERE cell_id IN (SELECT unnest(?))", [list(new)])
+            if "answers" in tables:
+                connection.execute("INSERT INTO free_answers FROM free_answers_read WHERE cell_id IN (SELECT unnest(?))", [list(new)])
             connection.commit()
         except BaseException:
             connection.rollback()

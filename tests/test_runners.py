@@ -327,10 +327,18 @@ class TestPool:
         server, notes, cells = Server(tmp_path), Notes(), tiny(most=10)
         server.online = 2
         assert {o.status for o in run_pool(server, cells, notes).values()} == {"ok"}
-        assert len(server.runs) == 20 and server.most == 4
+        assert len(server.runs) == 20 and server.most == 8
         assert sorted(notes.started) == sorted(c.label for c in cells)
         assert {run.name for run in server.runs.values()} == {c.label for c in cells}
         assert server.requests.count("look") < 30, "states are asked for one by one"
+
+    def test_models_come_one_after_the_other(self, hurry, tmp_path):
+        """Workers take runs in turn, and each keeps the model of its last one."""
+        hurry.setenv("LKS_POOL_LIMIT", "2")
+        server = Server(tmp_path)
+        run_pool(server, tiny(("m", "n", "o"), methods=("none",)))
+        models = [run.parameters["model"] for run in server.runs.values()]
+        assert [model for model, _ in itertools.groupby(models)] == ["m", "n", "o"]
 
     def test_the_limit_may_be_set(self, hurry, tmp_path):
         hurry.setenv("LKS_POOL_LIMIT", "3")

@@ -1,0 +1,180 @@
+"""Thousands of cells of some hundredths of a second through server, work pool, workers and grid flow: what each costs beside its own time.
+
+Cells are scope cells on the made world with one edit or some: no model is loaded and nothing is edited, so what is seen is the way there. All
+of it is started as `lks up` does, in a folder and on a port of its own, and ended afterwards.
+
+Run: `python -m benchmarks.pool_scale [--cells 5000] [--workers 2]`
+"""
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+LOOK_EVERY_S = 5.0
+SEEDS = 100
+"""Cells differ in T, then in so many seeds."""
+
+
+def grid_of(cells: int) -> str:
+    """A grids file with a grid "scale" of so many cells."""
+    seeds = min(cells, SEEDS)
+    counts = list(range(1, cells // seeds + 1))
+    method = '{ method = "lks", scope = "exact" }'
+    places = f'models = ["micro-llama"]\ndatasets = ["world"]\nmethods = [{method}]\nn_edits = {counts}\nseeds = {list(range(seeds))}\n'
+    return f'[scale]\ndescription = "many short cells"\nmeasure = "scope"\n{places}'
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A cell on disk: when its outcome was written, and the seconds that it took itself."""
+
+    at: float
+    own_s: float
+
+
+@dataclass(slots=True)
+class Watched:
+    """What is seen from outside while the grid runs: (time, cells on disk, process -> bytes in memory)."""
+
+    looks: list[tuple[float, int, dict[str, int]]] = field(default_factory=list)
+
+    def look(self, results: Path, processes: Mapping[str, Sequence[psutil.Process]]) -> int:
+        """Take one look; the number of cells on disk."""
+        done = len(list((results / "cells").glob("*/outcome.json")))
+        self.looks.append((time.time(), done, {name: sum(map(resident, some)) for name, some in processes.items()}))
+        return done
+
+
+def resident(process: psutil.Process) -> int:
+    """Bytes of a process in memory; 0 when it has ended."""
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+@contextmanager
+def running(folder: Path, workers: int) -> Iterator[dict[str, str]]:
+    """Server and workers in a folder of their own; the environment that finds them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    (folder / "data").mkdir()  # no tests of abilities: they would make prompts by the thousand
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+    environment |= {"PREFECT_HOME": str(folder / "home"), "LKS_DATA": str(folder / "data"), "LKS_GRIDS": str(folder / "grids.toml")}
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    lks = [sys.executable, "-c", "from flows.cli import app; app()"]
+    start = [*lks, "up", "--port", str(port), "--workers", str(workers), "--results", str(folder / "results")]
+    try:
+        subprocess.run(start, env=environment, check=True, stdout=subprocess.DEVNULL)
+        yield {**environment, "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+    finally:
+        subprocess.run([*lks, "down"], env=environment, check=False, stdout=subprocess.DEVNULL)
+
+
+def processes(folder: Path, grid: subprocess.Popen[bytes]) -> dict[str, list[psutil.Process]]:
+    """Who is looked at, by role."""
+    from flows.up_processes import marked
+
+    found: dict[str, list[psutil.Process]] = {"grid flow": [psutil.Process(grid.pid)], "server": [], "worker": [], "child": []}
+    for process in marked(folder / "home" / "lks-grid" / socket.gethostname()):
+        try:
+            line = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        role = "child" if "flows.worker_child" in line else "worker" if "flows.worker" in line else "server" if "server" in line else ""
+        if "uvicorn" in line or role:
+            found[role or "server"].append(process)
+    return found
+
+
+def run_grid(folder: Path, environment: Mapping[str, str], cells: int, console: Console) -> Watched:
+    """The grid "scale" in mode pool, looked at until it ends."""
+    watched, results = Watched(), folder / "results"
+    code = "from flows.settings import calm_prefect; calm_prefect(False); from flows.grid import grid; print(grid('scale', runner='pool'))"
+    own = {**environment, "LKS_RESULTS": str(results)}
+    with (
+        (folder / "grid.log").open("wb") as log,
+        subprocess.Popen([sys.executable, "-c", code], env=own, stdout=log, stderr=log) as grid,
+        console.status("the grid starts") as status,
+    ):
+        while grid.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                grid.wait(LOOK_EVERY_S)
+            if grid.poll() is None:
+                done = watched.look(results, processes(folder, grid))
+                status.update(f"{done:,} of {cells:,} cells")
+    if grid.returncode:
+        raise SystemExit(f"The grid ended with {grid.returncode}:\n{(folder / 'grid.log').read_text()[-3000:]}")
+    return watched
+
+
+def finished(results: Path) -> list[Finished]:
+    """All cells, in the order in which they were finished."""
+    found = []
+    for file in (results / "cells").glob("*/outcome.json"):
+        costs = json.loads(file.read_text(encoding="utf-8"))["costs"]
+        found.append(Finished(file.stat().st_mtime, costs["prepare_s"] + costs["edit_s"] + costs["ask_s"]))
+    return sorted(found, key=lambda one: one.at)
+
+
+def show(console: Console, cells: Sequence[Finished], watched: Watched, workers: int) -> None:
+    """Overhead of the first, middle and last tenth, and memory at these times."""
+    part = max(len(cells) // 10, 2)
+    middle = (len(cells) - part) // 2
+    table = Table("cells", "per second", "ms each, of a worker", "their own ms", "overhead, ms", title="Overhead", box=None, title_justify="left")
+    for start in (0, middle, len(cells) - part):
+        some = cells[start : start + part]
+        each = (some[-1].at - some[0].at) / (len(some) - 1)
+        own = mean(one.own_s for one in some)
+        values = (1 / each, each * workers * 1e3, own * 1e3, (each * workers - own) * 1e3)
+        table.add_row(f"{start + 1:,} to {start + part:,}", f"{values[0]:.2f}", *(f"{value:,.0f}" for value in values[1:]))
+    console.print(table)
+    memory = Table("cells on disk", *watched.looks[0][2], title="Memory, MB", box=None, title_justify="left")
+    for wanted in (0.1, 0.5, 1.0):
+        look = min(watched.looks, key=lambda one: abs(one[1] - wanted * len(cells)))
+        memory.add_row(f"{look[1]:,}", *(f"{size / 1e6:,.0f}" for size in look[2].values()))
+    console.print(memory)
+
+
+def main() -> None:
+    """Start everything, run the grid, say what it cost."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=5000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--keep", type=Path, help="copy of all logs and results")
+    asked = parser.parse_args()
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="lks-scale-") as name:
+        folder = Path(name)
+        (folder / "grids.toml").write_text(grid_of(asked.cells), encoding="utf-8")
+        with running(folder, asked.workers) as environment:
+            since = time.monotonic()
+            watched = run_grid(folder, environment, asked.cells, console)
+            took = time.monotonic() - since
+        cells = finished(folder / "results")
+        show(console, cells, watched, asked.workers)
+        database = sum(file.stat().st_size for file in (folder / "home").rglob("server.db*"))
+        told = f"{len(cells):,} cells on {asked.workers} workers in {took:,.0f} s; the server's database has {database / 1e6:,.0f} MB"
+        console.print(f"{told}; load of the machine {os.getloadavg()[0]:.1f}.", highlight=False)
+        if asked.keep:
+            shutil.copytree(folder, asked.keep)
+
+
+if __name__ == "__main__":
+    main()
