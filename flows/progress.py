@@ -43,8 +43,8 @@ def duration(value: float | None) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-SHARE = 0.05
-"""So much of the time at most goes into estimates: of thousands of cells each takes a while."""
+QUICK_S, SHARE = 0.01, 0.05
+"""An estimate that takes longer, as with thousands of cells, is made so seldom that this share of the time goes into estimates at most."""
 
 
 class _Count:
@@ -71,7 +71,7 @@ class _Count:
         self.running.pop(outcome.cell.id, None)
         self.rest.pop(outcome.cell.id, None)
         self.clock.learn(outcome)
-        if not self.rest or time.monotonic() - self._estimated >= self._took / SHARE:
+        if not self.rest or self._took < QUICK_S or time.monotonic() - self._estimated >= self._took / SHARE:
             self._estimate()
         self.done += outcome.status == "ok"
         self.failed += outcome.status != "ok"

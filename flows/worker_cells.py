@@ -135,15 +135,16 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
             for pause in SOON_S:
                 await anyio.sleep(pause)
                 await self.get_and_submit_flow_runs()
-                while self._started == started and self.limiter.borrowed_tokens:
-                    await anyio.sleep(0.02)
+                with anyio.move_on_after(LOOK_EVERY_S):  # until it runs, or somebody else has it
+                    while self._started == started and self.limiter.borrowed_tokens:
+                        await anyio.sleep(0.02)
                 if self._started != started:
                     break
 
     async def _give_worker_labels_to_flow_run(self, flow_run_id: UUID) -> None:
-        """Beside the run: with SQLite it meets a busy database more often than other requests, and tries again after seconds only."""
-        if self._runs_task_group:
-            self._runs_task_group.start_soon(super()._give_worker_labels_to_flow_run, flow_run_id)
+        """No labels: a server with SQLite refuses them more often than not while others write, and a run waits seconds for the next try. The
+        run's log names the worker.
+        """
 
     async def run(
         self, flow_run: FlowRun, configuration: ProcessJobConfiguration, task_status: anyio.abc.TaskStatus[int] | None = None

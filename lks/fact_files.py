@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +77,8 @@ def _json_lines(text: str) -> Iterator[Row | Bad]:
         try:
             raw = parse_json(line)
         except ValueError as error:
-            yield Bad(number, f"not JSON: {one_line(error)}")
+            where = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else one_line(error)
+            yield Bad(number, f"not JSON: {where}")
             continue
         if not isinstance(raw, dict):
             yield Bad(number, 'not a JSON object; write {"subject": ..., "prompt": ..., "target": ...}')
@@ -95,7 +97,11 @@ def _table(text: str) -> Iterator[Row | Bad]:
                 header = [cell.strip() for cell in cells]
                 continue
             if len(cells) != len(header):
-                yield Bad(reader.line_num, f"{len(cells)} fields, the header has {len(header)}; put a field that holds a comma in quotation marks")
+                advice = "put a field that holds a comma in quotation marks" if len(cells) > len(header) else "an empty field needs its comma too"
+                yield Bad(reader.line_num, f"{len(cells)} fields, the header has {len(header)}; {advice}")
+                continue
+            if lacking := [part for name, cell in zip(header, cells, strict=True) if name in PAIRS for part in _parts(cell) if ARROW not in part]:
+                yield Bad(reader.line_num, f"{one_line(repr(lacking[0]), 60)} lacks its answer; write PROMPT {ARROW} ANSWER")
                 continue
             yield from _row(reader.line_num, {name: _split(name, cell) for name, cell in zip(header, cells, strict=True) if cell.strip()})
     except csv.Error as error:
@@ -106,10 +112,14 @@ def _split(name: str, cell: str) -> object:
     """A CSV field as JSON lines would have it."""
     if name not in (*LISTS, *PAIRS):
         return cell
-    parts = [part.strip() for part in cell.split(SEPARATOR) if part.strip()]
+    parts = _parts(cell)
     if name in LISTS:
         return parts
     return [dict(zip(("prompt", "answer"), (half.strip() for half in part.split(ARROW, 1)), strict=False)) for part in parts]
+
+
+def _parts(cell: str) -> list[str]:
+    return [part.strip() for part in cell.split(SEPARATOR) if part.strip()]
 
 
 def _triples(text: str) -> Iterator[Row | Bad]:
@@ -117,7 +127,10 @@ def _triples(text: str) -> Iterator[Row | Bad]:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         parts = [part.strip() for part in line.split(SEPARATOR)]
-        if len(parts) != 3 or not all(parts):
+        if len(parts) == 3 and not all(parts):
+            yield Bad(number, f"{('subject', 'relation', 'object')[parts.index('')]} is empty")
+            continue
+        if len(parts) != 3:
             yield Bad(number, f"not of the form 'subject {SEPARATOR} relation {SEPARATOR} object'")
             continue
         yield Row(number, dict(zip(("subject", "relation", "object"), parts, strict=True)))
@@ -138,6 +151,9 @@ def _row(line: int, raw: dict[str, object]) -> Iterator[Row | Bad]:
             wrong.append(f"{name} must be {shape}, not {one_line(repr(value), 60)}")
         else:
             values[name] = found
+    if wrong:
+        needed = ("subject", "relation", "object") if {"relation", "object"} & set(raw) else ("subject", "prompt", "target")
+        wrong += [f"{name} is missing" for name in needed if name not in raw]
     yield from (Bad(line, what) for what in wrong) if wrong else (Row(line, values),)
 
 

@@ -153,7 +153,9 @@ def load(folder: Path) -> Patch:
         check_plain(file, LARGEST_TENSORS)
         return kind.restore(load_file(file), document.settings)
     except FileNotFoundError:
-        raise UserError(f"No patch in {folder}: patch.json and patch.safetensors are needed. Run the edit again.") from None
+        if not folder.exists():
+            raise UserError(f"{folder} does not exist. Name the folder of a patch.") from None
+        raise UserError(f"No patch in {folder}: patch.json and patch.safetensors are needed. Name another folder, or edit again.") from None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, IndexError, RuntimeError, OverflowError) as error:
         what = one_line(f"{type(error).__name__}: {error}")
         raise DataError(f"Damaged patch in {folder} ({what}). Delete the folder and edit again.") from error

@@ -148,5 +148,5 @@ def test_the_command(weights: Path, blocks: Path, tmp_path: Path) -> None:
     code, said = run("--patch", blocks, "--out", tmp_path / "b", "--dtype", "float16")
     assert code == 2 and "--merge" in said
     code, said = run("--patch", tmp_path / "nothing", "--out", tmp_path / "b")
-    assert code == 2 and "No patch" in said
+    assert code == 2 and "does not exist" in said
     assert isinstance(load_patch(weights), Patch)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -300,15 +301,15 @@ def test_names_and_patches_are_looked_at_first(tmp_path: Path, lm: LM) -> None:
         chosen([f"micro-llama={tmp_path / 'b'}"], "micro-llama")
     with pytest.raises(UserError, match="cannot be the name"):
         chosen([f"a b={tmp_path / 'b'}"], "micro-llama")
-    with pytest.raises(UserError, match="No patch in"):
+    with pytest.raises(UserError, match="does not exist"):
         read_all(chosen([str(tmp_path / "c")], "micro-llama"), "micro-llama")
     other = tiny.lm("llama")
     other.model.save_pretrained(tmp_path / "small")
     with pytest.raises(UserError, match="4 blocks of width 48"):
         read_all(choices, str(tmp_path / "small"))
     assert base_name(str(tmp_path / "small")) == "small" and base_name("owner/model") == "model"
-    body = json.loads(curl("http://here", "a", False).split("-d '")[1][:-1])
-    assert body["model"] == "a"
+    body = json.loads(shlex.split(curl("http://here", "a", False, "It's"))[-1])
+    assert (body["model"], body["prompt"]) == ("a", "It's")
 
 
 def test_a_patch_for_other_weights_is_refused(tmp_path: Path, lm: LM) -> None:

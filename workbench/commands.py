@@ -9,6 +9,7 @@ from rich.console import Console
 
 from lks.errors import UserError
 from workbench.screens import Bar, folder_line, note, show_check, show_reply, show_scores
+from workbench.wording import many
 
 if TYPE_CHECKING:
     from lks.facts import Facts
@@ -104,7 +105,7 @@ def _room(lm: "LM", count: int) -> int:
 def ask(
     model: Model,
     patch: PatchFolder,
-    prompts: Annotated[list[str] | None, typer.Argument(help="Default: one per line from the standard input.", metavar="[PROMPT]...")] = None,
+    prompts: Annotated[list[str] | None, typer.Argument(help="Default, or -: one per line from the standard input.", metavar="[PROMPT]...")] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Generated at most.")] = 30,
     chat: Annotated[bool, typer.Option("--chat", help="Put each prompt into the model's chat template.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per prompt.")] = False,
@@ -130,7 +131,7 @@ def ask(
         check_chat(lm)
     warm_up(lm, edited.patch)
     asked = 0
-    for prompt in prompts or _typed(console):
+    for prompt in _typed(console) if not prompts or prompts == ["-"] else prompts:
         if prompt.strip():
             show_reply(console, reply(lm, edited.patch, prompt, max_new_tokens, chat), as_json)
             asked += 1
@@ -227,9 +228,10 @@ def remove(
         said.append(f"Removed {subject!r}: {done.facts} {'fact' if done.facts == 1 else 'facts'}.")
         said += [f"Another subject's edits still act on {prompt!r}: its name is in there." for prompt in done.still]
     write(patch, edited)
+    left = len(edited.patch.subjects)
     for line in said:
         note(console, line)
-    note(console, f"{len(edited.patch.subjects)} subjects are left in {patch}.")
+    note(console, f"{many(left, 'subject')} {'is' if left == 1 else 'are'} left in {patch}.")
 
 
 def _loaded(console: Console, name: str, device: str | None) -> "LM":

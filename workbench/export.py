@@ -192,7 +192,9 @@ def export(
       lks export --model micro-llama --patch patch --out edited --merge
     """
     from rich.console import Console
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     console = Console(soft_wrap=True)
     if precision is not None and not merged:
         raise UserError("--dtype is for --merge: a patch stays as it is.")

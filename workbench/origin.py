@@ -213,7 +213,7 @@ def check_writable(folder: Path, may_replace: bool, needed: int = 0) -> None:
         if not is_patch(folder):
             raise UserError(f"{folder} holds something else than a patch. Give a new or empty folder with --out.")
         if not may_replace:
-            raise UserError(f"{folder} holds a patch already. Add to it with --update, replace it with --overwrite, or give another --out.")
+            raise UserError(f"{folder} holds a patch already. Give another --out, or with lks edit add to it (--update) or replace it (--overwrite).")
     parent = folder.absolute().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from workbench.wording import many
+
 if TYPE_CHECKING:
     from lks.facts import Facts
     from workbench.asking import Reply
@@ -60,6 +62,12 @@ def note(console: Console, line: str) -> None:
     console.print(Text(line), soft_wrap=True)
 
 
+FEW = 30
+"""Below so many facts a score says little."""
+MISSES = 5
+"""So many facts that were not learnt are shown."""
+
+
 def folder_line(console: Console, what: str, path: Path) -> None:
     """Where something is, on a line that can be copied."""
     note(console, f"{what}: {path}")
@@ -97,6 +105,11 @@ def show_check(console: Console, edited: "Edited", check: "Check", seconds: floa
     table.add_row("size", byte_text(size(out)))
     table.add_row("patch", str(out))
     console.print(table, highlight=False)
+    for prompt, wanted, said in check.missed[:MISSES]:
+        note(console, f"Not answered: {prompt!r}: {said!r} instead of {wanted!r}")
+    if check.missed:
+        more = f"{len(check.missed) - MISSES} more are not answered. " if len(check.missed) > MISSES else ""
+        note(console, f"{more}Training for longer (--set max_epochs=...) or editing all facts at once (--overwrite) may help; `lks eval` says more.")
 
 
 def show_reply(console: Console, reply: "Reply", as_json: bool) -> None:
@@ -141,6 +154,9 @@ def show_scores(console: Console, results: Path, scored: "Scored", facts: "Facts
             table.add_row(f"{short} {heading}", *cells)
     note(console, "Percent, with 95 % intervals")
     console.print(table, highlight=False)
+    note(console, f"{many(len(facts.facts), 'fact')}." + (" With so few an interval is wide." if len(facts.facts) < FEW else ""))
+    if {"generality", "locality"} & missing:
+        note(console, "EP is the mean of all three, and is not there without one of them.")
     for metric, field in (("generality", "paraphrases"), ("locality", "locality")):
         if metric in missing:
             note(console, f"No {metric}: the facts have no {field} to ask. Give some to measure it.")

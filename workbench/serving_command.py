@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 LENGTH = 2048
 """Tokens of a prompt and its answer by default, where the model's window has room."""
+SAMPLE = "The capital of France is"
+"""A prompt to try where no patch says what it is about."""
 
 
 def serve(
@@ -61,7 +63,8 @@ def serve(
     rules = Rules(max_length, max_concurrent, max_waiting, max_body << 10, key, hosts)
     with console.status(f"loading {model}"):
         service = _service(model, device, (base, choices, edited), rules)
-    _run(console, service, (host, port, grace))
+    own = edited[choices[-1].name].facts if choices else None
+    _run(console, service, (host, port, grace), own.facts[0].prompt if own and own.facts else SAMPLE)
 
 
 def _check_free(host: str, port: int) -> None:
@@ -98,8 +101,8 @@ def _service(model: str, device: str | None, named: "tuple[str, list[Choice], di
     return Service(lm, served(base, edited), replace(rules, length=rules.length or min(window, LENGTH)), facts)
 
 
-def _run(console: Console, service: "Service", where: tuple[str, int, float]) -> None:
-    """Serve until ended. `where` is host, port and seconds of grace."""
+def _run(console: Console, service: "Service", where: tuple[str, int, float], sample: str) -> None:
+    """Serve until ended. `where` is host, port and seconds of grace, `sample` a prompt to try."""
     from workbench.serving_server import Server
 
     logging.basicConfig(level=logging.WARNING)
@@ -107,14 +110,14 @@ def _run(console: Console, service: "Service", where: tuple[str, int, float]) ->
     log.handlers, log.propagate = [logging.StreamHandler()], False
     log.handlers[0].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log.setLevel(logging.INFO)
-    server = Server(service, where[0], where[1], where[2], lambda address: _say(console, service, address))
+    server = Server(service, where[0], where[1], where[2], lambda address: _say(console, service, address, sample))
     server.run_with_engine()
     if service.engine.failed:
         raise UserError("The engine failed; the log above says why. Start again with fewer answers at once (--max-concurrent) if memory ran out.")
     console.print("Ended.")
 
 
-def _say(console: Console, service: "Service", address: str) -> None:
+def _say(console: Console, service: "Service", address: str, sample: str) -> None:
     """What is served, and a first request."""
     from workbench.serving_models import curl
 
@@ -126,4 +129,4 @@ def _say(console: Console, service: "Service", address: str) -> None:
     console.print(table)
     rules = service.rules
     console.print(f"{address}/v1  up to {rules.length} tokens each, {rules.rows} answers at once, {rules.waiting} waiting. Ctrl-C ends.")
-    console.print(Text(curl(address, service.names[-1], rules.key is not None)))
+    console.print(Text(curl(address, service.names[-1], rules.key is not None, sample)))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,8 +131,8 @@ def facts_of(edits: Edited) -> dict[str, object]:
     return cast(dict[str, object], {key: value for key, value in facts.items() if value is not None})
 
 
-def curl(address: str, name: str, with_key: bool) -> str:
+def curl(address: str, name: str, with_key: bool, prompt: str) -> str:
     """A first request, for a shell."""
-    body = json.dumps({"model": name, "prompt": "The capital of France is", "max_tokens": 16, "temperature": 0})
+    body = json.dumps({"model": name, "prompt": prompt, "max_tokens": 16, "temperature": 0})
     key = ' -H "Authorization: Bearer $LKS_API_KEY"' if with_key else ""
-    return f"curl {address}/v1/completions{key} -H 'Content-Type: application/json' -d '{body}'"
+    return f"curl {address}/v1/completions{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}"

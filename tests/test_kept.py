@@ -1,0 +1,56 @@
+"""What a process keeps between cells, and when it must not; requests to a busy server."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flows.busy import PAUSES_S, Again
+from flows.kept import KEPT, Kept
+from flows.planning import dataset_of
+from flows.runner_bench import Bench
+from lks.grid import Extras
+from lks.lm import weights_hash
+
+
+def test_weights_are_hashed_again_only_when_they_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, read = Kept(), []
+    monkeypatch.setattr("lks.lm.weights_hash", lambda folder: read.append(folder) or weights_hash(folder))
+    (tmp_path / "a.safetensors").write_bytes(b"one")
+    first, bench = kept.weights_hash(tmp_path), kept.bench
+    assert (kept.weights_hash(tmp_path), kept.bench, len(read)) == (first, bench, 1)
+    (tmp_path / "a.safetensors").write_bytes(b"another")
+    assert kept.weights_hash(tmp_path) == weights_hash(tmp_path) != first
+    assert kept.bench is not bench, "the loaded model may be the old one"
+
+
+def test_data_are_read_once_until_they_are_to_be_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    import lks.cell
+
+    read, load = [], lks.cell.load_dataset
+    monkeypatch.setattr(lks.cell, "load_dataset", lambda name: read.append(name) or load(name))
+    token = KEPT.set(kept := Kept())
+    try:
+        assert dataset_of("world") == dataset_of("world")
+        assert read == ["world"]
+        assert Bench(Path(), None, Extras())._shared is kept.bench  # type: ignore[arg-type]
+        kept.forget()
+        dataset_of("world")
+        assert read == ["world", "world"]
+    finally:
+        KEPT.reset(token)
+
+
+@pytest.mark.parametrize(("refused", "status"), [(0, 200), (3, 200), (len(PAUSES_S) + 1, 503)])
+def test_a_busy_server_is_asked_again_some_times(refused: int, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+
+    def answer(self: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
+        asked.append(request.read())
+        return httpx.Response(503 if len(asked) <= refused else 200)
+
+    monkeypatch.setattr("flows.busy.time.sleep", lambda seconds: None)
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", answer)
+    with httpx.Client(transport=Again()) as client:
+        assert client.post("http://server/", json={"key": 1}).status_code == status
+    assert asked == [b'{"key":1}'] * min(refused + 1, len(PAUSES_S) + 1)
