@@ -34,12 +34,12 @@ report: $(STAMP)  ## Rebuild tables, figures and the HTML page from the stored r
 	@$(BIN)/lks report --results $(RESULTS)
 
 test: $(STAMP)  ## Run the tests
-	@$(BIN)/python -m pytest -n auto $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check: $(STAMP)  ## ruff, mypy --strict and the tests
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy --strict
-	@$(BIN)/python -m pytest -n auto $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 bench: $(STAMP)  ## Run all benchmarks of speed, long (ARGS=edit_speed for one)
 	@LKS_RESULTS=$(RESULTS) $(BIN)/python -m benchmarks $(ARGS)

@@ -123,8 +123,10 @@ def test_code_runs(document: Path, tmp_path: Path):
     folder.mkdir()
     for block in blocks(document):
         if block.language in RUN:
-            command = [sys.executable, "-c"] if block.language == "python" else ["bash", "-euo", "pipefail", "-c"]
-            done = subprocess.run([*command, block.text], cwd=folder, env=environment, capture_output=True, text=True, timeout=LONGEST_S, check=False)
+            text = 'exec python -c "$0"' if block.language == "python" else block.text
+            whole = f"if [ -f ../kept ]; then . ../kept; fi\n{text}\nexport -p > ../kept"  # as in one terminal: what was exported stays
+            command = ["bash", "-euo", "pipefail", "-c", whole, block.text]
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LONGEST_S, check=False)
             assert done.returncode == 0, f"{document.name}:{block.line}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
