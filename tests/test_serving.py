@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import shlex
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from lks.errors import UserError
 from lks.lm import LM
 from tests import served, tiny
+from workbench.serving_batch import Batch
 from workbench.serving_models import base_name, check, chosen, curl, read_all
 from workbench.serving_protocol import Message
 from workbench.serving_server import Server, api_key, check_host
@@ -161,6 +163,12 @@ def test_other_errors(server: Server, client: openai.OpenAI) -> None:
     assert httpx.get(f"{server.address}/health").json() == {"status": "ok", "answers": 0}
 
 
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers go on to their longest length."""
+    monkeypatch.setattr("workbench.serving_engine.ends_of", lambda lm: [])
+
+
 @pytest.mark.usefixtures("endless")
 def test_a_client_that_goes_away_frees_its_rows(lm: LM) -> None:
     body = {"model": "a", "prompt": ["x"] * 8, "max_tokens": 490, "temperature": 0}
@@ -206,25 +214,33 @@ def test_load_of_concurrent_clients(server: Server, expected: dict[str, list[str
 
 
 @pytest.fixture
-def endless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers go on to their longest length."""
-    monkeypatch.setattr("workbench.serving_engine.ends_of", lambda lm: [])
+def held(monkeypatch: pytest.MonkeyPatch, endless: None) -> Iterator[threading.Event]:
+    """Such answers, which stop behind their first token until the event is set."""
+    go = threading.Event()
+    step = Batch.step
+
+    def waiting(self: Batch) -> list[int]:
+        assert go.wait(60), "nobody let the answers go on"
+        return step(self)
+
+    monkeypatch.setattr(Batch, "step", waiting)
+    yield go
+    go.set()
 
 
-@pytest.mark.usefixtures("endless")
-def test_too_many_get_429(lm: LM) -> None:
+def test_too_many_get_429(lm: LM, held: threading.Event) -> None:
     with served.serving(lm, served.patches(lm, ASKED), Rules(length=500, rows=1, waiting=0)) as server, httpx.Client(timeout=60) as other:
         body = {"model": "a", "prompt": "x", "max_tokens": 490, "temperature": 0, "stream": True}
         with httpx.stream("POST", f"{server.address}/v1/completions", json=body, timeout=60) as answer:
             next(answer.iter_lines())
             refused = other.post(f"{server.address}/v1/completions", json={"model": "a", "prompt": "x"})
             assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
+            held.set()
         two = httpx.post(f"{server.address}/v1/completions", json={"model": "a", "prompt": ["x", "y"]})
         assert two.status_code == 400 and two.json()["error"]["param"] == "n"
 
 
-@pytest.mark.usefixtures("endless")
-def test_ending_finishes_what_is_under_way_and_refuses_what_is_new(lm: LM) -> None:
+def test_ending_finishes_what_is_under_way_and_refuses_what_is_new(lm: LM, held: threading.Event) -> None:
     body = {"model": "a", "prompt": "x", "max_tokens": 300, "temperature": 0, "stream": True}
     with served.serving(lm, served.patches(lm, ASKED), Rules(length=500), grace=60) as server, httpx.Client(timeout=60) as other:
         with httpx.stream("POST", f"{server.address}/v1/completions", json=body, timeout=60) as answer:
@@ -232,18 +248,20 @@ def test_ending_finishes_what_is_under_way_and_refuses_what_is_new(lm: LM) -> No
             next(lines)
             server.begin_end()
             assert other.post(f"{server.address}/v1/completions", json={"model": "a", "prompt": "x"}).status_code == 503
+            held.set()
             rest = list(lines)
         assert rest[-2] == "data: [DONE]" and sum(line.startswith("data: ") for line in rest) > 50
 
 
-@pytest.mark.usefixtures("endless")
-def test_ending_cuts_off_when_the_time_is_up(lm: LM) -> None:
+def test_ending_cuts_off_when_the_time_is_up(lm: LM, held: threading.Event) -> None:
     body = {"model": "a", "prompt": "x", "max_tokens": 490, "temperature": 0, "stream": True}
     with served.serving(lm, served.patches(lm, ASKED), Rules(length=500), grace=0) as server:
         with httpx.stream("POST", f"{server.address}/v1/completions", json=body, timeout=60) as answer:
             lines = answer.iter_lines()
             next(lines)
             server.begin_end()
+            served.until(lambda: server.service.engine.ending, "the end of the engine")
+            held.set()
             rest = [line for line in lines if line]
         assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "failed"
 

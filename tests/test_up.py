@@ -214,7 +214,7 @@ def test_up_twice_status_and_down(state, tmp_path, monkeypatch):
 
 def _command(*words: object) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", "from flows.cli import app; app()", *map(str, words)],
+        [sys.executable, fakes.__file__, *map(str, words)],
         cwd=ROOT,
         capture_output=True,
         text=True,

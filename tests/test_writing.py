@@ -306,6 +306,6 @@ def test_templates_write_offline(tmp_path):
 )
 def test_bad_training_files(tmp_path, line, said):
     file = tmp_path / "training.jsonl"
-    file.write_text(f'{{"rephrase_prompt": "a", "locality": []}}\n{line}\n')
+    file.write_text(f'{{"subject": "s", "prompt": "p", "target": "t", "rephrase_prompt": "a", "locality": []}}\n{line}\n')
     with pytest.raises(DataError, match=f"line 2: .*{said}"):
         GeneratedSource(file, [])

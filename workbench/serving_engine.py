@@ -87,6 +87,11 @@ class Engine:
         """Rows under way or waiting."""
         return len(self._queue) + len(self._places)
 
+    @property
+    def ending(self) -> bool:
+        """It stops behind the step that is running."""
+        return self._over
+
     def close(self) -> None:
         """Let nothing in any more; what is under way goes on."""
         with self._change:
