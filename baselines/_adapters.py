@@ -14,6 +14,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from baselines._fine_tuning import Example, places, target_in_place
@@ -26,6 +27,8 @@ from lks.patch import WeightPatch
 
 ADAPTER = "default"
 """The name that peft knows the one adapter by."""
+USUAL = (("q_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("c_attn",))
+"""Names of the projections to queries and values, or of the one that makes both."""
 
 
 class Settings(Protocol):
@@ -98,9 +101,17 @@ def trained(lm: LM, edits: Sequence[Edit], adapter: Adapter, settings: Settings,
 def config_of(lm_model: nn.Module, target_modules: str) -> dict[str, Any]:
     """Settings of peft's configuration that depend on the model: which modules, and how they keep their weights."""
     return {
-        "target_modules": [name.strip() for name in target_modules.split(",")] if target_modules else None,
+        "target_modules": [name.strip() for name in target_modules.split(",")] if target_modules else _usual(lm_model),
         "fan_in_fan_out": any(isinstance(module, Conv1D) for module in lm_model.modules()),
     }
+
+
+def _usual(model: nn.Module) -> Any:
+    """What peft adapts in the model's family; where it has no choice, the projections to queries and values, or the one that makes both."""
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as CHOSEN
+
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    return CHOSEN.get(cast(PreTrainedModel, model).config.model_type) or next((list(choice) for choice in USUAL if names.issuperset(choice)), None)
 
 
 def low_rank(tuner: nn.Module, factors: Callable[[Any], tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

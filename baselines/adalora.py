@@ -42,7 +42,7 @@ class AdaLoRAParams:
         smoothing: beta_1 and beta_2 of the moving averages of sensitivity and uncertainty.
         orthogonality: weight gamma of the penalty.
         stop_loss: stop once an epoch's mean loss is below it, but never before the budget has fallen; 0 for never.
-        target_modules: names of the modules to adapt, with commas between them; empty for peft's own choice for the model.
+        target_modules: names of the modules to adapt, with commas between them; empty: peft's choice for the family, or those to queries and values.
     """
 
     initial_rank: int = 12

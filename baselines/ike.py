@@ -52,6 +52,7 @@ class IKE(Editor[IKEParams]):
     changes: ClassVar = "context"
     regime: ClassVar = "simultaneous"
     params_type: ClassVar = IKEParams
+    trains: ClassVar = True
     presets: ClassVar = {
         # EasyEdit, hparams/IKE/llama-7b.yaml and mistral-7b.yaml (k); the paper has 32. The retriever is own choice: no extra package
         "llama-2-7b-chat": always(IKEParams(demonstrations=16)),

@@ -29,7 +29,7 @@ class LoRAParams:
         epochs: most passes over the edits; with one edit, steps.
         batch_size: edits per step.
         stop_loss: stop once an epoch's mean loss is below it; 0 (published) for never.
-        target_modules: names of the modules to adapt, with commas between them; empty for peft's own choice for the model
+        target_modules: names of the modules to adapt, with commas between them; empty: peft's choice for the family, or those to queries and values
             (query and value projections, or the fused projection that holds them).
     """
 

@@ -82,6 +82,7 @@ class Mend(Editor[MendParams]):
     changes: ClassVar = "weights"
     regime: ClassVar = "simultaneous"
     params_type: ClassVar = MendParams
+    trains: ClassVar = True
     presets: ClassVar = {
         # EasyEdit, hparams/TRAINING/MEND/llama-7b.yaml and mistral-7b.yaml: 100,000 single edits, 10 per optimiser step, validated every 1,000
         "llama-2-7b-chat": always(MendParams()),

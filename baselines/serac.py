@@ -100,6 +100,7 @@ class Serac(Editor[SeracParams]):
     changes: ClassVar = "activations"
     regime: ClassVar = "simultaneous"
     params_type: ClassVar = SeracParams
+    trains: ClassVar = True
     presets: ClassVar = {
         "llama-2-7b-chat": always(_LLAMA_2),
         "mistral-7b-instruct-v0.3": always(_MISTRAL),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 10.0
 """Seconds between two lines of progress where there is no terminal."""
+FEW_TEMPLATES = "Templates come from the facts themselves and the published data on this machine. Without --offline a model writes for any fact."
 
 data = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Have evaluation and training prompts written for facts.")
 
@@ -25,25 +26,40 @@ def _group() -> None:
     """A group even while it has one command."""
 
 
+Out = Annotated[Path, typer.Option("--out", help="Folder of the files, and of all replies: a stopped run goes on there.", metavar="DIR")]
+DatasetName = Annotated[str, typer.Option("--dataset", help="zsre, counterfact, or a file of facts (docs/data.md).", metavar="NAME|FACTS.jsonl")]
+Model = Annotated[str, typer.Option("--model", help="Name of the model on its server.", metavar="NAME")]
+BaseUrl = Annotated[str | None, typer.Option("--base-url", help="The server. Default: $OPENAI_BASE_URL, else OpenAI's.", metavar="URL")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many facts.")]
+MaxCost = Annotated[float | None, typer.Option("--max-cost", min=0, help="Spend at most so much for this folder.", metavar="USD")]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", min=0, help="Use at most so many tokens for this folder.")]
+Rpm = Annotated[float | None, typer.Option("--rpm", help="Requests per minute at most.")]
+Tpm = Annotated[float | None, typer.Option("--tpm", help="Tokens per minute at most.")]
+Concurrency = Annotated[int, typer.Option("--concurrency", min=1, help="Requests on their way at most.")]
+PriceIn = Annotated[float | None, typer.Option("--price-in", min=0, help="USD per million tokens asked. Known for gpt-4o-mini.")]
+PriceOut = Annotated[float | None, typer.Option("--price-out", min=0, help="USD per million tokens replied.")]
+Timeout = Annotated[float, typer.Option("--timeout", help="Seconds until a request counts as failed.", metavar="S")]
+
+
 @data.command("make")
 def make_prompts(
-    dataset: Annotated[str, typer.Option("--dataset", help="zsre, counterfact, or a file of facts (docs/data.md).", metavar="NAME|FACTS.jsonl")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the files, and of all replies: a stopped run goes on there.", metavar="DIR")],
+    dataset: DatasetName,
+    out: Out,
     split: Annotated[
         Literal["evaluation", "training", "both"] | None, typer.Option("--split", help="Which set. Default: both; with --offline: training.")
     ] = None,
-    model: Annotated[str, typer.Option("--model", help="Name of the model on its server.", metavar="NAME")] = "gpt-4o-mini",
-    base_url: Annotated[str | None, typer.Option("--base-url", help="The server. Default: $OPENAI_BASE_URL, else OpenAI's.", metavar="URL")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many facts.")] = None,
+    model: Model = "gpt-4o-mini",
+    base_url: BaseUrl = None,
+    limit: Limit = None,
     offline: Annotated[bool, typer.Option("--offline", help="Ask no model: take training prompts from templates of the dataset.")] = False,
-    max_cost: Annotated[float | None, typer.Option("--max-cost", min=0, help="Spend at most so much for this folder.", metavar="USD")] = None,
-    max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=0, help="Use at most so many tokens for this folder.")] = None,
-    rpm: Annotated[float | None, typer.Option("--rpm", help="Requests per minute at most.")] = None,
-    tpm: Annotated[float | None, typer.Option("--tpm", help="Tokens per minute at most.")] = None,
-    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Requests on their way at most.")] = 8,
-    price_in: Annotated[float | None, typer.Option("--price-in", min=0, help="USD per million tokens asked. Known for gpt-4o-mini.")] = None,
-    price_out: Annotated[float | None, typer.Option("--price-out", min=0, help="USD per million tokens replied.")] = None,
-    timeout: Annotated[float, typer.Option("--timeout", help="Seconds until a request counts as failed.", metavar="S")] = 60.0,
+    max_cost: MaxCost = None,
+    max_tokens: MaxTokens = None,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    concurrency: Concurrency = 8,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
+    timeout: Timeout = 60.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many requests, tokens and dollars it will take; ask nothing.")] = False,
 ) -> None:
     """Write evaluation.jsonl and training.jsonl for the facts, with a chat model or from templates.
@@ -74,15 +90,23 @@ def make_prompts(
 
 @data.command("extract")
 def extract_knowledge(
-    dataset: Annotated[str, typer.Option("--dataset", help="zsre, counterfact, or a file of facts (docs/data.md).", metavar="NAME|FACTS.jsonl")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of extracted.jsonl, and of all replies: a stopped run goes on there.", metavar="DIR")],
-    model: Annotated[str, typer.Option("--model", help="Name of the model on its server.", metavar="NAME")] = "gpt-4o-mini",
-    base_url: Annotated[str | None, typer.Option("--base-url", help="The server. Default: $OPENAI_BASE_URL, else OpenAI's.", metavar="URL")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many facts.")] = None,
-    max_cost: Annotated[float | None, typer.Option("--max-cost", min=0, help="Spend at most so much for this folder.", metavar="USD")] = None,
-    max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=0, help="Use at most so many tokens for this folder.")] = None,
+    dataset: DatasetName,
+    out: Out,
+    model: Model = "gpt-4o-mini",
+    base_url: BaseUrl = None,
+    limit: Limit = None,
+    max_cost: MaxCost = None,
+    max_tokens: MaxTokens = None,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    concurrency: Concurrency = 8,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
+    timeout: Timeout = 60.0,
 ) -> None:
     """Have a model say what it knows of each subject, bring that up to date with the edit, and make gap-filling prompts of it.
+
+    The prompts are written to extracted.jsonl.
 
     [bold]Example[/]
 
@@ -91,9 +115,11 @@ def extract_knowledge(
     from flows.data_order import Order, extracted
 
     console = Console()
-    order = Order(dataset, out, model=model, base_url=base_url, limit=limit, max_cost=max_cost, max_tokens=max_tokens)
-    with console.status("asking"):
-        found = extracted(order)
+    order = Order(
+        dataset, out, None, model, base_url, limit, False, max_cost, max_tokens, rpm, tpm, concurrency, price_in, price_out, timeout
+    )  # fmt: skip
+    with _Bar(console, "replies") as bar:
+        found = extracted(order, bar.show)
     gaps = sum(len(one.gaps) for one in found)
     with_edit = sum(any(gap.edited for gap in one.gaps) for one in found)
     console.print(
@@ -106,9 +132,9 @@ def extract_knowledge(
 class _Bar:
     """Prompts done, rejected, tokens, money and time left: a bar on a terminal, a line now and then elsewhere. Use as a context manager."""
 
-    def __init__(self, console: Console) -> None:
-        self._console, self._said = console, time.monotonic()
-        columns = (TextColumn("prompts"), BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[more]}"), TimeRemainingColumn())
+    def __init__(self, console: Console, what: str = "prompts") -> None:
+        self._console, self._said, self._what = console, time.monotonic(), what
+        columns = (TextColumn(what), BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[more]}"), TimeRemainingColumn())
         self._bar = Bar(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._bar.add_task("", total=None, more="")
 
@@ -123,11 +149,12 @@ class _Bar:
         """Show how far it is."""
         counts = progress.counts
         done = counts.accepted + counts.lacking + counts.arrived
-        more = f"{counts.rejected} rejected, {counts.lacking} lacking, {progress.spent.total:,} tokens{_money(progress.usd)}"
+        judged = f"{counts.rejected} rejected, {counts.lacking} lacking, " if self._what == "prompts" else ""
+        more = f"{judged}{progress.spent.total:,} tokens{_money(progress.usd)}"
         self._bar.update(self._task, total=counts.wanted, completed=min(done, counts.wanted), more=more)
         if not self._console.is_terminal and time.monotonic() - self._said > LINE_EVERY_S:
             self._said = time.monotonic()
-            self._console.print(f"{done}/{counts.wanted} prompts, {more}", highlight=False, soft_wrap=True)
+            self._console.print(f"{done}/{counts.wanted} {self._what}, {more}", highlight=False, soft_wrap=True)
 
 
 def _money(usd: float | None) -> str:
@@ -169,4 +196,5 @@ def _say_made(console: Console, order: "Order", made: "Made") -> None:
             table.add_row(reason, f"{count:,}")
         console.print(table)
     if made.lacking:
-        console.print(f"{made.lacking:,} prompts are lacking: {order.out / 'lacking.jsonl'}", highlight=False, soft_wrap=True)
+        why = f". {FEW_TEMPLATES}" if order.offline else ""
+        console.print(f"{made.lacking:,} prompts are lacking: {order.out / 'lacking.jsonl'}{why}", highlight=False, soft_wrap=True)

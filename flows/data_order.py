@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from flows.data_facts import keep_facts, material_of
-from lks.chat import Chat
+from lks.chat import Chat, Reply, Request
 from lks.chat_limits import NOTHING, PRICES, Budget, Limits, Price, Usage
 from lks.chat_replies import Correspondence
 from lks.chat_server import Server
@@ -141,15 +141,16 @@ def make(order: Order, show: Callable[[Progress], None] = lambda progress: None)
     """
     check_order(order)
     material = material_of(order.dataset, order.limit, order.offline)
+    server = None if order.offline else Server.named("The model", order.base_url)
     with _alone(order.out):
         seen = _seen(order, material.facts)
-        if order.offline:
+        if server is None:
             templates = TemplateWriter(TemplateSource(material.records), TEMPLATE_ATTEMPTS)
             outcome = write(material.facts, order.splits, templates, seen, lambda counts: show(Progress(counts, NOTHING, None)))
             used = spent = NOTHING
             usd, asked = None, 0
         else:
-            correspondence = _correspondence(order)
+            correspondence = _correspondence(order, server)
             budget = correspondence.chat.budget
             writer = ChatWriter(correspondence)
             outcome = write(material.facts, order.splits, writer, seen, lambda counts: show(Progress(counts, budget.spent, budget.usd)))
@@ -162,7 +163,7 @@ def make(order: Order, show: Callable[[Progress], None] = lambda progress: None)
     return Made(summary, whole, outcome.reasons(), len(outcome.lacking), spent, usd, asked)
 
 
-def extracted(order: Order) -> list[Extracted]:
+def extracted(order: Order, show: Callable[[Progress], None] = lambda progress: None) -> list[Extracted]:
     """What a model knows of the subjects, brought up to date, as gap-filling prompts; kept in extracted.jsonl.
 
     Raises:
@@ -170,8 +171,20 @@ def extracted(order: Order) -> list[Extracted]:
     """
     check_order(order)
     facts = material_of(order.dataset, order.limit, offline=False).facts
+    server = Server.named("The model", order.base_url)
     with _alone(order.out):
-        found = extract(facts, _correspondence(order, EXTRACTION).ask)
+        correspondence = _correspondence(order, server, EXTRACTION)
+        budget, counts = correspondence.chat.budget, Counts(0)
+
+        def arrived() -> None:
+            counts.arrived += 1
+            show(Progress(counts, budget.spent, budget.usd))
+
+        def ask(requests: Sequence[Request]) -> list[Reply]:
+            counts.wanted += sum(not correspondence.known(request) for request in requests)
+            return correspondence.ask(requests, arrived)
+
+        found = extract(facts, ask)
         write_lines(order.out / "extracted.jsonl", map(asdict, found))
     return found
 
@@ -199,8 +212,7 @@ def _seen(order: Order, facts: Sequence[Fact]) -> Seen:
     return seen
 
 
-def _correspondence(order: Order, version: str = VERSION) -> Correspondence:
-    server = Server.named("The model", order.base_url)
+def _correspondence(order: Order, server: Server, version: str = VERSION) -> Correspondence:
     limits = Limits(order.concurrency, 6, order.timeout_s, requests_per_minute=order.rpm, tokens_per_minute=order.tpm)
     chat = Chat(server, order.model, limits, Budget(order.price, order.max_cost, order.max_tokens))
     return Correspondence(chat, order.out / REPLIES, version)

@@ -52,6 +52,7 @@ class Editor(ABC, Generic[ParamsT]):
         regime: whether edits are made at once or one after the other.
         params_type: the frozen dataclass of its parameters.
         presets: model name -> parameters for T edits. "default" serves every model without an entry of its own.
+        trains: whether `prepare` has to be given edits to train on.
     """
 
     title: ClassVar[str]
@@ -60,6 +61,7 @@ class Editor(ABC, Generic[ParamsT]):
     regime: ClassVar[Regime]
     params_type: ClassVar[type]
     presets: ClassVar[Mapping[str, Callable[[int, str], object]]]
+    trains: ClassVar[bool] = False
 
     def __init__(self, params: ParamsT) -> None:
         self.params = params

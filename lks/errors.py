@@ -39,6 +39,11 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
         known: all valid names.
     """
     names = sorted(known)
-    near = [match for match, _, _ in process.extract(name, names, scorer=fuzz.WRatio, score_cutoff=60, limit=2)]
+    near = similar(name, names)
     hint = f"Did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
     return UserError(f"Unknown {kind} {name!r}. {hint}Known: {', '.join(names) or 'none'}.")
+
+
+def similar(name: str, known: Iterable[str]) -> list[str]:
+    """At most two of the known names that a name may be a slip of the pen for, the nearest first."""
+    return [match for match, _, _ in process.extract(name, sorted(known), scorer=fuzz.WRatio, score_cutoff=60, limit=2)]

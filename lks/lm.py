@@ -229,17 +229,27 @@ def locate(name: str) -> tuple[str, str]:
     Raises:
         UserError: no such name.
     """
-    from lks.testbed import NAMES, model_folder
+    from lks.testbed import model_folder
 
+    check_name(name)
     if name in HUB:
         return HUB[name].repository, HUB[name].revision
-    if Path(name).is_dir():
+    if Path(name).is_dir() or "/" in name:
         return name, ""
-    if name in NAMES or name.startswith("mini-"):
-        return str(model_folder(name)), ""
-    if "/" in name and not name.startswith((".", "/")):
-        return name, ""
-    raise unknown("model", name, [*HUB, *NAMES])
+    return str(model_folder(name)), ""
+
+
+def check_name(name: str) -> None:
+    """Whether a name is that of a model; loads and fetches nothing.
+
+    Raises:
+        UserError: no such name.
+    """
+    from lks.testbed import NAMES
+
+    on_the_hub = "/" in name and not name.startswith((".", "/"))
+    if not (name in HUB or Path(name).is_dir() or name in NAMES or name.startswith("mini-") or on_the_hub):
+        raise unknown("model", name, [*HUB, *NAMES])
 
 
 def weights_hash(folder: Path) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from lks.errors import DataError, unknown
+from lks.errors import DataError, similar, unknown
 from lks.fact_checks import Bad
 from lks.fact_files import Row
 from lks.intake import content_of, one_line, parse_json
@@ -73,8 +73,13 @@ class Templates:
     @property
     def notes(self) -> tuple[str, ...]:
         """Which relations were asked in the default wording."""
-        asked = [f"{name!r} ({count}): {Templates({}).of(name).prompt.format('...')!r}" for name, count in self._plain.items()]
+        asked = [f"{name!r} ({count}): {Templates({}).of(name).prompt.format('...')!r}{self._meant(name)}" for name, count in self._plain.items()]
         return (f"without a template, asked in the default wording: {', '.join(asked)}",) if asked else ()
+
+    def _meant(self, name: str) -> str:
+        """Which template may be missed for a slip of the pen."""
+        near = similar(name, self._known)
+        return f" (or is {' or '.join(map(repr, near))} meant?)" if near else ""
 
 
 def spelt_out(row: Row, templates: Templates) -> tuple[Row, list[Bad]]:

@@ -81,6 +81,15 @@ def test_the_command_without_a_server(facts, tmp_path, monkeypatch):
     assert "cannot be reached" in " ".join(failed.output.split())
 
 
+def test_without_a_key_nothing_is_written(facts, tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    for command in ("make", "extract"):
+        failed = lks(command, "--dataset", facts, "--out", tmp_path / "out")
+        assert failed.exit_code == 2 and "OPENAI_API_KEY" in failed.output
+        assert not (tmp_path / "out").exists()
+
+
 def test_extraction(server, facts, tmp_path):
     def says(text: str) -> str:
         name = text.split("Entity: ")[1].split("\n", maxsplit=1)[0]
@@ -93,6 +102,8 @@ def test_extraction(server, facts, tmp_path):
     assert "4 gap-filling prompts for 2 facts, of which 2 have one for the edited fact" in done.output
     first = json.loads((tmp_path / "out" / "extracted.jsonl").read_text().splitlines()[0])
     assert first["sentences"][0] == "The mother tongue of Ann Lee is Dutch."
+    assert lks("extract", "--dataset", facts, "--out", tmp_path / "one", "--limit", 1, "--rpm", 6000).exit_code == 0
+    assert len((tmp_path / "one" / "extracted.jsonl").read_text().splitlines()) == 1
     assert first["gaps"][1] == {"prompt": "Ann Lee is a famous ___.", "answer": "dancer", "edited": False}
 
 

@@ -23,9 +23,9 @@ ON_OTHERS = {
     "gemma": ("lks",),
     "gemma2": ("lks",),
     "gemma3_text": ("grace",),
-    "olmo2": ("grace",),
+    "olmo2": ("grace", "lora"),
     "phi": ("rome", "grace"),
-    "phi3": ("ft",),
+    "phi3": ("ft", "adalora"),
     "gptj": ("lks", "grace"),
     "gpt_neox": ("rome", "lks"),
 }

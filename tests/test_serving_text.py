@@ -63,6 +63,12 @@ def test_an_unfinished_character_at_the_end_is_shown_as_such() -> None:
     assert said(TextStream(Bytes(["€".encode()[:2]])), 1) == ["", "\N{REPLACEMENT CHARACTER}"]
 
 
+def test_the_gap_to_the_prompt_is_no_part_of_a_chat_s_answer() -> None:
+    assert "".join(said(TextStream(Bytes([b"", b" ", b" one", b" two"]), spaced=True), 4)) == " one two"
+    assert "".join(said(TextStream(Bytes([b"one", b" two"]), spaced=True), 2)) == "one two"
+    assert "".join(said(TextStream(Bytes([b" one"])), 1)) == " one"
+
+
 @pytest.mark.parametrize("kind", ["bytes", "metaspace"])
 def test_real_tokenizers(kind: str) -> None:
     made = tiny.tokenizer(kind)

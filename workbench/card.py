@@ -66,7 +66,7 @@ class Card:
             code = [
                 "from huggingface_hub import snapshot_download",
                 "from lks import LM, load_patch",
-                f'lm = LM.load("{self.base if self.on_hub else "BASE MODEL"}")',
+                f'lm = LM.load("{self.base or "BASE MODEL"}")' + ("" if self.on_hub else "  # or the folder where you keep that model"),
                 'with load_patch(snapshot_download("USER/REPOSITORY")).applied(lm):',
                 '    print(lm.model.generate(**lm.tokenizer("Your prompt", return_tensors="pt")))',
             ]

@@ -9,6 +9,7 @@ from lks.errors import UserError, unknown
 if TYPE_CHECKING:
     from lks.editor import Editor
 
+TRAINING_HINT = "Name a dataset for that with --training: zsre, or world for the models that are shipped."
 Preset = Callable[[int, str], object]
 
 
@@ -52,6 +53,20 @@ def check_changes(method: "type[Editor[object]]", changes: Mapping[str, str]) ->
     sample = next((preset for preset in method.presets.values()), None)
     if sample is not None:
         override(sample(1, ""), changes)
+
+
+def check_training(method: "type[Editor[object]]", training: str) -> None:
+    """Look at what there is to train on before a model is loaded.
+
+    Raises:
+        UserError: the method has to train and nothing is named, or no dataset is of that name.
+    """
+    from lks.datasets import names
+
+    if training and training not in names():
+        raise unknown("dataset", training, names())
+    if method.trains and not training:
+        raise UserError(f"{method.title} learns from other edits before it edits. {TRAINING_HINT}")
 
 
 def editor_for(

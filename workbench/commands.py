@@ -50,7 +50,8 @@ def edit(
       lks edit --model ./my-model --facts more.csv --out patch --update
     """
     from lks.facts import Facts, read_facts
-    from workbench.choosing import changes_of, check_changes, method_named
+    from lks.lm import check_name
+    from workbench.choosing import changes_of, check_changes, check_training, method_named
     from workbench.editing import Wish
     from workbench.origin import check_writable, read
 
@@ -63,9 +64,11 @@ def edit(
     if update and (method or settings or seed is not None or training):
         raise UserError("--update keeps method, parameters and seed of the patch. Leave them out, or use --overwrite with all facts.")
     console = Console()
-    given = Facts("facts", ()) if facts is None else read_facts(facts, templates)
+    check_name(model)
     wish = Wish(method or "lks", changes_of(settings or []), seed or 0, training)
     check_changes(method_named(wish.method), wish.changes or {})
+    check_training(method_named(wish.method), training)
+    given = Facts("facts", ()) if facts is None else read_facts(facts, templates)
     if update and not (out / "patch.json").exists():
         raise UserError(f"{out} holds no patch to update. Leave --update out to make one.")
     check_writable(out, update or overwrite)
@@ -223,7 +226,7 @@ def remove(
     edited = read(patch)
     said: list[str] = []
     for subject in subjects:
-        done = take_out(edited, subject)
+        done = take_out(edited, subject, patch)
         edited = done.edited
         said.append(f"Removed {subject!r}: {done.facts} {'fact' if done.facts == 1 else 'facts'}.")
         said += [f"Another subject's edits still act on {prompt!r}: its name is in there." for prompt in done.still]

@@ -20,7 +20,7 @@ from lks.provenance import provenance
 from lks.readout import Asking, ask
 from lks.replacer import KnowledgeBlockPatch
 from lks.shards import Answer
-from workbench.choosing import editor_for, method_named
+from workbench.choosing import TRAINING_HINT, editor_for, method_named
 from workbench.origin import FORMAT, Base, Edited, Origin
 from workbench.patches import joined, without_subjects
 from workbench.wording import many
@@ -217,8 +217,7 @@ def _prepare(lm: LM, editor: Editor[object], edits: Sequence[Edit], training: st
         if training:
             raise
         why = "" if str(error).startswith("Unknown corpus ") else f" ({error})"
-        hint = "Name a dataset for that with --training: zsre, or world for the models that are shipped."
-        raise UserError(f"{type(editor).title} learns from other texts or edits before it edits.{why} {hint}") from None
+        raise UserError(f"{type(editor).title} learns from other texts or edits before it edits.{why} {TRAINING_HINT}") from None
 
 
 def _restored(origin: Origin) -> object:

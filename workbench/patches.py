@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -60,17 +61,23 @@ class Removed:
     still: tuple[str, ...]
 
 
-def remove(edited: "Edited", subject: str) -> Removed:
+def remove(edited: "Edited", subject: str, folder: Path | None = None) -> Removed:
     """Take a subject out: its knowledge blocks and its names go, nothing else changes. No model is needed.
+
+    Args:
+        edited: the edits.
+        subject: whose facts go.
+        folder: of the patch, for the advice in an error.
 
     Raises:
         UserError: the patch has no such subject, or is of a kind whose edits cannot be told apart.
     """
     patch = edited.patch
     if not isinstance(patch, KnowledgeBlockPatch):
+        model = edited.origin.base.name if edited.origin else "MODEL"
         raise UserError(
             f"The edits of a patch of kind {patch.kind!r} are not kept apart by subject, so one cannot be taken out. "
-            f"Edit again without it: lks edit --update --without {subject!r} --model ... --out ..."
+            f"Edit again without it: lks edit --update --without {subject!r} --model {model} --out {folder or 'DIR'}"
         )
     if subject not in patch.subjects:
         raise unknown("subject", subject, patch.subjects)

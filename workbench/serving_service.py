@@ -98,7 +98,8 @@ class Service:
             sampling = self._sampling(asked, len(read) + self._grows(asked.model))
             for choice in range(n):
                 draws = random.Random() if asked.seed is None else random.Random(f"{asked.seed} {number} {choice}")
-                rows.append(Row(read, by_row, sampling, TextStream(self._pieces, sampling.stops), draws))
+                text = TextStream(self._pieces, sampling.stops, spaced=isinstance(asked, Chat))
+                rows.append(Row(read, by_row, sampling, text, draws))
         own = self.engine.patches[asked.model] if by_row is None else None
         return Prepared(rows, own, sum(map(len, prompts)))
 

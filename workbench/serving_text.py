@@ -15,10 +15,11 @@ class TextStream:
     Args:
         pieces: of the model's tokenizer.
         stops: strings that end the answer and are no part of it.
+        spaced: a space at the very beginning is the gap to the prompt and left out.
     """
 
-    def __init__(self, pieces: PieceText, stops: Sequence[str] = ()) -> None:
-        self.pieces, self.stops = pieces, [stop for stop in stops if stop]
+    def __init__(self, pieces: PieceText, stops: Sequence[str] = (), spaced: bool = False) -> None:
+        self.pieces, self.stops, self._spaced = pieces, [stop for stop in stops if stop], spaced
         self.stopped = False
         self._bytes = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
@@ -37,6 +38,8 @@ class TextStream:
         if self.stopped:
             return ""
         held = self._held + text
+        if self._spaced and held:
+            held, self._spaced = held.removeprefix(" "), False
         found = [(at + len(stop), at) for stop in self.stops if (at := held.find(stop)) >= 0]
         if found:
             self.stopped, self._held = True, ""
