@@ -7,6 +7,7 @@ Run: `python -m benchmarks.pool_scale [--cells 5000] [--workers 2]`
 """
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -47,25 +48,43 @@ class Finished:
     own_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is seen at one time: cells on disk; by role, bytes in memory and processor seconds spent so far; tasks of the machine that want to run."""
+
+    done: int
+    memory: dict[str, int]
+    seconds: dict[str, float]
+    load: float
+
+
 @dataclass(slots=True)
 class Watched:
-    """What is seen from outside while the grid runs: (time, cells on disk, process -> bytes in memory)."""
+    """What is seen from outside while the grid runs."""
 
-    looks: list[tuple[float, int, dict[str, int]]] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
 
     def look(self, results: Path, processes: Mapping[str, Sequence[psutil.Process]]) -> int:
         """Take one look; the number of cells on disk."""
         done = len(list((results / "cells").glob("*/outcome.json")))
-        self.looks.append((time.time(), done, {name: sum(map(resident, some)) for name, some in processes.items()}))
+        used = {name: [used_by(one) for one in some] for name, some in processes.items()}
+        memory = {name: sum(one[0] for one in some) for name, some in used.items()}
+        seconds = {name: sum(one[1] for one in some) for name, some in used.items()}
+        self.looks.append(Look(done, memory, seconds, os.getloadavg()[0]))
         return done
 
+    def at(self, done: float) -> Look:
+        """The look nearest to so many cells."""
+        return min(self.looks, key=lambda one: abs(one.done - done))
 
-def resident(process: psutil.Process) -> int:
-    """Bytes of a process in memory; 0 when it has ended."""
+
+def used_by(process: psutil.Process) -> tuple[int, float]:
+    """Bytes of a process in memory and its processor seconds; 0 when it has ended."""
     try:
-        return int(process.memory_info().rss)
+        times = process.cpu_times()
+        return int(process.memory_info().rss), float(times.user + times.system)
     except psutil.Error:
-        return 0
+        return 0, 0.0
 
 
 @contextmanager
@@ -145,11 +164,18 @@ def show(console: Console, cells: Sequence[Finished], watched: Watched, workers:
         values = (1 / each, each * workers * 1e3, own * 1e3, (each * workers - own) * 1e3)
         table.add_row(f"{start + 1:,} to {start + part:,}", f"{values[0]:.2f}", *(f"{value:,.0f}" for value in values[1:]))
     console.print(table)
-    memory = Table("cells on disk", *watched.looks[0][2], title="Memory, MB", box=None, title_justify="left")
+    roles = list(watched.looks[-1].memory)
+    memory = Table("cells on disk", *roles, title="Memory, MB", box=None, title_justify="left")
     for wanted in (0.1, 0.5, 1.0):
-        look = min(watched.looks, key=lambda one: abs(one[1] - wanted * len(cells)))
-        memory.add_row(f"{look[1]:,}", *(f"{size / 1e6:,.0f}" for size in look[2].values()))
+        look = watched.at(wanted * len(cells))
+        memory.add_row(f"{look.done:,}", *(f"{look.memory.get(role, 0) / 1e6:,.0f}" for role in roles))
     console.print(memory)
+    spent = Table("cells on disk", *roles, "load of the machine", title="Processor milliseconds per cell", box=None, title_justify="left")
+    edges = [watched.at(part / 5 * len(cells)) for part in range(6)]
+    for one, two in itertools.pairwise(edges):
+        each = [1e3 * (two.seconds.get(role, 0) - one.seconds.get(role, 0)) / max(two.done - one.done, 1) for role in roles]
+        spent.add_row(f"{one.done:,} to {two.done:,}", *(f"{value:,.0f}" for value in each), f"{two.load:.1f}")
+    console.print(spent)
 
 
 def main() -> None:

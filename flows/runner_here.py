@@ -11,7 +11,9 @@ from prefect.states import Completed, Failed
 
 from flows.progress import Watch
 from flows.runner_bench import Bench
-from lks.grid import Cell, Extras, Outcome
+from flows.runners import needs, not_run
+from lks.grid import Cell, Extras, Outcome, Status
+from lks.store import FINAL
 
 
 @task(name="cell", task_run_name="{cell.label}", cache_policy=NO_CACHE, persist_result=False)
@@ -32,9 +34,16 @@ class HereRunner:
     def run(self, cells: Sequence[Cell], extras: Extras) -> Generator[Outcome, None, None]:
         """Outcomes of all the cells."""
         bench = Bench(self._results, self._watch, extras)
+        missed: dict[str, Status] = {}
         for cell in cells:
+            if status := missed.get(needs(cell)):
+                yield not_run(self._results, cell, extras, status)
+                continue
             self._watch.start(cell)
-            yield _outcome(cell_task(cell, bench, return_state=True))
+            outcome = _outcome(cell_task(cell, bench, return_state=True))
+            if outcome.status not in FINAL:
+                missed[cell.id] = outcome.status
+            yield outcome
 
 
 def _outcome(state: object) -> Outcome:

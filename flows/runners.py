@@ -18,6 +18,7 @@ from flows.settings import Mode
 from lks.errors import DataError
 from lks.grid import UNEDITED, Cell, Costs, Extras, Outcome, Status
 from lks.shards import read_outcome
+from lks.store import FINAL
 
 ATTEMPTS = 2
 """So often is a cell started whose process dies or vanishes; then it is "lost"."""
@@ -124,14 +125,26 @@ class Queue:
 def settled(queue: Queue, outcome: Outcome, results: Path, extras: Extras) -> list[Outcome]:
     """Tell the queue of an outcome; with it those of the cells that cannot be run now.
 
-    A lost cell of the unedited model is run by the next grid. Cells that are compared with it wait for that: run without it, they would
-    lack the comparison for good.
+    A cell of the unedited model that was lost or ended in an error is run by the next grid. Cells that are compared with it wait for that:
+    run without it, they would lack the comparison for good.
     """
-    if outcome.status != "lost":
+    if outcome.status in FINAL:
         queue.finish(outcome.cell)
         return [outcome]
-    reason = "not run: the unedited model's cell, which it is compared with, was lost"
-    return [outcome, *(dropped(results, cell, extras, ("lost", reason)) for cell in queue.give_up(outcome.cell))]
+    return [outcome, *(not_run(results, cell, extras, outcome.status) for cell in queue.give_up(outcome.cell))]
+
+
+def not_run(results: Path, cell: Cell, extras: Extras, status: Status) -> Outcome:
+    """The outcome of a cell that was left out as the unedited model's has come to nothing.
+
+    Args:
+        results: folder of all results.
+        cell: which.
+        extras: what was wanted of it.
+        status: what the unedited model's cell has come to.
+    """
+    reason = f"not run: the unedited model's cell, which it is compared with, {'was lost' if status == 'lost' else 'ended in an error'}"
+    return dropped(results, cell, extras, ("lost", reason))
 
 
 def needs(cell: Cell) -> str:

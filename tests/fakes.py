@@ -12,7 +12,7 @@ import time
 import types
 from pathlib import Path
 
-from lks.grid import Cell, Costs, Extras, Outcome
+from lks.grid import Cell, Costs, Extras, Outcome, Status
 from lks.shards import write_outcome, write_stage
 
 GRIDS = """
@@ -28,8 +28,8 @@ n_edits = [1, 2, 3]
 class Cells:
     """Stands in for `lks.cell.run`."""
 
-    def __init__(self, fail: str = "", raises: BaseException | None = None, wait: float = 0.0) -> None:
-        self.fail, self.raises, self.wait = fail, raises, wait
+    def __init__(self, fail: str = "", raises: BaseException | None = None, wait: float = 0.0, status: Status = "oom") -> None:
+        self.fail, self.raises, self.wait, self.status = fail, raises, wait, status
         self.ran: list[str] = []
 
     def __call__(self, cell: Cell, method: type, results: Path, report, bench=None, extras=None) -> Outcome:
@@ -43,7 +43,7 @@ class Cells:
         failed = bool(self.fail) and self.fail in cell.label
         shards = () if failed else tuple(write_stage(results, cell.id, stage, []) for stage in Extras().stages())
         outcome = Outcome(
-            cell, "oom" if failed else "ok", "out of memory at block 3" if failed else "", shards, Costs(1.0, 2.0, 3.0), {"time": "2026-01-01"}
+            cell, self.status if failed else "ok", "out of memory at block 3" if failed else "", shards, Costs(1.0, 2.0, 3.0), {"time": "2026-01-01"}
         )
         write_outcome(results, outcome)
         self._log(results, "finish", cell)

@@ -66,6 +66,14 @@ class TestGridFlow:
         assert run(tmp_path / "r", retry_failed=True) == {"stored": 5, "ok": 1}
         assert cells.ran == ["ft | micro-fake | world | T=2"]
 
+    def test_what_is_compared_with_an_erroneous_cell_waits_for_the_next_grid(self, tmp_path, monkeypatch):
+        cells = use(monkeypatch, fail="none | micro-fake | world | T=2", status="error")
+        assert run(tmp_path / "r") == {"stored": 0, "ok": 4, "error": 1, "lost": 1}
+        assert "ft | micro-fake | world | T=2" not in cells.ran
+        cells = use(monkeypatch)
+        assert run(tmp_path / "r") == {"stored": 4, "ok": 2}
+        assert cells.ran == ["none | micro-fake | world | T=2", "ft | micro-fake | world | T=2"]
+
     @pytest.mark.parametrize("stop", [UserError, KeyboardInterrupt])
     def test_what_ends_a_grid_keeps_the_finished_cells(self, stop, tmp_path, monkeypatch):
         use(monkeypatch, fail="none | micro-fake | world | T=2", raises=stop("stop here"))

@@ -101,11 +101,12 @@ class TestQueue:
         queue = Queue([cell("none"), scope], Clock([]))
         assert {queue.take(), queue.take()} == {cell("none"), scope}
 
-    def test_what_waits_for_a_lost_cell_is_not_run_without_it(self, tmp_path):
+    @pytest.mark.parametrize("status", ["lost", "error"])
+    def test_what_waits_for_a_cell_that_came_to_nothing_is_not_run_without_it(self, tmp_path, status):
         queue = Queue([cell("none"), cell("ft"), cell("ft", 2)], Clock([]))
         assert {queue.take(), queue.take()} == {cell("none"), cell("ft", 2)}
-        lost = dropped(tmp_path, cell("none"), Extras(), ("lost", "signal 9"))
-        assert [(o.cell, o.status) for o in settled(queue, lost, tmp_path, Extras())] == [(cell("none"), "lost"), (cell("ft"), "lost")]
+        nothing = dropped(tmp_path, cell("none"), Extras(), (status, "signal 9"))
+        assert [(o.cell, o.status) for o in settled(queue, nothing, tmp_path, Extras())] == [(cell("none"), status), (cell("ft"), "lost")]
         assert queue.take() is None
 
     def test_the_longest_come_first_and_the_unknown_before_them(self):
