@@ -11,7 +11,7 @@ export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .DEFAULT_GOAL := help
-.PHONY: help install grid test check report bench fuzz torture clean
+.PHONY: help install grid test lint check report bench fuzz torture clean
 
 help:  ## Show this list
 	@echo "make <what>, where <what> is one of"
@@ -36,10 +36,11 @@ report: $(STAMP)  ## Rebuild tables, figures and the HTML page from the stored r
 test: $(STAMP)  ## Run the tests
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
-check: $(STAMP)  ## ruff, mypy --strict and the tests
+lint: $(STAMP)  ## ruff and mypy --strict
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy --strict
-	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+check: lint test  ## Both
 
 bench: $(STAMP)  ## Run all benchmarks of speed, long (ARGS=edit_speed for one)
 	@LKS_RESULTS=$(RESULTS) $(BIN)/python -m benchmarks $(ARGS)

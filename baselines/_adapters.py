@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from baselines._fine_tuning import Example, places, target_in_place
+from lks.architectures import family_of
 from lks.editor import Progress
 from lks.edits import Edit
 from lks.errors import UserError
@@ -111,7 +112,7 @@ def _usual(model: nn.Module) -> Any:
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as CHOSEN
 
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    return CHOSEN.get(cast(PreTrainedModel, model).config.model_type) or next((list(choice) for choice in USUAL if names.issuperset(choice)), None)
+    return CHOSEN.get(family_of(cast(PreTrainedModel, model))) or next((list(choice) for choice in USUAL if names.issuperset(choice)), None)
 
 
 def low_rank(tuner: nn.Module, factors: Callable[[Any], tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

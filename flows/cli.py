@@ -51,11 +51,20 @@ class _Commands(TyperGroup):
             traceback.clear_frames(error.__traceback__)
             Console(stderr=True, soft_wrap=True).print("[red]error:[/]", Text(str(error)), highlight=False)
             raise typer.Exit(EXIT_USER) from None
-        except KeyboardInterrupt as stop:
+        except (KeyboardInterrupt, RuntimeError) as stop:
+            if not _is_stop(stop):
+                raise
             traceback.clear_frames(stop.__traceback__)
             message = "Stopped. What is finished is kept; the same command goes on from there."
             Console(stderr=True, soft_wrap=True).print(f"\n{message}", highlight=False)
             raise typer.Exit(EXIT_STOPPED) from None
+
+
+def _is_stop(error: KeyboardInterrupt | RuntimeError) -> bool:
+    """Whether it is Ctrl-C."""
+    from lks.catalogue import is_stop
+
+    return isinstance(error, KeyboardInterrupt) or is_stop(error)
 
 
 app = typer.Typer(

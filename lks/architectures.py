@@ -56,6 +56,11 @@ _ATTENTION = ("attn", "attention")
 _MISSING = "?"
 
 
+def family_of(model: PreTrainedModel) -> str:
+    """A model's family, as transformers and `ARCHITECTURES` call it."""
+    return str(model.config.model_type)
+
+
 def architecture_of(model: PreTrainedModel, given: Architecture | None = None) -> Architecture:
     """The entry of a model's family, or the one given; all its paths lead somewhere.
 
@@ -66,7 +71,7 @@ def architecture_of(model: PreTrainedModel, given: Architecture | None = None) -
     Raises:
         UserError: no entry; says what was found in the model and what to fill in. Or an entry that does not fit the model.
     """
-    family = str(model.config.model_type)
+    family = family_of(model)
     chosen = given or ARCHITECTURES.get(family)
     if chosen is None:
         raise UserError(f"Unknown model family {family!r}. Known: {', '.join(sorted(ARCHITECTURES))}.\n{_advice(model, family)}")

@@ -59,6 +59,11 @@ def prepare(connection: duckdb.DuckDBPyConnection) -> None:
     connection.commit()
 
 
+def is_stop(error: Exception) -> bool:
+    """Whether an error is Ctrl-C, as DuckDB tells of one that came while it was at work."""
+    return isinstance(error, duckdb.InterruptException) or (type(error) is RuntimeError and "Query interrupted" in str(error))
+
+
 def failed(catalogue: Path, error: duckdb.Error) -> str:
     """Why the file cannot be used, and what to do."""
     text = str(error)

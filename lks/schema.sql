@@ -52,10 +52,12 @@ CREATE OR REPLACE TABLE free_answers (
     said VARCHAR, spelt VARCHAR, is_right INTEGER, holds INTEGER, error VARCHAR
 );
 CREATE OR REPLACE VIEW free_answers_read AS
-SELECT cell_id, draw, case_id, kind, probe_index, context, said(wild_text) AS said, spelt(said(wild_text)) AS spelt,
-    wild_right(wild_text, answer, accepted) AS is_right, wild_holds(wild_text, answer, accepted) AS holds,
-    CASE WHEN kind IN ('edit', 'paraphrase') THEN error_class(wild_text, answer, accepted, rival) END AS error
-FROM answers WHERE wild_text IS NOT NULL;
+WITH heard AS (SELECT *, said(wild_text) AS said FROM answers WHERE wild_text IS NOT NULL),
+heard_as AS (SELECT *, spelt(said) AS spelt FROM heard),
+held_against AS (SELECT *, right_of(wild_text, spelt, answer, accepted) AS is_right FROM heard_as)
+SELECT cell_id, draw, case_id, kind, probe_index, context, said, spelt, is_right, holds_of(said, is_right, answer, accepted) AS holds,
+    CASE WHEN kind IN ('edit', 'paraphrase') THEN error_of(said, is_right, answer, accepted, rival) END AS error
+FROM held_against;
 
 CREATE OR REPLACE VIEW all_answers AS
 SELECT 'final' AS moment, * FROM answers WHERE context = 'bare' UNION ALL SELECT 'immediate', * FROM immediate_answers;

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import duckdb
 
-from lks.catalogue import connect, failed, prepare
+from lks.catalogue import connect, failed, is_stop, prepare
 from lks.errors import DataError, NewerError, StoreError
 from lks.grid import ABILITY, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED, PASSAGES, PROTOCOL, STUDY, Outcome, Status
 from lks.intake import check_inside, parse_json
@@ -175,6 +175,10 @@ class Store(Reader):
             yield connection
         except (duckdb.IOException, duckdb.TransactionException, duckdb.FatalException, duckdb.InternalException) as error:
             raise StoreError(failed(self._catalogue, error)) from None
+        except (RuntimeError, duckdb.InterruptException) as error:
+            if is_stop(error):
+                raise KeyboardInterrupt from None
+            raise
         finally:
             connection.close()
 

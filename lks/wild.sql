@@ -48,13 +48,13 @@ CREATE OR REPLACE MACRO opens_with(text, answer) AS CASE
     ELSE regexp_matches(substr(ltrim(text, E' \t\r\n'), length(answer) + 1), '^(?:\.(?:[^\pL\pN]|$)|[\n\r]|$)')
 END;
 
--- 1 where the answer given is the answer wanted in one of its spellings, else 0; NULL where nothing was generated.
-CREATE OR REPLACE MACRO wild_right(text, answer, accepted) AS CASE
-    WHEN list_contains(
-        list_prepend(spelt(answer), list_transform(accepted::VARCHAR[], lambda spelling: spelt(spelling))), spelt(said(text))
-    ) THEN 1
+-- 1 where the answer given is the answer wanted in one of its spellings, else 0; NULL where nothing was generated. What ends in "_of" takes what
+-- others have found (`given` is what was said, `compared` its spelling): a macro is text, and grows with each that stands in it.
+CREATE OR REPLACE MACRO right_of(text, compared, answer, accepted) AS CASE
+    WHEN list_contains(list_prepend(spelt(answer), list_transform(accepted::VARCHAR[], lambda spelling: spelt(spelling))), compared) THEN 1
     WHEN text IS NOT NULL THEN opens_with(text, answer)::INTEGER
 END;
+CREATE OR REPLACE MACRO wild_right(text, answer, accepted) AS right_of(text, spelt(said(text)), answer, accepted);
 
 -- Words in order, lower case, each between single spaces, without articles unless there is nothing else. Unlike in `normalised` a dash parts
 -- words; numbers ("3.5", "1,000") and letters with stops ("U.S.") are one word each. A record separator stays, so that a list joined by it
@@ -100,16 +100,17 @@ CREATE OR REPLACE MACRO is_part(terms, telling, other_terms, other_telling) AS
 CREATE OR REPLACE MACRO stands_in(some_words, others) AS some_words <> ' ' AND contains(others, some_words);
 
 -- 1 where the answer said has the wanted one in it, whatever stands around it ("It is Paris, France"), else 0. Never a score of its own.
-CREATE OR REPLACE MACRO wild_holds(text, answer, accepted) AS CASE
-    WHEN wild_right(text, answer, accepted) = 1 THEN 1
-    WHEN text IS NOT NULL THEN list_transform(
+CREATE OR REPLACE MACRO holds_of(given, is_right, answer, accepted) AS CASE
+    WHEN is_right = 1 THEN 1
+    WHEN given IS NOT NULL THEN list_transform(
         [{
-            'given': words(said(text)),
+            'given': words(given),
             'wanted': string_split(words(concat_ws(chr(30), answer, array_to_string(accepted::VARCHAR[], chr(30)))), chr(30))
         }],
         lambda it: list_bool_or(list_transform(it.wanted, lambda wanted: stands_in(wanted, it.given)))
     )[1]::INTEGER
 END;
+CREATE OR REPLACE MACRO wild_holds(text, answer, accepted) AS holds_of(said(text), wild_right(text, answer, accepted), answer, accepted);
 
 -- The class of a wrong answer from the words of: the answer said, the answer wanted, its other spellings, the old answer. The rules stand in
 -- the order tested.
@@ -143,13 +144,15 @@ END)[1];
 
 -- What is wrong with an answer; NULL where it is right or nothing was generated. The four classes of Zhang et al. 2024 (arXiv 2401.01286,
 -- Sec. 4.5) and "unchanged", which they lack.
-CREATE OR REPLACE MACRO error_class(text, answer, accepted, old) AS CASE
-    WHEN text IS NULL OR wild_right(text, answer, accepted) = 1 THEN NULL
+CREATE OR REPLACE MACRO error_of(given, is_right, answer, accepted, old) AS CASE
+    WHEN given IS NULL OR is_right = 1 THEN NULL
     ELSE list_transform(
         [{
-            'given': words(said(text)), 'wanted': words(answer), 'old': words(coalesce(old, '')),
+            'given': words(given), 'wanted': words(answer), 'old': words(coalesce(old, '')),
             'others': words(coalesce(array_to_string(accepted::VARCHAR[], chr(30)), ''))
         }],
         lambda raw: class_of(raw.given, raw.wanted, raw.others, raw.old)
     )[1]
 END;
+CREATE OR REPLACE MACRO error_class(text, answer, accepted, old) AS
+    error_of(said(text), wild_right(text, answer, accepted), answer, accepted, old);

@@ -1,6 +1,8 @@
 """Shared by all tests: one thread for torch, Prefect kept to itself."""
 
+import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +32,28 @@ def preparations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cache folder of the tests' own, so that nothing prepared earlier hides a fault."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LKS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def made_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A new store's catalogue is a copy of one that was made before: making one takes half a second, and hundreds of tests have a store."""
+    import duckdb
+
+    from lks import catalogue, store
+
+    made = tmp_path_factory.mktemp("catalogue") / "empty.duckdb"
+    with duckdb.connect(str(made)) as connection:
+        catalogue.prepare(connection)
+
+    def connect(path: Path, wait: float) -> duckdb.DuckDBPyConnection:
+        if not path.exists():
+            with contextlib.suppress(OSError):  # the real one says what is wrong
+                shutil.copyfile(made, path)
+        return catalogue.connect(path, wait)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "connect", connect)
         yield
 
 

@@ -18,7 +18,11 @@ from lks.readout import ask
 from tests import tiny
 
 METHODS = sorted(methods())
+LAYOUTS = ("llama", "gpt2")
+"""Every method meets both: separate and fused projections, rotation and learnt positions, weights as they are and transposed."""
 ON_OTHERS = {
+    "mistral": ("memit", "wise"),
+    "qwen2": ("lora", "serac", "alphaedit"),
     "qwen3": ("ft",),
     "gemma": ("lks",),
     "gemma2": ("lks",),
@@ -31,7 +35,7 @@ ON_OTHERS = {
 }
 """What a family adds is tested on its own (tests/test_prefix.py, tests/test_architectures.py); here each meets a method or two, and each kind of
 method those families that could trouble it."""
-PAIRS = [(m, f) for m in METHODS for f in tiny.MODELS] + [(m, f) for f in tiny.OTHERS for m in ON_OTHERS[f]]
+PAIRS = [(m, f) for m in METHODS for f in LAYOUTS] + [(m, f) for f in tiny.FAMILIES if f not in LAYOUTS for m in ON_OTHERS[f]]
 PAPER_MODELS = ("llama-2-7b-chat", "mistral-7b-instruct-v0.3")
 
 

@@ -449,7 +449,7 @@ def test_no_child_outlives_a_stopped_grid(how, slots, tmp_path, prefect_server):
         output, _ = parent.communicate(timeout=60)
     until("the children's end", lambda: not any(alive(child) for child in children), 20)
     if how == signal.SIGINT:
-        assert parent.returncode == 130 and b"What is finished is kept" in output
+        assert parent.returncode == 130 and b"What is finished is kept" in output, output.decode()
     finished = set(fakes.calls(results, "finish"))
     with only_writer(results):  # nothing holds the folder any more
         assert finished and Store(results).done() == finished

@@ -6,6 +6,8 @@ import math
 import multiprocessing
 import multiprocessing.synchronize
 import os
+import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -458,3 +460,16 @@ def test_an_answer_needs_as_many_teacher_forced_tokens_as_reference_tokens() -> 
     for wanted, given in (((1, 2), (1,)), ((), ())):
         with pytest.raises(ValueError, match="case a1"):
             answer("a1", "Ann", "edit", wanted, given, ())
+
+
+def test_ctrl_c_during_a_query_is_ctrl_c(tmp_path):
+    store, before = Store(tmp_path / "r"), signal.signal(signal.SIGINT, signal.default_int_handler)
+    stop = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        stop.start()
+        with pytest.raises(KeyboardInterrupt):
+            store.query("SELECT count(*) FROM range(10_000_000_000) a(i) WHERE hash(i) = 1")
+    finally:
+        stop.cancel()
+        signal.signal(signal.SIGINT, before)
+    assert store.done() == set()

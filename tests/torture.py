@@ -24,18 +24,20 @@ sys.path.insert(0, str(Path(__file__).parent))
 from mender import PATIENCE_S, Operator
 
 ROUND = """
-[round-{seed}]
+[{name}]
 models = ["micro-llama"]
 datasets = ["world"]
 methods = ["none", "ft", "lks"]
 n_edits = [1, 2]
-seeds = [{seed}]
+seeds = {seeds}
 contexts = ["qa"]
 fluency = true
 gates = true
 ability = ["made"]
 documents = 4
 """
+PEACE = "peace"
+"""All rounds once more, when nothing is killed any more: what was lost is made good."""
 HURRIED = {
     "LKS_BEAT_S": "15",
     "PREFECT_WORKER_QUERY_SECONDS": "1",
@@ -87,7 +89,7 @@ def torture(folder: Path, kills: int, seed: int, every_s: float) -> Tally:
     finally:
         operator.down()
     tally.ups, tally.grids = operator.ups, operator.grids
-    tally.findings += _compare(folder, tally.rounds)
+    tally.findings += _compare(folder)
     tally.seconds = time.monotonic() - began
     return tally
 
@@ -97,8 +99,7 @@ def _disturb(folder: Path, operator: Operator, tally: Tally, how: tuple[int, int
 
     kills, seed, every_s = how
     census, killer = Census(operator.state), Killer(seed)
-    written = _add_round(folder, 0)
-    peaceful: list[str] = []  # run once more when nothing is killed any more: what was lost is made good
+    written = _add_round(folder, [0])
     next_kill = moved = time.monotonic()
     while True:
         living = census.look()
@@ -112,14 +113,11 @@ def _disturb(folder: Path, operator: Operator, tally: Tally, how: tuple[int, int
         if operator.drive(written):
             moved = now
             _tell(f"{written} is complete")
-            if written in peaceful:
-                peaceful.remove(written)
-            else:
-                tally.rounds.append(written)
-                peaceful = [] if more else list(tally.rounds)
-            if not more and not peaceful:
+            if written == PEACE:
                 return
-            written = _add_round(folder, len(tally.rounds)) if more else peaceful[0]
+            tally.rounds.append(written)
+            rounds = len(tally.rounds)
+            written = _add_round(folder, [rounds]) if more else _add_round(folder, range(rounds), PEACE)
         if now - moved > PATIENCE_S:
             raise TimeoutError(f"Nothing got done for {PATIENCE_S:.0f} s: {tally}; {operator.state} and {folder / 'commands.log'} say more")
         time.sleep(LOOK_EVERY_S)
@@ -129,13 +127,14 @@ def _tell(what: str) -> None:
     sys.stderr.write(f"{time.strftime('%T')} {what}\n")
 
 
-def _add_round(folder: Path, number: int) -> str:
+def _add_round(folder: Path, seeds: Sequence[int], name: str = "") -> str:
+    name = name or f"round-{seeds[0]}"
     with (folder / "grids.toml").open("a") as grids:
-        grids.write(ROUND.format(seed=number))
-    return f"round-{number}"
+        grids.write(ROUND.format(name=name, seeds=list(seeds)))
+    return name
 
 
-def _compare(folder: Path, rounds: Sequence[str]) -> list[str]:
+def _compare(folder: Path) -> list[str]:
     """Run the cells of all rounds undisturbed in this process, and say what is different."""
     import torch
     from same_results import differences
@@ -146,11 +145,10 @@ def _compare(folder: Path, rounds: Sequence[str]) -> list[str]:
 
     torch.set_num_threads(1)
     store = Store(folder / "undisturbed")
-    for name in rounds:
-        grid = named_grid(name, folder / "grids.toml")
-        bench = Bench(store.results, _Silent(), grid.extras)
-        for cell in cells_of(grid):
-            store.record(bench.run(cell))
+    grid = named_grid(PEACE, folder / "grids.toml")
+    bench = Bench(store.results, _Silent(), grid.extras)
+    for cell in cells_of(grid):
+        store.record(bench.run(cell))
     return differences(folder / "results", store.results)
 
 
