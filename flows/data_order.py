@@ -1,6 +1,5 @@
 """What `lks data make` and flow `lks-data` have written: facts in, files out, and everything checked before the first request."""
 
-import fcntl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from lks.derive import TemplateSource
 from lks.errors import StoreError, UserError
 from lks.extraction import VERSION as EXTRACTION
 from lks.extraction import Extracted, extract
+from lks.locks import locked
 from lks.writing import SPLITS, Counts, Outcome, write
 from lks.writing_filters import Fact, Seen, Split
 from lks.writing_prompts import VERSION
@@ -248,10 +248,6 @@ def _alone(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise StoreError(f"{folder} cannot be written: {error.strerror}. Name another folder with --out.") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(f"Another run is writing to {folder}. Wait for it, or name another folder with --out.") from None
-        except OSError:  # the file system has no locks
-            pass
+        if locked(file) is False:
+            raise StoreError(f"Another run is writing to {folder}. Wait for it, or name another folder with --out.")
         yield

@@ -1,8 +1,6 @@
 """What is to be done, without Prefect: the cells of a grid and those that the store lacks."""
 
-import fcntl
 import os
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,6 +12,7 @@ from flows.kept import KEPT
 from flows.settings import Settings
 from lks.errors import StoreError, UserError, unknown
 from lks.grid import Cell, Extras, Grid, Measure, Outcome, grids
+from lks.locks import holder, locked, sign
 from lks.plan import parse_only, plan
 
 if TYPE_CHECKING:
@@ -162,15 +161,8 @@ def tally(outcomes: Iterable[Outcome]) -> Mapping[str, int]:
 
 def await_writer(results: Path, wait_s: float) -> None:
     """Wait until no other grid writes to the folder, or the time is over; whether it may be written is then up to `only_writer`."""
-    deadline = time.monotonic() + wait_s
     with suppress(OSError), (results / ".lock").open("a") as file:
-        while time.monotonic() < deadline:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                time.sleep(min(0.5, wait_s))
-            else:
-                return
+        locked(file, wait_s)
 
 
 @contextmanager
@@ -186,15 +178,12 @@ def only_writer(results: Path) -> Iterator[None]:
     except OSError as error:
         raise StoreError(f"Results folder {results} cannot be written: {error.strerror}. Use another with --results or LKS_RESULTS.") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise StoreError(f"Another run (process {holder}) is writing to {results}. Wait for it, or use another folder with --results.") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        ours = locked(file)
+        if ours is None:
+            raise StoreError(f"{results} is on a file system without locks: two runs at once would spoil it. Use another with --results.")
+        if not ours:
+            raise StoreError(f"Another run (process {holder(file)}) is writing to {results}. Wait for it, or use another folder with --results.")
+        sign(file)
         yield
 
 

@@ -1,16 +1,16 @@
 """One cell in this process, in every mode: the same code, a lock against a second run of it, and a sign of life."""
 
-import fcntl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from flows.kept import KEPT
 from lks.grid import Cell, Extras, Outcome
+from lks.locks import locked
 
 BEAT_EVERY_S = 10.0
 """Seconds between two touches of `runs/<id>/beat` while a cell is run."""
@@ -96,22 +96,15 @@ def claimed(results: Path, cell_id: str) -> Iterator[None]:
         yield  # the cell itself says what is wrong with the folder
         return
     with lock:
-        _wait_for(lock.fileno(), beat_of(results, cell_id))
+        _wait_for(lock, beat_of(results, cell_id))
         with beating(results, cell_id):
             yield
 
 
-def _wait_for(lock: int, beat: Path) -> None:
+def _wait_for(lock: IO[str], beat: Path) -> None:
     """Take the lock, or give up when its holder's beat has not changed for three times its interval. Clocks are not compared."""
     seen, since = _time(beat), time.monotonic()
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            pass
-        except OSError:
-            return  # no locks here
+    while locked(lock) is False:
         if (now := _time(beat)) != seen:
             seen, since = now, time.monotonic()
         if time.monotonic() - since > 3 * BEAT_EVERY_S:

@@ -5,9 +5,6 @@
 """
 
 import argparse
-import fcntl
-import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +17,7 @@ from flows.parent import Parent
 from flows.settings import calm_transformers
 from lks.errors import UserError
 from lks.grid import Cell, Extras, Outcome
+from lks.locks import holder, locked, sign
 
 LOCK_WAIT_S = 30.0
 """So long an earlier holder of the slot may take to notice that its own parent is gone."""
@@ -74,20 +72,9 @@ def held(results: Path, slot: int) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"Slot {slot} cannot be taken: {path}: {error.strerror}.") from None
     with file:
-        deadline = time.monotonic() + LOCK_WAIT_S
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                pass
-            if time.monotonic() > deadline:
-                file.seek(0)
-                raise UserError(f"Slot {slot} of {results} is held by process {file.read().strip() or 'unknown'}. End that process.")
-            time.sleep(0.1)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        if locked(file, LOCK_WAIT_S) is False:
+            raise UserError(f"Slot {slot} of {results} is held by process {holder(file)}. End that process.")
+        sign(file)
         yield
 
 

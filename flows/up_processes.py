@@ -1,6 +1,5 @@
 """Processes that go on when the command which started them is over: what runs, from when, and how all of it is ended."""
 
-import fcntl
 import json
 import os
 import shlex
@@ -16,6 +15,7 @@ from typing import IO
 import psutil
 
 from lks.errors import UserError
+from lks.locks import locked
 from lks.shards import write_whole
 
 MARK = "LKS_UP"
@@ -59,10 +59,8 @@ def alone(state: Path) -> Iterator[None]:
         UserError: another one does so now, or the folder cannot be written.
     """
     with _open(state, ".lock") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"Another lks up is at work in {state}. Wait for it.") from None
+        if not locked(file):
+            raise UserError(f"Another lks up is at work in {state}. Wait for it.")
         yield
 
 

@@ -1,9 +1,9 @@
 """What is made once and kept on disk: tensors named by the hash of all they depend on."""
 
-import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lks.checkpoint import Checkpoint, Clock, whole, write
 from lks.errors import StoreError
+from lks.locks import locked
 
 EVERY_S = 30.0
 """Seconds between two states of an unfinished making, at least."""
@@ -137,14 +138,11 @@ def _named(kind: str, depends_on: object) -> tuple[Path, str]:
 
 def _locked(file: IO[str], path: Path) -> bool:
     """Wait for the lock, which falls with the process that holds it; False where the file system has none."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    ours = locked(file)
+    if ours is False:
         logger.warning("Another process makes %s; this one waits for it.", path)
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError:
-        return False
-    return True
+        ours = locked(file, math.inf)
+    return bool(ours)
 
 
 def _read(path: Path, key: str) -> Made | None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,15 +40,18 @@ def made_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     import duckdb
 
     from lks import catalogue, store
+    from lks.errors import StoreError
+    from lks.shards import write_whole
 
     made = tmp_path_factory.mktemp("catalogue") / "empty.duckdb"
     with duckdb.connect(str(made)) as connection:
         catalogue.prepare(connection)
+    content = made.read_bytes()
 
     def connect(path: Path, wait: float) -> duckdb.DuckDBPyConnection:
         if not path.exists():
-            with contextlib.suppress(OSError):  # the real one says what is wrong
-                shutil.copyfile(made, path)
+            with contextlib.suppress(StoreError):  # the real one says what is wrong
+                write_whole(path, content)
         return catalogue.connect(path, wait)
 
     with pytest.MonkeyPatch.context() as patch:

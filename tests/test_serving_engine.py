@@ -18,6 +18,7 @@ from lks.lm import LM
 from lks.patch import NoPatch, Patch, WeightPatch
 from lks.replacer import KnowledgeBlockPatch
 from tests import tiny
+from tests.test_serac import patched as serac
 from workbench.serving_batch import Row, Sampling, choose
 from workbench.serving_engine import Engine
 from workbench.serving_text import TextStream
@@ -25,8 +26,8 @@ from workbench.serving_ticket import Closed, Full, Ticket
 
 PROMPTS = [f"{form.format(name)}" for name in tiny.NAMES for form in ("{} was born in", "The birthplace of {} is", "Oslo, Cairo: {} works for")]
 PROMPTS += ["Nobody was born in", "Ada Moss works for Tomas Verin and Ada Moss", "is"]
-SERVED = ("plain", "first", "second", "gated", "dense", "low rank", "facts", "norm", "codebook", "memory")
-OWN = {"norm", "codebook", "memory"}
+SERVED = ("plain", "first", "second", "gated", "dense", "low rank", "facts", "norm", "codebook", "memory", "scope")
+OWN = {"norm", "codebook", "memory", "scope"}
 
 
 def noise(seed: int, *shape: int, scale: float = 1.0) -> torch.Tensor:
@@ -54,6 +55,7 @@ def patches(lm: LM) -> dict[str, Patch]:
         "norm": WeightPatch({norm: noise(10, d, scale=2.0)}),
         "codebook": CodebookPatch(1, noise(11, 3, inner), noise(12, 3, d, scale=10), torch.full((3,), 1e6)),
         "memory": SideMemoryPatch(2, noise(13, 1, inner, d, scale=0.3), torch.zeros(1), "last"),
+        "scope": serac(lm),
     }
 
 
