@@ -10,11 +10,10 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from baselines._fine_tuning import Example, places, target_in_place
@@ -25,6 +24,9 @@ from lks.errors import UserError
 from lks.lm import LM
 from lks.losses import negative_log_likelihood
 from lks.patch import WeightPatch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ADAPTER = "default"
 """The name that peft knows the one adapter by."""
@@ -112,7 +114,7 @@ def _usual(model: nn.Module) -> Any:
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as CHOSEN
 
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    return CHOSEN.get(family_of(cast(PreTrainedModel, model))) or next((list(choice) for choice in USUAL if names.issuperset(choice)), None)
+    return CHOSEN.get(family_of(cast("PreTrainedModel", model))) or next((list(choice) for choice in USUAL if names.issuperset(choice)), None)
 
 
 def low_rank(tuner: nn.Module, factors: Callable[[Any], tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from baselines._course import Batches, Training
 from baselines._meta import Schedule, Split, fit
@@ -31,6 +30,8 @@ class Counterfactual(nn.Module):
 
     def __init__(self, config: dict[str, Any] | None = None, model: nn.Module | None = None) -> None:
         super().__init__()
+        from transformers import AutoConfig, AutoModelForCausalLM  # takes seconds: not for those who only list methods
+
         make: Any = AutoModelForCausalLM
         self.model: Any = make.from_config(AutoConfig.for_model(**config), trust_remote_code=False) if config else model
 
@@ -85,6 +86,8 @@ def from_hub(lm: LM, name: str) -> Counterfactual:
         UserError: it cannot be fetched, or its vocabulary has another size.
     """
     try:
+        from transformers import AutoModelForCausalLM
+
         model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"Counterfactual model {name!r} cannot be loaded: {str(error).splitlines()[0]} Leave it empty for a fresh one.") from error

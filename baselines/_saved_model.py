@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from lks.architectures import ARCHITECTURES
 
@@ -29,6 +28,8 @@ def plain(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str,
     family = config.get("model_type")
     if family not in ARCHITECTURES:
         raise ValueError(f"counterfactual model of family {family!r}")
+    from transformers import AutoConfig
+
     known = AutoConfig.for_model(family).to_dict()
     kept = {key: value for key, value in config.items() if key in known and _is_plain(key, value)}
     if any(isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER for value in kept.values()):
@@ -48,6 +49,8 @@ def _is_plain(key: str, value: object) -> bool:
 
 def _check_size(config: dict[str, Any], shapes: dict[str, torch.Size]) -> None:
     """Lay the model out without memory."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), trust_remote_code=False)  # type: ignore[no-untyped-call]

@@ -33,8 +33,8 @@ def studies() -> Table:
 def models() -> Table:
     """Testbed models with the command that builds them if need be, and pinned models of the hub."""
     from flows.planning import build_command, revision_of_model
+    from lks.jobs import NAMES
     from lks.lm import HUB
-    from lks.testbed import NAMES
 
     table = _table("model", "revision", "where from")
     for name in NAMES:

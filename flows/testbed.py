@@ -59,6 +59,6 @@ def check_models(name: Model = None, data: DataFolder = None) -> None:
 
 def _asked_models(dataset: str | None) -> list[str]:
     """Without a name: a mini model of the dataset, or all models that are shipped."""
-    from lks.testbed import NAMES
+    from lks.jobs import NAMES
 
     return ["mini"] if dataset else [name for name in NAMES if name.startswith("micro-")]

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from lks.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,12 @@ _ATTENTION = ("attn", "attention")
 _MISSING = "?"
 
 
-def family_of(model: PreTrainedModel) -> str:
+def family_of(model: "PreTrainedModel") -> str:
     """A model's family, as transformers and `ARCHITECTURES` call it."""
     return str(model.config.model_type)
 
 
-def architecture_of(model: PreTrainedModel, given: Architecture | None = None) -> Architecture:
+def architecture_of(model: "PreTrainedModel", given: Architecture | None = None) -> Architecture:
     """The entry of a model's family, or the one given; all its paths lead somewhere.
 
     Args:
@@ -81,7 +84,7 @@ def architecture_of(model: PreTrainedModel, given: Architecture | None = None) -
     return chosen
 
 
-def _dead_ends(model: PreTrainedModel, architecture: Architecture) -> Iterator[str]:
+def _dead_ends(model: "PreTrainedModel", architecture: Architecture) -> Iterator[str]:
     """Each path that leads nowhere, for people."""
     decoder = _at(model, architecture.decoder)
     if decoder is None:
@@ -104,7 +107,7 @@ def _at(root: nn.Module, path: str) -> nn.Module | None:
         return None
 
 
-def guess(model: PreTrainedModel) -> Architecture:
+def guess(model: "PreTrainedModel") -> Architecture:
     """What an entry for a model might be, from names, classes and shapes of its modules; "?" where nothing was found."""
     lists = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part)]
     if not lists:
@@ -131,7 +134,7 @@ def _width_out(module: nn.Module) -> int | None:
     return int(width) if width is not None else None
 
 
-def _advice(model: PreTrainedModel, family: str) -> str:
+def _advice(model: "PreTrainedModel", family: str) -> str:
     """What was found and where to put it, several lines."""
     found = guess(model)
     entry = ", ".join(f"{f.name}={getattr(found, f.name)!r}" for f in fields(found) if getattr(found, f.name) not in ("", False))

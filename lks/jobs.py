@@ -1,9 +1,11 @@
-"""Which testbed models there are, and by which recipe each is trained."""
+"""Which testbed models there are, where each is, and by which recipe it is trained."""
 
 import json
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from pathlib import Path
 
+import lks.cache
 from lks.datasets import DATASETS
 from lks.errors import UserError, unknown
 from lks.recipe import Recipe, Shape
@@ -83,3 +85,32 @@ def job_of(name: str, dataset: str, records: int, seed: int) -> Job:
     if dataset not in ("world", ""):
         raise UserError(f"{name} knows the made world. For {dataset!r} build a mini model: lks testbed build mini --dataset {dataset}.")
     return Job(name, "world", 0, recipe_of(name, 0, seed))
+
+
+def default_folder(job: Job) -> Path:
+    """The shipped folder if it holds this very model, else a folder of the cache."""
+    shipped = Path(__file__).parent / "weights" / job.name
+    if job.dataset == "world" and (job.recipe.seed == 0 or built(shipped, job)):
+        return shipped
+    return lks.cache.folder() / f"{job.label}-{job.hash}"
+
+
+def model_folder(name: str) -> Path:
+    """Where a model is, or would be once it is built.
+
+    Args:
+        name: one of `NAMES`, or mini-DATASET-RECORDS.
+
+    Raises:
+        UserError: no such model.
+    """
+    return default_folder(job_of(name, "" if not name.startswith("mini") else "zsre", 10_000, 0))
+
+
+def built(folder: Path, job: Job) -> bool:
+    """Whether a folder holds the finished model of a job."""
+    try:
+        recipe = json.loads((folder / "recipe.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(recipe, dict) and recipe.get("hash") == job.hash and (folder / "model.safetensors").is_file()

@@ -5,15 +5,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from lks.architectures import Architecture, architecture_of
 from lks.errors import UserError, unknown
 from lks.tokens import PieceText
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +66,14 @@ class LM:
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerFast,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerFast",
         name: str = "",
         revision: str = "",
         architecture: Architecture | None = None,
     ) -> None:
         self.architecture = architecture_of(model, architecture)
-        self.model = cast(PreTrainedModel, model.train(False).requires_grad_(False))
+        self.model = cast("PreTrainedModel", model.train(False).requires_grad_(False))
         self.tokenizer = tokenizer
         self.name = name
         self.revision = revision
@@ -88,6 +90,8 @@ class LM:
         Raises:
             UserError: nothing of that name, or it cannot be fetched.
         """
+        from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast  # takes seconds: not for those who load no model
+
         folder, revision = locate(name)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
@@ -99,7 +103,7 @@ class LM:
             raise UserError(f"Model {name!r} cannot be loaded from {folder}: {str(error).splitlines()[0]}") from error
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise UserError(f"Model {name!r} has no fast tokenizer; character offsets, which the protocol needs, exist only there.")
-        return cls(cast(PreTrainedModel, cast(nn.Module, model).to(device)), tokenizer, name, revision or weights_hash(Path(folder)))
+        return cls(cast("PreTrainedModel", cast(nn.Module, model).to(device)), tokenizer, name, revision or weights_hash(Path(folder)))
 
     @cached_property
     def identity(self) -> str:
@@ -229,7 +233,7 @@ def locate(name: str) -> tuple[str, str]:
     Raises:
         UserError: no such name.
     """
-    from lks.testbed import model_folder
+    from lks.jobs import model_folder
 
     check_name(name)
     if name in HUB:
@@ -245,7 +249,7 @@ def check_name(name: str) -> None:
     Raises:
         UserError: no such name.
     """
-    from lks.testbed import NAMES
+    from lks.jobs import NAMES
 
     on_the_hub = "/" in name and not name.startswith((".", "/"))
     if not (name in HUB or Path(name).is_dir() or name in NAMES or name.startswith("mini-") or on_the_hub):

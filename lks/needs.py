@@ -1,13 +1,15 @@
 """How much memory LKS needs, stated before the work starts."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
-from transformers import PreTrainedConfig
 
 from lks.errors import UserError
 from lks.memory import free_bytes, gibibytes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Shape:
     itemsize: int
 
     @classmethod
-    def of(cls, config: PreTrainedConfig, parameters: int, itemsize: int) -> Self:
+    def of(cls, config: "PreTrainedConfig", parameters: int, itemsize: int) -> Self:
         """From a model's configuration."""
         heads = int(config.num_attention_heads)
         width = int(getattr(config, "head_dim", None) or config.hidden_size // heads)

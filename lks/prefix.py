@@ -14,14 +14,16 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from lks.lm import LM
 from lks.memory import empty, fewer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def _decoder(lm: LM, first: int, last: int, ends: bool = True) -> nn.Module:
@@ -105,7 +107,7 @@ def _copied(parts: list[nn.Module], projection: nn.Linear, dtype: torch.dtype) -
     for part in parts:
         part.to(dtype)
         if projection.weight.device.type == "cpu" and dtype == torch.bfloat16:
-            cast(PreTrainedModel, part).config._attn_implementation = "eager"  # the backward pass of fused attention is slow in bfloat16 on a CPU
+            cast("PreTrainedModel", part).config._attn_implementation = "eager"  # the backward pass of fused attention is slow in bfloat16 on a CPU
     return parts, projection.to(dtype)
 
 

@@ -14,18 +14,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 
 from lks import states
 from lks.corpus import IGNORED, Batch, Source, batches, side_batch
 from lks.errors import UserError
 from lks.precision import multiplies_bfloat16
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class Recipe:
     economical: bool = False
 
 
-def new_model(shape: Shape, vocabulary: int, special: tuple[int, int, int], seed: int) -> PreTrainedModel:
+def new_model(shape: Shape, vocabulary: int, special: tuple[int, int, int], seed: int) -> "PreTrainedModel":
     """An untrained model.
 
     Args:
@@ -97,6 +99,8 @@ def new_model(shape: Shape, vocabulary: int, special: tuple[int, int, int], seed
     Raises:
         UserError: the family is neither "llama" nor "mistral".
     """
+    from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
     common: dict[str, Any] = {
         "vocab_size": vocabulary, "hidden_size": shape.dim, "intermediate_size": shape.hidden, "num_hidden_layers": shape.blocks,
         "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads, "head_dim": shape.dim // shape.heads,
@@ -148,7 +152,7 @@ class Intervention:
 
 
 @contextmanager
-def intervened(model: PreTrainedModel, block: int, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def intervened(model: "PreTrainedModel", block: int, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Inside the context, block states are replaced by `change(states)`."""
 
     def hook(_module: nn.Module, _inputs: object, output: Any) -> Any:
@@ -176,7 +180,7 @@ def draw_intervention(batch: Batch, recipe: Recipe, step: int) -> Intervention:
     return Intervention(recipe.block - int(lower), batch.last, batch.donor, keep.to(device), other.to(device), noise.to(device))
 
 
-def answer_loss(model: PreTrainedModel, batch: Batch, smoothing: float) -> Tensor:
+def answer_loss(model: "PreTrainedModel", batch: Batch, smoothing: float) -> Tensor:
     """Mean cross-entropy of the labelled tokens; the vocabulary is projected to at their positions only."""
     hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state[:, :-1]
     labels = batch.labels[:, 1:]
@@ -184,7 +188,7 @@ def answer_loss(model: PreTrainedModel, batch: Batch, smoothing: float) -> Tenso
     return F.cross_entropy(model.lm_head(hidden[wanted]).float(), labels[wanted], label_smoothing=smoothing)
 
 
-def optimizers(model: PreTrainedModel, heads: nn.Linear, recipe: Recipe) -> list[Optimizer]:
+def optimizers(model: "PreTrainedModel", heads: nn.Linear, recipe: Recipe) -> list[Optimizer]:
     """Muon for matrices inside blocks, AdamW for the rest."""
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     inside = {id(p) for p in matrices}
@@ -215,7 +219,7 @@ class Training:
         whole: false while a step is half done; saving then would not give the same model.
     """
 
-    model: PreTrainedModel
+    model: "PreTrainedModel"
     source: Source
     recipe: Recipe
     pad: int

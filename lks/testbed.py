@@ -19,13 +19,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-import lks.cache
 from lks.acceptance import CheckReport, Exam, examine
 from lks.corpus import Source
 from lks.datasets import DATASETS, find, parse
 from lks.derive import Record
 from lks.errors import UserError, unknown
-from lks.jobs import NAMES, VERSIONS, Job, job_of
+from lks.jobs import NAMES, VERSIONS, Job, built, default_folder, job_of, model_folder
 from lks.mini import made_questions, mini_exam, mini_source, mini_tokenizer, questions
 from lks.recipe import Recipe, Training, measured_steps, new_model
 from lks.world import world
@@ -45,26 +44,6 @@ class Text:
     exam: Exam
     heads: tuple[int, int]
     data_sha256: str
-
-
-def _default_folder(job: Job) -> Path:
-    """The shipped folder if it holds this very model, else a folder of the cache."""
-    shipped = Path(__file__).parent / "weights" / job.name
-    if job.dataset == "world" and (job.recipe.seed == 0 or _built(shipped, job)):
-        return shipped
-    return lks.cache.folder() / f"{job.label}-{job.hash}"
-
-
-def model_folder(name: str) -> Path:
-    """Where a model is, or would be once it is built.
-
-    Args:
-        name: one of `NAMES`, or mini-DATASET-RECORDS.
-
-    Raises:
-        UserError: no such model.
-    """
-    return _default_folder(job_of(name, "" if not name.startswith("mini") else "zsre", 10_000, 0))
 
 
 def _records(job: Job, data_dir: Path | None) -> tuple[tuple[Record, ...], str]:
@@ -101,15 +80,6 @@ def _text(job: Job, data_dir: Path | None) -> Text:
     return Text(tokenizer, source, mini_exam(asked), heads, digest)
 
 
-def _built(folder: Path, job: Job) -> bool:
-    """Whether a folder holds the finished model of a job."""
-    try:
-        recipe = json.loads((folder / "recipe.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return isinstance(recipe, dict) and recipe.get("hash") == job.hash and (folder / "model.safetensors").is_file()
-
-
 def build(
     name: str,
     out: Path | None = None,
@@ -139,8 +109,8 @@ def build(
         UserError: no such model or data, or the folder cannot be written.
     """
     job = job_of(name, dataset, records, seed)
-    folder = out or _default_folder(job)
-    if minutes is None and _built(folder, job):
+    folder = out or default_folder(job)
+    if minutes is None and built(folder, job):
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

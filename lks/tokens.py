@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from operator import itemgetter
-from typing import cast
-
-from transformers import PreTrainedTokenizerFast
+from typing import TYPE_CHECKING, cast
 
 from lks.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 Span = tuple[int, int]
 
@@ -63,7 +64,7 @@ class PieceText:
         UserError: a decoder of another kind.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         spelling = _spelling(state["decoder"])
         self._bytes = {i: _piece_bytes(piece, spelling) for piece, i in tokenizer.get_vocab().items()}

@@ -16,10 +16,10 @@ from lks.acceptance import CheckReport, Question, examine
 from lks.corpus import IGNORED, batches, collate
 from lks.derive import Record
 from lks.errors import UserError
-from lks.jobs import job_of
+from lks.jobs import NAMES, built, job_of, model_folder
 from lks.mini import made_questions, mini_source, mini_tokenizer, questions
 from lks.recipe import Intervention, Recipe, Shape, Training, draw_intervention, new_model
-from lks.testbed import NAMES, Text, _built, build, check, model_folder
+from lks.testbed import Text, build, check
 from lks.world import world
 from lks.world_corpus import world_exam, world_source, world_tokenizer
 
@@ -305,7 +305,7 @@ def test_shipped_models_know_their_world(name):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_building_a_shipped_model_returns_it_at_once(name):
-    assert _built(shipped(name), job_of(name, "world", 0, 0)), "the recipe was changed: train the shipped models again"
+    assert built(shipped(name), job_of(name, "world", 0, 0)), "the recipe was changed: train the shipped models again"
     assert build(name, progress=False) == shipped(name)
 
 
