@@ -6,8 +6,9 @@ methods have a bootstrap over clusters. Input that is empty, of unequal lengths 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -170,13 +171,13 @@ def paired_bootstrap(
     if resamples < 1 or not 0 < level < 1 or not np.isin(other, columns).all():
         raise ValueError(f"reference {reference} must be a column, resamples {resamples} at least 1, level {level} between 0 and 1")
     shares = sums / sizes.sum(0)
-    drawn = _resampled_means(sums, sizes, resamples, seed)
-    drawn = drawn - drawn[:, other]
+    means = np.ascontiguousarray(_resampled_means(sums, sizes, resamples, seed).T)  # what follows goes over the draws of each column
+    drawn = means - means[other]
     quantile = np.nanquantile if np.isnan(drawn).any() else np.quantile  # the first goes column by column, many times slower
-    low, high = quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    far = np.minimum((drawn <= ROUNDING).sum(0), (drawn >= -ROUNDING).sum(0))
+    low, high = quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=1)
+    far = np.minimum((drawn <= ROUNDING).sum(1), (drawn >= -ROUNDING).sum(1))
     differing = (abs(shares - shares[:, other]) > ROUNDING / len(sums)).sum(0)
-    p = np.minimum(1, np.maximum(2 * (1 + far) / (1 + np.isfinite(drawn).sum(0)), 2.0 ** (1 - differing)))
+    p = np.minimum(1, np.maximum(2 * (1 + far) / (1 + np.isfinite(drawn).sum(1)), 2.0 ** (1 - differing)))
     held = np.broadcast_to((sizes > 0).sum(0), columns.shape)
     unknown = (np.minimum(held, held[other]) < 2) & (other != columns)
     reach = np.where(unknown, np.inf, np.where(p > 1 - level, 0, -np.inf))
@@ -192,14 +193,27 @@ def _check_columns(sums: Floats, sizes: Floats) -> None:
 
 def _resampled_means(sums: Floats, sizes: Floats, resamples: int, seed: int) -> Floats:
     """Means [resamples, columns] over clusters drawn with replacement, NaN where a draw has no items."""
-    generator, clusters, parts = np.random.default_rng(seed), len(sums), []
+    clusters = len(sums)
     rows = max(1, WEIGHT_BYTES // (8 * clusters))
+    every = _one_part(clusters, resamples, seed) if resamples <= rows else _weights(clusters, resamples, seed, rows)
+    with np.errstate(invalid="ignore"):
+        return np.concatenate([(weights @ sums) / (weights @ sizes) for weights in every])
+
+
+def _weights(clusters: int, resamples: int, seed: int, rows: int) -> Iterator[Floats]:
+    """How often each cluster is drawn in each resample, [at most so many rows, clusters] at a time."""
+    generator = np.random.default_rng(seed)
     for count in (min(rows, resamples - start) for start in range(0, resamples, rows)):
         drawn = generator.integers(0, clusters, size=(count, clusters)) + clusters * np.arange(count)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=count * clusters).reshape(count, clusters).astype(np.float64)
-        with np.errstate(invalid="ignore"):
-            parts.append((weights @ sums) / (weights @ sizes))
-    return np.concatenate(parts)
+        yield np.bincount(drawn.ravel(), minlength=count * clusters).reshape(count, clusters).astype(np.float64)
+
+
+@lru_cache(maxsize=4)
+def _one_part(clusters: int, resamples: int, seed: int) -> tuple[Floats]:
+    """All of them at once; a report draws the same ones for hundreds of tables."""
+    (weights,) = _weights(clusters, resamples, seed, resamples)
+    weights.flags.writeable = False
+    return (weights,)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
