@@ -20,7 +20,7 @@ import duckdb
 from lks.catalogue import connect, failed, is_stop, prepare
 from lks.errors import DataError, NewerError, StoreError
 from lks.grid import ABILITY, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED, PASSAGES, PROTOCOL, STUDY, Outcome, Status
-from lks.intake import check_inside, parse_json
+from lks.intake import check_inside, one_line, parse_json
 from lks.reader import Copy, Reader
 from lks.shards import read_check, read_outcome, write_outcome, write_whole
 
@@ -132,8 +132,19 @@ class Store(Reader):
                     self._forget(connection, [cell_id])
                     warnings.append(str(error))
             for start in range(0, len(new), TOGETHER):
-                self._ingest(connection, dict(list(new.items())[start : start + TOGETHER]))
+                warnings += self._taken_in(connection, dict(list(new.items())[start : start + TOGETHER]))
         return warnings
+
+    def _taken_in(self, connection: duckdb.DuckDBPyConnection, new: Mapping[str, tuple[Outcome, str]]) -> list[str]:
+        """Ingest some cells together; one by one where DuckDB cannot read a shard of theirs. One line for each that it cannot read."""
+        try:
+            self._ingest(connection, new)
+        except duckdb.InvalidInputException as error:
+            if len(new) > 1:
+                return [line for cell_id, cell in new.items() for line in self._taken_in(connection, {cell_id: cell})]
+            self._forget(connection, list(new))
+            return [f"{self.results / 'cells' / next(iter(new))} holds a damaged shard: {one_line(error)}. Its cell will be run again."]
+        return []
 
     def _check(self, outcome: Outcome) -> None:
         """Read a cell's shards from end to end.
@@ -249,7 +260,9 @@ def _check_protocol(path: Path) -> None:
             f"{path} is damaged. If its results are of protocol {PROTOCOL}, delete this file's folder or use another with --results."
         ) from None
     if found != PROTOCOL:
-        raise StoreError(f"{path.parent} holds results of protocol {found}; this program uses {PROTOCOL}. Use another folder with --results.")
+        raise StoreError(
+            f"{path.parent} holds results of protocol {one_line(repr(found), 40)}; this program uses {PROTOCOL}. Use another folder with --results."
+        )
 
 
 def _check_writable(results: Path) -> None:

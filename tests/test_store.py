@@ -473,3 +473,29 @@ def test_ctrl_c_during_a_query_is_ctrl_c(tmp_path):
         stop.cancel()
         signal.signal(signal.SIGINT, before)
     assert store.done() == set()
+
+
+def test_a_shard_that_only_duckdb_refuses_is_a_warning(filled, monkeypatch):
+    ingest = Store._ingest
+
+    def refusing(self, connection, new):
+        if CELL.id in new:
+            raise duckdb.InvalidInputException("metadata is corrupt")
+        ingest(self, connection, new)
+
+    (filled.results / "lks.duckdb").unlink()
+    again = Store(filled.results)
+    others = {path.name for path in (filled.results / "cells").iterdir()} - {CELL.id}
+    monkeypatch.setattr(Store, "_ingest", refusing)
+    (warning,) = again.sync()
+    assert CELL.id in warning and "metadata is corrupt" in warning
+    monkeypatch.undo()
+    assert others == {str(cell_id) for (cell_id,) in again.query("SELECT cell_id FROM cells")}
+
+
+def test_a_stranger_s_protocol_is_told_in_one_clean_line(tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "protocol.json").write_text(json.dumps({"protocol": "\x1b[31m\n" + "x" * 500}))
+    with pytest.raises(StoreError, match=r"protocol .{1,40}; this program uses") as caught:
+        Store(tmp_path / "r")
+    assert "\x1b" not in str(caught.value) and "\n" not in str(caught.value)
