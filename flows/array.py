@@ -16,8 +16,8 @@ from flows.runner_bench import Bench
 from flows.settings import Settings, calm_prefect
 from lks.errors import UserError
 from lks.grid import UNEDITED, Cell, Grid, Outcome
+from lks.outcome import FINAL
 from lks.shards import read_outcome
-from lks.store import FINAL
 
 logger = logging.getLogger("lks.array")
 

@@ -13,7 +13,7 @@ from flows.progress import Watch
 from flows.runner_bench import Bench
 from flows.runners import needs, not_run
 from lks.grid import Cell, Extras, Outcome, Status
-from lks.store import FINAL
+from lks.outcome import FINAL
 
 
 @task(name="cell", task_run_name="{cell.label}", cache_policy=NO_CACHE, persist_result=False)

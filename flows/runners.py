@@ -17,8 +17,8 @@ from flows.progress import Watch
 from flows.settings import Mode
 from lks.errors import DataError
 from lks.grid import UNEDITED, Cell, Costs, Extras, Outcome, Status
+from lks.outcome import FINAL
 from lks.shards import read_outcome
-from lks.store import FINAL
 
 ATTEMPTS = 2
 """So often is a cell started whose process dies or vanishes; then it is "lost"."""

@@ -24,6 +24,9 @@ of the model (`lks.study`), which then stands in the method's place, finds about
 Status = Literal["ok", "oom", "collapsed", "diverged", "timeout", "lost", "error"]
 """How a cell ended. "timeout": it took longer than allowed; "lost": its process died without a word, more than once; "error": anything else."""
 
+FINAL: frozenset[Status] = frozenset({"ok", "oom", "collapsed", "diverged", "timeout"})
+"""What is not run again. An "error" or a "lost" cell is: the cause may have been mended."""
+
 Overrides = tuple[tuple[str, str], ...]
 
 

@@ -19,15 +19,13 @@ import duckdb
 
 from lks.catalogue import connect, failed, is_stop, prepare
 from lks.errors import DataError, NewerError, StoreError
-from lks.grid import ABILITY, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED, PASSAGES, PROTOCOL, STUDY, Outcome, Status
+from lks.grid import ABILITY, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED, PASSAGES, PROTOCOL, STUDY, Outcome
 from lks.intake import check_inside, one_line, parse_json
+from lks.outcome import FINAL
 from lks.reader import Copy, Reader
 from lks.shards import read_check, read_outcome, write_outcome, write_whole
 
 logger = logging.getLogger(__name__)
-
-FINAL: frozenset[Status] = frozenset({"ok", "oom", "collapsed", "diverged", "timeout"})
-"""What is not run again. An "error" or a "lost" cell is: the cause may have been mended."""
 
 TOGETHER = 500
 """So many cells are taken in by one transaction: reading free answers costs a third of a second before the first of them."""

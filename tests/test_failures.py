@@ -28,11 +28,12 @@ from lks.failures import failure_of, failures, scrubbed
 from lks.grid import Costs, Grid, Outcome
 from lks.lm import LM
 from lks.memory import Thrift, fewer, halved, is_shortage
+from lks.outcome import FINAL
 from lks.patch import Patch, WeightPatch
 from lks.prefix import batches
 from lks.provenance import provenance, time_of
 from lks.shards import read_answers, read_outcome
-from lks.store import FINAL, Store
+from lks.store import Store
 from tests.killed_cell import CELL
 from tests.test_cell import CASES, SPARE, TinyBench, cell, quiet
 
