@@ -8,7 +8,7 @@ from lks.errors import DataError
 from lks.failures import Failure
 from lks.outcome import Cell, Costs, Extras, Outcome, Status
 from lks.provenance import provenance
-from lks.shards import read_check, read_outcome, write_outcome, write_stage, write_whole
+from lks.shards import check_cell, read_outcome, write_outcome, write_stage, write_whole
 
 HALVED = "batches halved"
 """In the provenance: stages for which memory sufficed with half the batch only."""
@@ -38,8 +38,7 @@ class Ledger:
         with contextlib.suppress(DataError):
             stored = read_outcome(results, cell.id)
             if stored.status == "ok":
-                for shard in stored.shards:
-                    read_check(results / shard)
+                check_cell(results, stored)
                 self.shards, self.costs, self.notes = {Path(shard).stem: shard for shard in stored.shards}, stored.costs, stored.provenance
                 self.halved += filter(None, stored.provenance.get(HALVED, "").split(", "))
                 again = extras.stages(cell.measure) if extras.retry_failed else ()

@@ -100,6 +100,18 @@ KINDS: dict[str, pa.Schema] = {
 }
 """Columns of the shards, by the first part of the stage's name."""
 
+_QUESTION = ("draw", "case_id", "kind", "probe_index", "context")
+KEYS: dict[str, tuple[str, ...]] = {
+    ANSWERS: _QUESTION,
+    IMMEDIATE: _QUESTION,
+    DECISIONS: ("draw", "probe_set", "probe"),
+    GENERATIONS: ("draw", "prompt_set", "number"),
+    PASSAGES: ("draw", "passage"),
+    ABILITY: ("draw", "task", "metric", "doc_id"),
+    JUDGED: ("judge", *_QUESTION),
+    STUDY: ("draw", "case_id", "block", "site", "quantity"),
+}
+"""Columns that tell the rows of one kind in one cell apart: scores compare rows of two cells by them, so each combination is there once."""
 
 _KNOWN = {name: (schema, version) for schema in KINDS.values() for name, version in [named(schema)]}
 """Schema and newest version of each kind of shard."""
@@ -139,6 +151,12 @@ def schema_of(stage: str) -> pa.Schema:
     return KINDS[stage.partition("-")[0]]
 
 
+def kind_of(shard: Path) -> str:
+    """What rows a shard holds, by the first part of its stage's name; answers if that says nothing."""
+    first = shard.stem.partition("-")[0]
+    return first if first in KINDS else ANSWERS
+
+
 def write_shard(path: Path, cell_id: str, made: Sequence[object], schema: pa.Schema = SCHEMA) -> None:
     """Write rows of a cell to a file of one's choice; an older one is replaced. The schema's columns are fields of the rows.
 
@@ -161,12 +179,33 @@ def read_check(path: Path, cell_id: str = "") -> int:
     Raises:
         DataError: the file is missing, truncated, damaged, no shard, of a newer version, or holds rows of another cell than the one named.
     """
+    return int(_read_checked(path, cell_id).num_rows)
+
+
+def check_cell(results: Path, outcome: Outcome) -> None:
+    """Read a cell's shards from end to end, as `read_check`, and see that together they say nothing twice.
+
+    Raises:
+        DataError: as `read_check`; or rows of a cell, in one shard or two, answer the same question.
+    """
+    keys: dict[str, list[pa.Table]] = {}
+    for shard in outcome.shards:
+        kind = kind_of(Path(shard))
+        keys.setdefault(kind, []).append(_read_checked(results / shard, outcome.cell.id).select(KEYS[kind]))
+    for kind, tables in keys.items():
+        found = pa.concat_tables(tables)
+        if found.group_by(found.column_names).aggregate([]).num_rows < found.num_rows:
+            where = ", ".join(dict.fromkeys(shard for shard in outcome.shards if kind_of(Path(shard)) == kind))
+            raise DataError(f"{results}: rows are there twice in {where}: the same {', '.join(found.column_names)}. Run its cell again.")
+
+
+def _read_checked(path: Path, cell_id: str) -> pa.Table:
     table = read(path, _KNOWN)
-    if not table.schema.equals(KINDS.get(path.stem.partition("-")[0], SCHEMA)):
+    if not table.schema.equals(KINDS[kind_of(path)]):
         raise DataError(f"{path} holds rows of another kind than its name says. Run its cell again.")
     if cell_id and any(found != cell_id for found in table["cell_id"].unique().to_pylist()):
         raise DataError(f"{path} holds rows of another cell than {cell_id}. Run the cell again.")
-    return int(table.num_rows)
+    return table
 
 
 def read_answers(path: Path) -> list[Answer]:

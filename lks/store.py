@@ -19,11 +19,11 @@ import duckdb
 
 from lks.catalogue import connect, failed, is_stop, prepare
 from lks.errors import DataError, NewerError, StoreError
-from lks.grid import ABILITY, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED, PASSAGES, PROTOCOL, STUDY, Outcome
+from lks.grid import ABILITY, ANSWERS, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED, PASSAGES, PROTOCOL, STUDY, Outcome
 from lks.intake import check_inside, one_line, parse_json
 from lks.outcome import FINAL
 from lks.reader import Copy, Reader
-from lks.shards import read_check, read_outcome, write_outcome, write_whole
+from lks.shards import check_cell, kind_of, read_outcome, write_outcome, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ READ_WAIT, RECORD_WAIT = 10.0, 60.0
 """Seconds to wait for another process to let go of the catalogue: where somebody waits for an answer, and where a finished cell is recorded."""
 
 TABLES = {
+    ANSWERS: "answers",
     IMMEDIATE: "immediate_answers",
     DECISIONS: "decisions",
     PASSAGES: "passages",
@@ -42,7 +43,7 @@ TABLES = {
     JUDGED: "judgements",
     STUDY: "study_rows",
 }
-"""The table that takes the rows of a stage's shard, by the first part of the stage's name; all other stages are of `answers`."""
+"""The table that takes the rows of a kind of shard (`lks.shards.kind_of`)."""
 
 
 class Store(Reader):
@@ -92,7 +93,7 @@ class Store(Reader):
             StoreError: the folder cannot be written, or another process keeps the catalogue. In the second case the cell is on disk all the
                 same, and the next call of `sync` takes it in.
         """
-        self._check(outcome)
+        check_cell(self.results, outcome)
         try:
             same = read_outcome(self.results, outcome.cell.id) == outcome
         except DataError:
@@ -122,7 +123,7 @@ class Store(Reader):
                     outcome = read_outcome(self.results, cell_id)
                     fingerprint = self._fingerprint(outcome)
                     if known.get(cell_id) != fingerprint:
-                        self._check(outcome)
+                        check_cell(self.results, outcome)
                         new[cell_id] = outcome, fingerprint
                 except NewerError as error:
                     raise StoreError(f"{error} Or use another folder with --results.") from None
@@ -143,15 +144,6 @@ class Store(Reader):
             self._forget(connection, list(new))
             return [f"{self.results / 'cells' / next(iter(new))} holds a damaged shard: {one_line(error)}. Its cell will be run again."]
         return []
-
-    def _check(self, outcome: Outcome) -> None:
-        """Read a cell's shards from end to end.
-
-        Raises:
-            DataError: one is missing, damaged or of another cell.
-        """
-        for shard in outcome.shards:
-            read_check(self.results / shard, outcome.cell.id)
 
     @contextmanager
     def copy(self) -> Iterator[Copy]:
@@ -223,7 +215,7 @@ class Store(Reader):
         """Drop the rows of some cells; a search of each table is dear, and most cells that are forgotten are new."""
         chosen = "cell_id IN (SELECT unnest(?))"
         if connection.execute(f"SELECT 1 FROM cells WHERE {chosen} LIMIT 1", [list(cell_ids)]).fetchall():
-            for table in ("answers", "free_answers", *TABLES.values(), "cells"):
+            for table in ("free_answers", *TABLES.values(), "cells"):
                 connection.execute(f"DELETE FROM {table} WHERE {chosen}", [list(cell_ids)])
 
 
@@ -231,7 +223,7 @@ def _tables(shards: Sequence[str]) -> dict[str, list[str]]:
     """Shards by the table that takes their rows."""
     tables: dict[str, list[str]] = {}
     for shard in shards:
-        tables.setdefault(TABLES.get(Path(shard).stem.partition("-")[0], "answers"), []).append(shard)
+        tables.setdefault(TABLES[kind_of(Path(shard))], []).append(shard)
     return tables
 
 

@@ -21,17 +21,30 @@ def good_results(folder: Path) -> Path:
 
 
 def _damaged_store(folder: Path) -> Callable[[random.Random], Path]:
-    """A copy of the good store in which a few files are damaged, swapped, gone or something else."""
+    """A copy of the good store in which a few files are damaged, swapped, gone or something else.
+
+    Its catalogue mirrors what was there before, or is empty, which costs less than none, or is not there.
+    """
     import shutil
 
     import parquet_mutations
 
+    from lks.store import Store
+
     good = good_results(folder)
+    Store(folder / "empty").sync()
+    Store(good).sync()
+    full = folder / "full.duckdb"
+    (good / "lks.duckdb").rename(full)
+    catalogues = (folder / "empty" / "lks.duckdb", full, None)
 
     def damage(rng: random.Random) -> Path:
         bad = folder / "bad"
         shutil.rmtree(bad, ignore_errors=True)
         shutil.copytree(good, bad)
+        (catalogue,) = rng.choices(catalogues, (10, 9, 1))
+        if catalogue:
+            shutil.copyfile(catalogue, bad / "lks.duckdb")
         files = sorted(bad.glob("cells/*/*"))
         for file in rng.sample(files, rng.choice((1, 2, 5))):
             other = rng.choice([one for one in files if one.suffix == file.suffix and one.is_file()])
@@ -45,7 +58,7 @@ def _damaged_store(folder: Path) -> Callable[[random.Random], Path]:
                 file.write_bytes(mutations.json_of(rng, json.loads(file.read_bytes())) if file.read_bytes()[:1] == b"{" else b"")
             else:
                 file.write_bytes(parquet_mutations.damaged(rng, file.read_bytes(), other.read_bytes()))
-        if rng.random() < 0.3:
+        if rng.random() < 0.1:
             (bad / "protocol.json").write_bytes(mutations.json_of(rng, {"protocol": 2}))
         return bad
 
@@ -67,12 +80,13 @@ def store(folder: Path) -> Reader:
 
 
 def report(folder: Path) -> Reader:
-    """The report of a damaged results folder, without figures."""
-    from reports import render
+    """The report of a damaged results folder; of the three formats of a figure the one that the page shows."""
+    import reports
 
+    reports.KINDS = ("svg",)
     damage = _damaged_store(folder)
 
     def read(rng: random.Random) -> None:
-        assert render(damage(rng)).page.is_file()
+        assert reports.render(damage(rng)).page.is_file()
 
     return read

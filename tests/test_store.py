@@ -8,6 +8,7 @@ import multiprocessing.synchronize
 import os
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -20,7 +21,8 @@ import pytest
 from lks.decisions import Decision
 from lks.edits import ProbeKind
 from lks.errors import DataError, StoreError
-from lks.grid import IMMEDIATE, Cell, Costs, Outcome
+from lks.grid import IMMEDIATE, Cell, Costs, Extras, Outcome
+from lks.ledger import Ledger
 from lks.shards import SCHEMA, Answer, read_answers, read_check, read_outcome, write_answers, write_outcome, write_stage
 from lks.statistics import interval, t_quantile
 from lks.store import Store
@@ -239,6 +241,37 @@ def test_decisions_are_mirrored_like_answers(filled: Store) -> None:
     (warning,) = filled.sync()
     assert str(damaged) in warning and filled.done() == {UNEDITED.id, CELL.id}
     assert filled.query(count, [SCOPE.id]) == [(0,)]
+
+
+def _one_row_twice(outcome: Outcome, results: Path) -> Outcome:
+    write_answers(results, outcome.cell.id, "ask", [*ANSWERS, ANSWERS[2]])
+    return outcome
+
+
+def _shard_named_twice(outcome: Outcome, results: Path) -> Outcome:
+    return replace(outcome, shards=outcome.shards * 2)
+
+
+def _same_rows_in_two_shards(outcome: Outcome, results: Path) -> Outcome:
+    return replace(outcome, shards=(*outcome.shards, write_answers(results, outcome.cell.id, "answers-given", ANSWERS[:1])))
+
+
+@pytest.mark.parametrize("damage", [_one_row_twice, _shard_named_twice, _same_rows_in_two_shards])
+def test_a_cell_that_answers_a_question_twice_is_refused_and_run_again(filled: Store, damage: Callable[[Outcome, Path], Outcome]) -> None:
+    outcome = damage(read_outcome(filled.results, CELL.id), filled.results)
+    with pytest.raises(DataError, match=r"twice in cells/.*ask\.parquet.*: the same draw, case_id, kind, probe_index, context\. Run its cell again"):
+        filled.record(outcome)
+    write_outcome(filled.results, outcome)
+    (filled.results / "lks.duckdb").unlink()
+    (warning,) = filled.sync()
+    assert "twice" in warning and filled.done() == {UNEDITED.id}
+    assert Ledger(CELL, filled.results, Extras()).shards == {}, "its run would find it finished, and it would be refused for ever"
+
+
+def test_a_cell_without_any_rows_is_taken_in(store: Store) -> None:
+    shard = write_answers(store.results, CELL.id, "ask", [])
+    store.record(Outcome(CELL, "ok", "", (shard,), Costs(), {"finished": "2026-01-01T00:00:00"}))
+    assert store.done() == {CELL.id}
 
 
 def test_outcomes_from_before_there_were_scope_cells_are_read(filled: Store) -> None:
