@@ -10,9 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.planning import cells_of, folder_of, named_grid
+from flows.planning import cells_of, exchange, folder_of, named_grid, share_in_use
 from flows.progress import Lines
 from flows.runner_bench import Bench
+from flows.runners import reads
 from flows.settings import Settings, calm_prefect
 from lks.errors import UserError
 from lks.grid import UNEDITED, Cell, Grid, Outcome
@@ -41,13 +42,15 @@ def run(grid: Grid, index: int, results: Path, only: str = "") -> Outcome:
     if not 0 <= index < len(cells):
         raise UserError(f"Grid {grid.name!r} has cells 0 to {len(cells) - 1}, no {index}. See --count.")
     cell = cells[index]
+    share = share_in_use()
+    exchange(results, reads(cell), share)
     stored = _stored(results, cell)
     if stored and stored.status in FINAL and (stored.status != "ok" or set(grid.extras.stages(cell.measure)) <= stored.stages):
         logger.info("%s is stored: %s", cell.label, stored.status)
         return stored
     if cell.measure == "answers" and cell.method != UNEDITED and not _stored(results, cell.unedited):
         raise UserError(f"{cell.label} is compared with the unedited model, whose cell is not stored. Run that first: --only method={UNEDITED}")
-    return Bench(results, Lines(logger.info), grid.extras).run(cell)
+    return Bench(results, Lines(logger.info), grid.extras, share).run(cell)
 
 
 def _stored(results: Path, cell: Cell) -> Outcome | None:

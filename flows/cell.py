@@ -11,7 +11,7 @@ from prefect.states import Failed
 from pydantic import Field
 
 from flows.kept import KEPT
-from flows.planning import cells_of, folder_of
+from flows.planning import cells_of, folder_of, share_in_use
 from flows.progress import Lines
 from flows.runner_bench import Bench, beating
 from flows.runners import MEND
@@ -51,6 +51,7 @@ def cell(
     retry_failed: bool = False,
     results: Path | None = None,
     cell_id: CellId = "",
+    share: str = "",
 ) -> list[str]:
     """Run one cell; what is stored of it already is not run again.
 
@@ -73,6 +74,7 @@ def cell(
         retry_failed: Whether stages that failed for good are measured again.
         results: Folder of all results, the same for all machines. Default: `LKS_RESULTS`, else `results`.
         cell_id: Identity that the cell is expected to have. A worker with another version, other data or another model has another, and refuses.
+        share: URL by which cells come and go where machines have no common folder. Default: `LKS_SHARE`.
 
     Returns:
         Parquet shards, one per stage.
@@ -86,15 +88,16 @@ def cell(
     coordinates = Grid.model_validate({"name": "cell", "methods": [asked], "n_edits": [n_edits], "split": split, "measure": measure, **where, **how})
     if method == EVERY:
         raise UserError(f"A cell has one method; {EVERY!r} is for grids. See: lks list methods")
-    return _outcome(coordinates, replace(coordinates.extras, retry_failed=retry_failed), cell_id, folder_of(results))
+    return _outcome(coordinates, replace(coordinates.extras, retry_failed=retry_failed), cell_id, folder_of(results), share)
 
 
-def _outcome(coordinates: Grid, extras: Extras, cell_id: str, folder: Path) -> list[str]:
+def _outcome(coordinates: Grid, extras: Extras, cell_id: str, folder: Path, url: str) -> list[str]:
     """Shards of the one cell of a grid. What else it came to is the state of the flow run, which a grid on a work pool goes by."""
     try:
-        with beating(folder, cell_id) if cell_id else contextlib.nullcontext():  # making a cell of it reads data and a model's weights
+        share = share_in_use(url)
+        with beating(folder, cell_id, share) if cell_id else contextlib.nullcontext():  # making a cell of it reads data and a model's weights
             wanted = _wanted(coordinates, cell_id)
-        outcome = Bench(folder, Lines(get_run_logger().info), extras).run(wanted)
+        outcome = Bench(folder, Lines(get_run_logger().info), extras, share).run(wanted)
     except UserError as error:
         return cast(list[str], Failed(name=MEND, message=str(error), data=error))
     if outcome.status != "ok":

@@ -141,13 +141,14 @@ def _code() -> bytes:
 
 @contextmanager
 def _own_preparations(folder: Path) -> Iterator[None]:
-    """Have covariances and the like made by this code too: those kept elsewhere are named by what they depend on, the code left out."""
-    before = os.environ.get("LKS_CACHE", "")
-    os.environ["LKS_CACHE"] = str(folder.resolve() / "cache")
+    """Have everything made by this code: covariances kept elsewhere, and cells of others, are named by what they depend on, the code left out."""
+    own = {"LKS_CACHE": str(folder.resolve() / "cache"), "LKS_SHARE": ""}
+    before = {name: os.environ.get(name, "") for name in own}
+    os.environ.update(own)
     try:
         yield
     finally:
-        os.environ["LKS_CACHE"] = before  # "" is as good as none
+        os.environ.update(before)  # "" is as good as none
 
 
 def compared(golden: Path, results: Path) -> "Regression":

@@ -3,12 +3,14 @@
 import logging
 import sys
 import traceback
+from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
@@ -128,7 +130,10 @@ def grid(
 
     folder = folder_of(results)
     asked = named_grid(grid or Settings().grid, Settings().grids)
-    work = compare(asked, cells_of(asked, only), existing(folder), retry_failed)
+    cells = cells_of(asked, only)
+    if not dry_run:
+        _exchange(folder, {cell.id for cell in cells})
+    work = compare(asked, cells, existing(folder), retry_failed)
     if work.todo:
         _show_irregularities(work)
     if dry_run:
@@ -143,6 +148,20 @@ def grid(
     else:
         console.print(f"Nothing to do: all {len(work.cells)} cells of {asked.name!r} are in {folder}.", highlight=False)
     _show_results(console, folder)
+
+
+def _exchange(folder: Path, cell_ids: Collection[str] | None) -> None:
+    """With a share, take what it has more of the cells (of all, and nothing is sent, if none are named); say how many."""
+    from flows.planning import exchange
+    from flows.settings import Settings
+
+    if not (url := Settings().share):
+        return
+    console = Console()
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("cells of LKS_SHARE", total=1.0)
+        taken, sent = exchange(folder, cell_ids, progress=lambda done: bar.update(task, completed=done))
+    console.print(f"{url}: {taken} cells taken, {sent} sent", highlight=False, soft_wrap=True)
 
 
 def _show_irregularities(work: "Work") -> None:
@@ -230,6 +249,7 @@ def report(results: Results = None) -> None:
     from flows.planning import existing, folder_of
 
     folder = folder_of(results)
+    _exchange(folder, None)
     if existing(folder) is None:
         raise UserError(f"No results in {folder}. Run lks grid first, or name the folder with --results.")
     _show_results(Console(), folder)

@@ -9,7 +9,7 @@ from prefect import flow, get_run_logger
 from pydantic import Field
 
 from flows.artifacts import GridArtifacts, Shown
-from flows.planning import await_writer, cells_of, compare, folder_of, named_grid, only_writer, tally
+from flows.planning import await_writer, cells_of, compare, exchange, folder_of, named_grid, only_writer, tally
 from flows.progress import Lines, Watch
 from flows.runner_bench import Bench
 from flows.runners import runner as runner_of
@@ -58,6 +58,7 @@ def grid(
     plan = cells_of(asked := named_grid(grid, settings.grids), only)
     await_writer(folder, settings.wait_s if wait_s is None else wait_s)
     with only_writer(folder):
+        exchange(folder, {cell.id for cell in plan})
         store = Store(folder)
         work = compare(asked, plan, store, retry_failed)
         kept = len(work.cells) - len(work.todo)

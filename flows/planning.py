@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from lks.locks import holder, locked, sign
 from lks.plan import parse_only, plan
 
 if TYPE_CHECKING:
+    from lks.share import Share
     from lks.store import Store
 
 
@@ -185,6 +186,44 @@ def only_writer(results: Path) -> Iterator[None]:
             raise StoreError(f"Another run (process {holder(file)}) is writing to {results}. Wait for it, or use another folder with --results.")
         sign(file)
         yield
+
+
+def share_in_use(url: str = "") -> "Share | None":
+    """The share by which cells are passed on: of the URL, else of the settings; None where there is none.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    from lks.share import Share
+
+    url = url or Settings().share
+    return Share(url) if url else None
+
+
+def exchange(
+    results: Path, cell_ids: Collection[str] | None, share: "Share | None" = None, progress: Callable[[float], None] = lambda done: None
+) -> tuple[int, int]:
+    """Bring folder and share to the same state, if there is a share.
+
+    Args:
+        results: the folder; made if it is not there.
+        cell_ids: which cells; None: all that the share has, and nothing is sent.
+        share: `LKS_SHARE` if not given.
+        progress: told the fraction done.
+
+    Returns:
+        How many cells were taken from the share, and how many sent to it.
+
+    Raises:
+        UserError: the share cannot be used, or the folder not be written.
+    """
+    share = share or share_in_use()
+    if share is None:
+        return 0, 0
+    from lks.store import Store
+
+    Store(results)  # from here on it is a results folder, of this protocol
+    return share.exchange(results, cell_ids, sending=cell_ids is not None, progress=progress)
 
 
 def folder_of(results: Path | None) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 from prefect import flow
 
 from flows.artifacts import report_artifact
-from flows.planning import folder_of
+from flows.planning import exchange, folder_of
 
 
 @flow(name="lks-report", flow_run_name="lks-report", persist_result=False)
@@ -24,6 +24,7 @@ def report(results: Path | None = None) -> str:
     from reports import render
 
     folder = folder_of(results)
+    exchange(folder, None)
     page = render(folder).page
     report_artifact(folder, page)
     return str(page)

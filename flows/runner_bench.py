@@ -2,15 +2,19 @@
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Protocol
 
 from flows.kept import KEPT
+from flows.planning import exchange
+from flows.runners import reads
+from lks.errors import UserError
 from lks.grid import Cell, Extras, Outcome
 from lks.locks import locked
+from lks.share import Share
 
 BEAT_EVERY_S = 10.0
 """Seconds between two touches of `runs/<id>/beat` while a cell is run."""
@@ -30,13 +34,15 @@ class Bench:
         results: folder of all results.
         listener: told how far the running cell is.
         extras: what is measured beside the answers.
+        share: where cells are taken from and sent to, if machines have no common folder.
     """
 
-    def __init__(self, results: Path, listener: Listener, extras: Extras) -> None:
+    def __init__(self, results: Path, listener: Listener, extras: Extras, share: Share | None = None) -> None:
         from lks.cell import Bench as Shared
 
         kept = KEPT.get()
         self._results, self._listener, self._extras, self._shared = results, listener, extras, kept.bench if kept else Shared()
+        self._share = share
 
     def run(self, cell: Cell, extras: Extras | None = None) -> Outcome:
         """One cell, to its outcome.
@@ -49,8 +55,27 @@ class Bench:
         from lks.study import STUDIES
 
         method = STUDIES[cell.method] if cell.measure == "study" else methods()[cell.method]
-        with claimed(self._results, cell.id):
-            return lks.cell.run(cell, method, self._results, partial(self._listener.stage, cell), self._shared, extras or self._extras)
+        with claimed(self._results, cell.id, self._share):
+            exchange(self._results, reads(cell), self._share)
+            outcome = lks.cell.run(cell, method, self._results, self._report(cell), self._shared, extras or self._extras)
+            if self._share:
+                self._share.send(self._results, cell.id)
+        return outcome
+
+    def _report(self, cell: Cell) -> Callable[[str, float], None]:
+        """Told of progress; where a new stage begins, those before it are sent to the share, if it answers at once."""
+        tell, share, begun = partial(self._listener.stage, cell), self._share, set[str]()
+        if share is None:
+            return tell
+
+        def report(stage: str, done: float) -> None:
+            if stage not in begun:
+                begun.add(stage)
+                with suppress(UserError):
+                    share.send(self._results, cell.id, patience_s=0.0)
+            tell(stage, done)
+
+        return report
 
 
 def beat_of(results: Path, cell_id: str) -> Path:
@@ -59,8 +84,8 @@ def beat_of(results: Path, cell_id: str) -> Path:
 
 
 @contextmanager
-def beating(results: Path, cell_id: str) -> Iterator[None]:
-    """Touch the cell's beat from a thread for as long as the `with` lasts."""
+def beating(results: Path, cell_id: str, share: Share | None = None) -> Iterator[None]:
+    """Touch the cell's beat from a thread for as long as the `with` lasts, that on the share too if there is one."""
     beat, over = beat_of(results, cell_id), threading.Event()
 
     def go_on() -> None:
@@ -70,6 +95,8 @@ def beating(results: Path, cell_id: str) -> Iterator[None]:
                 beat.touch()
             except OSError:
                 pass  # a full or absent disk is the cell's to tell
+            if share:
+                share.beat(cell_id)
             over.wait(BEAT_EVERY_S)
 
     thread = threading.Thread(target=go_on, name=f"beat of {cell_id}", daemon=True)
@@ -80,10 +107,12 @@ def beating(results: Path, cell_id: str) -> Iterator[None]:
         over.set()
         thread.join()
         beat.unlink(missing_ok=True)
+        if share:
+            share.still(cell_id)
 
 
 @contextmanager
-def claimed(results: Path, cell_id: str) -> Iterator[None]:
+def claimed(results: Path, cell_id: str, share: Share | None = None) -> Iterator[None]:
     """Hold `runs/<id>/lock`, and beat. Another process that holds it is waited for as long as it gives signs of life.
 
     Two runs of one cell do no harm, each file appears whole; it is only work done twice. So a file system without locks is no hindrance.
@@ -97,7 +126,7 @@ def claimed(results: Path, cell_id: str) -> Iterator[None]:
         return
     with lock:
         _wait_for(lock, beat_of(results, cell_id))
-        with beating(results, cell_id):
+        with beating(results, cell_id, share):
             yield
 
 

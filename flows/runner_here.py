@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.planning import share_in_use
 from flows.progress import Watch
 from flows.runner_bench import Bench
 from flows.runners import needs, not_run
@@ -33,7 +34,7 @@ class HereRunner:
 
     def run(self, cells: Sequence[Cell], extras: Extras) -> Generator[Outcome, None, None]:
         """Outcomes of all the cells."""
-        bench = Bench(self._results, self._watch, extras)
+        bench = Bench(self._results, self._watch, extras, share_in_use())
         missed: dict[str, Status] = {}
         for cell in cells:
             if status := missed.get(needs(cell)):

@@ -1,4 +1,5 @@
-"""Mode "pool": each cell is a flow run of `lks-cell/lks-cell` on a work pool, run by workers that share the results folder.
+"""Mode "pool": each cell is a flow run of `lks-cell/lks-cell` on a work pool, run by workers that share
+the results folder, or pass cells on by a share.
 
 What a cell has come to is read from the results folder; the server only says that it is over. A run whose process is gone, or that gives no
 sign of life (`runs/<id>/beat`), is started once more. A grid that is started again takes on the runs that are still in flight.
@@ -7,7 +8,7 @@ sign of life (`runs/<id>/beat`), is started once more. A grid that is started ag
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
@@ -18,8 +19,9 @@ from prefect.client.schemas.objects import State, StateType
 
 from flows.busy import client_settings
 from flows.clock import Clock
+from flows.planning import share_in_use
 from flows.progress import Watch
-from flows.runner_bench import beat_of
+from flows.runner_bench import BEAT_EVERY_S, beat_of
 from flows.runner_runs import Run, Runs
 from flows.runners import ATTEMPTS, MEND, Queue, dropped, settled
 from flows.settings import Settings
@@ -84,6 +86,9 @@ class PoolRunner:
     def __init__(self, results: Path, watch: Watch, clock: Clock, client: SyncPrefectClient | None = None) -> None:
         self._results, self._watch, self._clock, self._client = results.absolute(), watch, clock, client
         self._settings, self._token = Settings(), uuid4().hex[:8]
+        self._share = share_in_use(self._settings.share)
+        self._beats: Mapping[str, int] = {}  # on the share
+        self._asked = -BEAT_EVERY_S
         self._flights: dict[UUID, Flight] = {}
         self._workers, self._counted = 0, -COUNT_EVERY_S
         self._model = ""  # of the run that was started last: workers take runs in turn, and each keeps the model of its last one
@@ -92,7 +97,7 @@ class PoolRunner:
         """Outcomes of all the cells; closed early, it has the runs in flight ended."""
         with contextlib.ExitStack() as stack:
             client = self._client or stack.enter_context(get_client(client_settings(), sync_client=True))
-            runs = Runs(client, self._settings.pool_results or self._results, self._settings.server_wait_s)
+            runs = Runs(client, self._settings.pool_results or self._results, self._settings.server_wait_s, self._settings.share)
             attempts = self._adopt(runs, cells, extras)
             queue, pause = Queue(cells, self._clock, taken=set(attempts)), LOOK_EVERY_S
             try:
@@ -138,6 +143,7 @@ class PoolRunner:
         """Look at all runs in flight; outcomes of those that are over."""
         outcomes = []
         states = runs.look(self._flights)
+        self._listen()
         for flight in list(self._flights.values()):
             state = states.get(flight.run.id)
             before = flight.state
@@ -172,8 +178,10 @@ class PoolRunner:
             if stored is not None and (told or stored != flight.before):
                 return stored
             if told:  # on a shared folder others' files may appear late
-                late = time.monotonic() - flight.since > APPEAR_S
-                return f"{state.name}, but {self._results} shows no outcome of it; do all machines have this folder?" if late else None
+                if time.monotonic() - flight.since <= APPEAR_S:
+                    return None
+                where = self._share.url if self._share else self._results
+                return f"{state.name}, but {where} shows no outcome of it; do all machines have this folder, or LKS_SHARE?"
             return f"{state.name}, {state.message}" if state.message else str(state.name)
         now, limit = time.monotonic(), self._settings.beat_s
         if 0 < self._settings.cell_timeout_s < now - flight.since and flight.state == StateType.RUNNING:
@@ -195,11 +203,21 @@ class PoolRunner:
         self._flights.clear()
 
     def _stored(self, cell: Cell) -> Outcome | None:
+        """What has become of a cell up to now."""
+        if self._share:
+            self._share.take(self._results, cell.id)
         with contextlib.suppress(DataError):
             return read_outcome(self._results, cell.id)
         return None
 
+    def _listen(self) -> None:
+        """Ask the share, if there is one, for signs of life; hardly more often than there are new ones."""
+        if self._share and time.monotonic() - self._asked > min(BEAT_EVERY_S, self._settings.beat_s / 4):
+            self._beats, self._asked = self._share.beats([flight.cell.id for flight in self._flights.values()]), time.monotonic()
+
     def _beat(self, cell: Cell) -> int:
+        if self._share:
+            return self._beats.get(cell.id, 0)
         with contextlib.suppress(OSError):
             return beat_of(self._results, cell.id).stat().st_mtime_ns
         return 0

@@ -60,8 +60,8 @@ class Runs:
         UserError: there is no deployment for cells, or no server.
     """
 
-    def __init__(self, client: SyncPrefectClient, results: Path, patience_s: float) -> None:
-        self._client, self._results, self.patience_s = client, results, patience_s
+    def __init__(self, client: SyncPrefectClient, results: Path, patience_s: float, share: str = "") -> None:
+        self._client, self._results, self.patience_s, self._share = client, results, patience_s, share
         self._tag = f"lks-results-{sha256(str(results).encode()).hexdigest()[:12]}"
         try:
             self._deployment = self._patiently(lambda: client.read_deployment_by_name(DEPLOYMENT))
@@ -71,16 +71,14 @@ class Runs:
     def submit(self, cell: Cell, extras: Extras, key: str, attempt: int) -> Run:
         """Start a cell's run; calls with the same key start one run."""
         tags = [self._tag, f"cell-{cell.id}", f"attempt-{attempt}"]
-        made = self._patiently(
-            lambda: self._client.create_flow_run_from_deployment(
-                self._deployment.id, parameters=parameters_of(cell, extras, self._results), name=cell.label, tags=tags, idempotency_key=key
-            )
-        )
+        wanted = parameters_of(cell, extras, self._results, self._share)
+        create = self._client.create_flow_run_from_deployment
+        made = self._patiently(lambda: create(self._deployment.id, parameters=wanted, name=cell.label, tags=tags, idempotency_key=key))
         return Run(made.id, cell.id, attempt)
 
     def in_flight(self, cell: Cell, extras: Extras, known: Collection[FlowRun]) -> Run | None:
         """The run of a cell that an earlier grid has started, if it does what is wanted now."""
-        wanted = parameters_of(cell, extras, self._results)
+        wanted = parameters_of(cell, extras, self._results, self._share)
         for run in known:
             if f"cell-{cell.id}" in run.tags and {name: run.parameters.get(name) for name in wanted} == wanted:
                 attempts = [int(tag.removeprefix("attempt-")) for tag in run.tags if tag.startswith("attempt-")]
@@ -141,10 +139,10 @@ class Runs:
             pause = min(2 * pause, 10.0)
 
 
-def parameters_of(cell: Cell, extras: Extras, results: Path) -> dict[str, object]:
+def parameters_of(cell: Cell, extras: Extras, results: Path, share: str = "") -> dict[str, object]:
     """Parameters of flow `lks-cell` for a cell."""
     names = ("model", "dataset", "method", "n_edits", "seed", "draws", "records", "split", "measure")
     further = {"contexts": list(extras.contexts), "fluency": extras.fluency, "gates": extras.gates}
     tasks = {"ability": list(extras.ability), "documents": extras.documents, "retry_failed": extras.retry_failed}
     coordinates = {name: getattr(cell, name) for name in names}
-    return {**coordinates, "variant": dict(cell.variant), **further, **tasks, "results": str(results), "cell_id": cell.id}
+    return {**coordinates, "variant": dict(cell.variant), **further, **tasks, "results": str(results), "cell_id": cell.id, "share": share}

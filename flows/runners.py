@@ -152,6 +152,11 @@ def needs(cell: Cell) -> str:
     return cell.unedited.id if cell.measure == "answers" and cell.method != UNEDITED else ""
 
 
+def reads(cell: Cell) -> list[str]:
+    """Ids of the cells of which a run of this one reads what is stored: itself, and the one it is compared with."""
+    return [cell.id, *filter(None, [needs(cell)])]
+
+
 def dropped(results: Path, cell: Cell, extras: Extras, failure: tuple[Status, str], stage: str = "") -> Outcome:
     """The outcome of a cell that did not live to tell.
 

@@ -31,6 +31,7 @@ class Settings(BaseSettings):
         cell_timeout_s: seconds that a cell may take in the modes "slots" and "pool"; 0 means for ever.
         pool_limit: cell runs in flight of mode "pool"; None: four per worker that is online, or 16.
         pool_results: the results folder as workers see it, where that is another path than here.
+        share: URL by which machines without a common folder pass cells to each other (`lks.share`); "" where there is none.
         beat_s: seconds without a sign of life after which a cell run of mode "pool" counts as lost.
         server_wait_s: seconds that an absent Prefect server is waited for.
         wait_s: seconds that a grid waits for another one on the same results folder; 0: it is refused.
@@ -46,6 +47,7 @@ class Settings(BaseSettings):
     cell_timeout_s: Seconds = 0.0
     pool_limit: Count | None = None
     pool_results: Path | None = None
+    share: str = ""
     beat_s: Annotated[float, Field(gt=0)] = 120.0
     server_wait_s: Seconds = 300.0
     wait_s: Seconds = 0.0

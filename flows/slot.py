@@ -102,11 +102,12 @@ class _Grid:
 def _serve(results: Path, slot: int, grid: _Grid) -> None:
     """Run cells for ever."""
     from baselines import methods
+    from flows.planning import share_in_use
     from flows.runner_bench import Bench
 
     methods()  # imported before the first cell, whose time that is not
     with held(results, slot):
-        bench = Bench(results, grid, Extras())
+        bench = Bench(results, grid, Extras(), share_in_use())
         calm_transformers()
         while True:
             order = grid.order()
