@@ -204,8 +204,16 @@ class Share:
         try:
             self._files.pipe_file(path, content)
         except FileNotFoundError:  # a place with folders
-            self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._make_folders(file)
             self._files.pipe_file(path, content)
+
+    def _make_folders(self, file: str) -> None:
+        """Make the share's own folder, if the one above is there, and a file's in it; never a bucket, whose name may be mistyped."""
+        folder = self._root
+        for part in ("", *file.split("/")[:-1]):
+            folder = f"{folder}/{part}".rstrip("/")
+            with contextlib.suppress(FileExistsError):
+                self._files.mkdir(folder, create_parents=False)
 
     def _patiently(self, call: Callable[[], Any], patience_s: float | None = None) -> Any:
         """Call the place; if it does not answer, again and again, ever more slowly.

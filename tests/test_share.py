@@ -212,6 +212,13 @@ def test_a_place_that_is_not_there_is_told(moody, tmp_path, monkeypatch):
         Share("moody://x").send(tmp_path / "a", CELL.id)
 
 
+def test_folders_above_the_share_are_not_made(tmp_path):
+    store(tmp_path / "a")
+    with pytest.raises(StoreError, match="FileNotFoundError"):
+        Share(f"file://{tmp_path}/mistyped/share").send(tmp_path / "a", CELL.id)
+    assert not (tmp_path / "mistyped").exists()
+
+
 @pytest.mark.parametrize(("url", "says"), [("nonsense://x", "nonsense"), ("s3://bucket/x", "s3fs")])
 def test_an_url_that_cannot_be_used_is_told_before_any_work(url, says, monkeypatch):
     monkeypatch.setenv("LKS_SHARE", url)
