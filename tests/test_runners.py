@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -283,6 +284,26 @@ class TestPool:
             late = run_pool(server, tiny(most=1))["ft | m | world | T=1"]
         assert (late.status, late.reason) == ("timeout", "not finished within 1.5 s")
         assert len(server.runs) == 2, "a run that beats was started again"
+
+    @pytest.mark.parametrize("off", [-30 * 365 * 86400, 30 * 365 * 86400])
+    def test_a_workers_clock_may_be_off_by_years(self, off, hurry, tmp_path):
+        hurry.setenv("LKS_BEAT_S", "0.3")
+        hurry.setenv("LKS_CELL_TIMEOUT_S", "1.5")
+        beat, over = beat_of(tmp_path, cell("ft").id), threading.Event()
+        beat.parent.mkdir(parents=True)
+        beat.touch()
+
+        def go_on():
+            while not over.wait(0.05):
+                os.utime(beat, (time.time() + off,) * 2)
+
+        thread = threading.Thread(target=go_on)
+        thread.start()
+        server = Server(tmp_path, ft=["silent"])
+        late = run_pool(server, tiny(most=1))["ft | m | world | T=1"]
+        over.set()
+        thread.join()
+        assert late.status == "timeout" and len(server.runs) == 2, "a run that beats was started again"
 
     def test_a_cells_own_failure_is_its_outcome(self, hurry, tmp_path):
         server = Server(tmp_path, ft=["Oom"])
