@@ -50,7 +50,7 @@ class Flight:
     Attributes:
         cell: which.
         run: on the server.
-        before: the outcome that the cell had before, if any.
+        before: the outcome that the cell had before where workers leave theirs, if any.
         state: as last seen.
         since: when the state changed, on the monotonic clock.
         beat: time of the beat file as last seen; only its changes count, so clocks need not agree.
@@ -122,7 +122,8 @@ class PoolRunner:
         return attempts
 
     def _fly(self, cell: Cell, run: Run) -> None:
-        self._flights[run.id] = Flight(cell, run, self._stored(cell), beat=self._beat(cell))
+        before = self._share.outcome(cell.id) if self._share else self._stored(cell)
+        self._flights[run.id] = Flight(cell, run, before, beat=self._beat(cell))
 
     def _hand_out(self, queue: Queue, runs: Runs, extras: Extras, attempts: Counter[str]) -> bool:
         """Start runs as long as there is room; whether one is in flight."""

@@ -80,7 +80,7 @@ class Share:
         there = self._cells() if cell_ids is None or len(cell_ids) > AT_ONCE else set(cell_ids)
         wanted = sorted(cell_ids if cell_ids is not None else there | {path.parent.name for path in (results / "cells").glob("*/outcome.json")})
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            theirs = pool.map(lambda cell_id: self._outcome(cell_id) if cell_id in there else None, wanted)
+            theirs = pool.map(lambda cell_id: self.outcome(cell_id) if cell_id in there else None, wanted)
             pairs = [(cell_id, _stored(results, cell_id), other) for cell_id, other in zip(wanted, theirs, strict=True)]
             takes = [cell_id for cell_id, own, other in pairs if _is_more(other, own)]
             sends = [cell_id for cell_id, own, other in pairs if sending and _is_more(own, other)]
@@ -90,6 +90,17 @@ class Share:
                 carried.append(moved)
                 progress(len(carried) / len(jobs))
         return sum(carried[: len(takes)]), sum(carried[len(takes) :])
+
+    def outcome(self, cell_id: str) -> Outcome | None:
+        """What became of a cell according to the share; None where that is not there or cannot be read.
+
+        Raises:
+            StoreError: the place does not answer.
+        """
+        with contextlib.suppress(DataError, ValueError):
+            content = self._read(f"cells/{cell_id}/outcome.json", LARGEST_JSON)
+            return parse_outcome(content) if content is not None else None
+        return None
 
     def take(self, results: Path, cell_id: str) -> bool:
         """Have a cell here as it is there, whatever was here. Its files are checked in a folder of their own before any comes into place.
@@ -176,13 +187,6 @@ class Share:
         except FileNotFoundError:
             return set()
         return {folder for folder, file in found if file == "outcome.json" and _ID.fullmatch(folder)}
-
-    def _outcome(self, cell_id: str) -> Outcome | None:
-        """What became of a cell according to the share; None where that cannot be read."""
-        with contextlib.suppress(DataError, ValueError):
-            content = self._read(f"cells/{cell_id}/outcome.json", LARGEST_JSON)
-            return parse_outcome(content) if content is not None else None
-        return None
 
     def _read(self, file: str, largest: int) -> bytes | None:
         """A file's content; None if it is not there.
