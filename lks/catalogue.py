@@ -9,6 +9,9 @@ import duckdb
 
 from lks.errors import StoreError
 
+OF_THE_FILE = (duckdb.IOException, duckdb.TransactionException, duckdb.FatalException, duckdb.InternalException, duckdb.OutOfMemoryException)
+"""Errors that tell of the catalogue or the machine, not of what is written into it."""
+
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
 """Seconds between two tries to open the file: each pause is half as long again as the one before."""
 
@@ -70,6 +73,8 @@ def failed(catalogue: Path, error: duckdb.Error) -> str:
     line = text.splitlines()[0][:160] if text else type(error).__name__
     if "No space left" in text or "not enough disk space" in text:
         return f"{catalogue} cannot be written: no space left. Free some and start again: finished cells are kept."
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return f"{catalogue} needs more memory than there is ({line}). Free some and start again: finished cells are kept."
     if "Permission denied" in text or "Read-only file system" in text:
         return f"{catalogue} cannot be written: no permission. Make it writable, or use another folder with --results."
     return f"{catalogue} cannot be used: {line}. Delete it: it is rebuilt from cells/."

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -89,6 +90,9 @@ class Cell:
         return f"{self.method}{variant} | {self.model} | {self.dataset} | T={self.n_edits}{split}{measure}"
 
 
+_BEYOND_S, _BEYOND_BYTES = 1e12, 1 << 60
+
+
 @dataclass(frozen=True, slots=True)
 class Costs:
     """What a cell cost.
@@ -110,6 +114,22 @@ class Costs:
     patch_bytes: int = 0
     stage_s: dict[str, float] = field(default_factory=dict)
     overhead: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check that these are costs: files may say anything, and estimates of time add them up.
+
+        Raises:
+            ValueError: one is negative, not finite or beyond all sense.
+        """
+        spent = {"prepare_s": self.prepare_s, "edit_s": self.edit_s, "ask_s": self.ask_s, **self.stage_s}
+        for name, seconds in spent.items():
+            if not 0 <= seconds < _BEYOND_S:
+                raise ValueError(f"{name} is {seconds:g} s")
+        for name, size in (("peak_bytes", self.peak_bytes), ("patch_bytes", self.patch_bytes)):
+            if not 0 <= size < _BEYOND_BYTES:
+                raise ValueError(f"{name} is no number of bytes")
+        if not all(map(math.isfinite, self.overhead.values())):
+            raise ValueError("overhead is not a number of percent")
 
 
 ANSWERS, IMMEDIATE, PASSAGES, GENERATIONS, DECISIONS, ABILITY, JUDGED, STUDY = (

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import duckdb
 
-from lks.catalogue import connect, failed, is_stop, prepare
+from lks.catalogue import OF_THE_FILE, connect, failed, is_stop, prepare
 from lks.errors import DataError, NewerError, StoreError
 from lks.grid import ABILITY, ANSWERS, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED, PASSAGES, PROTOCOL, STUDY, Outcome
 from lks.intake import check_inside, one_line, parse_json
@@ -135,14 +135,15 @@ class Store(Reader):
         return warnings
 
     def _taken_in(self, connection: duckdb.DuckDBPyConnection, new: Mapping[str, tuple[Outcome, str]]) -> list[str]:
-        """Ingest some cells together; one by one where DuckDB cannot read a shard of theirs. One line for each that it cannot read."""
+        """Ingest some cells together; where that fails, one half and then the other. One line for each cell that DuckDB does not take."""
         try:
             self._ingest(connection, new)
-        except duckdb.InvalidInputException as error:
-            if len(new) > 1:
-                return [line for cell_id, cell in new.items() for line in self._taken_in(connection, {cell_id: cell})]
-            self._forget(connection, list(new))
-            return [f"{self.results / 'cells' / next(iter(new))} holds a damaged shard: {one_line(error)}. Its cell will be run again."]
+        except DataError as error:
+            if len(new) == 1:
+                self._forget(connection, list(new))
+                return [str(error)]
+            cells, half = list(new.items()), len(new) // 2
+            return self._taken_in(connection, dict(cells[:half])) + self._taken_in(connection, dict(cells[half:]))
         return []
 
     @contextmanager
@@ -174,7 +175,7 @@ class Store(Reader):
         try:
             prepare(connection)
             yield connection
-        except (duckdb.IOException, duckdb.TransactionException, duckdb.FatalException, duckdb.InternalException) as error:
+        except OF_THE_FILE as error:
             raise StoreError(failed(self._catalogue, error)) from None
         except (RuntimeError, duckdb.InterruptException) as error:
             if is_stop(error):
@@ -192,7 +193,11 @@ class Store(Reader):
         return digest.hexdigest()
 
     def _ingest(self, connection: duckdb.DuckDBPyConnection, new: Mapping[str, tuple[Outcome, str]]) -> None:
-        """Replace the rows of some cells, each with its fingerprint, in one transaction; their shards have been checked."""
+        """Replace the rows of some cells, each with its fingerprint, in one transaction; their shards have been checked.
+
+        Raises:
+            DataError: DuckDB refuses what one of them holds, such as a number of too many digits or Parquet that only it finds fault with.
+        """
         shards = [str(self.results / shard) for outcome, _ in new.values() for shard in outcome.shards]
         files = [self.results / "cells" / cell_id / "outcome.json" for cell_id in new]
         rows = [_row(outcome, mark, file.read_text(encoding="utf-8")) for file, (outcome, mark) in zip(files, new.values(), strict=True)]
@@ -207,8 +212,11 @@ class Store(Reader):
             if "answers" in tables:
                 connection.execute("INSERT INTO free_answers FROM free_answers_read WHERE cell_id IN (SELECT unnest(?))", [list(new)])
             connection.commit()
-        except BaseException:
+        except BaseException as error:
             connection.rollback()
+            if isinstance(error, duckdb.Error) and not isinstance(error, (*OF_THE_FILE, duckdb.InterruptException)):
+                where = self.results / "cells" / next(iter(new))
+                raise DataError(f"{where} is damaged: {one_line(str(error).partition('LINE 1:')[0])}. Run its cell again.") from None
             raise
 
     def _forget(self, connection: duckdb.DuckDBPyConnection, cell_ids: Sequence[str]) -> None:

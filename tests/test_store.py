@@ -25,7 +25,7 @@ from lks.grid import IMMEDIATE, Cell, Costs, Extras, Outcome
 from lks.ledger import Ledger
 from lks.shards import SCHEMA, Answer, read_answers, read_check, read_outcome, write_answers, write_outcome, write_stage
 from lks.statistics import interval, t_quantile
-from lks.store import Store
+from lks.store import Store, _tables
 
 Ids = tuple[int, ...]
 
@@ -508,22 +508,49 @@ def test_ctrl_c_during_a_query_is_ctrl_c(tmp_path):
     assert store.done() == set()
 
 
-def test_a_shard_that_only_duckdb_refuses_is_a_warning(filled, monkeypatch):
-    ingest = Store._ingest
+@pytest.mark.parametrize("error", [duckdb.InvalidInputException, duckdb.Error])
+def test_a_shard_that_only_duckdb_refuses_is_a_warning(error, filled, monkeypatch):
+    asked: list[int] = []
 
-    def refusing(self, connection, new):
-        if CELL.id in new:
-            raise duckdb.InvalidInputException("metadata is corrupt")
-        ingest(self, connection, new)
+    def refusing(shards):
+        asked.append(len(shards))
+        if any(CELL.id in shard for shard in shards):
+            raise error("metadata is corrupt\nLINE 1: INSERT INTO")
+        return _tables(shards)
 
+    for seed in range(1, 8):
+        put(filled, replace(CELL, seed=seed), ANSWERS)
     (filled.results / "lks.duckdb").unlink()
     again = Store(filled.results)
     others = {path.name for path in (filled.results / "cells").iterdir()} - {CELL.id}
-    monkeypatch.setattr(Store, "_ingest", refusing)
+    monkeypatch.setattr("lks.store._tables", refusing)
     (warning,) = again.sync()
-    assert CELL.id in warning and "metadata is corrupt" in warning
-    monkeypatch.undo()
+    assert warning == f"{filled.results / 'cells' / CELL.id} is damaged: metadata is corrupt. Run its cell again."
     assert others == {str(cell_id) for (cell_id,) in again.query("SELECT cell_id FROM cells")}
+    assert len(asked) < 9, "the bad one is looked for among halves, not one by one"
+
+
+@pytest.mark.parametrize(
+    ("field", "number"), [("peak_bytes", 2**64), ("patch_bytes", -(10**40)), ("patch_bytes", 10**400), ("prepare_s", 10**400), ("edit_s", -1.0)]
+)
+def test_numbers_that_no_column_holds_are_a_warning(field, number, filled):
+    path = filled.results / "cells" / CELL.id / "outcome.json"
+    document = json.loads(path.read_text())
+    document["costs"][field] = number
+    path.write_text(json.dumps(document))
+    (warning,) = filled.sync()
+    assert f"cells/{CELL.id}" in warning and "again" in warning and "\n" not in warning and "LINE" not in warning
+    assert filled.done() == {UNEDITED.id}
+
+
+def test_too_little_memory_is_not_taken_for_damage(filled, monkeypatch):
+    def hungry(shards):
+        raise duckdb.OutOfMemoryException("failed to allocate 1 GiB")
+
+    (filled.results / "lks.duckdb").unlink()
+    monkeypatch.setattr("lks.store._tables", hungry)
+    with pytest.raises(StoreError, match=r"needs more memory than there is \(failed to allocate 1 GiB\)\. Free some"):
+        Store(filled.results).sync()
 
 
 def test_a_stranger_s_protocol_is_told_in_one_clean_line(tmp_path):
