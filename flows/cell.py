@@ -72,7 +72,7 @@ def cell(
         ability: Names of lm-eval tasks that the edited model is tested on.
         documents: Of each task; 0 means all.
         retry_failed: Whether stages that failed for good are measured again.
-        results: Folder of all results, the same for all machines. Default: `LKS_RESULTS`, else `results`.
+        results: Folder of all results, the same for all machines unless there is a share. Default: `LKS_RESULTS`, else `results`.
         cell_id: Identity that the cell is expected to have. A worker with another version, other data or another model has another, and refuses.
         share: URL by which cells come and go where machines have no common folder. Default: `LKS_SHARE`.
 
