@@ -16,9 +16,9 @@ from flows.runner_bench import Bench
 from flows.runners import reads
 from flows.settings import Settings, calm_prefect
 from lks.errors import UserError
-from lks.grid import UNEDITED, Cell, Grid, Outcome
+from lks.grid import UNEDITED, Grid, Outcome
 from lks.outcome import FINAL
-from lks.shards import read_outcome
+from lks.shards import stored_outcome
 
 logger = logging.getLogger("lks.array")
 
@@ -44,20 +44,13 @@ def run(grid: Grid, index: int, results: Path, only: str = "") -> Outcome:
     cell = cells[index]
     share = share_in_use()
     exchange(results, reads(cell), share)
-    stored = _stored(results, cell)
+    stored = stored_outcome(results, cell.id)
     if stored and stored.status in FINAL and (stored.status != "ok" or set(grid.extras.stages(cell.measure)) <= stored.stages):
         logger.info("%s is stored: %s", cell.label, stored.status)
         return stored
-    if cell.measure == "answers" and cell.method != UNEDITED and not _stored(results, cell.unedited):
+    if cell.measure == "answers" and cell.method != UNEDITED and not stored_outcome(results, cell.unedited.id):
         raise UserError(f"{cell.label} is compared with the unedited model, whose cell is not stored. Run that first: --only method={UNEDITED}")
     return Bench(results, Lines(logger.info), grid.extras, share).run(cell)
-
-
-def _stored(results: Path, cell: Cell) -> Outcome | None:
-    try:
-        return read_outcome(results, cell.id)
-    except UserError:
-        return None
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -194,10 +194,11 @@ def share_in_use(url: str = "") -> "Share | None":
     Raises:
         UserError: it cannot be used.
     """
+    if not (url := url or Settings().share):
+        return None
     from lks.share import Share
 
-    url = url or Settings().share
-    return Share(url) if url else None
+    return Share(url)
 
 
 def exchange(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from flows.kept import KEPT
 from flows.planning import exchange
@@ -14,7 +14,9 @@ from flows.runners import reads
 from lks.errors import UserError
 from lks.grid import Cell, Extras, Outcome
 from lks.locks import locked
-from lks.share import Share
+
+if TYPE_CHECKING:
+    from lks.share import Share
 
 BEAT_EVERY_S = 10.0
 """Seconds between two touches of `runs/<id>/beat` while a cell is run."""
@@ -37,7 +39,7 @@ class Bench:
         share: where cells are taken from and sent to, if machines have no common folder.
     """
 
-    def __init__(self, results: Path, listener: Listener, extras: Extras, share: Share | None = None) -> None:
+    def __init__(self, results: Path, listener: Listener, extras: Extras, share: "Share | None" = None) -> None:
         from lks.cell import Bench as Shared
 
         kept = KEPT.get()
@@ -56,7 +58,8 @@ class Bench:
 
         method = STUDIES[cell.method] if cell.measure == "study" else methods()[cell.method]
         with claimed(self._results, cell.id, self._share):
-            exchange(self._results, reads(cell), self._share)
+            if self._share:
+                exchange(self._results, reads(cell), self._share)
             outcome = lks.cell.run(cell, method, self._results, self._report(cell), self._shared, extras or self._extras)
             if self._share:
                 self._share.send(self._results, cell.id)
@@ -84,7 +87,7 @@ def beat_of(results: Path, cell_id: str) -> Path:
 
 
 @contextmanager
-def beating(results: Path, cell_id: str, share: Share | None = None) -> Iterator[None]:
+def beating(results: Path, cell_id: str, share: "Share | None" = None) -> Iterator[None]:
     """Touch the cell's beat from a thread for as long as the `with` lasts, that on the share too if there is one."""
     beat, over = beat_of(results, cell_id), threading.Event()
 
@@ -112,7 +115,7 @@ def beating(results: Path, cell_id: str, share: Share | None = None) -> Iterator
 
 
 @contextmanager
-def claimed(results: Path, cell_id: str, share: Share | None = None) -> Iterator[None]:
+def claimed(results: Path, cell_id: str, share: "Share | None" = None) -> Iterator[None]:
     """Hold `runs/<id>/lock`, and beat. Another process that holds it is waited for as long as it gives signs of life.
 
     Two runs of one cell do no harm, each file appears whole; it is only work done twice. So a file system without locks is no hindrance.

@@ -25,9 +25,9 @@ from flows.runner_bench import BEAT_EVERY_S, beat_of
 from flows.runner_runs import Run, Runs
 from flows.runners import ATTEMPTS, MEND, Queue, dropped, settled
 from flows.settings import Settings
-from lks.errors import DataError, UserError
+from lks.errors import UserError
 from lks.grid import Cell, Extras, Outcome, Status
-from lks.shards import read_outcome
+from lks.shards import stored_outcome
 
 LOOK_EVERY_S = 1.0
 """Seconds between two looks at the server where nothing happens; after something has, the first comes ten times sooner."""
@@ -207,9 +207,7 @@ class PoolRunner:
         """What has become of a cell up to now."""
         if self._share:
             self._share.take(self._results, cell.id)
-        with contextlib.suppress(DataError):
-            return read_outcome(self._results, cell.id)
-        return None
+        return stored_outcome(self._results, cell.id)
 
     def _listen(self) -> None:
         """Ask the share, if there is one, for signs of life; hardly more often than there are new ones."""

@@ -15,10 +15,9 @@ from typing import Protocol
 from flows.clock import Clock
 from flows.progress import Watch
 from flows.settings import Mode
-from lks.errors import DataError
 from lks.grid import UNEDITED, Cell, Costs, Extras, Outcome, Status
 from lks.outcome import FINAL
-from lks.shards import read_outcome
+from lks.shards import stored_outcome
 
 ATTEMPTS = 2
 """So often is a cell started whose process dies or vanishes; then it is "lost"."""
@@ -169,10 +168,7 @@ def dropped(results: Path, cell: Cell, extras: Extras, failure: tuple[Status, st
         failure: status and reason.
         stage: in which it was, if that is known.
     """
-    try:
-        stored = read_outcome(results, cell.id)
-    except DataError:
-        stored = None
+    stored = stored_outcome(results, cell.id)
     if stored is None or stored.status != "ok":
         return Outcome(cell, failure[0], failure[1], (), Costs(), {"finished": datetime.now(UTC).isoformat(timespec="seconds")})
     lacking = [name for name in extras.stages(cell.measure) if name not in (stored.written if extras.retry_failed else stored.stages)]

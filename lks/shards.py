@@ -4,6 +4,7 @@ A cell's folder is `cells/<id>/`: one Parquet shard of raw answers (or scope dec
 or not at all (temporary file, fsync, rename). `outcome.json` is written last: the cell counts from that moment on.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -263,6 +264,13 @@ def read_outcome(results: Path, cell_id: str) -> Outcome:
             raise DataError(f"{path} names {shard}, which is not in its own folder. Run its cell again.")
         check_inside(results, results / shard)
     return outcome
+
+
+def stored_outcome(results: Path, cell_id: str) -> Outcome | None:
+    """As `read_outcome`; None where there is none, or a damaged one."""
+    with contextlib.suppress(DataError):
+        return read_outcome(results, cell_id)
+    return None
 
 
 def parse_outcome(document: bytes | str) -> Outcome:

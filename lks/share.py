@@ -22,7 +22,7 @@ from lks.errors import DataError, StoreError, UserError
 from lks.intake import LARGEST_JSON, check_inside, one_line
 from lks.outcome import Outcome
 from lks.parquet import LARGEST_FILE
-from lks.shards import check_cell, parse_outcome, read_outcome, write_whole
+from lks.shards import check_cell, parse_outcome, read_outcome, stored_outcome, write_whole
 
 logger = logging.getLogger(__name__)
 _ID = re.compile("[0-9a-f]{16}")
@@ -150,7 +150,8 @@ class Share:
             return False
         for file in (*outcome.shards, f"cells/{cell_id}/outcome.json"):
             place = results / file
-            mark = place.stat().st_mtime_ns, place.stat().st_size
+            found = place.stat()
+            mark = found.st_mtime_ns, found.st_size
             if self._sent.get(place) != mark:
                 try:
                     self._patiently(partial(self._write, file, place.read_bytes()), patience_s)
@@ -256,11 +257,8 @@ def _is_more(one: Outcome | None, other: Outcome | None) -> bool:
 
 def _stored(results: Path, cell_id: str) -> Outcome | None:
     """A cell's outcome here, if all its shards are there."""
-    with contextlib.suppress(DataError):
-        outcome = read_outcome(results, cell_id)
-        if all((results / shard).is_file() for shard in outcome.shards):
-            return outcome
-    return None
+    outcome = stored_outcome(results, cell_id)
+    return outcome if outcome and all((results / shard).is_file() for shard in outcome.shards) else None
 
 
 @contextlib.contextmanager

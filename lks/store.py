@@ -23,7 +23,7 @@ from lks.grid import ABILITY, ANSWERS, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED
 from lks.intake import check_inside, one_line, parse_json
 from lks.outcome import FINAL
 from lks.reader import Copy, Reader
-from lks.shards import check_cell, kind_of, read_outcome, write_outcome, write_whole
+from lks.shards import check_cell, kind_of, read_outcome, stored_outcome, write_outcome, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -94,11 +94,7 @@ class Store(Reader):
                 same, and the next call of `sync` takes it in.
         """
         check_cell(self.results, outcome)
-        try:
-            same = read_outcome(self.results, outcome.cell.id) == outcome
-        except DataError:
-            same = False
-        if not same:
+        if stored_outcome(self.results, outcome.cell.id) != outcome:
             write_outcome(self.results, outcome)
         with self._open(self.record_wait) as connection:
             self._ingest(connection, {outcome.cell.id: (outcome, self._fingerprint(outcome))})
