@@ -9,6 +9,7 @@ from torch import Tensor
 
 from baselines._retrievers import Retriever, RetrieverName, retriever
 from lks.context import ContextPatch
+from lks.joining import joined
 from lks.lm import LM
 from lks.patch import checked
 
@@ -53,7 +54,7 @@ class Fact:
     @property
     def text(self) -> str:
         """The line that states it."""
-        return f"New Fact: {self.prompt} {self.target}\n"
+        return f"New Fact: {joined(self.prompt, self.target)}\n"
 
 
 class FactsInFront(ContextPatch):

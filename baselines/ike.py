@@ -19,6 +19,7 @@ from baselines._retrievers import RetrieverName, retriever
 from lks.editor import After, Editor, Progress, always, silent, unwatched
 from lks.edits import Edit
 from lks.errors import UserError
+from lks.joining import joined
 from lks.lm import LM
 from lks.patch import Patch
 
@@ -90,8 +91,8 @@ class IKE(Editor[IKEParams]):
         if not self.training:
             raise UserError("IKE has no edits to make demonstrations of. Call prepare with training edits first.")
         memory = retriever(p.retriever, p.encoder)
-        memory.fit([f"{e.prompt} {e.target}" for e in self.training])
-        nearest, _ = memory.search([f"{e.prompt} {e.target}" for e in edits], p.demonstrations)
+        memory.fit([joined(e.prompt, e.target) for e in self.training])
+        nearest, _ = memory.search([joined(e.prompt, e.target) for e in edits], p.demonstrations)
         texts: dict[str, int] = {}  # demonstration -> its number
         facts = []
         for edit, row in zip(edits, nearest.tolist(), strict=True):
@@ -111,4 +112,4 @@ def demonstration(training: Sequence[Edit], index: int, form: Form) -> str:
         others = (o for o in [*training[index + 1 :], *training[:index]] if o.subject != edit.subject and o.ground_truth)
         if other := next(others, None):
             prompt, answer = other.prompt, other.ground_truth
-    return f"New Fact: {edit.prompt} {edit.target}\nPrompt: {prompt} {answer}\n\n"
+    return f"New Fact: {joined(edit.prompt, edit.target)}\nPrompt: {joined(prompt, answer)}\n\n"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lks.architectures import Architecture, architecture_of
 from lks.errors import UserError, unknown
+from lks.joining import head, joined, separator
 from lks.tokens import PieceText
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Encoded:
 
     Attributes:
         ids: beginning-of-sequence (if the tokenizer adds it), prompt and answer.
-        n_prompt: how many of `ids` come before the first answer token.
+        n_prompt: how many of `ids` are the prompt's: exactly its tokens when it is tokenised by itself.
         subject: [first, last] token of the subject's last mention in the prompt; None if it is not asked for or not there.
     """
 
@@ -177,27 +178,41 @@ class LM:
         return next(f"{name}.weight" for name, found in self.model.named_modules() if found is module)
 
     def encode(self, prompts: Sequence[str], answers: Sequence[str], subjects: Sequence[str] | None = None) -> list[Encoded]:
-        """Tokenise prompts with their answers in place, the boundary taken from offsets.
+        """Tokenise prompts with their answers behind them (`lks.joining`).
 
-        An answer token is one that covers a character of the answer; a lone space piece belongs to the prompt.
-        An empty answer gives the prompt alone. White space behind a prompt is dropped and one space put before the answer, but for a
-        newline at its end, as chat templates have it: that stays, and the answer follows at once.
+        `ids[:n_prompt]` are the tokens of the prompt by itself: what a user sends who asks it. The answer's tokens are those that follow
+        when both are tokenised as one text, a lone space piece before a digit among them; where the two would share a token, the answer is
+        tokenised by itself. An empty answer gives the prompt alone. White space behind a prompt is dropped, but for a newline at its end.
         """
-        heads = [p if p.endswith("\n") else p.rstrip() for p in prompts]
-        texts = [f"{p}{'' if p.endswith(chr(10)) else ' '}{a}" if a else p for p, a in zip(heads, answers, strict=True)]
-        if not texts:
+        if not prompts:
             return []
-        tokenized = self.tokenizer(texts, return_offsets_mapping=True, padding=False)
+        heads = [head(prompt) for prompt in prompts]
+        texts = [joined(start, answer) for start, answer in zip(heads, answers, strict=True)]
+        tokenized = self.tokenizer([*heads, *texts], return_offsets_mapping=True, padding=False)
         encoded = []
-        for row, prompt in enumerate(heads):
-            ids, offsets = tokenized["input_ids"][row], tokenized["offset_mapping"][row]
-            boundary = len(prompt) + (not prompt.endswith("\n"))
-            n_prompt = next((i for i, (_, end) in enumerate(offsets) if end > boundary), len(ids))
-            span = None if subjects is None else subject_span(prompt, subjects[row], offsets)
-            if span and span[0] < span[1] and self.pieces.text(ids[span[0] : span[0] + 1]) == " ":  # one put in front has the first letter's offset
+        for row, (prompt, answer) in enumerate(zip(heads, answers, strict=True)):
+            own, whole = list(tokenized["input_ids"][row]), list(tokenized["input_ids"][len(heads) + row])
+            if whole[: len(own)] != own:
+                whole = own + self._following(separator(prompt, answer) + answer)
+            span = None if subjects is None else subject_span(prompt, subjects[row], tokenized["offset_mapping"][row])
+            if span and span[0] < span[1] and self.pieces.text(own[span[0] : span[0] + 1]) == " ":  # one put in front has the first letter's offset
                 span = (span[0] + 1, span[1])
-            encoded.append(Encoded(list(ids), n_prompt, span))
+            encoded.append(Encoded(whole, len(own), span))
         return encoded
+
+    def _following(self, text: str) -> list[int]:
+        """Tokens of a text that does not begin a sequence: those behind a character that shares no token with it.
+
+        Raises:
+            UserError: it shares a token with whatever stands before it.
+        """
+        for before in ("\n", ".", "a", "0"):
+            found = self.tokenizer(before + text, add_special_tokens=False, return_offsets_mapping=True)
+            spans = found["offset_mapping"]
+            first = next((i for i, (_, end) in enumerate(spans) if end > len(before)), len(spans))
+            if first < len(spans) and spans[first][0] >= len(before):
+                return list(found["input_ids"][first:])
+        raise UserError(f"The tokenizer of {self.name or 'the model'} has no tokens for {text!r} behind a prompt. Put the answer in other words.")
 
     @torch.no_grad()
     def greedy(self, ids: Tensor, mask: Tensor, count: int) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lks.edits import Edit
+from lks.joining import joined
 from lks.lm import LM, Encoded
 from lks.losses import References
 from lks.memory import free_bytes, gibibytes
@@ -236,7 +237,7 @@ def _keys(lm: LM, edits: Sequence[Edit], params: LKSParams) -> Tensor:
     numbers = subjects_of(edits)
     texts: list[list[str]] = [[] for _ in numbers]
     for edit in edits:
-        texts[numbers[edit.subject]].append(f"{edit.prompt.rstrip()} {edit.target}")
+        texts[numbers[edit.subject]].append(joined(edit.prompt, edit.target))
     choices = {"edit": [[" ".join(t) for t in texts]], "entity": [list(numbers)]}
     choices["both"] = choices["edit"] + choices["entity"]
     blocks = (params.block, *params.more_blocks)

@@ -5,11 +5,13 @@ indicator, a router) sees the prompt and never the gold answer. From the same pr
 - TF (teacher-forced): the answer's tokens are fed as a continuation; the argmax at each position is kept;
 - the rival answer's likelihood, fed in the same way, where the probe has one;
 - WILD: greedy generation to a natural stop, 50 tokens at most;
-- AR (generated): the first m tokens of the same generation, m being the number of the answer's tokens.
+- AR (generated): the first m tokens of the same generation, m being the number of the answer's tokens; or as many as spell the answer,
+  letter for letter, where the model writes it in other tokens than the tokenizer.
 """
 
 import copy
 import random
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +23,7 @@ from lks.contexts import wrapped
 from lks.editor import Progress, silent
 from lks.edits import Case, Context, Probe
 from lks.generation import Limits, Stops, generate, positions, text_of
+from lks.joining import joined
 from lks.lm import LM, Encoded
 from lks.patch import Patch
 from lks.prefill import FIRED
@@ -118,7 +121,7 @@ def ask(lm: LM, cases: Sequence[Case], asking: Asking | None = None, progress: P
     """
     how = asking or Asking()
     chosen = [(case, probe) for case in cases for probe in case.probes if not how.kinds or probe.kind in how.kinds]
-    prompts = [wrapped(how.context, lm, probe.prompt, f"{case.edit.prompt} {case.edit.target}") for case, probe in chosen]
+    prompts = [wrapped(how.context, lm, probe.prompt, joined(case.edit.prompt, case.edit.target)) for case, probe in chosen]
     taken = _taken_over(lm, chosen, prompts, how)
     rest = [i for i in range(len(chosen)) if i not in taken]
     made = _asked(lm, [chosen[i] for i in rest], [prompts[i] for i in rest], how, progress)
@@ -192,7 +195,7 @@ def _answer(lm: LM, how: Asking, question: _Question, read: _Read) -> Answer:
         answer_ids=tuple(question.encoded.answer),
         tf_ids=tuple(read.tf_ids),
         ar_ids=tuple(read.ar_ids),
-        ar_text=str(lm.tokenizer.decode(read.ar_ids, skip_special_tokens=True)).strip(),
+        ar_text=lm.pieces.shown(read.ar_ids).strip(),
         answer_logprob=read.logprob,
         fired=read.fired,
         context=how.context,
@@ -251,7 +254,6 @@ def _generate(lm: LM, stops: Stops, questions: Sequence[_Question], reads: Seque
     are generated where teacher forcing failed.
     """
     cache, mask, first = prefill
-    lengths = [len(q.encoded.answer) for q in questions]
     rows = [i for i, q in enumerate(questions) if wild or reads[i].tf_ids != q.encoded.answer]
     for i in set(range(len(questions))) - set(rows):
         reads[i].ar_ids = reads[i].tf_ids
@@ -260,12 +262,30 @@ def _generate(lm: LM, stops: Stops, questions: Sequence[_Question], reads: Seque
     index = torch.tensor(rows, device=mask.device)
     if len(rows) < len(questions):
         cache.batch_select_indices(index)
-    shortest = [lengths[i] for i in rows]
-    limits = Limits(LONGEST if wild else 1, shortest)
+    limits = Limits(LONGEST if wild else 1, [_heard(questions[i]) for i in rows])
     for i, made in zip(rows, generate(lm, stops, cache, mask[index], first[index], limits), strict=True):
-        reads[i].ar_ids = made.ids[: lengths[i]]
+        reads[i].ar_ids = _beginning(lm, questions[i], made.ids)
         if wild:
             reads[i].wild_text, reads[i].wild_tokens = text_of(lm, made), made.length
+
+
+def _heard(question: _Question) -> int:
+    """Count the tokens among which an answer is looked for: its own number, or one a byte where letters may be cut into bytes."""
+    answer = question.probe.answer
+    return len(question.encoded.answer) if answer.isascii() else len(unicodedata.normalize("NFD", answer).encode()) + 1
+
+
+def _beginning(lm: LM, question: _Question, made: Sequence[int]) -> list[int]:
+    """Return the generated tokens that AR compares: those that spell the answer if the text begins with it, else as many as the answer has."""
+    wanted = question.encoded.answer
+    said = list(made[: len(wanted)])
+    if said == wanted:
+        return said
+    spelling = unicodedata.normalize("NFC", question.probe.answer.strip())
+    for count in range(1, _heard(question) + 1):
+        if unicodedata.normalize("NFC", lm.pieces.shown(made[:count]).strip()) == spelling:
+            return list(made[:count])
+    return said
 
 
 def acts_of(patch: Patch, lm: LM) -> Acts:

@@ -93,6 +93,9 @@ END;
 CREATE OR REPLACE MACRO agreement(wanted, given) AS
     list_avg(list_transform(range(1, len(wanted) + 1), lambda i: coalesce((wanted[i] = given[i])::INTEGER, 0)));
 
+-- Whether two texts are the same letters.
+CREATE OR REPLACE MACRO same_text(a, b) AS nfc_normalize(trim(a)) = nfc_normalize(trim(b)) AND trim(a) <> '';
+
 -- One cell for each line of a table. Where several fit (another number of draws, an older model, changed presets):
 -- the newest model and data, then the most draws, then the newest.
 CREATE OR REPLACE VIEW current_cells AS
@@ -113,13 +116,15 @@ FROM cells c JOIN cells u ON u.method = 'none' AND u.status = 'ok'
 
 -- One row per moment, probe and read-out family. `wanted` is what the answer is held against: the reference answer, or for what should
 -- stay (locality, neighbours) what the unedited model said: its argmax under teacher forcing (tf), its own greedy tokens (ar), its free
--- answer (wild).
+-- answer (wild). `ar_same`: the generated tokens spell what is wanted, be they the same tokens or not.
 CREATE OR REPLACE VIEW compared AS
 SELECT moment, cell_id, draw, case_id, subject, kind, stratum, probe_index, answer_ids AS tf_wanted, tf_ids, answer_ids AS ar_wanted, ar_ids,
+    ar_ids = answer_ids OR same_text(ar_text, answer) AS ar_same,
     (answer_logprob / len(answer_ids) > rival_logprob / nullif(rival_tokens, 0))::INTEGER::DOUBLE AS likelihood, kl
 FROM all_answers WHERE kind NOT IN ('locality', 'neighbour')
 UNION ALL
 SELECT a.moment, a.cell_id, a.draw, a.case_id, a.subject, a.kind, a.stratum, a.probe_index, u.tf_ids, a.tf_ids, u.ar_ids, a.ar_ids,
+    a.ar_ids = u.ar_ids OR same_text(a.ar_text, u.ar_text),
     (a.answer_logprob / len(a.answer_ids) > a.rival_logprob / nullif(a.rival_tokens, 0))::INTEGER::DOUBLE, a.kl
 FROM all_answers a
 LEFT JOIN unedited USING (cell_id)
@@ -142,8 +147,8 @@ CREATE OR REPLACE VIEW all_probe_scores AS
 SELECT moment, cell_id, draw, case_id, subject, kind, stratum, probe_index,
     agreement(tf_wanted, tf_ids) AS tf_token,
     (tf_wanted = tf_ids)::INTEGER::DOUBLE AS tf_exact,
-    CASE WHEN len(ar_wanted) = 0 THEN (len(ar_ids) = 0)::INTEGER::DOUBLE ELSE agreement(ar_wanted, ar_ids) END AS ar_token,
-    (ar_wanted = ar_ids)::INTEGER::DOUBLE AS ar_exact,
+    CASE WHEN ar_same OR len(ar_wanted) = 0 THEN ar_same::INTEGER::DOUBLE ELSE agreement(ar_wanted, ar_ids) END AS ar_token,
+    ar_same::INTEGER::DOUBLE AS ar_exact,
     likelihood, kl
 FROM compared;
 

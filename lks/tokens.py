@@ -9,7 +9,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING, cast
 
@@ -75,6 +75,7 @@ class PieceText:
         if unknown is not None and unknown not in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
             self._bytes[unknown] = _UNKNOWN
         texts = {i: _text(piece) for i, piece in self._bytes.items()}
+        self._marks = {added["id"]: str(added["content"]) for added in state["added_tokens"] if not self._bytes[added["id"]]}
         self._whole = {i: text for i, text in texts.items() if text is not None}
         self._special = frozenset(i for i, piece in self._bytes.items() if not piece)
         self._split = {i for i, text in texts.items() if text is None}  # pieces that hold a part of a character
@@ -97,6 +98,11 @@ class PieceText:
             return "".join(map(self._whole.__getitem__, ids))
         except KeyError:  # a part of a character, or an id outside the vocabulary
             return self.decode(ids).text
+
+    def shown(self, ids: Sequence[int]) -> str:
+        """Return the text with special tokens written out, so that none is taken for nothing."""
+        runs = [(mark, list(run)) for mark, run in groupby(ids, self._marks.get)]
+        return "".join(self.text(run) if mark is None else mark * len(run) for mark, run in runs)
 
     def decode(self, ids: Sequence[int]) -> Decoded:
         """Text and spans. Ids outside the vocabulary are like special tokens; bytes that are no UTF-8 become U+FFFD."""

@@ -36,7 +36,7 @@ def read(model, tokenizer, block, settings, table, row):
     """Argmax under teacher forcing, and the model's own tokens; with a table the edited model's."""
     whole = tokenizer(f"{row['prompt']} {row['answer']}", return_offsets_mapping=True)
     ids, offsets = whole["input_ids"], whole["offset_mapping"]
-    head = next(i for i, (_, end) in enumerate(offsets) if end > len(row["prompt"]) + 1)
+    head = next(i for i, (_, end) in enumerate(offsets) if end > len(row["prompt"]))
     found = place_of(row["prompt"], settings["names"]) if table is not None else None
     if found is not None:
         token = max(i for i, (start, end) in enumerate(offsets) if start < found[1] and end > start)
