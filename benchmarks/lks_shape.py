@@ -8,6 +8,7 @@ are the paper's; early stopping is off, because random weights never learn.
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from rich.console import Console
@@ -47,9 +48,48 @@ def step_flops(lm: LM, material: Material, rows: int) -> float:
     return 4 * rows * (upper * ends + lm.vocabulary_projection.weight.numel() * losses)
 
 
-def measure(lm: LM, edits: Sequence[Edit], params: LKSParams) -> tuple[list[str], Trainer]:
-    """One row of the table, and the trainer for a profile."""
-    steps = EPOCHS * -(-len(edits) // params.batch_size)
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """LKS with T edits on one model.
+
+    Attributes:
+        n_edits: T.
+        prepare_s, train_s: seconds.
+        steps: optimiser steps.
+        tflops: arithmetic rate while training, in 10^12 per second.
+        peak_bytes: most memory held.
+        stated_bytes: what was stated before the work began.
+    """
+
+    n_edits: int
+    prepare_s: float
+    train_s: float
+    steps: int
+    tflops: float
+    peak_bytes: int
+    stated_bytes: int
+
+    @property
+    def per_edit(self) -> float:
+        """Seconds per edit, preparation included."""
+        return (self.prepare_s + self.train_s) / self.n_edits
+
+    def row(self) -> list[str]:
+        """Return the cells of the table."""
+        share = f" ({self.tflops / peak:.0%})" if (peak := peak_tflops()) else ""
+        step_ms = self.train_s / self.steps * 1e3
+        times = [f"{self.n_edits:,}", f"{self.prepare_s:.1f}", f"{self.train_s:.1f}", f"{self.per_edit:.4f}", f"{step_ms:.0f}"]
+        return [*times, f"{self.tflops:.2f}{share}", gibibytes(self.peak_bytes), gibibytes(self.stated_bytes)]
+
+
+def peak_tflops() -> float | None:
+    """Return what the maker says the GPU at hand can do in bfloat16; None without one or for one that is not listed."""
+    return next((v for k, v in PEAK_TFLOPS.items() if torch.cuda.is_available() and k in torch.cuda.get_device_name()), None)
+
+
+def measure(lm: LM, edits: Sequence[Edit], params: LKSParams) -> tuple[Measured, Trainer]:
+    """Train on some edits; what it cost, and the trainer for a profile."""
+    steps = params.max_epochs * -(-len(edits) // params.batch_size)
     with measured() as preparing:
         material = prepare(lm, edits, params)
     trainer = Trainer(lm, material, params, 0)
@@ -57,13 +97,8 @@ def measure(lm: LM, edits: Sequence[Edit], params: LKSParams) -> tuple[list[str]
         trainer.train()
     rows = min(params.batch_size, len(edits)) * (1 + params.paraphrases + params.locality_prompts)
     rate = step_flops(lm, material, rows) * steps / training.seconds / 1e12
-    peak = next((v for k, v in PEAK_TFLOPS.items() if lm.device.type == "cuda" and k in torch.cuda.get_device_name()), None)
-    share = f" ({rate / peak:.0%})" if peak else ""
-    both = preparing.seconds + training.seconds
-    memory = gibibytes(max(preparing.peak_bytes, training.peak_bytes))
-    cells = [f"{len(edits):,}", f"{preparing.seconds:.1f}", f"{training.seconds:.1f}"]
-    cells += [f"{both / len(edits):.4f}", f"{training.seconds / steps * 1e3:.0f}"]
-    return [*cells, f"{rate:.2f}{share}", memory, gibibytes(stated(lm, edits, params).total)], trainer
+    peak = max(preparing.peak_bytes, training.peak_bytes)
+    return Measured(len(edits), preparing.seconds, training.seconds, steps, rate, peak, stated(lm, edits, params).total), trainer
 
 
 def top_five(trainer: Trainer) -> Table:
@@ -95,8 +130,8 @@ def main(shape: str = "", wanted: str = "") -> None:
     trainer: Trainer | None = None
     for count in counts:
         params = LKSParams(SHAPES[shape].block, max_epochs=EPOCHS, patience=EPOCHS, stop_loss=0.0, precision="fast")
-        row, trainer = measure(lm, edits_of(count), params)
-        table.add_row(*row)
+        found, trainer = measure(lm, edits_of(count), params)
+        table.add_row(*found.row())
         console.print(f"T={count}: done")
     console.print(table)
     if trainer is not None:

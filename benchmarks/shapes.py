@@ -32,6 +32,7 @@ class ShapeOf:
 
 
 SHAPES = {
+    "miniature": ShapeOf("llama", 64, 96, 10, 4, 4, 2048, 4),
     "small": ShapeOf("llama", 512, 1376, 16, 8, 8, 32000, 8),
     "llama-2-7b": ShapeOf("llama", 4096, 11008, 32, 32, 32, 32000, 16),
     "mistral-7b": ShapeOf("mistral", 4096, 14336, 32, 32, 8, 32768, 18),

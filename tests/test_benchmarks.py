@@ -11,6 +11,7 @@ import pytest
 from baselines.none import Unedited
 from benchmarks import __main__ as every
 from benchmarks import edit_speed
+from lks.datasets import load as load_dataset
 from lks.edits import Dataset, Edit, make_case
 from lks.errors import UserError
 from lks.grid import Cell
@@ -107,3 +108,34 @@ def test_every_benchmark_is_found_and_one_can_be_chosen(capfd: pytest.CaptureFix
     assert [command[2].removeprefix("benchmarks.") for command in ran[1:]] == every.names()
     assert every.main(["speed"]) == 2
     assert "Known: ask_speed, edit_speed" in capfd.readouterr().err
+
+
+def test_all_gpu_steps_run_in_miniature(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import gpu
+
+    monkeypatch.setattr(gpu.lks_shape, "edits_of", lambda count: [case.edit for case in load_dataset("world").cases[:count]])
+    monkeypatch.setattr(gpu, "real_cases", lambda count: load_dataset("world").cases[:2])
+    monkeypatch.setattr(gpu.Bench, "real_lm", LM.load("micro-llama", "cpu"))
+    file = tmp_path / "deep" / "gpu.json"
+    gpu.main(["--out", str(file), "--model", "micro-llama"])
+    steps = json.loads(file.read_text())["steps"]
+    assert list(steps) == ["roofline", "lks-4", "real-4", "overhead", "memit-4", "lks-8", "real-8"]
+    assert not [(name, step) for name, step in steps.items() if "error" in step or "left_out" in step]
+    assert steps["lks-8"]["n_edits"] == 8 and steps["roofline"]["matmul_tflops"] > 0 and steps["real-4"]["edit_ar_exact"] == 1.0
+    assert {row["rows"] for row in steps["overhead"]["rows"]} == {1, 32}
+    assert "measures nothing" in capsys.readouterr().out
+    with pytest.raises(UserError, match="Unknown step 'lks-1'"):
+        gpu.main(["--only", "lks-1"])
+
+
+def test_gpu_steps_that_do_not_fit_are_left_out_and_finished_ones_kept() -> None:
+    from benchmarks import gpu
+
+    def fail() -> gpu.Result:
+        raise RuntimeError("no memory\nreally")
+
+    kept: list[dict[str, gpu.Result]] = []
+    steps = [gpu.Step("a", 1, lambda: {"x": 1}), gpu.Step("b", 1e9, fail), gpu.Step("c", 0, fail)]
+    found = dict(zip("abc", (result for _, result in gpu.run(steps, 100.0, lambda results: kept.append(dict(results)))), strict=True))
+    assert found["a"]["x"] == 1 and str(found["b"]["left_out"]).startswith("needs about") and found["c"]["error"] == "RuntimeError: no memory"
+    assert [list(results) for results in kept] == [["a"], ["a", "b"], ["a", "b", "c"]]
