@@ -244,15 +244,35 @@ def _show_plan(work: "Work") -> None:
 
 
 @app.command()
-def report(results: Results = None) -> None:
-    """Write tables, figures and the HTML page from what is stored, and print the table."""
-    from flows.planning import existing, folder_of
+def report(
+    results: Results = None,
+    publish: Annotated[
+        Path | None, typer.Option("--publish", help="Also write numbers, figures and a page for a repository into this folder.", metavar="DIR")
+    ] = None,
+    grid: Annotated[str | None, typer.Option("--grid", help="With --publish: list cells of this grid that have no result.", metavar="NAME")] = None,
+) -> None:
+    """Write tables, figures and the HTML page from what is stored, and print the table.
+
+    [bold]Example[/]
+
+      lks report --publish docs/results/real --grid real
+    """
+    from flows.planning import cells_of, existing, folder_of, named_grid
+    from flows.settings import Settings
 
     folder = folder_of(results)
     _exchange(folder, None)
     if existing(folder) is None:
         raise UserError(f"No results in {folder}. Run lks grid first, or name the folder with --results.")
+    if grid and publish is None:
+        raise UserError("--grid names the cells that a published page lists as not run: give --publish too.")
+    if publish is not None:
+        from reports.publish import publish as written_to
+
+        written_to(folder, publish, cells_of(named_grid(grid, Settings().grids), "") if grid else ())
     _show_results(Console(), folder)
+    if publish is not None:
+        Console().print(f"Published: {publish / 'README.md'}", highlight=False, soft_wrap=True)
 
 
 @app.command("judge")

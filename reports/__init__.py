@@ -28,6 +28,7 @@ class Report:
         files: everything beside the page, relative to the folder: `tables/` (CSV, Markdown, LaTeX), `figures/` (SVG, PDF, PNG), and long CSVs.
         warnings: damaged cells that were left out, one line each.
         terminal: the compact tables for the end of a run.
+        figures: with their captions, and those that cannot be drawn.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class Report:
     files: tuple[str, ...]
     warnings: tuple[str, ...]
     terminal: Group = field(repr=False)
+    figures: tuple[Drawing | Absent, ...] = field(default=(), repr=False)
 
 
 def render(results: Path, tell: TOLD_TO = lambda what: None) -> Report:
@@ -76,7 +78,8 @@ def render(results: Path, tell: TOLD_TO = lambda what: None) -> Report:
     for name, content in written.items():
         write_whole(folder / name, content)
     _remove_others(folder, written)
-    return Report(folder, folder / "index.html", tuple(name for name in written if name != "index.html"), loaded.warnings, terminal.tables(loaded))
+    files_of = tuple(name for name in written if name != "index.html")
+    return Report(folder, folder / "index.html", files_of, loaded.warnings, terminal.tables(loaded), tuple(drawn))
 
 
 def _images(folder: Path, figures: Sequence[Drawing | Absent]) -> dict[str, bytes]:

@@ -27,7 +27,7 @@ def answer(draw: int, subject: str, kind: ProbeKind, right: bool, stratum: str =
     text = "wanted" if right else "other"
     case, prompt = f"{subject}-{draw}", f"{kind} <b>{subject}</b>"
     return Answer(
-        *(draw, case, subject, kind, 0, prompt, "wanted", (1, 2), given, said, "text & more", -1.0),
+        *(draw, case, subject, kind, 0, prompt, "wanted", (1, 2), given, said, "text & more" if right else "less", -1.0),
         context=context,
         stratum=stratum,
         wild_text=text,

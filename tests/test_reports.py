@@ -1,6 +1,7 @@
 """Reports: golden tables, reasons for absent cells, the published values, and a page that stands on its own."""
 
 import io
+import re
 import shutil
 from pathlib import Path
 
@@ -21,9 +22,22 @@ NAMES = ("Ann", "Bob", "Cleo", "Dan")
 
 def answer(draw: int, subject: str, kind: ProbeKind, right: bool) -> Answer:
     """An answer of two tokens; a wrong one has the first token right under teacher forcing and none when generated."""
-    prompt = f"{kind} <b>{subject}</b>"
+    prompt, said = f"{kind} <b>{subject}</b>", "text & more" if right else "less"
     given = (1, 2) if right else (1, 0)
-    return Answer(draw, f"{subject}-{draw}", subject, kind, 0, prompt, "wanted", (1, 2), given, given if right else (0, 0), "text & more", -1.0)
+    return Answer(
+        draw,
+        f"{subject}-{draw}",
+        subject,
+        kind,
+        0,
+        prompt,
+        "wanted",
+        (1, 2),
+        given,
+        given if right else (0, 0),
+        said,
+        -1.0,
+    )
 
 
 def answers_with(cell: Cell, wrong: dict[str, int]) -> list[Answer]:
@@ -158,3 +172,30 @@ def test_a_damaged_cell_is_left_out_and_said(results: Path, tmp_path: Path) -> N
     paths = render(copy)
     assert len(paths.warnings) == 1 and str(shard) in paths.warnings[0]
     assert "Left out, because damaged" in paths.page.read_text()
+
+
+def test_a_published_folder_has_numbers_figures_and_what_is_missing(results: Path, tmp_path: Path) -> None:
+    from reports.publish import publish
+
+    folder = tmp_path / "docs" / "first"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "figures" / "old.svg").write_text("gone")
+    known = render(results)
+    publish(results, folder, [Cell("micro-llama", "world", "rome", 7, 0, 1)])
+    assert {file.name for file in folder.iterdir()} == {"README.md", "results.csv", "overview.csv", "figures"}
+    assert {file.name for file in (folder / "figures").iterdir()} == {Path(name).name for name in known.files if name.endswith(".svg")}
+    page = (folder / "README.md").read_text()
+    assert (folder / "results.csv").read_text() == (known.folder / "data/results.csv").read_text()
+    assert "FT-M" in page and "| --- |" in page and "evaluation protocol" in page
+    assert "- rome | micro-llama | world | T=7: not run" in page
+    assert all((folder / name).is_file() for name in re.findall(r"\]\(([^)]+\.(?:svg|csv))\)", page))
+    assert str(tmp_path) not in page and "lr=0.125" not in page
+
+
+def test_a_grid_is_named_only_for_publishing(results: Path) -> None:
+    from typer.testing import CliRunner
+
+    from flows.cli import app
+
+    done = CliRunner().invoke(app, ["report", "--results", str(results), "--grid", "micro"])
+    assert done.exit_code == 2

@@ -36,8 +36,9 @@ REVISIONS = ("model_revision", "data_revision")
 
 
 def answer(case: str, subject: str, kind: ProbeKind, wanted: Ids, tf: Ids, ar: Ids, draw: int = 0) -> Answer:
-    """An answer whose texts do not matter."""
-    return Answer(draw, case, subject, kind, 0, f"{subject} {kind}?", "text", wanted, tf, ar, "text", -1.0)
+    """An answer whose texts are its ids, written out."""
+    spelt, said = (" ".join(map(str, ids)) for ids in (wanted, ar))
+    return Answer(draw, case, subject, kind, 0, f"{subject} {kind}?", spelt, wanted, tf, ar, said, -1.0)
 
 
 ANSWERS = [
@@ -316,10 +317,10 @@ def test_development_cells_stand_apart(filled: Store) -> None:
 
 def test_portability_is_a_metric_of_its_own(store: Store) -> None:
     asked = [answer(case, case, "portability", (1,), (1,), (1,)) for case in ("a1", "b1")]
-    put(store, CELL, [asked[0], replace(asked[1], ar_ids=(2,))])
+    put(store, CELL, [asked[0], replace(asked[1], ar_ids=(2,), ar_text="2")])
     assert metric(store, "ar_exact", "portability_all")[0] == 0.5
     assert store.query("FROM metrics WHERE metric = 'portability'") == []  # nobody knows what the unedited model knows
-    knows = [replace(one, context="given", wild_text="text" if one.case_id == "a1" else "what?") for one in asked]
+    knows = [replace(one, context="given", wild_text="1" if one.case_id == "a1" else "what?") for one in asked]
     put(store, UNEDITED, [*asked, *knows])
     assert metric(store, "ar_exact", "portability")[0] == 1, "only what the unedited model can answer with the edited fact in front"
     assert set(get_args(ProbeKind)) == {"edit", "paraphrase", "locality", "portability", "neighbour"}

@@ -1,0 +1,79 @@
+"""Results for a repository: a folder with the numbers as CSV, the figures as SVG and a page that says how they were made and what is missing."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from lks.grid import Cell, Outcome
+from lks.shards import write_whole
+from lks.store import Store
+from reports import Report, render
+from reports.drawing import Drawing
+from reports.provenance import failures, noted
+from reports.results import load
+
+DATA = ("overview.csv", "results.csv")
+TABLES = ("table1", "abilities", "portability")
+"""Tables that the page shows, where they have rows."""
+
+
+def publish(results: Path, folder: Path, wanted: Sequence[Cell] = ()) -> Report:
+    """Write the report of a results folder, and the part of it that is worth keeping in a repository.
+
+    Args:
+        results: folder of results.
+        folder: where the page (`README.md`), `overview.csv`, `results.csv` and `figures/` go; what is there of an earlier time is replaced.
+        wanted: the cells of a grid; those without a result are listed as not run.
+
+    Raises:
+        StoreError: the folder is not one of results, is in use, or cannot be written.
+    """
+    report = render(results)
+    with Store(results).copy() as copy:
+        outcomes = load(copy).of("evaluation").outcomes
+    files = [name for name in report.files if name.removeprefix("data/") in DATA or name.endswith(".svg")]
+    shutil.rmtree(folder / "figures", ignore_errors=True)
+    for name in files:
+        write_whole(folder / name.removeprefix("data/"), (report.folder / name).read_bytes())
+    write_whole(folder / "README.md", _page(folder.name, report, outcomes, wanted).encode())
+    return report
+
+
+def _page(name: str, report: Report, outcomes: Sequence[Outcome], wanted: Sequence[Cell]) -> str:
+    """Return the page in Markdown."""
+    parts = [
+        f"# Results: {name}",
+        f"{len(outcomes)} cells, written by `lks report --publish`. Every number is in [results.csv](results.csv), one row each, and all that\n"
+        "was measured on a cell in one row of [overview.csv](overview.csv). Percent, ± half of the 95 % interval, clustered by subject.",
+    ]
+    for stem in TABLES:
+        file = report.folder / "tables" / f"{stem}.md"
+        if file.is_file() and "Nothing of this has been measured yet." not in (text := file.read_text(encoding="utf-8")):
+            parts.append(text.strip())
+    drawn = [figure for figure in report.figures if isinstance(figure, Drawing)]
+    parts += ["## Figures"] * bool(drawn)
+    parts += [f"![{_line(figure.alt)}](figures/{figure.name}.svg)\n\n**{_line(figure.title)}.** {_line(figure.caption)}" for figure in drawn]
+    parts += ["## Not run", _missing(outcomes, wanted)]
+    rows = [f"| {one.what} | {'; '.join(_counted(value, count, len(outcomes)) for value, count in one.values)} |" for one in noted(outcomes)]
+    parts += ["## How it was made", "\n".join(["| | |", "|---|---|", *rows])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _missing(outcomes: Sequence[Outcome], wanted: Sequence[Cell]) -> str:
+    """Return what of a grid has no result, and why."""
+    known = {outcome.cell.id for outcome in outcomes}
+    lines = [f"- {cell.label}: not run" for cell in wanted if cell.id not in known]
+    lines += [
+        f"- {failure.name} on {failure.outcome.cell.model}, T = {failure.outcome.cell.n_edits}: {_line(failure.why)}"
+        for failure in failures(outcomes)
+    ]
+    return "\n".join(lines) or "Every cell that was asked for has a result."
+
+
+def _counted(value: str, count: int, of: int) -> str:
+    return _line(value) if count == of else f"{_line(value)} ({count} cells)"
+
+
+def _line(text: str) -> str:
+    """Return a text on one line, as a cell of a Markdown table holds it."""
+    return " ".join(text.split()).replace("|", "\\|")
