@@ -1,5 +1,5 @@
-"""Datasets by name: the made world, zsRE and CounterFact as published with the LKS paper, the facts of causal tracing, KnowEdit (`lks.knowedit`),
-and files of facts of one's own.
+"""Datasets by name: the made world, the real facts of `lks.worldfacts`, zsRE and CounterFact as published with the LKS paper, the facts of
+causal tracing, KnowEdit (`lks.knowedit`), and files of facts of one's own.
 
 The published files are never part of this repository (`lks.published` finds and fetches them). They are read as they stand:
 what is irregular in them is counted in the dataset's notes.
@@ -29,6 +29,7 @@ __all__ = ["DATASETS", "Published", "download", "find", "load", "names", "parse"
 MakeSource = Callable[[Sequence[Record]], PromptSource]
 DATASETS: dict[str, Published | Literal["made"]] = {
     "world": "made",
+    "worldfacts": "made",
     "zsre": Published("lks/zsre_eval_data.json", "data/zsre/zsre_eval_data.json", "d14acb1bc87411560a4d7ac385f6c9e4f27ec44888509e6617f87d12d54b55a8"),
     "counterfact": Published(
         "lks/cf_eval_data.json", "data/counterfact/cf_eval_data.json", "765a69a29238af887a40e22d0f0d9949cd3735d9fe3ac20c5fd3e9025e08f9b8"
@@ -80,9 +81,7 @@ def load(name: str, data_dir: Path | None = None, make_source: MakeSource | None
     published = {**FILES, **KNOWN, **DATASETS}[name]
     make_source = make_source or _source_for(name)
     if published == "made":
-        from lks import world
-
-        made = world.cases()
+        made = _made(name)
         return Dataset(name, made, _hash(*(repr(astuple(case)).encode() for case in made)))
     file = find(published, data_dir)
     content = content_of(file)
@@ -105,6 +104,13 @@ def load(name: str, data_dir: Path | None = None, make_source: MakeSource | None
     if published.sha256 and hashlib.sha256(content).hexdigest() != published.sha256:
         notes["content differs from the published file"] = 1
     return Dataset(name, cases, revision, notes)
+
+
+def _made(name: str) -> tuple[Case, ...]:
+    """Cases that come with the package."""
+    from lks import world, worldfacts
+
+    return {"world": world.cases, "worldfacts": worldfacts.cases}[name]()
 
 
 def _own(name: str) -> Dataset:

@@ -74,7 +74,7 @@ def job_of(name: str, dataset: str, records: int, seed: int) -> Job:
             if not parts[2].isdigit():
                 raise UserError(f"{name!r} should read mini-DATASET-RECORDS, for example mini-zsre-1000.")
             records = int(parts[2])
-        real = [known for known in DATASETS if known != "world"]
+        real = [known for known, place in DATASETS.items() if place != "made"]
         if dataset not in real:
             raise unknown("dataset of a mini model", dataset, real)
         if not 50 <= records <= 10_000:

@@ -387,6 +387,51 @@ SELECT cell_id, site, quantity, block, value,
     n_items, n_subjects
 FROM sided;
 
+-- Facts that the unedited model knows, by the probe that asks for them: its free answer to the bare prompt begins with the words of the old answer
+-- (kind "edit"; there are no rows for edits without one) or of the true answer in one of its spellings (kind "locality").
+CREATE OR REPLACE MACRO begins_with_one_of(given, names) AS
+    list_bool_or(list_transform(names, lambda name: starts_with(words(given), words(name))));
+CREATE OR REPLACE VIEW known_facts AS
+SELECT r.cell_id, a.draw, a.case_id, a.subject, a.kind, a.probe_index,
+    begins_with_one_of(f.said, CASE a.kind WHEN 'edit' THEN [a.rival] ELSE list_prepend(a.answer, coalesce(a.accepted, [])) END) AS known
+FROM unedited r
+JOIN answers a ON a.cell_id = r.unedited_id AND a.context = 'bare' AND (a.kind = 'locality' OR (a.kind = 'edit' AND a.rival <> ''))
+JOIN free_answers f ON (f.cell_id, f.draw, f.case_id, f.kind, f.probe_index, f.context)
+    = (a.cell_id, a.draw, a.case_id, a.kind, a.probe_index, a.context);
+
+-- How many of the old answers of a cell's edits the unedited model gives.
+CREATE OR REPLACE VIEW known_old_facts AS
+SELECT cell_id, count(*) AS n_facts, count(*) FILTER (known) AS n_known, favg(known::INTEGER) AS share
+FROM known_facts WHERE kind = 'edit' GROUP BY ALL;
+
+-- Metrics over known facts alone, with the statistics of `metrics`: "locality_known" over the locality probes whose true answer the unedited model
+-- gives; "reliability_known", "generality_known" and "portability_known" over the edits whose old answer it gives.
+CREATE OR REPLACE VIEW known_metrics AS
+WITH items AS (
+    SELECT m.* EXCLUDE (metric), metric || '_known' AS metric
+    FROM metric_scores m SEMI JOIN (FROM known_facts WHERE known AND kind = 'locality') USING (cell_id, draw, case_id, kind, probe_index)
+    WHERE metric = 'locality'
+    UNION ALL BY NAME
+    SELECT m.* EXCLUDE (metric), metric || '_known' AS metric
+    FROM metric_scores m SEMI JOIN (FROM known_facts WHERE known AND kind = 'edit') USING (cell_id, draw, case_id)
+    WHERE metric IN ('reliability', 'generality', 'portability')
+),
+averages AS (
+    SELECT cell_id, readout, metric, CASE WHEN count(score) = count(*) THEN favg(score) END AS value, count(*) AS n_items,
+        count(DISTINCT subject) AS n_subjects
+    FROM items GROUP BY ALL
+),
+pulled AS (
+    SELECT cell_id, readout, metric, subject, fsum(score - value) / any_value(n_items) AS pull
+    FROM items JOIN averages USING (cell_id, readout, metric) GROUP BY ALL
+),
+spread AS (
+    SELECT cell_id, readout, metric, CASE WHEN count(*) > 1 THEN sqrt(fsum(pull * pull)) END AS standard_error FROM pulled GROUP BY ALL
+)
+SELECT cell_id, readout, metric, value, CASE WHEN value IS NOT NULL THEN standard_error END AS standard_error,
+    interval_low(value, standard_error, n_subjects) AS low, interval_high(value, standard_error, n_subjects) AS high, n_items, n_subjects
+FROM averages JOIN spread USING (cell_id, readout, metric);
+
 -- Seconds and bytes of each cell, and the share of each kind of work.
 CREATE OR REPLACE VIEW costs AS
 SELECT cell_id, prepare_s, edit_s, ask_s, fsum(stage_s) FILTER (starts_with(stage, 'ability')) AS ability_s,

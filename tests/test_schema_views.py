@@ -253,3 +253,44 @@ def test_what_a_judge_says_stands_beside_the_deterministic_score(store: Store) -
     put(store, CELL, answers=said, judged=[*judged, Judgement("other", 0, "c", "edit", 0, "bare", False, "No")])
     rows = store.query("SELECT judge, metric, context, judged, wild, n_items, n_judged FROM judged ORDER BY judge")
     assert rows == [("gpt", "reliability", "bare", 1, pytest.approx(1 / 3), 3, 2), ("other", "reliability", "bare", 0, 0, 1, 1)]
+
+
+def test_known_facts_are_those_that_the_unedited_models_free_answer_begins_with(store: Store) -> None:
+    before = [
+        answer("a", "Ann", "edit", "Rome, the city on the Tiber", answer="Oslo", rival="Rome"),  # known: the old answer comes first
+        answer("b", "Bob", "edit", "Romeo", answer="Oslo", rival="Rome"),  # part of another word
+        answer("c", "Cid", "edit", "the capital Rome", answer="Oslo", rival="Rome"),  # later in the answer
+        answer("d", "Dan", "edit", "Oslo", answer="Oslo"),  # no old answer: it does not count
+        answer("a", "Ann", "locality", "The Euro. It", answer="euro"),  # known
+        answer("a", "Ann", "locality", "US dollars", index=1, answer="dollar", accepted=("US dollar",)),  # another word
+        answer("b", "Bob", "locality", "US dollar bills", answer="dollar", accepted=("US dollar",)),  # known by another spelling
+        answer("c", "Cid", "locality", "", answer="yen"),
+    ]
+    after = [replace(one, wild_text={"Ann": one.wild_text, "Bob": "Peru"}.get(one.subject, "Oslo")) for one in before]
+    put(store, NONE, answers=before)
+    put(store, CELL, answers=after)
+    sql = "SELECT case_id, kind, probe_index FROM known_facts WHERE known AND cell_id = ? ORDER BY ALL"
+    expected = [("a", "edit", 0), ("a", "locality", 0), ("b", "locality", 0)]
+    for cell in (NONE, CELL):
+        assert store.query(sql, [cell.id]) == expected
+        assert store.query("SELECT n_facts, n_known, share FROM known_old_facts WHERE cell_id = ?", [cell.id]) == [(3, 1, pytest.approx(1 / 3))]
+    found = {
+        str(name): row
+        for name, *row in store.query(
+            "SELECT metric, value, standard_error, low, high, n_items, n_subjects FROM known_metrics WHERE readout = 'wild' AND cell_id = ?",
+            [CELL.id],
+        )
+    }
+    # Ann's known locality stays and Bob's does not: mean 1/2, deviations 1/2 and -1/2; Ann alone has a known old answer, and still gives it
+    error = math.sqrt(1 / 2) / 2
+    assert found["locality_known"] == [0.5, pytest.approx(error), *map(pytest.approx, interval(0.5, error, 2)), 2, 2]
+    assert found["reliability_known"] == [0, None, 0, 1, 1, 1] and set(found) == {"locality_known", "reliability_known"}
+
+
+def test_portability_over_known_old_facts_counts_the_questions_of_those_edits(store: Store) -> None:
+    edits = [answer(case, name, "edit", said, rival="Rome") for case, name, said in (("a", "Ann", "Rome"), ("b", "Bob", "Lima"))]
+    asked = [answer(case, name, "portability", "Paris") for case, name in (("a", "Ann"), ("b", "Bob"))]
+    put(store, NONE, answers=[*edits, *asked], answers_given=[replace(one, context="given") for one in asked])
+    put(store, CELL, answers=[*edits, asked[0], replace(asked[1], wild_text="Lima")])
+    sql = "SELECT value, n_items FROM known_metrics WHERE metric = 'portability_known' AND readout = 'wild' AND cell_id = ?"
+    assert store.query(sql, [CELL.id]) == [(1, 1)] and metrics(store)["portability, wild"][::2] == (0.5, 2)
