@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from baselines._course import Batches, Training
 from baselines._meta import Schedule, Split, fit
+from lks import hub
 from lks.checkpoint import Checkpoint
 from lks.editor import Progress
 from lks.edits import Edit
@@ -85,12 +86,14 @@ def from_hub(lm: LM, name: str) -> Counterfactual:
     Raises:
         UserError: it cannot be fetched, or its vocabulary has another size.
     """
+    no_hub = hub.why_not_for(name)
     try:
         from transformers import AutoModelForCausalLM
 
         model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"Counterfactual model {name!r} cannot be loaded: {str(error).splitlines()[0]} Leave it empty for a fresh one.") from error
+        first = " ".join(filter(None, (str(error).splitlines()[0], no_hub)))
+        raise UserError(f"Counterfactual model {name!r} cannot be loaded: {first} Leave it empty for a fresh one.") from error
     own, wanted = int(model.config.vocab_size), int(lm.vocabulary_projection.weight.shape[0])
     if own != wanted:
         raise UserError(f"Counterfactual model {name!r} has {own} pieces, {lm.name or 'the model'} has {wanted}. Name one with the same tokenizer.")

@@ -11,11 +11,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from baselines._corpus import texts
+from baselines._corpus import SHIPPED, NoHubError, texts
 from lks.cache import Making, known, made, making
 from lks.checkpoint import Checkpoint
 from lks.editor import Progress, silent
@@ -24,6 +25,8 @@ from lks.lm import LM
 from lks.prefill import removed
 from lks.prefix import batches, lower
 
+STATISTICS = "statistics"
+"""Name of the note that says which text second moments are of (`Editor.notes`)."""
 FLOOR = 1e-10
 """Eigenvalues below this share of the largest are rounding; they are raised to it where C is inverted."""
 
@@ -52,10 +55,12 @@ class Moments:
     Attributes:
         blocks: block -> its moment.
         seconds: what computing them cost, whenever that was.
+        text: which text they are of, for people.
     """
 
     blocks: dict[int, Moment]
     seconds: float
+    text: str
 
 
 def second_moments(lm: LM, blocks: Sequence[int], corpus: str, n_tokens: int, progress: Progress = silent) -> Moments:
@@ -72,12 +77,12 @@ def second_moments(lm: LM, blocks: Sequence[int], corpus: str, n_tokens: int, pr
         progress: called with the fraction done.
 
     Raises:
-        UserError: the corpus is unknown or has no text, or the model is of a kind that locate-then-edit methods cannot edit.
+        UserError: the corpus is unknown, no text or has none, or the model is of a kind that locate-then-edit methods cannot edit.
     """
     if lm.architecture.output_norms:
         why = "passes the MLPs' outputs through a norm, so that a change of their weights does not add up with the state that was aimed at"
         raise UserError(f"{lm.name or 'The model'} {why}. Locate-then-edit methods cannot edit it; others can, for example lks, ft or grace.")
-    rows = _rows(lm, corpus, n_tokens)
+    rows, text = _rows(lm, corpus, n_tokens)
     depends = {"model": lm.identity, "corpus": hashlib.sha256(str(rows).encode()).hexdigest()[:16]}
     found = {block: known("moments", depends | {"block": block}) for block in blocks}
     if not all(found.values()):
@@ -97,10 +102,23 @@ def second_moments(lm: LM, blocks: Sequence[int], corpus: str, n_tokens: int, pr
     progress(1.0)
     there = {block: one for block, one in found.items() if one}
     moments = {block: Moment(one.tensors["vectors"].to(lm.device), one.tensors["values"].to(lm.device)) for block, one in there.items()}
-    return Moments(moments, sum(one.seconds for one in there.values()))
+    return Moments(moments, sum(one.seconds for one in there.values()), text)
 
 
-def _rows(lm: LM, corpus: str, n_tokens: int) -> list[list[int]]:
+def _rows(lm: LM, corpus: str, n_tokens: int) -> tuple[list[list[int]], str]:
+    """Token ids of a corpus, and which text that is in the end: where WikiText cannot be had it is the one that is shipped."""
+    instead = ""
+    try:
+        rows = _tokens(lm, corpus, n_tokens)
+    except NoHubError as error:
+        rows, instead = _tokens(lm, SHIPPED, n_tokens), f", in place of WikiText ({str(error).rstrip('.')})"
+    count = sum(map(len, rows))
+    name = "plain text that comes with lks-grid" if instead or corpus == SHIPPED else Path(corpus).name
+    fewer = f" ({n_tokens:,} were asked for)" if count < n_tokens else ""
+    return rows, f"{name}, {count:,} tokens{fewer}{instead}"
+
+
+def _tokens(lm: LM, corpus: str, n_tokens: int) -> list[list[int]]:
     """Token ids of the corpus's first `n_tokens` tokens; long texts are cut into pieces of at most 512."""
     rows: list[list[int]] = []
     count = 0

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from lks import hub
 from lks.errors import UserError
 from lks.memory import fewer
 
@@ -87,10 +88,11 @@ class Dense:
             raise UserError(
                 "The dense retriever needs sentence-transformers, which is not installed: pip install sentence-transformers, or set retriever=tfidf."
             ) from None
+        no_hub = hub.why_not_for(encoder)
         try:
             self._model = SentenceTransformer(encoder, trust_remote_code=False, model_kwargs={"use_safetensors": True})
         except (OSError, ValueError) as error:
-            raise UserError(f"Sentence encoder {encoder!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+            raise UserError(f"Sentence encoder {encoder!r} cannot be loaded: {str(error).splitlines()[0]} {no_hub}".rstrip()) from error
 
     def fit(self, texts: Sequence[str]) -> None:
         """Embed the texts."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from baselines._course import Batches, Training
 from baselines._meta import Schedule, Split, fit
+from lks import hub
 from lks.checkpoint import Checkpoint
 from lks.editor import Progress
 from lks.edits import Edit
@@ -112,11 +113,12 @@ class HubEncoder(nn.Module):
         super().__init__()
         from transformers import AutoModel, AutoTokenizer  # here: the default needs no download
 
+        no_hub = hub.why_not_for(name)
         try:
             self.model = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
             self.tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            first = str(error).splitlines()[0]
+            first = " ".join(filter(None, (str(error).splitlines()[0], no_hub)))
             raise UserError(f"Encoder {name!r} cannot be loaded: {first} Leave `encoder` empty for the embedded one.") from error
 
     def measure(self, lm: LM, prompts: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from baselines._locate import Subjects
-from baselines._moments import Moments, second_moments
+from baselines._moments import STATISTICS, Moments, second_moments
 from baselines._subjects import behind, prefixes
 from baselines._updates import Updates
 from baselines._values import ValueParams, optimise
@@ -64,6 +64,7 @@ class Spreading(Editor[ParamsT]):
         p = self.params
         self._texts = prefixes(lm, [10] * p.contexts)
         self._moments = second_moments(lm, p.blocks, p.corpus, p.corpus_tokens, progress)
+        self.notes = {STATISTICS: self._moments.text}
         return self._moments.seconds
 
     @abstractmethod

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from baselines._locate import Subjects
-from baselines._moments import Moment, second_moments
+from baselines._moments import STATISTICS, Moment, second_moments
 from baselines._subjects import behind, prefixes
 from baselines._updates import Updates
 from baselines._values import ValueParams, optimise
@@ -85,6 +85,7 @@ class ROME(Editor[ROMEParams]):
             return 0.0
         moments = second_moments(lm, [p.block], p.corpus, p.corpus_tokens, progress)
         self._moment = moments.blocks[p.block]
+        self.notes = {STATISTICS: moments.text}
         return moments.seconds
 
     def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:

@@ -48,6 +48,7 @@ def cell(
     gates: bool = False,
     ability: list[str] | None = None,
     documents: Number = 0,
+    overhead: bool = False,
     retry_failed: bool = False,
     results: Path | None = None,
     cell_id: CellId = "",
@@ -71,6 +72,7 @@ def cell(
         gates: Whether gated methods are asked which prompts they act on.
         ability: Names of lm-eval tasks that the edited model is tested on.
         documents: Of each task; 0 means all.
+        overhead: Whether it is measured how much longer a prefill takes with the edits in force.
         retry_failed: Whether stages that failed for good are measured again.
         results: Folder of all results, the same for all machines unless there is a share. Default: `LKS_RESULTS`, else `results`.
         cell_id: Identity that the cell is expected to have. A worker with another version, other data or another model has another, and refuses.
@@ -83,7 +85,7 @@ def cell(
         UserError: an unknown name, missing data, or another identity than expected.
     """
     asked: dict[str, str | int | float | bool] = {"method": method, **(variant or {})}
-    how = {"contexts": contexts or [], "fluency": fluency, "gates": gates, "ability": ability or [], "documents": documents}
+    how = {"contexts": contexts or [], "fluency": fluency, "gates": gates, "ability": ability or [], "documents": documents, "overhead": overhead}
     where = {"models": [model], "datasets": [dataset], "seeds": [seed], "draws": {n_edits: draws}, "records": records}
     coordinates = Grid.model_validate({"name": "cell", "methods": [asked], "n_edits": [n_edits], "split": split, "measure": measure, **where, **how})
     if method == EVERY:

@@ -78,4 +78,10 @@ def _likeness(cell: Cell) -> list[tuple[object, ...]]:
 
 def seconds(outcome: Outcome) -> float:
     """What a cell took in all."""
-    return outcome.costs.prepare_s + outcome.costs.edit_s + outcome.costs.ask_s + sum(outcome.costs.stage_s.values())
+    return sum(seconds_by_part(outcome).values())
+
+
+def seconds_by_part(outcome: Outcome) -> dict[str, float]:
+    """What a cell took, part by part: preparing, editing, asking, and each further stage."""
+    costs = outcome.costs
+    return {PREPARING: costs.prepare_s, "edit": costs.edit_s, "ask": costs.ask_s, **costs.stage_s}

@@ -143,6 +143,6 @@ def parameters_of(cell: Cell, extras: Extras, results: Path, share: str = "") ->
     """Parameters of flow `lks-cell` for a cell."""
     names = ("model", "dataset", "method", "n_edits", "seed", "draws", "records", "split", "measure")
     further = {"contexts": list(extras.contexts), "fluency": extras.fluency, "gates": extras.gates}
-    tasks = {"ability": list(extras.ability), "documents": extras.documents, "retry_failed": extras.retry_failed}
+    tasks = {"ability": list(extras.ability), "documents": extras.documents, "overhead": extras.overhead, "retry_failed": extras.retry_failed}
     coordinates = {name: getattr(cell, name) for name in names}
     return {**coordinates, "variant": dict(cell.variant), **further, **tasks, "results": str(results), "cell_id": cell.id, "share": share}

@@ -42,6 +42,7 @@ def status(
         str | None, typer.Option("--grid", help="A name of [bold]lks list grids[/]. Default: $LKS_GRID or micro.", metavar="NAME")
     ] = None,
     results: Annotated[Path | None, typer.Option("--results", help="Folder of all results. Default: that of lks up, else results.")] = None,
+    cells: Annotated[bool, typer.Option("--cells", help="Each stored cell, and where its seconds went.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Go on showing it until Ctrl-C, or until nothing of the grid is missing.")] = False,
 ) -> None:
     """Show what is stored, what failed and where to look, what a grid still lacks, and what runs now.
@@ -49,6 +50,8 @@ def status(
     [bold]Examples[/]
 
       lks status --grid mini
+
+      lks status --cells
 
       lks status --watch
     """
@@ -58,11 +61,11 @@ def status(
     name, folder = grid or Settings().grid, folder_in_use(results)
     console = Console(soft_wrap=not watch, highlight=False)
     if not watch:
-        console.print(_page(name, folder)[0])
+        console.print(_page(name, folder, cells)[0])
         return
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
         while True:
-            shown, missing = _page(name, folder)
+            shown, missing = _page(name, folder, cells)
             live.update(shown, refresh=True)
             if not missing:
                 return
@@ -79,14 +82,14 @@ def folder_in_use(results: Path | None) -> Path:
     return folder_of(results)
 
 
-def _page(grid: str, folder: Path) -> tuple[RenderableType, int]:
+def _page(grid: str, folder: Path, cells: bool = False) -> tuple[RenderableType, int]:
     """All that is shown, and how many cells are missing."""
     from flows.planning import existing
 
     runs, lines = _runs()
     lines = [*_machine(), *lines]
     store = existing(folder)
-    stored = [Text(f"No results in {folder} yet. Run: lks grid")] if store is None else _stored(folder, store.outcomes())
+    stored = [Text(f"No results in {folder} yet. Run: lks grid")] if store is None else _stored(folder, store.outcomes(), cells)
     left, missing = _left(grid, store, sum(run.is_cell and run.state == "Running" for run in runs))
     return Group(*lines, *stored, left, *_now(runs)), missing
 
@@ -158,14 +161,17 @@ def _now(runs: list[Run]) -> list[Text]:
     return lines
 
 
-def _stored(folder: Path, outcomes: "list[Outcome]") -> list[Text]:
-    """Cells by status, and failures with reasons."""
-    from flows.clock import seconds
+def _stored(folder: Path, outcomes: "list[Outcome]", cells: bool = False) -> list[Text]:
+    """Cells by status, and failures with reasons; on request what each cell spent its time on."""
+    from flows.clock import seconds, seconds_by_part
     from flows.planning import tally
     from flows.progress import duration
 
     counts = ", ".join(f"{number} {state}" for state, number in tally(outcomes).items()) or "nothing"
     lines = [Text(f"{folder}: {counts}; {duration(sum(map(seconds, outcomes)))} of work")]
+    for outcome in outcomes if cells else ():
+        parts = ", ".join(f"{part} {spent:.1f} s" for part, spent in seconds_by_part(outcome).items() if spent >= 0.05)
+        lines.append(Text(f"  {outcome.cell.label}: {duration(seconds(outcome))}" + (f" ({parts})" if parts else "")))
     for outcome in outcomes:
         failed = {"": f"{outcome.status}: {outcome.reason}"} if outcome.status != "ok" else outcome.failed
         for stage, why in failed.items():

@@ -26,6 +26,7 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from lm_eval.tasks import TaskManager
 from rapidfuzz import fuzz, process
 
+from lks import hub
 from lks.errors import DataError, UserError, unknown
 from lks.exercises import TASKS, ability_items
 from lks.exercises import Task as Made
@@ -156,6 +157,8 @@ def _load(manager: Any, name: str) -> dict[str, Any]:
         documents, hint = _documents(LOCAL[name])
         if documents:
             spec = {**manager.task_index[name].cfg, **LOCAL[name].changes, "custom_dataset": _source(documents)}
+    if isinstance(spec, str) and (no_hub := hub.why_not()):
+        hint = f"{no_hub} {hint}"
     try:
         return dict(manager.load(spec)["tasks"])
     except ImportError as error:

@@ -12,7 +12,7 @@ from typing import cast
 
 from lks import bad_records
 from lks.ability import Battery
-from lks.cost import Meter, measured, overheads
+from lks.cost import Meter, measured
 from lks.datasets import load as load_dataset
 from lks.draws import draws, held_out, unedited
 from lks.editing import Made, edited, finished, is_watched
@@ -173,19 +173,17 @@ class _Work:
         seconds, ask_s, nbytes = 0.0, 0.0, 0
         answers: list[Answer] = []
         immediate: list[Answer] = []
-        overhead: dict[int, float] = {}
         for number in range(len(self._sets)):
             made = self._made(number)
             immediate += made.immediate
             asking, rows = self._thrift.run(ANSWERS, partial(self._ask, number, made))
             answers += rows
-            overhead = overhead or self._thrift.run("overhead", partial(self._overheads, number, made))
             seconds, ask_s, nbytes = seconds + made.seconds, ask_s + made.asked_s + asking.seconds, nbytes + made.patch.nbytes
             peak = max(peak, made.peak_bytes, asking.peak_bytes)
         bad = sum(1 for a in answers if a.answer_logprob != a.answer_logprob)
         if bad:
             raise FloatingPointError(f"{bad} of {len(answers)} probes have no finite likelihood after editing")
-        self.ledger.costs = Costs(prepare_s, seconds, ask_s, peak, nbytes // len(self._sets), overhead=overhead)
+        self.ledger.costs = Costs(prepare_s, seconds, ask_s, peak, nbytes // len(self._sets))
         self.ledger.write(ANSWERS, answers)
         if immediate:
             self.ledger.write(IMMEDIATE, immediate)
@@ -201,16 +199,16 @@ class _Work:
         """Prepare the method; what it cost, whenever that was, in seconds, and its peak memory now."""
         with measured() as meter:
             told = self._editor.prepare(self._lm, held_out(self._known, self._cell), lambda done: self._report("prepare", done))
+        self.ledger.notes.update(self._editor.notes)
         return max(told, meter.seconds), meter.peak_bytes
 
     def _ask(self, number: int, made: Made) -> tuple[Meter, list[Answer]]:
         """A draw's answers and what they cost."""
+        progress = self._progress(ANSWERS, number)
+        progress(0.0)
         with measured() as meter:
-            rows = bare_answers(self._edited(number, made), self._progress(ANSWERS, number))
+            rows = bare_answers(self._edited(number, made), progress)
         return meter, rows
-
-    def _overheads(self, number: int, made: Made) -> dict[int, float]:
-        return overheads(self._lm, made.patch, [probe.prompt for case in self._sets[number] for probe in case.probes])
 
     def _what_it_knows(self) -> None:
         """Of the unedited model: whether it answers portability questions with the edited fact in front."""
@@ -230,6 +228,7 @@ class _Work:
     def take(self, stage: str) -> None:
         """A further stage; its failure is its own."""
         rows: list[object] = []
+        self._report(stage, 0.0)
         with measured() as taking, failures() as found:
             for number in range(len(self._sets)):
                 rows += self._thrift.run(stage, partial(self._measure, stage, number))

@@ -1,18 +1,21 @@
-"""What a piece of work costs: seconds and peak memory."""
+"""What a piece of work costs: seconds and peak memory; and what a patch costs whoever runs the edited model."""
 
 import contextlib
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from lks.editor import Progress, silent
 from lks.generation import positions
 from lks.lm import LM
 from lks.patch import Patch
+from lks.rows import Timing
 
 
 @dataclass(slots=True)
@@ -64,42 +67,72 @@ def peak_bytes() -> int:
 
 BATCHES = (1, 32)
 """Batch sizes at which overhead is measured."""
-ROUNDS, PASSES = 5, 4
+SECONDS = 20.0
+"""So long measuring it may take, whatever the model. A prefill that needs more than a share of it is not measured."""
+FEWEST, MOST = 4, 30
+"""Pairs of prefills of one batch size: fewer say nothing, more are not needed."""
+_BETWEEN = 8
+"""A batch size that is tried once before the largest, to know how long that takes."""
 
 
 @torch.no_grad()
-def overheads(lm: LM, patch: Patch, prompts: Sequence[str]) -> dict[int, float]:
-    """How much longer a prefill takes with a patch in force than without, in percent, by batch size.
+def overheads(lm: LM, patch: Patch, prompts: Sequence[str], draw: int = 0, seconds: float = SECONDS, progress: Progress = silent) -> list[Timing]:
+    """Time prefills without and with a patch in force, in pairs that take turns in being first.
 
-    Rounds with and without the patch alternate, and the fastest passes are compared, as what else the machine does only slows them. A small
-    model on a busy machine gives a rough number all the same: `benchmarks/inference_overhead.py` measures with care.
+    How many pairs there are depends on how long they take. A batch size of which fewer than `FEWEST` pairs fit into the time has none: that is
+    known from smaller ones before it is begun. `benchmarks/inference_overhead.py` measures with more care.
 
     Args:
         lm: the unedited model; the same on return.
         patch: whose overhead.
         prompts: asked in turn; repeated where they are too few.
+        draw: stored with each pair.
+        seconds: for all of it; one prefill alone may take longer.
+        progress: called with the fraction done.
     """
     rows = [encoded.ids for encoded in lm.encode(prompts[: max(BATCHES)], [""] * min(len(prompts), max(BATCHES)))]
-    found: dict[int, float] = {}
-    for size in BATCHES:
+    began = time.monotonic()
+    found: list[Timing] = []
+    longest, before = 0.0, 1
+    for size, share, most in ((BATCHES[0], 0.25, MOST), (_BETWEEN, 1.0, 0), (BATCHES[1], 1.0, MOST)):
+        until = began + share * seconds
+        if time.monotonic() + (1 + FEWEST if most else 1) * longest * size / before > until:
+            break
         ids, mask = lm.pad([rows[i % len(rows)] for i in range(size)], side="left")
-        plain, patched = list[float](), list[float]()
-        for _ in range(ROUNDS):
-            plain += _timed(lm, ids, mask)
-            with patch.applied(lm):
-                patched += _timed(lm, ids, mask)
-        found[size] = 100 * (min(patched) / min(plain) - 1)
+        pairs, longest = _pairs(lm, patch, partial(_prefill, lm, ids, mask), (until, most), lambda: progress((time.monotonic() - began) / seconds))
+        before = size
+        found += [Timing(draw, size, number, *pair) for number, pair in enumerate(pairs)] if len(pairs) >= FEWEST else []
+    progress(1.0)
     return found
 
 
-def _timed(lm: LM, ids: torch.Tensor, mask: torch.Tensor) -> list[float]:
-    """Seconds of some prefills; the first, which warms up, is not among them."""
-    taken = []
-    for _ in range(PASSES):
-        start = _now()
-        lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
-        taken.append(_now() - start)
-    return taken[1:]
+def _pairs(
+    lm: LM, patch: Patch, prefill: Callable[[], float], limits: tuple[float, int], tell: Callable[[], None]
+) -> tuple[list[tuple[float, float]], float]:
+    """Time pairs until a time, up to so many, after one that warms up.
+
+    Returns:
+        Seconds without and with the patch of each pair but the first; and what the longest pair took with all about it.
+    """
+    until, most = limits
+    pairs: list[tuple[float, float]] = []
+    longest = 0.0
+    while len(pairs) <= most and (not pairs or time.monotonic() + longest < until):
+        start = time.monotonic()
+        plain = prefill() if len(pairs) % 2 else None
+        with patch.applied(lm):
+            patched = prefill()
+        pairs.append((prefill() if plain is None else plain, patched))
+        longest = max(longest, time.monotonic() - start) if len(pairs) > 2 else time.monotonic() - start
+        tell()
+    return pairs[1:], longest
+
+
+def _prefill(lm: LM, ids: torch.Tensor, mask: torch.Tensor) -> float:
+    """Seconds of one prefill."""
+    start = _now()
+    lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
+    return _now() - start
 
 
 def _now() -> float:

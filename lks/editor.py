@@ -4,6 +4,7 @@ import dataclasses
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -53,6 +54,7 @@ class Editor(ABC, Generic[ParamsT]):
         params_type: the frozen dataclass of its parameters.
         presets: model name -> parameters for T edits. "default" serves every model without an entry of its own.
         trains: whether `prepare` has to be given edits to train on.
+        notes: what `prepare` has to say for the provenance of results, name -> text.
     """
 
     title: ClassVar[str]
@@ -62,6 +64,7 @@ class Editor(ABC, Generic[ParamsT]):
     params_type: ClassVar[type]
     presets: ClassVar[Mapping[str, Callable[[int, str], object]]]
     trains: ClassVar[bool] = False
+    notes: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, params: ParamsT) -> None:
         self.params = params

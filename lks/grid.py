@@ -15,6 +15,7 @@ from lks.outcome import (
     GENERATIONS,
     IMMEDIATE,
     JUDGED,
+    OVERHEAD,
     PASSAGES,
     PROTOCOL,
     STUDY,
@@ -37,6 +38,7 @@ __all__ = [
     "GENERATIONS",
     "IMMEDIATE",
     "JUDGED",
+    "OVERHEAD",
     "PASSAGES",
     "PROTOCOL",
     "STUDY",
@@ -77,7 +79,7 @@ class Grid(BaseModel):
         split: "development" edits cases that no grid of the same seed and records evaluates, as long as its draws leave the last third alone.
         measure: "scope" stores what the methods' edit scope indicators decide instead of answers; there is no unedited model then.
             "study": methods are names of studies (`lks.study`), n_edits the number of entities; there is no unedited model either.
-        contexts, fluency, gates, ability, documents: what is measured beside the answers (`Extras`).
+        contexts, fluency, gates, ability, documents, overhead: what is measured beside the answers (`Extras`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -99,11 +101,12 @@ class Grid(BaseModel):
     gates: bool = False
     ability: list[str] = []
     documents: Annotated[int, Field(ge=0)] = 0
+    overhead: bool = False
 
     @property
     def extras(self) -> Extras:
         """What its cells are measured on beside the answers."""
-        return Extras(tuple(self.contexts), self.fluency, self.gates, tuple(self.ability), self.documents)
+        return Extras(tuple(self.contexts), self.fluency, self.gates, tuple(self.ability), self.documents, overhead=self.overhead)
 
     def entries(self, every: Iterable[str] = ()) -> list[tuple[str, Overrides]]:
         """Methods with their overrides as text; where answers are stored the unedited model first, whether it is listed or not.

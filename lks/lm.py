@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
+from lks import hub
 from lks.architectures import Architecture, architecture_of
 from lks.errors import UserError, unknown
 from lks.joining import head, joined, separator
@@ -94,6 +95,7 @@ class LM:
         from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast  # takes seconds: not for those who load no model
 
         folder, revision = locate(name)
+        no_hub = hub.why_not_for(folder)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         pinned = None if Path(folder).is_dir() else (revision or None)
@@ -101,7 +103,7 @@ class LM:
             model = AutoModelForCausalLM.from_pretrained(folder, revision=pinned, dtype=dtype, use_safetensors=True, trust_remote_code=False)
             tokenizer = AutoTokenizer.from_pretrained(folder, revision=pinned, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            raise UserError(f"Model {name!r} cannot be loaded from {folder}: {str(error).splitlines()[0]}") from error
+            raise UserError(f"Model {name!r} cannot be loaded from {folder}: {str(error).splitlines()[0]} {no_hub}".rstrip()) from error
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise UserError(f"Model {name!r} has no fast tokenizer; character offsets, which the protocol needs, exist only there.")
         return cls(cast("PreTrainedModel", cast(nn.Module, model).to(device)), tokenizer, name, revision or weights_hash(Path(folder)))
@@ -272,8 +274,18 @@ def check_name(name: str) -> None:
 
 
 def weights_hash(folder: Path) -> str:
-    """Hash of all weight files in a folder (first 16 hex digits of SHA-256)."""
+    """Hash of all weight files in a folder (first 16 hex digits of SHA-256).
+
+    Files are read in pieces, and in one process a second time only where their size or time of change is another.
+    """
+    files = sorted(folder.resolve().glob("*.safetensors"))
+    return _hash_of(tuple((file, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=64)
+def _hash_of(files: tuple[tuple[Path, int, int], ...]) -> str:
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        digest.update(file.read_bytes())
+    for path, _, _ in files:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()[:16]

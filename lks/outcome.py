@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -104,7 +103,6 @@ class Costs:
         peak_bytes: peak memory: allocated on the GPU, else resident set of the process.
         patch_bytes: tensors of the patch of one draw (mean).
         stage_s: seconds of each further stage ("answers-qa", "generations", "ability-made").
-        overhead: batch size -> how much longer a prefill takes with the patch in force, in percent (`lks.cost.overheads`).
     """
 
     prepare_s: float = 0.0
@@ -113,7 +111,6 @@ class Costs:
     peak_bytes: int = 0
     patch_bytes: int = 0
     stage_s: dict[str, float] = field(default_factory=dict)
-    overhead: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that these are costs: files may say anything, and estimates of time add them up.
@@ -128,17 +125,15 @@ class Costs:
         for name, size in (("peak_bytes", self.peak_bytes), ("patch_bytes", self.patch_bytes)):
             if not 0 <= size < _BEYOND_BYTES:
                 raise ValueError(f"{name} is no number of bytes")
-        if not all(map(math.isfinite, self.overhead.values())):
-            raise ValueError("overhead is not a number of percent")
 
 
-ANSWERS, IMMEDIATE, PASSAGES, GENERATIONS, DECISIONS, ABILITY, JUDGED, STUDY = (
+ANSWERS, IMMEDIATE, PASSAGES, GENERATIONS, DECISIONS, ABILITY, OVERHEAD, JUDGED, STUDY = (
     *("answers", "immediate", "passages", "generations"),
-    *("decisions", "ability", "judged", "study"),
+    *("decisions", "ability", "overhead", "judged", "study"),
 )
 """Stages of a cell, and the first part of their shards' names: what the edited model says to all probes; what a sequential method's says right
-after each edit; how likely plain texts are; free texts; what gates decide; tests of abilities; what an LLM judge says of the
-answers; what a study finds."""
+after each edit; how likely plain texts are; free texts; what gates decide; tests of abilities; how long prefills take without and
+with the edits; what an LLM judge says of the answers; what a study finds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +148,7 @@ class Extras:
         ability: names of lm-eval tasks.
         documents: of each task; 0 means all.
         retry_failed: whether stages that failed for good (out of memory, collapsed, diverged) are measured again.
+        overhead: whether it is measured how much longer a prefill takes with the edits in force; a matter of seconds.
     """
 
     contexts: tuple[Context, ...] = ()
@@ -161,6 +157,7 @@ class Extras:
     ability: tuple[str, ...] = ()
     documents: int = 0
     retry_failed: bool = False
+    overhead: bool = False
 
     def stages(self, measure: "Measure" = "answers") -> tuple[str, ...]:
         """Stages that a finished cell has."""
@@ -173,7 +170,8 @@ class Extras:
         decisions = (DECISIONS,) if self.gates else ()
         limit = f"-{self.documents}" if self.documents else ""
         tasks = (f"{ABILITY}-{'+'.join(sorted(self.ability))}{limit}",) if self.ability else ()
-        return (ANSWERS, PASSAGES, *contexts, *texts, *decisions, *tasks)
+        overhead = (OVERHEAD,) if self.overhead else ()
+        return (ANSWERS, PASSAGES, *contexts, *texts, *decisions, *tasks, *overhead)
 
 
 @dataclass(frozen=True, slots=True)

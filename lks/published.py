@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lks.cache
+from lks import hub
 from lks.errors import DataError
 from lks.intake import parse_json
 
@@ -90,6 +91,8 @@ def download(published: Published, file: Path) -> None:
         DataError: no connection, or the content is not the published one.
     """
     mend = f"Fetch it by hand, save it as <folder>/{published.file} and set LKS_DATA=<folder>."
+    if not hub.is_reachable(published.url):
+        raise DataError(f"{published.url} cannot be downloaded: its server does not answer. {mend}")
     try:
         with urllib.request.urlopen(published.url, timeout=TIMEOUT_S) as answer:
             content: bytes = answer.read()

@@ -70,3 +70,24 @@ class Passage:
 
 
 PASSAGES = columns(Passage, "lks-passages", 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """A prefill without and with the edits in force, one right after the other (`lks.cost.overheads`).
+
+    Attributes:
+        draw: which of the cell's edit sets was in force.
+        batch: number of prompts in the prefill.
+        pair: number of the pair among those of its batch size.
+        plain_s, patched_s: seconds without and with the edits.
+    """
+
+    draw: int
+    batch: int
+    pair: int
+    plain_s: float
+    patched_s: float
+
+
+TIMINGS = columns(Timing, "lks-timings", 1)

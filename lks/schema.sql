@@ -29,7 +29,7 @@ CREATE OR REPLACE TABLE decisions (
     fired BOOLEAN, subjects_found VARCHAR[], subject_expected VARCHAR
 );
 
--- How likely plain texts are, free texts, tests of abilities document by document, what an LLM judge says.
+-- How likely plain texts are, free texts, tests of abilities document by document, prefills without and with the edits, what an LLM judge says.
 CREATE OR REPLACE TABLE passages (cell_id VARCHAR, draw INTEGER, passage INTEGER, n_tokens INTEGER, logprob DOUBLE);
 CREATE OR REPLACE TABLE generations (
     cell_id VARCHAR, draw INTEGER, prompt_set VARCHAR, number INTEGER, subject VARCHAR, prompt VARCHAR, text VARCHAR, tokens INTEGER
@@ -37,6 +37,7 @@ CREATE OR REPLACE TABLE generations (
 CREATE OR REPLACE TABLE ability (
     cell_id VARCHAR, draw INTEGER, task VARCHAR, metric VARCHAR, doc_id INTEGER, score DOUBLE, target VARCHAR, response VARCHAR, requests VARCHAR
 );
+CREATE OR REPLACE TABLE timings (cell_id VARCHAR, draw INTEGER, batch INTEGER, pair INTEGER, plain_s DOUBLE, patched_s DOUBLE);
 CREATE OR REPLACE TABLE judgements (
     cell_id VARCHAR, judge VARCHAR, draw INTEGER, case_id VARCHAR, kind VARCHAR, probe_index INTEGER, context VARCHAR, verdict BOOLEAN, reply VARCHAR
 );
@@ -319,11 +320,16 @@ FROM counted QUALIFY error IS NOT NULL;
 
 -- Collapse alarm: the median perplexity of plain texts, as a multiple of the unedited model's: above 1.2 suspect; above 10 or no number collapsed.
 CREATE OR REPLACE VIEW collapse AS
-WITH perplexities AS (SELECT cell_id, median(exp(-logprob / n_tokens)) AS perplexity, bool_or(isnan(logprob)) AS is_nan FROM passages GROUP BY ALL)
-SELECT p.cell_id, p.perplexity, p.perplexity / u.perplexity AS ratio,
-    CASE WHEN p.is_nan OR p.perplexity / u.perplexity > 10 THEN 'collapsed' WHEN p.perplexity / u.perplexity > 1.2 THEN 'suspect'
-        WHEN u.perplexity IS NOT NULL THEN 'fine' END AS verdict
-FROM perplexities p LEFT JOIN unedited USING (cell_id) LEFT JOIN perplexities u ON u.cell_id = unedited_id;
+WITH perplexities AS (SELECT cell_id, draw, passage, exp(-logprob / n_tokens) AS perplexity, isnan(logprob) AS is_nan FROM passages),
+own AS (SELECT cell_id, median(perplexity) AS perplexity, bool_or(is_nan) AS is_nan FROM perplexities GROUP BY ALL),
+paired AS (
+    SELECT p.cell_id, median(p.perplexity) / median(u.perplexity) AS ratio
+    FROM perplexities p JOIN unedited USING (cell_id) JOIN perplexities u ON u.cell_id = unedited_id AND (u.draw, u.passage) = (p.draw, p.passage)
+    GROUP BY ALL
+)
+SELECT cell_id, perplexity, ratio,
+    CASE WHEN is_nan OR ratio > 10 THEN 'collapsed' WHEN ratio > 1.2 THEN 'suspect' WHEN ratio IS NOT NULL THEN 'fine' END AS verdict
+FROM own LEFT JOIN paired USING (cell_id);
 
 -- Fluency: entropy in bits of a text's 2- and 3-grams of words and marks, weighted 2/3 and 4/3 and added (LKS, Eqs. 10 and 11). `fluency` is half of
 -- that sum, as the authors of ROME and LKS compute and print it; the survey prints it times 100. Texts of fewer than three words have none.
@@ -432,12 +438,21 @@ SELECT cell_id, readout, metric, value, CASE WHEN value IS NOT NULL THEN standar
     interval_low(value, standard_error, n_subjects) AS low, interval_high(value, standard_error, n_subjects) AS high, n_items, n_subjects
 FROM averages JOIN spread USING (cell_id, readout, metric);
 
+-- How much longer a prefill takes with the edits in force, percent: the mean of the pairs' log ratios with its Student's t interval.
+CREATE OR REPLACE VIEW overheads AS
+WITH ratios AS (SELECT cell_id, batch, ln(patched_s / plain_s) AS ratio FROM timings WHERE plain_s > 0 AND patched_s > 0),
+means AS (SELECT cell_id, batch, favg(ratio) AS ratio, t95(count(*) - 1) * stddev_samp(ratio) / sqrt(count(*)) AS half_width, count(*) AS pairs FROM ratios GROUP BY ALL)
+SELECT cell_id, batch, 100 * (exp(ratio) - 1) AS value, 100 * (exp(ratio - half_width) - 1) AS low, 100 * (exp(ratio + half_width) - 1) AS high, pairs
+FROM means WHERE pairs > 1;
+
 -- Seconds and bytes of each cell, and the share of each kind of work.
 CREATE OR REPLACE VIEW costs AS
 SELECT cell_id, prepare_s, edit_s, ask_s, fsum(stage_s) FILTER (starts_with(stage, 'ability')) AS ability_s,
     fsum(stage_s) FILTER (NOT starts_with(stage, 'ability')) AS further_s, edit_s / (n_edits * draws) AS seconds_per_edit, peak_bytes, patch_bytes,
-    any_value((outcome ->> '$.costs.overhead."1"')::DOUBLE) AS overhead_1, any_value((outcome ->> '$.costs.overhead."32"')::DOUBLE) AS overhead_32
-FROM cells LEFT JOIN (
+    any_value(o1.value) AS overhead_1, any_value(o1.low) AS overhead_1_low, any_value(o1.high) AS overhead_1_high,
+    any_value(o32.value) AS overhead_32, any_value(o32.low) AS overhead_32_low, any_value(o32.high) AS overhead_32_high
+FROM cells LEFT JOIN (SELECT * FROM overheads WHERE batch = 1) o1 USING (cell_id) LEFT JOIN (SELECT * FROM overheads WHERE batch = 32) o32 USING (cell_id)
+LEFT JOIN (
     SELECT cell_id, unnest(json_keys(outcome, '$.costs.stage_s')) AS stage,
         (json_extract_string(outcome, '$.costs.stage_s."' || stage || '"'))::DOUBLE AS stage_s
     FROM cells

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from lks import ability_rows, decisions, judge_rows, rows, study_rows
 from lks.edits import Context, ProbeKind
 from lks.errors import DataError, StoreError
-from lks.grid import ABILITY, ANSWERS, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED, PASSAGES, STUDY, Outcome
+from lks.grid import ABILITY, ANSWERS, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED, OVERHEAD, PASSAGES, STUDY, Outcome
 from lks.intake import check_inside, content_of, one_line
 from lks.parquet import named, read
 
@@ -96,6 +96,7 @@ KINDS: dict[str, pa.Schema] = {
     GENERATIONS: rows.GENERATIONS,
     PASSAGES: rows.PASSAGES,
     ABILITY: ability_rows.SCHEMA,
+    OVERHEAD: rows.TIMINGS,
     JUDGED: judge_rows.SCHEMA,
     STUDY: study_rows.SCHEMA,
 }
@@ -109,6 +110,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     GENERATIONS: ("draw", "prompt_set", "number"),
     PASSAGES: ("draw", "passage"),
     ABILITY: ("draw", "task", "metric", "doc_id"),
+    OVERHEAD: ("draw", "batch", "pair"),
     JUDGED: ("judge", *_QUESTION),
     STUDY: ("draw", "case_id", "block", "site", "quantity"),
 }

@@ -17,6 +17,7 @@ from lks.ability import Battery
 from lks.ability import Known as KnownResults
 from lks.ability_rows import AbilityRow
 from lks.contexts import available
+from lks.cost import overheads
 from lks.drift import with_drift
 from lks.editor import Progress
 from lks.edits import Case, Context
@@ -26,7 +27,7 @@ from lks.grid import ANSWERS
 from lks.lm import LM
 from lks.patch import Patch
 from lks.readout import KEEPING, Asking, Key, Known, ReuseError, acts_of, ask, key_of
-from lks.rows import Passage
+from lks.rows import Passage, Timing
 from lks.scope_cell import PROBES
 from lks.shards import Answer, read_answers, read_rows
 
@@ -41,10 +42,14 @@ class Unedited:
 
     Args:
         folder: `cells/<id>` of its cell; None while the unedited model itself is asked.
+
+    Attributes:
+        is_asked: whether the unedited model itself is asked.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
+        self.is_asked = folder is None
         self._answers: dict[str, dict[Key, Answer]] = {}
 
     def answers(self, stage: str) -> Mapping[Key, Answer]:
@@ -108,7 +113,7 @@ def measure(stage: str, edited: Edited, progress: Progress) -> Sequence[object]:
         case "answers":
             return answers(edited, progress, cast(Context, context or "bare"))
         case "passages":
-            return _passages(edited)
+            return _passages(edited, progress)
         case "generations":
             asked = fluency.prompts(edited.cases, edited.draw, edited.draws)
             with edited.patch.applied(edited.lm):
@@ -118,6 +123,8 @@ def measure(stage: str, edited: Edited, progress: Progress) -> Sequence[object]:
             return scope_stage.decide(edited.lm, edited.patch, edited.cases, edited.spare, edited.draw, probes, edited.seed)
         case "ability":
             return _abilities(stage, edited, progress)
+        case "overhead":
+            return _overheads(edited, progress)
         case _:
             raise ValueError(f"no stage {stage!r}")
 
@@ -148,11 +155,11 @@ def answers(edited: Edited, progress: Progress, context: Context = "bare") -> li
     return made
 
 
-def _passages(edited: Edited) -> list[Passage]:
+def _passages(edited: Edited, progress: Progress) -> list[Passage]:
     if edited.draw >= PASSAGE_DRAWS:
         return []
     with edited.patch.applied(edited.lm):
-        return passages.read(edited.lm, draw=edited.draw, context=edited.grows)
+        return passages.read(edited.lm, draw=edited.draw, context=edited.grows, progress=progress)
 
 
 def _abilities(stage: str, edited: Edited, progress: Progress) -> list[AbilityRow]:
@@ -167,3 +174,10 @@ def _abilities(stage: str, edited: Edited, progress: Progress) -> list[AbilityRo
             raise Collapsed(f"perplexity of plain text is {ratio:.3g} times the unedited model's")
         stored = edited.unedited.ability(stage)
         return edited.battery.run(lm, edited.draw, KnownResults.of(stored, acts_of(patch, lm)) if stored else None, progress, edited.grows)
+
+
+def _overheads(edited: Edited, progress: Progress) -> list[Timing]:
+    """Pairs of prefills under the first draw's patch; none for the unedited model, whose overhead is 0 by definition."""
+    if edited.draw > 0 or edited.unedited.is_asked:
+        return []
+    return overheads(edited.lm, edited.patch, [probe.prompt for case in edited.cases for probe in case.probes], edited.draw, progress=progress)

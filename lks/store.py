@@ -19,7 +19,7 @@ import duckdb
 
 from lks.catalogue import OF_THE_FILE, connect, failed, is_stop, prepare
 from lks.errors import DataError, NewerError, StoreError
-from lks.grid import ABILITY, ANSWERS, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED, PASSAGES, PROTOCOL, STUDY, Outcome
+from lks.grid import ABILITY, ANSWERS, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED, OVERHEAD, PASSAGES, PROTOCOL, STUDY, Outcome
 from lks.intake import check_inside, one_line, parse_json
 from lks.outcome import FINAL
 from lks.reader import Copy, Reader
@@ -40,6 +40,7 @@ TABLES = {
     PASSAGES: "passages",
     GENERATIONS: "generations",
     ABILITY: "ability",
+    OVERHEAD: "timings",
     JUDGED: "judgements",
     STUDY: "study_rows",
 }

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import cast
@@ -57,6 +57,12 @@ def _records(job: Job, data_dir: Path | None) -> tuple[tuple[Record, ...], str]:
     if len(records) < job.records:
         raise UserError(f"{file} holds {len(records)} records, not {job.records}. Ask for fewer.")
     return records, sha256(content).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    """Of a file, read in pieces."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def _exam(job: Job, data_dir: Path | None) -> Exam:
@@ -176,7 +182,7 @@ def _write(folder: Path, job: Job, training: Training, text: Text, seconds: floa
     recipe = {
         "name": job.label, "hash": job.hash, "dataset": job.dataset, "records": job.records, "data_sha256": text.data_sha256,
         "version": VERSIONS[job.dataset], "recipe": asdict(training.recipe), "parameters": sum(p.numel() for p in model.parameters()),
-        "minutes": round(seconds / 60, 1), "sha256": sha256((part / "model.safetensors").read_bytes()).hexdigest(),
+        "minutes": round(seconds / 60, 1), "sha256": _sha256(part / "model.safetensors"),
         "acceptance": {**asdict(report), "passed": report.passed},
     }  # fmt: skip
     for file in part.iterdir():

@@ -67,7 +67,11 @@ class Overview:
     peak_bytes: int
     patch_bytes: int
     overhead_1_percent: float | None
+    overhead_1_low: float | None
+    overhead_1_high: float | None
     overhead_32_percent: float | None
+    overhead_32_low: float | None
+    overhead_32_high: float | None
     failed: str | None
     cell_id: str
 

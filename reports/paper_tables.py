@@ -193,7 +193,11 @@ class Spent:
     peak_bytes: int
     patch_bytes: int
     overhead_1: float | None
+    overhead_1_low: float | None
+    overhead_1_high: float | None
     overhead_32: float | None
+    overhead_32_low: float | None
+    overhead_32_high: float | None
 
 
 def appendix_e(results: Results, store: Reader) -> list[Table]:
@@ -210,9 +214,9 @@ def appendix_e(results: Results, store: Reader) -> list[Table]:
     done = {place.key for place in places}
     rows += tuple(_not_run(key, value, columns) for key, value in results.minutes.items() if key not in done)
     caption = (
-        f"Measured once, so without interval. {PUBLISHED} The paper's are of one A800-80GB. Prepare: once for all cells "
+        f"Measured once, so without interval, but for overhead. {PUBLISHED} The paper's are of one A800-80GB. Prepare: once for all cells "
         "that share it. Ask: all read-outs of all draws. Peak: allocated on a GPU, else resident set of the process. Overhead: how much longer a "
-        "prefill takes with the edits in force."
+        "prefill takes with the edits in force; measured only where a grid asks for it (overhead = true)."
     )
     return [Table("appendix_e", "Appendix E, time and memory", columns, rows, caption, 2, device=device(places))]
 
@@ -221,8 +225,9 @@ def _spent(paper: dict[Key, float], place: Place, row: Spent) -> tuple[Entry, ..
     seconds = (Value(row.minutes, published=paper.get(place.key)), Value(row.seconds_per_edit), Value(row.prepare_s), Value(row.ask_s))
     reason = missing(place.outcome, "ability")
     further = [Value(row.ability_s, why=reason), Value(row.peak_bytes), Value(row.patch_bytes)]
+    lacking = "not applicable: unedited" if place.outcome.cell.method == UNEDITED else "not measured"
     overheads = [
-        Value(overhead, why="not applicable: unedited" if place.outcome.cell.method == UNEDITED else "not measured")
-        for overhead in (row.overhead_1, row.overhead_32)
+        Value(row.overhead_1, row.overhead_1_low, row.overhead_1_high, why=lacking),
+        Value(row.overhead_32, row.overhead_32_low, row.overhead_32_high, why=lacking),
     ]
     return (*seconds, *further, *overheads, device_of(place.outcome))

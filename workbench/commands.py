@@ -172,18 +172,20 @@ def evaluate(
     facts: FactsFile = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Results folder. Default: eval/ beside the patch.", metavar="DIR")] = None,
     templates: TemplatesFile = None,
+    overhead: Annotated[bool, typer.Option("--overhead", help="Time prompts with and without the patch, too: about 20 s.")] = False,
     force: Force = False,
     device: Device = None,
 ) -> None:
     """Score a patch in full: reliability, generality, locality with 95 % intervals, and a page with all answers.
 
-    Without --facts the patch's own facts are asked.
+    Without --facts the patch's own facts are asked. Stopped and started again, it goes on where it was.
 
     [bold]Example[/]
 
       lks eval --model micro-llama --patch patch --facts facts.jsonl
     """
     from lks.facts import read_facts
+    from lks.outcome import Extras
     from reports import render
     from workbench.origin import read
     from workbench.scoring import score
@@ -198,11 +200,15 @@ def evaluate(
     results = out or patch.absolute().parent / f"{patch.absolute().name}-eval"
     lm = _loaded(console, model, device)
     edited.check_model(lm, force)
+    questions = sum(len(case.probes) for case in known.dataset().cases)
+    note(console, f"Asking {many(questions, 'question')} of the unedited and of the edited model.")
     with Bar(console) as bar:
-        scored = score(lm, edited, known, results, lambda who, stage, done: bar(f"{who}: {stage}", done))
+        scored = score(lm, edited, known, results, lambda who, stage, done: bar(f"{who}: {stage}", done), Extras(overhead=overhead))
         bar("report", 0.0)
         report = render(results)
+        bar("report", 1.0)
     show_scores(console, results, scored, known)
+    note(console, f"Time: {bar.spent()}.")
     folder_line(console, "Report", report.page)
 
 

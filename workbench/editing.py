@@ -117,7 +117,7 @@ def edit_model(lm: LM, facts: Facts, wish: Wish | None = None, report: Report = 
         training=wish.training,
         seconds=time.perf_counter() - prepared,
         prepare_s=prepared - began,
-        made=provenance(),
+        made=provenance() | dict(editor.notes),
         history=(f"edited with {many(len(edits), 'fact')}",),
     )
     return Edited(patch, origin, facts, learnt)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,13 @@ from lks.edits import Dataset
 from lks.errors import UserError
 from lks.facts import Facts
 from lks.lm import LM
-from lks.outcome import IMMEDIATE, UNEDITED, Cell, Outcome
+from lks.outcome import IMMEDIATE, UNEDITED, Cell, Extras, Outcome
 from lks.patch import Patch
 from lks.shards import write_shard, write_whole
 from lks.store import Store
 from workbench.origin import Base, Edited
+
+logger = logging.getLogger(__name__)
 
 Report = Callable[[str, str, float], None]
 """Called with which model is asked ("unedited", "edited"), the stage, and the fraction of it that is done."""
@@ -74,7 +77,9 @@ class Scored:
     foreign: int
 
 
-def score(lm: LM, edited: Edited, facts: Facts, results: Path, report: Report = lambda who, stage, done: None) -> Scored:
+def score(
+    lm: LM, edited: Edited, facts: Facts, results: Path, report: Report = lambda who, stage, done: None, extras: Extras | None = None
+) -> Scored:
     """Ask both models everything and store it; `reports.render(results)` makes tables and the page.
 
     Args:
@@ -83,6 +88,7 @@ def score(lm: LM, edited: Edited, facts: Facts, results: Path, report: Report = 
         facts: what is asked; the edited facts as a rule.
         results: folder of results, made or added to.
         report: called on the way.
+        extras: what is measured beside the answers; nothing if not given.
 
     Raises:
         UserError: the folder cannot be used, or one of the two could not be measured; with the reason.
@@ -92,15 +98,17 @@ def score(lm: LM, edited: Edited, facts: Facts, results: Path, report: Report = 
     cell = _cell(lm, edited, dataset)
     _put(results, cell, edited)
     bench = _Here(lm, dataset)
-    unedited = run(cell.unedited, baselines.methods()[UNEDITED], results, lambda stage, done: report("unedited", stage, done), bench)
+    unedited = run(cell.unedited, baselines.methods()[UNEDITED], results, lambda stage, done: report("unedited", stage, done), bench, extras)
     store.record(unedited)
     given = type("Given", (Given,), {"title": edited.origin.title if edited.origin else "patch", "regime": _regime(edited)})
-    outcome = run(cell, given, results, lambda stage, done: report("edited", stage, done), bench)
+    outcome = run(cell, given, results, lambda stage, done: report("edited", stage, done), bench, extras)
     store.record(outcome)
     for one, who in ((unedited, "unedited"), (outcome, "edited")):
         if one.status != "ok":
             raise UserError(f"The {who} model could not be measured: {one.reason or one.status}. What is finished is kept in {results}.")
     own = {fact.key for fact in edited.facts.facts} if edited.facts else {fact.key for fact in facts.facts}
+    for stage, why in outcome.failed.items():
+        logger.warning("%s could not be measured: %s.", stage, why)
     return Scored(unedited, outcome, sum(fact.key not in own for fact in facts.facts))
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 HEADINGS = {"reliability": "Rel", "generality": "Gen", "locality": "Loc", "edit_performance": "EP"}
 READOUTS = {"tf_token": "TF", "ar_exact": "AR"}
+NOTED = frozenset({"statistics"})
+"""What a method has to say of its preparation (`Editor.notes`) and `lks edit` shows."""
 
 
 class Bar:
@@ -55,6 +57,11 @@ class Bar:
     def seconds(self, *stages: str) -> float:
         """What some stages took."""
         return sum(self._spent.get(stage, 0.0) for stage in stages)
+
+    def spent(self) -> str:
+        """What all stages took, for people."""
+        each = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self._spent.items() if seconds >= 0.05)
+        return f"{sum(self._spent.values()):.1f} s ({each})" if each else "less than 0.1 s"
 
 
 def note(console: Console, line: str) -> None:
@@ -101,6 +108,8 @@ def show_check(console: Console, edited: "Edited", check: "Check", seconds: floa
         changed = "".join(f", {name}={value}" for name, value in origin.changed.items())
         table.add_row("method", f"{origin.title}, {origin.tuned}{changed}")
         table.add_row("model", str(origin.base))
+        for what in sorted(set(origin.made) & NOTED):
+            table.add_row(what, origin.made[what])
     table.add_row("time", f"{seconds:.1f} s")
     table.add_row("size", byte_text(size(out)))
     table.add_row("patch", str(out))
@@ -154,6 +163,8 @@ def show_scores(console: Console, results: Path, scored: "Scored", facts: "Facts
             table.add_row(f"{short} {heading}", *cells)
     note(console, "Percent, with 95 % intervals")
     console.print(table, highlight=False)
+    for line in _overheads(results, scored):
+        note(console, line)
     note(console, f"{many(len(facts.facts), 'fact')}." + (" With so few an interval is wide." if len(facts.facts) < FEW else ""))
     if {"generality", "locality"} & missing:
         note(console, "EP is the mean of all three, and is not there without one of them.")
@@ -162,6 +173,20 @@ def show_scores(console: Console, results: Path, scored: "Scored", facts: "Facts
             note(console, f"No {metric}: the facts have no {field} to ask. Give some to measure it.")
     if scored.foreign:
         note(console, f"{scored.foreign} of the {len(facts.facts)} facts are none of the patch's.")
+
+
+def _overheads(results: Path, scored: "Scored") -> list[str]:
+    """How much longer a prefill takes with the patch, where that was measured."""
+    from lks.cost import BATCHES
+    from lks.outcome import OVERHEAD
+    from lks.store import Store
+
+    if OVERHEAD not in scored.edited.written:
+        return []
+    rows = Store(results).query("SELECT batch, value, low, high FROM overheads WHERE cell_id = ?", [scored.edited.cell.id])
+    found = {batch: f"{value:+.1f} % ({low:+.1f} to {high:+.1f})" for batch, value, low, high in rows}
+    each = "; ".join(f"batch {size}: {found.get(size, 'not measured, it would take too long here')}" for size in BATCHES)
+    return [f"Overhead of reading prompts, {each}"]
 
 
 def _interval(low: float | None, high: float | None) -> str:

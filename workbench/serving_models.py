@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from transformers import AutoConfig
 
+from lks import hub
 from lks.errors import UserError
 from lks.intake import one_line
 from lks.lm import LM, locate
@@ -81,10 +82,11 @@ def read_all(choices: Sequence[Choice], model: str) -> dict[str, Edited]:
 def _shape(model: str) -> tuple[int, int]:
     """Blocks of a model and their width."""
     folder, revision = locate(model)
+    no_hub = hub.why_not_for(folder)
     try:
         config = AutoConfig.from_pretrained(folder, revision=None if Path(folder).is_dir() else revision or None, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"Model {model!r} cannot be loaded from {folder}: {one_line(str(error))}") from error
+        raise UserError(f"Model {model!r} cannot be loaded from {folder}: {one_line(str(error))} {no_hub}".rstrip()) from error
     text = config.get_text_config()
     return int(text.num_hidden_layers), int(text.hidden_size)
 

@@ -43,7 +43,8 @@ SELECT c.model, c.dataset, c.records, c.split, c.method, c.variant, c.n_edits, c
     round(tests.ability_kept_above_chance, 4) AS ability_kept_above_chance,
     round(fires_in_scope, 4) AS fires_in_scope, round(fires_outside, 4) AS fires_outside,
     costs.seconds_per_edit, costs.prepare_s, costs.edit_s, costs.ask_s, costs.ability_s, costs.further_s, costs.peak_bytes, costs.patch_bytes,
-    round(overhead_1, 2) AS overhead_1_percent, round(overhead_32, 2) AS overhead_32_percent,
+    round(overhead_1, 2) AS overhead_1_percent, round(overhead_1_low, 2) AS overhead_1_low, round(overhead_1_high, 2) AS overhead_1_high,
+    round(overhead_32, 2) AS overhead_32_percent, round(overhead_32_low, 2) AS overhead_32_low, round(overhead_32_high, 2) AS overhead_32_high,
     array_to_string(list_transform(json_keys(c.outcome, '$.failed'),
         lambda stage: stage || ': ' || json_extract_string(c.outcome, '$.failed."' || stage || '"')), '; ') AS failed,
     c.cell_id
