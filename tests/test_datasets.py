@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lks import datasets
+from lks import datasets, hub
 from lks.datasets import DATASETS, Published, find, load, parse
 from lks.derive import PromptSource, Record, TemplateSource, TrainingPrompts
 from lks.edits import Dataset
@@ -156,6 +156,7 @@ def test_download_is_checked_and_kept(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.delenv("LKS_DATA", raising=False)
     monkeypatch.setenv("LKS_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "is_reachable", lambda url: True)
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     assert find(published) == find(published) == tmp_path / "data/lks/x.json"
     assert asked == ["https://raw.githubusercontent.com/Linuxin-xxx/LKS/a5ec5452a46f02fcef99082573855ee7d5af27b3/data/x.json"]
@@ -170,6 +171,7 @@ def test_no_connection_is_an_error_that_says_what_to_do(tmp_path: Path, monkeypa
     def urlopen(url: str, timeout: float) -> io.BytesIO:
         raise urllib.error.URLError("no route")
 
+    monkeypatch.setattr(hub, "is_reachable", lambda url: True)
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     with pytest.raises(DataError, match=r"cannot be downloaded.*no route.*set LKS_DATA"):
         datasets.download(Published("lks/x.json", "x.json", "0"), tmp_path / "x.json")

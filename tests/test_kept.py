@@ -1,5 +1,8 @@
 """What a process keeps between cells, and when it must not; requests to a busy server."""
 
+import hashlib
+import os
+import tracemalloc
 from pathlib import Path
 
 import httpx
@@ -22,6 +25,24 @@ def test_weights_are_hashed_again_only_when_they_have_changed(tmp_path: Path, mo
     (tmp_path / "a.safetensors").write_bytes(b"another")
     assert kept.weights_hash(tmp_path) == weights_hash(tmp_path) != first
     assert kept.bench is not bench, "the loaded model may be the old one"
+
+
+def test_weight_files_are_hashed_in_pieces_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [bytes([i]) * (8 << 20) for i in range(3)]
+    for number, part in enumerate(parts):
+        (tmp_path / f"model-{number}-of-3.safetensors").write_bytes(part)
+    wanted = hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+    tracemalloc.start()
+    assert weights_hash(tmp_path) == wanted
+    assert tracemalloc.get_traced_memory()[1] < 2 << 20, "no file is in memory as a whole"
+    tracemalloc.stop()
+    monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("read again"))
+    monkeypatch.chdir(tmp_path.parent)
+    assert weights_hash(tmp_path) == weights_hash(Path(tmp_path.name)) == wanted
+    monkeypatch.undo()
+    os.utime(tmp_path / "model-1-of-3.safetensors", ns=(1, 1))
+    (tmp_path / "model-2-of-3.safetensors").write_bytes(b"x" + parts[2][1:])
+    assert weights_hash(tmp_path) == hashlib.sha256(b"".join([*parts[:2], b"x", parts[2][1:]])).hexdigest()[:16]
 
 
 def test_data_are_read_once_until_they_are_to_be_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import pytest
 import tiny
 import torch
 
+from lks import passages
 from lks.lm import LM
 from lks.passages import SCHEMA, TEXTS, Passage, median_perplexity, perplexity, read, verdict
 from lks.patch import WeightPatch
@@ -77,3 +78,14 @@ def test_verdict(ratio: float, expected: str) -> None:
 def test_schema() -> None:
     assert SCHEMA.names == ["cell_id", "draw", "passage", "n_tokens", "logprob"]
     assert SCHEMA.metadata[b"schema"] == b"lks-passages"
+
+
+def test_a_large_model_reads_the_first_texts_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, told = tiny.lm("llama"), list[float]()
+    assert passages.texts_for(lm) == passages.TEXTS
+    monkeypatch.setattr(passages, "LARGE", sum(weight.numel() for weight in lm.model.parameters()))
+    found = passages.read(lm, progress=told.append)
+    assert [one.passage for one in found] == list(range(passages.FEWER))
+    every = passages.read(lm, passages.TEXTS)
+    assert [one.logprob for one in found] == pytest.approx([one.logprob for one in every[: passages.FEWER]], rel=1e-5)
+    assert told[-1] == 1.0

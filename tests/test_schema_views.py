@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lks.ability_rows import AbilityRow
 from lks.edits import ProbeKind
 from lks.grid import Cell, Costs, Outcome
 from lks.judge_rows import Judgement
-from lks.rows import Passage
+from lks.rows import Passage, Timing
 from lks.shards import Answer, write_outcome, write_stage
-from lks.statistics import interval
+from lks.statistics import interval, t_quantile
 from lks.store import Store
 
 CELL = Cell("micro-llama", "world", "lks", 3, 0, 2)
@@ -187,6 +188,23 @@ def test_the_alarm_of_collapse(store: Store) -> None:
     assert store.query("SELECT ratio, verdict FROM collapse WHERE cell_id = ?", [NONE.id]) == [(1, "fine")]
 
 
+def test_the_alarm_compares_the_same_texts(store: Store) -> None:
+    """An older cell may have read more of them."""
+    put(store, NONE, passages=[Passage(0, i, 2, logprob) for i, logprob in enumerate((-2.0, -2.0, -9.0, -9.0, -9.0))])
+    put(store, CELL, passages=[Passage(0, i, 2, -2.0) for i in range(2)])
+    assert store.query("SELECT ratio, verdict FROM collapse WHERE cell_id = ?", [CELL.id]) == [(1, "fine")]
+
+
+def test_overhead_has_the_interval_of_the_pairs_log_ratios(store: Store) -> None:
+    ratios = np.log([1.02, 0.99, 1.05, 1.04, 1.0])
+    slow, fast = ([Timing(0, batch, i, 3.0, 3.0 * math.exp(r)) for i, r in enumerate(ratios[:n])] for batch, n in ((1, 5), (32, 1)))
+    put(store, CELL, overhead=[*slow, *fast])
+    ((batch, value, low, high, pairs),) = store.query("SELECT batch, value, low, high, pairs FROM overheads")
+    half = t_quantile(4) * ratios.std(ddof=1) / math.sqrt(5)
+    assert (batch, pairs) == (1, 5), "one pair has no interval, and no number without one is shown"
+    assert (value, low, high) == pytest.approx(tuple(100 * math.expm1(ratios.mean() + d) for d in (0, -half, half)), rel=1e-4)
+
+
 def test_no_verdict_without_the_unedited_model(store: Store) -> None:
     put(store, CELL, passages=[Passage(0, 0, 2, -2.0)])
     assert store.query("SELECT ratio, verdict FROM collapse") == [(None, None)]
@@ -238,10 +256,10 @@ def test_an_answer_with_the_right_one_in_it_is_not_right(store: Store) -> None:
 
 
 def test_costs_are_those_of_the_outcome(store: Store) -> None:
-    costs = Costs(1.0, 12.0, 3.0, 400, 50, {"ability-rte": 7.0, "passages": 1.0, "answers-qa": 2.5}, {1: 4.5, 32: -0.5})
-    put(store, CELL, costs)
+    costs = Costs(1.0, 12.0, 3.0, 400, 50, {"ability-rte": 7.0, "passages": 1.0, "answers-qa": 2.5})
+    put(store, CELL, costs, overhead=[Timing(0, 1, i, 1.0, ratio) for i, ratio in enumerate((1.1, 1.2, 1.1, 1.3))])
     columns = "prepare_s, edit_s, ask_s, ability_s, further_s, seconds_per_edit, peak_bytes, patch_bytes, overhead_1, overhead_32"
-    assert store.query(f"SELECT {columns} FROM costs") == [(1, 12, 3, 7, 3.5, 2, 400, 50, 4.5, -0.5)]  # 2 draws of 3 edits
+    assert store.query(f"SELECT {columns} FROM costs") == [(1, 12, 3, 7, 3.5, 2, 400, 50, pytest.approx(17.22, abs=0.01), None)]  # 2 draws of 3 edits
     put(store, CELL, Costs(edit_s=6.0))
     assert store.query(f"SELECT {columns} FROM costs") == [(0, 6, 0, None, None, 1, 0, 0, None, None)]
 

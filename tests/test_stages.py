@@ -250,8 +250,8 @@ def files(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def test_stages_have_these_names() -> None:
-    everything = Extras(("qa", "chat"), fluency=True, gates=True, ability=("b", "a"), documents=5)
-    names = ("answers", "passages", "answers-qa", "answers-chat", "generations", "decisions", "ability-a+b-5")
+    everything = Extras(("qa", "chat"), fluency=True, gates=True, ability=("b", "a"), documents=5, overhead=True)
+    names = ("answers", "passages", "answers-qa", "answers-chat", "generations", "decisions", "ability-a+b-5", "overhead")
     assert everything.stages() == names and everything.stages("scope") == ("decisions",)
     assert Extras().stages() == ("answers", "passages") and Extras(ability=("a",)).stages()[2:] == ("ability-a",)
 
@@ -262,14 +262,14 @@ def test_a_stored_cell_is_given_what_it_lacks_without_editing_again(tmp_path: Pa
     first = measured(tmp_path, bench=bench)
     before = files(tmp_path)
     assert first.status == "ok" and set(before) == {"answers", "passages"} and Counted.calls == 2
-    assert (set(first.costs.stage_s), len(first.costs.overhead)) == ({"passages"}, 2)
+    assert set(first.costs.stage_s) == {"passages"}
     monkeypatch.setattr(fluency, "TOKENS", 5)
     second = measured(tmp_path, Extras(("qa",), fluency=True), bench=bench)
     after = files(tmp_path)
     assert Counted.calls == 2 and second.status == "ok" and not second.failed
     assert set(after) == {"answers", "passages", "answers-qa", "generations"} == second.stages
     assert {name: after[name] for name in before} == before, "what there was is left alone"
-    assert (second.costs.edit_s, second.costs.ask_s, second.costs.overhead) == (first.costs.edit_s, first.costs.ask_s, first.costs.overhead)
+    assert (second.costs.edit_s, second.costs.ask_s) == (first.costs.edit_s, first.costs.ask_s)
     assert set(second.costs.stage_s) == {"passages", "answers-qa", "generations"}
     rows = pq.read_table(tmp_path / "cells" / CELL.id / "answers-qa.parquet").to_pylist()
     assert {row["context"] for row in rows} == {"qa"} and {row["draw"] for row in rows} == {0, 1}
