@@ -159,7 +159,7 @@ def _sums(lm: LM, blocks: Sequence[int], rows: Sequence[Sequence[int]], progress
         groups = batches([len(r) for r in rows], 8192)
         for number, group in enumerate(groups[done:], done + 1):
             ids, mask = lm.pad([rows[i] for i in group])
-            keep = mask.bool() & (ids != (-1 if lm.tokenizer.bos_token_id is None else lm.tokenizer.bos_token_id))
+            keep = mask.bool() & ~torch.isin(ids, torch.tensor(lm.opening, device=ids.device, dtype=ids.dtype))
             part(input_ids=ids, attention_mask=mask, use_cache=False)
             count += int(keep.sum())
             if kept.due():

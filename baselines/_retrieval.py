@@ -103,7 +103,7 @@ class FactsInFront(ContextPatch):
 
     def _context(self, lm: LM, prompt: str, facts: list[Fact]) -> str:
         """Facts and as many of their demonstrations, the nearest ones, as the model's window holds."""
-        end = "".join(fact.text for fact in facts) + ("Prompt:" if _brings_its_space(lm) else "Prompt: ")
+        end = "".join(fact.text for fact in facts) + "Prompt: "
         begin = self.lookup.instruction
         left = int(lm.model.config.max_position_embeddings) - ANSWER_ROOM - _length(lm, begin + end + prompt)
         shown: list[str] = []
@@ -154,9 +154,3 @@ class _Saved:
 
 def _length(lm: LM, text: str) -> int:
     return len(lm.tokenizer.encode(text, add_special_tokens=False))
-
-
-def _brings_its_space(lm: LM) -> bool:
-    """Whether a text's first token carries a leading space (SentencePiece), so that none is to be put before it."""
-    both = [*lm.tokenizer.encode("a:", add_special_tokens=False), *lm.tokenizer.encode("a", add_special_tokens=False)]
-    return " " in str(lm.tokenizer.decode(both))

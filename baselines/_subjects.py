@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lks.contexts import preceded
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.lm import LM, Encoded
@@ -25,8 +26,7 @@ def prefixes(lm: LM, lengths: Sequence[int], seed: int = 0) -> list[str]:
         torch.manual_seed(seed)
         for number, length in enumerate(lengths):
             ids = lm.tokenizer(STARTS[number % len(STARTS)], return_tensors="pt")["input_ids"].to(lm.device)
-            special = 1 if lm.tokenizer.bos_token_id is not None and ids[0, 0] == lm.tokenizer.bos_token_id else 0
-            found.append(str(lm.tokenizer.decode(_sample(lm, ids, length + special)[0], skip_special_tokens=True)).strip())
+            found.append(str(lm.tokenizer.decode(_sample(lm, ids, length + len(lm.opening))[0], skip_special_tokens=True)).strip())
     return found
 
 
@@ -42,7 +42,7 @@ def _sample(lm: LM, ids: Tensor, length: int) -> Tensor:
 
 
 def behind(lm: LM, edits: Sequence[Edit], texts: Sequence[str], answered: bool) -> list[list[Encoded]]:
-    """Each edit's prompt, bare and behind each text ("text. prompt"), with its target or without.
+    """Each edit's prompt, alone and behind each text ("text. prompt"), with its target or without; in a chat a text begins the user's turn.
 
     Returns:
         Per edit 1 + len(texts) rows, the bare prompt first; `subject` is set in each.
@@ -50,7 +50,7 @@ def behind(lm: LM, edits: Sequence[Edit], texts: Sequence[str], answered: bool) 
     Raises:
         UserError: an edit's prompt does not contain its subject.
     """
-    prompts = [(e, lead + e.prompt) for e in edits for lead in ("", *(f"{t}. " for t in texts))]
+    prompts = [(e, preceded(lm, e.prompt, lead)) for e in edits for lead in ("", *(f"{t}. " for t in texts))]
     encoded = lm.encode([p for _, p in prompts], [e.target if answered else "" for e, _ in prompts], [e.subject for e, _ in prompts])
     for (edit, _), row in zip(prompts, encoded, strict=True):
         if row.subject is None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from baselines._fine_tuning import places, target_in_place
 from baselines._merge import ties
 from baselines._subjects import prefixes
+from lks.contexts import preceded
 from lks.editor import After, Editor, Progress, silent, unwatched
 from lks.edits import Edit
 from lks.lm import LM, Encoded
@@ -77,7 +78,7 @@ class WiseParams:
     stop_change: float = 1e-4
 
 
-def read(reads: Reads, ids: Tensor, prompt: Tensor, begin: int | None) -> Tensor:
+def read(reads: Reads, ids: Tensor, prompt: Tensor, begin: Sequence[int]) -> Tensor:
     """Which tokens the routing activation reads, [batch, time].
 
     The beginning-of-sequence token is left out: it is the same in every prompt, so it tells none from another.
@@ -86,12 +87,12 @@ def read(reads: Reads, ids: Tensor, prompt: Tensor, begin: int | None) -> Tensor
         reads: the mean over the prompt's tokens, or the last.
         ids: [batch, time].
         prompt: [batch, time] which tokens are the prompt's.
-        begin: id of the beginning-of-sequence token, if there is one.
+        begin: ids that the tokenizer puts before every text (`LM.opening`).
     """
     if reads == "last":
         column = torch.arange(ids.shape[1], device=ids.device)
         return column == (column * prompt).amax(1, keepdim=True)
-    return prompt if begin is None else prompt & (ids != begin)
+    return prompt & ~torch.isin(ids, torch.tensor(begin, device=ids.device, dtype=ids.dtype))
 
 
 def activation(product: Tensor, where: Tensor) -> Tensor:
@@ -184,12 +185,11 @@ class SideMemoryPatch(Patch):
     def applied(self, lm: LM) -> Iterator[None]:
         """A hook on the layer, gone on leaving."""
         there = type(self)(self.block, self.changes.to(lm.device), self.thresholds.to(lm.device), self.reads)
-        begin = lm.tokenizer.bos_token_id
-        with watched(lm) as prefills, removed([lm.mlp_output(self.block).register_forward_hook(_routing(there, prefills, begin))]):
+        with watched(lm) as prefills, removed([lm.mlp_output(self.block).register_forward_hook(_routing(there, prefills, lm.opening))]):
             yield
 
 
-def _routing(patch: SideMemoryPatch, prefills: Prefills, begin: int | None) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
+def _routing(patch: SideMemoryPatch, prefills: Prefills, begin: Sequence[int]) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
     """The hook."""
 
     def route(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
@@ -316,7 +316,7 @@ class Trainer:
         """Prompts with the target, behind each lead, then out-of-scope prompts without; and their answers."""
         count = len(edit.training_locality)
         others = [edit.training_locality[i] for i in torch.randperm(count, generator=self.generator)[: self.params.locality_prompts].tolist()]
-        return [lead + edit.prompt for lead in self.leads] + others, [edit.target] * len(self.leads) + [""] * len(others)
+        return [preceded(self.lm, edit.prompt, lead) for lead in self.leads] + others, [edit.target] * len(self.leads) + [""] * len(others)
 
     def _merged(self, shards: Sequence[Shard]) -> Shard:
         if len(shards) == 1:
@@ -391,6 +391,6 @@ class Rows:
             hidden = lower(lm, params.block)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         ends = torch.tensor([e.n_prompt for e in encoded], device=lm.device)
         prompt = torch.arange(ids.shape[1], device=lm.device)[None] < ends[:, None]
-        read_at = read(params.reads, ids, prompt, lm.tokenizer.bos_token_id)
+        read_at = read(params.reads, ids, prompt, lm.opening)
         row, position, label = places([target_in_place(e) for e in encoded], lm.device)
         return cls(seen[0].float(), hidden, mask, read_at, sum(1 for a in texts[1] if a), row, position, label)

@@ -1,8 +1,9 @@
 """Text put in front of a prompt, unseen by the caller: how in-context editors change what a model answers.
 
-The prompt gets its context between the beginning-of-sequence token and its own first token. Callers see the sequence they
-asked about and nothing else: outputs are cut back to its columns, and later steps on the key-value cache get the mask and
-the positions of the longer sequence. So `generate`, teacher forcing and batches work as on any model.
+A bare prompt gets its context in front of its own first token, behind the beginning-of-sequence token if the tokenizer added one. In a chat
+the context begins the content of the user's last turn, so that the turns stay whole. Callers see the sequence they asked about and nothing
+else: outputs are cut back to its columns, and later steps on the key-value cache get the mask and the positions of the longer sequence. So
+`generate`, teacher forcing and batches work as on any model.
 """
 
 from abc import abstractmethod
@@ -35,7 +36,12 @@ class ContextPatch(Patch):
 
         One that gets none is the unedited model's, but in a batch with one that does it is padded like it, which may change a last bit.
         """
-        return [bool(context) for context in self.contexts(lm, [_text(lm, encoded.ids) for encoded in lm.encode(prompts, [""] * len(prompts))])]
+        return [bool(context) for context in self.contexts(lm, [asked_in(lm, encoded.ids) for encoded in lm.encode(prompts, [""] * len(prompts))])]
+
+    def rewritten(self, lm: LM, prompts: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[tuple[str, int]]]:
+        """What the model reads in place of some prompts, all as token ids, and the choice (`choices`) that was made for each."""
+        choices = self.choices(lm, [asked_in(lm, ids) for ids in prompts])
+        return [with_context(lm, ids, context) for ids, (context, _) in zip(prompts, choices, strict=True)], choices
 
     @contextmanager
     def applied(self, lm: LM) -> Iterator[None]:
@@ -56,7 +62,7 @@ class _Inserter:
     def __init__(self, patch: ContextPatch, lm: LM, prefills: Prefills) -> None:
         self.patch, self.lm, self.prefills = patch, lm, prefills
         self.extra = 0
-        self.contexts: list[list[int]] = []
+        self.wholes: list[list[int]] = []
 
     def before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Decoder pre-hook."""
@@ -65,11 +71,11 @@ class _Inserter:
             return None
         if now.ends is None:
             return ((), self._step(now, kwargs)) if "context_mask" in now.carried else None
+        prompts = [ids[keep].tolist() for ids, keep in zip(now.ids, now.prompt, strict=True)]
         if now.fresh:
-            self.contexts = self._decide(now)
-        if not any(self.contexts):
-            return None
-        return (), self._prefill(now, kwargs)
+            self.wholes = self._decide(now, prompts)
+        extra = max((len(whole) - len(ids) for whole, ids in zip(self.wholes, prompts, strict=True)), default=0)
+        return ((), self._prefill(now, kwargs, extra)) if extra else None
 
     def after(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
         """Decoder hook: only the caller's columns."""
@@ -77,33 +83,27 @@ class _Inserter:
             output.last_hidden_state = output.last_hidden_state[:, self.extra :]
         return output
 
-    def _decide(self, now: Pass) -> list[list[int]]:
-        """Token ids of each row's context; which rows have one is told."""
-        texts = [_text(self.lm, ids[keep].tolist()) for ids, keep in zip(now.ids, now.prompt, strict=True)]
-        choices = self.patch.choices(self.lm, texts)
-        contexts = [self.lm.tokenizer.encode(context, add_special_tokens=False) if context else [] for context, _ in choices]
-        now.carried[FIRED] = torch.tensor([bool(context) for context in contexts], device=now.ids.device)
+    def _decide(self, now: Pass, prompts: list[list[int]]) -> list[list[int]]:
+        """Token ids of each row with its context; which rows have one is told."""
+        wholes, choices = self.patch.rewritten(self.lm, prompts)
+        now.carried[FIRED] = torch.tensor([bool(context) for context, _ in choices], device=now.ids.device)
         if self.patch.subjects:
             now.carried[FOUND] = torch.tensor([subject for _, subject in choices], device=now.ids.device)
-        return contexts
+        return wholes
 
-    def _prefill(self, now: Pass, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _prefill(self, now: Pass, kwargs: dict[str, Any], extra: int) -> dict[str, Any]:
         """Each row with its context, its end in the caller's column.
 
         Columns behind the prompt's end (generated tokens or padding) stay where they are.
         """
         assert now.ends is not None
-        self.extra = max(map(len, self.contexts))
+        self.extra = extra
         batch, time = now.ids.shape
         given = kwargs.get("attention_mask")
         given = given if given is not None and given.ndim == 2 else torch.ones_like(now.ids)
         ids = torch.full((batch, self.extra + time), int(self.lm.tokenizer.pad_token_id), device=now.ids.device)
         mask = torch.zeros_like(ids)
-        begin = self.lm.tokenizer.bos_token_id
-        for row, context in enumerate(self.contexts):
-            tokens: list[int] = now.ids[row][now.prompt[row]].tolist()
-            head = 1 if tokens and tokens[0] == begin else 0
-            whole = tokens[:head] + context + tokens[head:]
+        for row, whole in enumerate(self.wholes):
             end = self.extra + int(now.ends[row]) + 1
             ids[row, end - len(whole) : end] = torch.tensor(whole, device=ids.device)
             mask[row, end - len(whole) : end] = 1
@@ -130,6 +130,26 @@ class _Inserter:
         return changed
 
 
-def _text(lm: LM, ids: Sequence[int]) -> str:
-    """A prompt as contexts are chosen for it."""
-    return lm.pieces.decode(ids).text.strip()
+def asked_in(lm: LM, ids: Sequence[int]) -> str:
+    """The text that a prompt's context is chosen by: all of a bare prompt, the user's last turn of a chat."""
+    return lm.pieces.decode(lm.turns.content(ids)).text.strip()
+
+
+def with_context(lm: LM, ids: Sequence[int], context: str) -> list[int]:
+    """A prompt with a context in front of what is asked; "" leaves it as it is.
+
+    Args:
+        lm: whose tokenizer and chat template.
+        ids: of the prompt.
+        context: text; a space at its end is the gap to the prompt, and left out where the prompt's first token brings its own.
+    """
+    if not context:
+        return list(ids)
+    turn = lm.turns.place(ids)
+    at = lm.head(ids) if turn is None else turn
+    spaced = lm.pieces.text(ids[at : at + 1])[:1].isspace()
+    text = context.removesuffix(" ") if spaced else context
+    front: list[int] = lm.tokenizer.encode(text, add_special_tokens=False)
+    if spaced and turn is not None and not lm.pieces.text(front[:1])[:1].isspace():  # the space was the turn's
+        front = lm.tokenizer.encode(f" {text}", add_special_tokens=False)
+    return [*ids[:at], *front, *ids[at:]]

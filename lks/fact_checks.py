@@ -34,7 +34,8 @@ def check(facts: "Sequence[Fact]") -> list[Bad]:
 def _alone(fact: "Fact") -> Iterator[Bad]:
     texts = {"subject": fact.subject, "prompt": fact.prompt, "target": fact.target, "ground_truth": fact.ground_truth}
     for name, text in texts.items():
-        if text != text.strip():
+        given = text.rstrip("\n") if name == "prompt" else text  # chat templates end so, and the answer follows on the new line
+        if given != text.strip():
             yield Bad(fact.line, f"{name} {_short(text)} begins or ends with white space; take it away, spaces are put in where they belong")
     if fact.subject.strip() not in fact.prompt:
         yield Bad(fact.line, f"subject {_short(fact.subject)} is not in prompt {_short(fact.prompt)}; spell it there exactly alike")

@@ -14,7 +14,8 @@ from lks import hub
 from lks.architectures import Architecture, architecture_of
 from lks.errors import UserError, unknown
 from lks.joining import head, joined, separator
-from lks.tokens import PieceText
+from lks.tokens import PieceText, Span
+from lks.turns import Turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -79,6 +80,7 @@ class LM:
         self.tokenizer = tokenizer
         self.name = name
         self.revision = revision
+        self._turns: Turns | None = None
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
 
@@ -152,6 +154,26 @@ class LM:
         return PieceText(self.tokenizer)
 
     @cached_property
+    def opening(self) -> tuple[int, ...]:
+        """Ids that the tokenizer puts before every text by itself, as a rule its beginning-of-sequence token; () where it adds none.
+
+        That a tokenizer has such a token does not say that it adds it: SmolLM2's is the one that opens a chat turn.
+        """
+        plain, made = (list(self.tokenizer("a", add_special_tokens=adding)["input_ids"]) for adding in (False, True))
+        return tuple(made[: next(i for i in range(len(made)) if made[i : i + len(plain)] == plain)])
+
+    def head(self, ids: Sequence[int]) -> int:
+        """How many ids at the front of a text's are the tokenizer's own opening."""
+        return len(self.opening) if tuple(ids[: len(self.opening)]) == self.opening else 0
+
+    @property
+    def turns(self) -> Turns:
+        """Where the turns of a chat are, by the tokenizer's chat template as it is now."""
+        if self._turns is None or self._turns.template != self.tokenizer.chat_template:
+            self._turns = Turns(self.tokenizer, self.opening)
+        return self._turns
+
+    @cached_property
     def piece_texts(self) -> list[str]:
         """What each id of the vocabulary spells by itself; "" for special tokens and ids without a token."""
         known = len(self.tokenizer)
@@ -185,18 +207,19 @@ class LM:
         `ids[:n_prompt]` are the tokens of the prompt by itself: what a user sends who asks it. The answer's tokens are those that follow
         when both are tokenised as one text, a lone space piece before a digit among them; where the two would share a token, the answer is
         tokenised by itself. An empty answer gives the prompt alone. White space behind a prompt is dropped, but for a newline at its end.
+        A rendered chat is tokenised as it is, with no beginning-of-sequence token but its own.
         """
         if not prompts:
             return []
         heads = [head(prompt) for prompt in prompts]
         texts = [joined(start, answer) for start, answer in zip(heads, answers, strict=True)]
-        tokenized = self.tokenizer([*heads, *texts], return_offsets_mapping=True, padding=False)
+        tokenized = self.tokenized([*heads, *texts])
         encoded = []
         for row, (prompt, answer) in enumerate(zip(heads, answers, strict=True)):
-            own, whole = list(tokenized["input_ids"][row]), list(tokenized["input_ids"][len(heads) + row])
+            (own, offsets), (whole, _) = tokenized[row], tokenized[len(heads) + row]
             if whole[: len(own)] != own:
                 whole = own + self._following(separator(prompt, answer) + answer)
-            span = None if subjects is None else subject_span(prompt, subjects[row], tokenized["offset_mapping"][row])
+            span = None if subjects is None else subject_span(prompt, subjects[row], offsets)
             if span and span[0] < span[1] and self.pieces.text(own[span[0] : span[0] + 1]) == " ":  # one put in front has the first letter's offset
                 span = (span[0] + 1, span[1])
             encoded.append(Encoded(whole, len(own), span))
@@ -215,6 +238,17 @@ class LM:
             if first < len(spans) and spans[first][0] >= len(before):
                 return list(found["input_ids"][first:])
         raise UserError(f"The tokenizer of {self.name or 'the model'} has no tokens for {text!r} behind a prompt. Put the answer in other words.")
+
+    def tokenized(self, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
+        """Ids of texts with their offsets; a text that brings its own beginning-of-sequence token, as rendered chats do, gets no second one."""
+        made: dict[int, tuple[list[int], list[Span]]] = {}
+        own = [self.turns.whole(text) for text in texts]
+        for adding in (True, False):
+            rows = [row for row, brings in enumerate(own) if brings is not adding]
+            if rows:
+                found = self.tokenizer([texts[row] for row in rows], add_special_tokens=adding, return_offsets_mapping=True, padding=False)
+                made.update(zip(rows, zip(found["input_ids"], found["offset_mapping"], strict=True), strict=True))
+        return [made[row] for row in range(len(texts))]
 
     @torch.no_grad()
     def greedy(self, ids: Tensor, mask: Tensor, count: int) -> Tensor:
@@ -258,6 +292,23 @@ def locate(name: str) -> tuple[str, str]:
     if Path(name).is_dir() or "/" in name:
         return name, ""
     return str(model_folder(name)), ""
+
+
+def template_of(name: str) -> str | None:
+    """The chat template of a model whose tokenizer alone is loaded; None where it has none.
+
+    Raises:
+        UserError: no such model, or its tokenizer cannot be fetched.
+    """
+    from transformers import AutoTokenizer
+
+    folder, revision = locate(name)
+    pinned = None if Path(folder).is_dir() else (revision or None)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, revision=pinned, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"The tokenizer of {name!r} cannot be loaded from {folder}: {str(error).splitlines()[0]}") from error
+    return cast("str | None", tokenizer.chat_template)
 
 
 def check_name(name: str) -> None:

@@ -14,6 +14,7 @@ from baselines._retrieval import ANSWER_ROOM, Fact, FactsInFront, Lookup
 from baselines._retrievers import BM25, Dense, Tfidf, retriever
 from baselines.ice import ICE, INSTRUCTION, ICEParams
 from baselines.ike import FORMS, IKE, IKEParams, demonstration
+from lks.context import with_context
 from lks.edits import make_case
 from lks.errors import UserError
 from lks.readout import ask
@@ -92,14 +93,15 @@ def test_ices_context_of_a_hand_made_example():
     assert got == INSTRUCTION + "New Fact: The birthplace of Tomas Verin is Oslo\nPrompt: "
 
 
-@pytest.mark.parametrize(("family", "end"), [("llama", "Prompt:"), ("gpt2", "Prompt: ")])
-def test_context_and_prompt_are_one_space_apart(family: str, end: str):
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_context_and_prompt_are_one_space_apart(family: str):
     """A SentencePiece prompt brings its own space; one of bytes does not."""
     lm = tiny.lm(family)
     (context,) = ICE(ICEParams()).edit(lm, EDITS[:1]).contexts(lm, [EDITS[0].prompt])
-    assert context.endswith(end)
-    ids = [lm.tokenizer.encode(text, add_special_tokens=False) for text in (context, EDITS[0].prompt)]
-    assert str(lm.tokenizer.decode(ids[0] + ids[1])).endswith(f"Prompt: {EDITS[0].prompt}")
+    (prompt,) = lm.encode([EDITS[0].prompt], [""])
+    ids = with_context(lm, prompt.ids, context)
+    assert str(lm.tokenizer.decode(ids)).endswith(f"\nPrompt: {EDITS[0].prompt}")
+    assert ids[: lm.head(ids)] == prompt.ids[: lm.head(prompt.ids)] and len(lm.opening) == (family == "llama")
 
 
 def test_several_facts_stand_with_the_nearest_last():
@@ -160,7 +162,7 @@ def test_ikes_demonstrations_are_those_nearest_to_the_fact_the_nearest_last():
     assert context == (
         "New Fact: The birthplace of Ada Quist is Oslo\nPrompt: Born: Oslo\n\n"  # second nearest: update
         "New Fact: The birthplace of Tomas Verin is Quito\nPrompt: Lena Moss works for Rome\n\n"  # nearest: retain
-        "New Fact: The birthplace of Tomas Verin is Oslo\nPrompt:"
+        "New Fact: The birthplace of Tomas Verin is Oslo\nPrompt: "
     )
 
 

@@ -67,7 +67,7 @@ def test_the_rivals_likelihood_is_that_of_a_plain_forward_pass(family: str) -> N
         ("bare", "Ada Moss was born in "),
         ("qa", "Q: Ada Moss was born in\nA:"),
         ("given", "The birthplace of Ada Moss is Oslo. Ada Moss was born in "),
-        ("chat", "[user] Ada Moss was born in \n[answer]\n"),
+        ("chat", "<s>[user] Ada Moss was born in \n[answer]\n"),
     ],
 )
 def test_a_prompt_in_its_context(context: Context, says: str) -> None:
@@ -93,11 +93,9 @@ def test_a_chat_turn_begins_once_and_keeps_its_last_newline(family: str) -> None
     lm = chatting(family)
     (row,) = lm.encode([wrapped("chat", lm, "Ada Moss was born in")], ["New Port"])
     bos = lm.tokenizer.bos_token_id
-    assert row.ids.count(bos) == (family in ("llama", "mistral")), "as often as the tokenizer puts it by itself"
-    assert bos not in row.ids[1:]
+    assert row.ids[0] == bos and bos not in row.ids[1:], "the template's own, once"
     turn = [{"role": "user", "content": "Ada Moss was born in"}]
-    prompt = lm.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True).removeprefix("<s>")
-    assert lm.tokenizer.decode(row.ids[: row.n_prompt], skip_special_tokens=False).removeprefix("<s>").strip(" ") == prompt
+    assert row.ids[: row.n_prompt] == lm.tokenizer.apply_chat_template(turn, add_generation_prompt=True)["input_ids"]
     assert "\n" in lm.tokenizer.decode(row.ids[row.n_prompt - 1]), "the last prompt token"
     assert lm.tokenizer.decode(row.answer) == "New Port", "no space between the newline and the answer"
 

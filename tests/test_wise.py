@@ -38,13 +38,13 @@ def test_the_margin_loss_by_hand() -> None:
 def test_what_the_routing_activation_reads() -> None:
     ids = torch.tensor([[1, 7, 8, 9, 0], [0, 1, 7, 8, 9]])
     prompt = torch.tensor([[1, 1, 1, 0, 0], [0, 1, 1, 1, 1]]).bool()  # 9 in the first row is answer, 0 is padding, 1 begins the sequence
-    assert read("mean", ids, prompt, 1).int().tolist() == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 1]]
-    assert read("mean", ids, prompt, None).equal(prompt)
-    assert read("last", ids, prompt, 1).int().tolist() == [[0, 0, 1, 0, 0], [0, 0, 0, 0, 1]]
+    assert read("mean", ids, prompt, (1,)).int().tolist() == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 1]]
+    assert read("mean", ids, prompt, ()).equal(prompt)
+    assert read("last", ids, prompt, (1,)).int().tolist() == [[0, 0, 1, 0, 0], [0, 0, 0, 0, 1]]
     product = torch.zeros(2, 5, 2)
     product[0], product[1, 2:] = torch.tensor([3.0, 4.0]), torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.0, 6.0]])
-    assert activation(product, read("mean", ids, prompt, 1)).tolist() == [5.0, 3.0]
-    assert activation(product, read("last", ids, prompt, 1)).tolist() == [5.0, 6.0]
+    assert activation(product, read("mean", ids, prompt, (1,))).tolist() == [5.0, 3.0]
+    assert activation(product, read("last", ids, prompt, (1,))).tolist() == [5.0, 6.0]
 
 
 def test_the_most_active_memory_above_its_own_threshold_answers() -> None:

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lks.contexts import Form, form_of
+from lks.edits import Context
 from lks.errors import UserError
 from lks.generation import ends_of, positions
 from lks.lm import LM
 from lks.patch import Patch
 from lks.prefill import FIRED, FOUND
+from workbench.forms import put, settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class Reply:
         unedited, edited: what is said without and with the patch.
         fired: whether the edits act on the prompt; None for a patch without a gate, whose edits are always in force.
         subject: whose edit acts; "" where none does or the patch does not say.
+        form: how the prompt was put: "bare", "qa" or "chat".
     """
 
     prompt: str
@@ -51,9 +55,10 @@ class Reply:
     edited: Said
     fired: bool | None
     subject: str
+    form: Context = "bare"
 
 
-def reply(lm: LM, patch: Patch, prompt: str, max_new_tokens: int = 30, chat: bool = False) -> Reply:
+def reply(lm: LM, patch: Patch, prompt: str, max_new_tokens: int = 30, form: Form = "bare") -> Reply:
     """Both models' answers to a prompt.
 
     Args:
@@ -61,19 +66,22 @@ def reply(lm: LM, patch: Patch, prompt: str, max_new_tokens: int = 30, chat: boo
         patch: the edits.
         prompt: as the user gives it.
         max_new_tokens: at most.
-        chat: whether the prompt is a user's turn in the tokenizer's chat template.
+        form: how the prompt is put; that of the patch (`Edited.form`) is the one that it was trained in.
 
     Raises:
         UserError: the prompt is empty or too long, or there is no chat template.
     """
-    ids = _ids(lm, prompt, chat)
+    if not prompt.strip():
+        raise UserError("The prompt is empty. Give a text.")
+    context = form_of(settled(form, lm), lm, prompt)
+    ids = _ids(lm, put("qa", lm, prompt) if context == "qa" else prompt, context == "chat")
     window = int(getattr(lm.model.config, "max_position_embeddings", 0) or 0)
     needed = ids.shape[1] + max_new_tokens + patch.context_tokens(lm)
     if window and needed > window:
         raise UserError(f"The prompt and {max_new_tokens} new tokens need {needed:,} tokens, the model's window has {window:,}. Shorten the prompt.")
     unedited = _said(lm, ids, max_new_tokens, nullcontext())
     fired, subject = _found(lm, patch, ids)
-    return Reply(prompt, unedited, _said(lm, ids, max_new_tokens, patch.applied(lm)), fired, subject)
+    return Reply(prompt, unedited, _said(lm, ids, max_new_tokens, patch.applied(lm)), fired, subject, context)
 
 
 def warm_up(lm: LM, patch: Patch) -> None:
@@ -81,24 +89,10 @@ def warm_up(lm: LM, patch: Patch) -> None:
     reply(lm, patch, "The", 2)
 
 
-def check_chat(lm: LM) -> None:
-    """Refuse a model without a chat template.
-
-    Raises:
-        UserError: its tokenizer has none.
-    """
-    if not lm.tokenizer.chat_template:
-        raise UserError(f"The tokenizer of {lm.name or 'the model'} has no chat template: it is no chat model. Ask without --chat.")
-
-
 def _ids(lm: LM, prompt: str, chat: bool) -> Tensor:
-    if not prompt.strip():
-        raise UserError("The prompt is empty. Give a text.")
-    if not chat:
-        return torch.tensor([lm.encode([prompt], [""])[0].ids], device=lm.device)
-    check_chat(lm)
-    text = lm.tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
-    return torch.tensor([lm.tokenizer(str(text), add_special_tokens=False)["input_ids"]], device=lm.device)
+    """A prompt's tokens [1, time]; `chat`: as a user's turn."""
+    text = put("chat", lm, prompt) if chat else prompt
+    return torch.tensor([lm.encode([text], [""])[0].ids], device=lm.device)
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -24,6 +24,13 @@ PatchFolder = Annotated[Path, typer.Option("--patch", "-p", help="Folder that [b
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1. Default: the GPU if there is one.", metavar="DEVICE")]
 Force = Annotated[bool, typer.Option("--force", help="Use the patch though it was made for another model.")]
 
+FORM_HELP = (
+    "How prompts are put to the model. bare: as they are. qa: Q: ..., then A:. chat: as a user's turn in the model's chat template. "
+    "auto: a question or instruction as chat if there is a template, a sentence to complete bare."
+)
+EditForm = Annotated[Literal["auto", "bare", "qa", "chat"] | None, typer.Option("--form", help=f"{FORM_HELP} Default: auto.")]
+AskForm = Annotated[Literal["auto", "bare", "qa", "chat"] | None, typer.Option("--form", help=f"{FORM_HELP} Default: as the patch was trained.")]
+
 
 def edit(
     model: Model,
@@ -34,6 +41,7 @@ def edit(
     seed: Annotated[int | None, typer.Option("--seed", help="Of all randomness. Default: 0.")] = None,
     templates: TemplatesFile = None,
     training: Annotated[str, typer.Option("--training", help="Dataset for methods that train on other edits first.", metavar="NAME")] = "",
+    form: EditForm = None,
     update: Annotated[bool, typer.Option("--update", help="Add to the patch in --out, and change facts of it.")] = False,
     without: Annotated[list[str] | None, typer.Option("--without", help="With --update: leave a subject's facts out; repeatable.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the patch in --out.")] = False,
@@ -53,6 +61,7 @@ def edit(
     from lks.lm import check_name
     from workbench.choosing import changes_of, check_changes, check_training, method_named
     from workbench.editing import Wish
+    from workbench.forms import check_form
     from workbench.origin import check_writable, read
 
     if update and overwrite:
@@ -61,17 +70,18 @@ def edit(
         raise UserError("--without takes facts out of a patch that is there: give --update too.")
     if facts is None and not without:
         raise UserError("Give a file of facts with --facts.")
-    if update and (method or settings or seed is not None or training):
-        raise UserError("--update keeps method, parameters and seed of the patch. Leave them out, or use --overwrite with all facts.")
+    if update and (method or settings or seed is not None or training or form):
+        raise UserError("--update keeps method, parameters, seed and form of the patch. Leave them out, or use --overwrite with all facts.")
     console = Console()
     check_name(model)
-    wish = Wish(method or "lks", changes_of(settings or []), seed or 0, training)
+    wish = Wish(method or "lks", changes_of(settings or []), seed or 0, training, form or "auto")
     check_changes(method_named(wish.method), wish.changes or {})
     check_training(method_named(wish.method), training)
     given = Facts("facts", ()) if facts is None else read_facts(facts, templates)
     if update and not (out / "patch.json").exists():
         raise UserError(f"{out} holds no patch to update. Leave --update out to make one.")
     check_writable(out, update or overwrite)
+    check_form(model, form)
     earlier = read(out) if update else None
     for line in given.notes:
         note(console, line)
@@ -94,7 +104,7 @@ def _edit(console: Console, model: tuple[str, str | None], given: "Facts", wish:
             made, said = update_model(lm, earlier, given, bar, without)
         write(out, made)
         facts = made.facts or given
-        check = answers(lm, made.patch, facts.dataset(), bar)
+        check = answers(lm, made.patch, facts.dataset(), bar, made.form)
     if said:
         note(console, said)
     show_check(console, made, check, bar.seconds("prepare", "edit"), out)
@@ -110,7 +120,8 @@ def ask(
     patch: PatchFolder,
     prompts: Annotated[list[str] | None, typer.Argument(help="Default, or -: one per line from the standard input.", metavar="[PROMPT]...")] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Generated at most.")] = 30,
-    chat: Annotated[bool, typer.Option("--chat", help="Put each prompt into the model's chat template.")] = False,
+    form: AskForm = None,
+    chat: Annotated[bool, typer.Option("--chat", help="The same as --form chat.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per prompt.")] = False,
     force: Force = False,
     device: Device = None,
@@ -123,20 +134,23 @@ def ask(
 
       lks ask --model micro-llama --patch patch < prompts.txt
     """
-    from workbench.asking import check_chat, reply, warm_up
+    from workbench.asking import reply, warm_up
+    from workbench.forms import check_form
     from workbench.origin import read
 
+    if chat and form not in (None, "chat"):
+        raise UserError(f"--chat is --form chat, but --form {form} is given too. Give one of them.")
     console = Console()
     edited = read(patch)
+    chosen = "chat" if chat else form
+    check_form(model, chosen)
     lm = _loaded(Console(stderr=True) if as_json else console, model, device)
     edited.check_model(lm, force)
-    if chat:
-        check_chat(lm)
     warm_up(lm, edited.patch)
     asked = 0
     for prompt in _typed(console) if not prompts or prompts == ["-"] else prompts:
         if prompt.strip():
-            show_reply(console, reply(lm, edited.patch, prompt, max_new_tokens, chat), as_json)
+            show_reply(console, reply(lm, edited.patch, prompt, max_new_tokens, chosen or edited.form), as_json)
             asked += 1
     if not asked:
         raise UserError("No prompt was given. Put it behind the options in quotation marks, or one per line on the standard input.")
@@ -173,6 +187,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Results folder. Default: eval/ beside the patch.", metavar="DIR")] = None,
     templates: TemplatesFile = None,
     overhead: Annotated[bool, typer.Option("--overhead", help="Time prompts with and without the patch, too: about 20 s.")] = False,
+    form: AskForm = None,
     force: Force = False,
     device: Device = None,
 ) -> None:
@@ -187,6 +202,7 @@ def evaluate(
     from lks.facts import read_facts
     from lks.outcome import Extras
     from reports import render
+    from workbench.forms import check_form
     from workbench.origin import read
     from workbench.scoring import score
 
@@ -197,13 +213,14 @@ def evaluate(
         raise UserError(f"{patch} has no facts.jsonl. Give the facts with --facts.")
     known = asked or edited.facts
     assert known is not None
+    check_form(model, form)
     results = out or patch.absolute().parent / f"{patch.absolute().name}-eval"
     lm = _loaded(console, model, device)
     edited.check_model(lm, force)
     questions = sum(len(case.probes) for case in known.dataset().cases)
     note(console, f"Asking {many(questions, 'question')} of the unedited and of the edited model.")
     with Bar(console) as bar:
-        scored = score(lm, edited, known, results, lambda who, stage, done: bar(f"{who}: {stage}", done), Extras(overhead=overhead))
+        scored = score(lm, edited, known, results, lambda who, stage, done: bar(f"{who}: {stage}", done), form, Extras(overhead=overhead))
         bar("report", 0.0)
         report = render(results)
         bar("report", 1.0)

@@ -32,6 +32,7 @@ def info(folder: Folder) -> None:
         table.add_row("method", origin.title)
         table.add_row("parameters", Text(joined_parameters(origin.parameters) or "none"))
         table.add_row("model", Text(str(origin.base)))
+        table.add_row("form", origin.form)
     subjects = edited.patch.subjects or tuple(dict.fromkeys(fact.subject for fact in edited.facts.facts) if edited.facts else ())
     table.add_row("subjects", Text(f"{len(subjects):,}: {_listed(subjects)}" if subjects else "the patch does not say"))
     table.add_row("facts", f"{len(edited.facts.facts):,}" if edited.facts else "not known, there is no facts.jsonl")

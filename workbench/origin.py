@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import lks.patch
+from lks.contexts import Form
 from lks.errors import DataError, StoreError, UserError
 from lks.facts import Facts, read_facts, write_facts
 from lks.intake import check_plain, content_of, one_line, parse_json
@@ -78,6 +79,7 @@ class Origin:
         made: versions and time (`lks.provenance`).
         history: what was done, in order.
         training: dataset that the method was trained on beforehand; "" for none.
+        form: in which form prompts were put for training, and are to be asked; patches from before it was kept are "bare".
     """
 
     format: int
@@ -93,6 +95,7 @@ class Origin:
     made: dict[str, str]
     history: tuple[str, ...] = ()
     training: str = ""
+    form: Form = "bare"
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,11 @@ class Edited:
     origin: Origin | None
     facts: Facts | None
     learnt: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def form(self) -> Form:
+        """The form in which prompts are to be asked."""
+        return self.origin.form if self.origin else "bare"
 
     def check_model(self, lm: LM, force: bool = False) -> None:
         """Refuse a model that the edits were not made for.

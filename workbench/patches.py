@@ -101,10 +101,12 @@ def merge(first: "Edited", last: "Edited", prefer: Prefer | None = None) -> "Edi
         prefer: whose facts count where both have a subject; None refuses that.
 
     Raises:
-        UserError: they are for different models, of kinds that do not go together, or have a subject in common.
+        UserError: they are for different models or asked in different forms, of kinds that do not go together, or have a subject in common.
     """
     if first.origin and last.origin and not first.origin.base.is_that_of(last.origin.base):
         raise UserError(f"The patches are for different models: {first.origin.base} and {last.origin.base}.")
+    if first.form != last.form:
+        raise UserError(f"The patches were made with --form {first.form} and --form {last.form}, a patch has one. Edit again with the facts of both.")
     one, two = first.patch, last.patch
     if isinstance(one, KnowledgeBlockPatch) and isinstance(two, KnowledgeBlockPatch):
         return _merged_blocks(first, last, one, two, prefer)

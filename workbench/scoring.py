@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import baselines
 from lks.cell import Bench, run
+from lks.contexts import Form
 from lks.editor import Editor, NoParams, Progress, always, silent
 from lks.edits import Dataset
 from lks.errors import UserError
@@ -19,6 +20,7 @@ from lks.outcome import IMMEDIATE, UNEDITED, Cell, Extras, Outcome
 from lks.patch import Patch
 from lks.shards import write_shard, write_whole
 from lks.store import Store
+from workbench.forms import dataset_in, settled
 from workbench.origin import Base, Edited
 
 logger = logging.getLogger(__name__)
@@ -70,15 +72,23 @@ class Scored:
     Attributes:
         unedited, edited: the two cells.
         foreign: how many of the facts are none of the patch's.
+        asked: what was asked: the facts' name, and how their prompts were put where that is not bare.
     """
 
     unedited: Outcome
     edited: Outcome
     foreign: int
+    asked: str = ""
 
 
 def score(
-    lm: LM, edited: Edited, facts: Facts, results: Path, report: Report = lambda who, stage, done: None, extras: Extras | None = None
+    lm: LM,
+    edited: Edited,
+    facts: Facts,
+    results: Path,
+    report: Report = lambda who, stage, done: None,
+    form: Form | None = None,
+    extras: Extras | None = None,
 ) -> Scored:
     """Ask both models everything and store it; `reports.render(results)` makes tables and the page.
 
@@ -88,12 +98,13 @@ def score(
         facts: what is asked; the edited facts as a rule.
         results: folder of results, made or added to.
         report: called on the way.
+        form: in which prompts are put; that of the patch if it is not given.
         extras: what is measured beside the answers; nothing if not given.
 
     Raises:
         UserError: the folder cannot be used, or one of the two could not be measured; with the reason.
     """
-    dataset = facts.dataset()
+    dataset = dataset_in(settled(form or edited.form, lm), lm, facts.dataset())
     store = Store(results)
     cell = _cell(lm, edited, dataset)
     _put(results, cell, edited)
@@ -109,7 +120,7 @@ def score(
     own = {fact.key for fact in edited.facts.facts} if edited.facts else {fact.key for fact in facts.facts}
     for stage, why in outcome.failed.items():
         logger.warning("%s could not be measured: %s.", stage, why)
-    return Scored(unedited, outcome, sum(fact.key not in own for fact in facts.facts))
+    return Scored(unedited, outcome, sum(fact.key not in own for fact in facts.facts), dataset.name)
 
 
 def _cell(lm: LM, edited: Edited, dataset: Dataset) -> Cell:

@@ -104,6 +104,7 @@ def show_check(console: Console, edited: "Edited", check: "Check", seconds: floa
     table = grid_of_facts()
     sample = "" if check.asked == check.of else f" (a sample; there are {check.of:,})"
     table.add_row("answered", f"{check.after} of {check.asked} facts{sample}; {check.before} before the edit")
+    table.add_row("asked", check.asked_in)
     if origin is not None:
         changed = "".join(f", {name}={value}" for name, value in origin.changed.items())
         table.add_row("method", f"{origin.title}, {origin.tuned}{changed}")
@@ -128,8 +129,10 @@ def show_reply(console: Console, reply: "Reply", as_json: bool) -> None:
         console.file.write(json.dumps({**asdict(reply), **speeds}, ensure_ascii=False) + "\n")
         console.file.flush()
         return
+    from workbench.forms import NAMES
+
     table = grid_of_facts()
-    table.add_row("prompt", Text(reply.prompt))
+    table.add_row("prompt", Text(reply.prompt) + Text(f"  ({NAMES[reply.form]})", style="dim"))
     for name, said in (("unedited", reply.unedited), ("edited", reply.edited)):
         table.add_row(name, Text(said.text) + Text(f"  ({said.tokens} tokens, {said.rate:.0f} per s)", style="dim"))
     if reply.fired is None:
@@ -161,7 +164,7 @@ def show_scores(console: Console, results: Path, scored: "Scored", facts: "Facts
                 cells.append("-" if found is None or found.value is None else f"{found.value:.1f}{_interval(found.low, found.high)}")
             missing |= {metric} if cells[1] == "-" else set()
             table.add_row(f"{short} {heading}", *cells)
-    note(console, "Percent, with 95 % intervals")
+    note(console, f"{scored.asked}: percent, with 95 % intervals")
     console.print(table, highlight=False)
     for line in _overheads(results, scored):
         note(console, line)

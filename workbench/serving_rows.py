@@ -116,17 +116,15 @@ class _KnowledgeRows(RowPatch):
 
 
 class _ContextRows(RowPatch):
-    """A context, put behind the beginning-of-sequence token as `ContextPatch.applied` does."""
+    """A context, put where `ContextPatch.applied` puts it."""
 
     def __init__(self, patch: ContextPatch, lm: LM) -> None:
         self.patch, self.lm = patch, lm
 
     def prompt(self, ids: Sequence[int]) -> list[int]:
         """With the context that the patch chooses."""
-        ((context, _),) = self.patch.choices(self.lm, [self.lm.pieces.decode(ids).text.strip()])
-        inserted = self.lm.tokenizer.encode(context, add_special_tokens=False) if context else []
-        head = int(bool(ids) and ids[0] == self.lm.tokenizer.bos_token_id)
-        return [*ids[:head], *inserted, *ids[head:]]
+        (whole,), _ = self.patch.rewritten(self.lm, [ids])
+        return whole
 
 
 Layer = tuple[nn.Module, list[Tensor]]

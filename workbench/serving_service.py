@@ -4,12 +4,12 @@ import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 from jinja2 import TemplateError
 
 from lks.lm import LM
 from lks.patch import Patch
+from lks.turns import rendered
 from workbench.serving_batch import Row, Sampling
 from workbench.serving_engine import Engine
 from workbench.serving_protocol import Asked, Chat, Completion, Message, Refusal
@@ -136,25 +136,24 @@ class Service:
     def _tokens(self, prompt: str | Sequence[int]) -> list[int]:
         """Of a prompt, at least one."""
         if isinstance(prompt, str):
-            return self._checked(list(self.lm.tokenizer(prompt)["input_ids"]))
+            return self._checked(list(self.lm.tokenized([prompt])[0][0]))
         known = len(self.lm.tokenizer)
         if any(token >= known for token in prompt):
             raise Refusal(400, f"prompt has a token that the model has not; there are {known}.", param="prompt")
         return self._checked(list(prompt))
 
     def _checked(self, ids: list[int]) -> list[int]:
-        begin = self.lm.tokenizer.bos_token_id
-        if not ids and begin is None:
+        ids = ids or list(self.lm.opening)
+        if not ids:
             raise Refusal(400, "prompt is empty.", param="prompt")
-        return ids or [int(begin)]
+        return ids
 
     def _chat(self, messages: Sequence[Message]) -> list[list[int]]:
         """The one prompt that a chat is."""
         if self.lm.tokenizer.chat_template is None:
             return [self._tokens(plain(messages))]
-        said: list[dict[str, Any]] = [{"role": one.role, "content": one.text} for one in messages]
         try:
-            text = self.lm.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+            text = rendered(self.lm.tokenizer, [{"role": one.role, "content": one.text} for one in messages])
         except (TemplateError, ValueError, TypeError) as error:
             raise Refusal(400, f"The model's chat template does not take these messages: {error}.", param="messages") from None
         return [self._checked(list(self.lm.tokenizer(text, add_special_tokens=False)["input_ids"]))]
