@@ -85,7 +85,7 @@ class Turns:
         return [front for text in map(self._asked, talks) if text is not None for front in self._front(text)]
 
     def _front(self, text: str) -> list[list[int]]:
-        """Ids between the content before the last one, if there is one, and the last; also without the first of them, which may merge with a content."""
+        """Ids between the content before the last one, if there is one, and the last; also without the first, which may merge with a content."""
         end, start = text.rfind(MARKS[2]), text.rfind(MARKS[1])
         start = start + len(MARKS[1]) if 0 <= start < end else 0
         ids, offsets = self._tokenized(text)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from jinja2 import TemplateError
 
-from lks.contexts import Form, available, form_of, wrapped
+from lks.contexts import Form, available, form_of, preceded, wrapped
 from lks.edits import Case, Context, Dataset, Edit
 from lks.errors import UserError
 from lks.lm import LM, template_of
@@ -56,11 +56,21 @@ def edits_in(form: Form, lm: LM, edits: Sequence[Edit]) -> list[Edit]:
         replace(
             edit,
             prompt=put(form, lm, edit.prompt),
-            training_paraphrases=tuple(put(form, lm, prompt) for prompt in edit.training_paraphrases),
+            training_paraphrases=tuple(_reworded(form, lm, edit.prompt, prompt) for prompt in edit.training_paraphrases),
             training_locality=tuple(put(form, lm, prompt) for prompt in edit.training_locality),
         )
         for edit in edits
     ]
+
+
+def _reworded(form: Form, lm: LM, prompt: str, paraphrase: str) -> str:
+    """A paraphrase in its form; one that is the prompt with something around it ("Tell me: ...") is put as the prompt is."""
+    lead, found, _ = paraphrase.partition(prompt)
+    if not found:
+        return put(form, lm, paraphrase)
+    if lm.turns.place_in(prompt) is not None:  # written in the template
+        return preceded(lm, prompt, lead)
+    return put("chat" if form_of(form, lm, prompt) == "chat" else form, lm, paraphrase)
 
 
 def dataset_in(form: Form, lm: LM, dataset: Dataset) -> Dataset:
