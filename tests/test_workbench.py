@@ -89,7 +89,7 @@ def test_asking_says_which_subject_fired_and_leaves_other_prompts_alone(lm: LM, 
     other = reply(lm, saved.patch, "Nobody was born in", 4)
     assert (other.fired, other.subject) == (False, "") and other.edited.text == other.unedited.text
     with pytest.raises(UserError, match="chat template"):
-        reply(lm, saved.patch, "Hello", 4, chat=True)
+        reply(lm, saved.patch, "Hello", 4, form="chat")
     with pytest.raises(UserError, match="window has"):
         reply(lm, saved.patch, "Hello", 50_000)
 
