@@ -1,5 +1,6 @@
 """Console script `lks`. Heavy imports wait until a command needs them."""
 
+import gc
 import logging
 import sys
 import traceback
@@ -18,6 +19,7 @@ from typer.core import TyperGroup
 from flows.ci import ci
 from flows.compare import compare as compare_results
 from flows.data_command import data
+from flows.models import models
 from flows.scope import scope
 from flows.settings import Mode
 from flows.status import status
@@ -32,6 +34,8 @@ from workbench.serving_command import serve
 
 if TYPE_CHECKING:
     from flows.planning import Work
+
+gc.set_threshold(100_000)  # importing torch and transformers makes a million objects that stay: looking through them took a sixth of the start
 
 EXIT_USER, EXIT_STOPPED = 2, 130
 
@@ -78,7 +82,7 @@ app = typer.Typer(
     help="Knowledge editing, measured: every method on every model, resumable, each number a query over stored raw answers.\n\n"
     "Start with [bold]lks grid[/]; it runs the small default grid in a few minutes and prints the result table.",
     epilog="Environment: LKS_RESULTS (results folder), LKS_GRID (default grid), LKS_GRIDS (file of grids), LKS_DATA (folder of datasets), "
-    "LKS_FACTS (folder of facts of your own), LKS_METHODS (folder of methods), "
+    "LKS_FACTS (folder of facts of your own), LKS_DTYPE (number format of models: auto, float32 or bfloat16), LKS_METHODS (folder of methods), "
     "LKS_TRAINING_PROMPTS (folder of written training prompts).",
 )
 app.add_typer(testbed, name="testbed")
@@ -86,6 +90,7 @@ app.add_typer(scope, name="scope")
 app.add_typer(study, name="study")
 app.add_typer(ci, name="ci")
 app.add_typer(data, name="data")
+app.add_typer(models, name="models")
 app.command("compare")(compare_results)
 app.command("up")(up)
 app.command("down")(down)
@@ -127,6 +132,7 @@ def grid(
     """
     from flows.planning import await_writer, cells_of, compare, existing, folder_of, named_grid, only_writer
     from flows.settings import Settings
+    from workbench.readying import make_ready
 
     folder = folder_of(results)
     asked = named_grid(grid or Settings().grid, Settings().grids)
@@ -144,6 +150,8 @@ def grid(
         await_writer(folder, wait or Settings().wait_s)
         with only_writer(folder):  # busy or unwritable: say so now, not after Prefect has started
             pass
+        if (runner or Settings().runner) != "pool":
+            make_ready(console, sorted({cell.model for cell in work.todo}))
         _run_flow(console, runner or Settings().runner, (asked.name, folder, only, retry_failed))
     else:
         console.print(f"Nothing to do: all {len(work.cells)} cells of {asked.name!r} are in {folder}.", highlight=False)
@@ -222,21 +230,27 @@ def _show_results(console: Console, folder: Path) -> None:
 
 
 def _show_plan(work: "Work") -> None:
+    from baselines import methods
     from flows.clock import Clock
     from flows.progress import duration
+    from lks.outcome import RULE
+    from reports.table import RULE_NOTE
 
     console = Console()
     clock = Clock(work.earlier)
-    missing = {cell.id for cell in work.todo}
+    missing, known = {cell.id for cell in work.todo}, methods()
     table = Table("method", "model", "dataset", "cases", "T", "draws", "seed", "state", "estimate", box=None, header_style="bold")
     for cell in work.cells:
-        method = " ".join([cell.method, *(f"{k}={v}" for k, v in cell.variant)])
+        rule = [f"({RULE})"] if cell.measure != "study" and known[cell.method].by_rule(cell.model) else []
+        method = " ".join([cell.method, *rule, *(f"{k}={v}" for k, v in cell.variant)])
         lacking = work.lacking(cell)
         whole = len(lacking) == len(work.grid.extras.stages(cell.measure))
         state = "stored" if cell.id not in missing else "to run" if whole else f"lacks {', '.join(lacking)}"
         estimate = duration(clock.expect([cell])) if cell.id in missing else ""
         table.add_row(method, cell.model, cell.dataset, cell.split, str(cell.n_edits), str(cell.draws), str(cell.seed), state, estimate)
     console.print(table)
+    if any(cell.measure != "study" and known[cell.method].by_rule(cell.model) for cell in work.cells):
+        console.print(RULE_NOTE, soft_wrap=True, highlight=False)
     expected = clock.expect(work.todo)
     time = f"about {duration(expected)}, going by earlier runs" if expected is not None else "no estimate, nothing like it has been run here"
     rest = f"{len(work.todo)} to run: {time}" if work.todo else "all stored, nothing to run"

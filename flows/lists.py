@@ -31,21 +31,10 @@ def studies() -> Table:
 
 
 def models() -> Table:
-    """Testbed models with the command that builds them if need be, and pinned models of the hub."""
-    from flows.planning import build_command, revision_of_model
-    from lks.jobs import NAMES
-    from lks.lm import HUB
+    """Models with a short name, what they are and whether they are on this machine."""
+    from flows.models import table
 
-    table = _table("model", "revision", "where from")
-    for name in NAMES:
-        try:
-            table.add_row(name, revision_of_model(name), "testbed")
-        except UserError:
-            table.add_row(name, "not built", build_command(name))
-    for name, source in HUB.items():
-        table.add_row(name, source.revision[:16], source.repository)
-    table.add_row("FOLDER or OWNER/NAME", "", "any causal language model of a known family")
-    return table
+    return table()
 
 
 def datasets() -> Table:

@@ -12,6 +12,7 @@ from flows.kept import KEPT
 from flows.settings import Settings
 from lks.errors import StoreError, UserError, unknown
 from lks.grid import Cell, Extras, Grid, Measure, Outcome, grids
+from lks.jobs import build_command
 from lks.locks import holder, locked, sign
 from lks.plan import parse_only, plan
 
@@ -113,33 +114,30 @@ def _kept(outcome: Outcome, retry_failed: bool) -> frozenset[str]:
 
 
 def revision_of_model(name: str) -> str:
-    """Content hash of a local model, pinned revision of one on the hub.
+    """Content hash of a local model, commit of one on the hub; with the number format where `LKS_DTYPE` chooses another than the default.
 
     Raises:
-        UserError: unknown name, or a testbed model that has not been built; says how to build it.
+        UserError: unknown name, a testbed model that has not been built, or a number format that cannot be had; says what to do.
     """
-    from lks.lm import locate, weights_hash
+    from lks import precision
 
-    place, revision = locate(name)
-    if revision:
+    device = precision.default_device()
+    return precision.revision_in(_weights_of(name), precision.chosen(device), device)
+
+
+def _weights_of(name: str) -> str:
+    from lks.lm import weights_hash
+    from lks.registry import check_name, found, kind_of, revision_of
+
+    check_name(name)
+    if revision := revision_of(name):
         return revision
-    folder, kept = Path(place), KEPT.get()
-    if any(folder.glob("*.safetensors")):
-        return kept.weights_hash(folder) if kept else weights_hash(folder)
-    if name.startswith(("mini-", "micro-")):
+    here, kept = found(name), KEPT.get()
+    if here is None:
         raise UserError(f"Model {name!r} is not built yet. Build it with: {build_command(name)}")
-    if folder.is_dir():
-        raise UserError(f"Model folder {name} holds no *.safetensors file.")
-    return ""  # a hub id without a pin: the library fetches its newest revision
-
-
-def build_command(name: str) -> str:
-    """The command that builds a testbed model: its name is mini-DATASET[-RECORDS]."""
-    parts = name.split("-")
-    if parts[0] != "mini" or len(parts) < 2:
-        return f"lks testbed build {name}"
-    records = f" --records {parts[2]}" if len(parts) > 2 else ""
-    return f"lks testbed build --dataset {parts[1]}{records}"
+    if any(here.folder.glob("*.safetensors")):
+        return kept.weights_hash(here.folder) if kept else weights_hash(here.folder)
+    raise UserError(f"Model {'folder' if kind_of(name) == 'folder' else repr(name)} {name} holds no *.safetensors file.")
 
 
 def dataset_of(name: str) -> tuple[str, int]:

@@ -4,7 +4,8 @@ A stored cell that lacks a stage is measured on the patches that it has left. A 
 (`lks.scope_cell`). A study cell measures the unedited model (`lks.study`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,12 +19,13 @@ from lks.draws import draws, held_out, unedited
 from lks.editing import Made, edited, finished, is_watched
 from lks.editor import Editor
 from lks.edits import Case, Dataset
+from lks.errors import DataError, StoreError, Unsuited, UserError
 from lks.failures import failures
 from lks.ledger import Ledger
 from lks.lm import LM
 from lks.memory import Thrift, release
 from lks.neighbours import with_neighbours
-from lks.outcome import ANSWERS, DECISIONS, IMMEDIATE, STUDY, UNEDITED, Cell, Costs, Extras, Outcome
+from lks.outcome import ANSWERS, DECISIONS, IMMEDIATE, PARAMETERS, RULE, STUDY, UNEDITED, Cell, Costs, Extras, Outcome
 from lks.readout import Asking, ask
 from lks.scope_cell import decisions_of
 from lks.shards import Answer
@@ -101,6 +103,24 @@ def run(cell: Cell, method: Method, results: Path, report: Report, bench: Bench 
     return outcome
 
 
+def _notes(method: Method, cell: Cell) -> dict[str, str]:
+    """What tables say of an editor beside its title: its regime, and whether its parameters come from its rule for untuned models."""
+    if not issubclass(method, Editor):
+        return {}
+    return {"regime": method.regime, **({PARAMETERS: RULE} if method.by_rule(cell.model) else {})}
+
+
+@contextmanager
+def _on_this_model() -> Iterator[None]:
+    """Make what keeps a method from editing the model the cell's own failure; a folder or data that cannot be used are still the user's to fix."""
+    try:
+        yield
+    except (StoreError, DataError):
+        raise
+    except UserError as error:
+        raise Unsuited(str(error)) from error
+
+
 class _Work:
     """A cell on its way; the ledger has what it has brought."""
 
@@ -110,12 +130,14 @@ class _Work:
         bench.serve(cell)
         bench.battery(extras)  # a test that does not exist or lacks its data is told before any work
         self.ledger = Ledger(cell, results, extras)
-        self.ledger.notes.update({"title": method.title, **({"regime": method.regime} if issubclass(method, Editor) else {})})
+        self.ledger.notes.update({"title": method.title, **_notes(method, cell)})
         self._thrift = Thrift(self.ledger.halved)
 
     @cached_property
     def _lm(self) -> LM:
-        return self._bench.lm(self._cell.model)
+        lm = self._bench.lm(self._cell.model)
+        self.ledger.notes.update(lm.provenance)
+        return lm
 
     @cached_property
     def _known(self) -> Sequence[Case]:
@@ -151,7 +173,8 @@ class _Work:
         if known is not None:
             return known
         editor = self._prepared[0]
-        return self._thrift.run("edit", lambda: edited(self._lm, editor, self._cell, number, cases, folder, progress))
+        with _on_this_model():
+            return self._thrift.run("edit", lambda: edited(self._lm, editor, self._cell, number, cases, folder, progress))
 
     def _edited(self, number: int, made: Made) -> Edited:
         """The edited model, and what it is asked."""
@@ -197,7 +220,7 @@ class _Work:
 
     def _prepare(self) -> tuple[float, int]:
         """Prepare the method; what it cost, whenever that was, in seconds, and its peak memory now."""
-        with measured() as meter:
+        with measured() as meter, _on_this_model():
             told = self._editor.prepare(self._lm, held_out(self._known, self._cell), lambda done: self._report("prepare", done))
         self.ledger.notes.update(self._editor.notes)
         return max(told, meter.seconds), meter.peak_bytes

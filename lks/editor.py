@@ -13,6 +13,7 @@ from lks.edits import Edit
 from lks.errors import UserError, unknown
 from lks.lm import LM
 from lks.patch import Patch
+from lks.registry import shape_of
 
 Changes = Literal["nothing", "weights", "activations", "context"]
 Regime = Literal["simultaneous", "sequential"]
@@ -48,6 +49,7 @@ class Editor(ABC, Generic[ParamsT]):
 
     Attributes:
         title: how tables call the method ("FT-M").
+        name: registry name, where it is not that of the method's module.
         source: paper the method is from.
         changes: what a patch alters.
         regime: whether edits are made at once or one after the other.
@@ -58,6 +60,7 @@ class Editor(ABC, Generic[ParamsT]):
     """
 
     title: ClassVar[str]
+    name: ClassVar[str] = ""
     source: ClassVar[str]
     changes: ClassVar[Changes]
     regime: ClassVar[Regime]
@@ -75,6 +78,11 @@ class Editor(ABC, Generic[ParamsT]):
         return cls.presets.get(model) or cls.presets.get(model.split("-", maxsplit=1)[0]) or cls.presets.get("default")
 
     @classmethod
+    def registry_name(cls) -> str:
+        """Return the name by which `lks list methods` and grids know the method."""
+        return str(vars(cls).get("name") or cls.__module__.rpartition(".")[2])
+
+    @classmethod
     def untuned(cls, blocks: int, dim: int) -> Callable[[int, str], object] | None:
         """A preset for a model that nobody has tuned the method for: Llama-2-7B's, each block moved to the same relative depth.
 
@@ -89,15 +97,38 @@ class Editor(ABC, Generic[ParamsT]):
         return None if published is None else lambda n_edits, dataset: _moved(published(n_edits, dataset), blocks)
 
     @classmethod
-    def for_model(cls, model: str, dataset: str, n_edits: int, overrides: Mapping[str, str] | None = None) -> Self:
-        """The editor with the preset for a model, dataset and number of edits T, some parameters overridden.
+    def by_rule(cls, model: str) -> bool:
+        """Return whether parameters for a model come from the rule for untuned models, because there is no preset for it."""
+        return cls.preset(model) is None and cls.has_rule()
+
+    @classmethod
+    def has_rule(cls) -> bool:
+        """Return whether the method has a rule for untuned models; the shape of the model does not matter for that."""
+        return cls.untuned(PUBLISHED_BLOCKS, PUBLISHED_DIM) is not None
+
+    @classmethod
+    def for_model(
+        cls, model: str, dataset: str, n_edits: int, overrides: Mapping[str, str] | None = None, shape: Callable[[], tuple[int, int]] | None = None
+    ) -> Self:
+        """Return the editor with the preset for a model, dataset and number of edits T, some parameters overridden.
+
+        A model without a preset has the parameters of the method's rule for untuned models (`untuned`).
+
+        Args:
+            model: its name.
+            dataset: name of the dataset that the facts are from, or are like; "" for none.
+            n_edits: T.
+            overrides: parameter -> value as text.
+            shape: gives the model's number of blocks and its width, asked only where there is no preset; from the model's files if not given.
 
         Raises:
-            UserError: an override names no parameter or does not parse as its type.
+            UserError: an override names no parameter or does not parse as its type, or there is neither a preset nor a rule.
         """
         preset = cls.preset(model)
+        if preset is None and cls.has_rule():
+            preset = cls.untuned(*(shape() if shape else shape_of(model)))
         if preset is None:
-            raise UserError(f"Method {cls.__module__.split('.')[-1]!r} has no preset for model {model!r}. Give one in {cls.__module__}.")
+            return cls(_by_hand(cls, model, overrides or {}))  # type: ignore[arg-type]
         return cls(override(preset(n_edits, dataset), overrides or {}))  # type: ignore[arg-type]
 
     def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = silent) -> float:
@@ -132,8 +163,8 @@ class Editor(ABC, Generic[ParamsT]):
         """
 
 
-PUBLISHED, PUBLISHED_BLOCKS = "llama-2-7b-chat", 32
-"""The model that nearly every paper has parameters for, and how many blocks it has."""
+PUBLISHED, PUBLISHED_BLOCKS, PUBLISHED_DIM = "llama-2-7b-chat", 32, 4096
+"""The model that nearly every paper has parameters for, how many blocks it has and how wide they are."""
 
 
 def _moved(params: object, blocks: int) -> object:
@@ -142,6 +173,27 @@ def _moved(params: object, blocks: int) -> object:
     found = {name: getattr(params, name) for name in places if isinstance(getattr(params, name, None), int)}
     moved = {name: min(blocks - 1, place * blocks // PUBLISHED_BLOCKS) for name, place in found.items()}
     return dataclasses.replace(params, **moved) if moved else params  # type: ignore[type-var]
+
+
+_SAMPLES: dict[object, str] = {int: "12", float: "0.1", bool: "true"}
+_TEXT = '"..."'
+
+
+def _by_hand(method: type[Editor[ParamsT]], model: str, overrides: Mapping[str, str]) -> object:
+    """Parameters of a method without preset and rule, all that have no default given by hand."""
+    kind = method.params_type
+    fields, hints = dataclasses.fields(kind), get_type_hints(kind)
+    needed = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    lacking = [name for name in needed if name not in overrides]
+    if overrides and not lacking:
+        started = {name: _parse(name, overrides[name], hints[name]) for name in needed}
+        return override(kind(**started), overrides)
+    name = method.registry_name()
+    sample = "".join(f", {key} = {_SAMPLES.get(hints[key], _TEXT)}" for key in lacking or [f.name for f in fields][:1])
+    raise UserError(
+        f"Method {name!r} has no preset for model {model!r}, and no rule for models that it was not tuned for. "
+        f'Give its parameters, in a grid as {{ method = "{name}"{sample} }}, or leave it out for this model.'
+    )
 
 
 def always(params: ParamsT) -> Callable[[int, str], ParamsT]:

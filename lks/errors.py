@@ -26,6 +26,10 @@ class StoreError(UserError):
     """The results folder cannot be used: unwritable, full, damaged or of another protocol version."""
 
 
+class Unsuited(UserError):
+    """A method cannot edit this model, or lacks what it needs for it: in a grid its cell fails with this reason, and the others are run."""
+
+
 class TooManyEdits(UserError):
     """More edits were asked for than the dataset holds."""
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lks.errors import StoreError, UserError
+from lks.errors import StoreError, Unsuited, UserError
 from lks.memory import is_shortage
 from lks.outcome import Status
 
@@ -69,6 +69,8 @@ def failures() -> Iterator[list[Failure]]:
     found: list[Failure] = []
     try:
         yield found
+    except Unsuited as error:
+        found.append(failure_of(error))
     except UserError:
         raise
     except Exception as error:  # the one task border
@@ -88,6 +90,8 @@ def failure_of(error: Exception) -> Failure:
         return Failure("diverged", first, trace)
     if isinstance(error, Collapsed):
         return Failure("collapsed", first, trace)
+    if isinstance(error, Unsuited):
+        return Failure("error", first, trace)
     if isinstance(error, BadRecord):
         return Failure("error", f"bad record: {first}", trace)
     return Failure("error", f"{type(error).__name__}: {first} ({place_of(error)})", trace)

@@ -57,7 +57,7 @@ __all__ = [
 ]
 
 EVERY = "*"
-"""In a grid's methods: every method that has a preset for the model."""
+"""In a grid's methods: every method that has a preset for the model, or a rule for models that it was not tuned for."""
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -71,7 +71,7 @@ class Grid(BaseModel):
         models, datasets: registry names; every model is run on every dataset.
         models_for: dataset -> models, where a dataset has models of its own.
         methods: a name, or a table with `method` and overridden parameters: `{method = "lks", hypernetwork = "free"}`, or "*" for
-            every method that has a preset for the model.
+            every method that has a preset for the model, or a rule for models that it was not tuned for.
         n_edits: the values of T.
         draws: T -> number of disjoint edit sets; 1 where absent.
         seeds: each is a cell of its own.

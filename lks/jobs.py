@@ -114,3 +114,12 @@ def built(folder: Path, job: Job) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(recipe, dict) and recipe.get("hash") == job.hash and (folder / "model.safetensors").is_file()
+
+
+def build_command(name: str) -> str:
+    """The command that builds a testbed model: its name is mini-DATASET[-RECORDS]."""
+    parts = name.split("-")
+    if parts[0] != "mini" or len(parts) < 2:
+        return f"lks testbed build {name}"
+    records = f" --records {parts[2]}" if len(parts) > 2 else ""
+    return f"lks testbed build --dataset {parts[1]}{records}"

@@ -10,29 +10,15 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from lks import hub
+from lks import precision
 from lks.architectures import Architecture, architecture_of
-from lks.errors import UserError, unknown
+from lks.errors import UserError
 from lks.joining import head, joined, separator
 from lks.tokens import PieceText, Span
 from lks.turns import Turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where a named model comes from: a hub repository at a pinned revision."""
-
-    repository: str
-    revision: str
-
-
-HUB: dict[str, Source] = {
-    "llama-2-7b-chat": Source("meta-llama/Llama-2-7b-chat-hf", "f5db02db724555f92da89c216ac04704f23d4590"),
-    "mistral-7b-instruct-v0.3": Source("mistralai/Mistral-7B-Instruct-v0.3", "e0bc86c23ce5aae1db576c8cca6f06f1f73af2db"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +47,7 @@ class LM:
     Attributes:
         name: as the user gave it; presets are looked up by it.
         revision: hash of the weights (local) or the hub revision.
+        quantisation: of the file that the weights were dequantised from ("mixed: Q4_1 79 %, Q8_0 21 %"); "" where there is none.
         architecture: where its parts are; to be given for a family that `lks.architectures` does not know.
 
     Raises:
@@ -81,34 +68,38 @@ class LM:
         self.name = name
         self.revision = revision
         self._turns: Turns | None = None
+        self.quantisation = ""
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
 
     @classmethod
     def load(cls, name: str, device: str | None = None) -> "LM":
-        """A shipped or built testbed model, a named hub model, a local folder or any hub id.
+        """Load a testbed model, a model of `lks.registry`, a local folder, a GGUF file or any hub id.
 
-        Weights are float32 on a CPU and bfloat16 on a GPU. Code from the hub is never executed, and weights
-        are read from safetensors alone: older formats are pickles.
+        Weights are float32 on a CPU and bfloat16 on a GPU unless `LKS_DTYPE` says otherwise. Code from the hub is never executed, and
+        weights are read from safetensors and GGUF alone: older formats are pickles.
 
         Raises:
-            UserError: nothing of that name, or it cannot be fetched.
+            UserError: nothing of that name, it cannot be fetched, or the device lacks the number format that was chosen.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast  # takes seconds: not for those who load no model
 
-        folder, revision = locate(name)
-        no_hub = hub.why_not_for(folder)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.float32 if device == "cpu" else torch.bfloat16
-        pinned = None if Path(folder).is_dir() else (revision or None)
+        from lks.fetching import ready
+
+        place = torch.device(device) if device else precision.default_device()
+        dtype = precision.chosen(place)
+        here = ready(name)
+        folder = here.folder
         try:
-            model = AutoModelForCausalLM.from_pretrained(folder, revision=pinned, dtype=dtype, use_safetensors=True, trust_remote_code=False)
-            tokenizer = AutoTokenizer.from_pretrained(folder, revision=pinned, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            raise UserError(f"Model {name!r} cannot be loaded from {folder}: {str(error).splitlines()[0]} {no_hub}".rstrip()) from error
+            raise UserError(f"Model {name!r} cannot be loaded from {folder}: {str(error).splitlines()[0]}") from error
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise UserError(f"Model {name!r} has no fast tokenizer; character offsets, which the protocol needs, exist only there.")
-        return cls(cast("PreTrainedModel", cast(nn.Module, model).to(device)), tokenizer, name, revision or weights_hash(Path(folder)))
+        lm = cls(cast("PreTrainedModel", cast(nn.Module, model).to(place)), tokenizer, name, here.revision or weights_hash(folder))
+        lm.quantisation = here.quantisation
+        return lm
 
     @cached_property
     def identity(self) -> str:
@@ -117,6 +108,12 @@ class LM:
         for name, weight in self.model.named_parameters():
             digest.update(name.encode() + weight.detach().flatten()[:: max(1, weight.numel() // 64)].float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Number format of the weights, and of the file they were dequantised from if there is one: text -> text, for records of what was run."""
+        quantisation = {"quantisation": self.quantisation} if self.quantisation else {}
+        return {"dtype": precision.name_of(self.model.dtype), **quantisation}
 
     @property
     def device(self) -> torch.device:
@@ -278,22 +275,6 @@ def subject_span(prompt: str, subject: str, offsets: Sequence[tuple[int, int]]) 
     return (inside[0], inside[-1]) if inside else None
 
 
-def locate(name: str) -> tuple[str, str]:
-    """Folder or hub repository of a model name, with its pinned revision ("" for a folder).
-
-    Raises:
-        UserError: no such name.
-    """
-    from lks.jobs import model_folder
-
-    check_name(name)
-    if name in HUB:
-        return HUB[name].repository, HUB[name].revision
-    if Path(name).is_dir() or "/" in name:
-        return name, ""
-    return str(model_folder(name)), ""
-
-
 def template_of(name: str) -> str | None:
     """The chat template of a model whose tokenizer alone is loaded; None where it has none.
 
@@ -302,26 +283,14 @@ def template_of(name: str) -> str | None:
     """
     from transformers import AutoTokenizer
 
-    folder, revision = locate(name)
-    pinned = None if Path(folder).is_dir() else (revision or None)
+    from lks.fetching import ready
+
+    folder = ready(name).folder
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, revision=pinned, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"The tokenizer of {name!r} cannot be loaded from {folder}: {str(error).splitlines()[0]}") from error
     return cast("str | None", tokenizer.chat_template)
-
-
-def check_name(name: str) -> None:
-    """Whether a name is that of a model; loads and fetches nothing.
-
-    Raises:
-        UserError: no such name.
-    """
-    from lks.jobs import NAMES
-
-    on_the_hub = "/" in name and not name.startswith((".", "/"))
-    if not (name in HUB or Path(name).is_dir() or name in NAMES or name.startswith("mini-") or on_the_hub):
-        raise unknown("model", name, [*HUB, *NAMES])
 
 
 def weights_hash(folder: Path) -> str:

@@ -91,6 +91,7 @@ class LKS(Editor[LKSParams]):
     """Replaces an edited entity's knowledge block at one middle block by one that h_phi made."""
 
     title: ClassVar = "LKS"
+    name: ClassVar = "lks"
     source: ClassVar = "Latent Knowledge Scalpel, arXiv 2508.03741"
     changes: ClassVar = "activations"
     regime: ClassVar = "simultaneous"

@@ -14,6 +14,9 @@ PROTOCOL = 2
 UNEDITED = "none"
 """The method that edits nothing. Locality is a join with its answers, so every plan holds its cells."""
 
+PARAMETERS, RULE = "parameters", "rule"
+"""In an outcome's provenance where the method has no preset for the model: its parameters are those of its rule for untuned models."""
+
 Split = Literal["evaluation", "development"]
 """Which part of the seeded order of cases a cell edits. Settings are chosen on the second; only the first makes results."""
 

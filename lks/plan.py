@@ -59,7 +59,8 @@ def plan(
     for method, _ in grid.entries():
         if method not in (STUDIES if studies else methods):
             raise unknown("study", method, STUDIES) if studies else unknown("method", method, methods)
-    every = {model: list(STUDIES) if studies else [name for name, method in methods.items() if method.preset(model)] for model, _ in grid.pairs()}
+    able = {model: [name for name, method in methods.items() if method.preset(model) or method.has_rule()] for model, _ in grid.pairs()}
+    every = {model: list(STUDIES) if studies else names for model, names in able.items()}
     _check_filter(grid, every, only)
     models = {m: revision_of_model(m) for m in sorted({m for m, d in grid.pairs() if _kept(only, model=m, dataset=d)})}
     data = {d: dataset_of(d) for d in sorted({d for m, d in grid.pairs() if _kept(only, model=m, dataset=d)})}

@@ -1,11 +1,56 @@
-"""Which machines multiply matrices in bfloat16 themselves; elsewhere it is emulated and slower than float32."""
+"""In which number format models run, and which machines multiply matrices in bfloat16 themselves."""
+
+import os
 
 import torch
 
+from lks.errors import UserError, unknown
+
+VARIABLE, AUTO = "LKS_DTYPE", "auto"
+"""The environment variable that chooses the format, and its default: float32 on a CPU, bfloat16 on a GPU."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether a device has instructions for products in bfloat16 (GPUs from Ampere on; CPUs with AVX512-BF16 or AMX)."""
+    """Whether a device has instructions for products in bfloat16 (GPUs from Ampere on; CPUs with AVX512-BF16 or AMX); elsewhere it is emulated."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
+def default_device() -> torch.device:
+    """Return the first GPU, or the CPU where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def automatic(device: torch.device) -> torch.dtype:
+    """Return the format of weights where none is chosen: float32 on a CPU, bfloat16 elsewhere."""
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def chosen(device: torch.device) -> torch.dtype:
+    """Return the format of weights on a device: `LKS_DTYPE`, else `automatic`.
+
+    Raises:
+        UserError: a format that is not supported, or that the device can only emulate.
+    """
+    name = os.environ.get(VARIABLE, "").strip().lower() or AUTO
+    if name == AUTO:
+        return automatic(device)
+    if name not in DTYPES:
+        raise unknown(f"number format {VARIABLE} =", name, (AUTO, *DTYPES))
+    if DTYPES[name] == torch.bfloat16 and not multiplies_bfloat16(device):
+        where = "This CPU has no instructions for bfloat16 (AVX512-BF16 or AMX)" if device.type == "cpu" else "This GPU has no bfloat16"
+        raise UserError(f"{VARIABLE}=bfloat16: {where}; it would be slower than float32. Unset {VARIABLE}, or set it to float32.")
+    return DTYPES[name]
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Return the name of a format as users write it: "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def revision_in(revision: str, dtype: torch.dtype, device: torch.device) -> str:
+    """Return a model's revision as cells store it: in another format than the device's default it is another model ("...-bfloat16")."""
+    return revision if dtype == automatic(device) else f"{revision}-{name_of(dtype)}"

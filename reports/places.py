@@ -80,8 +80,12 @@ def device(places: Iterable[Place]) -> str:
 
 
 def device_of(outcome: Outcome) -> str:
-    """On what a cell was made, as its provenance says."""
-    return outcome.provenance.get("device", "a device that was not noted")
+    """Return on what a cell was made, with what is out of the ordinary in its model's weights: a chosen number format, a quantised file."""
+    noted, cell = outcome.provenance, outcome.cell
+    device, dtype, quantisation = (noted.get(key, "") for key in ("device", "dtype", "quantisation"))
+    chosen = [f"in {dtype}"] if dtype and cell.model_revision.endswith(f"-{dtype}") else []
+    weights = [f"weights of {cell.model} dequantised from a GGUF file ({quantisation})"] if quantisation else []
+    return ", ".join([device or "a device that was not noted", *chosen, *weights])
 
 
 def by_cell(rows: Iterable[FoundT]) -> dict[str, list[FoundT]]:

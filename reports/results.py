@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from lks.grid import UNEDITED, Outcome, Split
+from lks.outcome import PARAMETERS, RULE
 from lks.reader import Reader
 from reports.comparisons import Comparison, comparisons
 from reports.overview import Overview
@@ -250,9 +251,11 @@ def query(name: str) -> str:
 
 
 def name_of(outcome: Outcome) -> str:
-    """A method as tables call it, with its overrides: "LKS (hypernetwork=free, lr=0.1)"."""
+    """Return a method as tables call it, marked where its parameters are its rule's, with its overrides: "LKS (rule, hypernetwork=free, lr=0.1)"."""
     title = outcome.provenance.get("title", outcome.cell.method)
-    return f"{title} ({', '.join(f'{key}={value}' for key, value in outcome.cell.variant)})" if outcome.cell.variant else title
+    rule = [RULE] if outcome.provenance.get(PARAMETERS) == RULE else []
+    said = [*rule, *(f"{key}={value}" for key, value in outcome.cell.variant)]
+    return f"{title} ({', '.join(said)})" if said else title
 
 
 def why(outcome: Outcome | None, width: int = 60) -> str:

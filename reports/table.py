@@ -1,8 +1,17 @@
 """A table as data; `reports.forms` writes it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
+
+from lks.outcome import RULE
+
+RULE_NOTE = "Rule: the method has no preset for the model; its parameters are those of its rule for models that it was not tuned for."
+
+
+def rule_note(names: Iterable[str]) -> str:
+    """Return the footnote of a table in which a method's name is marked "(rule)"; empty where none is."""
+    return RULE_NOTE if any(f"({RULE}{end}" in name for name in names for end in "),") else ""
 
 
 def one_digit(value: float) -> str:
@@ -118,6 +127,7 @@ class Table:
 
     @property
     def note(self) -> str:
-        """Caption, read-out and device in one line."""
+        """Caption, what its marks mean and device in one line."""
+        words = (entry for row in self.rows for entry in row.entries if isinstance(entry, str))
         device = f"Ours: {self.device}." if self.device else ""
-        return " ".join(filter(None, (self.caption, device)))
+        return " ".join(filter(None, (self.caption, rule_note(words), device)))

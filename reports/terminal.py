@@ -6,6 +6,7 @@ from rich.table import Table
 from lks.grid import Outcome
 from reports import overview, scope
 from reports.results import COLUMNS, Block, Kept, Results, Row, name_of, seconds_per_edit
+from reports.table import rule_note
 from reports.texts import DASH, number, preparation, short
 
 TITLE = "Percent; TF token as in the paper, AR exact as generated. seq: edits one after the other, sim: all at once"
@@ -16,6 +17,7 @@ def tables(results: Results) -> Group:
     """The result table; then what sequential methods keep, edit scope and development cells, where there are any."""
     shown, development = results.of("evaluation"), results.of("development")
     names = {outcome.cell.id: name_of(outcome) for outcome in shown.outcomes}
+    marked = rule_note(name_of(outcome) for outcome in results.outcomes)
     parts = [_result_table(shown, TITLE)] if shown.blocks or not (development.blocks or results.scope) else []
     if shown.overview:
         parts.append(overview.terminal_table(shown.overview, lambda row: names.get(row.cell_id, row.method)))
@@ -25,7 +27,8 @@ def tables(results: Results) -> Group:
         parts.append(scope.terminal_table(results))
     if development.blocks:
         parts.append(_result_table(development, "Development cases, for choosing settings; not results"))
-    return Group(*(part for table in parts for part in ("", table))) if len(parts) > 1 else Group(*parts)
+    shown_parts = [part for table in parts for part in ("", table)] if len(parts) > 1 else [*parts]
+    return Group(*shown_parts, *(["", marked] if marked else []))
 
 
 def _table(title: str) -> Table:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from lks.editor import Editor
 
 TRAINING_HINT = "Name a dataset for that with --training: zsre, or world for the models that are shipped."
+BY_RULE = "its rule for models it was not tuned for"
+"""Where the parameters of an edit come from, as its record says it."""
 Preset = Callable[[int, str], object]
 
 
@@ -84,12 +86,6 @@ def editor_for(
     Raises:
         UserError: there are no parameters to go by, or a change does not parse.
     """
-    from lks.editor import PUBLISHED, override
-
-    blocks, dim = shape
-    own = method.preset(model)
-    preset = own or method.untuned(blocks, dim)
-    if preset is None:
-        raise UserError(f"{method.title} has no parameters for {model!r} and none for {PUBLISHED} to go by. Give a preset in {method.__module__}.")
-    source = f"preset for {model}" if own else "its rule for models it was not tuned for"
-    return method(override(preset(*facts), changes)), source
+    source = BY_RULE if method.by_rule(model) else f"preset for {model}"
+    n_edits, dataset = facts
+    return method.for_model(model, dataset, n_edits, changes, lambda: shape), source

@@ -58,7 +58,7 @@ def edit(
       lks edit --model ./my-model --facts more.csv --out patch --update
     """
     from lks.facts import Facts, read_facts
-    from lks.lm import check_name
+    from lks.registry import check_name
     from workbench.choosing import changes_of, check_changes, check_training, method_named
     from workbench.editing import Wish
     from workbench.forms import check_form
@@ -266,17 +266,14 @@ def _loaded(console: Console, name: str, device: str | None) -> "LM":
     Raises:
         UserError: it cannot be loaded, or there is no such device.
     """
+    from workbench.readying import make_ready
+
+    make_ready(console, [name], device)
     with console.status(f"loading {name}"):
-        import torch
         from transformers.utils import logging
 
         from lks.lm import LM
 
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        if device is not None:
-            try:
-                torch.empty(0, device=device)
-            except (RuntimeError, AssertionError) as error:
-                raise UserError(f"Device {device!r} cannot be used: {str(error).splitlines()[0]} Use cpu, or leave --device out.") from None
         return LM.load(name, device)

@@ -124,7 +124,7 @@ def edit_model(lm: LM, facts: Facts, wish: Wish | None = None, report: Report = 
         training=wish.training,
         seconds=time.perf_counter() - prepared,
         prepare_s=prepared - began,
-        made=provenance() | dict(editor.notes),
+        made={**provenance(), **lm.provenance, **editor.notes},
         history=(f"edited with {many(len(edits), 'fact')}",),
         form=form,
     )
@@ -189,7 +189,7 @@ def _continued(
         kept, learnt = joined([kept, cast(KnowledgeBlockPatch, made)]), dict(editor.learnt)
     done = f"{many(len(touched), 'subject')} added or changed" + (f", {len(drop)} removed" if drop else "")
     seconds = origin.seconds + time.perf_counter() - began
-    new = replace(origin, seconds=seconds, made=provenance(), history=(*origin.history, done))
+    new = replace(origin, seconds=seconds, made={**provenance(), **lm.provenance}, history=(*origin.history, done))
     same = len(kept.names) - len({edit.subject for edit in edits})
     said = f"{done}; {many(same, 'subject')} {'keeps its' if same == 1 else 'keep their'} knowledge blocks bit for bit."
     return Edited(kept, new, together, learnt), said

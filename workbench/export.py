@@ -50,7 +50,8 @@ def merge(model: str, folder: Path, out: Path, precision: Precision | None = Non
     import torch
     from transformers import AutoTokenizer
 
-    from lks.lm import LM, locate
+    from lks.fetching import ready
+    from lks.lm import LM
     from lks.patch import WeightPatch, load
 
     _check_free(out)
@@ -65,8 +66,7 @@ def merge(model: str, folder: Path, out: Path, precision: Precision | None = Non
         lm.model.to(getattr(torch, precision))
     with _written(out) as target, patch.applied(lm):
         lm.model.save_pretrained(target)
-        source, revision = locate(model)
-        AutoTokenizer.from_pretrained(source, revision=revision or None, trust_remote_code=False).save_pretrained(target)
+        AutoTokenizer.from_pretrained(ready(model).folder, trust_remote_code=False).save_pretrained(target)
         (target / "README.md").write_text(_card(model, folder, patch, licence, merged=True).text(), encoding="utf-8")
     return _exported(out)
 
@@ -138,10 +138,10 @@ def _subjects(folder: Path) -> tuple[str, ...]:
 
 def _base(model: str) -> tuple[str, bool]:
     """What the model is called elsewhere, never where it lies on this machine; and whether that is a hub id."""
-    from lks.lm import locate
+    from lks.registry import repository_of
 
-    source, _ = locate(model)
-    return (source, True) if not Path(source).is_dir() else (Path(source).resolve().name, False)
+    repository = repository_of(model)
+    return (repository, True) if repository else (Path(model).resolve().name, False)
 
 
 def _check_free(out: Path) -> None:
@@ -198,6 +198,10 @@ def export(
     console = Console(soft_wrap=True)
     if precision is not None and not merged:
         raise UserError("--dtype is for --merge: a patch stays as it is.")
+    if merged:
+        from workbench.readying import make_ready
+
+        make_ready(console, [model])
     with console.status("merging" if merged else "copying"):
         done = merge(model, patch, out, precision, licence) if merged else publish(model, patch, out, licence)
     console.print(f"{done.folder}: {', '.join(done.files)} ({done.nbytes:,} bytes)", highlight=False)

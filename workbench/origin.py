@@ -48,11 +48,9 @@ class Base:
     @classmethod
     def of(cls, lm: LM) -> "Base":
         """The identity of a loaded model, the same on every device and in every number format where its files are hashed."""
-        commit = str(getattr(lm.model.config, "_commit_hash", None) or "")
-        published = "/" in lm.name and not Path(lm.name).is_dir()
-        revision = commit if published else lm.revision
+        published = "/" in lm.name and not Path(lm.name).exists()
         name = lm.name if published else Path(lm.name).name
-        return cls(name, revision or lm.identity, len(lm.blocks), lm.dim, int(lm.vocabulary_projection.weight.shape[0]))
+        return cls(name, lm.revision or lm.identity, len(lm.blocks), lm.dim, int(lm.vocabulary_projection.weight.shape[0]))
 
     def is_that_of(self, other: "Base") -> bool:
         """Whether a patch for the one fits the other: the same weights, whatever they are called."""

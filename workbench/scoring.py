@@ -18,8 +18,10 @@ from lks.facts import Facts
 from lks.lm import LM
 from lks.outcome import IMMEDIATE, UNEDITED, Cell, Extras, Outcome
 from lks.patch import Patch
+from lks.precision import revision_in
 from lks.shards import write_shard, write_whole
 from lks.store import Store
+from workbench.choosing import BY_RULE
 from workbench.forms import dataset_in, settled
 from workbench.origin import Base, Edited
 
@@ -39,6 +41,13 @@ class Given(Editor[NoParams]):
     title: ClassVar = "patch"
     params_type: ClassVar = NoParams
     presets: ClassVar = {"default": always(NoParams())}
+    ruled: ClassVar[bool] = False
+    """Whether the patch was made with the parameters of its method's rule."""
+
+    @classmethod
+    def by_rule(cls, model: str) -> bool:
+        """Return what the patch's record says."""
+        return cls.ruled
 
     def edit(self, lm: LM, edits: object, seed: int = 0, progress: Progress = silent, after: object = None) -> Patch:
         """Never called while the patch is whole.
@@ -111,7 +120,8 @@ def score(
     bench = _Here(lm, dataset)
     unedited = run(cell.unedited, baselines.methods()[UNEDITED], results, lambda stage, done: report("unedited", stage, done), bench, extras)
     store.record(unedited)
-    given = type("Given", (Given,), {"title": edited.origin.title if edited.origin else "patch", "regime": _regime(edited)})
+    title, ruled = (edited.origin.title, edited.origin.tuned == BY_RULE) if edited.origin else ("patch", False)
+    given = type("Given", (Given,), {"title": title, "regime": _regime(edited), "ruled": ruled})
     outcome = run(cell, given, results, lambda stage, done: report("edited", stage, done), bench, extras)
     store.record(outcome)
     for one, who in ((unedited, "unedited"), (outcome, "edited")):
@@ -135,7 +145,7 @@ def _cell(lm: LM, edited: Edited, dataset: Dataset) -> Cell:
         seed=0,
         draws=1,
         parameters=parameters,
-        model_revision=base.revision,
+        model_revision=revision_in(base.revision, lm.model.dtype, lm.device),
         data_revision=dataset.revision,
     )
 

@@ -48,6 +48,7 @@ def serve(
 
       lks serve --model meta-llama/Llama-3.1-8B-Instruct --patch june=patches/2026-06 --patch july=patches/2026-07
     """
+    from workbench.readying import make_ready
     from workbench.serving_models import base_name, chosen, read_all
     from workbench.serving_server import api_key, check_host
     from workbench.serving_service import Rules
@@ -58,6 +59,7 @@ def serve(
     _check_free(host, port)
     base = name or base_name(model)
     choices = chosen(patch or [], base)
+    make_ready(console, [model], device)
     with console.status("reading patches"):
         edited = read_all(choices, model)
     rules = Rules(max_length, max_concurrent, max_waiting, max_body << 10, key, hosts)

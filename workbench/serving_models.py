@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from transformers import AutoConfig
 
-from lks import hub
 from lks.errors import UserError
 from lks.intake import one_line
-from lks.lm import LM, locate
+from lks.lm import LM
 from lks.patch import NoPatch, Patch, WeightPatch
+from lks.registry import shape_of
 from lks.replacer import KnowledgeBlockPatch
 from workbench.origin import Edited, read
 
@@ -68,7 +67,7 @@ def read_all(choices: Sequence[Choice], model: str) -> dict[str, Edited]:
         UserError: a patch is not there, damaged, or made for a model of another shape; or there is no such model.
     """
     edited = {choice.name: read(choice.folder) for choice in choices}
-    shape = _shape(model)
+    shape = shape_of(model)
     for choice in choices:
         origin, patch = edited[choice.name].origin, edited[choice.name].patch
         if origin is not None and (origin.base.blocks, origin.base.dim) != shape:
@@ -77,18 +76,6 @@ def read_all(choices: Sequence[Choice], model: str) -> dict[str, Edited]:
             needs = f"block {patch.blocks[-1]} of width {patch.table.shape[2]}"
             raise UserError(f"Patch {choice.folder} changes {needs}; {model} has {shape[0]} blocks of width {shape[1]}. Serve it with its own model.")
     return edited
-
-
-def _shape(model: str) -> tuple[int, int]:
-    """Blocks of a model and their width."""
-    folder, revision = locate(model)
-    no_hub = hub.why_not_for(folder)
-    try:
-        config = AutoConfig.from_pretrained(folder, revision=None if Path(folder).is_dir() else revision or None, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"Model {model!r} cannot be loaded from {folder}: {one_line(str(error))} {no_hub}".rstrip()) from error
-    text = config.get_text_config()
-    return int(text.num_hidden_layers), int(text.hidden_size)
 
 
 def check(lm: LM, choices: Sequence[Choice], edited: Mapping[str, Edited]) -> None:
