@@ -182,12 +182,12 @@ def _write(file: Path, header: Header, revision: str) -> None:
     try:
         part.mkdir(parents=True)
         where: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
-        with contextlib.redirect_stderr(io.StringIO()):  # a bar of transformers that cannot be turned off
+        with contextlib.redirect_stderr(io.StringIO()):  # bars of transformers, some of which cannot be turned off
             AutoTokenizer.from_pretrained(file.parent, **where).save_pretrained(part)
             model: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
-        model.hf_quantizer = None  # the weights are dequantised: nothing of the quantisation is left to save
-        model.config.__dict__.pop("quantization_config", None)
-        model.save_pretrained(part)
+            model.hf_quantizer = None  # the weights are dequantised: nothing of the quantisation is left to save
+            model.config.__dict__.pop("quantization_config", None)
+            model.save_pretrained(part)
         about = {"revision": revision, "quantisation": header.quantisation, "architecture": header.architecture, "file": file.name}
         (part / ABOUT).write_text(json.dumps(about), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)  # what is there has no ABOUT: it is not whole

@@ -1,4 +1,4 @@
-"""Which models there are by name, what each is, and where it is on this machine. Nothing is fetched or loaded here, and torch is not needed."""
+"""Which models there are by name, what each is, and where it is on this machine. Nothing is fetched or loaded here."""
 
 import json
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ def kind_of(name: str) -> Kind:
     """
     if name in KNOWN:
         return "hub"
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return "folder"
     if name.lower().endswith(".gguf"):
         if not Path(name).is_file():

@@ -107,7 +107,7 @@ def test_every_shipped_grid_fits_the_methods_there_are() -> None:
             assert {cell.method for cell in cells} == set(methods()), grid.name
 
 
-def test_every_method_is_every_method_with_a_preset(tmp_path: Path) -> None:
+def test_every_method_is_every_method_with_a_preset_or_a_rule(tmp_path: Path) -> None:
     text = SMALL.replace('["lks"]', '["*", {method = "lks", hypernetwork = "free"}]').replace('["m"]', '["micro-a", "b"]').replace("[1, 10]", "[1]")
     grid = from_text(tmp_path, "[g]\n" + text)["g"]
     cells = planned(grid)
@@ -116,7 +116,7 @@ def test_every_method_is_every_method_with_a_preset(tmp_path: Path) -> None:
         *(("none", ()), ("ft", ()), ("lks", ()), ("lks", (("hypernetwork", "free"),)))  # rome and mend have nothing for it
     ]
     assert {c.method for c in planned(grid, method=["rome"])} == {"none", "rome"}
-    with pytest.raises(UserError, match="no preset for model 'b'"):
+    with pytest.raises(UserError, match=r"no preset for model 'b', and no rule .* in a grid as \{ method = \"test_grid\", compat = "):
         planned(from_text(tmp_path, "[g]\n" + text.replace('"*"', '"*", "rome"'))["g"])
     with pytest.raises(UserError, match=r"Unknown method '\*'"):
         planned(from_text(tmp_path, "[g]\n" + text.replace('"*"', '{method = "*", lr = 1}'))["g"])
