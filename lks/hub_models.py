@@ -2,43 +2,15 @@
 
 import json
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
+from lks import hub
 from lks.errors import UserError
 
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 """What a model is loaded from."""
 NOT = ("*/*", "consolidated*")
 """Other formats of the same weights, in folders or under the names of their makers."""
-ANSWER_S = 3.0
-"""Seconds within which the hub has to answer a first question."""
-
-
-def offline() -> bool:
-    """Return whether the hub is not to be asked (`HF_HUB_OFFLINE`)."""
-    from huggingface_hub import is_offline_mode
-
-    return bool(is_offline_mode())
-
-
-@cache
-def answers() -> bool:
-    """Return whether the hub can be reached; asked once per process. A probe of `lks.hub`, where there is one, is to take its place."""
-    if offline():
-        return False
-    from urllib.error import HTTPError
-    from urllib.request import Request, urlopen
-
-    from huggingface_hub import constants
-
-    try:
-        with urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=ANSWER_S):
-            return True
-    except HTTPError:
-        return True  # it answers, if only that it does not like the question
-    except (OSError, ValueError):
-        return False
 
 
 def cached(repository: str, revision: str = "") -> Path | None:
@@ -114,9 +86,8 @@ def _asked(repository: str, question: Callable[[], str]) -> str:
     """What the hub says, or why it does not."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    if not answers():
-        why = "HF_HUB_OFFLINE is set" if offline() else "it cannot be reached"
-        raise UserError(f"Model {repository} is not on this machine, and the hub does not answer ({why}). Fetch it where it does, or give a folder.")
+    if no_hub := hub.why_not():
+        raise UserError(f"Model {repository} is not on this machine. {no_hub} Fetch it where the hub can be asked, or give a folder.")
     try:
         return question()
     except GatedRepoError:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lks import gguf_models, hub_models
+from lks import gguf_models, hub, hub_models
 from lks.errors import UserError, unknown
 from lks.gguf_header import read_header
 from lks.jobs import NAMES, model_folder
@@ -164,7 +164,7 @@ def revision_of(name: str) -> str:
     if here := hub_models.cached(repository_of(name), ""):
         return here.name
     package = KNOWN[name].package if name in KNOWN else None
-    if package and (package_file(name) or not hub_models.answers()):
+    if package and (package_file(name) or hub.why_not()):
         return package.sha256[:16]
     return hub_models.newest(repository_of(name))
 
@@ -183,7 +183,7 @@ def shape_of(name: str) -> tuple[int, int]:
         return _shape(name, (Path(name) if kind == "folder" else model_folder(name)) / "config.json")
     here = hub_models.cached(repository_of(name), pinned(name))
     package = KNOWN[name].package if name in KNOWN else None
-    if here is None and package and (package_file(name) or not hub_models.answers()):
+    if here is None and package and (package_file(name) or hub.why_not()):
         return package.shape
     return _shape(name, here / "config.json" if here else hub_models.config(repository_of(name), pinned(name)))
 

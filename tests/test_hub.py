@@ -23,9 +23,9 @@ from lks.errors import DataError, UserError
 from lks.facts import read_facts
 from lks.lm import LM
 from lks.published import Published, download
+from lks.registry import shape_of
 from tests import real, tiny
 from workbench.editing import Wish, edit_model
-from workbench.serving_models import _shape
 
 ROOT = Path(__file__).parents[1]
 
@@ -129,7 +129,7 @@ def test_a_hub_that_answers_is_used(monkeypatch: pytest.MonkeyPatch, answering: 
 NEEDS = {
     "a model": lambda: LM.load("nobody/nothing", "cpu"),
     "a pinned model": lambda: LM.load("llama-2-7b-chat", "cpu"),
-    "a served model's shape": lambda: _shape("nobody/nothing"),
+    "a served model's shape": lambda: shape_of("nobody/nothing"),
     "a counterfactual model": lambda: from_hub(tiny.lm("llama"), "nobody/nothing"),
     "an encoder": lambda: HubEncoder("nobody/nothing"),
     "documents of a task": lambda: Battery(["arc_easy"]),

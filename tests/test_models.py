@@ -13,6 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 import lks.cell
+import lks.hub
 from baselines import methods
 from flows.cli import app
 from flows.planning import cells_of, revision_of_model
@@ -92,7 +93,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     told = SimpleNamespace(up=True, here=None, fetched=[], snapshot=tmp_path / ("c" * 40))
     told.snapshot.mkdir()
     (told.snapshot / "config.json").write_text('{"n_layer": 48, "n_embd": 1600}')
-    monkeypatch.setattr(hub_models, "answers", lambda: told.up)
+    monkeypatch.setattr(lks.hub, "why_not", lambda: "" if told.up else "The hub cannot be reached.")
     monkeypatch.setattr(hub_models, "cached", lambda repository, revision="": told.here)
     monkeypatch.setattr(hub_models, "newest", lambda repository: "n" * 40)
     monkeypatch.setattr(hub_models, "fetch", lambda repository, revision="": told.fetched.append((repository, revision)) or told.snapshot)
@@ -115,9 +116,9 @@ def test_the_hub_comes_before_the_package(hub: SimpleNamespace, tmp_path: Path, 
 
 
 def test_without_the_hub_a_model_that_is_not_here_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(hub_models, "answers", lambda: False)
+    monkeypatch.setattr(lks.hub, "why_not", lambda: "The hub is not asked: HF_HUB_OFFLINE is set.")
     for ask in (revision_of, shape_of, fetching.ready):
-        with pytest.raises(UserError, match=r"owner/absent is not on this machine, and the hub does not answer \(HF_HUB_OFFLINE is set\)") as caught:
+        with pytest.raises(UserError, match=r"owner/absent is not on this machine\. The hub is not asked: HF_HUB_OFFLINE is set\.") as caught:
             ask("owner/absent")
         assert "\n" not in str(caught.value)
 
