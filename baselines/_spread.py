@@ -13,7 +13,7 @@ from baselines._moments import STATISTICS, Moments, second_moments
 from baselines._subjects import behind, prefixes
 from baselines._updates import Updates
 from baselines._values import ValueParams, optimise
-from lks.editor import After, Editor, Progress, silent, unwatched
+from lks.editor import SHORT, After, Editor, Progress, silent, unwatched
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.lm import LM
@@ -53,6 +53,9 @@ class Spreading(Editor[ParamsT]):
 
     changes: ClassVar = "weights"
     regime: ClassVar = "simultaneous"
+    effort: ClassVar = "steps"
+    step: ClassVar = "lr"
+    made_for: ClassVar = SHORT
     remembers_keys: ClassVar[bool] = False
     """Whether later batches have to leave earlier batches' keys alone."""
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines._adapters import ADAPTER, Adapter, Rule, config_of, trained
-from lks.editor import After, Editor, Progress, always, silent, unwatched
+from lks.editor import LONG, After, Editor, Progress, always, silent, unwatched
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.lm import LM
@@ -74,6 +74,9 @@ class AdaLoRA(Editor[AdaLoRAParams]):
     changes: ClassVar = "weights"
     regime: ClassVar = "simultaneous"
     params_type: ClassVar = AdaLoRAParams
+    effort: ClassVar = "epochs"
+    step: ClassVar = "lr"
+    made_for: ClassVar = LONG
     presets: ClassVar = {
         # EasyEdit, hparams/LoRA/llama-7b.yaml (rank, alpha, dropout, lr, steps). The schedule, of which EasyEdit has none, is own
         # choice: the paper's initial budget of 1.5 times the target, about a seventh of the steps before it falls and under half after

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from baselines._fine_tuning import target_in_place, tune
-from lks.editor import After, Editor, Progress, always, silent, unwatched
+from lks.editor import LONG, After, Editor, Progress, always, silent, unwatched
 from lks.edits import Edit
 from lks.lm import LM
 from lks.patch import Patch
@@ -43,6 +43,9 @@ class FineTuning(Editor[FTParams]):
     changes: ClassVar = "weights"
     regime: ClassVar = "simultaneous"
     params_type: ClassVar = FTParams
+    effort: ClassVar = "max_epochs"
+    step: ClassVar = "lr"
+    made_for: ClassVar = LONG
     presets: ClassVar = {
         # EasyEdit, hparams/FT/llama-7b.yaml and mistral-7b.yaml (objective target_new)
         "llama-2-7b-chat": always(FTParams(block=21)),

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from baselines._fine_tuning import target_from_last_token, target_in_place, tune
-from lks.editor import After, Editor, Progress, always, silent, unwatched
+from lks.editor import After, Editor, Lengths, Progress, always, silent, unwatched
 from lks.edits import Edit
 from lks.lm import LM
 from lks.patch import Patch
@@ -60,6 +60,9 @@ class LastTokenFineTuning(Editor[FTLParams]):
     changes: ClassVar = "weights"
     regime: ClassVar = "simultaneous"
     params_type: ClassVar = FTLParams
+    effort: ClassVar = "max_epochs"
+    step: ClassVar = "lr"
+    made_for: ClassVar = Lengths(3, 26, "CounterFact")
     presets: ClassVar = {
         # EasyEdit, hparams/FT/llama-7b.yaml and mistral-7b.yaml (objective prompt_last)
         "llama-2-7b-chat": always(FTLParams(block=21)),

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lks.editor import After, Editor, Progress, silent, unwatched
+from lks.editor import LONG, After, Editor, Progress, silent, unwatched
 from lks.edits import Edit
 from lks.lm import LM, Encoded
 from lks.losses import row_means
@@ -224,6 +224,9 @@ class Grace(Editor[GraceParams]):
     changes: ClassVar = "activations"
     regime: ClassVar = "sequential"
     params_type: ClassVar = GraceParams
+    effort: ClassVar = "n_iter"
+    step: ClassVar = "lr"
+    made_for: ClassVar = LONG
     presets: ClassVar = {
         # EasyEdit, hparams/GRACE/llama-7b.yaml
         "llama-2-7b-chat": lambda n_edits, dataset: GraceParams(block=27),

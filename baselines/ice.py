@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from baselines._retrieval import Fact, FactsInFront, Lookup
 from baselines._retrievers import RetrieverName
-from lks.editor import After, Editor, Progress, always, silent, unwatched
+from lks.editor import LONG, After, Editor, Progress, always, silent, unwatched
 from lks.edits import Edit
 from lks.lm import LM
 from lks.patch import Patch
@@ -46,6 +46,7 @@ class ICE(Editor[ICEParams]):
     changes: ClassVar = "context"
     regime: ClassVar = "simultaneous"
     params_type: ClassVar = ICEParams
+    made_for: ClassVar = LONG
     presets: ClassVar = {
         # EasyEdit, examples/PROMPT.md (wording); the retriever is own choice, published edits are evaluated one at a time
         "llama-2-7b-chat": always(ICEParams(instruction=INSTRUCTION)),

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 
 from baselines._retrieval import Fact, FactsInFront, Lookup
 from baselines._retrievers import RetrieverName, retriever
-from lks.editor import After, Editor, Progress, always, silent, unwatched
+from lks.editor import After, Editor, Lengths, Progress, always, silent, unwatched
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.joining import joined
@@ -54,6 +54,7 @@ class IKE(Editor[IKEParams]):
     regime: ClassVar = "simultaneous"
     params_type: ClassVar = IKEParams
     trains: ClassVar = True
+    made_for: ClassVar = Lengths(3, 26, "CounterFact")
     presets: ClassVar = {
         # EasyEdit, hparams/IKE/llama-7b.yaml and mistral-7b.yaml (k); the paper has 32. The retriever is own choice: no extra package
         "llama-2-7b-chat": always(IKEParams(demonstrations=16)),

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from baselines._adapters import ADAPTER, Adapter, Rule, config_of, trained
-from lks.editor import After, Editor, Progress, always, silent, unwatched
+from lks.editor import LONG, After, Editor, Progress, always, silent, unwatched
 from lks.edits import Edit
 from lks.lm import LM
 from lks.patch import Patch
@@ -56,6 +56,9 @@ class LoRA(Editor[LoRAParams]):
     changes: ClassVar = "weights"
     regime: ClassVar = "simultaneous"
     params_type: ClassVar = LoRAParams
+    effort: ClassVar = "epochs"
+    step: ClassVar = "lr"
+    made_for: ClassVar = LONG
     presets: ClassVar = {
         # EasyEdit, hparams/LoRA/llama-7b.yaml
         "llama-2-7b-chat": always(LoRAParams()),

@@ -16,7 +16,7 @@ from baselines._mend_network import Layer, MendNetwork, live, mlp_layers
 from baselines._mend_pass import Border, gradients
 from baselines._mend_training import Trainer, change, measure
 from lks.cache import Making, made
-from lks.editor import After, Editor, Progress, always, canonical, silent, unwatched
+from lks.editor import SHORT, After, Editor, Progress, always, canonical, silent, unwatched
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.lm import LM
@@ -83,6 +83,8 @@ class Mend(Editor[MendParams]):
     regime: ClassVar = "simultaneous"
     params_type: ClassVar = MendParams
     trains: ClassVar = True
+    effort: ClassVar = "max_steps"
+    made_for: ClassVar = SHORT
     presets: ClassVar = {
         # EasyEdit, hparams/TRAINING/MEND/llama-7b.yaml and mistral-7b.yaml: 100,000 single edits, 10 per optimiser step, validated every 1,000
         "llama-2-7b-chat": always(MendParams()),

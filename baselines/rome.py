@@ -18,7 +18,7 @@ from baselines._moments import STATISTICS, Moment, second_moments
 from baselines._subjects import behind, prefixes
 from baselines._updates import Updates
 from baselines._values import ValueParams, optimise
-from lks.editor import After, Editor, Progress, always, silent, unwatched
+from lks.editor import SHORT, After, Editor, Progress, always, silent, unwatched
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.lm import LM
@@ -62,6 +62,9 @@ class ROME(Editor[ROMEParams]):
     changes: ClassVar = "weights"
     regime: ClassVar = "sequential"
     params_type: ClassVar = ROMEParams
+    effort: ClassVar = "steps"
+    step: ClassVar = "lr"
+    made_for: ClassVar = SHORT
     presets: ClassVar = {
         # EasyEdit, hparams/ROME/llama-7b.yaml and mistral-7b.yaml; corpus and its size: own choice (there C is not used at all)
         "llama-2-7b-chat": always(ROMEParams(block=5)),

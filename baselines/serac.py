@@ -14,7 +14,7 @@ from baselines._counterfactual import Counterfactual
 from baselines._serac_patch import EncoderSettings, SeracPatch, load
 from lks.cache import Making, made
 from lks.checkpoint import Checkpoint
-from lks.editor import After, Editor, Progress, always, canonical, silent, unwatched
+from lks.editor import SHORT, After, Editor, Progress, always, canonical, silent, unwatched
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.lm import LM
@@ -101,6 +101,8 @@ class Serac(Editor[SeracParams]):
     regime: ClassVar = "simultaneous"
     params_type: ClassVar = SeracParams
     trains: ClassVar = True
+    effort: ClassVar = "max_steps"
+    made_for: ClassVar = SHORT
     presets: ClassVar = {
         "llama-2-7b-chat": always(_LLAMA_2),
         "mistral-7b-instruct-v0.3": always(_MISTRAL),

@@ -22,7 +22,7 @@ from baselines._fine_tuning import places, target_in_place
 from baselines._merge import ties
 from baselines._subjects import prefixes
 from lks.contexts import preceded
-from lks.editor import After, Editor, Progress, silent, unwatched
+from lks.editor import LONG, After, Editor, Progress, silent, unwatched
 from lks.edits import Edit
 from lks.lm import LM, Encoded
 from lks.losses import negative_log_likelihood
@@ -233,6 +233,9 @@ class Wise(Editor[WiseParams]):
     changes: ClassVar = "activations"
     regime: ClassVar = "sequential"
     params_type: ClassVar = WiseParams
+    effort: ClassVar = "n_iter"
+    step: ClassVar = "lr"
+    made_for: ClassVar = LONG
     presets: ClassVar = {
         # EasyEdit, hparams/WISE/llama-7b.yaml and mistral-7b.yaml
         "llama-2-7b-chat": lambda n_edits, dataset: WiseParams(block=27),

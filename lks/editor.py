@@ -35,6 +35,27 @@ class NoParams:
     """Parameters of a method that has none."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lengths:
+    """How long the edits are that a method was made for and measured on.
+
+    Attributes:
+        target: tokens of the longest answer.
+        prompt: tokens of the longest edit prompt.
+        source: the data that have them.
+    """
+
+    target: int
+    prompt: int
+    source: str
+
+
+SHORT = Lengths(16, 26, "zsRE and CounterFact")
+"""Facts in a few words. Tokens as SmolLM2 counts them: the longest target of zsRE's 1,037 records that MEND was measured on, and the longest
+prompt of CounterFact's 10,000."""
+LONG = Lengths(102, 220, "KnowEdit's WikiBio")
+"""Sentences behind passages: the longest target and prompt of its 306 test records (arXiv 2401.01286), in SmolLM2's tokens."""
+
 ParamsT = TypeVar("ParamsT")
 
 
@@ -57,6 +78,9 @@ class Editor(ABC, Generic[ParamsT]):
         presets: model name -> parameters for T edits. "default" serves every model without an entry of its own.
         trains: whether `prepare` has to be given edits to train on.
         notes: what `prepare` has to say for the provenance of results, name -> text.
+        effort: the parameter that makes training longer (steps, epochs); "" for a method that trains nothing.
+        step: the parameter that makes its steps larger; "" likewise.
+        made_for: lengths of the edits that the method was made for; None where nobody has said.
     """
 
     title: ClassVar[str]
@@ -68,6 +92,9 @@ class Editor(ABC, Generic[ParamsT]):
     presets: ClassVar[Mapping[str, Callable[[int, str], object]]]
     trains: ClassVar[bool] = False
     notes: Mapping[str, str] = MappingProxyType({})
+    effort: ClassVar[str] = ""
+    step: ClassVar[str] = ""
+    made_for: ClassVar[Lengths | None] = None
 
     def __init__(self, params: ParamsT) -> None:
         self.params = params

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import lks.cache
-from lks.editor import After, Editor, Progress, canonical, silent, unwatched
+from lks.editor import SHORT, After, Editor, Progress, canonical, silent, unwatched
 from lks.edits import Edit, spellings_of
 from lks.errors import UserError
 from lks.gate import RelationGate
@@ -96,6 +96,9 @@ class LKS(Editor[LKSParams]):
     changes: ClassVar = "activations"
     regime: ClassVar = "simultaneous"
     params_type: ClassVar = LKSParams
+    effort: ClassVar = "max_epochs"
+    step: ClassVar = "lr"
+    made_for: ClassVar = SHORT
     presets: ClassVar = {
         "llama-2-7b-chat": _paper("llama-2-7b-chat", 16),
         "mistral-7b-instruct-v0.3": _paper("mistral-7b-instruct-v0.3", 18),

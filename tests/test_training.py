@@ -65,6 +65,18 @@ def test_loss_equals_the_plain_full_model_path(family: str, positions: str) -> N
         assert float(trainer.loss(chosen)) == pytest.approx(expected, rel=1e-4)
 
 
+def test_edits_weigh_alike_whatever_the_length_of_their_targets() -> None:
+    lm = tiny.lm("llama")
+    short, long = tiny.edits(2)
+    edits = [short, replace(long, target=" ".join([long.target] * 12))]
+    trainer = Trainer(lm, prepare(lm, edits, PARAMS), PARAMS, seed=0)
+    rows = [own[0] for own in trainer.material.owned["edit"]]
+    counts = (trainer.material.offsets[1:] - trainer.material.offsets[:-1])[rows]
+    with torch.no_grad():
+        both, *each = (float(trainer.loss({"edit": chosen})) for chosen in (rows, rows[:1], rows[1:]))
+    assert counts[1] >= 10 * counts[0] and both == pytest.approx(sum(each) / 2, rel=1e-5) and both != pytest.approx(each[1], rel=1e-3)
+
+
 @pytest.mark.parametrize("family", tiny.MODELS)
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 @pytest.mark.parametrize("changes", [{}, {"positions": "all"}, {"more_blocks": (2,), "form": "residual"}], ids=["last", "all", "two_blocks"])

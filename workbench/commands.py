@@ -90,12 +90,17 @@ def edit(
 
 def _edit(console: Console, model: tuple[str, str | None], given: "Facts", wish: "Wish", where: "tuple[Path, Edited | None, list[str]]") -> None:
     """Load, edit, write, ask."""
+    from workbench.choosing import method_named
     from workbench.editing import answers, edit_model, update_model
+    from workbench.health import look
+    from workbench.lengths import too_long
     from workbench.origin import check_writable, write
 
     out, earlier, without = where
     lm = _loaded(console, *model)
     check_writable(out, earlier is not None or out.exists(), _room(lm, len(given.facts)))
+    for line in too_long(lm, method_named(earlier.origin.method if earlier and earlier.origin else wish.method), given):
+        note(console, line)
     with Bar(console) as bar:
         if earlier is None:
             made, said = edit_model(lm, given, wish, bar), ""
@@ -105,9 +110,10 @@ def _edit(console: Console, model: tuple[str, str | None], given: "Facts", wish:
         write(out, made)
         facts = made.facts or given
         check = answers(lm, made.patch, facts.dataset(), bar, made.form)
+        health = look(lm, made.patch, [one.asked for one in check.said])
     if said:
         note(console, said)
-    show_check(console, made, check, bar.seconds("prepare", "edit"), out)
+    show_check(console, made, (check, health), bar.seconds("prepare", "edit"), out)
 
 
 def _room(lm: "LM", count: int) -> int:

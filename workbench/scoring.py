@@ -13,13 +13,14 @@ from lks.cell import Bench, run
 from lks.contexts import Form
 from lks.editor import Editor, NoParams, Progress, always, silent
 from lks.edits import Dataset
+from lks.endings import Says, judged
 from lks.errors import UserError
 from lks.facts import Facts
 from lks.lm import LM
-from lks.outcome import IMMEDIATE, UNEDITED, Cell, Extras, Outcome
+from lks.outcome import ANSWERS, IMMEDIATE, UNEDITED, Cell, Extras, Outcome
 from lks.patch import Patch
 from lks.precision import revision_in
-from lks.shards import write_shard, write_whole
+from lks.shards import read_answers, write_shard, write_whole
 from lks.store import Store
 from workbench.choosing import BY_RULE
 from workbench.forms import dataset_in, settled
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 Report = Callable[[str, str, float], None]
 """Called with which model is asked ("unedited", "edited"), the stage, and the fraction of it that is done."""
-READOUTS, METRICS = ("tf_token", "ar_exact"), ("reliability", "generality", "locality", "edit_performance")
+READOUTS, METRICS = ("tf_token", "ar_exact", "wild"), ("reliability", "generality", "locality", "edit_performance")
 
 
 class Given(Editor[NoParams]):
@@ -81,13 +82,19 @@ class Scored:
     Attributes:
         unedited, edited: the two cells.
         foreign: how many of the facts are none of the patch's.
-        asked: what was asked: the facts' name, and how their prompts were put where that is not bare.
+        what: the facts' name, and how their prompts were put where that is not bare.
+        asked: how many facts.
+        answered: how many the unedited and the edited model answer, the answer ending there (`lks.endings.judged`).
+        begins: how many of the edited model's answers only begin with the wanted one.
     """
 
     unedited: Outcome
     edited: Outcome
     foreign: int
-    asked: str = ""
+    what: str
+    asked: int
+    answered: tuple[int, int]
+    begins: int
 
 
 def score(
@@ -130,7 +137,15 @@ def score(
     own = {fact.key for fact in edited.facts.facts} if edited.facts else {fact.key for fact in facts.facts}
     for stage, why in outcome.failed.items():
         logger.warning("%s could not be measured: %s.", stage, why)
-    return Scored(unedited, outcome, sum(fact.key not in own for fact in facts.facts), dataset.name)
+    before, after = (_said(results, one) for one in (unedited, outcome))
+    foreign = sum(fact.key not in own for fact in facts.facts)
+    return Scored(unedited, outcome, foreign, dataset.name, len(after), (before.count("answered"), after.count("answered")), after.count("begins"))
+
+
+def _said(results: Path, outcome: Outcome) -> list[Says]:
+    """What a cell's answers to the edit prompts say."""
+    stored = next(shard for shard in outcome.shards if Path(shard).stem == ANSWERS)
+    return judged([answer for answer in read_answers(results / stored) if answer.kind == "edit"])
 
 
 def _cell(lm: LM, edited: Edited, dataset: Dataset) -> Cell:

@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from lks.facts import Facts
     from workbench.asking import Reply
     from workbench.editing import Check
+    from workbench.health import Health
     from workbench.origin import Edited
     from workbench.scoring import Scored
 
 HEADINGS = {"reliability": "Rel", "generality": "Gen", "locality": "Loc", "edit_performance": "EP"}
-READOUTS = {"tf_token": "TF", "ar_exact": "AR"}
+READOUTS = {"tf_token": "TF", "ar_exact": "AR", "wild": "WILD"}
+READOUT_NOTES = (
+    "TF: tokens of the answer that are right where those before it are given. AR: the first tokens that the model writes are the answer's,",
+    "whatever follows: 420 counts for 42. WILD: what it writes to the end of the sentence is the answer and nothing else.",
+)
 NOTED = frozenset({"statistics"})
 """What a method has to say of its preparation (`Editor.notes`) and `lks edit` shows."""
 
@@ -96,14 +101,23 @@ def grid_of_facts() -> Table:
     return table
 
 
-def show_check(console: Console, edited: "Edited", check: "Check", seconds: float, out: Path) -> None:
-    """What editing has brought."""
+def show_check(console: Console, edited: "Edited", found: "tuple[Check, Health]", seconds: float, out: Path) -> None:
+    """What editing has brought: what is answered, at which price, and what to do where it is not."""
+    from workbench.advice import on_misses, on_troubles
+    from workbench.lengths import by_length
     from workbench.origin import size
 
+    check, health = found
     origin = edited.origin
     table = grid_of_facts()
     sample = "" if check.asked == check.of else f" (a sample; there are {check.of:,})"
     table.add_row("answered", f"{check.after} of {check.asked} facts{sample}; {check.before} before the edit")
+    begins, missed = check.those("begins"), check.those("no")
+    if begins:
+        table.add_row("", f"{len(begins)} only {'begins' if len(begins) == 1 else 'begin'} with the answer, {len(missed)} not answered")
+    if lengths := by_length(check):
+        table.add_row("by length", lengths)
+    table.add_row("harm", "; ".join(health.troubles) or f"none found (plain text, and what follows {many(health.looked, 'answer')})")
     table.add_row("asked", check.asked_in)
     if origin is not None:
         changed = "".join(f", {name}={value}" for name, value in origin.changed.items())
@@ -115,11 +129,22 @@ def show_check(console: Console, edited: "Edited", check: "Check", seconds: floa
     table.add_row("size", byte_text(size(out)))
     table.add_row("patch", str(out))
     console.print(table, highlight=False)
-    for prompt, wanted, said in check.missed[:MISSES]:
-        note(console, f"Not answered: {prompt!r}: {said!r} instead of {wanted!r}")
-    if check.missed:
-        more = f"{len(check.missed) - MISSES} more are not answered. " if len(check.missed) > MISSES else ""
-        note(console, f"{more}Training for longer (--set max_epochs=...) or editing all facts at once (--overwrite) may help; `lks eval` says more.")
+    for one in begins[:MISSES]:
+        note(console, f"Begins with the answer: {one.prompt!r}: {_short(one.text, one.wanted)} instead of {one.wanted!r}")
+    for one in missed[:MISSES]:
+        note(console, f"Not answered: {one.prompt!r}: {_short(one.text, one.wanted)} instead of {one.wanted!r}")
+    more = sum(max(0, len(those) - MISSES) for those in (begins, missed))
+    if more:
+        note(console, f"{more} more are not shown; `lks eval` shows all.")
+    for line in (*on_misses(check, origin), on_troubles(health, origin)):
+        if line:
+            note(console, line)
+
+
+def _short(text: str, wanted: str) -> str:
+    """As much of a text as shows how it goes on where the wanted answer would end."""
+    shown = text[: len(wanted) + 24]
+    return repr(shown) if shown == text else f"{shown!r}..."
 
 
 def show_reply(console: Console, reply: "Reply", as_json: bool) -> None:
@@ -162,10 +187,15 @@ def show_scores(console: Console, results: Path, scored: "Scored", facts: "Facts
             for outcome in (scored.unedited, scored.edited):
                 found = loaded.score(outcome, readout, metric)
                 cells.append("-" if found is None or found.value is None else f"{found.value:.1f}{_interval(found.low, found.high)}")
-            missing |= {metric} if cells[1] == "-" else set()
-            table.add_row(f"{short} {heading}", *cells)
-    note(console, f"{scored.asked}: percent, with 95 % intervals")
+            if cells == ["-", "-"]:
+                missing.add(metric)
+            else:
+                table.add_row(f"{short} {heading}", *cells)
+    before, after = scored.answered
+    note(console, f"Answered, and the answer ends there: {after} of {scored.asked} facts; {before} before the edit." + _beginning(scored.begins))
+    note(console, f"{scored.what}: percent, with 95 % intervals")
     console.print(table, highlight=False)
+    note(console, " ".join(READOUT_NOTES))
     for line in _overheads(results, scored):
         note(console, line)
     note(console, f"{many(len(facts.facts), 'fact')}." + (" With so few an interval is wide." if len(facts.facts) < FEW else ""))
@@ -190,6 +220,10 @@ def _overheads(results: Path, scored: "Scored") -> list[str]:
     found = {batch: f"{value:+.1f} % ({low:+.1f} to {high:+.1f})" for batch, value, low, high in rows}
     each = "; ".join(f"batch {size}: {found.get(size, 'not measured, it would take too long here')}" for size in BATCHES)
     return [f"Overhead of reading prompts, {each}"]
+
+
+def _beginning(count: int) -> str:
+    return f" {count} only {'begins' if count == 1 else 'begin'} with the answer." if count else ""
 
 
 def _interval(low: float | None, high: float | None) -> str:

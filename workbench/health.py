@@ -1,0 +1,121 @@
+"""What an edit has done to the model beside the answers: the likelihood of plain text, and what is written behind the answers."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lks.generation import Limits, Stops, ends_of, generate, positions
+from lks.lm import LM
+from lks.passages import TEXTS, Verdict, median_perplexity, read, verdict
+from lks.patch import NoPatch, Patch
+
+PLAIN = TEXTS[:6]
+"""So few that they cost a second or two on a small model without a GPU."""
+LOOKED = 8
+"""Prompts behind which free text is looked at."""
+TOKENS = 24
+"""Free text is so long: the answers are meant to be shorter by far."""
+_MARKUP = re.compile(r"<[^<>\s]+>|\[[A-Za-z0-9_]+\]")
+LONGEST_CIRCLE = 4
+"""Tokens that come over and over; longer circles are common in good small models too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether a model is sound after an edit.
+
+    Attributes:
+        ratio: median perplexity of plain texts, edited to unedited; 1 where the edits provably do not act on them.
+        looked: after how many prompts free text was looked at.
+        special: the special token that is written after most of them where the unedited model writes none; "" for none.
+        with_special: after how many.
+        circling: how many free texts end in the same few tokens over and over, beyond those of the unedited model.
+    """
+
+    ratio: float
+    looked: int
+    special: str = ""
+    with_special: int = 0
+    circling: int = 0
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the perplexity says."""
+        return verdict(self.ratio)
+
+    @property
+    def troubles(self) -> list[str]:
+        """What is wrong, each as a clause; empty where nothing is."""
+        found = []
+        if self.verdict != "fine":
+            often = f"{self.ratio:.2g} times the unedited model's" if math.isfinite(self.ratio) and self.ratio < 1000 else "beyond all measure"
+            found.append(f"its perplexity on plain text is {often}")
+        if self.special:
+            found.append(f"it writes {self.special} after {self.with_special} of {self.looked} answers")
+        if self.circling >= max(1, self.looked / 4):
+            found.append(f"it says the same few words over and over after {self.circling} of {self.looked} answers")
+        return found
+
+
+@torch.no_grad()
+def look(lm: LM, patch: Patch, prompts: Sequence[str]) -> Health:
+    """Look at the edited model, and at the unedited one as far as that takes.
+
+    Args:
+        lm: the unedited model; the same on return.
+        patch: the edits.
+        prompts: as the edited facts are asked; the first few that leave room in the model's window are looked at.
+    """
+    window = int(lm.model.config.max_position_embeddings)
+    room = max(window // 4, window - TOKENS - patch.context_tokens(lm))  # in-context patches cut what they add to what fits
+    fitting = [prompt for prompt, one in zip(prompts, lm.encode(prompts, [""] * len(prompts)), strict=True) if len(one.ids) <= room]
+    asked = fitting[:LOOKED]
+    acts = patch.fires(lm, list(PLAIN))
+    ratio = 1.0
+    if acts is None or any(acts):
+        before = median_perplexity(read(lm, PLAIN))
+        with patch.applied(lm):
+            ratio = median_perplexity(read(lm, PLAIN, context=patch.context_tokens(lm))) / before
+    ids = _written(lm, patch, asked)
+    marks = _marks(lm)
+    special = [_first(row, marks) for row in ids]
+    circling = [not special[i] and _circles(row) for i, row in enumerate(ids)]
+    bad = [i for i in range(len(asked)) if special[i] or circling[i]]
+    for i, row in zip(bad, _written(lm, NoPatch(), [asked[i] for i in bad]), strict=True):
+        special[i] = "" if _first(row, marks) else special[i]
+        circling[i] = circling[i] and not _circles(row)
+    written = Counter(name for name in special if name)
+    return Health(ratio, len(asked), max(written, key=written.__getitem__, default=""), written.total(), sum(circling))
+
+
+def _written(lm: LM, patch: Patch, prompts: Sequence[str]) -> list[list[int]]:
+    """Tokens that follow each prompt, up to the end of sequence."""
+    if not prompts:
+        return []
+    with patch.applied(lm):
+        ids, mask = lm.pad([e.ids for e in lm.encode(prompts, [""] * len(prompts))], side="left")
+        out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
+        limits = Limits(TOKENS, [1] * len(prompts), newline=False)
+        return [made.ids[: made.length] for made in generate(lm, Stops(lm), out.past_key_values, mask, out.logits[:, -1], limits)]
+
+
+def _marks(lm: LM) -> dict[int, str]:
+    """Tokens that are no text and end no sequence: special ones, and added ones that look like it (converted tokenizers may lack the flag)."""
+    added = {i: token.content for i, token in lm.tokenizer.added_tokens_decoder.items() if token.special or _MARKUP.fullmatch(token.content)}
+    ends = set(ends_of(lm))
+    named = {i: str(lm.tokenizer.convert_ids_to_tokens(i)) for i in lm.tokenizer.all_special_ids}
+    return {i: name for i, name in (added | named).items() if i not in ends}
+
+
+def _first(ids: Sequence[int], marks: Mapping[int, str]) -> str:
+    return next((marks[i] for i in ids if i in marks), "")
+
+
+def _circles(ids: Sequence[int]) -> bool:
+    """Whether the last half of a text, which was not ended, is the same few tokens over and over."""
+    tail = list(ids[len(ids) // 2 :])
+    return len(ids) == TOKENS and any(tail[n:] == tail[:-n] for n in range(1, LONGEST_CIRCLE + 1))
