@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from lks.editor import Editor
     from lks.facts import Facts
 
-FAR = 2
+FAR = 1.5
 """So many times what a method was made for is far longer."""
 GROUPS = ((1, 8), (9, 16), (17, 32), (33, 10**9))
 """Target lengths that are reported together, in tokens."""
