@@ -115,10 +115,11 @@ def show_check(console: Console, edited: "Edited", found: "tuple[Check, Health]"
     begins, missed = check.those("begins"), check.those("no")
     if begins:
         table.add_row("", f"{len(begins)} only {'begins' if len(begins) == 1 else 'begin'} with the answer, {len(missed)} not answered")
+    if check.asked_in:
+        table.add_row("asked", check.asked_in)
     if lengths := by_length(check):
         table.add_row("by length", lengths)
     table.add_row("harm", "; ".join(health.troubles) or f"none found (plain text, and what follows {many(health.looked, 'answer')})")
-    table.add_row("asked", check.asked_in)
     if origin is not None:
         changed = "".join(f", {name}={value}" for name, value in origin.changed.items())
         table.add_row("method", f"{origin.title}, {origin.tuned}{changed}")
