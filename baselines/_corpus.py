@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lks import hub
 from lks.datasets import load, names
-from lks.errors import UserError, unknown
+from lks.errors import NothingToLearnFrom, UserError, unknown
 from lks.exercises import sentences
 from lks.world import world
 
@@ -29,9 +29,12 @@ def texts(corpus: str) -> Iterator[str]:
             words of its edit and training prompts, and sentences), or the path of a text file, a text per line.
 
     Raises:
+        NothingToLearnFrom: no corpus is named.
         UserError: no such corpus, or a file that is not UTF-8.
         NoHubError: WikiText cannot be fetched.
     """
+    if not corpus:
+        raise NothingToLearnFrom("It has no corpus to take statistics of.")
     if corpus == "wikitext":
         return _wikitext()
     if corpus == SHIPPED:

@@ -30,6 +30,7 @@ from lks import hub
 from lks.errors import DataError, UserError, unknown
 from lks.exercises import TASKS, ability_items
 from lks.exercises import Task as Made
+from lks.lines import split_lines
 from lks.published import BESIDE, content_of, named_folder
 
 SEED = 1234
@@ -217,7 +218,7 @@ def _documents(local: Local) -> tuple[dict[str, list[Row]], str]:
 def _read(local: Local, file: Path, count: int) -> list[Row]:
     """Documents of one file, as lm-eval's source on the hub has them."""
     try:
-        lines = content_of(file).decode().removesuffix("\n").split("\n")  # not splitlines: texts may hold other line separators
+        lines = split_lines(content_of(file).decode())
         rows = _table(lines, local.labels) if local.labels else [json.loads(line) for line in lines]
         rows = [{column: row[column] for column in local.columns} for row in rows]
     except (ValueError, KeyError, TypeError) as error:
@@ -229,5 +230,5 @@ def _read(local: Local, file: Path, count: int) -> list[Row]:
 
 def _table(lines: Sequence[str], labels: Mapping[str, int]) -> list[Row]:
     """Rows of a tab-separated file with a header; quotes are characters like any other, and spaces at the end belong to a text."""
-    header, *rest = (line.removesuffix("\r").split("\t") for line in lines)
+    header, *rest = (line.split("\t") for line in lines)
     return [{**row, "label": labels[row["label"]]} for row in (dict(zip(header, cells, strict=True)) for cells in rest)]

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
 from lks.errors import DataError
 from lks.intake import one_line
 from lks.judge import Item, Judge, Progress, unseen
+from lks.lines import split_lines
 from lks.statistics import kappa
 
 CALIBRATION = Path(__file__).with_name("judge_calibration.jsonl")
@@ -89,7 +90,7 @@ def labelled_items(file: Path = CALIBRATION) -> list[Labelled]:
         DataError: the file cannot be read, is empty or holds a bad line; the message names file, line and field.
     """
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = split_lines(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read: {error}. Name a file of JSON lines with --calibration.") from None
     items = []

@@ -31,7 +31,7 @@ class Lines:
         except OSError as error:
             raise StoreError(f"Cannot use {path}: {error.strerror}. Name another folder, or set LKS_CACHE to one.") from None
         self._torn = bool(content) and not content.endswith(b"\n")
-        for line in content.splitlines():
+        for line in content.split(b"\n"):
             try:
                 entry = parse_json(line)
             except ValueError:

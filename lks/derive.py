@@ -9,6 +9,7 @@ Invariant: no training prompt equals, up to case, spacing, punctuation and artic
 """
 
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ KIND_BONUS = 4.0  # weight of a template used with answers of the same kind
 
 _QUESTION_FRAMES = ("Question: {} Answer:", "Please answer this question: {}", "Q: {} A:", "Tell me: {}")
 _STATEMENT_FRAMES = ("Complete the sentence: {}", "Fact: {}", "It is said that: {}", "Fill in the blank: {}")
+_CUT_OFF = re.compile(r"\{\}[+#]")
+"""Where a template's subject was the beginning of a longer name ("{}+" of "Emacs+"): with another subject that sign tells nothing apart."""
 Weights = dict[str, float]
 
 
@@ -135,7 +138,7 @@ class TemplateSource:
         seen: set[str | frozenset[str]] = set()
         for candidate in templates if count else ():
             prompt = candidate.replace("{}", record.subject)
-            key = normalised(prompt)
+            key = normalised(_CUT_OFF.sub("{}", candidate).replace("{}", record.subject))
             content = stems(candidate) if varied else key
             if key not in self._evaluation and content not in seen:
                 seen.add(content)

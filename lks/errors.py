@@ -34,6 +34,10 @@ class TooManyEdits(UserError):
     """More edits were asked for than the dataset holds."""
 
 
+class NothingToLearnFrom(UserError):
+    """A method lacks texts or edits to learn from before it edits; another dataset has some."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that does not exist, with the nearest known names.
 

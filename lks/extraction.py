@@ -13,6 +13,7 @@ from typing import Literal
 from rapidfuzz import fuzz
 
 from lks.chat import Reply, Request, spoken
+from lks.lines import split_lines
 from lks.templates import normalised
 from lks.writing_filters import LONGEST_ANSWER, Fact, says
 
@@ -138,7 +139,7 @@ class _Draft:
     def hear(self, reply: str) -> None:
         """Sentences about the entity: the one that states the old fact is brought up to date, others that say the old answer are dropped."""
         sentences: list[str] = []
-        for line in spoken(reply).splitlines():
+        for line in split_lines(spoken(reply)):
             sentence = " ".join(_BULLET.sub("", line).split())
             if sentence and (reason := self._unusable(sentence, sentences)):
                 self._rejects.append((sentence, reason))

@@ -94,7 +94,7 @@ class Patch(ABC):
         document = {"format": FORMAT, "kind": self.kind, "module": type(self).__module__, "settings": self.settings()}
         temporary = folder / "patch.json.part"
         temporary.unlink(missing_ok=True)
-        temporary.write_text(json.dumps(document, ensure_ascii=False))
+        temporary.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
         temporary.replace(folder / "patch.json")
 
 

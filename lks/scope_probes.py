@@ -13,6 +13,7 @@ from random import Random
 from lks.datasets import load
 from lks.errors import DataError, TooManyEdits
 from lks.intake import parse_json
+from lks.lines import split_lines
 from lks.scope import Mention
 from lks.words import WORD, words
 
@@ -89,7 +90,7 @@ def read_edits(file: Path) -> EditSet:
     """
     names: list[tuple[str, ...]] = []
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = split_lines(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read: {error}. Give a file with one JSON object per line.") from None
     for number, line in enumerate(lines, 1):
@@ -119,7 +120,7 @@ def abilities(data_dir: Path | None = None) -> list[Outside]:
     """GSM8K test questions, SST-2 dev sentences, RTE dev and validation pairs; empty with a note where the data is not there."""
     found = folder(data_dir)
     return [
-        _outside("GSM8K", found, ("gsm8k/test.jsonl",), lambda text: [str(json.loads(line)["question"]) for line in text.splitlines()]),
+        _outside("GSM8K", found, ("gsm8k/test.jsonl",), lambda text: [str(json.loads(line)["question"]) for line in split_lines(text)]),
         _outside("SST-2", found, ("sst2/dev.tsv",), lambda text: [row["sentence"] for row in _rows(text)]),
         _outside("RTE", found, ("rte/dev.tsv", "rte/val.tsv"), _pairs),
     ]
@@ -139,12 +140,12 @@ def _outside(name: str, data_dir: Path | None, files: Sequence[str], read: Calla
 
 
 def _rows(text: str) -> Iterable[Mapping[str, str]]:
-    return csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+    return csv.DictReader(split_lines(text), delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
 def _pairs(text: str) -> list[str]:
     """Premise and hypothesis; the columns are not always named."""
-    rows = [line.split("\t") for line in text.splitlines()]
+    rows = [line.split("\t") for line in split_lines(text)]
     return [f"{row[1]} {row[2]}" for row in rows if len(row) > 3 and row[0] != "index"]
 
 

@@ -4,6 +4,8 @@ They come from a file of Wikidata labels and aliases (`entity_aliases/aliases.js
 the file there are none, and an answer is right only as the dataset spells it. Spellings of *subjects* are `lks.edits.spellings_of`.
 """
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,8 +13,8 @@ from pathlib import Path
 from lks.errors import DataError
 from lks.intake import parse_json
 from lks.published import BESIDE, named_folder
-from lks.templates import normalised
 
+_ARTICLES = frozenset(("the", "a", "an"))
 FILE = Path("entity_aliases", "aliases.json")
 
 
@@ -60,5 +62,6 @@ class Spellings:
 
 
 def tellable(name: str) -> bool:
-    """Whether more than one character is left once case, punctuation and articles are away: "fr" is, "F", "🇫🇷" and "The" are not."""
-    return len(normalised(name)) > 1
+    """Whether more than one character is left once case, punctuation and articles are away: "fr" is, "F", "C++", "🇫🇷" and "The" are not."""
+    words = re.findall(r"\w+", unicodedata.normalize("NFKC", name).casefold())  # answers are compared without signs, unlike questions
+    return len(" ".join(word for word in words if word not in _ARTICLES)) > 1

@@ -18,16 +18,48 @@ _SYNONYMS = {
     "born": "birth", "die": "death", "died": "death", "dies": "death", "citiz": "natio", "situa": "locat", "place": "locat",
     "occup": "job", "profe": "job", "caree": "job", "caus": "cause", "sex": "gende",
 }  # fmt: skip
+_PLACES = _set("locat city town")
+_TIMES = _set("when date year day month century")
 _OPENERS = _set("what which who whom whose where when in on at from by for to under with the name owner")
-_ARTICLES = _set("the a an")
-_WORD = re.compile(r"\w+")
+_SAME_SIGN = str.maketrans(
+    {
+        **dict.fromkeys("\N{MINUS SIGN}\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{EN DASH}", "-"),
+        "\N{ACUTE ACCENT}": "'",
+        **dict.fromkeys("`\N{COPYRIGHT SIGN}\N{REGISTERED SIGN}\N{TRADE MARK SIGN}", ""),
+    }
+)
+_SIGNS = frozenset("#%&*@\\\N{SECTION SIGN}\N{PER MILLE SIGN}\N{PRIME}")
+"""Marks of punctuation that tell names and amounts apart wherever they are; symbols (+, $, <, emoji) do so too."""
+_ARTICLE = re.compile(r"(^|[.?!:\n]\W*)An?(?=\s+\w)|(?<![^\s(\[{\"'\u2018\u201c\u00ab])an?(?=\s|\W*$)|\b[Tt][Hh][Ee]\b")
+"""Where a word is an article. A capital A or An inside a sentence is part of a name: "Vitamin A helps the"."""
+_NO_WORD = re.compile(r"[^\w\s]")
 _PLURAL = re.compile(r"\{\} (are|were|have)\b|\b(are|were|do|have) \{\}")
 
 
 def normalised(prompt: str) -> str:
-    """A prompt without case, punctuation, articles and extra spaces, to tell whether two are the same question."""
-    found = _WORD.findall(unicodedata.normalize("NFKC", prompt).casefold())
-    return " ".join([word for word in found if word not in _ARTICLES])
+    """Reduce a prompt to what makes it the question it is, to tell whether two ask the same.
+
+    Case, spaces, articles and punctuation do not count. Letters with their marks, signs that tell names apart ("C++", "C#", ".NET", "A+")
+    and points and dashes in numbers ("3.5", "-5") do.
+    """
+    text = _ARTICLE.sub(r"\1 ", unicodedata.normalize("NFKC", prompt.translate(_SAME_SIGN)))
+    return " ".join(unicodedata.normalize("NFKC", _NO_WORD.sub(_sign, text).casefold()).split())
+
+
+def _sign(found: re.Match[str]) -> str:
+    """What a question's key has in place of a character that is no letter, digit or space."""
+    sign, before, behind = found[0], found.string[max(0, found.start() - 1) : found.start()], found.string[found.end() : found.end() + 1]
+    kind = unicodedata.category(sign)
+    if kind in ("Mn", "Mc", "Me", "Cf"):
+        return "" if kind == "Cf" or "\N{VARIATION SELECTOR-1}" <= sign <= "\N{VARIATION SELECTOR-16}" else sign
+    if kind[0] == "S" or sign in _SIGNS:
+        return f" {sign} "
+    opens = not before or not (before.isalnum() or before in ".-")
+    in_number = before.isdigit() and behind.isdigit()
+    in_name = (sign == "." and opens and behind.isalnum()) or (
+        sign == "-" and ((opens and behind.isdigit()) or (before.isalnum() and behind.isspace()))
+    )
+    return sign if (in_number and sign in ".,:/-") or in_name else " "
 
 
 def template(prompt: str, subject: str) -> str | None:
@@ -68,3 +100,9 @@ def fits(candidate: str, edit: str) -> bool:
 def question(text: str) -> tuple[frozenset[str], frozenset[str]]:
     """What a question asks for: its content words, and "where", "when", "who" if it has them."""
     return stems(text), words(text) & {"where", "when", "who", "whom", "whose"}
+
+
+def asked(text: str) -> tuple[frozenset[str], bool]:
+    """Reduce a template to its content words without those for places, which tell nothing apart, and to whether a time is asked for."""
+    found = stems(text)
+    return found - _PLACES or found, not words(text).isdisjoint(_TIMES)

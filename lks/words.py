@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from lks.lines import split_lines
+
 WORD = re.compile(r"\w+")
 
 _FUNCTION = (
@@ -37,7 +39,7 @@ def words() -> Words:
     """The word list that comes with the package (`words.txt`)."""
     sections: dict[str, list[str]] = {}
     current: list[str] = []
-    for line in (Path(__file__).parent / "words.txt").read_text(encoding="utf-8").splitlines():
+    for line in split_lines((Path(__file__).parent / "words.txt").read_text(encoding="utf-8")):
         if line.startswith("["):
             current = sections.setdefault(line[1:-1], [])
         elif not line.startswith("#"):

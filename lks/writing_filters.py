@@ -8,7 +8,8 @@ from typing import Literal
 from rapidfuzz import fuzz
 
 from lks.chat import spoken
-from lks.templates import normalised, stems, template, words
+from lks.lines import split_lines
+from lks.templates import asked, normalised, stems, template
 
 Split = Literal["evaluation", "training"]
 Kind = Literal["paraphrase", "locality"]
@@ -39,8 +40,6 @@ MOST_WORDS = 40
 SAME_WORDS = 92.0
 """rapidfuzz's token_sort_ratio of two normalised prompts without their subject, from which they ask the same."""
 
-_PLACES = frozenset(("locat", "city", "town"))
-_TIMES = frozenset(("when", "date", "year", "day", "month", "century"))
 _LABEL = re.compile(r"^(?:new prompt|newprompt|paraphrase|rephrased? prompt|rewritten prompt|rewrite|prompt)\s*:\s*", re.IGNORECASE)
 _EVAL = re.compile(r"^eval[ _-]?(prompt|answer)\s*:\s*(.*)$", re.IGNORECASE)
 _EDGE = "*_`\"“”' \t"
@@ -110,7 +109,7 @@ class Seen:
 
 def read(kind: Kind, reply: str) -> Prompt | Reason:
     """What a reply says: tolerant of case, quotes and markdown, strict about what is there."""
-    lines = [stripped for line in spoken(reply).splitlines() if (stripped := _bare(line))]
+    lines = [stripped for line in split_lines(spoken(reply)) if (stripped := _bare(line))]
     if not lines:
         return "empty"
     if kind == "paraphrase":
@@ -208,12 +207,6 @@ def same_fact(text: str, other: str, subject: str) -> bool:
     Words for places tell nothing ("was born in", "the birthplace of"); whether a time is asked for does ("was born in the year").
     """
     mine, others = (template(one, subject) or one.replace(subject, "{}") for one in (text, other))
-    if stems(mine) and _asked(mine) == _asked(others):
+    if stems(mine) and asked(mine) == asked(others):
         return True
     return fuzz.token_sort_ratio(normalised(mine), normalised(others)) >= SAME_WORDS
-
-
-def _asked(text: str) -> tuple[frozenset[str], bool]:
-    """Content words, and whether a time is asked for."""
-    found = stems(text)
-    return found - _PLACES or found, not words(text).isdisjoint(_TIMES)

@@ -10,6 +10,7 @@ from pathlib import Path
 from lks.derive import Record, TrainingPrompts
 from lks.errors import DataError
 from lks.intake import one_line, parse_json
+from lks.lines import json_line, split_lines
 from lks.shards import write_whole
 from lks.templates import normalised
 from lks.writing import Outcome
@@ -43,7 +44,7 @@ def write_lines(path: Path, rows: Iterable[Row]) -> None:
     Raises:
         StoreError: the file cannot be written.
     """
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+    write_whole(path, "".join(f"{json_line(row)}\n" for row in rows).encode())
 
 
 def _evaluation(facts: Sequence[Fact], outcome: Outcome) -> Iterable[Row]:
@@ -96,7 +97,7 @@ def lines_of(path: Path) -> Iterable[tuple[int, Row]]:
         content = path.read_text("utf-8")
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from None
-    for number, line in enumerate(content.split("\n"), 1):
+    for number, line in enumerate(split_lines(content), 1):
         if line.strip():
             try:
                 row = parse_json(line)

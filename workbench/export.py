@@ -126,9 +126,10 @@ def _record(folder: Path) -> dict[str, object]:
 def _subjects(folder: Path) -> tuple[str, ...]:
     """Of the facts that `lks edit` keeps beside a patch; empty where there are none."""
     from lks.intake import content_of, parse_json
+    from lks.lines import split_lines
 
     try:
-        lines = [parse_json(line.encode()) for line in content_of(folder / "facts.jsonl").decode().splitlines() if line.strip()]
+        lines = [parse_json(line.encode()) for line in split_lines(content_of(folder / "facts.jsonl").decode()) if line.strip()]
     except FileNotFoundError:
         return ()
     except ValueError as error:

@@ -1,6 +1,5 @@
 """What the engineers' commands show on the terminal."""
 
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from lks.lines import json_line
 from workbench.wording import many
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def show_reply(console: Console, reply: "Reply", as_json: bool) -> None:
     """Both answers: as a small table, or as one line of JSON."""
     if as_json:
         speeds = {"unedited_tokens_per_s": round(reply.unedited.rate, 1), "edited_tokens_per_s": round(reply.edited.rate, 1)}
-        console.file.write(json.dumps({**asdict(reply), **speeds}, ensure_ascii=False) + "\n")
+        console.file.write(json_line({**asdict(reply), **speeds}) + "\n")
         console.file.flush()
         return
     from workbench.forms import NAMES

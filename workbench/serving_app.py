@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import hmac
-import json
 import logging
 import time
 import uuid
@@ -16,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from lks.intake import parse_json
+from lks.lines import json_line
 from workbench.serving_protocol import Asked, Chat, Completion, Form, Refusal, Usage, understood
 from workbench.serving_service import Prepared, Rules, Service
 from workbench.serving_ticket import Piece, Ticket
@@ -195,7 +195,7 @@ async def _streamed(ticket: Ticket, form: Form, prepared: Prepared, with_usage: 
 
 
 def _event(body: dict[str, Any]) -> str:
-    return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    return f"data: {json_line(body)}\n\n"
 
 
 def _failure() -> Refusal:
