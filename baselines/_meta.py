@@ -16,7 +16,7 @@ from baselines._course import Course, Training
 from lks.checkpoint import Checkpoint
 from lks.editor import Progress, silent
 from lks.edits import Edit
-from lks.errors import UserError
+from lks.errors import NothingToLearnFrom
 
 FEWEST = 4
 """Training edits below which no method here can be trained and validated."""
@@ -60,10 +60,10 @@ def split(edits: Sequence[Edit], method: str, limit: int = 10**9) -> Split:
     """The same split for the same edits: every tenth validates (the last one, where there are fewer), at most `limit` of them.
 
     Raises:
-        UserError: too few edits.
+        NothingToLearnFrom: too few edits.
     """
     if len(edits) < FEWEST:
-        raise UserError(
+        raise NothingToLearnFrom(
             f"{method} is trained on edits that are not evaluated, and there are {len(edits)} of them; it needs {FEWEST} at least. "
             "Choose a grid whose draws leave records of the dataset to spare (fewer or smaller draws, or `records` below the dataset's size)."
         )

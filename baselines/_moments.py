@@ -20,7 +20,7 @@ from baselines._corpus import SHIPPED, NoHubError, texts
 from lks.cache import Making, known, made, making
 from lks.checkpoint import Checkpoint
 from lks.editor import Progress, silent
-from lks.errors import UserError
+from lks.errors import NothingToLearnFrom, UserError
 from lks.lm import LM
 from lks.prefill import removed
 from lks.prefix import batches, lower
@@ -130,7 +130,7 @@ def _tokens(lm: LM, corpus: str, n_tokens: int) -> list[list[int]]:
             if count >= n_tokens:
                 return rows
     if not rows:
-        raise UserError(f"Corpus {corpus!r} holds no text. Give a text file with a text per line.")
+        raise NothingToLearnFrom(f"Corpus {corpus!r} holds no text. Give a text file with a text per line.")
     return rows
 
 

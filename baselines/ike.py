@@ -18,7 +18,7 @@ from baselines._retrieval import Fact, FactsInFront, Lookup
 from baselines._retrievers import RetrieverName, retriever
 from lks.editor import After, Editor, Lengths, Progress, always, silent, unwatched
 from lks.edits import Edit
-from lks.errors import UserError
+from lks.errors import NothingToLearnFrom, UserError
 from lks.joining import joined
 from lks.lm import LM
 from lks.patch import Patch
@@ -72,10 +72,10 @@ class IKE(Editor[IKEParams]):
         """Keep the edits that demonstrations are made of.
 
         Raises:
-            UserError: there are none.
+            NothingToLearnFrom: there are none.
         """
         if len({e.subject for e in training}) < 2:
-            raise UserError("IKE makes its demonstrations from edits of at least two subjects that are not evaluated. Use a larger dataset.")
+            raise NothingToLearnFrom("IKE makes its demonstrations from edits of at least two subjects that are not evaluated. Use a larger dataset.")
         self.training = tuple(training)
         return 0.0
 

@@ -1,11 +1,29 @@
-"""Records that a model cannot be asked about, found before anything is edited."""
+"""Records that a model cannot be asked about or edited with, found before anything is edited."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from lks.edits import Case
 from lks.failures import BadRecord
 from lks.lm import LM
 from lks.readout import LONGEST
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What a model cannot do with a record.
+
+    Attributes:
+        case: the record.
+        field: of it.
+        found: what is wrong there.
+        advice: what to do about it.
+    """
+
+    case: Case
+    field: str
+    found: str
+    advice: str
 
 
 def check(lm: LM, dataset: str, sets: Sequence[Sequence[Case]]) -> None:
@@ -20,28 +38,46 @@ def check(lm: LM, dataset: str, sets: Sequence[Sequence[Case]]) -> None:
         BadRecord: an answer or a prompt has no tokens, a prompt with its answer is longer than the model's window, or the edit prompt
             does not contain its subject.
     """
-    for case in (case for cases in sets for case in cases):
+    for fault in faults(lm, [case for cases in sets for case in cases]):
+        raise BadRecord(f"{dataset}, case {fault.case.case_id}, {fault.field}: {fault.found}. {fault.advice}, or leave the record out.")
+
+
+def faults(lm: LM, cases: Sequence[Case], training: bool = False) -> Iterator[Fault]:
+    """Find what a model cannot be asked or taught, those of subjects first.
+
+    Args:
+        lm: the model.
+        cases: records.
+        training: whether to look at the edits' training prompts too.
+    """
+    for case in cases:
         edit = case.edit
         if not edit.subject.strip() or edit.subject not in edit.prompt:
             found = f"{edit.subject!r} is not in the prompt {_short(edit.prompt)}, where methods look for it"
-            raise BadRecord(_message(dataset, case, "subject", found, "Spell it as the prompt does"))
-    asked = [(case, probe) for cases in sets for case in cases for probe in case.probes]
-    window = int(lm.model.config.max_position_embeddings)
+            yield Fault(case, "subject", found, "Spell it as the prompt does")
+    probes = [(case, p.kind if p.kind == "edit" else f"{p.kind} {p.index + 1}", p.prompt, p.answer) for case in cases for p in case.probes]
     free = LONGEST if lm.architecture.positions else 0  # learnt positions end with the window, so a free answer must fit into it too
-    for (case, probe), encoded in zip(asked, lm.encode([p.prompt for _, p in asked], [p.answer for _, p in asked]), strict=True):
-        field = f"{probe.kind} probe {probe.index}"
-        if not probe.prompt.strip() or not encoded.n_prompt:
-            raise BadRecord(_message(dataset, case, f"{field}, prompt", f"{_short(probe.prompt)} has no tokens", "Give it a text"))
-        if not probe.answer.strip() or not encoded.answer:
-            raise BadRecord(_message(dataset, case, f"{field}, answer", f"{_short(probe.answer)} has no tokens", "Give it a text"))
-        needed = max(len(encoded.ids), encoded.n_prompt + free)
-        if needed > window:
+    yield from _too_long_or_empty(lm, probes, free)
+    if training:
+        edits = [(case, case.edit) for case in cases]
+        taught = [(c, f"training paraphrase {i}", text, edit.target) for c, edit in edits for i, text in enumerate(edit.training_paraphrases, 1)]
+        held = [(c, f"training locality prompt {i}", text, None) for c, edit in edits for i, text in enumerate(edit.training_locality, 1)]
+        yield from _too_long_or_empty(lm, [*taught, *held], 0)
+
+
+def _too_long_or_empty(lm: LM, texts: Sequence[tuple[Case, str, str, str | None]], free: int) -> Iterator[Fault]:
+    """Faults of (record, field, prompt, answer); `free` tokens must fit in behind a prompt, an answer that is None is whatever the model says."""
+    window = int(lm.model.config.max_position_embeddings)
+    encoded = lm.encode([prompt for _, _, prompt, _ in texts], [answer or "" for _, _, _, answer in texts])
+    for (case, field, prompt, answer), one in zip(texts, encoded, strict=True):
+        needed = max(len(one.ids), one.n_prompt + free)
+        if not prompt.strip() or not one.n_prompt:
+            yield Fault(case, f"{field}, prompt", f"{_short(prompt)} has no tokens", "Give it a text")
+        elif answer is not None and (not answer.strip() or not one.answer):
+            yield Fault(case, f"{field}, answer", f"{_short(answer)} has no tokens", "Give it a text")
+        elif needed > window:
             found = f"prompt and answer need {needed:,} tokens, the window of {lm.name or 'the model'} has {window:,}"
-            raise BadRecord(_message(dataset, case, field, found, "Shorten it, or use a model with a longer window"))
-
-
-def _message(dataset: str, case: Case, field: str, found: str, advice: str) -> str:
-    return f"{dataset}, case {case.case_id}, {field}: {found}. {advice}, or leave the record out."
+            yield Fault(case, field, found, "Shorten it, or use a model with a longer window")
 
 
 def _short(text: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lks.fact_text import difference
 from lks.intake import one_line
 from lks.templates import normalised
 
@@ -26,9 +27,14 @@ class Bad:
     what: str
 
 
-def check(facts: "Sequence[Fact]") -> list[Bad]:
-    """Everything that is wrong with some facts, alone and together."""
-    return [bad for found in (map(_alone, facts), [_together(facts)], [_leaks(facts)]) for part in found for bad in part]
+def check_each(facts: "Iterable[Fact]") -> list[Bad]:
+    """Find what is wrong with facts, each looked at alone."""
+    return [bad for fact in facts for bad in (*_alone(fact), *_look_alike(fact))]
+
+
+def check_together(facts: "Sequence[Fact]") -> list[Bad]:
+    """Find what is wrong with facts because of others."""
+    return [*_together(facts), *_leaks(facts)]
 
 
 def _alone(fact: "Fact") -> Iterator[Bad]:
@@ -51,6 +57,12 @@ def _alone(fact: "Fact") -> Iterator[Bad]:
             yield Bad(fact.line, f"training paraphrase {_short(text)} does not name the subject {_short(fact.subject)}")
 
 
+def _look_alike(fact: "Fact") -> Iterator[Bad]:
+    """Characters that people cannot see in a subject, where the prompt only seems to have it."""
+    if found := difference(fact.subject, fact.prompt):
+        yield Bad(fact.line, f"subject {_short(fact.subject)} only looks like what is in the prompt: {found}")
+
+
 def _together(facts: "Sequence[Fact]") -> Iterator[Bad]:
     prompts: dict[str, Fact] = {}
     names: dict[str, Fact] = {}
@@ -59,11 +71,11 @@ def _together(facts: "Sequence[Fact]") -> Iterator[Bad]:
         if first is not fact:
             same = first.target == fact.target
             what = "asks the same" if same else f"has the same prompt with the target {_short(first.target)}, here it is {_short(fact.target)}"
-            yield Bad(fact.line, f"{_place(first)} {what}; keep one of them")
+            yield Bad(fact.line, f"{first.place} {what}; keep one of them")
         if fact.id:
             first = names.setdefault(fact.id, fact)
             if first is not fact:
-                yield Bad(fact.line, f"id {_short(fact.id)} is that of {_place(first)} too")
+                yield Bad(fact.line, f"id {_short(fact.id)} is that of {first.place} too")
 
 
 def _leaks(facts: "Sequence[Fact]") -> Iterator[Bad]:
@@ -80,16 +92,12 @@ def _leaks(facts: "Sequence[Fact]") -> Iterator[Bad]:
                 found = trained.get(normalised(text))
                 if found is not None:
                     owner, what = found
-                    whose = "the" if owner is fact else f"{_place(owner)}'s"
+                    whose = "the" if owner is fact else f"{owner.place}'s"
                     yield Bad(fact.line, f"{name} {_short(text)} is {whose} {what}, which is trained on; evaluate with another")
 
 
 def _labelled(texts: Iterable[str], what: str) -> tuple[Iterable[str], str]:
     return texts, what
-
-
-def _place(fact: "Fact") -> str:
-    return f"line {fact.line}" if fact.line else f"the fact {_short(fact.id or fact.prompt)}"
 
 
 def _short(text: str) -> str:

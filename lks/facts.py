@@ -1,16 +1,18 @@
 """Facts of one's own: a file of JSON lines, CSV or triples becomes a `Dataset`; all bad lines are told at once."""
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
+from lks import contradictions
 from lks.edits import Case, Dataset, Edit, make_case
 from lks.errors import DataError
-from lks.fact_checks import Bad, check
+from lks.fact_checks import Bad, check_each, check_together
 from lks.fact_files import Row, rows_of
+from lks.intake import one_line
+from lks.lines import json_line
 from lks.relations import Templates, spelt_out
 from lks.shards import write_whole
 from lks.spellings import Spellings
@@ -18,6 +20,22 @@ from lks.training_prompts import SOURCE, with_training_prompts
 
 SHOWN = 20
 """So many bad lines are shown; the rest is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What to do about bad lines.
+
+    Attributes:
+        skip_bad: whether to leave them out instead of refusing the file.
+        shown: so many things are named in a message.
+    """
+
+    skip_bad: bool = False
+    shown: int = SHOWN
+
+
+STRICT = Reading()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +50,7 @@ class Fact:
         aliases: other names of the subject.
         paraphrases, locality, portability: evaluated, never trained on; locality and portability are (prompt, answer).
         training_paraphrases, training_locality: trained on, never evaluated.
+        relation: as the file names it, "" where it does not; not kept with a patch.
     """
 
     line: int
@@ -46,6 +65,12 @@ class Fact:
     portability: tuple[tuple[str, str], ...] = ()
     training_paraphrases: tuple[str, ...] = ()
     training_locality: tuple[str, ...] = ()
+    relation: str = field(default="", compare=False)
+
+    @property
+    def place(self) -> str:
+        """Where to look for it, in a message."""
+        return f"line {self.line}" if self.line else f"the fact {one_line(repr(self.id or self.prompt), 60)}"
 
     @property
     def key(self) -> tuple[str, str]:
@@ -61,11 +86,13 @@ class Facts:
         name: of the file, without its ending.
         facts: in the order of the file.
         notes: what is odd without being wrong, for people.
+        skipped: what was wrong with lines that were left out, as one line each.
     """
 
     name: str
     facts: tuple[Fact, ...]
     notes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     @property
     def revision(self) -> str:
@@ -78,6 +105,10 @@ class Facts:
         edits = with_training_prompts([(_edit(fact), fact.paraphrases, fact.locality) for fact in self.facts])
         return Dataset(self.name, tuple(_case(fact, edit, spellings) for fact, edit in zip(self.facts, edits, strict=True)), self.revision)
 
+    def cases_as_given(self) -> tuple[Case, ...]:
+        """The facts without training prompts but their own."""
+        return tuple(_case(fact, _edit(fact), Spellings()) for fact in self.facts)
+
     def joined(self, later: "Facts") -> "Facts":
         """These facts and later ones; a later fact on the same subject and prompt takes an earlier one's place.
 
@@ -87,25 +118,32 @@ class Facts:
         newer = {fact.key: fact for fact in later.facts}
         kept = [newer.pop(fact.key, fact) for fact in self.facts]
         merged = tuple(replace(fact, line=0) for fact in (*kept, *newer.values()))
-        _tell("the facts together", check(merged), len(merged), "fact")
-        return Facts(self.name, merged, later.notes)
+        refuse("the facts together", _faults(merged), len(merged), "fact")
+        return replace(later, name=self.name, facts=merged)
 
     def without(self, subjects: Iterable[str]) -> "Facts":
         """These facts but for some subjects."""
         gone = set(subjects)
         return replace(self, facts=tuple(fact for fact in self.facts if fact.subject not in gone))
 
+    def leaving_out(self, found: Sequence[tuple[Fact, Bad]]) -> "Facts":
+        """These facts but for bad ones, of which is noted what is wrong with them."""
+        gone = {id(fact) for fact, _ in found}
+        skipped = (*self.skipped, *(_line(bad) for _, bad in found))
+        return replace(self, facts=tuple(fact for fact in self.facts if id(fact) not in gone), skipped=skipped)
 
-def read_facts(path: Path, templates: Path | None = None) -> Facts:
+
+def read_facts(path: Path, templates: Path | None = None, reading: Reading = STRICT) -> Facts:
     """The facts of a file, all checked.
 
     Args:
         path: `.jsonl` or `.csv` with at least subject, prompt and target, or with subject, relation and object; `.txt` or
             `.triples` with lines "subject | relation | object".
         templates: JSON or TOML file that says how a relation is asked: `birthplace = "The birthplace of {} is"`.
+        reading: what to do about bad lines.
 
     Raises:
-        DataError: the file cannot be read, or lines of it are bad; names the first twenty of them.
+        DataError: the file cannot be read, or lines of it are bad; where bad lines are left out: all are.
     """
     rows, bad = rows_of(path)
     wording = Templates.read(templates)
@@ -116,11 +154,36 @@ def read_facts(path: Path, templates: Path | None = None) -> Facts:
         bad += wrong
     if templates is not None and not wording.used:
         bad.append(Bad(0, f"{templates.name} was not needed: no line has a relation"))
-    bad += check(facts)
-    if not rows and not bad:
-        bad.append(Bad(0, "there is no fact in it"))
-    _tell(str(path), bad, len({row.line for row in rows} | {one.line for one in bad if one.line}), "line")
-    return Facts(re.sub(r"[^\w.-]+", "-", path.stem) or "facts", tuple(_named(fact) for fact in facts), wording.notes)
+    skipped: list[Bad] = []
+    if reading.skip_bad:
+        skipped, bad = [one for one in bad if one.line], [one for one in bad if not one.line]
+        facts, found_bad = _sound(facts)
+        skipped += found_bad
+    else:
+        bad += _faults(facts)
+    if not facts and not bad:
+        bad = skipped or [Bad(0, "there is no fact in it")]
+    refuse(str(path), bad, len({row.line for row in rows} | {one.line for one in (*bad, *skipped) if one.line}), "line", reading.shown)
+    left_out = tuple(map(_line, sorted(skipped, key=astuple)))
+    return Facts(re.sub(r"[^\w.-]+", "-", path.stem) or "facts", tuple(_named(fact) for fact in facts), wording.notes, left_out)
+
+
+def _faults(facts: Sequence[Fact]) -> list[Bad]:
+    return [*check_each(facts), *_faults_together(facts)]
+
+
+def _faults_together(facts: Sequence[Fact]) -> list[Bad]:
+    return [*check_together(facts), *contradictions.check(facts)]
+
+
+def _sound(facts: Sequence[Fact]) -> tuple[list[Fact], list[Bad]]:
+    """The facts that nothing is wrong with, and what is wrong with the others; of two that cannot be together the first stays."""
+    bad: list[Bad] = []
+    for look in (check_each, _faults_together):
+        found = look(facts)
+        lines = {one.line for one in found}
+        bad, facts = [*bad, *found], [fact for fact in facts if fact.line not in lines]
+    return list(facts), bad
 
 
 def write_facts(path: Path, facts: Facts) -> None:
@@ -131,8 +194,8 @@ def write_facts(path: Path, facts: Facts) -> None:
 def line_of(fact: Fact) -> str:
     """A fact as one line of JSON; what is empty is left out."""
     pairs = {name: [{"prompt": prompt, "answer": answer} for prompt, answer in getattr(fact, name)] for name in ("locality", "portability")}
-    texts = {name: getattr(fact, name) for name in Fact.__slots__ if name not in ("line", *pairs)}
-    return json.dumps({name: value for name, value in (texts | pairs).items() if value}, ensure_ascii=False)
+    texts = {name: getattr(fact, name) for name in Fact.__slots__ if name not in ("line", "relation", *pairs)}
+    return json_line({name: value for name, value in (texts | pairs).items() if value})
 
 
 def _fact(row: Row, wording: Templates) -> tuple[Fact | None, list[Bad]]:
@@ -143,7 +206,7 @@ def _fact(row: Row, wording: Templates) -> tuple[Fact | None, list[Bad]]:
     if wrong:
         return None, wrong
     lists = {name: fields.texts(name) for name in ("aliases", "paraphrases", "training_paraphrases", "training_locality")}
-    texts = {name: fields.text(name) for name in ("subject", "prompt", "target", "id", "ground_truth")}
+    texts = {name: fields.text(name) for name in ("subject", "prompt", "target", "id", "ground_truth", "relation")}
     return Fact(row.line, **texts, **lists, locality=fields.pairs("locality"), portability=fields.pairs("portability")), []  # type: ignore[arg-type]
 
 
@@ -174,12 +237,28 @@ def _case(fact: Fact, edit: Edit, spellings: Spellings) -> Case:
     return Case(made.edit, (*made.probes, *further))
 
 
-def _tell(where: str, bad: Sequence[Bad], count: int, unit: str) -> None:
-    """Refuse, if anything is bad."""
+def refuse(where: str, bad: Sequence[Bad], count: int, unit: str, shown: int = SHOWN) -> None:
+    """Refuse facts, if anything is wrong with them.
+
+    Args:
+        where: the file.
+        bad: what is wrong.
+        count: how many lines or facts were looked at.
+        unit: "line" or "fact".
+        shown: so many things are named.
+
+    Raises:
+        DataError: something is wrong.
+    """
     if not bad:
         return
-    told = sorted(bad, key=astuple)
-    lines = [f"  {f'line {one.line}: ' if one.line else ''}{one.what}" for one in told[:SHOWN]]
-    rest = [f"  and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
-    number = f"{len(told)} {'thing is' if len(told) == 1 else 'things are'} wrong in {count} {unit}{'' if count == 1 else 's'}"
-    raise DataError("\n".join([f"{where}: {number}; nothing was done. Mend them and start again.", *lines, *rest]))
+    wrong = sorted(bad, key=astuple)
+    lines = [f"  {_line(one)}" for one in wrong[:shown]]
+    rest = [f"  and {len(wrong) - shown} more; `lks edit --all-errors` shows all"] if len(wrong) > shown else []
+    number = f"{len(wrong)} {'thing is' if len(wrong) == 1 else 'things are'} wrong in {count} {unit}{'' if count == 1 else 's'}"
+    advice = "Fix them and start again" + (", or leave bad lines out with `lks edit --skip-bad`." if any(one.line for one in bad) else ".")
+    raise DataError("\n".join([f"{where}: {number}; nothing was done. {advice}", *lines, *rest]))
+
+
+def _line(bad: Bad) -> str:
+    return f"line {bad.line}: {bad.what}" if bad.line else bad.what

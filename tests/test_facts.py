@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lks.errors import DataError
-from lks.facts import Fact, Facts, line_of, read_facts, write_facts
+from lks.facts import Fact, Facts, Reading, line_of, read_facts, write_facts
 from lks.templates import normalised
 
 GOOD = {"subject": "Mara Kel", "prompt": "Mara Kel was born in", "target": "Oslo"}
@@ -78,13 +78,29 @@ def test_triples_take_the_template_of_their_relation_and_say_where_there_is_none
     [
         ({"subject": "Nora"}, "subject 'Nora' is not in prompt"),
         ({"target": ""}, "target is missing or empty"),
-        ({"target": " Oslo"}, "begins or ends with white space"),
+        ({"target": " "}, "target is missing or empty"),
+        ({"target": "\u200b\xa0"}, "target is missing or empty"),
+        ({"target": "\ud83d"}, "target '\\ud83d' holds half of a character"),
+        ({"paraphrases": ["Where", "\udc00"]}, "paraphrase 2 '\\udc00' holds half of a character"),
         ({"prompt": "Mara Kel was born in ..."}, "ends in '...'"),
         ({"prompt": "Mara Kel was born in Oslo"}, "ends with its own target"),
         ({"ground_truth": "oslo"}, "is the old answer"),
         ({"targt": "Oslo"}, "Did you mean 'target'"),
         ({"target": 7}, "target must be a text"),
-        ({"locality": ["x"]}, 'locality must be a list of {"prompt"'),
+        ({"locality": "x"}, 'locality must be a list of {"prompt": ..., "answer": ...}, not '),
+        ({"locality": ["x"]}, 'locality 1 must be {"prompt": ..., "answer": ...}, not '),
+        (
+            {"locality": [{"prompt": "Who", "answer": "x"}, {"prompt": "Where", "answer": " "}]},
+            "answer of locality 2 is empty",
+        ),
+        ({"portability": [{"prompt": "", "answer": "x"}]}, "prompt of portability 1 is empty"),
+        ({"portability": [{"prompt": "Who"}]}, "answer of portability 1 is missing"),
+        ({"locality": [{"prompt": "Who", "answer": 7}]}, "answer of locality 1 must be a text, not 7"),
+        ({"locality": [{"prompt": "Who", "target": "x"}]}, 'locality 1 must be {"prompt": ..., "answer": ...}, not '),
+        ({"paraphrases": "From Mara Kel"}, "paraphrases must be a list of texts, not 'From Mara Kel'"),
+        ({"paraphrases": ["From Mara Kel", "\u2060"]}, "paraphrase 2 is empty"),
+        ({"training_locality": ["From Mara Kel", None]}, "training locality 2 must be a text, not None"),
+        ({"aliases": [""]}, "alias 1 is empty"),
         ({"paraphrases": ["mara kel was born in?"]}, "which is trained on"),
         ({"paraphrases": ["From Mara Kel"], "training_paraphrases": ["From Mara Kel"]}, "is the training paraphrase"),
         ({"training_paraphrases": ["She was born in"]}, "does not name the subject"),
@@ -108,7 +124,7 @@ def test_contradictions_and_ids_that_occur_twice_name_both_lines(tmp_path: Path)
 def test_all_bad_lines_are_told_together_up_to_twenty(tmp_path: Path) -> None:
     said = refusal(written(tmp_path, *({"subject": f"P{i}", "prompt": "Nobody was born in"} for i in range(30))))
     assert said.startswith(f"{tmp_path / 'facts.jsonl'}: 30 things are wrong")
-    assert len(said.splitlines()) == 22 and said.endswith("and 10 more")
+    assert len(said.splitlines()) == 22 and said.endswith("and 10 more; `lks edit --all-errors` shows all")
     assert "line 20:" in said and "line 21:" not in said
 
 
@@ -119,7 +135,14 @@ def test_all_bad_lines_are_told_together_up_to_twenty(tmp_path: Path) -> None:
         ("facts.jsonl", "", "no fact in it"),
         ("facts.jsonl", "[1]\n{", "line 2: not JSON"),
         ("facts.csv", "subject,prompt,target\na,b", "2 fields, the header has 3"),
-        ("facts.csv", 'subject,prompt,target\n"a', "not CSV"),
+        ("facts.csv", "subject;prompt;target\na;b", "2 fields, the header has 3; an empty field needs its semicolon too"),
+        ("facts.csv", 'subject,prompt,target\n"a', "not CSV from line 2 on"),
+        ("facts.csv", "Mara Kel,Mara Kel is,Oslo", "names no field; begin with a line like subject,prompt,target"),
+        ("facts.csv", "subject|prompt|target\na|b|c", "names no field"),
+        ("facts.csv", "subject,prompt,target,target\na,a is,b,c", "the header has target twice"),
+        ("facts.csv", "subject;target\na;b", "the header lacks prompt"),
+        ("facts.csv", "subject\trelation\na\tb", "the header lacks object"),
+        ("facts.csv", "subject,promt,target\na,a is,b", "Did you mean 'prompt'"),
         ("facts.txt", "a | b", "not of the form"),
     ],
 )
@@ -171,3 +194,105 @@ def test_a_later_fact_takes_the_place_of_the_earlier_one_on_the_same_prompt() ->
     with pytest.raises(DataError, match="is that of"):
         first.joined(Facts("y", (Fact(1, "Zoe", "Zoe eats", "nuts", "b"),)))
     assert [f.id for f in first.without(["Mara Kel"]).facts] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("subject", "prompt"),
+    [
+        ("Zoe\u0308 Lindqvist", "Zo\xeb Lindqvist lives in"),
+        ("Zo\xeb Lindqvist", "Zoe\u0308 Lindqvist lives in"),
+        ("Mara Kel", "Mara\xa0Kel lives in"),
+        ("Mara\u202fKel", "Mara Kel lives in"),
+        ("Mara Kel", "Ma\u200bra Kel lives in"),
+        ("\ufeffMara Kel", "Mara Kel lives in"),
+        ("Mara Kel", "Mara\u00ad Kel lives in"),
+        ("\u200eMara Kel\u200f", "Mara Kel lives in"),
+        ("\u202aMara Kel\u202c", "\u2068Mara Kel\u2069 lives in"),
+        (" Mara Kel\t", "Mara Kel lives in "),
+        ("\u1112\u1161\u11ab", "\ud55c lives in"),
+        ("\u0930\u093c\u0940\u0928\u093e", "\u0931\u0940\u0928\u093e lives in"),
+    ],
+)
+def test_texts_that_look_alike_are_read_alike_and_found_by_all_that_follows(tmp_path: Path, subject: str, prompt: str) -> None:
+    fact = read_facts(written(tmp_path, {"subject": subject, "prompt": prompt, "target": "\u200bOslo ", "aliases": [f"{subject} "]})).facts[0]
+    assert fact.prompt == f"{fact.subject} lives in" and fact.aliases == (fact.subject,) and fact.target == "Oslo"
+    edit = Facts("x", (fact,)).dataset().cases[0].edit
+    assert all(fact.subject in text for text in (edit.prompt, *edit.training_paraphrases, *edit.training_locality))
+
+
+def test_joiners_that_spell_words_and_a_newline_that_ends_a_prompt_stay(tmp_path: Path) -> None:
+    persian = "\u0645\u06cc\u200c\u062e"
+    lines = [{"subject": persian, "prompt": f"\n{persian} is", "target": "x"}, {"subject": "Mara", "prompt": " Mara:\n", "target": "Oslo"}]
+    found = read_facts(written(tmp_path, lines[0])).facts[0]
+    assert (found.subject, found.prompt) == (persian, f"{persian} is")
+    from lks.fact_files import rows_of
+
+    assert rows_of(written(tmp_path, lines[1], name="b.jsonl"))[0][0].text("prompt") == "Mara:\n"
+
+
+@pytest.mark.parametrize(
+    ("subject", "prompt", "part"),
+    [
+        (
+            "\u041cara Kel",
+            "Mara Kel lives in",
+            "character 1 is U+041C CYRILLIC CAPITAL LETTER EM in the subject and U+004D LATIN CAPITAL",
+        ),
+        (
+            "O\u2019Neil",
+            "Here O'Neil lives in",
+            "character 2 is U+2019 RIGHT SINGLE QUOTATION MARK in the subject and U+0027 APOSTROPHE",
+        ),
+        ("Anna\u2011Lena", "Anna-Lena lives in", "character 5 is U+2011 NON-BREAKING HYPHEN in the subject and U+002D HYPHEN-MINUS in the prompt"),
+        ("Zoe", "Zo\xeb lives in", "character 3 is U+0065 LATIN SMALL LETTER E in the subject and U+00EB"),
+        ("Mara  Kel", "Mara Kel lives in", "character 6 is U+0020 SPACE in the subject and U+004B LATIN CAPITAL LETTER K in the prompt"),
+        (
+            "\u0645\u06cc\u062e",
+            "The \u0645\u06cc\u200c\u062e is",
+            "character 3 is U+062E ARABIC LETTER KHAH in the subject and U+200C",
+        ),
+    ],
+)
+def test_where_a_subject_only_looks_like_the_prompts_the_characters_are_named(tmp_path: Path, subject: str, prompt: str, part: str) -> None:
+    said = refusal(written(tmp_path, {"subject": subject, "prompt": prompt, "target": "Oslo"}))
+    assert part in said
+    assert "only looks like" not in refusal(written(tmp_path, {"subject": "Nora", "prompt": prompt, "target": "Oslo"}))
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_the_header_shows_what_separates_fields(tmp_path: Path, separator: str, quote: str) -> None:
+    rows = [["prompt", "subject", "target", ""], ["Kel, Mara; is", "Kel, Mara; is", "a;b,c", ""], ["Ada is", "Ada", "x", ""]]
+    cells = [[f'"{cell}"' if quote or {*cell} & {*",;"} else cell for cell in row] for row in rows]
+    file = written(tmp_path, "", *(separator.join(row) for row in cells), name="facts.csv")
+    assert [(f.line, f.subject, f.target) for f in read_facts(file).facts] == [(3, "Kel, Mara; is", "a;b,c"), (4, "Ada", "x")]
+    if separator == "\t":
+        assert read_facts(file.rename(tmp_path / "facts.tsv")).facts[1].subject == "Ada"
+
+
+def test_bad_lines_can_be_left_out_and_all_be_shown(tmp_path: Path) -> None:
+    lines = [GOOD | {"id": "a"}, "{", {"subject": "Ada", "prompt": "Nobody was born in", "target": "x"}, GOOD | {"target": "Rome"}]
+    lines += [{"subject": "Ada", "prompt": "Ada was born in", "target": "x", "id": "a"}, {"subject": "Bo", "prompt": "Bo was born in", "target": "x"}]
+    file = written(tmp_path, *lines)
+    found = read_facts(file, reading=Reading(skip_bad=True))
+    assert [fact.line for fact in found.facts] == [1, 6]
+    assert [one.split(":")[0] for one in found.skipped] == ["line 2", "line 3", "line 4", "line 5"]
+    assert "leave bad lines out with `lks edit --skip-bad`" in refusal(file)
+    with pytest.raises(DataError) as refused:
+        read_facts(written(tmp_path, *[lines[2]] * 30), reading=Reading(shown=99))
+    assert "line 30:" in str(refused.value) and " more" not in str(refused.value)
+    with pytest.raises(DataError, match="line 1: subject 'Ada' is not in prompt"):
+        read_facts(written(tmp_path, lines[2]), reading=Reading(skip_bad=True))
+    with pytest.raises(DataError, match="not CSV from line 3 on"):  # the rest of the file would be lost without a word
+        read_facts(written(tmp_path, "subject,prompt,target", "a,a is,b", '"c', name="facts.csv"), reading=Reading(skip_bad=True))
+
+
+def test_a_line_is_not_left_out_for_the_sake_of_one_that_is_left_out(tmp_path: Path) -> None:
+    first = GOOD | {"training_paraphrases": ["She was born in"]}
+    found = read_facts(written(tmp_path, first, GOOD | {"target": "Rome"}), reading=Reading(skip_bad=True))
+    assert [(fact.line, fact.target) for fact in found.facts] == [(2, "Rome")]
+
+
+def test_text_that_is_not_utf8_is_told_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "facts.csv").write_bytes(b"subject,prompt,target\nZo\xeb,Zo\xeb is,x\n")
+    assert "line 2, byte 24" in refusal(tmp_path / "facts.csv")

@@ -197,11 +197,11 @@ def bad(**change: str) -> tuple[Case, ...]:
 @pytest.mark.parametrize(
     ("cases", "says"),
     [
-        (bad(target=" "), r"bad record: world, case \d, edit probe 0, answer: ' ' has no tokens\. Give it a text, or leave the record out\."),
+        (bad(target=" "), r"bad record: world, case \d, edit, answer: ' ' has no tokens\. Give it a text, or leave the record out\."),
         (bad(subject="Nobody"), r"bad record: world, case \d, subject: 'Nobody' is not in the prompt 'The birthplace of .*"),
         (
             bad(target="Oslo " * 130),
-            r"bad record: world, case \d, edit probe 0: prompt and answer need \d+ tokens, the window of \S+ has 128\..*",
+            r"bad record: world, case \d, edit: prompt and answer need \d+ tokens, the window of \S+ has 128\..*",
         ),
     ],
     ids=["empty answer", "no subject", "too long"],

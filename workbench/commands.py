@@ -8,11 +8,12 @@ import typer
 from rich.console import Console
 
 from lks.errors import UserError
+from lks.lines import split_lines
 from workbench.screens import Bar, folder_line, note, show_check, show_reply, show_scores
 from workbench.wording import many
 
 if TYPE_CHECKING:
-    from lks.facts import Facts
+    from lks.facts import Facts, Reading
     from lks.lm import LM
     from workbench.editing import Wish
     from workbench.origin import Edited
@@ -45,6 +46,8 @@ def edit(
     update: Annotated[bool, typer.Option("--update", help="Add to the patch in --out, and change facts of it.")] = False,
     without: Annotated[list[str] | None, typer.Option("--without", help="With --update: leave a subject's facts out; repeatable.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the patch in --out.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out bad lines of --facts; skipped.txt in --out lists them.")] = False,
+    all_errors: Annotated[bool, typer.Option("--all-errors", help="Show all that is wrong with --facts, not the first 20 things.")] = False,
     device: Device = None,
 ) -> None:
     """Plant facts in a model: write a patch that makes it the edited one.
@@ -57,47 +60,64 @@ def edit(
 
       lks edit --model ./my-model --facts more.csv --out patch --update
     """
-    from lks.facts import Facts, read_facts
+    from lks.contradictions import contradicting
+    from lks.facts import SHOWN, Facts, Reading, read_facts
     from lks.registry import check_name
     from workbench.choosing import changes_of, check_changes, check_training, method_named
     from workbench.editing import Wish
     from workbench.forms import check_form
     from workbench.origin import check_writable, read
 
-    if update and overwrite:
-        raise UserError("--update adds to the patch, --overwrite replaces it. Give one of them.")
-    if without and not update:
-        raise UserError("--without takes facts out of a patch that is there: give --update too.")
     if facts is None and not without:
         raise UserError("Give a file of facts with --facts.")
-    if update and (method or settings or seed is not None or training or form):
-        raise UserError("--update keeps method, parameters, seed and form of the patch. Leave them out, or use --overwrite with all facts.")
+    _check_update(update, overwrite, bool(without), bool(method or settings or seed is not None or training or form))
     console = Console()
     check_name(model)
     wish = Wish(method or "lks", changes_of(settings or []), seed or 0, training, form or "auto")
     check_changes(method_named(wish.method), wish.changes or {})
     check_training(method_named(wish.method), training)
-    given = Facts("facts", ()) if facts is None else read_facts(facts, templates)
+    reading = Reading(skip_bad, sys.maxsize if all_errors else SHOWN)
+    given = Facts("facts", ()) if facts is None else read_facts(facts, templates, reading)
     if update and not (out / "patch.json").exists():
         raise UserError(f"{out} holds no patch to update. Leave --update out to make one.")
     check_writable(out, update or overwrite)
     check_form(model, form)
     earlier = read(out) if update else None
-    for line in given.notes:
+    together = given if earlier is None or earlier.facts is None else earlier.facts.without(without or []).joined(given)
+    for line in (*given.notes, *contradicting(together.facts)):
         note(console, line)
-    _edit(console, (model, device), given, wish, (out, earlier, without or []))
+    _edit(console, (model, device), (given, reading), wish, (out, earlier, without or []))
 
 
-def _edit(console: Console, model: tuple[str, str | None], given: "Facts", wish: "Wish", where: "tuple[Path, Edited | None, list[str]]") -> None:
+def _check_update(update: bool, overwrite: bool, without: bool, method: bool) -> None:
+    """Refuse options that contradict each other; `without` and `method`: whether subjects to leave out, or parts of the method, are given."""
+    if update and overwrite:
+        raise UserError("--update adds to the patch, --overwrite replaces it. Give one of them.")
+    if without and not update:
+        raise UserError("--without takes facts out of a patch that is there: give --update too.")
+    if update and method:
+        raise UserError("--update keeps method, parameters, seed and form of the patch. Leave them out, or use --overwrite with all facts.")
+
+
+def _edit(
+    console: Console, model: tuple[str, str | None], facts: "tuple[Facts, Reading]", wish: "Wish", where: "tuple[Path, Edited | None, list[str]]"
+) -> None:
     """Load, edit, write, ask."""
+    from lks.facts import STRICT
     from workbench.choosing import method_named
     from workbench.editing import answers, edit_model, update_model
+    from workbench.fitting import fitting
     from workbench.health import look
     from workbench.lengths import too_long
-    from workbench.origin import check_writable, write
+    from workbench.origin import SKIPPED, check_writable, write
 
     out, earlier, without = where
     lm = _loaded(console, *model)
+    given, reading = facts
+    if reading != STRICT:  # else `edit_model` looks
+        given = fitting(lm, given, reading)
+    if given.skipped:
+        note(console, f"{_wrong(len(given.skipped))} with the facts: these lines are left out, and listed in {out / SKIPPED}.")
     check_writable(out, earlier is not None or out.exists(), _room(lm, len(given.facts)))
     for line in too_long(lm, method_named(earlier.origin.method if earlier and earlier.origin else wish.method), given):
         note(console, line)
@@ -108,12 +128,15 @@ def _edit(console: Console, model: tuple[str, str | None], given: "Facts", wish:
             earlier.check_model(lm)
             made, said = update_model(lm, earlier, given, bar, without)
         write(out, made)
-        facts = made.facts or given
-        check = answers(lm, made.patch, facts.dataset(), bar, made.form)
+        check = answers(lm, made.patch, (made.facts or given).dataset(), bar, made.form)
         health = look(lm, made.patch, [one.asked for one in check.said])
     if said:
         note(console, said)
     show_check(console, made, (check, health), bar.seconds("prepare", "edit"), out)
+
+
+def _wrong(count: int) -> str:
+    return f"{many(count, 'thing')} {'is' if count == 1 else 'are'} wrong"
 
 
 def _room(lm: "LM", count: int) -> int:
@@ -164,7 +187,12 @@ def ask(
 
 def _typed(console: Console) -> "list[str] | _Lines":
     """Prompts from the standard input; asked for one by one on a terminal."""
-    return _Lines(console) if sys.stdin.isatty() else [line.rstrip("\n") for line in sys.stdin]
+    if sys.stdin.isatty():
+        return _Lines(console)
+    try:
+        return split_lines(sys.stdin.buffer.read().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"The standard input is not UTF-8 (byte {error.start}). Give prompts in UTF-8, one per line.") from None
 
 
 class _Lines:

@@ -14,7 +14,7 @@ from lks.datasets import load as load_dataset
 from lks.editor import Editor, Progress
 from lks.edits import Case, Dataset, Edit
 from lks.endings import Says, judged, says
-from lks.errors import UserError
+from lks.errors import NothingToLearnFrom, UserError
 from lks.facts import Facts
 from lks.lm import LM
 from lks.patch import NoPatch, Patch
@@ -23,6 +23,7 @@ from lks.readout import Asking, ask
 from lks.replacer import KnowledgeBlockPatch
 from lks.shards import Answer
 from workbench.choosing import TRAINING_HINT, editor_for, method_named
+from workbench.fitting import fitting
 from workbench.forms import dataset_in, edits_in, named, settled
 from workbench.origin import FORMAT, Base, Edited, Origin
 from workbench.patches import joined, without_subjects
@@ -130,6 +131,7 @@ def edit_model(lm: LM, facts: Facts, wish: Wish | None = None, report: Report = 
 
     Raises:
         UserError: no such method or parameter, the method has to train and has nothing to train on, or there is no chat template for the form.
+        DataError: a fact is too long for the model, or a text of it has no tokens.
         FloatingPointError: the edits hold NaN.
     """
     wish = wish or Wish()
@@ -137,6 +139,7 @@ def edit_model(lm: LM, facts: Facts, wish: Wish | None = None, report: Report = 
     form = settled(wish.form, lm)
     changes = dict(wish.changes or {})
     editor, tuned = editor_for(method, lm.name, (len(lm.blocks), lm.dim), (len(facts.facts), wish.training), changes)
+    fitting(lm, facts)
     edits = _put(form, lm, method, [case.edit for case in facts.dataset().cases])
     began = time.perf_counter()
     _prepare(lm, editor, edits, wish.training, report)
@@ -188,6 +191,7 @@ def update_model(lm: LM, earlier: Edited, facts: Facts, report: Report = no_repo
     for subject in drop:
         if subject not in known:
             raise UserError(f"No fact of the patch is about {subject!r}. `lks patch info` lists its subjects.")
+    fitting(lm, facts)
     together = earlier.facts.without(drop).joined(facts)
     if not together.facts:
         raise UserError("No fact would be left. Delete the folder instead.")
@@ -276,11 +280,10 @@ def _prepare(lm: LM, editor: Editor[object], edits: Sequence[Edit], training: st
     held_out = [case.edit for case in load_dataset(training).cases if case.edit.subject not in subjects] if training else []
     try:
         editor.prepare(lm, held_out, lambda done: report("prepare", done))
-    except UserError as error:
+    except NothingToLearnFrom as error:
         if training:
             raise
-        why = "" if str(error).startswith("Unknown corpus ") else f" ({error})"
-        raise UserError(f"{type(editor).title} learns from other texts or edits before it edits.{why} {TRAINING_HINT}") from None
+        raise UserError(f"{type(editor).title} learns from other texts or edits before it edits. {error} {TRAINING_HINT}") from None
 
 
 def _restored(origin: Origin) -> object:

@@ -1,7 +1,7 @@
 """The folder that editing leaves: `patch.json` and `patch.safetensors`, and beside them where the edits come from.
 
-`edit.json` says how they were made and for which weights, `facts.jsonl` what they are, `training.safetensors` what a hypernetwork learnt, to go
-on from. Nothing in it names a machine, a user or a path.
+`edit.json` says how they were made and for which weights, `facts.jsonl` what they are, `skipped.txt` which lines of the file of facts were left
+out and why, `training.safetensors` what a hypernetwork learnt, to continue from. Nothing in it names a machine, a user or a path.
 """
 
 import json
@@ -25,8 +25,8 @@ from lks.patch import LARGEST_TENSORS, Patch, checked
 from lks.shards import write_whole
 
 FORMAT = 1
-ORIGIN, FACTS, TRAINING = "edit.json", "facts.jsonl", "training.safetensors"
-OURS = frozenset({"patch.json", "patch.safetensors", ORIGIN, FACTS, TRAINING})
+ORIGIN, FACTS, TRAINING, SKIPPED = "edit.json", "facts.jsonl", "training.safetensors", "skipped.txt"
+OURS = frozenset({"patch.json", "patch.safetensors", ORIGIN, FACTS, TRAINING, SKIPPED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +173,8 @@ def write(folder: Path, edited: Edited) -> None:
             write_whole(new / ORIGIN, json.dumps(asdict(edited.origin), indent=1, ensure_ascii=False).encode())
         if edited.facts is not None:
             write_facts(new / FACTS, edited.facts)
+            if edited.facts.skipped:
+                write_whole(new / SKIPPED, "".join(f"{line}\n" for line in edited.facts.skipped).encode())
         if edited.learnt:
             save_file({name: value.detach().contiguous().cpu() for name, value in edited.learnt.items()}, new / TRAINING)
 

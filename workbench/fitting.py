@@ -1,0 +1,54 @@
+"""Facts as a model's tokenizer has them: what does not fit into its window is found before it trains."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from lks import bad_records
+from lks.edits import Case
+from lks.fact_checks import Bad
+from lks.facts import STRICT, Fact, Facts, Reading, refuse
+from lks.lm import LM
+
+
+def fitting(lm: LM, facts: Facts, reading: Reading = STRICT) -> Facts:
+    """Look at all that a model is to be taught and asked.
+
+    Args:
+        lm: the model.
+        facts: what is to be planted.
+        reading: what to do about facts that do not fit.
+
+    Returns:
+        The facts that fit.
+
+    Raises:
+        DataError: a prompt with its answer is longer than the window of the model, or a text has no tokens; names the lines.
+    """
+    for find in (_faults_as_given, _faults_of_made_prompts):  # a prompt that is too long would be spread to other facts' training prompts
+        found = find(lm, facts)
+        left = facts.leaving_out(found) if reading.skip_bad else facts
+        if not reading.skip_bad or not left.facts:
+            refuse(facts.name, [bad for _, bad in found], len(facts.facts), "fact", reading.shown)
+        facts = left
+    return facts
+
+
+def _faults_as_given(lm: LM, facts: Facts) -> list[tuple[Fact, Bad]]:
+    """What does not fit of the user's texts."""
+    return _told(lm, facts, facts.cases_as_given())
+
+
+def _faults_of_made_prompts(lm: LM, facts: Facts) -> list[tuple[Fact, Bad]]:
+    """What does not fit of the prompts that are made to train on."""
+    return _told(lm, facts, [replace(case, probes=()) for case in facts.dataset().cases])
+
+
+def _told(lm: LM, facts: Facts, cases: Sequence[Case]) -> list[tuple[Fact, Bad]]:
+    """Faults with their facts; the cases are in the order of the facts."""
+    owners = {id(case): fact for case, fact in zip(cases, facts.facts, strict=True)}
+    found = []
+    for fault in bad_records.faults(lm, cases, training=True):
+        fact = owners[id(fault.case)]
+        where = fault.field if fact.line else f"{fact.place}, {fault.field}"
+        found.append((fact, Bad(fact.line, f"{where}: {fault.found}. {fault.advice}")))
+    return found
