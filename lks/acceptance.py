@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from lks.corpus import Batch, Row, collate
 from lks.exercises import AbilityItem
+from lks.naming import spelt
 from lks.recipe import intervened
 
 RECALL_TRAINED, RECALL_HELD_OUT, SWAP, ABILITY = 0.99, 0.95, 0.80, 0.90  # what a model must reach
@@ -120,8 +121,8 @@ class Examiner:
     def row(self, question: Question, answer: str | None = None) -> Row:
         """The question as token ids, with its own or another answer."""
         encoded = self.tokenizer(question.prompt)
-        end = question.prompt.rfind(question.subject) + len(question.subject) - 1
-        last = encoded.char_to_token(end) if question.subject and end >= 0 else 0
+        named = spelt(question.prompt, question.subject)
+        last = encoded.char_to_token(named[-1].end - 1) if named else 0
         ids = self.tokenizer.encode(question.answer if answer is None else answer, add_special_tokens=False)
         return Row(tuple(encoded.input_ids), tuple(ids), last or 0)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from lks.edits import Case
 from lks.failures import BadRecord
 from lks.lm import LM
+from lks.naming import spelt, why_unnamed
 from lks.readout import LONGEST
 
 
@@ -52,8 +53,9 @@ def faults(lm: LM, cases: Sequence[Case], training: bool = False) -> Iterator[Fa
     """
     for case in cases:
         edit = case.edit
-        if not edit.subject.strip() or edit.subject not in edit.prompt:
-            found = f"{edit.subject!r} is not in the prompt {_short(edit.prompt)}, where methods look for it"
+        if not spelt(edit.prompt, edit.subject):
+            why = why_unnamed(edit.prompt, edit.subject, edit.aliases)
+            found = f"{edit.subject!r} is not in the prompt {_short(edit.prompt)}, where methods look for it, {why}"
             yield Fault(case, "subject", found, "Spell it as the prompt does")
     probes = [(case, p.kind if p.kind == "edit" else f"{p.kind} {p.index + 1}", p.prompt, p.answer) for case in cases for p in case.probes]
     free = LONGEST if lm.architecture.positions else 0  # learnt positions end with the window, so a free answer must fit into it too

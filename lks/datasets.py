@@ -21,6 +21,7 @@ from lks.errors import DataError, unknown
 from lks.fact_files import SUFFIXES
 from lks.facts import read_facts
 from lks.knowedit_files import FILES
+from lks.naming import names_subject, spelt, why_unnamed
 from lks.published import Published, content_of, download, find, listed
 from lks.spellings import Spellings
 
@@ -168,9 +169,8 @@ def _texts(raw: object, where: str) -> Callable[..., str]:
 
 
 def _check_subject(subject: str, prompt: str, where: str) -> None:
-    if subject not in prompt:
-        spelt = f"subject {subject!r} is not in prompt {prompt!r}"
-        raise DataError(f"{where}: field 'prompt': {spelt}. Spell the subject in the prompt exactly as in 'subject'.")
+    if not spelt(prompt, subject):
+        raise DataError(f"{where}: field 'prompt': subject {subject!r} is not found in {prompt!r}, {why_unnamed(prompt, subject)}.")
 
 
 def _record(raw: object, index: int, file: Path) -> Record:
@@ -209,8 +209,8 @@ def _notes(records: Sequence[Record]) -> dict[str, int]:
     found: Counter[str] = Counter()
     for record in records:
         found["target equals ground truth"] += record.target == record.ground_truth
-        found["subject not in paraphrase prompt"] += record.subject not in record.generality
-        found["subject not in locality prompt"] += record.subject not in record.locality
+        found["subject not in paraphrase prompt"] += not names_subject(record.generality, record.subject)
+        found["subject not in locality prompt"] += not names_subject(record.locality, record.subject)
     found["duplicate prompt"] = len(records) - len({record.prompt for record in records})
     found["duplicate subject"] = len(records) - len({record.subject for record in records})
     return {name: count for name, count in sorted(found.items()) if count}

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lks.naming import names_subject
+
 ProbeKind = Literal["edit", "paraphrase", "locality", "portability", "neighbour"]
 """What a probe measures; "neighbour": whether facts of subjects that are not edited stay as they were (`lks.neighbours`)."""
 
@@ -23,7 +25,7 @@ class Edit:
     Attributes:
         case_id: unique within its dataset.
         subject: the entity as it is spelt in `prompt`.
-        prompt: the edit prompt x_i; it contains `subject`.
+        prompt: the edit prompt x_i; it names `subject` by this name, not by an alias (`lks.naming`).
         target: the new answer y_i, without leading space.
         ground_truth: the old answer o_i, without leading space.
         aliases: other names of the subject.
@@ -100,13 +102,13 @@ def make_case(
         locality: questions with their true answers.
         spellings: other spellings of an answer, right in free generation; by default there are none.
     """
-    old, subject = _folded(edit.ground_truth), edit.subject.casefold()
+    old = _folded(edit.ground_truth)
     rival = edit.ground_truth if old != _folded(edit.target) else ""
     accepted = tuple(name for name in spellings(edit.target) if not rival or _folded(name) != old)
     probes = [Probe("edit", 0, edit.prompt, edit.target, accepted, rival=rival)]
     probes += [Probe("paraphrase", i, prompt, edit.target, accepted, rival=rival) for i, prompt in enumerate(paraphrases)]
     for i, (prompt, answer) in enumerate(locality):
-        stratum = "same_subject" if subject in prompt.casefold() else "other"
+        stratum = "same_subject" if names_subject(prompt, edit.subject, *edit.aliases) else "other"
         probes.append(Probe("locality", i, prompt, answer, spellings(answer), stratum))
     return Case(edit, tuple(probes))
 

@@ -14,6 +14,7 @@ from rapidfuzz import fuzz
 
 from lks.chat import Reply, Request, spoken
 from lks.lines import split_lines
+from lks.naming import put, spelt
 from lks.templates import normalised
 from lks.writing_filters import LONGEST_ANSWER, Fact, says
 
@@ -112,7 +113,9 @@ def updated(sentence: str, fact: Fact) -> str | None:
     """The sentence with the new answer in the old one's place; None where it does not say the old answer in so many words, once."""
     if not fact.ground_truth:
         return None
-    head, subject, tail = sentence.partition(fact.subject)  # an old answer that is part of the name stays
+    named = spelt(sentence, fact.subject)
+    start, end = (named[0].start, named[0].end) if named else (len(sentence), len(sentence))
+    head, subject, tail = sentence[:start], sentence[start:end], sentence[end:]  # an old answer that is part of the name stays
     pattern = re.compile(rf"(?<!\w){re.escape(fact.ground_truth)}(?!\w)", re.IGNORECASE)
     new = [pattern.subn(lambda _: fact.target, part) for part in (head, tail)]
     return f"{new[0][0]}{subject}{new[1][0]}" if new[0][1] + new[1][1] == 1 else None
@@ -120,9 +123,9 @@ def updated(sentence: str, fact: Fact) -> str | None:
 
 def gap_in(sentence: str, answer: str, subject: str) -> str | None:
     """The sentence with `GAP` for the last place of the answer outside the subject; None where there is none."""
-    name = sentence.find(subject)
+    names = spelt(sentence, subject)[:1]
     found = [one.span() for one in re.finditer(rf"(?<!\w){re.escape(answer)}(?!\w)", sentence)]
-    outside = [(begin, end) for begin, end in found if name < 0 or end <= name or begin >= name + len(subject)]
+    outside = [(begin, end) for begin, end in found if all(end <= name.start or begin >= name.end for name in names)]
     return f"{sentence[: outside[-1][0]]}{GAP}{sentence[outside[-1][1] :]}" if outside else None
 
 
@@ -150,7 +153,7 @@ class _Draft:
             self.edited = updated(stating, self.fact)
             sentences.remove(stating)
         for sentence in sentences:
-            if says(sentence.replace(self.fact.subject, " "), self.fact.ground_truth):
+            if says(put(sentence, self.fact.subject, " "), self.fact.ground_truth):
                 self._rejects.append((sentence, "says the old answer"))
             else:
                 self.others.append(sentence)
@@ -177,7 +180,7 @@ class _Draft:
             reason = "not the sentence"
         elif len(answer.split()) > LONGEST_ANSWER:
             reason = "answer too long"
-        elif self.fact.subject not in prompt:
+        elif not spelt(prompt, self.fact.subject):
             reason = "subject missing"
         if reason is None:
             self._gaps.append(Gap(prompt, answer, edited=False))
@@ -196,10 +199,10 @@ class _Draft:
         if updated(sentence, self.fact) is None:
             return 0.0
         old = f"{self.fact.prompt} {self.fact.ground_truth}"
-        return fuzz.token_set_ratio(*(normalised(text.replace(self.fact.subject, " ")) for text in (sentence, old)))
+        return fuzz.token_set_ratio(*(normalised(put(text, self.fact.subject, " ")) for text in (sentence, old)))
 
     def _unusable(self, sentence: str, others: Sequence[str]) -> Unusable | None:
-        if self.fact.subject not in sentence:
+        if not spelt(sentence, self.fact.subject):
             return "subject missing"
         if not FEWEST_WORDS <= len(sentence.split()) <= MOST_WORDS:
             return "length"

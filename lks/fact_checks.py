@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lks.fact_text import difference
 from lks.intake import one_line
+from lks.naming import names_subject, spelt, why_unnamed
 from lks.templates import normalised
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def _alone(fact: "Fact") -> Iterator[Bad]:
         given = text.rstrip("\n") if name == "prompt" else text  # chat templates end so, and the answer follows on the new line
         if given != text.strip():
             yield Bad(fact.line, f"{name} {_short(text)} begins or ends with white space; take it away, spaces are put in where they belong")
-    if fact.subject.strip() not in fact.prompt:
-        yield Bad(fact.line, f"subject {_short(fact.subject)} is not in prompt {_short(fact.prompt)}; spell it there exactly alike")
+    if not spelt(fact.prompt, fact.subject):
+        yield Bad(fact.line, f"the scope rules do not find subject {_short(fact.subject)} in prompt {_short(fact.prompt)}, {_why(fact, fact.prompt)}")
     ending = next((odd for odd in ODD_ENDINGS if fact.prompt.rstrip().endswith(odd)), "")
     if ending:
         yield Bad(fact.line, f"prompt {_short(fact.prompt)} ends in {ending!r}; end it where the answer follows")
@@ -53,8 +54,12 @@ def _alone(fact: "Fact") -> Iterator[Bad]:
     if fact.ground_truth and fact.ground_truth.strip().casefold() == fact.target.strip().casefold():
         yield Bad(fact.line, f"target {_short(fact.target)} is the old answer (ground_truth); there is nothing to edit")
     for text in fact.training_paraphrases:
-        if fact.subject not in text:
-            yield Bad(fact.line, f"training paraphrase {_short(text)} does not name the subject {_short(fact.subject)}")
+        if not names_subject(text, fact.subject, *fact.aliases):
+            yield Bad(fact.line, f"training paraphrase {_short(text)} does not name the subject {_short(fact.subject)}, {_why(fact, text)}")
+
+
+def _why(fact: "Fact", text: str) -> str:
+    return why_unnamed(text, fact.subject, fact.aliases)
 
 
 def _look_alike(fact: "Fact") -> Iterator[Bad]:

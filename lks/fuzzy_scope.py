@@ -1,6 +1,6 @@
 """A scope indicator that also recognises a name with one typing mistake in it, or without its diacritics."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -41,10 +41,11 @@ class FuzzyScope:
 
     Args:
         names: for each subject its name, then its aliases.
+        loose: for the exact stage.
     """
 
-    def __init__(self, names: Sequence[Sequence[str]]) -> None:
-        self._exact = ExactScope(names)
+    def __init__(self, names: Sequence[Sequence[str]], loose: Collection[int] = ()) -> None:
+        self._exact = ExactScope(names, loose)
         owners: dict[str, int] = {}
         marked: list[str] = []
         for subject, spellings in enumerate(names):

@@ -15,6 +15,7 @@ from torch import Tensor
 from lks.edits import Edit
 from lks.lm import LM
 from lks.memory import fewer
+from lks.naming import names_subject
 from lks.prefix import last_states
 
 OTHER_FACTS = 2000
@@ -150,8 +151,9 @@ def _prompts(edits: Sequence[Edit], numbers: Mapping[str, int]) -> list[_Prompt]
     other: dict[tuple[int, str], None] = {}
     for edit in edits:
         number = numbers[edit.subject]
-        asking |= {(number, text): None for text in (edit.prompt, *edit.training_paraphrases) if edit.subject in text}
-        rest = [text for text in edit.training_locality if edit.subject in text]
+        names = edit.subject, *edit.aliases
+        asking |= {(number, text): None for text in (edit.prompt, *edit.training_paraphrases) if names_subject(text, *names)}
+        rest = [text for text in edit.training_locality if names_subject(text, *names)]
         count = min(len(rest), max(2, OTHER_FACTS // len(edits)))
         other |= {(number, rest[i * len(rest) // count]): None for i in range(count)}
     found = [_Prompt(text, number, True) for number, text in asking]

@@ -27,6 +27,7 @@ from types import MappingProxyType
 from lks.derive import PromptSource, Record
 from lks.edits import Case, Edit, Probe, make_case
 from lks.knowedit_files import Fields, Item
+from lks.naming import mentions, spelt
 from lks.spellings import tellable
 
 REFUSAL = "I don't know."
@@ -143,8 +144,8 @@ def read(
 
 def _spelt(subject: str, prompt: str) -> str:
     """The subject as the prompt spells it, in whatever case; "" if it is not there."""
-    found = None if subject in prompt else re.search(re.escape(subject), prompt, re.IGNORECASE)
-    return subject if subject in prompt else found[0] if found else ""
+    found = spelt(prompt, subject) or mentions(prompt, subject)
+    return prompt[found[0].start : found[0].end] if found else ""
 
 
 def _cleared(fact: Fact, notes: Counter[str]) -> Fact:

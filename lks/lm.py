@@ -14,7 +14,8 @@ from lks import precision
 from lks.architectures import Architecture, architecture_of
 from lks.errors import UserError
 from lks.joining import head, joined, separator
-from lks.tokens import PieceText, Span
+from lks.naming import last_mention
+from lks.tokens import PieceText
 from lks.turns import Turns
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Encoded:
     Attributes:
         ids: beginning-of-sequence (if the tokenizer adds it), prompt and answer.
         n_prompt: how many of `ids` are the prompt's: exactly its tokens when it is tokenised by itself.
-        subject: [first, last] token of the subject's last mention in the prompt; None if it is not asked for or not there.
+        subject: [first, last] token of the subject's last mention in the prompt (`lks.naming`); None if it is not asked for or not there.
     """
 
     ids: list[int]
@@ -213,12 +214,10 @@ class LM:
         tokenized = self.tokenized([*heads, *texts])
         encoded = []
         for row, (prompt, answer) in enumerate(zip(heads, answers, strict=True)):
-            (own, offsets), (whole, _) = tokenized[row], tokenized[len(heads) + row]
+            own, whole = tokenized[row], tokenized[len(heads) + row]
             if whole[: len(own)] != own:
                 whole = own + self._following(separator(prompt, answer) + answer)
-            span = None if subjects is None else subject_span(prompt, subjects[row], offsets)
-            if span and span[0] < span[1] and self.pieces.text(own[span[0] : span[0] + 1]) == " ":  # one put in front has the first letter's offset
-                span = (span[0] + 1, span[1])
+            span = None if subjects is None else last_mention(self.pieces, own, subjects[row])
             encoded.append(Encoded(whole, len(own), span))
         return encoded
 
@@ -236,15 +235,15 @@ class LM:
                 return list(found["input_ids"][first:])
         raise UserError(f"The tokenizer of {self.name or 'the model'} has no tokens for {text!r} behind a prompt. Put the answer in other words.")
 
-    def tokenized(self, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
-        """Ids of texts with their offsets; a text that brings its own beginning-of-sequence token, as rendered chats do, gets no second one."""
-        made: dict[int, tuple[list[int], list[Span]]] = {}
+    def tokenized(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of texts; one that brings its own beginning-of-sequence token, as rendered chats do, gets no second one."""
+        made: dict[int, list[int]] = {}
         own = [self.turns.whole(text) for text in texts]
         for adding in (True, False):
             rows = [row for row, brings in enumerate(own) if brings is not adding]
             if rows:
-                found = self.tokenizer([texts[row] for row in rows], add_special_tokens=adding, return_offsets_mapping=True, padding=False)
-                made.update(zip(rows, zip(found["input_ids"], found["offset_mapping"], strict=True), strict=True))
+                found = self.tokenizer([texts[row] for row in rows], add_special_tokens=adding, padding=False)["input_ids"]
+                made.update(zip(rows, map(list, found), strict=True))
         return [made[row] for row in range(len(texts))]
 
     @torch.no_grad()
@@ -263,16 +262,6 @@ class LM:
             ids[i, place] = torch.tensor(row, dtype=torch.long)
             mask[i, place] = 1
         return ids.to(self.device), mask.to(self.device)
-
-
-def subject_span(prompt: str, subject: str, offsets: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
-    """First and last token that overlap the subject's last mention in the prompt."""
-    start = prompt.rfind(subject)
-    if start < 0:
-        return None
-    end = start + len(subject)
-    inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start and b > a]
-    return (inside[0], inside[-1]) if inside else None
 
 
 def template_of(name: str) -> str | None:

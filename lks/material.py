@@ -3,21 +3,24 @@
 import itertools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lks.edits import Edit
+from lks.edits import Edit, spellings_of
+from lks.errors import UserError
 from lks.joining import joined
 from lks.lm import LM, Encoded
 from lks.losses import References
 from lks.memory import free_bytes, gibibytes
+from lks.naming import loose_subjects, mentioned, names_subject, why_unnamed
 from lks.needs import Load, Needs, Shape, check, needs
 from lks.parameters import LKSParams, Positions
 from lks.precision import multiplies_bfloat16
 from lks.prefix import States, Upper, batches, last_states, states
+from lks.scope import Scope, make_scope
 from lks.suffix import Beginnings, Suffix, fits
 
 logger = logging.getLogger(__name__)
@@ -49,7 +52,7 @@ class Material:
         references: the unedited distributions of the locality rows; row r's begin at `reference_offsets[r]`, -1 for other rows.
         reference_offsets: [rows].
         keys, own: [blocks, subjects, k] inputs of h_phi and [blocks, subjects, d] unedited subject states.
-        skipped: prompts that do not contain their subject and so cannot train a replacement.
+        skipped: paraphrase and locality prompts that do not name their subject and so cannot train a replacement.
     """
 
     upper: Upper
@@ -157,22 +160,45 @@ def _load(rows: Sequence[_Row], owned: dict[Part, list[list[int]]], params: LKSP
 
 
 def _rows(lm: LM, edits: Sequence[Edit], params: LKSParams, numbers: dict[str, int]) -> tuple[list[_Row], dict[Part, list[list[int]]], int]:
-    """All rows, which of them each edit owns, and how many prompts were skipped."""
+    """All rows, which of them each edit owns, and how many prompts were skipped.
+
+    A row's subject is where the patch will find it when it is asked: the last mention by the same scope rules.
+
+    Raises:
+        UserError: an edit's prompt does not name its subject.
+    """
     rows: list[_Row] = []
+    scope = make_scope(params.scope, list(spellings_of(edits).values()), loose_subjects(edits))
     owned: dict[Part, list[list[int]]] = {part: [[] for _ in edits] for part in PARTS}
     skipped = 0
     for part in PARTS:
         texts = [(i, prompt) for i, edit in enumerate(edits) for prompt in _prompts(edit, part, params)]
         targets = ["" if part == "locality" else edits[i].target for i, _ in texts]
-        encoded = lm.encode([p for _, p in texts], targets, [edits[i].subject for i, _ in texts])
+        encoded = lm.encode([p for _, p in texts], targets)
         tails = continuations(lm, encoded, params.locality_tokens - 1) if part == "locality" else [[] for _ in encoded]
         for (i, _), row, tail in zip(texts, encoded, tails, strict=True):
-            if row.subject is None:
+            number = numbers[edits[i].subject]
+            own = [(first, last) for subject, first, last in mentioned(lm.pieces, scope, row.ids[: row.n_prompt]) if subject == number]
+            if own:
+                owned[part][i].append(len(rows))
+                rows.append(_row(replace(row, subject=own[-1]), tail, number, params.positions))
+            elif part == "edit":
+                raise UserError(_unfound(edits[i], scope, list(numbers)))
+            else:
                 skipped += 1
-                continue
-            owned[part][i].append(len(rows))
-            rows.append(_row(row, tail, numbers[edits[i].subject], params.positions))
     return rows, owned, skipped
+
+
+def _unfound(edit: Edit, scope: Scope, subjects: Sequence[str]) -> str:
+    """Say why an edit would not act on its own prompt."""
+    others = [subjects[mention.subject_index] for mention in scope.find(edit.prompt)]
+    if others and names_subject(edit.prompt, edit.subject):
+        why = f"because they find {others[-1]!r}, another edited subject, in its place; write the prompt so that both are apart, or drop one edit"
+    elif names_subject(edit.prompt, edit.subject):
+        why = "because the model's tokenizer does not spell it out; choose a name of letters that the model knows"
+    else:
+        why = why_unnamed(edit.prompt, edit.subject, edit.aliases)
+    return f"Edit {edit.case_id}: subject {edit.subject!r} does not occur in the prompt {edit.prompt!r} as the scope rules look for it, {why}."
 
 
 def _prompts(edit: Edit, part: Part, params: LKSParams) -> Sequence[str]:

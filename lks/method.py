@@ -15,6 +15,7 @@ from lks.errors import UserError
 from lks.gate import RelationGate
 from lks.lm import LM
 from lks.material import prepare, subjects_of
+from lks.naming import loose_subjects
 from lks.parameters import LKSParams
 from lks.patch import Patch
 from lks.replacer import KnowledgeBlockPatch
@@ -127,7 +128,7 @@ class LKS(Editor[LKSParams]):
         Raises:
             UserError: an edit's subject does not occur in its prompt, or a block does not exist or is out of order.
         """
-        self._check(lm, edits)
+        self._check(lm)
         p = self.params
         self.learnt = {}
         if not edits:
@@ -153,7 +154,7 @@ class LKS(Editor[LKSParams]):
             UserError: an edit's subject does not occur in its prompt, or a block does not exist.
             ValueError: `learnt` does not fit the model or the parameters.
         """
-        self._check(lm, edits)
+        self._check(lm)
         p = replace(self.params, max_epochs=-(-self.params.max_epochs // 2))
         trainer = Trainer(lm, prepare(lm, edits, p), p, seed, learnt)
         trainer.train(progress)
@@ -165,13 +166,11 @@ class LKS(Editor[LKSParams]):
         self.learnt = trainer.networks.learnt()
         gate = RelationGate.fit(lm, p.block, edits, subjects_of(edits), seed=seed) if p.gate == "relation" else None
         table = trainer.networks.table()
-        return KnowledgeBlockPatch(list(spellings_of(edits).values()), table, p.all_blocks, p.positions, p.scope, p.mentions, gate)
+        names = list(spellings_of(edits).values())
+        return KnowledgeBlockPatch(names, table, p.all_blocks, p.positions, p.scope, p.mentions, gate, loose_subjects(edits))
 
-    def _check(self, lm: LM, edits: Sequence[Edit]) -> None:
-        """What the user must mend before anything is trained."""
-        for edit in edits:
-            if edit.subject not in edit.prompt:
-                raise UserError(f"Edit {edit.case_id}: subject {edit.subject!r} does not occur in the prompt {edit.prompt!r}; LKS needs it there.")
+    def _check(self, lm: LM) -> None:
+        """Refuse blocks that the model does not have or that are out of order."""
         blocks = self.params.all_blocks
         for block in blocks:
             lm.block(block)

@@ -19,13 +19,14 @@ from lks.acceptance import Exam, Question
 from lks.corpus import IGNORED, Row
 from lks.derive import Record
 from lks.lexicon import CODAS, FIRST_NAMES, LINKS, MIDDLES, ONSETS, VOWELS
+from lks.naming import put, spelt
 from lks.vocabulary import train_tokenizer
 from lks.world_corpus import SideRows, ability_exam, side_rows, side_texts
 
 
 def template(prompt: str, subject: str) -> str:
     """The prompt with a hole for its subject; empty when the subject is not in it."""
-    return prompt.replace(subject, "{}") if subject and subject in prompt else ""
+    return put(prompt, subject, "{}") if spelt(prompt, subject) else ""
 
 
 def questions(records: Sequence[Record]) -> tuple[Question, ...]:
@@ -41,7 +42,7 @@ def questions(records: Sequence[Record]) -> tuple[Question, ...]:
             (record.generality, record.ground_truth, relation),
             (record.locality, record.locality_answer, template(record.locality, record.subject)),
         ):
-            subject = record.subject if record.subject in prompt else ""
+            subject = record.subject if spelt(prompt, record.subject) else ""
             found.setdefault(prompt, Question(subject, prompt, answer, kind if subject else ""))
     return tuple(found.values())
 
@@ -133,7 +134,7 @@ def mini_source(asked: Sequence[Question], tokenizer: PreTrainedTokenizerFast) -
         encoded = tokenizer(question.prompt)
         last = 0
         if question.subject:
-            last = encoded.char_to_token(question.prompt.rfind(question.subject) + len(question.subject) - 1) or 0
+            last = encoded.char_to_token(spelt(question.prompt, question.subject)[-1].end - 1) or 0
             answers[question.relation].setdefault(question.subject, ids[question.answer])
             rows_of[question.subject].append(index)
         held = traits[question.subject] if question.subject else []

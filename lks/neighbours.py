@@ -15,6 +15,7 @@ import numpy as np
 from rapidfuzz import fuzz, process
 
 from lks.edits import Case, Edit, Probe
+from lks.naming import put
 
 STRATA = ("same_relation", "near_name", "far")
 NEAR = 75.0
@@ -25,7 +26,7 @@ PROBES = 200
 
 def relation(edit: Edit) -> str:
     """The question without its subject: what records of one relation and phrasing share."""
-    return edit.prompt.replace(edit.subject, "\N{WHITE SQUARE}")
+    return put(edit.prompt, edit.subject, "\N{WHITE SQUARE}")
 
 
 def with_neighbours(cases: Sequence[Case], spare: Sequence[Case], seed: int, limit: int = PROBES) -> list[Case]:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from lks.gate import RelationGate
 from lks.lm import LM
+from lks.naming import mentioned
 from lks.parameters import Mentions, Positions
 from lks.patch import Patch, check_tensor, checked
 from lks.prefill import FIRED, FOUND, Pass, Prefills, removed, watched
 from lks.scope import ScopeKind, make_scope
-from lks.tokens import token_of
 
 
 class KnowledgeBlockPatch(Patch):
@@ -34,6 +34,7 @@ class KnowledgeBlockPatch(Patch):
         scope: which scope rules decide.
         mentions: whether all mentions of a subject in a prompt are replaced, or only its last.
         gate: keeps prompts out that ask for another fact of the subject; it looks at block l.
+        loose: numbers of the subjects that the scope finds as a part of a longer name, too (`lks.naming.loose_subjects`).
 
     Raises:
         ValueError: names, table, blocks and gate do not fit together.
@@ -50,16 +51,19 @@ class KnowledgeBlockPatch(Patch):
         scope: ScopeKind,
         mentions: Mentions = "all",
         gate: RelationGate | None = None,
+        loose: Sequence[int] = (),
     ) -> None:
         if table.ndim != 3 or len(table) != len(blocks) or table.shape[1] != len(names):
             raise ValueError(f"{len(names)} subjects and {len(blocks)} blocks but a table of shape {tuple(table.shape)}")
         if not blocks or list(blocks) != sorted(set(blocks)):
             raise ValueError(f"blocks {blocks} are not ascending")
+        if any(not 0 <= subject < len(names) for subject in loose):
+            raise ValueError(f"{len(names)} subjects but {list(loose)} are to be found in longer names")
         if gate is not None and gate.subjects != len(names):
             raise ValueError(f"{len(names)} subjects but a gate for {gate.subjects}")
         self.names, self.table, self.blocks, self.positions, self.scope_kind = names, table, blocks, positions, scope
-        self.mentions, self.gate = mentions, gate
-        self.scope = make_scope(scope, names)
+        self.mentions, self.gate, self.loose = mentions, gate, tuple(loose)
+        self.scope = make_scope(scope, names, self.loose)
 
     @property
     def nbytes(self) -> int:
@@ -72,7 +76,7 @@ class KnowledgeBlockPatch(Patch):
         return {"table": self.table} | {f"gate.{name}": tensor for name, tensor in gate.items()}
 
     def settings(self) -> dict[str, object]:
-        """Names, blocks, positions, scope rules, mentions, the gate's threshold."""
+        """Names, blocks, positions, scope rules, mentions, the gate's threshold, loose subjects."""
         return {
             "names": self.names,
             "blocks": list(self.blocks),
@@ -80,6 +84,7 @@ class KnowledgeBlockPatch(Patch):
             "scope": self.scope_kind,
             "mentions": self.mentions,
             "threshold": None if self.gate is None else self.gate.threshold,
+            "loose": list(self.loose),
         }
 
     @classmethod
@@ -95,7 +100,7 @@ class KnowledgeBlockPatch(Patch):
         saved = checked(_Saved, settings)
         _, _, d = check_tensor("table", table, len(saved.blocks), len(saved.names), None).shape
         gate = None if saved.threshold is None else _gate(tensors, saved.threshold, d)
-        return cls(saved.names, table, saved.blocks, saved.positions, saved.scope, saved.mentions, gate)
+        return cls(saved.names, table, saved.blocks, saved.positions, saved.scope, saved.mentions, gate, saved.loose)
 
     def only(self, chosen: Sequence[int]) -> "KnowledgeBlockPatch":
         """The patch with some of its subjects alone: their blocks, names and gate keys are as they were, bit for bit.
@@ -105,7 +110,8 @@ class KnowledgeBlockPatch(Patch):
         """
         gate = None if self.gate is None or not chosen else self.gate.only(chosen)
         names = [self.names[i] for i in chosen]
-        return KnowledgeBlockPatch(names, self.table[:, list(chosen)], self.blocks, self.positions, self.scope_kind, self.mentions, gate)
+        loose = [place for place, subject in enumerate(chosen) if subject in self.loose]
+        return KnowledgeBlockPatch(names, self.table[:, list(chosen)], self.blocks, self.positions, self.scope_kind, self.mentions, gate, loose)
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -127,13 +133,7 @@ class KnowledgeBlockPatch(Patch):
 
     def find(self, lm: LM, ids: Sequence[int]) -> list[tuple[int, int]]:
         """(token, subject) of every replacement in a prompt without padding, before the gate."""
-        found: list[tuple[int, int, int]] = []
-        for start, part in lm.pieces.parts(ids):
-            mentions = self.scope.find(lm.pieces.text(part))
-            if mentions:  # most prompts have none
-                spans = lm.pieces.decode(part).spans
-                tokens = [token_of(spans, m.start, m.end) for m in mentions]
-                found += [(m.subject_index, start + first, start + last) for m, (first, last) in zip(mentions, tokens, strict=True)]
+        found = mentioned(lm.pieces, self.scope, ids)
         if self.mentions == "last":
             found = list({mention[0]: mention for mention in found}.values())
         if self.positions == "last":
@@ -151,6 +151,7 @@ class _Saved:
     scope: ScopeKind
     mentions: Mentions = "all"
     threshold: float | None = None
+    loose: tuple[int, ...] = ()
 
 
 def _gate(tensors: dict[str, Tensor], threshold: float, d: int) -> RelationGate:

@@ -6,7 +6,7 @@ text whatever the number of names. `FuzzyScope` (`lks.fuzzy_scope`) also forgive
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Literal, Protocol
@@ -46,22 +46,23 @@ class Scope(Protocol):
         ...
 
 
-def make_scope(kind: ScopeKind, names: Sequence[Sequence[str]]) -> Scope:
+def make_scope(kind: ScopeKind, names: Sequence[Sequence[str]], loose: Collection[int] = ()) -> Scope:
     """The scope indicator of a kind.
 
     Args:
         kind: "exact", "fuzzy" or "official".
         names: for each subject its name, then its aliases.
+        loose: numbers of subjects that are found as a part of a longer name, too; see `ExactScope`.
 
     Raises:
         UserError: no such kind.
     """
     if kind == "exact":
-        return ExactScope(names)
+        return ExactScope(names, loose)
     if kind == "fuzzy":
         from lks.fuzzy_scope import FuzzyScope
 
-        return FuzzyScope(names)
+        return FuzzyScope(names, loose)
     if kind == "official":
         from lks.official_scope import OfficialScope
 
@@ -86,9 +87,11 @@ class ExactScope:
     """Whole names, found by Aho-Corasick.
 
     - Case, Unicode form (NFKC) and typographic apostrophes or hyphens do not matter; every other character does.
-    - A mention neither begins nor ends inside a word. A possessive or contraction ("Mara Kel's") is a mention; "Mara Kel" in
-      "Mara Kelorin" or "O'Mara Kel" is none. Scripts written without spaces (Chinese, Japanese, Korean, Thai, ...) need no boundary.
-    - A part of a longer name is no mention: "Chicago" in "Chicago Opera House", "Mars" in "Mars 7" (`lks.standing`).
+    - A mention neither begins nor ends inside a word. A possessive or contraction ("Mara Kel's") and a name behind an elided article
+      ("l'Italie") are mentions; "Mara Kel" in "Mara Kelorin" or "O'Mara Kel" is none. Scripts written without spaces (Chinese,
+      Japanese, Korean, Thai, ...) need no boundary.
+    - A part of a longer name is no mention: "Chicago" in "Chicago Opera House", "Mars" in "Mars 7" (`lks.standing`). This rule is
+      about English text, and does not hold for `loose` subjects.
     - A name that could be ordinary text (one ordinary word: "Life"; a few everyday words: "The Band"; up to three letters:
       "It"; `lks.words.is_plain`) is mentioned only with at least its own capitals, but for an article: "the Band". A function word
       that opens a sentence ("It is late") is no mention. All other names are found in any case ("where is oslo"), except where
@@ -100,10 +103,12 @@ class ExactScope:
 
     Args:
         names: for each subject its name, then its aliases. Blank ones are ignored.
+        loose: numbers of subjects that are found as a part of a longer name, too, because their own edit prompt has them so.
     """
 
-    def __init__(self, names: Sequence[Sequence[str]]) -> None:
+    def __init__(self, names: Sequence[Sequence[str]], loose: Collection[int] = ()) -> None:
         self._names = names
+        self._loose = frozenset(loose)
         self._owners = array("i")
         self._special: dict[int, _Special] = {}
         patterns: dict[str, int] = {}
@@ -159,7 +164,7 @@ class ExactScope:
             if span is None:
                 continue
             subject = self._subject(index, text, *span)
-            if subject is not None and not inside_longer_name(text, *span, self._is_plain(index)):
+            if subject is not None and (subject in self._loose or not inside_longer_name(text, *span, self._is_plain(index))):
                 found.append(Mention(subject, *span))
                 free = end
         return tuple(found)
@@ -202,4 +207,4 @@ def _has_capitals(spelt: str, name: str) -> bool:
 def _opens(text: str, start: int) -> bool:
     """Whether a sentence begins at `start`."""
     before = text[:start].rstrip()
-    return not before or not (is_word(before[-1]) or before[-1] in ",-")
+    return not before or "\n" in text[len(before) : start] or not (is_word(before[-1]) or before[-1] in ",-")

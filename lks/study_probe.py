@@ -11,6 +11,7 @@ from torch import Tensor
 from lks.editor import Progress, silent
 from lks.edits import Edit
 from lks.lm import LM
+from lks.naming import names_subject
 from lks.study_kinds import Entities, Findings, Study
 from lks.study_states import captured
 
@@ -70,7 +71,7 @@ def _somebody_else(edit: Edit, pool: Sequence[Edit], seed: int) -> Edit:
     drawing = random.Random(f"control {seed} {edit.case_id}")
     for _ in range(100):
         other = drawing.choice(pool)
-        if other.subject != edit.subject and other.subject in other.prompt:
+        if other.subject != edit.subject and names_subject(other.prompt, other.subject):
             return other
     return edit
 

@@ -9,6 +9,7 @@ from rapidfuzz import fuzz
 
 from lks.chat import spoken
 from lks.lines import split_lines
+from lks.naming import put, spelt
 from lks.templates import asked, normalised, stems, template
 
 Split = Literal["evaluation", "training"]
@@ -152,7 +153,7 @@ def fault(split: Split, kind: Kind, prompt: Prompt, fact: Fact, own: Written, se
         own: what was accepted for this fact.
         seen: what there is in the dataset.
     """
-    if fact.subject not in prompt.text:
+    if not spelt(prompt.text, fact.subject):
         return "subject missing"
     key = normalised(prompt.text)
     if key == normalised(fact.prompt):
@@ -186,7 +187,7 @@ def _fault_of_locality(prompt: Prompt, fact: Fact, own: Written) -> Reason | Non
         return "length"
     if len(prompt.answer.split()) > LONGEST_ANSWER:
         return "answer too long"
-    if prompt.answer and says(prompt.text.replace(fact.subject, " "), prompt.answer):
+    if prompt.answer and says(put(prompt.text, fact.subject, " "), prompt.answer):
         return "answer in the prompt"
     if prompt.answer and normalised(prompt.answer) in {normalised(fact.target), normalised(fact.ground_truth)} - {""}:
         return "asks the same fact"
@@ -206,7 +207,7 @@ def same_fact(text: str, other: str, subject: str) -> bool:
 
     Words for places tell nothing ("was born in", "the birthplace of"); whether a time is asked for does ("was born in the year").
     """
-    mine, others = (template(one, subject) or one.replace(subject, "{}") for one in (text, other))
+    mine, others = (template(one, subject) or put(one, subject, "{}") for one in (text, other))
     if stems(mine) and asked(mine) == asked(others):
         return True
     return fuzz.token_sort_ratio(normalised(mine), normalised(others)) >= SAME_WORDS

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -43,7 +44,9 @@ def joined(patches: Sequence[KnowledgeBlockPatch]) -> KnowledgeBlockPatch:
         return first
     table = torch.cat([patch.table.cpu().float() for patch in filled], 1)
     names = [name for patch in filled for name in patch.names]
-    return KnowledgeBlockPatch(names, table, first.blocks, first.positions, first.scope_kind, first.mentions)
+    starts = accumulate((len(patch.names) for patch in filled), initial=0)
+    loose = [start + subject for start, patch in zip(starts, filled, strict=False) for subject in patch.loose]
+    return KnowledgeBlockPatch(names, table, first.blocks, first.positions, first.scope_kind, first.mentions, loose=loose)
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ class Service:
     def _tokens(self, prompt: str | Sequence[int]) -> list[int]:
         """Of a prompt, at least one."""
         if isinstance(prompt, str):
-            return self._checked(list(self.lm.tokenized([prompt])[0][0]))
+            return self._checked(self.lm.tokenized([prompt])[0])
         known = len(self.lm.tokenizer)
         if any(token >= known for token in prompt):
             raise Refusal(400, f"prompt has a token that the model has not; there are {known}.", param="prompt")
