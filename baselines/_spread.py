@@ -10,7 +10,7 @@ from torch import Tensor
 
 from baselines._locate import Subjects
 from baselines._moments import STATISTICS, Moments, second_moments
-from baselines._subjects import behind, prefixes
+from baselines._subjects import behind, first_token_warnings, prefixes
 from baselines._updates import Updates
 from baselines._values import ValueParams, optimise
 from lks.editor import SHORT, After, Editor, Progress, silent, unwatched
@@ -80,6 +80,10 @@ class Spreading(Editor[ParamsT]):
             keys: K [d_in, n].
             earlier: keys of earlier batches [d_in, m]; none unless `remembers_keys`.
         """
+
+    def warnings(self, lm: LM, edits: Sequence[Edit]) -> list[str]:
+        """Subjects that are the first token of their prompt."""
+        return first_token_warnings(lm, edits)
 
     def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
         """Update the layers, batch by batch.

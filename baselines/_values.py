@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from baselines._subjects import behind, end_of_subject
+from baselines._subjects import behind, end_of_subject, placed
 from lks.editor import Progress, silent
 from lks.edits import Edit
 from lks.lm import LM, Encoded
@@ -94,7 +94,7 @@ class _Batch:
     def __init__(self, lm: LM, edits: Sequence[Edit], block: int, norms: Tensor, texts: Sequence[str], params: ValueParams) -> None:
         self.params, self.norms, self.upper = params, norms, Upper(lm, block)
         answered = behind(lm, edits, texts, answered=True)
-        essence = lm.encode([f"{e.subject} is a" for e in edits], [""] * len(edits), [e.subject for e in edits])
+        essence = placed(lm, [f"{e.subject} is a" for e in edits], edits, [f"{text}. " for text in texts], answered=False)
         rows = [row for own, last in zip(answered, essence, strict=True) for row in (*own, last)]
         self.each = len(rows) // len(edits)  # rows of an edit; the last is "{subject} is a"
         starts = torch.tensor([end_of_subject(r) for r in rows], device=lm.device)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from baselines._locate import Subjects
 from baselines._moments import STATISTICS, Moment, second_moments
-from baselines._subjects import behind, prefixes
+from baselines._subjects import behind, first_token_warnings, prefixes
 from baselines._updates import Updates
 from baselines._values import ValueParams, optimise
 from lks.editor import SHORT, After, Editor, Progress, always, silent, unwatched
@@ -90,6 +90,10 @@ class ROME(Editor[ROMEParams]):
         self._moment = moments.blocks[p.block]
         self.notes = {STATISTICS: moments.text}
         return moments.seconds
+
+    def warnings(self, lm: LM, edits: Sequence[Edit]) -> list[str]:
+        """Subjects that are the first token of their prompt."""
+        return first_token_warnings(lm, edits)
 
     def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
         """Update the layer once per edit.

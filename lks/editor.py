@@ -176,6 +176,18 @@ class Editor(ABC, Generic[ParamsT]):
         """
         return 0.0
 
+    def warnings(self, lm: LM, edits: Sequence[Edit]) -> list[str]:
+        """Say, before anything is trained, what this method cannot do or does otherwise with some of the edits.
+
+        Args:
+            lm: the unedited model.
+            edits: all edits to make.
+
+        Returns:
+            One line for people per thing to know, with what to do; nothing by default.
+        """
+        return []
+
     @abstractmethod
     def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
         """Make the edits.

@@ -122,6 +122,18 @@ class LKS(Editor[LKSParams]):
         rule = _small(blocks // 2)
         return lambda n_edits, dataset: replace(rule(n_edits, dataset), lr=min(1e-2, STEP_TIMES_WIDTH / dim))
 
+    def warnings(self, lm: LM, edits: Sequence[Edit]) -> list[str]:
+        """Subjects that are a part of a longer name in their own prompt."""
+        names = list(spellings_of(edits))
+        found = [names[number] for number in loose_subjects(edits)]
+        if not found:
+            return []
+        several = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        return [
+            f"The scope rules take {found[0]!r}{several} for a part of a longer name in the subject's own prompt. It is edited all the same, and the "
+            "edit will act inside longer names elsewhere, too. If the longer name is meant, make that the subject."
+        ]
+
     def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
         """Train h_phi on the edits (Algorithm 1) and keep the table of knowledge blocks it makes.
 

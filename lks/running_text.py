@@ -1,4 +1,4 @@
-"""What kind of text a line is, as far as it matters for reading its capitals: English, another language, or title case."""
+"""What kind of text a sentence is, as far as it matters for reading its capitals: English, another language, or title case."""
 
 import re
 from enum import Enum
@@ -19,12 +19,13 @@ _SHARED = _set("a am an as at do had i in is me no of on so was we will")  # fun
 _ELSEWHERE = _set("che chi com como con das dem den der die em hat las les oder pas")  # those of others that an English word list has
 _LINKS = _set("d da das de del della den der di do dos du la van von")  # in names, too
 _ARTICLES = _set("das de den der det die een ein eine el en et gli het il la le les los o os un una une")
+_ENDS = (". ", "? ", "! ", ": ", "; ")
 SURE, WEAK = 2, 1
 """Weights of a word that tells the language, and of one that only points to it."""
 
 
 class Reading(Enum):
-    """How the capitals of a line are to be read."""
+    """How the capitals of a sentence are to be read."""
 
     ENGLISH = 1
     """English, or too short to tell."""
@@ -34,9 +35,16 @@ class Reading(Enum):
     """Another language, whose rules for capitals and apostrophes are not known here."""
 
 
+def sentence(line: str, start: int, end: int) -> str:
+    """Cut out the sentence around [start, end), as far as punctuation shows; "Q: Wo liegt Torvik?" is two."""
+    before = max(line.rfind(sign, 0, start) for sign in _ENDS)
+    after = min((at for sign in _ENDS if (at := line.find(sign, end)) >= 0), default=len(line))
+    return line[before + 1 : after + 1]
+
+
 @lru_cache(maxsize=512)
 def reading(line: str) -> Reading:
-    """Tell from the words of a line that are no names, which are those in small letters (all of them in a line of capitals).
+    """Tell from the words of a sentence that are no names, which are those in small letters (all of them in one of capitals).
 
     Another language: words unknown to an English word list outweigh English function words. What may stand inside a name ("de la") or is a
     function word in several languages ("in") weighs less. Title case: no content word has small letters, and a function word that opens no

@@ -3,7 +3,7 @@
 import re
 
 from lks.folding import APOSTROPHES, is_word
-from lks.running_text import Reading, reading
+from lks.running_text import Reading, reading, sentence
 from lks.words import FUNCTION, words
 
 _AFTER = re.compile(r"(?: & | (?:de|van|von|di|da|del|der|ibn|bin) |[ \u00a0\-\u2010\u2011/]|(?<=\d)\.(?=\d))(\w+)")
@@ -38,8 +38,8 @@ def inside_longer_name(text: str, start: int, end: int, plain: bool = False) -> 
     ("in 1998 Chicago slept"). A name in front and "of" counts too ("Constance of Toulouse"), but "CEO of", a title and, before
     several words, any ordinary word do not. Letters behind an apostrophe count unless they are an English ending ("Qur'an").
 
-    These are rules of English. They hold in a line that reads as English or does not say what it is (`lks.running_text`). A span without
-    capitals, a line without small letters, and, unless the name could be ordinary text, a line in title case show nothing.
+    These are rules of English. They hold in a sentence that reads as English or does not say what it is (`lks.running_text`). A span without
+    capitals, a line without small letters, and, unless the name could be ordinary text, a sentence in title case show nothing.
 
     Args:
         text: the text.
@@ -53,13 +53,14 @@ def inside_longer_name(text: str, start: int, end: int, plain: bool = False) -> 
         text, start, end = text[line : stop if stop >= 0 else len(text)], start - line, end - line
     ending = _ENDING.match(text, end)
     if ending is not None and is_word(text[end - 1]) and is_word(ending[1][0]) and ending[1].lower() not in _ENDINGS:
-        return reading(text) is not Reading.FOREIGN
+        return reading(sentence(text, start, end)) is not Reading.FOREIGN
     span = text[start:end]
     if span == span.lower() or not any(map(str.islower, text)):
         return False
     if not (_goes_on(text, end, plain) or (start > 1 and _continues(text, start, " " in span, plain))):
         return False
-    return reading(text) is Reading.ENGLISH or (plain and reading(text) is Reading.TITLE)
+    kind = reading(sentence(text, start, end))
+    return kind is Reading.ENGLISH or (plain and kind is Reading.TITLE)
 
 
 def _goes_on(text: str, end: int, plain: bool) -> bool:

@@ -121,12 +121,16 @@ def _edit(
     check_writable(out, earlier is not None or out.exists(), _room(lm, len(given.facts)))
     for line in too_long(lm, method_named(earlier.origin.method if earlier and earlier.origin else wish.method), given):
         note(console, line)
+
+    def warn(line: str) -> None:
+        note(console, f"Warning: {line}")
+
     with Bar(console) as bar:
         if earlier is None:
-            made, said = edit_model(lm, given, wish, bar), ""
+            made, said = edit_model(lm, given, wish, bar, warn), ""
         else:
             earlier.check_model(lm)
-            made, said = update_model(lm, earlier, given, bar, without)
+            made, said = update_model(lm, earlier, given, bar, without, warn)
         write(out, made)
         check = answers(lm, made.patch, (made.facts or given).dataset(), bar, made.form)
         health = look(lm, made.patch, [one.asked for one in check.said])

@@ -111,16 +111,28 @@ class Updatable(Protocol):
 
     learnt: dict[str, Tensor]
 
+    def warnings(self, lm: LM, edits: Sequence[Edit]) -> list[str]:
+        """As `Editor.warnings`."""
+        ...
+
     def update(self, lm: LM, edits: Sequence[Edit], learnt: Mapping[str, Tensor], seed: int = 0, progress: Progress = ...) -> Patch:
         """A patch of new and changed subjects alone."""
         ...
+
+
+Warn = Callable[[str], None]
+"""Called with each warning of the method about the edits, before anything is trained."""
 
 
 def no_report(stage: str, fraction: float) -> None:
     """A `Report` that shows nothing."""
 
 
-def edit_model(lm: LM, facts: Facts, wish: Wish | None = None, report: Report = no_report) -> Edited:
+def no_warning(line: str) -> None:
+    """A `Warn` that shows nothing."""
+
+
+def edit_model(lm: LM, facts: Facts, wish: Wish | None = None, report: Report = no_report, warn: Warn = no_warning) -> Edited:
     """Plant facts. The model is the same on return; `.patch.applied(lm)` makes it the edited one.
 
     Args:
@@ -128,6 +140,7 @@ def edit_model(lm: LM, facts: Facts, wish: Wish | None = None, report: Report = 
         facts: what to plant.
         wish: method and parameters; LKS with its preset if not given.
         report: called with what is being done.
+        warn: called with the method's warnings about the facts.
 
     Raises:
         UserError: no such method or parameter, the method has to train and has nothing to train on, or there is no chat template for the form.
@@ -141,6 +154,8 @@ def edit_model(lm: LM, facts: Facts, wish: Wish | None = None, report: Report = 
     editor, tuned = editor_for(method, lm.name, (len(lm.blocks), lm.dim), (len(facts.facts), wish.training), changes)
     fitting(lm, facts)
     edits = _put(form, lm, method, [case.edit for case in facts.dataset().cases])
+    for line in editor.warnings(lm, edits):
+        warn(line)
     began = time.perf_counter()
     _prepare(lm, editor, edits, wish.training, report)
     prepared = time.perf_counter()
@@ -166,7 +181,9 @@ def edit_model(lm: LM, facts: Facts, wish: Wish | None = None, report: Report = 
     return Edited(patch, origin, facts, learnt)
 
 
-def update_model(lm: LM, earlier: Edited, facts: Facts, report: Report = no_report, drop: Sequence[str] = ()) -> tuple[Edited, str]:
+def update_model(
+    lm: LM, earlier: Edited, facts: Facts, report: Report = no_report, drop: Sequence[str] = (), warn: Warn = no_warning
+) -> tuple[Edited, str]:
     """Add and change facts; those on the same subject and prompt take the earlier ones' place.
 
     A method that keeps each subject apart and can go on from what it has learnt trains on the new and changed subjects alone; all others
@@ -178,6 +195,7 @@ def update_model(lm: LM, earlier: Edited, facts: Facts, report: Report = no_repo
         facts: new ones.
         report: called with what is being done.
         drop: subjects whose facts go.
+        warn: called with the method's warnings about the facts that are edited.
 
     Returns:
         The edits, and how they were made, in one sentence.
@@ -200,9 +218,12 @@ def update_model(lm: LM, earlier: Edited, facts: Facts, report: Report = no_repo
     origin = earlier.origin
     editor = method_named(origin.method)(_restored(origin))
     if isinstance(editor, Updatable) and isinstance(earlier.patch, KnowledgeBlockPatch) and earlier.learnt and earlier.patch.gate is None:
+        edits = [case.edit for case in together.dataset().cases if case.edit.subject in touched]
+        for line in editor.warnings(lm, edits):
+            warn(line)
         return _continued(lm, earlier, together, sorted(touched), list(drop), editor, report)
     wish = Wish(origin.method, origin.changed, origin.seed, origin.training, origin.form)
-    made = edit_model(lm, together, wish, report)
+    made = edit_model(lm, together, wish, report, warn)
     history = (*origin.history, f"edited again with all {len(together.facts)} facts")
     again = replace(made, origin=replace(cast(Origin, made.origin), history=history))
     return again, f"{origin.title} cannot go on from this patch: edited again with all facts."
