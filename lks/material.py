@@ -191,11 +191,12 @@ def _rows(lm: LM, edits: Sequence[Edit], params: LKSParams, numbers: dict[str, i
 
 def _unfound(edit: Edit, scope: Scope, subjects: Sequence[str]) -> str:
     """Say why an edit would not act on its own prompt."""
-    others = [subjects[mention.subject_index] for mention in scope.find(edit.prompt)]
+    found = [subjects[mention.subject_index] for mention in scope.find(edit.prompt)]
+    others = [] if edit.subject in found else found
     if others and names_subject(edit.prompt, edit.subject):
         why = f"because they find {others[-1]!r}, another edited subject, in its place; write the prompt so that both are apart, or drop one edit"
     elif names_subject(edit.prompt, edit.subject):
-        why = "because the model's tokenizer does not spell it out; choose a name of letters that the model knows"
+        why = "because the model's tokenizer lacks signs in it or beside it; write the prompt with others"
     else:
         why = why_unnamed(edit.prompt, edit.subject, edit.aliases)
     return f"Edit {edit.case_id}: subject {edit.subject!r} does not occur in the prompt {edit.prompt!r} as the scope rules look for it, {why}."

@@ -86,6 +86,8 @@ def _continues(text: str, start: int, several: bool, plain: bool) -> bool:
         return True
     if elided or (joint.isspace() and word in _LINKS):
         at, word = _word_before(text, at - 1)
+        if word in _LINKS and word != "of":  # "Juan de la Cruz"
+            at, word = _word_before(text, at - 1)
         if not plain and (word.isupper() or word.lower() in (words().ordinary if several else _TITLES)):
             return False
         several = False

@@ -69,7 +69,10 @@ def changed(path: tuple[str, ...], value: object) -> dict[str, Any]:
         (changed(("generality",), "  "), "field 'generality' must be a non-empty string"),
         (changed(("ground_truth",), 3), "field 'ground_truth' must be a non-empty string, not 3"),
         (changed(("locality",), ["x"]), "field 'locality' must be an object, not list"),
-        (changed(("prompt",), "Where was she born?"), "field 'prompt': subject 'Anna Toll' is not in prompt 'Where was she born?'"),
+        (
+            changed(("prompt",), "Where was she born?"),
+            "field 'prompt': subject 'Anna Toll' is not found in 'Where was she born?', because it is not there",
+        ),
         ("text", "the record must be an object, not str"),
     ],
 )
@@ -241,12 +244,17 @@ def test_nobody_is_asked_for_the_other_parent_in_training() -> None:
 def test_notes_of_the_published_files(name: str) -> None:
     notes = published(name).notes
     expected = {
-        "zsre": {"duplicate subject": 633, "subject not in locality prompt": 15, "target equals ground truth": 1},
+        "zsre": {
+            "duplicate subject": 633,
+            "subject not in locality prompt": 15,
+            "subject not in paraphrase prompt": 40,
+            "target equals ground truth": 1,
+        },
         "counterfact": {
             "duplicate prompt": 81,
             "duplicate subject": 369,
-            "subject not in locality prompt": 96,
-            "subject not in paraphrase prompt": 139,
+            "subject not in locality prompt": 81,
+            "subject not in paraphrase prompt": 115,
         },
     }
     assert notes == expected[name]
