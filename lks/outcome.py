@@ -8,7 +8,7 @@ from typing import Literal
 
 from lks.edits import Context
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of the evaluation protocol; part of every `Cell.id` and of the results folder."""
 
 UNEDITED = "none"
