@@ -8,6 +8,8 @@ from pathlib import Path
 import mutations
 import stores
 
+from lks.grid import PROTOCOL
+
 Reader = Callable[[random.Random], None]
 
 
@@ -59,7 +61,7 @@ def _damaged_store(folder: Path) -> Callable[[random.Random], Path]:
             else:
                 file.write_bytes(parquet_mutations.damaged(rng, file.read_bytes(), other.read_bytes()))
         if rng.random() < 0.1:
-            (bad / "protocol.json").write_bytes(mutations.json_of(rng, {"protocol": 2}))
+            (bad / "protocol.json").write_bytes(mutations.json_of(rng, {"protocol": PROTOCOL}))
         return bad
 
     return damage

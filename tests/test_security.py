@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 import lks.patch
 from lks.errors import DataError, StoreError, UserError
-from lks.grid import ANSWERS, Cell, Costs, Outcome
+from lks.grid import ANSWERS, PROTOCOL, Cell, Costs, Outcome
 from lks.patch import NoPatch, WeightPatch
 from lks.shards import read_check, read_outcome, write_answers, write_outcome, write_whole
 from lks.store import Store
@@ -179,7 +179,7 @@ def put(results: Path, *shards: str) -> Path:
 )
 def test_a_shard_is_in_its_cell_s_folder(tmp_path: Path, shard: str):
     write_answers(tmp_path / "results", "0" * 16, ANSWERS, [stores.answer(0, "Ann", "edit", True)])
-    (tmp_path / "results" / "protocol.json").write_text('{"protocol": 2}')
+    (tmp_path / "results" / "protocol.json").write_text(json.dumps({"protocol": PROTOCOL}))
     put(tmp_path / "results", shard.format(other="0" * 16, own=CELL.id))
     with pytest.raises(DataError, match="Run its cell again"):
         read_outcome(tmp_path / "results", CELL.id)
