@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from lks.edits import Case, Edit, Probe, make_case
 
@@ -88,14 +89,17 @@ class Tables:
 def tables() -> Tables:
     """Read all files; kinds are in the order of `[types]`."""
     raw = tomllib.loads((FOLDER / "relations.toml").read_text("utf-8"))
-    relations = {
-        name: RelationTemplates(**{field: tuple(value) if isinstance(value, list) else value for field, value in fields.items()})
-        for name, fields in raw["relations"].items()
-    }
+    relations = {name: _templates(fields) for name, fields in raw["relations"].items()}
     edited = {kind: tuple(names) for kind, names in raw["types"].items()}
     spellings = {answer: tuple(others) for answer, others in raw["spellings"].items()}
     entities = {kind: {entity.name: entity for entity in _read(kind)} for kind in edited}
-    return Tables(*(MappingProxyType(table) for table in (relations, edited, spellings, entities)))
+    return Tables(MappingProxyType(relations), MappingProxyType(edited), MappingProxyType(spellings), MappingProxyType(entities))
+
+
+def _templates(fields: dict[str, Any]) -> RelationTemplates:
+    """Build the templates of a relation from its table of `relations.toml`."""
+    several: dict[str, Any] = {name: tuple(fields.pop(name, ())) for name in ("train", "evaluate", "implies")}
+    return RelationTemplates(**fields, **several)
 
 
 def _read(kind: str) -> Iterator[Entity]:
