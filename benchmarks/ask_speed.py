@@ -74,7 +74,8 @@ class Plain:
 
         def ended(ids: torch.Tensor, _scores: object, **_kwargs: object) -> torch.Tensor:
             made = ids[0, len(prompt) :]
-            return torch.tensor([bool(self.stops.newline[made[-1]] and self.stops.word[made[:-1]].any())], device=ids.device)
+            stops = self.stops.end[made[-1]] or (self.stops.newline[made[-1]] and self.stops.word[made[:-1]].any())
+            return torch.tensor([bool(stops)], device=ids.device)
 
         ids = torch.tensor([list(prompt)], device=self.lm.device)
         settings: dict[str, Any] = {"max_new_tokens": LONGEST, "do_sample": False, "pad_token_id": self.lm.tokenizer.pad_token_id}

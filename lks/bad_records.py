@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lks.edits import Case
+from lks.edits import Case, Probe
 from lks.failures import BadRecord
 from lks.lm import LM
 from lks.naming import spelt, why_unnamed
-from lks.readout import LONGEST
+from lks.readout import free_lengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +57,25 @@ def faults(lm: LM, cases: Sequence[Case], training: bool = False) -> Iterator[Fa
             why = why_unnamed(edit.prompt, edit.subject, edit.aliases)
             found = f"{edit.subject!r} is not in the prompt {_short(edit.prompt)}, where methods look for it, {why}"
             yield Fault(case, "subject", found, "Spell it as the prompt does")
-    probes = [(case, p.kind if p.kind == "edit" else f"{p.kind} {p.index + 1}", p.prompt, p.answer) for case in cases for p in case.probes]
-    free = LONGEST if lm.architecture.positions else 0  # learnt positions end with the window, so a free answer must fit into it too
-    yield from _too_long_or_empty(lm, probes, free)
+    probes = [(case, p) for case in cases for p in case.probes]
+    texts = [(case, p.kind if p.kind == "edit" else f"{p.kind} {p.index + 1}", p.prompt, p.answer) for case, p in probes]
+    yield from _too_long_or_empty(lm, texts, [p for _, p in probes])
     if training:
         edits = [(case, case.edit) for case in cases]
         taught = [(c, f"training paraphrase {i}", text, edit.target) for c, edit in edits for i, text in enumerate(edit.training_paraphrases, 1)]
         held = [(c, f"training locality prompt {i}", text, None) for c, edit in edits for i, text in enumerate(edit.training_locality, 1)]
-        yield from _too_long_or_empty(lm, [*taught, *held], 0)
+        yield from _too_long_or_empty(lm, [*taught, *held])
 
 
-def _too_long_or_empty(lm: LM, texts: Sequence[tuple[Case, str, str, str | None]], free: int) -> Iterator[Fault]:
-    """Faults of (record, field, prompt, answer); `free` tokens must fit in behind a prompt, an answer that is None is whatever the model says."""
+def _too_long_or_empty(lm: LM, texts: Sequence[tuple[Case, str, str, str | None]], probes: Sequence[Probe] = ()) -> Iterator[Fault]:
+    """Faults of (record, field, prompt, answer); an answer that is None is whatever the model says. `probes` are the same if they will be asked."""
     window = int(lm.model.config.max_position_embeddings)
-    encoded = lm.encode([prompt for _, _, prompt, _ in texts], [answer or "" for _, _, _, answer in texts])
-    for (case, field, prompt, answer), one in zip(texts, encoded, strict=True):
-        needed = max(len(one.ids), one.n_prompt + free)
+    prompts = [prompt for _, _, prompt, _ in texts]
+    encoded = lm.encode(prompts, [answer or "" for _, _, _, answer in texts])
+    # learnt positions end with the window, so a free answer must fit into it too
+    free = free_lengths(lm, prompts, probes, encoded) if probes and lm.architecture.positions else [0] * len(texts)
+    for (case, field, prompt, answer), one, length in zip(texts, encoded, free, strict=True):
+        needed = max(len(one.ids), one.n_prompt + length)
         if not prompt.strip() or not one.n_prompt:
             yield Fault(case, f"{field}, prompt", f"{_short(prompt)} has no tokens", "Give it a text")
         elif answer is not None and (not answer.strip() or not one.answer):

@@ -48,7 +48,8 @@ def write(lm: LM, asked: Sequence[tuple[str, str, str]], draw: int, grows: int =
     for batch in reversed(batches([len(e.ids) + grows + TOKENS for e in encoded], 16384)):
         ids, mask = lm.pad([encoded[i].ids for i in batch], side="left")
         out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
-        made = generate(lm, stops, out.past_key_values, mask, out.logits[:, -1], Limits(TOKENS, [1] * len(batch), newline=False))
+        limits = Limits([TOKENS] * len(batch), [1] * len(batch), [False] * len(batch))
+        made = generate(lm, stops, out.past_key_values, mask, out.logits[:, -1], limits)
         for i, row in zip(batch, made, strict=True):
             prompt_set, subject, prompt = asked[i]
             found[i] = Generation(draw, prompt_set, i, subject, prompt, text_of(lm, row), row.length)

@@ -1,7 +1,7 @@
 """Free greedy generation of many prompts at once, to a natural stop.
 
-From a prefilled key-value cache every row takes its most likely token until it stops: at the end of sequence, at a newline behind
-the first word, or at the longest length. Rows that have stopped leave the batch, so a batch costs what its longest answers cost.
+From a prefilled key-value cache every row takes its most likely token until it stops: at the end of sequence or another control token, at a
+newline behind the first word, or at the row's longest length. Rows that have stopped leave the batch, so a batch costs what its longest answers cost.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ class Limits:
     """When a row stops.
 
     Attributes:
-        longest: tokens at most.
+        longest: [rows] tokens at most.
         shortest: [rows] tokens that each row makes at least, whatever they are; its natural stop is noted all the same.
-        newline: whether a newline behind the first word is a stop.
+        newline: [rows] whether a newline behind the first word is a stop.
     """
 
-    longest: int
+    longest: Sequence[int]
     shortest: Sequence[int]
-    newline: bool = True
+    newline: Sequence[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Stops:
         self.newline = torch.tensor(["\n" in text for text in lm.piece_texts], device=lm.device)
         self.word = torch.tensor([bool(text.strip()) for text in lm.piece_texts], device=lm.device)
         self.end = torch.zeros_like(self.word)
-        self.end[ends_of(lm)] = True
+        self.end[[*ends_of(lm), *controls_of(lm)]] = True
 
 
 def ends_of(lm: LM) -> list[int]:
@@ -57,6 +57,15 @@ def ends_of(lm: LM) -> list[int]:
     config = getattr(lm.model.generation_config, "eos_token_id", None)
     found = config if isinstance(config, list) else [config]
     return sorted({int(i) for i in [lm.tokenizer.eos_token_id, *found] if i is not None})
+
+
+def controls_of(lm: LM) -> list[int]:
+    """Ids of control tokens, which open a turn, a role, an image and so on: added tokens that are marked as special and have no text.
+
+    The unknown token is among them: what it is for is lost, and in some byte-level vocabularies it ends a text.
+    """
+    texts = [text.strip("\N{REPLACEMENT CHARACTER}") for text in lm.piece_texts]
+    return [i for i, token in sorted(lm.tokenizer.added_tokens_decoder.items()) if token.special and i < len(texts) and not texts[i]]
 
 
 @torch.no_grad()
@@ -73,14 +82,14 @@ def generate(lm: LM, stops: Stops, cache: Any, mask: Tensor, first: Tensor, limi
     """
     token = first.argmax(-1)
     rows = torch.arange(len(token), device=token.device)
-    shortest = torch.tensor(list(limits.shortest), device=token.device)
+    longest, shortest, newline = (torch.tensor(list(each), device=token.device) for each in (limits.longest, limits.shortest, limits.newline))
     made: list[list[int]] = [[] for _ in range(len(token))]
     lengths = [0] * len(token)
     started, stopped = torch.zeros_like(token, dtype=torch.bool), torch.zeros_like(token, dtype=torch.bool)
     count = 0
     while True:
         count += 1
-        ended = ~stopped & (stops.end[token] | (stops.newline[token] & started if limits.newline else False) | (count == limits.longest))
+        ended = ~stopped & (stops.end[token] | (stops.newline[token] & newline & started) | (count >= longest))
         for row, one, is_end in zip(rows.tolist(), token.tolist(), ended.tolist(), strict=True):
             made[row].append(one)
             lengths[row] = count if is_end else lengths[row]
@@ -91,7 +100,8 @@ def generate(lm: LM, stops: Stops, cache: Any, mask: Tensor, first: Tensor, limi
         if int(going.sum()) * 4 <= 3 * len(going):  # a cache is copied to be made smaller, so not for a single row
             keep = going.nonzero().flatten()
             cache.batch_select_indices(keep)
-            rows, mask, token, started, stopped, shortest = (t[keep] for t in (rows, mask, token, started, stopped, shortest))
+            rows, mask, token, started, stopped = (t[keep] for t in (rows, mask, token, started, stopped))
+            longest, shortest, newline = longest[keep], shortest[keep], newline[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         out = lm.model(input_ids=token[:, None], attention_mask=mask, position_ids=positions(mask)[:, -1:], past_key_values=cache, use_cache=True)
         token = out.logits[:, -1].argmax(-1)

@@ -4,7 +4,7 @@ One protocol for every method. A prompt is prefilled alone, so that any method t
 indicator, a router) sees the prompt and never the gold answer. From the same prefill follow
 - TF (teacher-forced): the answer's tokens are fed as a continuation; the argmax at each position is kept;
 - the rival answer's likelihood, fed in the same way, where the probe has one;
-- WILD: greedy generation to a natural stop, 50 tokens at most;
+- WILD: greedy generation to a natural stop, 50 tokens at most, or more where a right answer is that long;
 - AR (generated): the first m tokens of the same generation, m being the number of the answer's tokens; or as many as spell the answer,
   letter for letter, where the model writes it in other tokens than the tokenizer.
 """
@@ -31,7 +31,9 @@ from lks.prefix import batches
 from lks.shards import Answer
 
 LONGEST = 50
-"""Tokens of a free answer at most."""
+"""Tokens of a free answer at most, unless a right answer has nearly as many (`free_lengths`)."""
+SPARE = 10
+"""Tokens that a free answer may have more than the longest right answer, so that its end is seen."""
 SAMPLE = 16
 """So many answers that could be taken over from the unedited model are asked again all the same, or a fiftieth of them if that is more."""
 
@@ -79,13 +81,14 @@ class Asking:
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """A probe with its case and what is shown and held against it, as token ids."""
+    """A probe with its case and what is shown and held against it, as token ids; `longest` tokens of a free answer at most."""
 
     case: Case
     probe: Probe
     prompt: str
     encoded: Encoded
     rival: Sequence[int]
+    longest: int
 
 
 @dataclass(slots=True)
@@ -160,6 +163,23 @@ def _taken_over(lm: LM, chosen: Sequence[tuple[Case, Probe]], prompts: Sequence[
     return taken
 
 
+def free_lengths(lm: LM, prompts: Sequence[str], probes: Sequence[Probe], encoded: Sequence[Encoded]) -> list[int]:
+    """Return how many tokens the free answer to each prompt may have: `LONGEST`, or `SPARE` more than the longest right answer has.
+
+    Args:
+        lm: the model.
+        prompts: as they are shown.
+        probes: what is asked, one per prompt.
+        encoded: each prompt with its probe's answer.
+    """
+    longest = [max(LONGEST, len(row.answer) + SPARE) for row in encoded]
+    # No token spells less than a byte, so shorter spellings need not be tokenised.
+    long = [(i, one) for i, probe in enumerate(probes) for one in probe.accepted if len(one.encode()) > LONGEST - SPARE]
+    for (i, _), row in zip(long, lm.encode([prompts[i] for i, _ in long], [one for _, one in long]), strict=True):
+        longest[i] = max(longest[i], len(row.answer) + SPARE)
+    return longest
+
+
 KEEPING = ("locality", "neighbour")
 """Kinds of probes whose answers an edit should leave alone."""
 
@@ -169,8 +189,9 @@ def _asked(lm: LM, chosen: Sequence[tuple[Case, Probe]], prompts: Sequence[str],
     encoded = lm.encode(prompts, [probe.answer for _, probe in chosen])
     having = [i for i, (_, probe) in enumerate(chosen) if probe.rival]
     rivals = dict(zip(having, lm.encode([prompts[i] for i in having], [chosen[i][1].rival for i in having]), strict=True))
+    longest = free_lengths(lm, prompts, [probe for _, probe in chosen], encoded)
     questions = [
-        _Question(case, probe, prompt, own, rivals[i].answer if i in rivals else [])
+        _Question(case, probe, prompt, own, rivals[i].answer if i in rivals else [], longest[i])
         for i, ((case, probe), prompt, own) in enumerate(zip(chosen, prompts, encoded, strict=True))
     ]
     stops = Stops(lm) if questions else None
@@ -262,7 +283,9 @@ def _generate(lm: LM, stops: Stops, questions: Sequence[_Question], reads: Seque
     index = torch.tensor(rows, device=mask.device)
     if len(rows) < len(questions):
         cache.batch_select_indices(index)
-    limits = Limits(LONGEST if wild else 1, [_heard(questions[i]) for i in rows])
+    asked = [questions[i] for i in rows]
+    newline = [not _has_lines(q.probe) for q in asked]
+    limits = Limits([q.longest if wild else 1 for q in asked], [_heard(q) for q in asked], newline)
     for i, made in zip(rows, generate(lm, stops, cache, mask[index], first[index], limits), strict=True):
         reads[i].ar_ids = _beginning(lm, questions[i], made.ids)
         if wild:
@@ -286,6 +309,11 @@ def _beginning(lm: LM, question: _Question, made: Sequence[int]) -> list[int]:
         if unicodedata.normalize("NFC", lm.pieces.shown(made[:count]).strip()) == spelling:
             return list(made[:count])
     return said
+
+
+def _has_lines(probe: Probe) -> bool:
+    """Whether a right answer has more than one line, so that a newline does not end it."""
+    return any("\n" in spelling.strip() for spelling in (probe.answer, *probe.accepted))
 
 
 def acts_of(patch: Patch, lm: LM) -> Acts:

@@ -50,7 +50,8 @@ class Answer:
         rival_tokens, rival_logprob: number of tokens of the rival answer after the prompt and the sum of their log p, nats; 0 and None
             where there is no rival.
         kl: mean over the positions of the unedited model's own answer of KL(unedited || this model), nats; None where not measured.
-        wild_text: free greedy generation to a natural stop (end of sequence, newline) or 50 tokens; None where not generated.
+        wild_text: free greedy generation to a natural stop (control token, newline) or the longest length (`lks.readout.free_lengths`); None where
+            not generated.
         wild_tokens: how many tokens that took, the stop included.
     """
 

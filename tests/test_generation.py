@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from lks.edits import Edit, make_case
+from lks.bad_records import check
+from lks.edits import Case, Edit, Probe, make_case
+from lks.failures import BadRecord
 from lks.generation import Generated, Limits, Stops, ends_of, generate, positions, text_of
 from lks.lm import LM
-from lks.readout import LONGEST, Asking, ask
-from tests import tiny
+from lks.readout import LONGEST, SPARE, Asking, ask
+from tests import real, tiny
 
 PROMPTS = [form.format(name) for name in tiny.NAMES for form in ("Surely the birthplace of {}, of all people, is", "{}")]
 
@@ -34,11 +36,19 @@ def newlines(lm: LM) -> list[int]:
 
 
 def model(family: str) -> LM:
-    """A tiny model; byte pieces of the tiny vocabularies are special tokens, so its newline is made the text that it is elsewhere."""
+    """A tiny model; byte pieces of the tiny vocabularies are special tokens, so they are made the text that they are elsewhere."""
     lm = tiny.lm(family)
+    for piece, token in lm.tokenizer.get_vocab().items():
+        if piece.startswith("<0x"):
+            lm.piece_texts[token] = piece
     for token in newlines(lm):
         lm.piece_texts[token] = "\n"
     return lm
+
+
+def controls(lm: LM) -> set[int]:
+    """Special tokens without the byte pieces, which `model` makes text."""
+    return {i for i, token in lm.tokenizer.added_tokens_decoder.items() if token.special and lm.piece_texts[i] in ("", "\ufffd")}
 
 
 def ends(lm: LM) -> list[int]:
@@ -59,7 +69,7 @@ def natural_stop(lm: LM, made: Sequence[int], longest: int, newline: bool) -> in
     """Tokens up to the stop, from what each token spells."""
     words = False
     for count, token in enumerate(made[:longest], 1):
-        if token == lm.tokenizer.eos_token_id or (newline and words and token in newlines(lm)):
+        if token == lm.tokenizer.eos_token_id or token in controls(lm) or (newline and words and token in newlines(lm)):
             return count
         words = words or bool(lm.piece_texts[token].strip())
     return longest
@@ -83,7 +93,8 @@ def test_a_batch_with_early_stops_equals_one_row_at_a_time(family: str) -> None:
     shortest = [1 + i % 4 for i in range(len(PROMPTS))]
     with leaning(lm, ends(lm), 4.0):
         plain = [plainly(lm, e.ids, longest) for e in lm.encode(PROMPTS, [""] * len(PROMPTS))]
-        made, calls = zip(*(batched(lm, PROMPTS, Limits(longest, shortest, newline)) for newline in (True, False)), strict=True)
+        every = [longest] * len(PROMPTS)
+        made, calls = zip(*(batched(lm, PROMPTS, Limits(every, shortest, [new] * len(PROMPTS))) for new in (True, False)), strict=True)
     for newline, rows, called in zip((True, False), made, calls, strict=True):
         lengths = [natural_stop(lm, row, longest, newline) for row in plain]
         assert len(set(lengths)) > 2 and max(lengths) > 8, f"the rows do not stop at several times: {lengths}"
@@ -112,7 +123,7 @@ class Script:
             model=self,
             piece_texts=list(self.TEXTS),
             device=torch.device("cpu"),
-            tokenizer=SimpleNamespace(eos_token_id=self.END),
+            tokenizer=SimpleNamespace(eos_token_id=self.END, added_tokens_decoder={}),
             generation_config=None,
         )
         self.generation_config = SimpleNamespace(eos_token_id=[self.END])
@@ -131,9 +142,11 @@ class Script:
         self.count += 1
         return SimpleNamespace(logits=self.logits()[:, None])
 
-    def said(self, limits: Limits) -> list[Generated]:
-        mask = torch.ones(len(self.rows), 3, dtype=torch.long)
-        return generate(self.lm, Stops(self.lm), self, mask, self.logits(), limits)
+    def said(self, longest: int | Sequence[int], shortest: Sequence[int], newline: bool | Sequence[bool] = True) -> list[Generated]:
+        mask, count = torch.ones(len(self.rows), 3, dtype=torch.long), len(self.rows)
+        most = [longest] * count if isinstance(longest, int) else longest
+        lines = [newline] * count if isinstance(newline, bool) else newline
+        return generate(self.lm, Stops(self.lm), self, mask, self.logits(), Limits(most, shortest, lines))
 
 
 @pytest.mark.parametrize(
@@ -151,27 +164,49 @@ class Script:
     ],
 )
 def test_a_row_stops_at_its_end(row: list[int], newline: bool, length: int) -> None:
-    (made,) = Script([row]).said(Limits(6, [1], newline))
+    (made,) = Script([row]).said(6, [1], newline)
     assert made == Generated([*row, *[2] * 6][:length], length)
 
 
 def test_a_row_that_must_go_on_notes_its_stop_all_the_same() -> None:
     script = Script([[2, 1, 4, 2, 2], [3, 2, 2], [2, 2, 2, 3]])
-    made = script.said(Limits(50, [4, 1, 2]))
+    made = script.said(50, [4, 1, 2])
     assert [row.length for row in made] == [2, 1, 4]
     assert made[0].ids == [2, 1, 4, 2] and made[1].ids == [3] and made[2].ids == [2, 2, 2, 3]
     assert script.batches == [2, 2, 2]
 
 
 def test_the_longest_length_may_be_below_the_shortest() -> None:
-    (made,) = Script([[2, 2, 4, 2]]).said(Limits(1, [3]))
+    (made,) = Script([[2, 2, 4, 2]]).said(1, [3])
     assert made == Generated([2, 2, 4], 1)
 
 
 def test_rows_leave_once_a_quarter_of_a_batch_has_stopped() -> None:
     script = Script([[2] * n + [3] for n in (9, 0, 2, 5, 7)])  # they stop at tokens 10, 1, 3, 6, 8
-    assert [row.length for row in script.said(Limits(50, [1] * 5))] == [10, 1, 3, 6, 8]
+    assert [row.length for row in script.said(50, [1] * 5)] == [10, 1, 3, 6, 8]
     assert script.batches == [5, 5, 3, 3, 3, 2, 2, 1, 1]  # 4 of 5 go on: all are run; 3 of 5: the others are gone
+
+
+def test_each_row_has_its_own_limits() -> None:
+    script = Script([[2, 1, 2, 3], [2, 1, 2, 3], [2] * 9, [2] * 9, [2, 1, 2, 2, 2, 2, 2]])
+    made = script.said([50, 50, 3, 7, 6], [1] * 5, [True, False, True, True, False])
+    assert [row.length for row in made] == [2, 4, 3, 7, 6]
+
+
+@pytest.mark.parametrize("name", real.FAMILIES)
+def test_control_tokens_of_real_tokenizers_end_an_answer(name: str) -> None:
+    lm = real.tokenizer_only(name)
+    stops, names = Stops(lm), lm.tokenizer.get_vocab()
+    wanted = {"<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|file_sep|>", "<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<pad>"} & set(
+        names
+    )
+    assert len(wanted) >= 3 and all(stops.end[names[token]] for token in wanted)
+    text = "user\nParis, C++ <b> ##</s>"
+    assert not stops.end[lm.tokenizer(text, add_special_tokens=False)["input_ids"]].any()
+    start = "<start_of_turn>" if "<start_of_turn>" in names else "<|im_start|>"
+    ids = lm.tokenizer(f" Paris{start}user\nWhat", add_special_tokens=False)["input_ids"]
+    length = next(count for count, token in enumerate(ids, 1) if stops.end[token])
+    assert text_of(lm, Generated(ids, length)) == "Paris"
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gpt2"])
@@ -179,7 +214,8 @@ def test_stops_are_read_from_the_tokenizer(family: str) -> None:
     lm = tiny.lm(family)
     stops = Stops(lm)
     assert stops.newline.nonzero().flatten().tolist() == newlines(lm) != []
-    assert stops.end.nonzero().flatten().tolist() == ends_of(lm) == [lm.tokenizer.eos_token_id]
+    assert ends_of(lm) == [lm.tokenizer.eos_token_id]
+    assert set(stops.end.nonzero().flatten().tolist()) == controls(lm) | {lm.tokenizer.eos_token_id}
     assert not stops.word[[lm.tokenizer.bos_token_id, lm.tokenizer.eos_token_id, *newlines(lm)]].any()
     lm.model.generation_config.eos_token_id = [2, 7]
     assert ends_of(lm) == [2, 7]
@@ -213,3 +249,40 @@ def test_free_and_truncated_answers_are_of_one_plain_generation(family: str) -> 
         assert free.wild_text == lm.tokenizer.decode(made[:length], skip_special_tokens=True).strip(" ")
         assert free.ar_ids == short.ar_ids == tuple(made[: len(row.answer)])
         assert short.wild_text is None and short.wild_tokens == 0
+
+
+def long_case(answer: str, accepted: tuple[str, ...] = ()) -> Case:
+    edit = Edit("0", "Mara Kelorin", "The birthplace of Mara Kelorin is", answer, "Oslo")
+    return Case(edit, (Probe("edit", 0, edit.prompt, answer, accepted),))
+
+
+def test_an_answer_longer_than_the_usual_length_is_generated_whole() -> None:
+    lm = model("llama")
+    spelling = "a very long answer of many words and " * 4
+    long, short = (lm.encode(["The birthplace of Mara Kelorin is"], [one])[0] for one in (spelling, "Oslo"))
+    assert len(long.answer) > LONGEST
+    with leaning(lm, short.answer[:1], 50.0):  # it never stops by itself
+        plain = plainly(lm, long.ids[: long.n_prompt], len(long.answer) + SPARE)
+        for answer, accepted in (("Oslo", ()), (spelling, ()), ("Oslo", (spelling,)), ("Oslo", ("Christiania",))):
+            (free,) = ask(lm, [long_case(answer, accepted)])
+            assert free.wild_tokens == (len(plain) if spelling in (answer, *accepted) else LONGEST)
+            assert free.wild_text == lm.tokenizer.decode(plain[: free.wild_tokens], skip_special_tokens=True).strip(" ")
+
+
+def test_a_newline_ends_an_answer_only_if_no_right_answer_has_one() -> None:
+    lm = model("llama")
+    with leaning(lm, newlines(lm), 50.0):
+        lm.piece_texts[newlines(lm)[0]] = "word\n"  # a word, so that every further one is a stop
+        tokens = {
+            answer: ask(lm, [long_case(answer, accepted)])[0].wild_tokens
+            for answer, accepted in (("Oslo", ()), ("Os\nlo", ()), ("Quito", ("Qui\nto",)))
+        }
+    assert tokens == {"Oslo": 2, "Os\nlo": LONGEST, "Quito": LONGEST}
+
+
+def test_where_positions_are_learnt_a_long_answer_must_fit_into_the_window() -> None:
+    lm = tiny.lm("gpt2")
+    case = long_case("Oslo", ("a very long answer of many words and " * 8,))
+    check(lm, "world", [[long_case("Oslo")]])
+    with pytest.raises(BadRecord, match="window"):
+        check(lm, "world", [[case]])
