@@ -19,6 +19,7 @@ from lks.scope_probes import abilities, read_edits
 from lks.writing_filters import Prompt, read
 from lks.writing_rows import lines_of, write_lines
 from workbench.export import _subjects
+from workbench.serving_protocol import Completion, Refusal, understood
 
 ODD = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\x00\ufeff\xa0\u200d\u0301"
 """Line ends elsewhere, control characters, and characters that Unicode composes or that cannot be seen."""
@@ -122,6 +123,15 @@ def test_prompts_on_the_standard_input_end_at_newlines(monkeypatch: pytest.Monke
     assert asked == ["a\u2028b", "c\x85d"]
     refused = CliRunner().invoke(app, words, input=b"caf\xe9\n")
     assert refused.exit_code == 2 and "not UTF-8 (byte 3)" in refused.output
+    typed = CliRunner().invoke(app, [*words, "Mara", "caf\udce9"])
+    assert typed.exit_code == 2 and "'caf\\udce9' is not UTF-8" in typed.output
+
+
+@pytest.mark.parametrize("prompt", ["\ud83d", ["Mara", "\udfff"]])
+def test_a_server_refuses_half_a_character(prompt: object) -> None:
+    with pytest.raises(Refusal, match="half of a character"):
+        understood(Completion, {"model": "m", "prompt": prompt})
+    assert understood(Completion, {"model": "m", "prompt": "Mara\u2028\U0001f600"}).model == "m"
 
 
 def test_nothing_that_is_read_is_split_by_splitlines() -> None:

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from lks.errors import UserError
+from lks.fact_text import has_half_character
 from lks.lines import split_lines
 from workbench.screens import Bar, folder_line, note, show_check, show_reply, show_scores
 from workbench.wording import many
@@ -174,6 +175,8 @@ def ask(
     if chat and form not in (None, "chat"):
         raise UserError(f"--chat is --form chat, but --form {form} is given too. Give one of them.")
     console = Console()
+    if broken := [prompt for prompt in prompts or [] if has_half_character(prompt)]:
+        raise UserError(f"Prompt {broken[0]!a} is not UTF-8. Use a terminal with UTF-8, or give the prompts on the standard input.")
     edited = read(patch)
     chosen = "chat" if chat else form
     check_form(model, chosen)

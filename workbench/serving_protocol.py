@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lks.intake import one_line
+from lks.lines import json_line
 
 MOST_CHOICES = 16
 """Answers to one prompt."""
@@ -176,6 +177,10 @@ def understood(kind: type[Asked], document: object) -> Asked:
     Raises:
         Refusal: names the field that is wrong or not supported.
     """
+    try:
+        json_line(document)
+    except ValueError:
+        raise Refusal(400, r"The request holds half of a character (\ud800 to \udfff alone), which is no text.") from None
     try:
         return kind.model_validate(document)
     except ValidationError as error:
