@@ -179,12 +179,15 @@ def _write(file: Path, header: Header, revision: str) -> None:
     folder = home() / revision
     part = folder.with_name(f"{revision}.part")
     shutil.rmtree(part, ignore_errors=True)
+    scratch = tempfile.TemporaryDirectory(dir=home(), prefix="converting-")
     try:
         part.mkdir(parents=True)
-        where: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
+        alone_in = Path(scratch.name)  # a config or tokenizer that lies beside the file is another model's
+        (alone_in / "model.gguf").symlink_to(file.resolve())
+        where: dict[str, Any] = {"gguf_file": "model.gguf", "local_files_only": True}
         with contextlib.redirect_stderr(io.StringIO()):  # bars of transformers, some of which cannot be turned off
-            AutoTokenizer.from_pretrained(file.parent, **where).save_pretrained(part)
-            model: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
+            AutoTokenizer.from_pretrained(alone_in, trust_remote_code=False, **where).save_pretrained(part)
+            model: Any = AutoModelForCausalLM.from_pretrained(alone_in, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **where)
             model.hf_quantizer = None  # the weights are dequantised: nothing of the quantisation is left to save
             model.config.__dict__.pop("quantization_config", None)
             model.save_pretrained(part)
@@ -198,6 +201,7 @@ def _write(file: Path, header: Header, revision: str) -> None:
     except OSError as error:
         raise StoreError(f"{home()} cannot be written: {error.strerror or error}. Free space, or set LKS_CACHE to another folder.") from error
     finally:
+        scratch.cleanup()
         shutil.rmtree(part, ignore_errors=True)
 
 

@@ -137,6 +137,14 @@ def test_a_model_has_the_file_s_weights_and_identity(file: Path, cache: Path) ->
     assert revision_of(str(gguf_files.write(cache.parent / "b.gguf", seed=1))) != lm.revision
 
 
+def test_what_lies_beside_a_file_is_another_model_s(file: Path, cache: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "crowded"
+    shutil.copytree(Path(gguf_models.__file__).parent / "weights" / "micro-llama", folder)
+    shutil.copy(file, folder / "x.gguf")
+    lm = LM.load(str(folder / "x.gguf"), "cpu")
+    assert (len(lm.tokenizer), lm.dim) == (261, gguf_files.DIM)
+
+
 def test_a_file_is_converted_once(file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = ready(str(file))
     monkeypatch.setattr(gguf_models, "_write", lambda *_: pytest.fail("converted again"))
