@@ -233,8 +233,7 @@ def _show_plan(work: "Work") -> None:
     from baselines import methods
     from flows.clock import Clock
     from flows.progress import duration
-    from lks.outcome import RULE
-    from reports.table import RULE_NOTE
+    from lks.outcome import RULE, RULE_NOTE
 
     console = Console()
     clock = Clock(work.earlier)

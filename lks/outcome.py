@@ -16,6 +16,8 @@ UNEDITED = "none"
 
 PARAMETERS, RULE = "parameters", "rule"
 """In an outcome's provenance where the method has no preset for the model: its parameters are those of its rule for untuned models."""
+RULE_NOTE = "Rule: the method has no preset for the model; its parameters are those of its rule for models that it was not tuned for."
+"""What tables say of the mark."""
 
 Split = Literal["evaluation", "development"]
 """Which part of the seeded order of cases a cell edits. Settings are chosen on the second; only the first makes results."""

@@ -4,9 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
-from lks.outcome import RULE
-
-RULE_NOTE = "Rule: the method has no preset for the model; its parameters are those of its rule for models that it was not tuned for."
+from lks.outcome import RULE, RULE_NOTE
 
 
 def rule_note(names: Iterable[str]) -> str:

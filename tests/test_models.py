@@ -24,11 +24,11 @@ from lks.errors import StoreError, UserError
 from lks.grid import Cell, Grid, Outcome
 from lks.lm import LM
 from lks.method import LKS
-from lks.outcome import PARAMETERS, RULE, Costs
+from lks.outcome import PARAMETERS, RULE, RULE_NOTE, Costs
 from lks.registry import KNOWN, check_name, found, kind_of, revision_of, shape_of
 from reports.places import device_of
 from reports.results import name_of
-from reports.table import RULE_NOTE, Column, Row, Table
+from reports.table import Column, Row, Table
 from workbench.scoring import Given
 
 
