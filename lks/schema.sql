@@ -395,8 +395,6 @@ FROM sided;
 
 -- Facts that the unedited model knows, by the probe that asks for them: its free answer to the bare prompt begins with the words of the old answer
 -- (kind "edit"; there are no rows for edits without one) or of the true answer in one of its spellings (kind "locality").
-CREATE OR REPLACE MACRO begins_with_one_of(given, names) AS
-    list_bool_or(list_transform(names, lambda name: starts_with(words(given), words(name))));
 CREATE OR REPLACE VIEW known_facts AS
 SELECT r.cell_id, a.draw, a.case_id, a.subject, a.kind, a.probe_index,
     begins_with_one_of(f.said, CASE a.kind WHEN 'edit' THEN [a.rival] ELSE list_prepend(a.answer, coalesce(a.accepted, [])) END) AS known

@@ -264,3 +264,7 @@ CREATE OR REPLACE MACRO error_of(given, is_right, answer, accepted, old) AS CASE
 END;
 CREATE OR REPLACE MACRO error_class(text, answer, accepted, old) AS
     error_of(said(text), wild_right(text, answer, accepted), answer, accepted, old);
+
+-- Whether an answer said begins with the words of one of some names.
+CREATE OR REPLACE MACRO begins_with_one_of(given, names) AS
+    list_bool_or(list_transform(names, lambda name: starts_with(words(given), words(name))));

@@ -179,7 +179,7 @@ def test_known_1000_is_read_and_checked(tmp_path: Path) -> None:
         "Antarctica",
     )
     file.write_text('[{"subject": "Vinson Massif", "attribute": "Antarctica", "prompt": "It is in"}]')
-    with pytest.raises(DataError, match="record 0: field 'prompt': subject 'Vinson Massif' is not in prompt"):
+    with pytest.raises(DataError, match="record 0: field 'prompt': subject 'Vinson Massif' is not found in 'It is in'"):
         load("known1000", tmp_path)
     file.write_text('[{"subject": "Vinson Massif", "prompt": "Vinson Massif is in"}]')
     with pytest.raises(DataError, match="field 'attribute' is missing"):

@@ -99,7 +99,7 @@ def _written(lm: LM, patch: Patch, prompts: Sequence[str]) -> list[list[int]]:
     with patch.applied(lm):
         ids, mask = lm.pad([e.ids for e in lm.encode(prompts, [""] * len(prompts))], side="left")
         out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
-        limits = Limits(TOKENS, [1] * len(prompts), newline=False)
+        limits = Limits([TOKENS] * len(prompts), [1] * len(prompts), [False] * len(prompts))
         return [made.ids[: made.length] for made in generate(lm, Stops(lm), out.past_key_values, mask, out.logits[:, -1], limits)]
 
 
