@@ -15,9 +15,9 @@ CREATE OR REPLACE MACRO full_stops() AS '\x{2025}\x{2026}\x{37e}\x{f0d}\x{f0e}\x
     '\x{1b5a}\x{1b5b}\x{1b5e}\x{1b5f}\x{1b7d}\x{1b7e}\x{1c3b}\x{1c3c}\x{1c7e}\x{1c7f}\x{2024}\x{203c}\x{203d}\x{2047}-\x{2049}\x{2cf9}-\x{2cfb}\x{2e2e}'
     '\x{2e3c}\x{2e53}\x{2e54}\x{3002}\x{a4ff}\x{a60e}\x{a60f}\x{a6f3}\x{a6f7}\x{a876}\x{a877}\x{a8ce}\x{a8cf}\x{a92f}\x{a9c8}\x{a9c9}\x{aa5d}-\x{aa5f}'
     '\x{aaf0}\x{aaf1}\x{abeb}\x{fe12}\x{fe15}\x{fe16}\x{fe52}\x{fe56}\x{fe57}\x{ff01}\x{ff1f}\x{ff61}\x{11141}-\x{11143}';
--- Ends of lines, and all of what a sentence may end at.
-CREATE OR REPLACE MACRO line_ends() AS '\n\r\x{b}\x{c}\x{1c}-\x{1e}\x{85}\x{2028}\x{2029}';
-CREATE OR REPLACE MACRO sentence_ends() AS '.!?\x{ff0e}' || full_stops() || line_ends();
+-- All of what a sentence may end at, ends of lines included; and the record separator, which joins texts.
+CREATE OR REPLACE MACRO marks() AS '.!?\x{ff0e}\n\r\x{b}\x{c}\x{1c}\x{1d}\x{85}\x{2028}\x{2029}' || full_stops();
+CREATE OR REPLACE MACRO sentence_ends() AS '\x{1e}' || marks();
 
 -- What stands within a sentence, one piece after the other. A mark of `full_stops` ends it in any case. A . ends it unless a letter of a script
 -- with spaces, a digit or one of , ; : / - follows at once ("3.5", "Inc., a"), or it belongs to an abbreviation: a letter alone ("J."), letters
@@ -125,7 +125,7 @@ CREATE OR REPLACE MACRO all_spelt(texts) AS list_transform(
 CREATE OR REPLACE MACRO spellings(answer, accepted) AS
     list_filter(list_prepend(answer, accepted::VARCHAR[]), lambda spelling: spelling IS NOT NULL);
 -- Whether one of several answers joined has more than one sentence or line, so that `said` would cut it ("1. FC Köln", "Yahoo! Inc").
-CREATE OR REPLACE MACRO is_parted(answers) AS regexp_matches(answers, '[' || sentence_ends() || '][^\x1e]*[\pL\pN]')
+CREATE OR REPLACE MACRO is_parted(answers) AS regexp_matches(answers, '[' || marks() || '][^\x1e]*[\pL\pN]')
     AND len(sentences(answers)) > 1 + length(regexp_replace(answers, '[^\x1e]+', '', 'g'));
 -- The first sentence of a text, the first two, and so on, up to as many as one of several answers joined may have.
 CREATE OR REPLACE MACRO openings(text, answers) AS list_transform(
