@@ -10,11 +10,12 @@ CREATE OR REPLACE MACRO spaced_letter() AS '[A-Za-z\x{c0}-\x{37d}\x{37f}-\x{588}
     '\x{10a0}-\x{1360}\x{1369}-\x{166d}\x{1681}-\x{16ff}\x{1e00}-\x{1fff}\x{ac00}-\x{d7a3}]';
 -- Marks that end a sentence wherever they are, as the inside of a class: Unicode's Sentence_Terminal (Basic Multilingual Plane and Chakma) but
 -- for . ! ? and the Burmese comma, and the ellipsis, the Greek question mark and the Tibetan shad.
-CREATE OR REPLACE MACRO full_stops() AS '\x{2025}\x{2026}\x{37e}\x{f0d}\x{f0e}\x{589}\x{61d}-\x{61f}\x{6d4}\x{700}-\x{702}\x{7f9}\x{837}\x{839}\x{83d}'
-    '\x{83e}\x{964}\x{965}\x{104b}\x{1362}\x{1367}\x{1368}\x{166e}\x{1735}\x{1736}\x{17d4}\x{17d5}\x{1803}\x{1809}\x{1944}\x{1945}\x{1aa8}-\x{1aab}'
-    '\x{1b5a}\x{1b5b}\x{1b5e}\x{1b5f}\x{1b7d}\x{1b7e}\x{1c3b}\x{1c3c}\x{1c7e}\x{1c7f}\x{2024}\x{203c}\x{203d}\x{2047}-\x{2049}\x{2cf9}-\x{2cfb}\x{2e2e}'
-    '\x{2e3c}\x{2e53}\x{2e54}\x{3002}\x{a4ff}\x{a60e}\x{a60f}\x{a6f3}\x{a6f7}\x{a876}\x{a877}\x{a8ce}\x{a8cf}\x{a92f}\x{a9c8}\x{a9c9}\x{aa5d}-\x{aa5f}'
-    '\x{aaf0}\x{aaf1}\x{abeb}\x{fe12}\x{fe15}\x{fe16}\x{fe52}\x{fe56}\x{fe57}\x{ff01}\x{ff1f}\x{ff61}\x{11141}-\x{11143}';
+CREATE OR REPLACE MACRO full_stops() AS
+    '\x{2025}\x{2026}\x{37e}\x{f0d}\x{f0e}\x{589}\x{61d}-\x{61f}\x{6d4}\x{700}-\x{702}\x{7f9}\x{837}\x{839}\x{83d}\x{83e}\x{964}\x{965}\x{104b}'
+    '\x{1362}\x{1367}\x{1368}\x{166e}\x{1735}\x{1736}\x{17d4}\x{17d5}\x{1803}\x{1809}\x{1944}\x{1945}\x{1aa8}-\x{1aab}\x{1b5a}\x{1b5b}\x{1b5e}'
+    '\x{1b5f}\x{1b7d}\x{1b7e}\x{1c3b}\x{1c3c}\x{1c7e}\x{1c7f}\x{2024}\x{203c}\x{203d}\x{2047}-\x{2049}\x{2cf9}-\x{2cfb}\x{2e2e}\x{2e3c}\x{2e53}'
+    '\x{2e54}\x{3002}\x{a4ff}\x{a60e}\x{a60f}\x{a6f3}\x{a6f7}\x{a876}\x{a877}\x{a8ce}\x{a8cf}\x{a92f}\x{a9c8}\x{a9c9}\x{aa5d}-\x{aa5f}\x{aaf0}'
+    '\x{aaf1}\x{abeb}\x{fe12}\x{fe15}\x{fe16}\x{fe52}\x{fe56}\x{fe57}\x{ff01}\x{ff1f}\x{ff61}\x{11141}-\x{11143}';
 -- All of what a sentence may end at, ends of lines included; and the record separator, which joins texts.
 CREATE OR REPLACE MACRO marks() AS '.!?\x{ff0e}\n\r\x{b}\x{c}\x{1c}\x{1d}\x{85}\x{2028}\x{2029}' || full_stops();
 CREATE OR REPLACE MACRO sentence_ends() AS '\x{1e}' || marks();
@@ -26,8 +27,8 @@ CREATE OR REPLACE MACRO sentence_ends() AS '\x{1e}' || marks();
 -- follows at once ("P!nk", "Jeopardy!, a show").
 CREATE OR REPLACE MACRO within_sentence() AS '(?:'
     '(?:' || spaced_letter() || '{1,2}\.)+' || spaced_letter() || '{1,3}\.'
-    '|(?:[A-Za-z\x{c0}-\x{52f}\x{5d0}-\x{5ea}\x{620}-\x{64a}]\pM*|St|Ste|Mt|Ft|Mr|Mrs|Ms|Messrs|Mme|Mlle|Dr|Dra|Prof|Rev|Fr|Hr|Hon|Gen|Col|Maj|Capt|Cmdr|Lt'
-    '|Sgt|Cpl|Adm|Gov|Sen|Rep|Pres|Inc|Ltd|Co|Corp|Bros|Jr|Sr|Sra|Sta|Sto|Esq|Univ|Hl|Sig|vs|etc|approx|Св|св|им|ул|проф|акад|ген|डॉ)\.'
+    '|(?:[A-Za-z\x{c0}-\x{52f}\x{5d0}-\x{5ea}\x{620}-\x{64a}]\pM*|St|Ste|Mt|Ft|Mr|Mrs|Ms|Messrs|Mme|Mlle|Dr|Dra|Prof|Rev|Fr|Hr|Hon|Gen|Col|Maj|Capt'
+    '|Cmdr|Lt|Sgt|Cpl|Adm|Gov|Sen|Rep|Pres|Inc|Ltd|Co|Corp|Bros|Jr|Sr|Sra|Sta|Sto|Esq|Univ|Hl|Sig|vs|etc|approx|Св|св|им|ул|проф|акад|ген|डॉ)\.'
     '|(?:Nos?|no|Nr|Vols?|vol|Op|Pop|pp|ca?|Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec)\.\p{Zs}*\pN+'
     '|[0-9]{1,2}\.\p{Zs}+(?:[' || small_letters() || ']|Januar|Februar|März|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember)'
     '|[\pL\pM\pN]+'
@@ -149,8 +150,8 @@ END;
 CREATE OR REPLACE MACRO wild_right(text, answer, accepted) AS right_of(text, spelt(said(text)), answer, accepted);
 
 -- Words in order, lower case, each between single spaces, without an article in front. Unlike in `normalised` a dash parts words; numbers ("3.5",
--- "1,000", "-5") and letters with stops ("U.S.") are one word each, and + # % belong to the word in front ("C#"): what counts of signs is written with
--- private characters. A record separator is a word, so that a list joined by it goes through at once.
+-- "1,000", "-5") and letters with stops ("U.S.") are one word each, and + # % belong to the word in front ("C#"): what counts of signs is
+-- written with private characters. A record separator is a word, so that a list joined by it goes through at once.
 CREATE OR REPLACE MACRO all_words(text) AS ' ' || ltrim(nfc_normalize(regexp_replace(
     regexp_replace(
         regexp_replace(
@@ -171,7 +172,8 @@ CREATE OR REPLACE MACRO words(text) AS regexp_replace(all_words(text), '(^|\x1e)
 -- Words that say something, unless there are none ("The Who").
 CREATE OR REPLACE MACRO content(terms) AS coalesce(nullif(regexp_replace(
     terms,
-    ' (?:(?:an?|the|of|and|or|in|on|at|to|for|from|by|with|as|is|was|are|were|be|been|has|had|it|its|he|his|she|her|they|their|this|that|which|who) )+',
+    ' (?:(?:an?|the|of|and|or|in|on|at|to|for|from|by|with|as|is|was|are|were|be|been|has|had'
+    '|it|its|he|his|she|her|they|their|this|that|which|who) )+',
     ' ', 'g'
 ), ' '), terms);
 
@@ -203,7 +205,8 @@ CREATE OR REPLACE MACRO is_part(terms, telling, other_terms, other_telling) AS
 -- Whether words stand in others, together and in order; of scripts without spaces also within a word.
 CREATE OR REPLACE MACRO stands_in(some_words, others) AS some_words <> ' '
     AND contains(others, CASE
-        WHEN regexp_full_match(some_words, '(?: [\x{e00}-\x{109f}\x{1780}-\x{17ff}\x{2e80}-\x{9fff}\x{f900}-\x{faff}\x{20000}-\x{3ffff}]+)+ ') THEN trim(some_words)
+        WHEN regexp_full_match(some_words, '(?: [\x{e00}-\x{109f}\x{1780}-\x{17ff}\x{2e80}-\x{9fff}\x{f900}-\x{faff}\x{20000}-\x{3ffff}]+)+ ')
+            THEN trim(some_words)
         ELSE some_words
     END);
 
