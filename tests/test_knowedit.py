@@ -344,7 +344,7 @@ def test_facts_that_are_not_known_are_nobodys_neighbours(tmp_path: Path) -> None
 
 def test_the_registry_knows_the_datasets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert set(FILES) == {*READABLE, "knowedit-convsent", "knowedit-sanitation"} <= set(names())
-    assert names()[:3] == ("world", "zsre", "counterfact")
+    assert names()[:4] == ("world", "worldfacts", "zsre", "counterfact")
     commit = "b8fb59b90d54e5e77095dc06f0b5e0da9a2d5340"
     assert FILES["knowedit-recent"].url == (
         f"https://raw.githubusercontent.com/YJiangcm/LTE/{commit}/EasyEdit/data/knowedit/wiki_recent/recent_train.json"
