@@ -286,7 +286,7 @@ def test_bad_lines_can_be_left_out_and_all_be_shown(tmp_path: Path) -> None:
     with pytest.raises(DataError) as refused:
         read_facts(written(tmp_path, *[lines[2]] * 30), reading=Reading(shown=99))
     assert "line 30:" in str(refused.value) and " more" not in str(refused.value)
-    with pytest.raises(DataError, match="line 1: subject 'Ada' is not in prompt"):
+    with pytest.raises(DataError, match="line 1: the scope rules do not find subject 'Ada' in prompt"):
         read_facts(written(tmp_path, lines[2]), reading=Reading(skip_bad=True))
     with pytest.raises(DataError, match="not CSV from line 3 on"):  # the rest of the file would be lost without a word
         read_facts(written(tmp_path, "subject,prompt,target", "a,a is,b", '"c', name="facts.csv"), reading=Reading(skip_bad=True))

@@ -54,8 +54,8 @@ def test_answer_tokens_are_those_of_the_answer_in_place(family: str, answer: str
     assert lm.tokenizer.bos_token_id not in row.answer
 
 
-def test_a_lone_space_piece_is_not_a_label() -> None:
+def test_a_lone_space_piece_is_the_answer_s_for_no_user_sends_it() -> None:
     lm = tiny.lm("llama")
     row = lm.encode(["The birthplace of Mara Kelorin is"], ["8"])[0]
-    pieces = lm.tokenizer.convert_ids_to_tokens(row.answer)
-    assert "▁" not in pieces
+    assert lm.tokenizer.convert_ids_to_tokens(row.answer)[0] == "▁"
+    assert row.ids[: row.n_prompt] == lm.tokenizer("The birthplace of Mara Kelorin is")["input_ids"]
