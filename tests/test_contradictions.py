@@ -36,7 +36,9 @@ def test_one_question_with_two_targets_is_refused_with_both_lines(tmp_path: Path
 
 
 def test_names_that_differ_in_case_alone_are_no_contradiction(tmp_path: Path) -> None:
-    lines = [{"subject": name, "prompt": f"{name} is short for", "target": target} for name, target in (("US", "United States"), ("us", "we"))]
+    lines = [
+        {"subject": name, "prompt": f"In a text, {name} is short for", "target": target} for name, target in (("US", "United States"), ("us", "we"))
+    ]
     assert len(read_facts(written(tmp_path, *lines)).facts) == 2
 
 

@@ -62,7 +62,7 @@ def test_what_was_trained_as_chat_is_asked_as_chat(lm: LM, made: Edited) -> None
 
 def test_a_missed_prompt_is_told_as_the_user_gave_it(lm: LM) -> None:
     check = answers(lm, edit_model(lm, facts_of(0, 1), Wish(changes=QUICK | {"max_epochs": "1"})).patch, facts_of(4, 5).dataset(), form="auto")
-    assert [prompt for prompt, _, _ in check.missed] == [facts_of(4, 5).facts[0].prompt]
+    assert [one.prompt for one in check.those("no")] == [facts_of(4, 5).facts[0].prompt]
 
 
 def test_all_prompts_of_an_edit_are_put_in_the_form_that_fits_each(lm: LM) -> None:
@@ -124,7 +124,7 @@ def test_the_server_asks_a_chat_as_it_was_trained(lm: LM) -> None:
 
 def test_scores_are_taken_in_the_patchs_form_and_say_which(lm: LM, made: Edited, tmp_path: Path) -> None:
     scored = score(lm, made, facts_of(0, 3), tmp_path)
-    assert scored.asked == "people (3 prompts in the chat template)" and scored.edited.cell.dataset == scored.asked
+    assert scored.what == "people (3 prompts in the chat template)" and scored.edited.cell.dataset == scored.what
     rows = read_answers(tmp_path / "cells" / scored.edited.cell.id / "answers.parquet")
     assert {row.prompt for row in rows if row.kind == "edit"} == {wrapped("chat", lm, fact.prompt) for fact in facts_of(0, 3).facts}
     assert all(row.ar_ids == row.answer_ids for row in rows if row.kind == "edit")
@@ -187,9 +187,9 @@ def test_a_prompt_may_end_with_a_new_line(prompt: str, tmp_path: Path) -> None:
     assert fact.prompt == prompt
 
 
-@pytest.mark.parametrize("fields", [{"prompt": "Lena is a "}, {"prompt": "\nLena is a"}, {"prompt": "Lena is a \n"}, {"target": "plumber\n"}])
-def test_other_white_space_is_still_refused(fields: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("fields", [{"prompt": "Lena is a "}, {"prompt": "\nLena is a"}, {"target": "plumber\n"}])
+def test_other_white_space_is_taken_away(fields: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "facts.jsonl"
     file.write_text(json.dumps({"subject": "Lena", "prompt": "Lena is a", "target": "plumber"} | fields))
-    with pytest.raises(UserError, match="white space"):
-        read_facts(file)
+    (fact,) = read_facts(file).facts
+    assert (fact.prompt, fact.target) == ("Lena is a", "plumber")
