@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from baselines import methods
 from lks.architectures import ARCHITECTURES, Architecture, guess
 from lks.errors import UserError
+from lks.joining import joined
 from lks.lm import LM
 from lks.prefill import Pass, watched
 from lks.prefix import Upper, states
@@ -54,7 +55,7 @@ def test_a_subjects_tokens_cover_it_and_no_more(family: str, before: list[str], 
     assert subject in spelt(first, last)
     assert subject not in spelt(first + 1, last) and subject not in spelt(first, last - 1)
     assert lm.pieces.text(encoded.answer).strip() == "Lisbon"
-    assert lm.pieces.text(encoded.ids).strip() == f"{prompt} Lisbon"
+    assert lm.pieces.text(encoded.ids).strip() == joined(prompt, "Lisbon")
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
