@@ -34,6 +34,7 @@ from workbench.serving_command import serve
 
 if TYPE_CHECKING:
     from flows.planning import Work
+    from reports import Report
 
 gc.set_threshold(100_000)  # importing torch and transformers makes a million objects that stay: looking through them took a sixth of the start
 
@@ -217,7 +218,8 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _show_results(console: Console, folder: Path) -> None:
+def _show_results(console: Console, folder: Path) -> "Report":
+    """Write the report, print its tables, and return it."""
     from reports import render
 
     with console.status("report") as shown:
@@ -227,6 +229,7 @@ def _show_results(console: Console, folder: Path) -> None:
     for warning in written.warnings:
         console.print(f"[yellow]damaged:[/] {warning}", highlight=False, soft_wrap=True)
     console.print(f"Report: {written.page}", highlight=False, soft_wrap=True)
+    return written
 
 
 def _show_plan(work: "Work") -> None:
@@ -279,12 +282,12 @@ def report(
         raise UserError(f"No results in {folder}. Run lks grid first, or name the folder with --results.")
     if grid and publish is None:
         raise UserError("--grid names the cells that a published page lists as not run: give --publish too.")
+    wanted = cells_of(named_grid(grid, Settings().grids), "") if grid else ()
+    written = _show_results(Console(), folder)
     if publish is not None:
-        from reports.publish import publish as written_to
+        from reports.publish import publish as published
 
-        written_to(folder, publish, cells_of(named_grid(grid, Settings().grids), "") if grid else ())
-    _show_results(Console(), folder)
-    if publish is not None:
+        published(written, publish, wanted)
         Console().print(f"Published: {publish / 'README.md'}", highlight=False, soft_wrap=True)
 
 

@@ -210,15 +210,17 @@ class LM:
         if not prompts:
             return []
         heads = [head(prompt) for prompt in prompts]
-        texts = [joined(start, answer) for start, answer in zip(heads, answers, strict=True)]
+        texts = [joined(start, answer) for start, answer in zip(heads, answers, strict=True) if answer]
         tokenized = self.tokenized([*heads, *texts])
+        answered = iter(tokenized[len(heads) :])
         encoded = []
         for row, (prompt, answer) in enumerate(zip(heads, answers, strict=True)):
-            own, whole = tokenized[row], tokenized[len(heads) + row]
+            own = tokenized[row]
+            whole = next(answered) if answer else own
             if whole[: len(own)] != own:
                 whole = own + self._following(separator(prompt, answer) + answer)
             span = None if subjects is None else last_mention(self.pieces, own, subjects[row])
-            encoded.append(Encoded(whole, len(own), span))
+            encoded.append(Encoded(list(whole), len(own), span))
         return encoded
 
     def _following(self, text: str) -> list[int]:

@@ -8,6 +8,7 @@ from rich.console import Group
 
 from lks.errors import StoreError
 from lks.intake import check_inside
+from lks.outcome import Outcome
 from lks.shards import write_whole
 from lks.store import Store
 from reports import terminal
@@ -29,6 +30,7 @@ class Report:
         warnings: damaged cells that were left out, one line each.
         terminal: the compact tables for the end of a run.
         figures: with their captions, and those that cannot be drawn.
+        outcomes: the evaluated cells that it shows.
     """
 
     folder: Path
@@ -37,6 +39,7 @@ class Report:
     warnings: tuple[str, ...]
     terminal: Group = field(repr=False)
     figures: tuple[Drawing | Absent, ...] = field(default=(), repr=False)
+    outcomes: tuple[Outcome, ...] = field(default=(), repr=False)
 
 
 def render(results: Path, tell: TOLD_TO = lambda what: None) -> Report:
@@ -79,7 +82,7 @@ def render(results: Path, tell: TOLD_TO = lambda what: None) -> Report:
         write_whole(folder / name, content)
     _remove_others(folder, written)
     files_of = tuple(name for name in written if name != "index.html")
-    return Report(folder, folder / "index.html", files_of, loaded.warnings, terminal.tables(loaded), tuple(drawn))
+    return Report(folder, folder / "index.html", files_of, loaded.warnings, terminal.tables(loaded), tuple(drawn), loaded.of("evaluation").outcomes)
 
 
 def _images(folder: Path, figures: Sequence[Drawing | Absent]) -> dict[str, bytes]:

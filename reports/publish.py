@@ -6,41 +6,33 @@ from pathlib import Path
 
 from lks.grid import Cell, Outcome
 from lks.shards import write_whole
-from lks.store import Store
-from reports import Report, render
+from reports import Report
 from reports.drawing import Drawing
 from reports.provenance import failures, noted
-from reports.results import load
 
 DATA = ("overview.csv", "results.csv")
 TABLES = ("table1", "abilities", "portability")
 """Tables that the page shows, where they have rows."""
 
 
-def publish(results: Path, folder: Path, wanted: Sequence[Cell] = ()) -> Report:
-    """Write the report of a results folder, and the part of it that is worth keeping in a repository.
+def publish(report: Report, folder: Path, wanted: Sequence[Cell] = ()) -> None:
+    """Write the part of a report that is worth keeping in a repository.
 
     Args:
-        results: folder of results.
+        report: as `reports.render` has written it.
         folder: where the page (`README.md`), `overview.csv`, `results.csv` and `figures/` go; what is there of an earlier time is replaced.
         wanted: the cells of a grid; those without a result are listed as not run.
-
-    Raises:
-        StoreError: the folder is not one of results, is in use, or cannot be written.
     """
-    report = render(results)
-    with Store(results).copy() as copy:
-        outcomes = load(copy).of("evaluation").outcomes
     files = [name for name in report.files if name.removeprefix("data/") in DATA or name.endswith(".svg")]
     shutil.rmtree(folder / "figures", ignore_errors=True)
     for name in files:
         write_whole(folder / name.removeprefix("data/"), (report.folder / name).read_bytes())
-    write_whole(folder / "README.md", _page(folder.name, report, outcomes, wanted).encode())
-    return report
+    write_whole(folder / "README.md", _page(folder.name, report, wanted).encode())
 
 
-def _page(name: str, report: Report, outcomes: Sequence[Outcome], wanted: Sequence[Cell]) -> str:
+def _page(name: str, report: Report, wanted: Sequence[Cell]) -> str:
     """Return the page in Markdown."""
+    outcomes = report.outcomes
     parts = [
         f"# Results: {name}",
         f"{len(outcomes)} cells, written by `lks report --publish`. Every number is in [results.csv](results.csv), one row each, and all that\n"

@@ -181,7 +181,7 @@ def test_a_published_folder_has_numbers_figures_and_what_is_missing(results: Pat
     (folder / "figures").mkdir(parents=True)
     (folder / "figures" / "old.svg").write_text("gone")
     known = render(results)
-    publish(results, folder, [Cell("micro-llama", "world", "rome", 7, 0, 1)])
+    publish(known, folder, [Cell("micro-llama", "world", "rome", 7, 0, 1)])
     assert {file.name for file in folder.iterdir()} == {"README.md", "results.csv", "overview.csv", "figures"}
     assert {file.name for file in (folder / "figures").iterdir()} == {Path(name).name for name in known.files if name.endswith(".svg")}
     page = (folder / "README.md").read_text()
