@@ -3,7 +3,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PYTHON ?= $(shell command -v python3.11 2>/dev/null || command -v python3 2>/dev/null || echo python3)
-GRID   ?= micro
+GRID   ?=
 RESULTS ?= results
 ARGS   ?=
 
@@ -27,8 +27,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP)  ## Make .venv and install the pinned versions
 
-grid: $(STAMP)  ## Run the micro grid (GRID=mini for another) and print the result table
-	@$(BIN)/lks grid --grid $(GRID) --results $(RESULTS) $(ARGS)
+grid: $(STAMP)  ## Run the default grid (GRID=micro for another) and print the result table
+	@$(BIN)/lks grid $(if $(GRID),--grid $(GRID)) --results $(RESULTS) $(ARGS)
 
 report: $(STAMP)  ## Rebuild tables, figures and the HTML page from the stored results
 	@$(BIN)/lks report --results $(RESULTS)

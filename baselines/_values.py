@@ -17,6 +17,7 @@ from lks.editor import Progress, silent
 from lks.edits import Edit
 from lks.lm import LM, Encoded
 from lks.memory import fewer
+from lks.precision import Training, training_dtype
 from lks.prefix import Upper, states
 from lks.suffix import Suffix
 
@@ -32,6 +33,8 @@ class ValueParams:
         kl_weight: of KL(edited || unedited) at the end of the subject in "{subject} is a".
         clamp: ||change|| stays below this share of the state's norm.
         stop_loss: an edit whose loss is below it is done.
+        precision: of the blocks above the edited one: "model" (as the model's weights are), "bfloat16" or "fast" (bfloat16 where the
+            machine has it, else "model"). The change itself, its gradient and Adam are float32.
     """
 
     steps: int = 25
@@ -40,6 +43,7 @@ class ValueParams:
     kl_weight: float = 0.0625
     clamp: float = 4.0
     stop_loss: float = 5e-2
+    precision: Training = "model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +84,11 @@ def optimise(
         at_once: rows per batch (an edit has two and one per text; a batch has at least one edit); no result depends on it.
     """
     size = max(1, fewer(at_once) // (len(texts) + 2))
+    upper = Upper(lm, block, dtype=training_dtype(params.precision, lm.device))
     parts: list[Values] = []
     for start in range(0, len(edits), size):
         chosen = edits[start : start + size]
-        parts.append(_Batch(lm, chosen, block, norms[start : start + size].float(), texts, params).run())
+        parts.append(_Batch(lm, upper, chosen, norms[start : start + size].float(), texts, params).run())
         progress(min(1.0, (start + size) / len(edits)))
     return Values(*(torch.cat([getattr(part, name) for part in parts]) for name in ("change", "loss", "updates")))
 
@@ -91,14 +96,14 @@ def optimise(
 class _Batch:
     """Some edits that are optimised together."""
 
-    def __init__(self, lm: LM, edits: Sequence[Edit], block: int, norms: Tensor, texts: Sequence[str], params: ValueParams) -> None:
-        self.params, self.norms, self.upper = params, norms, Upper(lm, block)
+    def __init__(self, lm: LM, upper: Upper, edits: Sequence[Edit], norms: Tensor, texts: Sequence[str], params: ValueParams) -> None:
+        self.params, self.norms, self.upper = params, norms, upper
         answered = behind(lm, edits, texts, answered=True)
         essence = placed(lm, [f"{e.subject} is a" for e in edits], edits, [f"{text}. " for text in texts], answered=False)
         rows = [row for own, last in zip(answered, essence, strict=True) for row in (*own, last)]
         self.each = len(rows) // len(edits)  # rows of an edit; the last is "{subject} is a"
         starts = torch.tensor([end_of_subject(r) for r in rows], device=lm.device)
-        cached = states(lm, block, [r.ids for r in rows])
+        cached = states(lm, upper.block, [r.ids for r in rows])
         self.suffix = Suffix(self.upper, cached, torch.arange(len(rows), device=lm.device), starts)
         self.answers = [self._answers(row, at, len(own)) for own in answered for row, at in zip(own, map(end_of_subject, own), strict=True)]
         with torch.no_grad():

@@ -34,6 +34,7 @@ from workbench.serving_command import serve
 
 if TYPE_CHECKING:
     from flows.planning import Work
+    from lks.grid import Grid
     from reports import Report
 
 gc.set_threshold(100_000)  # importing torch and transformers makes a million objects that stay: looking through them took a sixth of the start
@@ -105,7 +106,7 @@ app.command("export")(export)
 app.command("serve")(serve)
 
 Results = Annotated[Path | None, typer.Option("--results", help="Folder of all results. Default: $LKS_RESULTS or results.", metavar="DIR")]
-GridName = Annotated[str | None, typer.Option("--grid", help="A name of [bold]lks list grids[/]. Default: $LKS_GRID or micro.", metavar="NAME")]
+GridName = Annotated[str | None, typer.Option("--grid", help="A name of [bold]lks list grids[/]. Default: $LKS_GRID or first.", metavar="NAME")]
 Only = Annotated[str, typer.Option("--only", help="Keep only these cells: key=value,... of model, dataset, method, n_edits, seed.", metavar="FILTER")]
 
 
@@ -135,8 +136,8 @@ def grid(
     from flows.settings import Settings
     from workbench.readying import make_ready
 
-    folder = folder_of(results)
-    asked = named_grid(grid or Settings().grid, Settings().grids)
+    folder, console = folder_of(results), Console()
+    asked = named_grid(grid, Settings().grids) if grid else _default_grid(console, dry_run or (runner or Settings().runner) == "pool")
     cells = cells_of(asked, only)
     if not dry_run:
         _exchange(folder, {cell.id for cell in cells})
@@ -146,7 +147,6 @@ def grid(
     if dry_run:
         _show_plan(work)
         return
-    console = Console()
     if work.todo:
         await_writer(folder, wait or Settings().wait_s)
         with only_writer(folder):  # busy or unwritable: say so now, not after Prefect has started
@@ -157,6 +157,30 @@ def grid(
     else:
         console.print(f"Nothing to do: all {len(work.cells)} cells of {asked.name!r} are in {folder}.", highlight=False)
     _show_results(console, folder)
+
+
+def _default_grid(console: Console, elsewhere: bool) -> "Grid":
+    """Return the grid that is run when none is named; if nobody has chosen it and a model of it cannot be had, the one in its place.
+
+    Args:
+        console: told of the models that are fetched, and of a change of plan.
+        elsewhere: no model is needed on this machine.
+    """
+    from flows.planning import named_grid
+    from flows.settings import Settings
+    from workbench.readying import make_ready
+
+    settings = Settings()
+    asked = named_grid(settings.grid, settings.grids)
+    if elsewhere or not asked.otherwise or "grid" in settings.model_fields_set:
+        return asked
+    try:
+        make_ready(console, asked.models)
+    except UserError:
+        why = f"Grid {asked.name!r} needs {', '.join(asked.models)}, which cannot be fetched now (lks models fetch says why)"
+        console.print(f"{why}: grid {asked.otherwise!r} is run instead.", soft_wrap=True, highlight=False)
+        return named_grid(asked.otherwise, settings.grids)
+    return asked
 
 
 def _exchange(folder: Path, cell_ids: Collection[str] | None) -> None:

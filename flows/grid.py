@@ -27,7 +27,7 @@ Wait = Annotated[float, Field(ge=0)]
 
 @flow(name="lks-grid", flow_run_name="lks-grid-{grid}", persist_result=False)
 def grid(
-    grid: str = "micro",
+    grid: str = "first",
     results: Path | None = None,
     only: str = "",
     retry_failed: bool = False,

@@ -24,7 +24,7 @@ class Settings(BaseSettings):
 
     Attributes:
         results: folder of all results.
-        grid: the grid that is run when none is named.
+        grid: the grid that is run when none is named. Where nobody has chosen it either, `Grid.otherwise` may take its place.
         grids: TOML file of the named grids.
         runner: how cells are run.
         slots: child processes of mode "slots"; None: one per GPU, or one.
@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LKS_", env_ignore_empty=True, frozen=True)
 
     results: Path = Path("results")
-    grid: str = "micro"
+    grid: str = "first"
     grids: Path = Path(__file__).with_name("grids.toml")
     runner: Mode = "here"
     slots: Count | None = None

@@ -39,7 +39,7 @@ class Run:
 
 def status(
     grid: Annotated[
-        str | None, typer.Option("--grid", help="A name of [bold]lks list grids[/]. Default: $LKS_GRID or micro.", metavar="NAME")
+        str | None, typer.Option("--grid", help="A name of [bold]lks list grids[/]. Default: $LKS_GRID or first.", metavar="NAME")
     ] = None,
     results: Annotated[Path | None, typer.Option("--results", help="Folder of all results. Default: that of lks up, else results.")] = None,
     cells: Annotated[bool, typer.Option("--cells", help="Each stored cell, and where its seconds went.")] = False,

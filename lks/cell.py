@@ -13,12 +13,13 @@ from typing import cast
 
 from lks import bad_records
 from lks.ability import Battery
+from lks.contexts import available
 from lks.cost import Meter, measured
 from lks.datasets import load as load_dataset
 from lks.draws import draws, held_out, unedited
 from lks.editing import Made, edited, finished, is_watched
 from lks.editor import Editor
-from lks.edits import Case, Dataset
+from lks.edits import Case, Context, Dataset
 from lks.errors import DataError, StoreError, Unsuited, UserError
 from lks.failures import failures
 from lks.ledger import Ledger
@@ -26,7 +27,7 @@ from lks.lm import LM
 from lks.memory import Thrift, release
 from lks.neighbours import with_neighbours
 from lks.outcome import ANSWERS, DECISIONS, IMMEDIATE, PARAMETERS, RULE, STUDY, UNEDITED, Cell, Costs, Extras, Outcome
-from lks.readout import Asking, ask
+from lks.readout import Asking, ask_draws
 from lks.scope_cell import decisions_of
 from lks.shards import Answer
 from lks.stages import Edited, Unedited, measure
@@ -121,6 +122,17 @@ def _on_this_model() -> Iterator[None]:
         raise Unsuited(str(error)) from error
 
 
+def _check_finite(answers: Sequence[Answer], when: str) -> None:
+    """Tell a model that has lost its numbers.
+
+    Raises:
+        FloatingPointError: an answer has no likelihood.
+    """
+    bad = sum(1 for answer in answers if answer.answer_logprob != answer.answer_logprob)
+    if bad:
+        raise FloatingPointError(f"{bad} of {len(answers)} probes have no finite likelihood {when}")
+
+
 class _Work:
     """A cell on its way; the ledger has what it has brought."""
 
@@ -155,6 +167,11 @@ class _Work:
     def _editor(self) -> Editor[object]:
         cell = self._cell
         return cast(type[Editor[object]], self._method).for_model(cell.model, cell.dataset, cell.n_edits, dict(cell.variant))
+
+    @property
+    def _changes_nothing(self) -> bool:
+        """Whether all draws are asked of one and the same model."""
+        return issubclass(self._method, Editor) and self._method.changes == "nothing"
 
     @cached_property
     def _unedited(self) -> Unedited:
@@ -192,6 +209,9 @@ class _Work:
         if ANSWERS in self.ledger.shards:
             return
         bad_records.check(self._lm, self._cell.dataset, self._sets)
+        if self._changes_nothing:
+            self._answers_unedited()
+            return
         _, prepare_s, peak = self._prepared
         seconds, ask_s, nbytes = 0.0, 0.0, 0
         answers: list[Answer] = []
@@ -203,15 +223,11 @@ class _Work:
             answers += rows
             seconds, ask_s, nbytes = seconds + made.seconds, ask_s + made.asked_s + asking.seconds, nbytes + made.patch.nbytes
             peak = max(peak, made.peak_bytes, asking.peak_bytes)
-        bad = sum(1 for a in answers if a.answer_logprob != a.answer_logprob)
-        if bad:
-            raise FloatingPointError(f"{bad} of {len(answers)} probes have no finite likelihood after editing")
+        _check_finite(answers, "after editing")
         self.ledger.costs = Costs(prepare_s, seconds, ask_s, peak, nbytes // len(self._sets))
         self.ledger.write(ANSWERS, answers)
         if immediate:
             self.ledger.write(IMMEDIATE, immediate)
-        if self._cell.method == UNEDITED:
-            self._what_it_knows()
 
     @cached_property
     def _prepared(self) -> tuple[Editor[object], float, int]:
@@ -233,14 +249,24 @@ class _Work:
             rows = bare_answers(self._edited(number, made), progress)
         return meter, rows
 
-    def _what_it_knows(self) -> None:
-        """Of the unedited model: whether it answers portability questions with the edited fact in front."""
-        asking = [Asking(draw=number, context="given", kinds=("portability",)) for number in range(len(self._sets))]
-        answers: list[Answer] = []
-        for cases, how in zip(self._sets, asking, strict=True):
-            answers += self._thrift.run(ANSWERS, partial(ask, self._lm, cases, how))
-        if answers:
-            self.ledger.write(f"{ANSWERS}-given", answers)
+    def _answers_unedited(self) -> None:
+        """Ask the model itself: all draws in one go, and portability questions once more with the edited fact in front."""
+        with measured() as meter:
+            answers = self._ask_unedited("bare")
+            given = self._ask_unedited("given", ("portability",))
+        _check_finite(answers, "in the unedited model")
+        self.ledger.costs = Costs(0.0, 0.0, meter.seconds, meter.peak_bytes, 0)
+        self.ledger.write(ANSWERS, answers)
+        if given:
+            self.ledger.write(f"{ANSWERS}-given", given)
+
+    def _ask_unedited(self, context: Context, kinds: tuple[str, ...] = ()) -> list[Answer]:
+        """Answers of the unedited model to all draws in one context; none where the model has no such context."""
+        if not available(context, self._lm):
+            return []
+        cases = [with_neighbours(own, self._spare, self._cell.seed + number) for number, own in enumerate(self._sets)]
+        stage = ANSWERS if context in ("bare", "given") else f"{ANSWERS}-{context}"
+        return self._thrift.run(ANSWERS, lambda: ask_draws(self._lm, cases, Asking(context=context, kinds=kinds), partial(self._report, stage)))
 
     def lacking(self) -> tuple[str, ...]:
         """The further stages to be taken now."""
@@ -253,8 +279,12 @@ class _Work:
         rows: list[object] = []
         self._report(stage, 0.0)
         with measured() as taking, failures() as found:
-            for number in range(len(self._sets)):
-                rows += self._thrift.run(stage, partial(self._measure, stage, number))
+            kind, _, context = stage.partition("-")
+            if kind == ANSWERS and self._changes_nothing:
+                rows += self._ask_unedited(cast(Context, context))
+            else:
+                for number in range(len(self._sets)):
+                    rows += self._thrift.run(stage, partial(self._measure, stage, number))
         if found:
             release()
             self.ledger.fail(stage, found[0])

@@ -207,11 +207,12 @@ PUBLISHED, PUBLISHED_BLOCKS, PUBLISHED_DIM = "llama-2-7b-chat", 32, 4096
 
 
 def _moved(params: object, blocks: int) -> object:
-    """Parameters with their blocks, which count from 0, at the same relative depth of a model of another size."""
+    """Parameters with their blocks, which count from 0, at the same relative depth of a model of another size, and the fastest precision."""
     places = ("block", "first_block", "last_block")
     found = {name: getattr(params, name) for name in places if isinstance(getattr(params, name, None), int)}
     moved = {name: min(blocks - 1, place * blocks // PUBLISHED_BLOCKS) for name, place in found.items()}
-    return dataclasses.replace(params, **moved) if moved else params  # type: ignore[type-var]
+    fast = {"precision": "fast"} if hasattr(params, "precision") else {}
+    return dataclasses.replace(params, **moved, **fast) if moved or fast else params  # type: ignore[type-var]
 
 
 _SAMPLES: dict[object, str] = {int: "12", float: "0.1", bool: "true"}

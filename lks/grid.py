@@ -80,6 +80,7 @@ class Grid(BaseModel):
         measure: "scope" stores what the methods' edit scope indicators decide instead of answers; there is no unedited model then.
             "study": methods are names of studies (`lks.study`), n_edits the number of entities; there is no unedited model either.
         contexts, fluency, gates, ability, documents, overhead: what is measured beside the answers (`Extras`).
+        otherwise: the grid that is run where this one was not asked for by name and a model of it cannot be had.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -102,6 +103,7 @@ class Grid(BaseModel):
     ability: list[str] = []
     documents: Annotated[int, Field(ge=0)] = 0
     overhead: bool = False
+    otherwise: str = ""
 
     @property
     def extras(self) -> Extras:
@@ -144,7 +146,11 @@ def grids(path: Path) -> dict[str, Grid]:
         raise UserError(f"Cannot read the grids in {path}: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, a number of thousands of digits, nested without end
         raise UserError(f"{path} is not valid TOML: {error}.") from None
-    return {name: _grid(path, name, table) for name, table in document.items()}
+    found = {name: _grid(path, name, table) for name, table in document.items()}
+    for name, grid in found.items():
+        if grid.otherwise and grid.otherwise not in found:
+            raise UserError(f"{path}, grid {name!r}, otherwise: {unknown('grid', grid.otherwise, found)}")
+    return found
 
 
 def _grid(path: Path, name: str, table: object) -> Grid:

@@ -70,6 +70,8 @@ class LM:
         self.revision = revision
         self._turns: Turns | None = None
         self.quantisation = ""
+        if self.model.dtype == torch.bfloat16 and self.model.device.type == "cpu":
+            precision.in_one_piece(self.vocabulary_projection)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
 

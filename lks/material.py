@@ -18,7 +18,7 @@ from lks.memory import free_bytes, gibibytes
 from lks.naming import loose_subjects, mentioned, names_subject, why_unnamed
 from lks.needs import Load, Needs, Shape, check, needs
 from lks.parameters import LKSParams, Positions
-from lks.precision import multiplies_bfloat16
+from lks.precision import training_dtype
 from lks.prefix import States, Upper, batches, last_states, states
 from lks.scope import Scope, make_scope
 from lks.suffix import Beginnings, Suffix, fits
@@ -104,8 +104,7 @@ def prepare(lm: LM, edits: Sequence[Edit], params: LKSParams) -> Material:
     check(wanted, lm.device, params.batch_size)
     cached = states(lm, params.block, [r.ids for r in rows])
     device = lm.device
-    half = params.precision == "bfloat16" or (params.precision == "fast" and multiplies_bfloat16(device))
-    upper = Upper(lm, params.block, params.more_blocks, torch.bfloat16 if half else None)
+    upper = Upper(lm, params.block, params.more_blocks, training_dtype(params.precision, device))
     spans = torch.tensor([r.span for r in rows], device=device, dtype=torch.long).reshape(-1, 2)
     beginnings = Beginnings(upper, cached, spans[:, 0]) if fits(upper, spans[:, 0]) else None
     counts = torch.tensor([0, *(len(r.positions) for r in rows)])

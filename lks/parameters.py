@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lks.hypernetwork import Features, Form, Kind
+from lks.precision import Training
 from lks.scope import ScopeKind
 
 Positions = Literal["last", "all"]
@@ -67,7 +68,7 @@ class LKSParams:
     mentions: Mentions = "all"
     gate: GateKind = "none"
     more_blocks: tuple[int, ...] = ()
-    precision: Literal["model", "bfloat16", "fast"] = "model"
+    precision: Training = "model"
     reference_top: int = 0
 
     @property

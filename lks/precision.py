@@ -1,13 +1,17 @@
 """In which number format models run, and which machines multiply matrices in bfloat16 themselves."""
 
 import os
+from typing import Literal
 
 import torch
+from torch import Tensor, nn
 
 from lks.errors import UserError, unknown
 
 VARIABLE, AUTO = "LKS_DTYPE", "auto"
 """The environment variable that chooses the format, and its default: float32 on a CPU, bfloat16 on a GPU."""
+Training = Literal["model", "bfloat16", "fast"]
+"""What frozen blocks train in: the model's own format, bfloat16, or bfloat16 where the machine multiplies it."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -54,3 +58,27 @@ def name_of(dtype: torch.dtype) -> str:
 def revision_in(revision: str, dtype: torch.dtype, device: torch.device) -> str:
     """Return a model's revision as cells store it: in another format than the device's default it is another model ("...-bfloat16")."""
     return revision if dtype == automatic(device) else f"{revision}-{name_of(dtype)}"
+
+
+def in_one_piece(projection: nn.Module) -> None:
+    """Let a linear layer read its input as one piece of memory.
+
+    On a CPU the product of bfloat16 numbers that lie apart, as the last token of each row of a batch does, is a thousand times slower
+    (torch 2.13: 19 s instead of 16 ms for 87 rows and 49,152 tokens).
+    """
+    projection.register_forward_pre_hook(_joined)
+
+
+def _joined(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (args[0].contiguous(), *args[1:])
+
+
+def training_dtype(precision: Training, device: torch.device) -> torch.dtype | None:
+    """Return the number format that frozen blocks train in, None for the model's own.
+
+    Args:
+        precision: as a method's parameters say.
+        device: of the model.
+    """
+    half = precision == "bfloat16" or (precision == "fast" and multiplies_bfloat16(device))
+    return torch.bfloat16 if half else None

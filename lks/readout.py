@@ -132,6 +132,23 @@ def ask(lm: LM, cases: Sequence[Case], asking: Asking | None = None, progress: P
     return [found[i] for i in range(len(chosen))]
 
 
+def ask_draws(lm: LM, draws: Sequence[Sequence[Case]], asking: Asking, progress: Progress = silent) -> list[Answer]:
+    """Ask the probes of several draws of one and the same model, in batches across draws.
+
+    Args:
+        lm: the model as it stands.
+        draws: the cases of each.
+        asking: how; its draw is not looked at.
+        progress: called with the fraction done.
+
+    Returns:
+        As `ask` gives them, draw by draw.
+    """
+    made = iter(ask(lm, [case for cases in draws for case in cases], asking, progress))
+    asked = [(number, probe) for number, cases in enumerate(draws) for case in cases for probe in case.probes]
+    return [replace(next(made), draw=number) for number, probe in asked if not asking.kinds or probe.kind in asking.kinds]
+
+
 def same(answer: Answer, other: Answer) -> bool:
     """Whether two answers say the same, but for float noise in likelihoods."""
     near = abs(answer.answer_logprob - other.answer_logprob) <= 1e-3 * max(1.0, abs(other.answer_logprob))

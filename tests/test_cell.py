@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pyarrow.parquet as pq
 import pytest
@@ -154,6 +154,7 @@ def test_held_out_edits_are_never_evaluated_and_the_same_for_every_T() -> None:
 class Broken(Unedited):
     """Fails in the middle of the second draw."""
 
+    changes: ClassVar = "weights"
     calls = 0
 
     def edit(self, lm: LM, edits: Sequence[Edit], *args: object, **kwargs: object) -> Patch:
@@ -203,6 +204,8 @@ def test_a_bench_keeps_a_model_until_it_has_changed_on_disk(monkeypatch: pytest.
 class Diverging(Unedited):
     """Makes every likelihood NaN."""
 
+    changes: ClassVar = "weights"
+
     def edit(self, lm: LM, edits: Sequence[Edit], *args: object, **kwargs: object) -> Patch:
         weight = lm.mlp_output(0).weight
         return WeightPatch({lm.parameter_name(lm.mlp_output(0)): weight * float("nan")})
@@ -220,6 +223,8 @@ def test_a_diverged_edit_is_a_row_and_leaves_the_model_whole(tmp_path: Path) -> 
 class Exploding(Unedited):
     """Its weights are finite, what the model makes of them is not."""
 
+    changes: ClassVar = "weights"
+
     def edit(self, lm: LM, edits: Sequence[Edit], *args: object, **kwargs: object) -> Patch:
         return WeightPatch({lm.parameter_name(lm.mlp_output(0)): torch.full_like(lm.mlp_output(0).weight, 3e38)})
 
@@ -231,6 +236,8 @@ def test_an_edited_model_without_likelihoods_has_diverged(tmp_path: Path) -> Non
 
 def test_an_interrupt_drops_the_cell_in_hand(tmp_path: Path) -> None:
     class Interrupted(Unedited):
+        changes: ClassVar = "weights"
+
         def edit(self, lm: LM, edits: Sequence[Edit], *args: object, **kwargs: object) -> Patch:
             raise KeyboardInterrupt
 
@@ -242,6 +249,7 @@ def test_an_interrupt_drops_the_cell_in_hand(tmp_path: Path) -> None:
 class OneByOne(Unedited):
     """Nudges a weight once per edit, one edit after the other; each nudge leaves less of the earlier answers."""
 
+    changes: ClassVar = "weights"
     title, regime = "OneByOne", "sequential"
     made = 0
 

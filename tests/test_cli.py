@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from flows.cli import app
+from workbench.readying import make_ready
 
 ROOT = Path(__file__).parents[1]
 
@@ -204,6 +205,53 @@ def test_a_grid_from_nothing_to_nothing_to_do(cells, tmp_path, monkeypatch):
     assert "6 ok" in status.output
     assert "6 of 6 cells done" in status.output
     assert len(cells.ran) == 6
+
+
+WITH_A_REAL_MODEL = """
+[first]
+models = ["smollm2-135m"]
+datasets = ["world"]
+methods = ["ft"]
+n_edits = [1]
+otherwise = "tiny"
+
+"""
+
+
+@pytest.fixture
+def nothing_to_be_had(cells, grids, tmp_path, monkeypatch):
+    """No model is on the machine, and neither the hub nor a package index can be asked."""
+    grids.write_text(WITH_A_REAL_MODEL + fakes.GRIDS)
+    monkeypatch.delenv("LKS_GRID")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name, value in (("LKS_CACHE", tmp_path / "cache"), ("PIP_NO_INDEX", 1), ("HF_HUB_CACHE", tmp_path / "hub")):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("workbench.readying.make_ready", lambda console, names: make_ready(console, set(names) - {"micro-fake"}))
+
+
+@pytest.mark.usefixtures("prefect_server", "nothing_to_be_had")
+def test_without_a_network_the_default_grid_makes_way_for_another_in_one_line(cells, tmp_path):
+    done = lks("grid", "--results", tmp_path / "r")
+    assert done.exit_code == 0, done.output
+    (line,) = [line for line in done.output.splitlines() if "instead" in line]
+    assert "'first' needs smollm2-135m" in line
+    assert "'tiny' is run instead" in line
+    assert "[6/6] ft | micro-fake" in done.output
+
+
+@pytest.mark.usefixtures("nothing_to_be_had")
+@pytest.mark.parametrize("chosen", ["by name", "by the environment"])
+def test_a_grid_that_was_asked_for_does_not_make_way(chosen, cells, tmp_path, monkeypatch):
+    monkeypatch.setenv("LKS_GRID", "tiny" if chosen == "by name" else "first")
+    named = ("--grid", "first") if chosen == "by name" else ()
+    refused(lks("grid", *named, "--results", tmp_path / "r"), "smollm2-135m", "cannot be had")
+    assert cells.ran == []
+
+
+def test_a_grid_in_place_of_another_has_to_exist(grids):
+    grids.write_text(WITH_A_REAL_MODEL.replace("tiny", "tinny") + fakes.GRIDS)
+    refused(lks("grid", "--dry-run"), "'first', otherwise", "Did you mean 'tiny'")
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -19,7 +19,7 @@ from benchmarks.value_optimisation import plain
 from lks.edits import Dataset, Edit, make_case
 from lks.errors import UserError
 from lks.lm import LM
-from tests import tiny
+from tests import real, tiny
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -194,6 +194,19 @@ def test_values_of_many_edits_are_those_of_one_by_one_and_of_the_plain_path(fami
         alone = optimise(lm, [edit], 1, NORMS[number : number + 1], texts, PARAMS).change[0]
         assert close(together[number], alone, 1e-3) and close(in_pairs[number], alone, 1e-3)
         assert close(together[number], plain(lm, edit, 1, float(NORMS[number]), texts, PARAMS), 1e-3)
+
+
+def test_values_optimised_in_bfloat16_are_near_those_in_float32() -> None:
+    lm = real.model()
+    edits, texts = (
+        [Edit("0", "Paris", "The city of Paris lies in", "Norway", "France"), Edit("1", "Mozart", "The music of Mozart is", "jazz", "classical")],
+        [],
+    )
+    made = {p: optimise(lm, edits, 9, NORMS[:2], texts, ValueParams(steps=6, precision=p)) for p in ("model", "bfloat16")}
+    assert made["bfloat16"].change.dtype == torch.float32
+    likeness = torch.nn.functional.cosine_similarity(made["model"].change, made["bfloat16"].change)
+    assert (likeness > 0.98).all() and (likeness < 1).all()  # another path, the same place
+    assert torch.allclose(made["model"].loss, made["bfloat16"].loss, rtol=0.1)
 
 
 def test_each_edit_stops_by_itself_and_stays_within_its_clamp() -> None:

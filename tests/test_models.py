@@ -1,5 +1,6 @@
 """Which model a name means, in which number format it runs, and methods without a preset for it."""
 
+import copy
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from lks.registry import KNOWN, check_name, found, kind_of, revision_of, shape_o
 from reports.places import device_of
 from reports.results import name_of
 from reports.table import Column, Row, Table
+from tests import tiny
 from workbench.scoring import Given
 
 
@@ -328,3 +330,18 @@ def test_a_gguf_file_is_edited_and_asked(file: Path, tmp_path: Path) -> None:
 
 def test_no_parameters_are_needed_of_the_unedited_model() -> None:
     assert Given.for_model("any", "world", 1).params == NoParams()
+
+
+@pytest.mark.parametrize(("dtype", "joined"), [(torch.bfloat16, True), (torch.float32, False)])
+def test_the_vocabulary_projection_gets_one_piece_of_memory_in_bfloat16(dtype: torch.dtype, joined: bool) -> None:
+    """A strided input is a thousand times slower there; what comes out is the same."""
+    model = tiny.lm("llama").model
+    lm = LM(copy.deepcopy(model).to(dtype), tiny.lm("llama").tokenizer)
+    seen: list[bool] = []
+    lm.vocabulary_projection.register_forward_hook(lambda _module, args, _out: seen.append(args[0].is_contiguous()))
+    ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
+    with torch.no_grad():
+        last = lm.model(input_ids=ids, logits_to_keep=1).logits
+        every = lm.model(input_ids=ids).logits
+    assert seen[0] is joined
+    assert torch.allclose(last[:, 0].float(), every[:, -1].float(), atol=1e-2)

@@ -5,7 +5,7 @@ import torch
 
 from lks.edits import Edit, make_case
 from lks.lm import LM
-from lks.readout import Asking, ask
+from lks.readout import Asking, ask, ask_draws, same
 from tests import tiny
 
 EDITS = [
@@ -52,6 +52,17 @@ def test_answer_tokens_are_those_of_the_answer_in_place(family: str, answer: str
     first, last = row.subject
     assert lm.tokenizer.decode(row.ids[first : last + 1]).strip() == "Mara Kelorin"
     assert lm.tokenizer.bos_token_id not in row.answer
+
+
+@pytest.mark.parametrize("kinds", [(), ("paraphrase",)])
+def test_draws_asked_together_are_answered_as_each_alone(kinds: tuple[str, ...]) -> None:
+    lm = tiny.lm("llama")
+    draws = [CASES[:1], CASES[1:], [CASES[0]]]
+    together = ask_draws(lm, draws, Asking(kinds=kinds))
+    alone = [answer for number, cases in enumerate(draws) for answer in ask(lm, cases, Asking(draw=number, kinds=kinds))]
+    assert len(together) == len(alone) > 0
+    for one, other in zip(together, alone, strict=True):
+        assert one.draw == other.draw and same(one, other)
 
 
 def test_a_lone_space_piece_is_the_answer_s_for_no_user_sends_it() -> None:
