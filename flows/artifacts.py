@@ -13,7 +13,6 @@ import httpx
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.exceptions import PrefectException
 
-from flows.clock import seconds
 from flows.planning import tally
 from flows.progress import Lines, duration
 from lks.errors import UserError
@@ -140,7 +139,7 @@ def report_artifact(results: Path, page: Path) -> None:
 def cells_markdown(grid: str, outcomes: Sequence[Outcome]) -> str:
     """A table of cells with their status, failures first."""
     rows = sorted(outcomes, key=lambda outcome: (outcome.status == "ok", outcome.cell))
-    lines = [f"| {_entry(o.cell.label)} | {o.status} | {duration(seconds(o))} | {_entry(o.reason)} |" for o in rows]
+    lines = [f"| {_entry(o.cell.label)} | {o.status} | {duration(o.costs.seconds)} | {_entry(o.reason)} |" for o in rows]
     head = [f"# {grid}: {len(rows)} cells run", "", "| cell | status | time | reason |", "|---|---|---|---|"]
     return "\n".join([*head, *lines]) if rows else f"# {grid}\n\nNothing to do: all cells are stored."
 

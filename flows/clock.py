@@ -4,9 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from lks.grid import Cell, Outcome
-
-PREPARING = "prepare"
-"""The part of a cell's time that other cells share."""
+from lks.outcome import PREPARE
 
 
 class _Spent:
@@ -48,7 +46,7 @@ class Clock:
         """Take a finished cell into account; failed ones say nothing about time."""
         if outcome.status == "ok":
             costs = outcome.costs
-            parts = {PREPARING: costs.prepare_s, "edit and ask": costs.edit_s + costs.ask_s, **costs.stage_s}
+            parts = {PREPARE: costs.prepare_s, "edit and ask": costs.edit_s + costs.ask_s, **costs.stage_s}
             for key in _likeness(outcome.cell):
                 self._spent[key].put(outcome.cell.id, parts)
             self._prepared.add(_preparation(outcome.cell))
@@ -60,7 +58,7 @@ class Clock:
             parts = next((parts for key in _likeness(cell) if (parts := self._spent[key].lacking(cell.id))), None)
             if parts is None:
                 return None
-            total += sum(value for part, value in parts.items() if part != PREPARING or _preparation(cell) not in prepared)
+            total += sum(value for part, value in parts.items() if part != PREPARE or _preparation(cell) not in prepared)
             prepared.add(_preparation(cell))
         return total
 
@@ -74,14 +72,3 @@ def _likeness(cell: Cell) -> list[tuple[object, ...]]:
     method = (cell.measure, cell.method, cell.variant)
     own = (cell.model, cell.dataset, *method, cell.n_edits, cell.draws)
     return [own, (*method, cell.n_edits), (cell.measure, cell.method, cell.n_edits), (cell.measure, cell.method)]
-
-
-def seconds(outcome: Outcome) -> float:
-    """What a cell took in all."""
-    return sum(seconds_by_part(outcome).values())
-
-
-def seconds_by_part(outcome: Outcome) -> dict[str, float]:
-    """What a cell took, part by part: preparing, editing, asking, and each further stage."""
-    costs = outcome.costs
-    return {PREPARING: costs.prepare_s, "edit": costs.edit_s, "ask": costs.ask_s, **costs.stage_s}

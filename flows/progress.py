@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.text import Text
 
-from flows.clock import Clock, seconds
+from flows.clock import Clock
 from lks.grid import Cell, Outcome
 
 
@@ -120,7 +120,7 @@ class Lines:
         count.finish(outcome)
         what = outcome.status if outcome.status == "ok" else f"{outcome.status.upper()} ({outcome.reason})"
         self._say(
-            f"[{count.done + count.failed}/{count.total}] {outcome.cell.label}: {what}, {seconds(outcome):.1f} s, left {duration(count.left())}"
+            f"[{count.done + count.failed}/{count.total}] {outcome.cell.label}: {what}, {outcome.costs.seconds:.1f} s, left {duration(count.left())}"
         )
 
 

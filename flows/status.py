@@ -163,15 +163,14 @@ def _now(runs: list[Run]) -> list[Text]:
 
 def _stored(folder: Path, outcomes: "list[Outcome]", cells: bool = False) -> list[Text]:
     """Cells by status, and failures with reasons; on request what each cell spent its time on."""
-    from flows.clock import seconds, seconds_by_part
     from flows.planning import tally
     from flows.progress import duration
 
     counts = ", ".join(f"{number} {state}" for state, number in tally(outcomes).items()) or "nothing"
-    lines = [Text(f"{folder}: {counts}; {duration(sum(map(seconds, outcomes)))} of work")]
+    lines = [Text(f"{folder}: {counts}; {duration(sum(outcome.costs.seconds for outcome in outcomes))} of work")]
     for outcome in outcomes if cells else ():
-        parts = ", ".join(f"{part} {spent:.1f} s" for part, spent in seconds_by_part(outcome).items() if spent >= 0.05)
-        lines.append(Text(f"  {outcome.cell.label}: {duration(seconds(outcome))}" + (f" ({parts})" if parts else "")))
+        parts = ", ".join(f"{part} {spent:.1f} s" for part, spent in outcome.costs.parts.items() if spent >= 0.05)
+        lines.append(Text(f"  {outcome.cell.label}: {duration(outcome.costs.seconds)}" + (f" ({parts})" if parts else "")))
     for outcome in outcomes:
         failed = {"": f"{outcome.status}: {outcome.reason}"} if outcome.status != "ok" else outcome.failed
         for stage, why in failed.items():

@@ -94,6 +94,9 @@ class Cell:
         return f"{self.method}{variant} | {self.model} | {self.dataset} | T={self.n_edits}{split}{measure}"
 
 
+PREPARE, EDIT, ASK = "prepare", "edit", "ask"
+"""Parts of a cell's time; each further stage is a part under its own name."""
+
 _BEYOND_S, _BEYOND_BYTES = 1e12, 1 << 60
 
 
@@ -130,6 +133,16 @@ class Costs:
         for name, size in (("peak_bytes", self.peak_bytes), ("patch_bytes", self.patch_bytes)):
             if not 0 <= size < _BEYOND_BYTES:
                 raise ValueError(f"{name} is no number of bytes")
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Seconds part by part: preparing, editing, asking, and each further stage."""
+        return {PREPARE: self.prepare_s, EDIT: self.edit_s, ASK: self.ask_s, **self.stage_s}
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all parts together."""
+        return sum(self.parts.values())
 
 
 ANSWERS, IMMEDIATE, PASSAGES, GENERATIONS, DECISIONS, ABILITY, OVERHEAD, JUDGED, STUDY = (
