@@ -10,6 +10,7 @@ from reports.figures_cost import cost
 from reports.figures_methods import errors, readouts, submetrics
 from reports.figures_metrics import by_edits, retention
 from reports.figures_scope import scope
+from reports.figures_seconds import seconds
 from reports.figures_source import EXACT, PAPERS, Source
 from reports.figures_studies import gain, probe, swap, tracing
 from reports.results import Block, Results
@@ -21,6 +22,7 @@ FIGURES: tuple[Callable[[Source], Drawing | Absent], ...] = (
     readouts,
     lambda source: cost(source, ("seconds", "patch_bytes"), "cost"),
     lambda source: cost(source, ("peak_bytes",), "cost_memory"),
+    seconds,
     ability,
     retention,
     submetrics,

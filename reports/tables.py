@@ -4,6 +4,7 @@ from lks.reader import Reader
 from reports.further_tables import abilities, contexts, errors, retention, scope
 from reports.paper_tables import appendix_e, table1, table2_4, table3, table5, table6, texts
 from reports.results import Results
+from reports.seconds import seconds
 from reports.survey_tables import portability, survey4, survey5
 from reports.table import Table
 
@@ -32,6 +33,7 @@ def tables(results: Results, store: Reader) -> dict[str, list[Table]]:
         "retention": retention(shown),
         "errors": errors(shown, store),
         "contexts": contexts(shown, store),
+        "seconds": seconds(shown),
     }
 
 

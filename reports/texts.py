@@ -34,6 +34,11 @@ def brief(seconds: float) -> str:
     return short(seconds) if seconds >= 0.0001 or seconds < 0 else "<0.0001" if seconds > 0 else "0"
 
 
+def hundredths(seconds: float) -> str:
+    """Seconds with two or three digits, nothing below a hundredth: "12.4", "0.35", "<0.01", "0"."""
+    return short(seconds) if seconds >= 0.01 else "<0.01" if seconds > 0 else "0"
+
+
 def whole(value: float) -> str:
     """A count: "1,000"."""
     return f"{value:,.0f}"

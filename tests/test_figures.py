@@ -25,7 +25,10 @@ from reports.style import DARK, MANY, MARKERS, VARIABLES, applied, looks, page_c
 from tests.stores import answers_of, fill, put
 
 WORLD = ("micro-llama", "world")
-MADE = ["metrics_ar_exact", "metrics_tf_token", "readouts", "cost", "cost_memory", "fig8_ability", "retention", "submetrics", "errors", "scope"]
+MADE = [
+    *("metrics_ar_exact", "metrics_tf_token", "readouts", "cost", "cost_memory", "seconds"),
+    *("fig8_ability", "retention", "submetrics", "errors", "scope"),
+]
 STUDIES = ["fig2_probe", "fig4_swap", "fig7_gain", "tracing"]
 QUANTITIES = {
     "probe": {"subject_last": ("accuracy", "control")},
@@ -190,6 +193,21 @@ def test_no_name_in_the_cost_figure_lies_on_another(drawn: dict[str, Drawing]) -
             boxes = [text.get_window_extent(renderer) for text in axes.texts if text.get_zorder() == 6]
             assert len(boxes) >= 12
             assert not [1 for one, other in combinations(boxes, 2) if one.overlaps(other)]
+
+
+def test_bars_of_seconds_are_the_shares_of_each_cells_costs(results: Results, drawn: dict[str, Drawing]) -> None:
+    (axes,) = drawn["seconds"].figure.axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    block = next(block for block in results.blocks if block.model == "micro-llama")
+    costs = {row.name: row.cells[100].costs for row in block.rows if 100 in row.cells and row.cells[100].status == "ok"}
+    assert names[0] == "unedited" and sorted(names) == sorted(costs)
+    totals = [text for text in axes.texts if text.get_text().endswith(" s")]
+    for y, name in enumerate(names):
+        bars = sorted((bar.get_x(), bar.get_width()) for bar in axes.patches if round(bar.get_y() + bar.get_height() / 2) == y)
+        spent = [costs[name].prepare_s, costs[name].edit_s, costs[name].ask_s, *costs[name].stage_s.values()]
+        assert [width for _, width in bars] == pytest.approx([100 * part / sum(spent) for part in spent if part])
+        assert [x for x, _ in bars] == pytest.approx([100 * sum(spent[:number]) / sum(spent) for number in range(len(bars))])
+        assert totals[y].get_text() == f"{sum(spent):,.0f} s"
 
 
 def test_names_of_many_points_in_one_place_find_room() -> None:

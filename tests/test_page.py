@@ -126,6 +126,7 @@ def test_samples_are_right_and_wrong_answers_of_each_kind(data: dict[str, Any]) 
 def test_without_script_numbers_reasons_and_provenance_are_there(text: str) -> None:
     still = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
     assert "<noscript>" in still and 'id="table-table1"' in still
+    assert 'id="table-seconds"' in still and 'id="figure-seconds"' in still
     assert "loss is NaN at step 12 &lt;draw 0&gt;" in still and DEVICE in still
     assert "arXiv 2508.03741" in still and "<dt>Loc</dt>" in still
 

@@ -11,19 +11,20 @@ from pathlib import Path
 
 import pytest
 
+from lks.grid import Costs
 from lks.statistics import interval
 from lks.store import Store
-from reports import forms, long
+from reports import forms, long, seconds
 from reports.results import Results, load
 from reports.table import Column, Row, Table, Value
 from reports.tables import development, tables
-from reports.texts import short
+from reports.texts import hundredths, short
 from tests.stores import fill
 
 GOLDEN = Path(__file__).parent / "golden"
 STEMS = (
     *("table1", "table2_4", "table3", "table5", "table6", "appendix_e", "survey4", "survey5"),
-    *("scope", "portability", "abilities", "retention", "errors", "contexts"),
+    *("scope", "portability", "abilities", "retention", "errors", "contexts", "seconds"),
 )
 
 
@@ -68,7 +69,7 @@ def test_there_is_every_table(made: dict[str, list[Table]]) -> None:
     assert {table.name for stem, of_stem in made.items() for table in of_stem if table.name != stem} == set()
 
 
-@pytest.mark.parametrize("name", [*(f"{stem}.csv" for stem in STEMS), "table1.md", "table6.md", "table1.tex"])
+@pytest.mark.parametrize("name", [*(f"{stem}.csv" for stem in STEMS if stem != "seconds"), "table1.md", "table6.md", "table1.tex"])
 def test_tables_are_the_golden_ones(made: dict[str, list[Table]], name: str) -> None:
     stem, _, ending = name.partition(".")
     _compare(GOLDEN / "tables" / name, forms.FORMS[ending](made[stem]))
@@ -161,6 +162,62 @@ def test_costs_stand_beside_the_paper_s_minutes(made: dict[str, list[Table]]) ->
     assert value(made["appendix_e"], "llama-2-7b-chat on zsre, not run here", ("1,000", "MEMIT"), "Min").published == 129
     (table,) = made["appendix_e"]
     assert {row.entries[-1] for row in table.rows if row.part == LLAMA} == {"one hand"}
+
+
+def test_seconds_are_told_part_by_part_with_their_share_of_the_whole(made: dict[str, list[Table]], results: Results) -> None:
+    # prepared in 1 s, edited in 200, asked in 3, tested in 5
+    spent = {"Prepare": 1, "Edit": 200, "Ask": 3, "Abilities (piqa)": 5}
+    for part, expected in spent.items():
+        assert value(made["seconds"], WORLD, ("100", "LKS"), f"{part} s").value == expected
+        assert value(made["seconds"], WORLD, ("100", "LKS"), f"{part} %").value == pytest.approx(100 * expected / 209)
+    assert value(made["seconds"], WORLD, ("100", "LKS"), "All s").value == 209
+    lacking = [value(made["seconds"], WORLD, ("100", "GRACE"), f"Abilities (piqa) {unit}") for unit in "s%"]
+    assert [one.why for one in lacking] == ["not measured"] * 2
+    assert value(made["seconds"], WORLD, ("100", "FT-M"), "All s").why == "diverged: loss is NaN at step 12 <draw 0>"
+    assert value(made["seconds"], WORLD, ("100", "FT-M"), "Edit %").why == "diverged"
+    (table,) = made["seconds"]
+    assert len(table.rows) == len(results.of("evaluation").outcomes)
+    for row in table.rows:
+        named = {f"{c.group} {c.heading}": e.value for c, e in zip(table.columns, row.entries, strict=True) if isinstance(e, Value)}
+        if (total := named.pop("All s")) is not None:
+            for unit, whole in (("s", total), ("%", 100)):
+                assert sum(number or 0 for name, number in named.items() if name.endswith(f" {unit}")) == pytest.approx(whole)
+
+
+def test_stages_have_an_order_a_heading_and_a_note() -> None:
+    names = {
+        "zeal",
+        "ability-piqa+rte-50",
+        "answers-qa",
+        "passages",
+        "overhead",
+        "ask",
+        "edit",
+        "prepare",
+        "generations",
+        "decisions",
+        "answers-chat",
+    }
+    headings = [
+        "Prepare",
+        "Edit",
+        "Ask",
+        "Plain text",
+        "Ask (chat)",
+        "Ask (qa)",
+        "Free texts",
+        "Gates",
+        "Abilities (piqa+rte-50)",
+        "Overhead",
+        "Zeal",
+    ]
+    assert [seconds.heading(name) for name in seconds.ordered(names)] == headings
+    assert seconds.note("answers-qa").startswith("answers-qa: ") and seconds.note("zeal") == "zeal"
+
+
+def test_no_time_has_no_shares() -> None:
+    assert seconds.shares(Costs()) == {}
+    assert seconds.shares(Costs(1.0, 2.0, 0.0, stage_s={"passages": 1.0})) == {"prepare": 25, "edit": 50, "ask": 0, "passages": 25}
 
 
 def test_the_survey_s_values_stand_beside_ours(made: dict[str, list[Table]]) -> None:
@@ -289,3 +346,8 @@ def test_an_empty_store_has_the_paper_s_values_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "text"), [(0, "–"), (0.00001, "–"), (0.0021, "0.0021"), (0.345, "0.34"), (12.345, "12.3"), (1250, "1,250")])
 def test_seconds_are_short(number: float, text: str) -> None:
     assert short(number) == text
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0"), (0.0021, "<0.01"), (0.01, "0.01"), (12.345, "12.3"), (1250, "1,250")])
+def test_seconds_of_parts_are_told_to_a_hundredth(number: float, text: str) -> None:
+    assert hundredths(number) == text
