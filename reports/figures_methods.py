@@ -19,6 +19,7 @@ LESSER = {
     "same_relation": "same\nrelation", "near_name": "like-named\nsubject", "far": "far\nsubject", "locality/same_subject": "same\nsubject",
     "locality/forgetfulness": "forget-\nfulness", "locality/relation_specificity": "relation\nspecificity",
     "portability/alias": "port.:\nalias", "portability/reasoning": "port.:\nreasoning", "portability/logical": "port.:\nlogical",
+    "portability/reverse": "port.:\nreverse", "portability/two_hop": "port.:\ntwo hop",
     "portability_all": "port.:\nall",
 }  # fmt: skip
 """The survey's and our own parts of locality and portability as panels call them; others under their own names after these."""

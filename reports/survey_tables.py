@@ -138,15 +138,24 @@ def _stratum(results: Results, place: Place, metric: str) -> Value:
 
 READ = ("wild", "tf_token")
 """Read-outs of portability."""
+KINDS = {
+    "alias": ("alias", "the edited question with another name of the subject"),
+    "reasoning": ("reasoning", "a conclusion from the edited fact and others"),
+    "logical": ("logical", "what follows logically, such as the reversed relation"),
+    "reverse": ("reverse", "which of two subjects the new answer belongs to"),
+    "two_hop": ("two hop", "a fact about the new answer"),
+}
+"""Kinds of portability questions: heading, and what is asked. Others stand under their own names."""
 
 
 def portability(results: Results) -> list[Table]:
     """Portability by kind of question and read-out."""
     asked = {place.outcome.cell.id for place in places(results) if results.score(place.outcome, "tf_token", "portability_all") is not None}
     kinds = sorted({metric.partition("/")[2] for cell_id, _, metric in results.scores if cell_id in asked and metric.startswith("portability/")})
-    metrics = {"portability": "known", "portability_all": "all", **{f"portability/{kind}": kind for kind in kinds}}
+    metrics = {"portability": "known", "portability_all": "all", **{f"portability/{kind}": _kind(kind)[0] for kind in kinds}}
+    notes = {f"portability/{kind}": _kind(kind)[1] for kind in kinds}
     columns = [Column("T"), Column("Method"), Column("Known", "Questions", whole), Column("All", "Questions", whole)]
-    columns += [Column(heading, READOUTS[readout]) for readout in READ for heading in metrics.values()]
+    columns += [Column(heading, READOUTS[readout], note=notes.get(metric, "")) for readout in READ for metric, heading in metrics.items()]
     here = shown(results, dict.fromkeys(asked))
     rows = []
     for place in here:
@@ -157,6 +166,7 @@ def portability(results: Results) -> list[Table]:
         "Percent, ± half of the 95 % interval, clustered by subject. Known: questions that the unedited model answers when the edited fact stands in "
         "front, so that it knows whatever else they need; kinds count these only. All: every question, as the survey counts."
     )
+    caption += "".join(f" {heading.capitalize()}: {what}." for heading, what in map(_kind, kinds) if what)
     return [
         Table(
             "portability",
@@ -169,6 +179,11 @@ def portability(results: Results) -> list[Table]:
             device(here),
         )
     ]
+
+
+def _kind(name: str) -> tuple[str, str]:
+    """Return the heading of a kind of portability questions, and what is asked; empty where that is not known."""
+    return KINDS.get(name, (name.replace("_", " "), ""))
 
 
 def _count(results: Results, place: Place, metric: str) -> Value:
