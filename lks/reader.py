@@ -13,7 +13,7 @@ from lks.shards import parse_outcome
 
 RowT = TypeVar("RowT")
 
-HEAVY = ("wild_scores", "all_probe_scores", "probe_scores", "subject_sums", "metrics")
+HEAVY = ("wild_scores", "all_probe_scores", "probe_scores", "subject_sums", "metrics", "known_facts")
 """Views that many others read, in the order in which they depend on each other; a copy computes each once."""
 
 

@@ -46,6 +46,8 @@ class Overview:
     kl_far_nats: float | None
     portability_wild: float | None
     portability_tf: float | None
+    old_answers: int | None
+    old_answers_known: int | None
     perplexity: float | None
     perplexity_ratio: float | None
     collapse: str | None

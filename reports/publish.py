@@ -11,7 +11,7 @@ from reports.drawing import Drawing
 from reports.provenance import failures, noted
 
 DATA = ("overview.csv", "results.csv")
-TABLES = ("table1", "abilities", "portability")
+TABLES = ("table1", "abilities", "known", "portability")
 """Tables that the page shows, where they have rows."""
 
 

@@ -1,4 +1,4 @@
-"""What a grid found, in three sentences made from its numbers."""
+"""What a grid found, in a few sentences made from its numbers."""
 
 from collections import Counter
 
@@ -13,13 +13,13 @@ FEW = 3
 
 
 def sentences(results: Results) -> list[str]:
-    """What was run, what did best at the largest T, and what is left of it when the model writes the answer itself."""
+    """What was run, what did best at the largest T, what is left of it when the model writes the answer itself, and what it knew before."""
     if not results.outcomes:
         others = {"the edit scope": results.scope, "studies": results.study_cells}
         seen = _list([name for name, found in others.items() if found])
         return [f"No model has been asked yet; see below for {seen}." if seen else "Nothing has been run yet."]
     leaders = [(block, best) for block in results.blocks if (best := _best(results, block)) is not None]
-    return [_ran(results), *([_led(results, leaders), _generated(results, leaders)] if leaders else [])]
+    return [_ran(results), *([_led(results, leaders), _generated(results, leaders)] if leaders else []), *_knew(results)]
 
 
 def _ran(results: Results) -> str:
@@ -75,6 +75,24 @@ def _generated(results: Results, leaders: list[tuple[Block, Outcome]]) -> str:
     right = f"{_range(rel)} of the edits and {_range(gen)} of their paraphrases come out wholly right"
     kept = f"{_range(loc)} of the other questions about the same subjects keep their answer"
     return f"When {edited}, {right}, and {kept}; {verdict}."
+
+
+def _knew(results: Results) -> list[str]:
+    """How many old answers the unedited model gives, at the largest T; nothing where no edit has an old answer."""
+    rows = {(row.model, row.dataset, row.records, row.n_edits): row for row in results.overview if row.method == UNEDITED and row.old_answers}
+    found: list[tuple[Block, int, int, int]] = []
+    for block in results.blocks:
+        at = [n for n in block.n_edits if (block.model, block.dataset, block.records, n) in rows]
+        if at:
+            row = rows[block.model, block.dataset, block.records, at[-1]]
+            found.append((block, at[-1], row.old_answers_known or 0, row.old_answers or 0))
+    if not found:
+        return []
+    if len(found) > FEW:
+        shares = _range([100 * known / of for _, _, known, of in found])
+        return [f"Before editing, the models give {shares} of the old answers of the edits, on {len(found)} pairs of model and dataset."]
+    parts = [f"{known:,} of {of:,} ({block.title}, T = {n_edits:,})" for block, n_edits, known, of in found]
+    return [f"Of the old answers of the edits the unedited model gives {_list(parts)}."]
 
 
 def _range(values: list[float]) -> str:

@@ -2,6 +2,7 @@
 
 from lks.reader import Reader
 from reports.further_tables import abilities, contexts, errors, retention, scope
+from reports.known import known
 from reports.paper_tables import appendix_e, table1, table2_4, table3, table5, table6, texts
 from reports.results import Results
 from reports.seconds import seconds
@@ -28,6 +29,7 @@ def tables(results: Results, store: Reader) -> dict[str, list[Table]]:
         "survey4": survey4(shown, written),
         "survey5": survey5(shown, store),
         "scope": scope(shown, store),
+        "known": known(shown, store),
         "portability": portability(shown),
         "abilities": abilities(shown, store),
         "retention": retention(shown),

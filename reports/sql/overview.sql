@@ -36,6 +36,7 @@ SELECT c.model, c.dataset, c.records, c.split, c.method, c.variant, c.n_edits, c
     round(m.locality, 6) AS kl_locality_nats, round(m.same_relation, 6) AS kl_same_relation_nats, round(m.near_name, 6) AS kl_near_name_nats,
     round(m.far, 6) AS kl_far_nats,
     round("wild portability", 4) AS portability_wild, round("tf_token portability", 4) AS portability_tf,
+    o.n_facts AS old_answers, o.n_known AS old_answers_known,
     round(p.perplexity, 4) AS perplexity, round(p.ratio, 4) AS perplexity_ratio, p.verdict AS collapse,
     round(t.edit_fluency, 4) AS fluency_edit, round(t.edit_words, 2) AS words_edit, round(t.plain_fluency, 4) AS fluency_plain,
     round(t.plain_words, 2) AS words_plain,
@@ -51,5 +52,6 @@ SELECT c.model, c.dataset, c.records, c.split, c.method, c.variant, c.n_edits, c
 FROM current_cells c
 LEFT JOIN scores USING (cell_id) LEFT JOIN moved m USING (cell_id) LEFT JOIN collapse p USING (cell_id) LEFT JOIN texts t USING (cell_id)
 LEFT JOIN gates USING (cell_id) LEFT JOIN tests USING (cell_id) LEFT JOIN costs USING (cell_id)
+LEFT JOIN known_old_facts o USING (cell_id)
 WHERE c.status = 'ok' AND c.measure = 'answers'
 ORDER BY c.split <> 'evaluation', c.dataset, c.records, c.model, c.n_edits, c.method <> 'none', c.method, c.variant, c.seed
