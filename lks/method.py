@@ -50,8 +50,10 @@ def _paper(model: str, block: int) -> Callable[[int, str], LKSParams]:
 
 
 STEP_TIMES_WIDTH = 4 * 1e-4 * 4096
-"""Step size times width for models that nobody has tuned LKS for. The paper's is 1e-4 at a width of 4096, with three to four times as many
-steps for ten edits, of two edits each; this rule's steps are of 32."""
+"""Step size times width for models that nobody has tuned LKS for: four times the paper's, which is 1e-4 at a width of 4096."""
+_RULE = {1: (30, 10, 8), 10: (60, 10, 4), 100: (30, 10, 4), 1000: (20, 32, 3), 10_000: (12, 64, 2)}
+"""T -> max epochs, batch size, locality prompts per edit and step, for the same models. Up to T = 10 found on development cases of SmolLM2-135M
+(docs/method.md); above, own choice."""
 
 _SMALL = {1: (0.1, 60, 12), 10: (0.2, 30, 6), 100: (0.3, 30, 3), 1000: (0.3, 20, 3), 10_000: (0.3, 12, 2)}
 """T -> lambda_edit, max epochs, locality prompts per edit and step. Few edits have few steps, so each is given more to hold in place."""
@@ -78,6 +80,23 @@ def _small(block: int) -> Callable[[int, str], LKSParams]:
         )
 
     return preset
+
+
+def _by_rule(block: int, lr: float, n_edits: int) -> LKSParams:
+    """Parameters for a model that nobody has tuned LKS for."""
+    epochs, batch, locality_prompts = _for(_RULE, n_edits)
+    return LKSParams(
+        block=block,
+        form="residual",
+        features="whitened",
+        lr=lr,
+        max_epochs=epochs,
+        batch_size=batch,
+        patience=10,
+        locality_prompts=locality_prompts,
+        locality_pool=_for(_POOLS, n_edits),
+        precision="fast",
+    )
 
 
 def _identity(lm: LM, edits: Sequence[Edit], params: LKSParams, seed: int) -> str:
@@ -116,11 +135,11 @@ class LKS(Editor[LKSParams]):
     def untuned(cls, blocks: int, dim: int) -> Callable[[int, str], object] | None:
         """For a model that nobody has tuned LKS for: the middle block, as the paper chose on Llama-2 (16 of 32).
 
-        The rest is as for the testbed models; the paper's own values were chosen for models of 7 billion weights. A linear h_phi sums
-        over the d entries of its input, so that a step of Adam moves its output in proportion to d: the step size goes with 1 / d.
+        Form and features of h_phi are as for the testbed models. A linear h_phi sums over the d entries of its input, so that a step of Adam
+        moves its output in proportion to d: the step size goes with 1 / d.
         """
-        rule = _small(blocks // 2)
-        return lambda n_edits, dataset: replace(rule(n_edits, dataset), lr=min(1e-2, STEP_TIMES_WIDTH / dim))
+        lr = min(1e-2, STEP_TIMES_WIDTH / dim)
+        return lambda n_edits, _dataset: _by_rule(blocks // 2, lr, n_edits)
 
     def warnings(self, lm: LM, edits: Sequence[Edit]) -> list[str]:
         """Subjects that are a part of a longer name in their own prompt."""

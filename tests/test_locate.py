@@ -332,3 +332,12 @@ def test_updates_are_there_inside_and_gone_when_suspended_or_left() -> None:
     assert torch.equal(module.weight, before)
     with patch.applied(lm):
         torch.testing.assert_close(module.weight, inside)
+
+
+@pytest.mark.parametrize("name", ["rome", "r_rome", "memit", "emmet", "alphaedit"])
+@pytest.mark.parametrize(("dim", "tokens"), [(576, 115_200), (4096, 819_200), (65_536, 5_000_000)])
+def test_the_rule_for_untuned_models_reads_text_in_proportion_to_the_width(name: str, dim: int, tokens: int) -> None:
+    rule = methods()[name].untuned(30, dim)
+    assert rule is not None
+    params = rule(10, "zsre")
+    assert params.corpus_tokens == tokens and params.precision == "fast"  # type: ignore[attr-defined]
