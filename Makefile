@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 install: $(STAMP)  ## Make .venv and install the pinned versions
 
 grid: $(STAMP)  ## Run the default grid (GRID=micro for another) and print the result table
-	@$(BIN)/lks grid $(if $(GRID),--grid $(GRID)) --results $(RESULTS) $(ARGS)
+	@LKS_RUNNER=$${LKS_RUNNER:-slots} $(BIN)/lks grid $(if $(GRID),--grid $(GRID)) --results $(RESULTS) $(ARGS)
 
 report: $(STAMP)  ## Rebuild tables, figures and the HTML page from the stored results
 	@$(BIN)/lks report --results $(RESULTS)

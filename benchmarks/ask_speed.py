@@ -3,7 +3,8 @@
 The plain way takes for each probe one forward pass over prompt and answer (teacher forcing), one over prompt and rival where there is one, and
 one call of `generate` for the free answer, of which the first tokens are the truncated one. It is measured on a sample of the probes, spread
 evenly, and scaled; on those its answers must be the batched ones. The second table asks what should stay of a model with knowledge blocks, with
-and without taking over the unedited model's answers where the scope indicator proves that nothing acts.
+and without taking over the unedited model's answers where the scope indicator proves that nothing acts. The third asks sixteen draws of one edit,
+each with a change of one weight matrix, side by side (`lks.side_by_side`) and one draw after the other.
 
 Run: `python -m benchmarks.ask_speed [MODEL] [N_EDITS] [--dataset NAME] [--sample N]`
 """
@@ -11,11 +12,12 @@ Run: `python -m benchmarks.ask_speed [MODEL] [N_EDITS] [--dataset NAME] [--sampl
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from lks.ability import Battery
 from lks.ability import Known as KnownResults
@@ -26,12 +28,15 @@ from lks.generation import Stops
 from lks.grid import UNEDITED, Cell
 from lks.lm import LM
 from lks.neighbours import with_neighbours
-from lks.readout import LONGEST, Asking, Known, acts_of, ask, key_of
+from lks.patch import WeightPatch
+from lks.readout import LONGEST, Asking, Known, acts_of, ask, ask_draws, key_of, same
 from lks.replacer import KnowledgeBlockPatch
 from lks.shards import Answer
+from lks.side_by_side import SideBySide
 
 SAMPLE = 200
 DOCUMENTS = 100
+DRAWS = 16
 
 T = TypeVar("T")
 
@@ -130,18 +135,48 @@ def with_and_without(lm: LM, cases: Sequence[Case], spare: Sequence[Case], conso
         whole, whole_s = timed(lambda: ask(lm, asked, Asking(kinds=("neighbour",))))
         part, part_s = timed(lambda: ask(lm, asked, Asking(kinds=("neighbour",), known=known)))
         untouched = sum(not acts for acts in known.acts([answer.prompt for answer in whole]) or [])
-        same = [(a.tf_ids, a.ar_ids, a.wild_text) for a in whole] == [(a.tf_ids, a.ar_ids, a.wild_text) for a in part]
+        equal = [(a.tf_ids, a.ar_ids, a.wild_text) for a in whole] == [(a.tf_ids, a.ar_ids, a.wild_text) for a in part]
         shown.add_row(f"{len(whole)} neighbours", f"{untouched}", f"{whole_s:.2f}", f"{part_s:.2f}", f"{whole_s / part_s:.1f}")
         every, every_s = timed(lambda: battery.run(lm))
         some, some_s = timed(lambda: battery.run(lm, known=KnownResults.of(results, acts_of(patch, lm))))
-        same = same and [row.score for row in every] == [row.score for row in some]
+        equal = equal and [row.score for row in every] == [row.score for row in some]
         shown.add_row(f"{battery.size} requests of tests of ability", "", f"{every_s:.2f}", f"{some_s:.2f}", f"{every_s / some_s:.1f}")
     console.print(shown)
-    console.print("The answers are the same." if same else "THE ANSWERS DIFFER.")
+    console.print("The answers are the same." if equal else "THE ANSWERS DIFFER.")
+
+
+def side_by_side(lm: LM, cases: Sequence[Case], console: Console) -> None:
+    """Print seconds for draws of one edit, asked together and one after the other; the changes are random, which costs as much."""
+    layer = lm.mlp_output(len(lm.blocks) // 2)
+    name, weight = lm.parameter_name(layer), cast(Tensor, layer.weight)
+    noise = torch.Generator().manual_seed(0)
+    patches = {n: WeightPatch({name: 0.1 * weight.std() * torch.randn(weight.shape, generator=noise).to(weight)}) for n in range(DRAWS)}
+    sets = {number: [cases[number]] for number in patches}
+    beside = SideBySide.of(lm, patches)
+    assert beside is not None
+
+    def alone() -> list[Answer]:
+        made: list[Answer] = []
+        for number, patch in patches.items():
+            with patch.applied(lm):
+                made += ask(lm, sets[number], Asking(draw=number))
+        return made
+
+    first, before_s = timed(alone)
+    with beside.applied():
+        together, together_s = timed(lambda: ask_draws(lm, sets, Asking()))
+    _, after_s = timed(alone)
+    one_by_one_s = (before_s + after_s) / 2
+    different = sum(not same(a, b) for a, b in zip(first, together, strict=True))
+    table = Table(title=f"{DRAWS} draws of one edit, a changed matrix each", box=None, header_style="bold", title_justify="left")
+    for heading in ("one draw after the other s", "side by side s", "ratio", "probes", "different"):
+        table.add_column(heading, justify="right")
+    table.add_row(f"{one_by_one_s:.2f}", f"{together_s:.2f}", f"{one_by_one_s / together_s:.1f}", f"{len(first)}", f"{different}")
+    console.print(table)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print both tables."""
+    """Print all three tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ask_speed", description="Batched evaluation against one probe at a time.")
     parser.add_argument("model", nargs="?", default="micro-llama")
     parser.add_argument("n_edits", nargs="?", type=int, default=1000)
@@ -152,6 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     against_plain(lm, draws(cases, Cell(asked.model, asked.dataset, UNEDITED, asked.n_edits, 0, 1))[0], asked.sample, console)
     half = Cell(asked.model, asked.dataset, UNEDITED, min(asked.n_edits, len(cases) // 2), 0, 1)
     with_and_without(lm, draws(cases, half)[0], unedited(cases, half), console)
+    side_by_side(lm, cases, console)
 
 
 if __name__ == "__main__":

@@ -29,9 +29,9 @@ from benchmarks.inference_overhead import clock, interval
 from lks.lm import LM
 from lks.patch import Patch
 from lks.prefill import removed
+from lks.row_patches import RowPatch, row_wise
 from tests import served
 from workbench.serving_batch import Batch, Row, Sampling
-from workbench.serving_rows import RowPatch, row_wise
 from workbench.serving_service import Rules
 from workbench.serving_text import TextStream
 

@@ -22,6 +22,8 @@ from flows.slot import EVENT, ORDER, Event, Order, lock_of
 from lks.errors import UserError
 from lks.grid import Cell, Extras, Outcome
 
+CPU_SLOTS = 2
+"""Child processes on a machine without a GPU where nobody says how many: much of a small model's work keeps one core busy, whatever the threads."""
 COMMAND = (sys.executable, "-m", "flows.slot")
 
 
@@ -135,7 +137,7 @@ class SlotsRunner:
 
     def _slots(self, most: int) -> list[Slot]:
         gpus = devices()
-        number = min(self._settings.slots or len(gpus) or 1, max(most, 1))
+        number = min(self._settings.slots or len(gpus) or min(CPU_SLOTS, os.cpu_count() or 1), max(most, 1))
         if gpus:
             return [Slot(n, self._results, {"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]}) for n in range(number)]
         threads = max((os.cpu_count() or 1) // number, 1)

@@ -27,7 +27,7 @@ class Settings(BaseSettings):
         grid: the grid that is run when none is named. Where nobody has chosen it either, `Grid.otherwise` may take its place.
         grids: TOML file of the named grids.
         runner: how cells are run.
-        slots: child processes of mode "slots"; None: one per GPU, or one.
+        slots: child processes of mode "slots"; None: one per GPU, without a GPU two.
         cell_timeout_s: seconds that a cell may take in the modes "slots" and "pool"; 0 means for ever.
         pool_limit: cell runs in flight of mode "pool"; None: four per worker that is online, or 16.
         pool_results: the results folder as workers see it, where that is another path than here.

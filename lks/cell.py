@@ -4,7 +4,7 @@ A stored cell that lacks a stage is measured on the patches that it has left. A 
 (`lks.scope_cell`). A study cell measures the unedited model (`lks.study`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -30,8 +30,7 @@ from lks.outcome import ANSWERS, DECISIONS, IMMEDIATE, PARAMETERS, RULE, STUDY, 
 from lks.readout import Asking, ask_draws
 from lks.scope_cell import decisions_of
 from lks.shards import Answer
-from lks.stages import Edited, Unedited, measure
-from lks.stages import answers as bare_answers
+from lks.stages import Edited, Unedited, answers_of_draws, measure
 from lks.study import findings_of
 from lks.study_kinds import Study
 
@@ -120,6 +119,29 @@ def _on_this_model() -> Iterator[None]:
         raise
     except UserError as error:
         raise Unsuited(str(error)) from error
+
+
+ROWS_TOGETHER, DRAWS_TOGETHER = 256, 16
+"""How many questions, of how many draws, are asked together at most; a draw with more questions is asked by itself. The patches of all these draws
+are in memory at once."""
+
+
+def together(questions: Sequence[int]) -> list[range]:
+    """Put draws that follow one another into groups to be asked together.
+
+    Args:
+        questions: how many each draw has.
+    """
+    groups: list[range] = []
+    room = 0
+    for number, count in enumerate(questions):
+        if groups and count <= room and len(groups[-1]) < DRAWS_TOGETHER:
+            groups[-1] = range(groups[-1].start, number + 1)
+        else:
+            groups.append(range(number, number + 1))
+            room = ROWS_TOGETHER
+        room -= count
+    return groups
 
 
 def _check_finite(answers: Sequence[Answer], when: str) -> None:
@@ -216,13 +238,15 @@ class _Work:
         seconds, ask_s, nbytes = 0.0, 0.0, 0
         answers: list[Answer] = []
         immediate: list[Answer] = []
-        for number in range(len(self._sets)):
-            made = self._made(number)
-            immediate += made.immediate
-            asking, rows = self._thrift.run(ANSWERS, partial(self._ask, number, made))
+        for numbers in self._together:
+            made = {number: self._made(number) for number in numbers}
+            asking, rows = self._thrift.run(ANSWERS, partial(self._ask, made))
             answers += rows
-            seconds, ask_s, nbytes = seconds + made.seconds, ask_s + made.asked_s + asking.seconds, nbytes + made.patch.nbytes
-            peak = max(peak, made.peak_bytes, asking.peak_bytes)
+            ask_s, peak = ask_s + asking.seconds, max(peak, asking.peak_bytes)
+            for one in made.values():
+                immediate += one.immediate
+                seconds, ask_s, nbytes = seconds + one.seconds, ask_s + one.asked_s, nbytes + one.patch.nbytes
+                peak = max(peak, one.peak_bytes)
         _check_finite(answers, "after editing")
         self.ledger.costs = Costs(prepare_s, seconds, ask_s, peak, nbytes // len(self._sets))
         self.ledger.write(ANSWERS, answers)
@@ -241,12 +265,18 @@ class _Work:
         self.ledger.notes.update(self._editor.notes)
         return max(told, meter.seconds), meter.peak_bytes
 
-    def _ask(self, number: int, made: Made) -> tuple[Meter, list[Answer]]:
-        """A draw's answers and what they cost."""
-        progress = self._progress(ANSWERS, number)
-        progress(0.0)
+    @cached_property
+    def _together(self) -> list[range]:
+        """The draws in groups that are asked together."""
+        return together([sum(len(case.probes) for case in cases) for cases in self._sets])
+
+    def _ask(self, made: Mapping[int, Made], stage: str = ANSWERS, context: Context = "bare") -> tuple[Meter, list[Answer]]:
+        """The answers of some draws, by their numbers, and what they cost."""
+        done, share = min(made), len(made)
+        self._report(stage, done / len(self._sets))
         with measured() as meter:
-            rows = bare_answers(self._edited(number, made), progress)
+            edited = [self._edited(number, one) for number, one in made.items()]
+            rows = answers_of_draws(edited, lambda part: self._report(stage, (done + share * part) / len(self._sets)), context)
         return meter, rows
 
     def _answers_unedited(self) -> None:
@@ -264,9 +294,10 @@ class _Work:
         """Answers of the unedited model to all draws in one context; none where the model has no such context."""
         if not available(context, self._lm):
             return []
-        cases = [with_neighbours(own, self._spare, self._cell.seed + number) for number, own in enumerate(self._sets)]
+        cases = {number: with_neighbours(own, self._spare, self._cell.seed + number) for number, own in enumerate(self._sets)}
         stage = ANSWERS if context in ("bare", "given") else f"{ANSWERS}-{context}"
-        return self._thrift.run(ANSWERS, lambda: ask_draws(self._lm, cases, Asking(context=context, kinds=kinds), partial(self._report, stage)))
+        asking, progress = Asking(context=context, kinds=kinds), partial(self._report, stage)
+        return self._thrift.run(ANSWERS, lambda: ask_draws(self._lm, cases, asking, progress=progress))
 
     def lacking(self) -> tuple[str, ...]:
         """The further stages to be taken now."""
@@ -282,6 +313,10 @@ class _Work:
             kind, _, context = stage.partition("-")
             if kind == ANSWERS and self._changes_nothing:
                 rows += self._ask_unedited(cast(Context, context))
+            elif kind == ANSWERS:
+                for numbers in self._together:
+                    made = {number: self._made(number) for number in numbers}
+                    rows += self._thrift.run(stage, partial(self._ask, made, stage, cast(Context, context)))[1]
             else:
                 for number in range(len(self._sets)):
                     rows += self._thrift.run(stage, partial(self._measure, stage, number))

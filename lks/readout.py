@@ -29,6 +29,7 @@ from lks.patch import Patch
 from lks.prefill import FIRED
 from lks.prefix import batches
 from lks.shards import Answer
+from lks.side_by_side import owned_by
 
 LONGEST = 50
 """Tokens of a free answer at most, unless a right answer has nearly as many (`free_lengths`)."""
@@ -81,8 +82,9 @@ class Asking:
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """A probe with its case and what is shown and held against it, as token ids; `longest` tokens of a free answer at most."""
+    """A probe with its draw and case and what is shown and held against it, as token ids; `longest` tokens of a free answer at most."""
 
+    draw: int
     case: Case
     probe: Probe
     prompt: str
@@ -121,32 +123,53 @@ def ask(lm: LM, cases: Sequence[Case], asking: Asking | None = None, progress: P
 
     Returns:
         One row per probe, in the order of cases and probes.
+
+    Raises:
+        ReuseError: an answer of the unedited model that was to be taken over is not the model's.
     """
     how = asking or Asking()
-    chosen = [(case, probe) for case in cases for probe in case.probes if not how.kinds or probe.kind in how.kinds]
-    prompts = [wrapped(how.context, lm, probe.prompt, joined(case.edit.prompt, case.edit.target)) for case, probe in chosen]
-    taken = _taken_over(lm, chosen, prompts, how)
-    rest = [i for i in range(len(chosen)) if i not in taken]
-    made = _asked(lm, [chosen[i] for i in rest], [prompts[i] for i in rest], how, progress)
-    found = taken | dict(zip(rest, made, strict=True))
-    return [found[i] for i in range(len(chosen))]
+    return ask_draws(lm, {how.draw: cases}, how, {how.draw: how.known} if how.known else {}, progress)
 
 
-def ask_draws(lm: LM, draws: Sequence[Sequence[Case]], asking: Asking, progress: Progress = silent) -> list[Answer]:
-    """Ask the probes of several draws of one and the same model, in batches across draws.
+@torch.no_grad()
+def ask_draws(
+    lm: LM, draws: Mapping[int, Sequence[Case]], asking: Asking, known: Mapping[int, Known] | None = None, progress: Progress = silent
+) -> list[Answer]:
+    """Ask the probes of several draws in batches across draws: of one and the same model, or inside `lks.side_by_side`.
 
     Args:
         lm: the model as it stands.
-        draws: the cases of each.
-        asking: how; its draw is not looked at.
+        draws: draw -> its cases.
+        asking: how; its draw and what it takes for known are not looked at.
+        known: draw -> what the unedited model said, where its answers may be taken over.
         progress: called with the fraction done.
 
     Returns:
         As `ask` gives them, draw by draw.
+
+    Raises:
+        ReuseError: an answer of the unedited model that was to be taken over is not the model's.
     """
-    made = iter(ask(lm, [case for cases in draws for case in cases], asking, progress))
-    asked = [(number, probe) for number, cases in enumerate(draws) for case in cases for probe in case.probes]
-    return [replace(next(made), draw=number) for number, probe in asked if not asking.kinds or probe.kind in asking.kinds]
+    chosen = [
+        (draw, case, probe)
+        for draw, cases in draws.items()
+        for case in cases
+        for probe in case.probes
+        if not asking.kinds or probe.kind in asking.kinds
+    ]
+    prompts = [wrapped(asking.context, lm, probe.prompt, joined(case.edit.prompt, case.edit.target)) for _, case, probe in chosen]
+    taken: dict[int, Answer] = {}
+    sample: list[int] = []
+    for draw, said in (known or {}).items():
+        free = _free([(i, *chosen[i], prompts[i]) for i in range(len(chosen)) if chosen[i][0] == draw], said)
+        taken |= free
+        sample += random.Random(draw).sample(list(free), min(len(free), max(SAMPLE, len(free) // 50)))
+    rest = sorted(set(range(len(chosen))) - set(taken) | set(sample))
+    made = dict(zip(rest, _asked(lm, [chosen[i] for i in rest], [prompts[i] for i in rest], asking, progress), strict=True))
+    different = [taken[i].prompt for i in sample if not same(taken[i], made[i])]
+    if different:
+        raise ReuseError(f"{len(different)} of {len(sample)} answers differ from the unedited model's, {different[0]!r} first")
+    return [taken[i] if i in taken else made[i] for i in range(len(chosen))]
 
 
 def same(answer: Answer, other: Answer) -> bool:
@@ -160,23 +183,14 @@ class ReuseError(Exception):
     """An answer that should have been the unedited model's was not."""
 
 
-def _taken_over(lm: LM, chosen: Sequence[tuple[Case, Probe]], prompts: Sequence[str], how: Asking) -> dict[int, Answer]:
-    """The unedited model's answers to questions on which the edits do not act, a sample of them checked.
-
-    Raises:
-        ReuseError: an answer of the sample is another one.
-    """
-    acts = how.known.acts(prompts) if how.known else None
-    if how.known is None or acts is None:
-        return {}
-    keys = [(how.draw, case.case_id, probe.kind, probe.index) for case, probe in chosen]
-    free = [i for i, does in enumerate(acts) if not does and keys[i] in how.known.answers]
-    taken = {i: replace(how.known.answers[keys[i]], fired=False, kl=0.0 if chosen[i][1].kind in KEEPING else None) for i in free}
-    sample = random.Random(how.draw).sample(free, min(len(free), max(SAMPLE, len(free) // 50)))
-    again = _asked(lm, [chosen[i] for i in sample], [prompts[i] for i in sample], how, silent)
-    different = [taken[i].prompt for i, answer in zip(sample, again, strict=True) if not same(answer, taken[i])]
-    if different:
-        raise ReuseError(f"{len(different)} of {len(sample)} answers differ from the unedited model's, {different[0]!r} first")
+def _free(questions: Sequence[tuple[int, int, Case, Probe, str]], known: Known) -> dict[int, Answer]:
+    """The unedited model's answers to those of one draw's questions (number, draw, case, probe, prompt) on which the edits do not act, by number."""
+    acts = known.acts([prompt for *_, prompt in questions])
+    taken: dict[int, Answer] = {}
+    for (number, draw, case, probe, _), does in zip(questions, acts or [], strict=acts is not None):
+        said = known.answers.get((draw, case.case_id, probe.kind, probe.index))
+        if not does and said is not None:
+            taken[number] = replace(said, fired=False, kl=0.0 if probe.kind in KEEPING else None)
     return taken
 
 
@@ -201,15 +215,15 @@ KEEPING = ("locality", "neighbour")
 """Kinds of probes whose answers an edit should leave alone."""
 
 
-def _asked(lm: LM, chosen: Sequence[tuple[Case, Probe]], prompts: Sequence[str], how: Asking, progress: Progress) -> list[Answer]:
-    """Answers of the model as it stands."""
-    encoded = lm.encode(prompts, [probe.answer for _, probe in chosen])
-    having = [i for i, (_, probe) in enumerate(chosen) if probe.rival]
-    rivals = dict(zip(having, lm.encode([prompts[i] for i in having], [chosen[i][1].rival for i in having]), strict=True))
-    longest = free_lengths(lm, prompts, [probe for _, probe in chosen], encoded)
+def _asked(lm: LM, chosen: Sequence[tuple[int, Case, Probe]], prompts: Sequence[str], how: Asking, progress: Progress) -> list[Answer]:
+    """Answers of the model as it stands to probes (draw, case, probe)."""
+    encoded = lm.encode(prompts, [probe.answer for *_, probe in chosen])
+    having = [i for i, (*_, probe) in enumerate(chosen) if probe.rival]
+    rivals = dict(zip(having, lm.encode([prompts[i] for i in having], [chosen[i][2].rival for i in having]), strict=True))
+    longest = free_lengths(lm, prompts, [probe for *_, probe in chosen], encoded)
     questions = [
-        _Question(case, probe, prompt, own, rivals[i].answer if i in rivals else [], longest[i])
-        for i, ((case, probe), prompt, own) in enumerate(zip(chosen, prompts, encoded, strict=True))
+        _Question(draw, case, probe, prompt, own, rivals[i].answer if i in rivals else [], longest[i])
+        for i, ((draw, case, probe), prompt, own) in enumerate(zip(chosen, prompts, encoded, strict=True))
     ]
     stops = Stops(lm) if questions else None
     reads: dict[int, _Read] = {}
@@ -223,7 +237,7 @@ def _asked(lm: LM, chosen: Sequence[tuple[Case, Probe]], prompts: Sequence[str],
 def _answer(lm: LM, how: Asking, question: _Question, read: _Read) -> Answer:
     probe = question.probe
     return Answer(
-        draw=how.draw,
+        draw=question.draw,
         case_id=question.case.case_id,
         subject=question.case.edit.subject,
         kind=probe.kind,
@@ -250,7 +264,8 @@ def _answer(lm: LM, how: Asking, question: _Question, read: _Read) -> Answer:
 def _read(lm: LM, stops: Stops, questions: Sequence[_Question], how: Asking) -> list[_Read]:
     """All read-outs of one batch from one prefill."""
     ids, mask = lm.pad([q.encoded.ids[: q.encoded.n_prompt] for q in questions], side="left")
-    out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
+    with owned_by([q.draw for q in questions]):
+        out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
     first, cache = out.logits[:, -1].float(), out.past_key_values
     gates = getattr(cache, "carried", {}).get(FIRED)
     best, scores = _forced(lm, cache, mask, first, [q.encoded.answer for q in questions])

@@ -8,7 +8,7 @@ import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import cast
 
@@ -19,17 +19,18 @@ from lks.ability_rows import AbilityRow
 from lks.contexts import available
 from lks.cost import overheads
 from lks.drift import with_drift
-from lks.editor import Progress
+from lks.editor import Progress, silent
 from lks.edits import Case, Context
 from lks.errors import DataError
 from lks.failures import Collapsed
 from lks.grid import ANSWERS
 from lks.lm import LM
 from lks.patch import Patch
-from lks.readout import KEEPING, Asking, Key, Known, ReuseError, acts_of, ask, key_of
+from lks.readout import KEEPING, Asking, Key, Known, ReuseError, acts_of, ask_draws, key_of
 from lks.rows import Passage, Timing
 from lks.scope_cell import PROBES
 from lks.shards import Answer, read_answers, read_rows
+from lks.side_by_side import SideBySide
 
 logger = logging.getLogger(__name__)
 
@@ -131,28 +132,55 @@ def measure(stage: str, edited: Edited, progress: Progress) -> Sequence[object]:
 
 def answers(edited: Edited, progress: Progress, context: Context = "bare") -> list[Answer]:
     """Answers to all probes in one context; for the bare prompt with the drift of what should stay."""
-    lm, patch = edited.lm, edited.patch
+    with edited.patch.applied(edited.lm):
+        made = _asked([edited], progress, context)
+    return _with_drift(edited, made, progress) if context == "bare" else made
+
+
+def answers_of_draws(edited: Sequence[Edited], progress: Progress, context: Context = "bare") -> list[Answer]:
+    """The same of several draws, draw by draw; asked together where their patches can act side by side."""
+    together = SideBySide.of(edited[0].lm, {one.draw: one.patch for one in edited}) if len(edited) > 1 else None
+    if together is None:
+        return [answer for n, one in enumerate(edited) for answer in answers(one, partial(_part, progress, n, len(edited)), context)]
+    with together.applied():
+        made = _asked(edited, progress, context)
+    if context == "bare":
+        made = [answer for one in edited for answer in _with_drift(one, [a for a in made if a.draw == one.draw], silent)]
+    progress(1.0)
+    return made
+
+
+def _part(progress: Progress, number: int, of: int, done: float) -> None:
+    progress((number + done) / of)
+
+
+def _asked(edited: Sequence[Edited], progress: Progress, context: Context) -> list[Answer]:
+    """Answers of edited models whose patches are in force."""
+    lm = edited[0].lm
     if not available(context, lm):
         return []
-    stored = edited.unedited.answers(ANSWERS if context == "bare" else f"{ANSWERS}-{context}")
-    known = Known(stored, acts_of(patch, lm)) if stored else None
-    how = Asking(draw=edited.draw, context=context, grows=edited.grows, known=known)
-    share = 0.8 if context == "bare" and stored else 1.0
-    with patch.applied(lm):
-        try:
-            made = ask(lm, edited.cases, how, lambda done: progress(share * done))
-        except ReuseError as error:
-            logger.warning("Answers of the unedited model were not taken over: %s.", error)
-            edited.notes["not taken over"] = str(error)
-            made = ask(lm, edited.cases, Asking(draw=edited.draw, context=context, grows=edited.grows), lambda done: progress(share * done))
-    if context != "bare":
-        return made
+    stage = ANSWERS if context == "bare" else f"{ANSWERS}-{context}"
+    known = {one.draw: Known(stored, acts_of(one.patch, lm)) for one in edited if (stored := one.unedited.answers(stage))}
+    share = 0.8 if context == "bare" and known else 1.0
+    draws = {one.draw: one.cases for one in edited}
+    how = Asking(context=context, grows=max(one.grows for one in edited))
+    try:
+        return ask_draws(lm, draws, how, known, lambda done: progress(share * done))
+    except ReuseError as error:
+        logger.warning("Answers of the unedited model were not taken over: %s.", error)
+        edited[0].notes["not taken over"] = str(error)
+        return ask_draws(lm, draws, how, progress=lambda done: progress(share * done))
+
+
+def _with_drift(edited: Edited, made: list[Answer], progress: Progress) -> list[Answer]:
+    """A draw's answers with the drift of those that should stay."""
+    stored = edited.unedited.answers(ANSWERS)
     keeping = [i for i, answer in enumerate(made) if answer.kind in KEEPING and key_of(answer) in stored]
     before = [stored[key_of(made[i])] for i in keeping]
-    after = with_drift(lm, patch, [made[i] for i in keeping], before, edited.grows, progress=lambda done: progress(0.8 + 0.2 * done))
-    for i, answer in zip(keeping, after, strict=True):
-        made[i] = answer
-    return made
+    kept = [made[i] for i in keeping]
+    after = with_drift(edited.lm, edited.patch, kept, before, edited.grows, progress=lambda done: progress(0.8 + 0.2 * done))
+    completed = dict(zip(keeping, after, strict=True))
+    return [completed.get(i, answer) for i, answer in enumerate(made)]
 
 
 def _passages(edited: Edited, progress: Progress) -> list[Passage]:

@@ -25,7 +25,7 @@ from lks.judge_rows import Judgement
 from lks.lm import LM
 from lks.parameters import LKSParams
 from lks.patch import NoPatch, Patch, WeightPatch
-from lks.readout import ask
+from lks.readout import ask, ask_draws
 from lks.scope_cell import Indicator, asked, scope_params
 from lks.shards import Answer, read_answers
 from lks.store import Store
@@ -292,12 +292,15 @@ def test_a_sequential_method_is_asked_after_each_edit(tmp_path: Path) -> None:
 
 
 def test_time_of_asking_in_between_is_not_time_of_editing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow(*args: object, **kwargs: object) -> list[Answer]:
-        time.sleep(0.2)
-        return ask(*args, **kwargs)  # type: ignore[arg-type]
+    def slowly(asking: Callable[..., list[Answer]]) -> Callable[..., list[Answer]]:
+        def slow(*args: object, **kwargs: object) -> list[Answer]:
+            time.sleep(0.2)
+            return asking(*args, **kwargs)
 
-    monkeypatch.setattr("lks.editing.ask", slow)
-    monkeypatch.setattr("lks.stages.ask", slow)
+        return slow
+
+    monkeypatch.setattr("lks.editing.ask", slowly(ask))
+    monkeypatch.setattr("lks.stages.ask_draws", slowly(ask_draws))
     outcome = run(cell("none", 2, 1), OneByOne, tmp_path, quiet, TinyBench())  # type: ignore[arg-type]
     assert outcome.costs.edit_s < 0.2 and outcome.costs.ask_s > 0.6  # twice in between, once at the end
 

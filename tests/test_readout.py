@@ -57,9 +57,9 @@ def test_answer_tokens_are_those_of_the_answer_in_place(family: str, answer: str
 @pytest.mark.parametrize("kinds", [(), ("paraphrase",)])
 def test_draws_asked_together_are_answered_as_each_alone(kinds: tuple[str, ...]) -> None:
     lm = tiny.lm("llama")
-    draws = [CASES[:1], CASES[1:], [CASES[0]]]
+    draws = {0: CASES[:1], 1: CASES[1:], 2: [CASES[0]]}
     together = ask_draws(lm, draws, Asking(kinds=kinds))
-    alone = [answer for number, cases in enumerate(draws) for answer in ask(lm, cases, Asking(draw=number, kinds=kinds))]
+    alone = [answer for number, cases in draws.items() for answer in ask(lm, cases, Asking(draw=number, kinds=kinds))]
     assert len(together) == len(alone) > 0
     for one, other in zip(together, alone, strict=True):
         assert one.draw == other.draw and same(one, other)

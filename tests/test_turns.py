@@ -12,8 +12,8 @@ from lks.context import asked_in, with_context
 from lks.contexts import Form, form_of, is_request, preceded, wrapped
 from lks.edits import Context, Edit
 from lks.lm import LM
+from lks.row_patches import row_wise
 from tests import real, tiny
-from workbench.serving_rows import row_wise
 
 TEMPLATES = {
     "ChatML": "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"

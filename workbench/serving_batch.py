@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from lks.generation import positions
 from lks.lm import LM
 from lks.patch import Patch
-from workbench.serving_rows import Group, RowPatch, beginning, going_on
+from lks.row_patches import Group, RowPatch, beginning, going_on
 from workbench.serving_text import TextStream
 
 

@@ -13,8 +13,8 @@ from lks.generation import ends_of
 from lks.lm import LM
 from lks.patch import Patch
 from lks.prefill import removed
+from lks.row_patches import RowPatch, row_wise
 from workbench.serving_batch import Batch, Row
-from workbench.serving_rows import RowPatch, row_wise
 from workbench.serving_ticket import Closed, Full, Piece, Ticket
 
 PREFILL_TOKENS = 8192

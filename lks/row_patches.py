@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from lks.context import ContextPatch
 from lks.lm import LM
 from lks.patch import NoPatch, Patch, WeightPatch
-from lks.prefill import Pass, Prefills
+from lks.prefill import FIRED, Pass, Prefills
 from lks.replacer import KnowledgeBlockPatch, Replacer
 
 
@@ -42,6 +42,10 @@ class RowPatch:
 
     def rest(self) -> None:
         """Forward passes that follow are none of the patch's."""
+
+    def fired(self) -> Tensor | None:
+        """Whether the edits act on each row [batch] of the prefill that has just run; None for a patch without a gate."""
+        return None
 
     def handles(self) -> list[RemovableHandle]:
         """Its hooks, newly registered."""
@@ -108,6 +112,10 @@ class _KnowledgeRows(RowPatch):
     def rest(self) -> None:
         """No pass is the patch's."""
         self.prefills.now = None
+
+    def fired(self) -> Tensor | None:
+        """For the patch's own rows."""
+        return None if self.prefills.now is None else self.prefills.now.carried.get(FIRED)
 
     def handles(self) -> list[RemovableHandle]:
         """One per block."""
