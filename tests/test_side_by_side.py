@@ -35,9 +35,8 @@ DRAWS = {0: CASES[:1], 1: CASES[1:3], 2: CASES[:2], 4: CASES[3:4]}
 """One case is edited in two draws, each with another seed."""
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("batch_tokens", [60, 4096])
+@pytest.mark.parametrize(("family", "batch_tokens"), [("llama", 60), ("gpt2", 4096)])
 def test_every_draw_is_answered_as_by_itself(family: str, method: str, batch_tokens: int) -> None:
     lm = tiny.lm(family)
     patches = patches_of(lm, method, DRAWS)
