@@ -18,7 +18,13 @@ from lks.stages import Edited, Unedited, answers, answers_of_draws
 from tests import tiny
 from tests.test_stages import CASES, SPARE
 
-METHODS = {"lks": {"max_epochs": "3"}, "ft": {"max_epochs": "5"}, "memit": {"steps": "4"}, "lora": {"epochs": "3"}, "rome": {"steps": "4"}}
+METHODS = {
+    "lks": {"max_epochs": "3"},
+    "ft": {"max_epochs": "5"},
+    "memit": {"steps": "4", "corpus_tokens": "4000"},
+    "lora": {"epochs": "3"},
+    "rome": {"steps": "4", "corpus_tokens": "4000"},
+}
 """Knowledge blocks, a dense change, factors at several blocks, adapters of all blocks, a factor at one block."""
 
 
