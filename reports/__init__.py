@@ -1,6 +1,6 @@
 """Reports: tables, figures and a page from a results folder. They read the store and never run a model."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from lks.store import Store
 from reports import terminal
 from reports.drawing import KINDS, Absent, Drawing
 from reports.results import Results, load
+from reports.table import Table
 
 TOLD_TO = Callable[[str], None]
 """Called with what is being made."""
@@ -31,6 +32,7 @@ class Report:
         terminal: the compact tables for the end of a run.
         figures: with their captions, and those that cannot be drawn.
         outcomes: the evaluated cells that it shows.
+        tables: by the stem of their files.
     """
 
     folder: Path
@@ -40,6 +42,7 @@ class Report:
     terminal: Group = field(repr=False)
     figures: tuple[Drawing | Absent, ...] = field(default=(), repr=False)
     outcomes: tuple[Outcome, ...] = field(default=(), repr=False)
+    tables: Mapping[str, Sequence[Table]] = field(default_factory=dict, repr=False)
 
 
 def render(results: Path, tell: TOLD_TO = lambda what: None) -> Report:
@@ -82,7 +85,8 @@ def render(results: Path, tell: TOLD_TO = lambda what: None) -> Report:
         write_whole(folder / name, content)
     _remove_others(folder, written)
     files_of = tuple(name for name in written if name != "index.html")
-    return Report(folder, folder / "index.html", files_of, loaded.warnings, terminal.tables(loaded), tuple(drawn), loaded.of("evaluation").outcomes)
+    shown = loaded.of("evaluation").outcomes
+    return Report(folder, folder / "index.html", files_of, loaded.warnings, terminal.tables(loaded), tuple(drawn), shown, made)
 
 
 def _images(folder: Path, figures: Sequence[Drawing | Absent]) -> dict[str, bytes]:

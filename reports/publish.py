@@ -2,17 +2,21 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lks.grid import Cell, Outcome
 from lks.shards import write_whole
-from reports import Report
+from reports import Report, forms
 from reports.drawing import Drawing
 from reports.provenance import failures, noted
+from reports.table import Table, Value
 
 DATA = ("overview.csv", "results.csv")
 TABLES = ("table1", "abilities", "known", "portability")
 """Tables that the page shows, where they have rows."""
+READOUTS = ("tf_token", "ar_exact", "wild")
+"""Read-outs whose tables it shows; `results.csv` has all."""
 
 
 def publish(report: Report, folder: Path, wanted: Sequence[Cell] = ()) -> None:
@@ -39,9 +43,8 @@ def _page(name: str, report: Report, wanted: Sequence[Cell]) -> str:
         "was measured on a cell in one row of [overview.csv](overview.csv). Percent, ± half of the 95 % interval, clustered by subject.",
     ]
     for stem in TABLES:
-        file = report.folder / "tables" / f"{stem}.md"
-        if file.is_file() and "Nothing of this has been measured yet." not in (text := file.read_text(encoding="utf-8")):
-            parts.append(text.strip())
+        shown = [measured(table) for table in report.tables.get(stem, ()) if table.readout in ("", *READOUTS)]
+        parts += [forms.markdown([table]).strip() for table in shown if table.rows]
     drawn = [figure for figure in report.figures if isinstance(figure, Drawing)]
     parts += ["## Figures"] * bool(drawn)
     parts += [f"![{_line(figure.alt)}](figures/{figure.name}.svg)\n\n**{_line(figure.title)}.** {_line(figure.caption)}" for figure in drawn]
@@ -49,6 +52,17 @@ def _page(name: str, report: Report, wanted: Sequence[Cell]) -> str:
     rows = [f"| {one.what} | {'; '.join(_counted(value, count, len(outcomes)) for value, count in one.values)} |" for one in noted(outcomes)]
     parts += ["## How it was made", "\n".join(["| | |", "|---|---|", *rows])]
     return "\n\n".join(parts) + "\n"
+
+
+def measured(table: Table) -> Table:
+    """Return a table without the parts of which nothing was measured, as those are that have published values alone."""
+    rows = [
+        row
+        for _, part in table.parts
+        if any(isinstance(entry, Value) and entry.value is not None for row in part for entry in row.entries)
+        for row in part
+    ]
+    return replace(table, rows=tuple(rows))
 
 
 def _missing(outcomes: Sequence[Outcome], wanted: Sequence[Cell]) -> str:

@@ -192,6 +192,17 @@ def test_a_published_folder_has_numbers_figures_and_what_is_missing(results: Pat
     assert str(tmp_path) not in page and "lr=0.125" not in page
 
 
+def test_parts_of_a_table_with_published_values_alone_are_not_published() -> None:
+    from reports.publish import measured
+    from reports.table import Column, Row, Table, Value
+
+    absent = Row(("LKS", Value(why="not run", published=97.4)), "llama-2-7b-chat, not run here")
+    run, failed = Row(("LKS", Value(50.0)), "micro-llama"), Row(("FT-M", Value(why="diverged")), "micro-llama")
+    table = Table("table1", "Table 1", (Column("Method"), Column("Rel")), (absent, run, failed))
+    assert measured(table).rows == (run, failed)
+    assert measured(Table("table1", "Table 1", table.columns, (absent,))).rows == ()
+
+
 def test_a_grid_is_named_only_for_publishing(results: Path) -> None:
     from typer.testing import CliRunner
 
