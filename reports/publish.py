@@ -68,7 +68,11 @@ def measured(table: Table) -> Table:
 def _missing(outcomes: Sequence[Outcome], wanted: Sequence[Cell]) -> str:
     """Return what of a grid has no result, and why."""
     known = {outcome.cell.id for outcome in outcomes}
-    lines = [f"- {cell.label}: not run" for cell in wanted if cell.id not in known]
+    lacking: dict[tuple[str, str, int], list[str]] = {}
+    for cell in wanted:
+        if cell.id not in known:
+            lacking.setdefault((cell.model, cell.dataset, cell.n_edits), []).append(" ".join([cell.method, *(f"{k}={v}" for k, v in cell.variant)]))
+    lines = [f"- {model} on {dataset}, T = {n_edits:,}: {', '.join(methods)}" for (model, dataset, n_edits), methods in lacking.items()]
     lines += [
         f"- {failure.name} on {failure.outcome.cell.model}, T = {failure.outcome.cell.n_edits}: {_line(failure.why)}"
         for failure in failures(outcomes)

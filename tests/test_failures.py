@@ -48,6 +48,7 @@ SHORTAGES = [
 class Nudged(Unedited):
     """One weight is another; it runs out of memory as often as it is told to."""
 
+    changes: ClassVar = "weights"
     fails = 0
     asked: ClassVar[list[int]] = []
 
@@ -167,6 +168,8 @@ def test_a_failure_says_where_and_its_traceback_is_kept(tmp_path: Path, monkeypa
     monkeypatch.setenv("SOME_API_KEY", "sk-verysecret")
 
     class Broken(Unedited):
+        changes: ClassVar = "weights"
+
         def edit(self, *args: object, **kwargs: object) -> Patch:
             raise RuntimeError("no answer from https://me:pw@host with sk-verysecret\nsecond line")
 

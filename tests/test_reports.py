@@ -187,7 +187,7 @@ def test_a_published_folder_has_numbers_figures_and_what_is_missing(results: Pat
     page = (folder / "README.md").read_text()
     assert (folder / "results.csv").read_text() == (known.folder / "data/results.csv").read_text()
     assert "FT-M" in page and "| --- |" in page and "evaluation protocol" in page
-    assert "- rome | micro-llama | world | T=7: not run" in page
+    assert "- micro-llama on world, T = 7: rome" in page
     assert all((folder / name).is_file() for name in re.findall(r"\]\(([^)]+\.(?:svg|csv))\)", page))
     assert str(tmp_path) not in page and "lr=0.125" not in page
 
