@@ -98,7 +98,7 @@ def test_patches_that_cannot_act_by_row_are_asked_one_after_the_other() -> None:
 class _Strange(NoPatch):
     """Of a kind that nobody knows how to apply by row."""
 
-    kind = "strange"
+    kind = "known to nobody by row"
 
     def context_tokens(self, lm: LM) -> int:
         return 3
