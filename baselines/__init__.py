@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
-from lks.editor import Editor
+from lks.editing.editor import Editor
 from lks.errors import UserError
-from lks.method import LKS
+from lks.method.lks import LKS
 
 if os.environ.get("LKS_METHODS"):  # part of this package, so that a saved patch finds its class by one rule
     __path__.append(str(Path(os.environ["LKS_METHODS"]).expanduser().absolute()))

@@ -2,7 +2,7 @@
 
 peft puts its modules into the model in place. They are there only while `trained` runs: on leaving, however it is left, every
 module, attribute and `requires_grad` of the model is the one it was. All blocks are adapted, the first included, so no prefix
-of the model is frozen and nothing can be computed ahead (`lks.prefix` does not apply); batches hold sequences of similar length,
+of the model is frozen and nothing can be computed ahead (`lks.models.frozen_prefix` does not apply); batches hold sequences of similar length,
 and only loss positions are projected to the vocabulary.
 """
 
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from baselines._fine_tuning import Example, places, target_in_place
-from lks.architectures import family_of
-from lks.editor import Progress
+from lks.editing.editor import Progress
+from lks.editing.patch import WeightPatch
 from lks.edits import Edit
 from lks.errors import UserError
-from lks.lm import LM
-from lks.losses import negative_log_likelihood
-from lks.patch import WeightPatch
+from lks.models.architectures import family_of
+from lks.models.lm import LM
+from lks.models.losses import negative_log_likelihood
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -118,7 +118,7 @@ def _usual(model: nn.Module) -> Any:
 
 
 def low_rank(tuner: nn.Module, factors: Callable[[Any], tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """Factors of every adapted weight's difference, named as `lks.patch.WeightPatch` wants them.
+    """Factors of every adapted weight's difference, named as `lks.editing.patch.WeightPatch` wants them.
 
     A linear layer's weight is [out, in] and its difference B A; a `Conv1D`'s is [in, out] and its difference (B A)^T = A^T B^T.
     A module whose adapter has rank 0 does not change.

@@ -1,6 +1,6 @@
 """Fine-tuning of one MLP output layer: the loop that FT-M and FT-L share; they differ in what the loss looks at.
 
-The blocks below the trained one are frozen, so their states are computed once (`lks.prefix`).
+The blocks below the trained one are frozen, so their states are computed once (`lks.models.frozen_prefix`).
 """
 
 from collections.abc import Callable, Sequence
@@ -10,11 +10,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from lks.editor import Progress
-from lks.lm import LM, Encoded
-from lks.losses import negative_log_likelihood
-from lks.patch import WeightPatch
-from lks.prefix import States, Upper, states
+from lks.editing.editor import Progress
+from lks.editing.patch import WeightPatch
+from lks.models.frozen_prefix import States, Upper, states
+from lks.models.lm import LM, Encoded
+from lks.models.losses import negative_log_likelihood
 
 
 class Settings(Protocol):

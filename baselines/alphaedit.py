@@ -10,9 +10,9 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from baselines._moments import Moments, projected
-from baselines._spread import Spreading, SpreadParams
-from lks.editor import always
+from baselines._locate_then_edit.covariances import Moments, projected
+from baselines._locate_then_edit.spread import Spreading, SpreadParams
+from lks.editing.editor import always
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

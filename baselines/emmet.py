@@ -10,9 +10,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from baselines._moments import Moments, ridge
-from baselines._spread import Spreading, SpreadParams
-from lks.editor import always
+from baselines._locate_then_edit.covariances import Moments, ridge
+from baselines._locate_then_edit.spread import Spreading, SpreadParams
+from lks.editing.editor import always
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """FT-M: fine-tune one MLP output layer on the target tokens (KnowEdit survey, arXiv 2401.01286, Sec. 3.3).
 
-The blocks below the trained one are frozen, so their states are computed once (`lks.prefix`).
+The blocks below the trained one are frozen, so their states are computed once (`lks.models.frozen_prefix`).
 """
 
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from baselines._fine_tuning import target_in_place, tune
-from lks.editor import LONG, After, Editor, Progress, always, silent, unwatched
+from lks.editing.editor import LONG, After, Editor, Progress, always, silent, unwatched
+from lks.editing.patch import Patch
 from lks.edits import Edit
-from lks.lm import LM
-from lks.patch import Patch
+from lks.models.lm import LM
 
 
 @dataclass(frozen=True, slots=True)

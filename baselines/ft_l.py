@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from baselines._fine_tuning import target_from_last_token, target_in_place, tune
-from lks.editor import After, Editor, Lengths, Progress, always, silent, unwatched
+from lks.editing.editor import After, Editor, Lengths, Progress, always, silent, unwatched
+from lks.editing.patch import Patch
 from lks.edits import Edit
-from lks.lm import LM
-from lks.patch import Patch
+from lks.models.lm import LM
 
 
 @dataclass(frozen=True, slots=True)

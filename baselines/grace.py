@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lks.editor import LONG, After, Editor, Progress, silent, unwatched
+from lks.editing.editor import LONG, After, Editor, Progress, silent, unwatched
+from lks.editing.patch import Patch, check_tensor, checked
 from lks.edits import Edit
-from lks.lm import LM, Encoded
-from lks.losses import row_means
-from lks.patch import Patch, check_tensor, checked
-from lks.prefill import FIRED, FOUND, Prefills, removed, watched
-from lks.prefix import States, Upper, batches, lower, states
-from lks.suffix import Suffix
+from lks.models.frozen_prefix import States, Upper, batches, lower, states
+from lks.models.frozen_suffix import Suffix
+from lks.models.lm import LM, Encoded
+from lks.models.losses import row_means
+from lks.models.prefill import FIRED, FOUND, Prefills, removed, watched
 
 Initial = Literal["cold", "warm"]
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from baselines._retrieval import Fact, FactsInFront, Lookup
-from baselines._retrievers import RetrieverName
-from lks.editor import LONG, After, Editor, Progress, always, silent, unwatched
+from baselines._in_context.retrieval_patch import Fact, FactsInFront, Lookup
+from baselines._in_context.retrievers import RetrieverName
+from lks.editing.editor import LONG, After, Editor, Progress, always, silent, unwatched
+from lks.editing.patch import Patch
 from lks.edits import Edit
-from lks.lm import LM
-from lks.patch import Patch
+from lks.models.lm import LM
 
 INSTRUCTION = "Please acknowledge the following new facts and use them to answer the question:\n"
 

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from baselines._retrieval import Fact, FactsInFront, Lookup
-from baselines._retrievers import RetrieverName, retriever
-from lks.editor import After, Editor, Lengths, Progress, always, silent, unwatched
+from baselines._in_context.retrieval_patch import Fact, FactsInFront, Lookup
+from baselines._in_context.retrievers import RetrieverName, retriever
+from lks.editing.editor import After, Editor, Lengths, Progress, always, silent, unwatched
+from lks.editing.patch import Patch
 from lks.edits import Edit
 from lks.errors import NothingToLearnFrom, UserError
-from lks.joining import joined
-from lks.lm import LM
-from lks.patch import Patch
+from lks.models.joining import joined
+from lks.models.lm import LM
 
 Form = Literal["copy", "update", "retain"]
 FORMS: tuple[Form, ...] = ("retain", "update", "retain", "copy", "update", "retain", "update", "retain")

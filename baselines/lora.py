@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from baselines._adapters import ADAPTER, Adapter, Rule, config_of, trained
-from lks.editor import LONG, After, Editor, Progress, always, silent, unwatched
+from lks.editing.editor import LONG, After, Editor, Progress, always, silent, unwatched
+from lks.editing.patch import Patch
 from lks.edits import Edit
-from lks.lm import LM
-from lks.patch import Patch
+from lks.models.lm import LM
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,17 +11,17 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from baselines import _meta
-from baselines._mend_network import Layer, MendNetwork, live, mlp_layers
-from baselines._mend_pass import Border, gradients
-from baselines._mend_training import Trainer, change, measure
-from lks.cache import Making, made
-from lks.editor import SHORT, After, Editor, Progress, always, canonical, silent, unwatched
+from baselines._mend.network import Layer, MendNetwork, live, mlp_layers
+from baselines._mend.passes import Border, gradients
+from baselines._mend.training import Trainer, change, measure
+from baselines._meta_training import loop
+from lks.editing.editor import SHORT, After, Editor, Progress, always, canonical, silent, unwatched
+from lks.editing.patch import Patch, WeightPatch
 from lks.edits import Edit
 from lks.errors import UserError
-from lks.lm import LM
-from lks.patch import Patch, WeightPatch
-from lks.prefix import batches
+from lks.io.cache import Making, made
+from lks.models.frozen_prefix import batches
+from lks.models.lm import LM
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,8 @@ class Mend(Editor[MendParams]):
 
     def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = silent) -> float:
         """Meta-train the network, or take it from the cache."""
-        parts = _meta.split(training, self.title, self.params.validation_edits)
-        depends = {"model": lm.identity, "parameters": canonical(self.params), "training": _meta.digest(training)}
+        parts = loop.split(training, self.title, self.params.validation_edits)
+        depends = {"model": lm.identity, "parameters": canonical(self.params), "training": loop.digest(training)}
         kept = made("mend", depends, lambda making: self._train(lm, parts, progress, making))
         self._trained = kept.tensors
         progress(1.0)
@@ -115,7 +115,7 @@ class Mend(Editor[MendParams]):
         p = self.params
         return MendNetwork(layers, p.rank, p.depth, p.edit_lr, seed=0)
 
-    def _train(self, lm: LM, parts: _meta.Split, progress: Progress, making: Making) -> dict[str, Tensor]:
+    def _train(self, lm: LM, parts: loop.Split, progress: Progress, making: Making) -> dict[str, Tensor]:
         blocks = self._blocks(lm)
         layers, border = mlp_layers(lm, blocks), Border(lm, min(blocks))
         network = self.network(layers).to(lm.device)

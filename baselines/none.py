@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from lks.editor import After, Editor, NoParams, Progress, silent, unwatched
+from lks.editing.editor import After, Editor, NoParams, Progress, silent, unwatched
+from lks.editing.patch import NoPatch, Patch
 from lks.edits import Edit
-from lks.lm import LM
-from lks.patch import NoPatch, Patch
+from lks.models.lm import LM
 
 
 class Unedited(Editor[NoParams]):

@@ -13,16 +13,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from baselines._locate import Subjects
-from baselines._moments import STATISTICS, Moment, Rule, second_moments, sparing
-from baselines._subjects import behind, first_token_warnings, prefixes
-from baselines._updates import Updates
-from baselines._values import ValueParams, optimise
-from lks.editor import SHORT, After, Editor, Progress, always, silent, unwatched
+from baselines._locate_then_edit.contexts import behind, first_token_warnings, prefixes
+from baselines._locate_then_edit.covariances import STATISTICS, Moment, Rule, second_moments, sparing
+from baselines._locate_then_edit.keys import Subjects
+from baselines._locate_then_edit.values import ValueParams, optimise
+from baselines._locate_then_edit.weight_updates import Updates
+from lks.editing.editor import SHORT, After, Editor, Progress, always, silent, unwatched
+from lks.editing.patch import Patch
 from lks.edits import Edit
 from lks.errors import UserError
-from lks.lm import LM
-from lks.patch import Patch
+from lks.models.lm import LM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class ROMEParams(ValueParams):
         short_contexts, long_contexts: sampled texts of 5 and of 10 tokens in front of the prompt.
         values: "each" optimises a value on the model with all earlier edits (published); "together" all values on the unedited model, in batches.
         compat: "published", or "easyedit" for C = 1, as its Llama and Mistral settings have it.
-        corpus: text for C; see `baselines._corpus`.
+        corpus: text for C; see `baselines._locate_then_edit.corpus`.
         corpus_tokens: how much of it.
     """
 

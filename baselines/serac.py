@@ -9,16 +9,18 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from baselines import _counterfactual, _meta, _scope_classifier
-from baselines._counterfactual import Counterfactual
-from baselines._serac_patch import EncoderSettings, SeracPatch, load
-from lks.cache import Making, made
-from lks.checkpoint import Checkpoint
-from lks.editor import SHORT, After, Editor, Progress, always, canonical, silent, unwatched
+from baselines._meta_training import loop
+from baselines._serac import counterfactual as _counterfactual
+from baselines._serac import scope_classifier
+from baselines._serac.counterfactual import Counterfactual
+from baselines._serac.patch import EncoderSettings, SeracPatch, load
+from lks.editing.editor import SHORT, After, Editor, Progress, always, canonical, silent, unwatched
+from lks.editing.patch import NoPatch, Patch
 from lks.edits import Edit
 from lks.errors import UserError
-from lks.lm import LM
-from lks.patch import NoPatch, Patch
+from lks.io.cache import Making, made
+from lks.io.checkpoint import Checkpoint
+from lks.models.lm import LM
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +119,8 @@ class Serac(Editor[SeracParams]):
 
     def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = silent) -> float:
         """Train both networks, or take them from the cache."""
-        parts = _meta.split(training, self.title, self.params.validation_edits)
-        depends = {"model": lm.identity, "parameters": canonical(self.params), "training": _meta.digest(training)}
+        parts = loop.split(training, self.title, self.params.validation_edits)
+        depends = {"model": lm.identity, "parameters": canonical(self.params), "training": loop.digest(training)}
         kept = made("serac", depends, lambda making: self._train(lm, parts, progress, making))
         self._trained = kept.tensors
         progress(1.0)
@@ -134,7 +136,7 @@ class Serac(Editor[SeracParams]):
         found = _counterfactual.from_hub(lm, p.counterfactual) if p.counterfactual else _counterfactual.fresh(lm, p.dim, p.layers, p.heads, seed=0)
         return found.to(lm.device)
 
-    def _train(self, lm: LM, parts: _meta.Split, progress: Progress, making: Making) -> dict[str, Tensor]:
+    def _train(self, lm: LM, parts: loop.Split, progress: Progress, making: Making) -> dict[str, Tensor]:
         p = self.params
         scope = making.step("scope", lambda: self._train_scope(lm, parts, lambda done: progress(0.2 * done), making.checkpoint("scope-training")))
         model = self._counterfactual(lm)
@@ -142,12 +144,12 @@ class Serac(Editor[SeracParams]):
         answers.fit(parts, p.lr, p, lambda done: progress(0.2 + 0.8 * done), making.checkpoint("answers-training"))
         return {f"scope.{k}": v for k, v in scope.items()} | {f"counterfactual.{k}": v for k, v in model.tensors().items()}
 
-    def _train_scope(self, lm: LM, parts: _meta.Split, progress: Progress, kept: Checkpoint) -> dict[str, Tensor]:
+    def _train_scope(self, lm: LM, parts: loop.Split, progress: Progress, kept: Checkpoint) -> dict[str, Tensor]:
         p = self.params
         classifier = self._encoder(lm).make().to(lm.device)
-        seen = _meta.Split(parts.train[: p.scope_edits], parts.validation[: p.scope_edits])
+        seen = loop.Split(parts.train[: p.scope_edits], parts.validation[: p.scope_edits])
         classifier.measure(lm, [prompt for e in seen.train for prompt in (e.prompt, *e.training_locality[:1])])
-        _scope_classifier.Trainer(lm, classifier, p.scope_batch, p.locality_prompts, seed=0).fit(seen, p.scope_lr, p, progress, kept)
+        scope_classifier.Trainer(lm, classifier, p.scope_batch, p.locality_prompts, seed=0).fit(seen, p.scope_lr, p, progress, kept)
         return {name: weight.detach() for name, weight in classifier.named_parameters()}
 
     def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:

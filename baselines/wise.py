@@ -19,16 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from baselines._fine_tuning import places, target_in_place
-from baselines._merge import ties
-from baselines._subjects import prefixes
-from lks.contexts import preceded
-from lks.editor import LONG, After, Editor, Progress, silent, unwatched
+from baselines._locate_then_edit.contexts import prefixes
+from baselines._ties import ties
+from lks.editing.editor import LONG, After, Editor, Progress, silent, unwatched
+from lks.editing.patch import Patch, check_tensor, checked
 from lks.edits import Edit
-from lks.lm import LM, Encoded
-from lks.losses import negative_log_likelihood
-from lks.patch import Patch, check_tensor, checked
-from lks.prefill import FIRED, Prefills, removed, watched
-from lks.prefix import Upper, lower
+from lks.evaluation.prompt_formats import preceded
+from lks.models.frozen_prefix import Upper, lower
+from lks.models.lm import LM, Encoded
+from lks.models.losses import negative_log_likelihood
+from lks.models.prefill import FIRED, Prefills, removed, watched
 
 Reads = Literal["mean", "last"]
 

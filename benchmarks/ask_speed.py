@@ -1,10 +1,10 @@
-"""Asking an edited model everything: in batches from one prefill (`lks.readout.ask`) against one probe at a time with `generate`.
+"""Asking an edited model everything: in batches from one prefill (`lks.evaluation.readouts.ask`) against one probe at a time with `generate`.
 
 The plain way takes for each probe one forward pass over prompt and answer (teacher forcing), one over prompt and rival where there is one, and
 one call of `generate` for the free answer, of which the first tokens are the truncated one. It is measured on a sample of the probes, spread
 evenly, and scaled; on those its answers must be the batched ones. The second table asks what should stay of a model with knowledge blocks, with
 and without taking over the unedited model's answers where the scope indicator proves that nothing acts. The third asks sixteen draws of one edit,
-each with a change of one weight matrix, side by side (`lks.side_by_side`) and one draw after the other.
+each with a change of one weight matrix, side by side (`lks.evaluation.side_by_side`) and one draw after the other.
 
 Run: `python -m benchmarks.ask_speed [MODEL] [N_EDITS] [--dataset NAME] [--sample N]`
 """
@@ -19,20 +19,20 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from lks.ability import Battery
-from lks.ability import Known as KnownResults
-from lks.datasets import load
-from lks.draws import draws, unedited
+from lks.data.datasets import load
+from lks.data.neighborhood import with_neighbours
+from lks.editing.patch import WeightPatch
 from lks.edits import Case, Probe
-from lks.generation import Stops
-from lks.grid import UNEDITED, Cell
-from lks.lm import LM
-from lks.neighbours import with_neighbours
-from lks.patch import WeightPatch
-from lks.readout import LONGEST, Asking, Known, acts_of, ask, ask_draws, key_of, same
-from lks.replacer import KnowledgeBlockPatch
-from lks.shards import Answer
-from lks.side_by_side import SideBySide
+from lks.evaluation.ability import Battery
+from lks.evaluation.ability import Known as KnownResults
+from lks.evaluation.readouts import LONGEST, Asking, Known, acts_of, ask, ask_draws, key_of, same
+from lks.evaluation.side_by_side import SideBySide
+from lks.method.replacer import KnowledgeBlockPatch
+from lks.models.generation import Stops
+from lks.models.lm import LM
+from lks.results.cells import UNEDITED, Cell
+from lks.results.shards import Answer
+from lks.runs.draws import draws, unedited
 
 SAMPLE = 200
 DOCUMENTS = 100

@@ -16,18 +16,18 @@ from rich.console import Console
 from rich.table import Table
 
 from baselines import methods
-from flows.planning import revision_of_model
+from flows.running.planning import revision_of_model
 from flows.settings import Settings
-from lks.cost import measured
-from lks.datasets import load
-from lks.draws import draws, held_out
-from lks.editor import Editor
+from lks.data.datasets import load
+from lks.editing.editor import Editor
 from lks.edits import Case
 from lks.errors import UserError, unknown
-from lks.grid import UNEDITED, Cell
-from lks.lm import LM
-from lks.provenance import provenance
-from reports.texts import short
+from lks.evaluation.profiling import measured
+from lks.models.lm import LM
+from lks.results.cells import UNEDITED, Cell
+from lks.results.provenance import provenance
+from lks.runs.draws import draws, held_out
+from reports.tables.number_formats import short
 
 LIMIT_S = 300.0
 

@@ -32,17 +32,17 @@ import baselines
 from benchmarks import inference_overhead, lks_shape
 from benchmarks.shapes import SHAPES, random_model
 from flows.settings import Settings
-from lks.cost import measured
-from lks.datasets import load
-from lks.editor import Editor, override
+from lks.data.datasets import load
+from lks.editing.editor import Editor, override
 from lks.edits import Case
 from lks.errors import UserError, unknown
-from lks.lm import LM
-from lks.memory import release
-from lks.parameters import LKSParams
-from lks.provenance import provenance
-from lks.readout import Asking, ask
-from lks.shards import write_whole
+from lks.evaluation.profiling import measured
+from lks.evaluation.readouts import Asking, ask
+from lks.io.atomic import write_whole
+from lks.method.params import LKSParams
+from lks.models.lm import LM
+from lks.models.memory import release
+from lks.results.provenance import provenance
 
 Result = dict[str, object]
 LIMIT_S = 540.0

@@ -28,13 +28,13 @@ from rich.table import Table
 from torch import Tensor, nn
 from transformers import Cache, LlamaConfig, LlamaForCausalLM
 
-from lks.datasets import load
+from lks.data.datasets import load
 from lks.edits import Edit
-from lks.gate import RelationGate
-from lks.lm import LM
-from lks.material import subjects_of
-from lks.prefix import last_states
-from lks.replacer import KnowledgeBlockPatch
+from lks.method.relation_gate import RelationGate
+from lks.method.replacer import KnowledgeBlockPatch
+from lks.method.training_data import subjects_of
+from lks.models.frozen_prefix import last_states
+from lks.models.lm import LM
 
 TARGETS = {"outside": 1.0, "inside": 2.0, "gate": 2.0}
 """Percent of a plain pass that may be added."""

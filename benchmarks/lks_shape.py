@@ -16,15 +16,15 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.shapes import SHAPES, random_model
-from lks.cost import measured
-from lks.datasets import load
+from lks.data.datasets import load
 from lks.edits import Edit
 from lks.errors import UserError
-from lks.lm import LM
-from lks.material import Material, prepare, stated
-from lks.memory import gibibytes
-from lks.parameters import LKSParams
-from lks.training import Trainer
+from lks.evaluation.profiling import measured
+from lks.method.params import LKSParams
+from lks.method.trainer import Trainer
+from lks.method.training_data import Material, prepare, stated
+from lks.models.lm import LM
+from lks.models.memory import gibibytes
 
 EPOCHS = 20
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A800": 312.0, "A100": 312.0}

@@ -21,14 +21,14 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.shapes import SHAPES, random_model
-from lks.datasets import load
+from lks.data.datasets import load
 from lks.edits import Edit
-from lks.hypernetwork import Hypernetwork
-from lks.lm import LM
-from lks.losses import kl_divergence, negative_log_likelihood
-from lks.material import PARTS, Part, losses_at, prepare
-from lks.parameters import LKSParams
-from lks.training import Trainer, place
+from lks.method.hypernetwork import Hypernetwork
+from lks.method.params import LKSParams
+from lks.method.trainer import Trainer, place
+from lks.method.training_data import PARTS, Part, losses_at, prepare
+from lks.models.lm import LM
+from lks.models.losses import kl_divergence, negative_log_likelihood
 
 PAPER = LKSParams(block=2, max_epochs=2, patience=1000, stop_loss=0.0)
 """The paper's form of h_phi and batch size, joint optimisation, no early stopping."""

@@ -97,7 +97,7 @@ def running(folder: Path, workers: int) -> Iterator[dict[str, str]]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
     environment |= {"PREFECT_HOME": str(folder / "home"), "LKS_DATA": str(folder / "data"), "LKS_GRIDS": str(folder / "grids.toml")}
     environment.setdefault("OMP_NUM_THREADS", "1")
-    lks = [sys.executable, "-c", "from flows.cli import app; app()"]
+    lks = [sys.executable, "-c", "from cli.app import app; app()"]
     start = [*lks, "up", "--port", str(port), "--workers", str(workers), "--results", str(folder / "results")]
     try:
         subprocess.run(start, env=environment, check=True, stdout=subprocess.DEVNULL)
@@ -108,7 +108,7 @@ def running(folder: Path, workers: int) -> Iterator[dict[str, str]]:
 
 def processes(folder: Path, grid: subprocess.Popen[bytes]) -> dict[str, list[psutil.Process]]:
     """Who is looked at, by role."""
-    from flows.up_processes import marked
+    from flows.services.processes import marked
 
     found: dict[str, list[psutil.Process]] = {"grid flow": [psutil.Process(grid.pid)], "server": [], "worker": [], "child": []}
     for process in marked(folder / "home" / "lks-grid" / socket.gethostname()):
@@ -116,7 +116,7 @@ def processes(folder: Path, grid: subprocess.Popen[bytes]) -> dict[str, list[psu
             line = " ".join(process.cmdline())
         except psutil.Error:
             continue
-        role = "child" if "flows.worker_child" in line else "worker" if "flows.worker" in line else "server" if "server" in line else ""
+        role = "child" if "flows.worker_pool.child" in line else "worker" if "flows.worker" in line else "server" if "server" in line else ""
         if "uvicorn" in line or role:
             found[role or "server"].append(process)
     return found

@@ -12,13 +12,13 @@ from random import Random
 from rich.console import Console
 from rich.table import Table
 
-from lks.decisions import Decision
 from lks.edits import ProbeKind
-from lks.grid import ANSWERS, DECISIONS, PASSAGES, UNEDITED, Cell, Costs, Outcome
-from lks.rows import Passage
-from lks.scope_check import resident
-from lks.shards import Answer, write_outcome, write_stage
-from lks.store import Store
+from lks.evaluation.scope_benchmark import resident
+from lks.results.cells import ANSWERS, DECISIONS, PASSAGES, UNEDITED, Cell, Costs, Outcome
+from lks.results.decisions import Decision
+from lks.results.rows import Passage
+from lks.results.shards import Answer, write_outcome, write_stage
+from lks.results.store import Store
 
 KINDS: tuple[ProbeKind, ...] = ("edit", "paraphrase", "locality", "neighbour")
 WORDS = ("Paris", "Rome", "the violin", "1984", "a painter", "Lake Como")

@@ -19,11 +19,11 @@ from typing import get_args
 from rich.console import Console
 from rich.table import Table
 
-from lks.datasets import load
-from lks.mentions import made_names
-from lks.scope import Scope, ScopeKind, make_scope
-from lks.scope_check import resident
-from lks.scope_probes import carrier
+from lks.data.datasets import load
+from lks.evaluation.scope_benchmark import resident
+from lks.evaluation.scope_prompts import carrier
+from lks.scope.exact import Scope, ScopeKind, make_scope
+from lks.scope.misspellings import made_names
 
 PLAN: tuple[tuple[ScopeKind, int], ...] = (
     *(("exact", count) for count in (10_000, 100_000, 1_000_000)),

@@ -26,14 +26,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.inference_overhead import clock, interval
-from lks.lm import LM
-from lks.patch import Patch
-from lks.prefill import removed
-from lks.row_patches import RowPatch, row_wise
+from lks.editing.patch import Patch
+from lks.evaluation.row_patches import RowPatch, row_wise
+from lks.models.lm import LM
+from lks.models.prefill import removed
 from tests import served
-from workbench.serving_batch import Batch, Row, Sampling
-from workbench.serving_service import Rules
-from workbench.serving_text import TextStream
+from workbench.serving.batch import Batch, Row, Sampling
+from workbench.serving.service import Rules
+from workbench.serving.text_stream import TextStream
 
 LONGEST = 8
 """Tokens of an answer under load."""

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
 
 from lks.errors import unknown
-from lks.lm import LM
+from lks.models.lm import LM
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,11 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.report_speed import answers
-from lks.grid import ANSWERS, PASSAGES, UNEDITED, Cell, Costs, Outcome
-from lks.rows import Passage
-from lks.scope_check import resident
-from lks.shards import write_outcome, write_stage
-from lks.store import Store
+from lks.evaluation.scope_benchmark import resident
+from lks.results.cells import ANSWERS, PASSAGES, UNEDITED, Cell, Costs, Outcome
+from lks.results.rows import Passage
+from lks.results.shards import write_outcome, write_stage
+from lks.results.store import Store
 
 MODELS = ("llama-2-7b-chat", "mistral-7b-instruct")
 DATASETS = ("zsre", "counterfact")

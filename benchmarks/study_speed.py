@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from lks.datasets import load
-from lks.editor import silent
-from lks.lm import LM
-from lks.prefill import removed
-from lks.prefix import batches
-from lks.study_donors import Pair, exchanged, pairs
-from lks.study_kinds import Entities
-from lks.study_states import captured
+from lks.data.datasets import load
+from lks.editing.editor import silent
+from lks.models.frozen_prefix import batches
+from lks.models.lm import LM
+from lks.models.prefill import removed
+from lks.studies.base import Entities
+from lks.studies.blockwise import captured
+from lks.studies.donors import Pair, exchanged, pairs
 
 Places = tuple[Tensor, Tensor]
 

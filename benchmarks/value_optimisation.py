@@ -17,11 +17,11 @@ from rich.table import Table
 from torch import Tensor
 
 from baselines import methods
-from baselines._subjects import behind, end_of_subject, prefixes
-from baselines._values import ValueParams, optimise
-from lks.datasets import load
+from baselines._locate_then_edit.contexts import behind, end_of_subject, prefixes
+from baselines._locate_then_edit.values import ValueParams, optimise
+from lks.data.datasets import load
 from lks.edits import Edit
-from lks.lm import LM
+from lks.models.lm import LM
 
 
 def plain(lm: LM, edit: Edit, block: int, norm: float, texts: Sequence[str], params: ValueParams) -> Tensor:

@@ -1,4 +1,4 @@
-"""The only code that imports Prefect: thin flows over library functions, and the command line."""
+"""Flows of Prefect, thin ones over library functions, and how the cells of a grid are run."""
 
 import os
 

@@ -10,15 +10,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.planning import cells_of, exchange, folder_of, named_grid, share_in_use
-from flows.progress import Lines
-from flows.runner_bench import Bench
-from flows.runners import reads
+from flows.running.base import reads
+from flows.running.cell_runner import Bench
+from flows.running.planning import cells_of, exchange, folder_of, named_grid, share_in_use
+from flows.running.progress import Lines
 from flows.settings import Settings, calm_prefect
 from lks.errors import UserError
-from lks.grid import UNEDITED, Grid, Outcome
-from lks.outcome import FINAL
-from lks.shards import stored_outcome
+from lks.results.cells import FINAL, UNEDITED, Outcome
+from lks.results.shards import stored_outcome
+from lks.runs.grid import Grid
 
 logger = logging.getLogger("lks.array")
 

@@ -10,13 +10,14 @@ from prefect import flow, get_run_logger, runtime
 from prefect.states import Failed
 from pydantic import Field
 
-from flows.kept import KEPT
-from flows.planning import cells_of, folder_of, share_in_use
-from flows.progress import Lines
-from flows.runner_bench import Bench, beating
-from flows.runners import MEND
+from flows.running.base import MEND
+from flows.running.cell_runner import Bench, beating
+from flows.running.planning import cells_of, folder_of, share_in_use
+from flows.running.process_cache import KEPT
+from flows.running.progress import Lines
 from lks.errors import UserError
-from lks.grid import EVERY, Cell, Extras, Grid, Measure, Split
+from lks.results.cells import Cell, Extras, Measure, Split
+from lks.runs.grid import EVERY, Grid
 
 Count = Annotated[int, Field(ge=1)]
 Number = Annotated[int, Field(ge=0)]

@@ -7,10 +7,9 @@ from typing import Annotated
 from prefect import flow, get_run_logger
 from pydantic import Field
 
-from flows.artifacts import write_markdown
-from flows.data_order import Order, Progress, make
-from flows.lists import irregularities
-from lks.datasets import load, names
+from flows.prompt_order import Order, Progress, make
+from flows.running.artifacts import write_markdown
+from lks.data.datasets import irregularities, load, names
 from lks.errors import UserError
 
 LINE_EVERY_S = 10.0

@@ -1,4 +1,4 @@
-"""Flow `lks-grid`: the cells that the store lacks are run, in a mode of `flows.runners`, and recorded. It is the only writer of the store."""
+"""Flow `lks-grid`: the cells that the store lacks are run, in a mode of `flows.running.base`, and recorded. It is the only writer of the store."""
 
 import contextlib
 from contextvars import ContextVar
@@ -8,13 +8,13 @@ from typing import Annotated
 from prefect import flow, get_run_logger
 from pydantic import Field
 
-from flows.artifacts import GridArtifacts, Shown
-from flows.planning import await_writer, cells_of, compare, exchange, folder_of, named_grid, only_writer, tally
-from flows.progress import Lines, Watch
-from flows.runner_bench import Bench
-from flows.runners import runner as runner_of
+from flows.running.artifacts import GridArtifacts, Shown
+from flows.running.base import runner as runner_of
+from flows.running.cell_runner import Bench
+from flows.running.planning import await_writer, cells_of, compare, exchange, folder_of, named_grid, only_writer, tally
+from flows.running.progress import Lines, Watch
 from flows.settings import Mode, Settings
-from lks.grid import Outcome
+from lks.results.cells import Outcome
 
 __all__ = ["WATCH", "Bench", "grid"]
 
@@ -51,7 +51,7 @@ def grid(
     Raises:
         UserError: something must be mended first; nothing, or only whole cells, have been recorded.
     """
-    from lks.store import Store
+    from lks.results.store import Store
 
     folder, settings = folder_of(results), Settings()
     watch = WATCH.get() or Shown(Lines(get_run_logger().info), GridArtifacts(grid, folder))

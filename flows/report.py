@@ -4,8 +4,8 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.artifacts import report_artifact
-from flows.planning import exchange, folder_of
+from flows.running.artifacts import report_artifact
+from flows.running.planning import exchange, folder_of
 
 
 @flow(name="lks-report", flow_run_name="lks-report", persist_result=False)

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from lks.errors import UserError
 
 Mode = Literal["here", "slots", "pool"]
-"""How a grid's cells are run (`flows.runners`): in the flow's process, in child processes of it, or as flow runs on a work pool."""
+"""How a grid's cells are run (`flows.running.base`): in the flow's process, in child processes of it, or as flow runs on a work pool."""
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -31,7 +31,7 @@ class Settings(BaseSettings):
         cell_timeout_s: seconds that a cell may take in the modes "slots" and "pool"; 0 means for ever.
         pool_limit: cell runs in flight of mode "pool"; None: four per worker that is online, or 16.
         pool_results: the results folder as workers see it, where that is another path than here.
-        share: URL by which machines without a common folder pass cells to each other (`lks.share`); "" where there is none.
+        share: URL by which machines without a common folder pass cells to each other (`lks.results.remote`); "" where there is none.
         beat_s: seconds without a sign of life after which a cell run of mode "pool" counts as lost.
         server_wait_s: seconds that an absent Prefect server is waited for.
         wait_s: seconds that a grid waits for another one on the same results folder; 0: it is refused.

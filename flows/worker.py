@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
 async def _work(pool: str, name: str | None, limit: int) -> None:
     from rich.console import Console
 
-    from flows.worker_cells import CellWorker
+    from flows.worker_pool.worker import CellWorker
 
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task

@@ -13,13 +13,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lks.architectures import Architecture
-    from lks.lm import LM
-    from lks.patching import load_patch, patched
+    from lks.editing.patched_model import load_patch, patched
+    from lks.models.architectures import Architecture
+    from lks.models.lm import LM
 
 __all__ = ["LM", "Architecture", "load_patch", "patched"]
 
-_HOMES = {"LM": "lks.lm", "Architecture": "lks.architectures", "load_patch": "lks.patching", "patched": "lks.patching"}
+_HOMES = {
+    "LM": "lks.models.lm",
+    "Architecture": "lks.models.architectures",
+    "load_patch": "lks.editing.patched_model",
+    "patched": "lks.editing.patched_model",
+}
 
 
 def __getattr__(name: str) -> object:

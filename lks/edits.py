@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lks.naming import names_subject
+from lks.scope.naming import names_subject
 
 ProbeKind = Literal["edit", "paraphrase", "locality", "portability", "neighbour"]
-"""What a probe measures; "neighbour": whether facts of subjects that are not edited stay as they were (`lks.neighbours`)."""
+"""What a probe measures; "neighbour": whether facts of subjects that are not edited stay as they were (`lks.data.neighborhood`)."""
 
 Context = Literal["bare", "qa", "chat", "given"]
-"""How a prompt is put (`lks.contexts`). bare: as it stands. qa: "Q: ...", then "A:". chat: the tokenizer's chat template. given: the
+"""How a prompt is put (`lks.evaluation.prompt_formats`). bare: as it stands. qa: "Q: ...", then "A:". chat: the tokenizer's chat template. given: the
 edited fact stands in front, which shows whether the unedited model knows everything else that a portability question needs."""
 
 
@@ -25,7 +25,7 @@ class Edit:
     Attributes:
         case_id: unique within its dataset.
         subject: the entity as it is spelt in `prompt`.
-        prompt: the edit prompt x_i; it names `subject` by this name, not by an alias (`lks.naming`).
+        prompt: the edit prompt x_i; it names `subject` by this name, not by an alias (`lks.scope.naming`).
         target: the new answer y_i, without leading space.
         ground_truth: the old answer o_i, without leading space.
         aliases: other names of the subject.

@@ -2,7 +2,7 @@
 
 Two kinds of failure exist. *The user must act*: a `UserError`, raised before any long work, saying what is wrong,
 where, and what to do; the command line prints it as one line. *A cell failed*: an `Outcome` row in the store
-(see `lks.cell`), never the end of a grid.
+(see `lks.runs.cell`), never the end of a grid.
 """
 
 from collections.abc import Iterable
@@ -55,3 +55,11 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 def similar(name: str, known: Iterable[str]) -> list[str]:
     """At most two of the known names that a name may be a slip of the pen for, the nearest first."""
     return [match for match, _, _ in process.extract(name, sorted(known), scorer=fuzz.WRatio, score_cutoff=60, limit=2)]
+
+
+class Collapsed(Exception):
+    """The edited model no longer writes text: its abilities need not be tested."""
+
+
+class BadRecord(Exception):
+    """A record that this model cannot be asked about; the message says which, where, and what to do."""

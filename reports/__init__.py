@@ -7,14 +7,14 @@ from pathlib import Path
 from rich.console import Group
 
 from lks.errors import StoreError
-from lks.intake import check_inside
-from lks.outcome import Outcome
-from lks.shards import write_whole
-from lks.store import Store
-from reports import terminal
-from reports.drawing import KINDS, Absent, Drawing
+from lks.io.atomic import write_whole
+from lks.io.untrusted import check_inside
+from lks.results.cells import Outcome
+from lks.results.store import Store
+from reports.figures.drawing import KINDS, Absent, Drawing
 from reports.results import Results, load
-from reports.table import Table
+from reports.tables import terminal
+from reports.tables.model import Table
 
 TOLD_TO = Callable[[str], None]
 """Called with what is being made."""
@@ -57,7 +57,10 @@ def render(results: Path, tell: TOLD_TO = lambda what: None) -> Report:
     Raises:
         StoreError: the folder is not one of results, is in use, or cannot be written.
     """
-    from reports import figures, forms, long, page, tables
+    from reports.figures import all as figures
+    from reports.page import page
+    from reports.tables import all as tables
+    from reports.tables import formats, long_csv
 
     tell("reading what is stored")
     if not (results / "protocol.json").exists():
@@ -73,8 +76,8 @@ def render(results: Path, tell: TOLD_TO = lambda what: None) -> Report:
         made = tables.tables(loaded, copy)
         if loaded.of("development").blocks:
             made["development"] = tables.development(loaded)
-        files = {f"tables/{stem}.{ending}": form(of_stem) for stem, of_stem in made.items() if of_stem for ending, form in forms.FORMS.items()}
-        files |= {f"data/{name}": text for name, text in long.files(loaded, copy).items()}
+        files = {f"tables/{stem}.{ending}": form(of_stem) for stem, of_stem in made.items() if of_stem for ending, form in formats.FORMS.items()}
+        files |= {f"data/{name}": text for name, text in long_csv.files(loaded, copy).items()}
         written = {name: text.encode() for name, text in files.items()}
         tell("figures")
         drawn = figures.figures(loaded, copy)

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lks.grid import Cell, Outcome
-from lks.shards import write_whole
-from reports import Report, forms
-from reports.drawing import Drawing
-from reports.provenance import failures, noted
-from reports.table import Table, Value
+from lks.io.atomic import write_whole
+from lks.results.cells import Cell, Outcome
+from reports import Report
+from reports.figures.drawing import Drawing
+from reports.page.provenance import failures, noted
+from reports.tables import formats
+from reports.tables.model import Table, Value
 
 DATA = ("overview.csv", "results.csv")
 TABLES = ("table1", "abilities", "known", "portability")
@@ -44,7 +45,7 @@ def _page(name: str, report: Report, wanted: Sequence[Cell]) -> str:
     ]
     for stem in TABLES:
         shown = [measured(table) for table in report.tables.get(stem, ()) if table.readout in ("", *READOUTS)]
-        parts += [forms.markdown([table]).strip() for table in shown if table.rows]
+        parts += [formats.markdown([table]).strip() for table in shown if table.rows]
     drawn = [figure for figure in report.figures if isinstance(figure, Drawing)]
     parts += ["## Figures"] * bool(drawn)
     parts += [f"![{_line(figure.alt)}](figures/{figure.name}.svg)\n\n**{_line(figure.title)}.** {_line(figure.caption)}" for figure in drawn]

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from lks.grid import UNEDITED, Outcome, Split
-from lks.outcome import PARAMETERS, RULE
-from lks.reader import Reader
-from reports.comparisons import Comparison, comparisons
-from reports.overview import Overview
+from lks.results.cells import PARAMETERS, RULE, UNEDITED, Outcome, Split
+from lks.results.reader import Reader
+from reports.significance import Comparison, comparisons
+from reports.tables.overview import Overview
 
 HERE = Path(__file__).parent
 

@@ -39,9 +39,10 @@ def made_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A new store's catalogue is a copy of one that was made before: making one takes half a second, and hundreds of tests have a store."""
     import duckdb
 
-    from lks import catalogue, store
     from lks.errors import StoreError
-    from lks.shards import write_whole
+    from lks.io.atomic import write_whole
+    from lks.results import connection as catalogue
+    from lks.results import store
 
     made = tmp_path_factory.mktemp("catalogue") / "empty.duckdb"
     with duckdb.connect(str(made)) as connection:

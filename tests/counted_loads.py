@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import flows.cell
-import lks.cell
-from lks.lm import LM
+import lks.runs.cell
+from lks.models.lm import LM
 
 
 def counted(load=LM.load):
@@ -19,5 +19,5 @@ def counted(load=LM.load):
     return noted
 
 
-lks.cell.LM.load = counted()
+lks.runs.cell.LM.load = counted()
 flow_cell = flows.cell.cell

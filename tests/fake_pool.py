@@ -7,9 +7,9 @@ from uuid import UUID, uuid4
 import httpx
 from prefect.client.schemas.objects import State, StateType, WorkerStatus
 
-from lks.grid import Cell, Costs, Outcome
-from lks.shards import write_outcome
-from lks.share import Share
+from lks.results.cells import Cell, Costs, Outcome
+from lks.results.remote import Share
+from lks.results.shards import write_outcome
 
 
 class Notes:

@@ -12,8 +12,8 @@ import time
 import types
 from pathlib import Path
 
-from lks.grid import Cell, Costs, Extras, Outcome, Status
-from lks.shards import write_outcome, write_stage
+from lks.results.cells import Cell, Costs, Extras, Outcome, Status
+from lks.results.shards import write_outcome, write_stage
 
 GRIDS = """
 [tiny]
@@ -26,7 +26,7 @@ n_edits = [1, 2, 3]
 
 
 class Cells:
-    """Stands in for `lks.cell.run`."""
+    """Stands in for `lks.runs.cell.run`."""
 
     def __init__(self, fail: str = "", raises: BaseException | None = None, wait: float = 0.0, status: Status = "oom") -> None:
         self.fail, self.raises, self.wait, self.status = fail, raises, wait, status
@@ -78,14 +78,14 @@ def noted(results: Path, what: str) -> list[tuple[str, int, str]]:
 
 def install(cells: Cells, put=setattr) -> None:
     """Replace what needs a model, data or a report."""
-    import flows.planning
-    import lks.cell
-    import workbench.readying
+    import cli.readying
+    import flows.running.planning
+    import lks.runs.cell
 
-    put(lks.cell, "run", cells)
-    put(flows.planning, "revision_of_model", lambda name: "0" * 16)
-    put(workbench.readying, "make_ready", lambda console, names, device=None: {})
-    put(flows.planning, "dataset_of", lambda name: ("1" * 16, 1000))
+    put(lks.runs.cell, "run", cells)
+    put(flows.running.planning, "revision_of_model", lambda name: "0" * 16)
+    put(cli.readying, "make_ready", lambda console, names, device=None: {})
+    put(flows.running.planning, "dataset_of", lambda name: ("1" * 16, 1000))
 
 
 def fake_reports() -> types.ModuleType:
@@ -114,13 +114,13 @@ def __getattr__(name: str) -> object:
 if __name__ == "__main__":
     install(Cells(wait=float(os.environ.get("FAKE_WAIT", "0.5"))))
     if sys.argv[1] == "slot":
-        from flows.slot import main
+        from flows.running.slot_child import main
 
         main(sys.argv[2:])
     else:
         sys.modules["reports"] = fake_reports()
-        import flows.runner_slots
-        from flows.cli import app
+        import flows.running.slots
+        from cli.app import app
 
-        flows.runner_slots.COMMAND = (sys.executable, __file__, "slot")
+        flows.running.slots.COMMAND = (sys.executable, __file__, "slot")
         app()

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import torch
 
-import lks.editing
-import lks.ledger
-import lks.patch
-import lks.provenance
-import lks.shards
+import lks.editing.patch
+import lks.io.atomic
+import lks.results.provenance
+import lks.results.shards
+import lks.runs.edit_draw
+import lks.runs.journal
 from baselines import methods
-from lks.cell import run
-from lks.grid import Cell, Extras
+from lks.results.cells import Cell, Extras
+from lks.runs.cell import run
 
 CELL = Cell("micro-llama", "world", "ft", 1, 0, 2)
 EXTRAS = Extras(contexts=("qa",))
@@ -35,7 +36,7 @@ def main(results: Path, moment: str) -> None:
         if name == moment:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    write, save = lks.shards.write_whole, lks.patch.Patch.save
+    write, save = lks.io.atomic.write_whole, lks.editing.patch.Patch.save
 
     def write_whole(path: Path, content: bytes) -> None:
         name = path.relative_to(results).as_posix()
@@ -43,15 +44,15 @@ def main(results: Path, moment: str) -> None:
         write(path, content)
         reach(f"after {name}")
 
-    def save_patch(self: lks.patch.Patch, folder: Path) -> None:
+    def save_patch(self: lks.editing.patch.Patch, folder: Path) -> None:
         name = folder.relative_to(results).as_posix()
         reach(f"before {name}")
         save(self, folder)
         reach(f"after {name}")
 
-    for module in (lks.shards, lks.editing, lks.ledger):
+    for module in (lks.results.shards, lks.runs.edit_draw, lks.runs.journal):
         module.write_whole = write_whole  # type: ignore[attr-defined]
-    lks.patch.Patch.save = save_patch  # type: ignore[method-assign]
+    lks.editing.patch.Patch.save = save_patch  # type: ignore[method-assign]
     outcome = run(CELL, methods()["ft"], results, lambda stage, done: reach(f"{stage} {done:.3f}"), extras=EXTRAS)
     assert outcome.status == "ok", outcome.reason
 

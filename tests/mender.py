@@ -29,7 +29,7 @@ class Operator:
     """
 
     def __init__(self, folder: Path) -> None:
-        from flows.up_processes import state_folder
+        from flows.services.processes import state_folder
 
         self._folder, self.state, self.ups, self.grids = folder, state_folder(), 0, 0
         self._port = _free_port()
@@ -52,11 +52,11 @@ class Operator:
 
     def _lks(self, *words: str) -> "subprocess.Popen[bytes]":
         with (self._folder / "commands.log").open("ab") as log:
-            return subprocess.Popen([sys.executable, "-c", "from flows.cli import app; app()", *words], cwd=ROOT, stdout=log, stderr=log)
+            return subprocess.Popen([sys.executable, "-c", "from cli.app import app; app()", *words], cwd=ROOT, stdout=log, stderr=log)
 
     def mend(self, living: Mapping[str, Sequence[object]]) -> None:
         """Call `lks up` where a service is missing, or where the grid's process is gone and its run is not over."""
-        from flows.up_processes import services
+        from flows.services.processes import services
 
         if living["grid flow"] or self._run is None:
             self._seen = time.monotonic()

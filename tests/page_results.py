@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from lks.edits import ProbeKind
-from lks.grid import Cell, Costs, Outcome
-from lks.shards import Answer, write_answers
-from lks.store import Store
+from lks.results.cells import Cell, Costs, Outcome
+from lks.results.shards import Answer, write_answers
+from lks.results.store import Store
 
 NAMES = ("Ann", "Bob", "Cleo", "Dan")
 KINDS: tuple[ProbeKind, ...] = ("edit", "paraphrase", "locality")

@@ -8,18 +8,18 @@ from pathlib import Path
 import mutations
 import torch
 
-from lks.patch import NoPatch, Patch, WeightPatch
+from lks.editing.patch import NoPatch, Patch, WeightPatch
 
 
 def made(folder: Path) -> list[Path]:
     """Folders of saved patches."""
-    from baselines._counterfactual import Counterfactual
-    from baselines._retrieval import Fact, FactsInFront, Lookup
-    from baselines._serac_patch import EncoderSettings, SeracPatch
+    from baselines._in_context.retrieval_patch import Fact, FactsInFront, Lookup
+    from baselines._serac.counterfactual import Counterfactual
+    from baselines._serac.patch import EncoderSettings, SeracPatch
     from baselines.grace import CodebookPatch
     from baselines.wise import SideMemoryPatch
-    from lks.gate import RelationGate
-    from lks.replacer import KnowledgeBlockPatch
+    from lks.method.relation_gate import RelationGate
+    from lks.method.replacer import KnowledgeBlockPatch
 
     encoder = EncoderSettings("", 1, 8, 4)
     model = {"model_type": "llama", "vocab_size": 20, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

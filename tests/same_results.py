@@ -4,10 +4,10 @@ import fcntl
 from collections import Counter
 from pathlib import Path
 
-from lks.outcome import Outcome
-from lks.reader import Reader
-from lks.shards import read_outcome
-from lks.store import Store
+from lks.results.cells import Outcome
+from lks.results.reader import Reader
+from lks.results.shards import read_outcome
+from lks.results.store import Store
 
 VOLATILE = ("cells", "catalogue")
 """Tables that hold times and versions; cells are compared as outcomes."""

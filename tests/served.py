@@ -6,12 +6,12 @@ from contextlib import contextmanager
 
 import torch
 
-from lks.datasets import load
-from lks.lm import LM
-from lks.patch import NoPatch, Patch, WeightPatch
-from lks.replacer import KnowledgeBlockPatch
-from workbench.serving_server import Server
-from workbench.serving_service import Rules, Service
+from lks.data.datasets import load
+from lks.editing.patch import NoPatch, Patch, WeightPatch
+from lks.method.replacer import KnowledgeBlockPatch
+from lks.models.lm import LM
+from workbench.serving.server import Server
+from workbench.serving.service import Rules, Service
 
 BLOCK = 1
 

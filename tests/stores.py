@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from lks.ability_rows import AbilityRow
-from lks.decisions import Decision
 from lks.edits import Context, ProbeKind
-from lks.grid import ABILITY, ANSWERS, DECISIONS, GENERATIONS, IMMEDIATE, Cell, Costs, Outcome
-from lks.rows import Generation
-from lks.shards import Answer, write_answers, write_outcome, write_stage
-from lks.store import Store
+from lks.results.ability_rows import AbilityRow
+from lks.results.cells import ABILITY, ANSWERS, DECISIONS, GENERATIONS, IMMEDIATE, Cell, Costs, Outcome
+from lks.results.decisions import Decision
+from lks.results.rows import Generation
+from lks.results.shards import Answer, write_answers, write_outcome, write_stage
+from lks.results.store import Store
 
 NAMES = ("Ann", "Bob", "Cleo", "Dan")
 ASKED: tuple[ProbeKind, ...] = ("edit", "paraphrase", "locality")

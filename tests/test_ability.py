@@ -20,17 +20,17 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from torch import Tensor
 
-from lks import ability_tasks
-from lks.ability import Battery, Known, agree, key
-from lks.ability_model import Asked
-from lks.ability_rows import SCHEMA, AbilityRow
-from lks.context import ContextPatch
+from lks.data.download import BESIDE, named_folder
+from lks.data.synthetic_text import ability_items
+from lks.editing.context_patch import ContextPatch
+from lks.editing.patch import WeightPatch
 from lks.errors import DataError, UserError
-from lks.exercises import ability_items
-from lks.lm import LM
-from lks.patch import WeightPatch
-from lks.prefill import Pass, watched
-from lks.published import BESIDE, named_folder
+from lks.evaluation import ability_tasks
+from lks.evaluation.ability import Battery, Known, agree, key
+from lks.evaluation.lm_eval_model import Asked
+from lks.models.lm import LM
+from lks.models.prefill import Pass, watched
+from lks.results.ability_rows import SCHEMA, AbilityRow
 
 LOCAL = named_folder() or BESIDE
 needs_data = pytest.mark.skipif(not all((LOCAL / f).is_dir() for f in ("gsm8k", "sst2", "rte")), reason="no gsm8k, sst2 and rte in the data folder")

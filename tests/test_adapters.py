@@ -11,9 +11,9 @@ from baselines._adapters import ADAPTER, Rule, _groups, as_it_was, batch_loss, l
 from baselines._fine_tuning import target_in_place
 from baselines.adalora import AdaLoRA, AdaLoRAParams, Allocation
 from baselines.lora import LoRA, LoRAParams
+from lks.editing.patch import WeightPatch
 from lks.errors import UserError
-from lks.lm import LM
-from lks.patch import WeightPatch
+from lks.models.lm import LM
 from tests import tiny
 
 METHODS = [(LoRA(LoRAParams(rank=4)), lora.factors), (AdaLoRA(AdaLoRAParams(initial_rank=4, target_rank=2)), adalora.factors)]

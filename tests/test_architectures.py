@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from baselines import methods
-from lks.architectures import ARCHITECTURES, Architecture, guess
 from lks.errors import UserError
-from lks.joining import joined
-from lks.lm import LM
-from lks.prefill import Pass, watched
-from lks.prefix import Upper, states
+from lks.models.architectures import ARCHITECTURES, Architecture, guess
+from lks.models.frozen_prefix import Upper, states
+from lks.models.joining import joined
+from lks.models.lm import LM
+from lks.models.prefill import Pass, watched
 from tests import tiny
 
 WORDS = ["the", "birthplace", "of", "was", "born", "(so", "it", "is)", "—", "naïve", "日本", "\N{GRINNING FACE}", "a'b", "x_y", "12", "  ", "\n"]
@@ -105,7 +105,7 @@ def test_an_unknown_family_is_told_what_to_fill_in() -> None:
     with pytest.raises(UserError) as told:
         LM(model, tiny.own_tokenizer("gpt_neox"))
     text = str(told.value)
-    assert "Unknown model family 'falcon'" in text and "2 of class FalconDecoderLayer" in text and "lks/architectures.py" in text
+    assert "Unknown model family 'falcon'" in text and "2 of class FalconDecoderLayer" in text and "lks/models/architectures.py" in text
     (line,) = [line.strip() for line in text.splitlines() if line.strip().startswith("ARCHITECTURES[")]
     table: dict[str, Architecture] = {}
     exec(line, {"ARCHITECTURES": table, "Architecture": Architecture})  # noqa: S102  # the line is what it says: Python to be pasted

@@ -11,12 +11,12 @@ import pytest
 from baselines.none import Unedited
 from benchmarks import __main__ as every
 from benchmarks import edit_speed
-from lks.datasets import load as load_dataset
+from lks.data.datasets import load as load_dataset
+from lks.editing.patch import NoPatch, Patch
 from lks.edits import Dataset, Edit, make_case
 from lks.errors import UserError
-from lks.grid import Cell
-from lks.lm import LM
-from lks.patch import NoPatch, Patch
+from lks.models.lm import LM
+from lks.results.cells import Cell
 from tests import tiny
 
 CASES = tuple(make_case(e, (), ()) for e in tiny.edits(5) + tiny.training(4))

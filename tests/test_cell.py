@@ -14,21 +14,21 @@ import torch
 
 from baselines import methods
 from baselines.none import Unedited
-from flows.judge import keep
-from lks.cell import Bench, run
-from lks.draws import draws, held_out, unedited
-from lks.editor import After, NoParams, Progress, silent, unwatched
+from cli.judge import keep
+from lks.editing.editor import After, NoParams, Progress, silent, unwatched
+from lks.editing.patch import NoPatch, Patch, WeightPatch
 from lks.edits import Case, Dataset, Edit, make_case
 from lks.errors import TooManyEdits
-from lks.grid import Cell, Extras
-from lks.judge_rows import Judgement
-from lks.lm import LM
-from lks.parameters import LKSParams
-from lks.patch import NoPatch, Patch, WeightPatch
-from lks.readout import ask, ask_draws
-from lks.scope_cell import Indicator, asked, scope_params
-from lks.shards import Answer, read_answers
-from lks.store import Store
+from lks.evaluation.readouts import ask, ask_draws
+from lks.evaluation.scope_decisions import Indicator, asked, scope_params
+from lks.method.params import LKSParams
+from lks.models.lm import LM
+from lks.results.cells import Cell, Extras
+from lks.results.judge_rows import Judgement
+from lks.results.shards import Answer, read_answers
+from lks.results.store import Store
+from lks.runs.cell import Bench, run
+from lks.runs.draws import draws, held_out, unedited
 from tests import tiny
 
 CASES = tuple(make_case(e, (f"Surely {e.subject} was born in",), ((f"{e.subject} works for", "Oslo"),)) for e in tiny.edits(5))
@@ -168,7 +168,7 @@ def test_a_failure_is_an_outcome_and_finished_patches_are_used_again(tmp_path: P
     bench = TinyBench()
     outcome = run(cell(), Broken, tmp_path, quiet, bench)  # type: ignore[arg-type]
     assert outcome.status == "error" and outcome.shards == ()
-    assert re.fullmatch(r"RuntimeError: the second draw is too much \(lks/editing\.py:\d+\)", outcome.reason)
+    assert re.fullmatch(r"RuntimeError: the second draw is too much \(lks/runs/edit_draw\.py:\d+\)", outcome.reason)
     again = run(cell(), Broken, tmp_path, quiet, bench)  # type: ignore[arg-type]
     assert again.status == "ok"
     assert Broken.calls == 4  # draws 0, 1 (failed), then 1 and 2: draw 0 came from disk
@@ -192,8 +192,8 @@ def test_a_damaged_patch_of_an_earlier_run_is_made_again(tmp_path: Path, damage:
 
 def test_a_bench_keeps_a_model_until_it_has_changed_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
-    monkeypatch.setattr("lks.cell.LM.load", lambda name: loaded.append(name) or SimpleNamespace(name=name))
-    monkeypatch.setattr("lks.cell.load_dataset", lambda name: loaded.append(name) or SimpleNamespace(name=name))
+    monkeypatch.setattr("lks.runs.cell.LM.load", lambda name: loaded.append(name) or SimpleNamespace(name=name))
+    monkeypatch.setattr("lks.runs.cell.load_dataset", lambda name: loaded.append(name) or SimpleNamespace(name=name))
     bench, one = Bench(), cell()
     for now in (one, replace(one, method="ft"), replace(one, model_revision="new"), replace(one, data_revision="new")):
         bench.serve(now)
@@ -299,8 +299,8 @@ def test_time_of_asking_in_between_is_not_time_of_editing(tmp_path: Path, monkey
 
         return slow
 
-    monkeypatch.setattr("lks.editing.ask", slowly(ask))
-    monkeypatch.setattr("lks.stages.ask_draws", slowly(ask_draws))
+    monkeypatch.setattr("lks.runs.edit_draw.ask", slowly(ask))
+    monkeypatch.setattr("lks.evaluation.stages.ask_draws", slowly(ask_draws))
     outcome = run(cell("none", 2, 1), OneByOne, tmp_path, quiet, TinyBench())  # type: ignore[arg-type]
     assert outcome.costs.edit_s < 0.2 and outcome.costs.ask_s > 0.6  # twice in between, once at the end
 

@@ -10,11 +10,12 @@ from fake_server import FakeServer, running
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lks.chat import Chat, Reply, Request, spoken
-from lks.chat_limits import BURST_S, Bucket, Budget, Ceiling, Limits, Price, Usage
-from lks.chat_replies import Correspondence, Lines
-from lks.chat_server import Server
 from lks.errors import StoreError, UserError
+from lks.io.json_lines import Lines
+from lks.llm.client import Chat, Reply, Request, spoken
+from lks.llm.limits import BURST_S, Bucket, Budget, Ceiling, Limits, Price, Usage
+from lks.llm.reply_cache import Correspondence
+from lks.llm.server import Server
 
 Open = Callable[..., Correspondence]
 

@@ -10,15 +10,16 @@ import fakes
 import pytest
 from typer.testing import CliRunner, Result
 
-from flows import ci
-from flows.cli import app
-from lks.ability_rows import AbilityRow
-from lks.grid import ABILITY, PASSAGES, PROTOCOL, Cell, Costs, Outcome
-from lks.rows import Passage
-from lks.shards import Answer, read_outcome, read_rows, write_outcome, write_stage, write_whole
-from lks.store import Store
-from reports.regression import Tolerance, regress
-from reports.regression_text import from_json
+from cli import ci
+from cli.app import app
+from lks.io.atomic import write_whole
+from lks.results.ability_rows import AbilityRow
+from lks.results.cells import ABILITY, PASSAGES, PROTOCOL, Cell, Costs, Outcome
+from lks.results.rows import Passage
+from lks.results.shards import Answer, read_outcome, read_rows, write_outcome, write_stage
+from lks.results.store import Store
+from reports.compare.regression import Tolerance, regress
+from reports.compare.regression_text import from_json
 
 ROOT = Path(__file__).parents[1]
 GRIDS = """
@@ -83,7 +84,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     monkeypatch.setenv("COLUMNS", "200")
     fakes.install(fakes.Cells(), monkeypatch.setattr)
     made = Runs()
-    monkeypatch.setattr("flows.cli.grid", made)
+    monkeypatch.setattr("cli.app.grid", made)
     monkeypatch.setattr(ci, "_code", lambda: made.code)
     monkeypatch.setattr(ci, "GOLDEN", tmp_path / "golden")
     return made
@@ -331,7 +332,7 @@ def test_shipped_golden_results_are_of_this_grid_and_small() -> None:
     """They are whole, of every cell of the grid `ci`, without a machine's path, and small enough for the repository."""
     golden = ROOT / "tests" / "golden" / "ci"
     outcomes = [read_outcome(golden, path.name) for path in sorted((golden / "cells").iterdir())]
-    from flows.planning import named_grid
+    from flows.running.planning import named_grid
 
     grid = named_grid("ci", ROOT / "flows" / "grids.toml")
     wanted = {(method, n_edits, grid.draws.get(n_edits, 1)) for method, _ in grid.entries() for n_edits in grid.n_edits}

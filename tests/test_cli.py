@@ -12,8 +12,8 @@ import fakes
 import pytest
 from typer.testing import CliRunner, Result
 
-from flows.cli import app
-from workbench.readying import make_ready
+from cli.app import app
+from cli.readying import make_ready
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,7 +54,7 @@ def refused(result: Result, *parts: str) -> None:
 def test_help_has_examples_and_starts_fast():
     began = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", "from flows.cli import app; app(['grid', '--help'])"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", "from cli.app import app; app(['grid', '--help'])"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     took = time.perf_counter() - began
     assert done.returncode == 0, done.stderr
@@ -63,7 +63,7 @@ def test_help_has_examples_and_starts_fast():
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys; import flows.cli; print([m for m in ('torch', 'prefect', 'transformers', 'duckdb', 'pandas') if m in sys.modules])"
+    code = "import sys; import cli.app; print([m for m in ('torch', 'prefect', 'transformers', 'duckdb', 'pandas') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -168,10 +168,10 @@ def test_every_method_is_listed_with_what_it_is(grids, monkeypatch):
     ],
 )
 def test_testbed_build(monkeypatch, words, asked):
-    from lks import testbed
+    from lks.testbed import build
 
     built = []
-    monkeypatch.setattr(testbed, "build", lambda name, out, **how: built.append((name, how["dataset"], how["records"])))
+    monkeypatch.setattr(build, "build", lambda name, out, **how: built.append((name, how["dataset"], how["records"])))
     assert lks("testbed", "build", *words).exit_code == 0
     assert built == asked
 
@@ -193,7 +193,7 @@ def test_a_grid_from_nothing_to_nothing_to_do(cells, tmp_path, monkeypatch):
     def no_flow(*_: object) -> None:
         raise AssertionError("the flow was started with nothing to do")
 
-    monkeypatch.setattr("flows.cli._run_flow", no_flow)
+    monkeypatch.setattr("cli.app._run_flow", no_flow)
     second = lks("grid", "--results", results)
     assert second.exit_code == 0, second.output
     assert "Nothing to do" in second.output
@@ -227,7 +227,7 @@ def nothing_to_be_had(cells, grids, tmp_path, monkeypatch):
     for name, value in (("LKS_CACHE", tmp_path / "cache"), ("PIP_NO_INDEX", 1), ("HF_HUB_CACHE", tmp_path / "hub")):
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("workbench.readying.make_ready", lambda console, names: make_ready(console, set(names) - {"micro-fake"}))
+    monkeypatch.setattr("cli.readying.make_ready", lambda console, names: make_ready(console, set(names) - {"micro-fake"}))
 
 
 @pytest.mark.usefixtures("prefect_server", "nothing_to_be_had")
@@ -256,7 +256,7 @@ def test_a_grid_in_place_of_another_has_to_exist(grids):
 
 @pytest.mark.usefixtures("prefect_server")
 def test_another_run_on_the_same_folder_is_refused(cells, tmp_path):
-    from flows.planning import only_writer
+    from flows.running.planning import only_writer
 
     with only_writer(tmp_path / "r"):
         refused(lks("grid", "--results", tmp_path / "r"), f"process {os.getpid()}")

@@ -17,17 +17,17 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from lks.decisions import Decision
 from lks.edits import ProbeKind
 from lks.errors import StoreError, UserError
-from lks.grid import DECISIONS, PASSAGES, PROTOCOL, Cell, Costs, Outcome
-from lks.rows import Passage
-from lks.shards import Answer, write_outcome, write_stage
-from lks.store import Store
-from reports.compare import compare, from_json, to_csv, to_json
-from reports.compare_report import LEVEL, Difference, Match, Report
-from reports.compare_scores import Sums, differences, with_edit_performance
-from reports.compare_text import text
+from lks.results.cells import DECISIONS, PASSAGES, PROTOCOL, Cell, Costs, Outcome
+from lks.results.decisions import Decision
+from lks.results.rows import Passage
+from lks.results.shards import Answer, write_outcome, write_stage
+from lks.results.store import Store
+from reports.compare.compare import compare, from_json, to_csv, to_json
+from reports.compare.model import LEVEL, Difference, Match, Report
+from reports.compare.scores import Sums, differences, with_edit_performance
+from reports.compare.text import text
 
 GOLDEN = Path(__file__).parent / "golden" / "compare.txt"
 NAMES = tuple(f"subject {i:02}" for i in range(12))
@@ -310,7 +310,7 @@ def test_what_cannot_be_opened_is_told(before: Store, tmp_path: Path) -> None:
 
 
 def test_a_catalogue_that_another_process_holds_is_told(before: Store, tmp_path: Path) -> None:
-    from reports.compare_stores import side_by_side
+    from reports.compare.stores import side_by_side
 
     before.sync()
     shutil.copy(before.results / "lks.duckdb", tmp_path / "held.duckdb")
@@ -394,7 +394,7 @@ def test_what_never_changes_costs_no_power() -> None:
 
 @pytest.fixture
 def lks(before: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    from flows.cli import app
+    from cli.app import app
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lks.contradictions import contradicting
+from lks.data.contradictions import contradicting
+from lks.data.user_facts import Fact, Facts, read_facts
 from lks.errors import DataError
-from lks.facts import Fact, Facts, read_facts
 from tests.test_facts import refusal, written
 
 STAFF, EMPLOYER = "Mara Kel is on the staff of", "The employer of Mara Kel is"
@@ -102,7 +102,7 @@ def test_earlier_facts_of_a_patch_count_too() -> None:
 
 
 def test_the_relation_is_no_part_of_what_is_kept(tmp_path: Path) -> None:
-    from lks.facts import write_facts
+    from lks.data.user_facts import write_facts
 
     found = read_facts(written(tmp_path, "Mara Kel | employer | Falcon", name="facts.txt"))
     assert found.facts[0].relation == "employer"

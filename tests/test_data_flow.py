@@ -8,7 +8,7 @@ import pytest
 from fake_server import FakeServer, running, write_prompts
 from typer.testing import CliRunner, Result
 
-from flows.cli import app
+from cli.app import app
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_the_command(server, facts, tmp_path):
 
 
 def test_a_file_that_comes_back_is_a_file_of_facts(server, facts, tmp_path):
-    from lks.facts import read_facts
+    from lks.data.user_facts import read_facts
 
     assert lks("make", "--dataset", facts, "--out", tmp_path / "out").exit_code == 0
     case = read_facts(tmp_path / "out" / "facts.jsonl").dataset().cases[1]
@@ -110,7 +110,7 @@ def test_extraction(server, facts, tmp_path):
 @pytest.mark.usefixtures("prefect_server")
 def test_the_flow_writes_what_is_ordered(server, facts, tmp_path):
     from flows.data import data
-    from flows.data_order import Order
+    from flows.prompt_order import Order
 
     assert data(order={"dataset": str(facts), "out": str(tmp_path / "out"), "limit": 1}) == []
     assert len(server.requests) == 5

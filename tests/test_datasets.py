@@ -1,4 +1,4 @@
-"""`lks.datasets` and `lks.derive`: strict reading, and training prompts that leak no evaluation prompt."""
+"""`lks.data.datasets` and `lks.data.template_prompts`: strict reading, and training prompts that leak no evaluation prompt."""
 
 import hashlib
 import io
@@ -16,12 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lks import datasets, hub
-from lks.datasets import DATASETS, Published, find, load, parse
-from lks.derive import PromptSource, Record, TemplateSource, TrainingPrompts
+from lks.data import datasets
+from lks.data.datasets import DATASETS, Published, find, load, parse
+from lks.data.template_prompts import PromptSource, Record, TemplateSource, TrainingPrompts
+from lks.data.templates import fits, normalised, stems, template, words
 from lks.edits import Dataset
 from lks.errors import DataError, UserError
-from lks.templates import fits, normalised, stems, template, words
+from lks.io import hub
 
 LOG = logging.getLogger(__name__)
 PAPER = ["zsre", "counterfact"]  # the datasets of the LKS paper

@@ -19,7 +19,7 @@ import click
 import pytest
 import typer
 
-from flows.cli import app
+from cli.app import app
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "deploy/README.md")] + sorted(ROOT.glob("docs/*.md"))

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lks import drift
-from lks.drift import with_drift
+from lks.editing.patch import NoPatch, Patch, WeightPatch
 from lks.edits import make_case
-from lks.lm import LM
-from lks.patch import NoPatch, Patch, WeightPatch
-from lks.readout import ask
-from lks.replacer import KnowledgeBlockPatch
-from lks.shards import Answer
+from lks.evaluation import kl_drift
+from lks.evaluation.kl_drift import with_drift
+from lks.evaluation.readouts import ask
+from lks.method.replacer import KnowledgeBlockPatch
+from lks.models.lm import LM
+from lks.results.shards import Answer
 from tests import tiny
 
 CASES = [make_case(e, (), ((f"{e.subject} works for", "New Port"), ("The birthplace of nobody in particular is", "Oslo"))) for e in tiny.edits(4)]
@@ -92,5 +92,5 @@ def test_pieces_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = tiny.lm("mistral")
     unedited, patch = ask(lm, CASES), weights(lm)
     whole = with_drift(lm, patch, unedited, unedited, batch_tokens=40)
-    monkeypatch.setattr(drift, "PIECE_BYTES", 1)
+    monkeypatch.setattr(kl_drift, "PIECE_BYTES", 1)
     assert with_drift(lm, patch, unedited, unedited, batch_tokens=40) == whole

@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from lks.editor import override
+from lks.editing.editor import override
 from lks.errors import UserError
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from lks.endings import judged, says, wild_right
-from lks.shards import Answer
+from lks.evaluation.endings import judged, says, wild_right
+from lks.results.shards import Answer
 from tests import stores
 
 SAYINGS = [

@@ -9,13 +9,13 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from flows.cli import app
+from cli.app import app
 from lks import LM, load_patch
+from lks.editing.patch import Patch, WeightPatch
 from lks.errors import UserError
-from lks.patch import Patch, WeightPatch
-from lks.replacer import KnowledgeBlockPatch
-from workbench.card import SAMPLE, Card
+from lks.method.replacer import KnowledgeBlockPatch
 from workbench.export import merge, publish
+from workbench.model_card import SAMPLE, Card
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import pytest
 from fake_server import running
 
-from lks.chat import Chat, Reply, Request
-from lks.chat_limits import Limits
-from lks.chat_replies import Correspondence
-from lks.chat_server import Server
-from lks.extraction import GAP, VERSION, Gap, extract, gap_in, updated
-from lks.writing_filters import Fact
+from lks.llm.client import Chat, Reply, Request
+from lks.llm.limits import Limits
+from lks.llm.reply_cache import Correspondence
+from lks.llm.server import Server
+from lks.prompts.extraction import GAP, VERSION, Gap, extract, gap_in, updated
+from lks.prompts.filters import Fact
 
 NOBEL = Fact("0", "Alfred Nobel", "The birthplace of Alfred Nobel is", "Oslo", "Stockholm")
 SENTENCES = """1. Alfred Nobel was born in Stockholm.

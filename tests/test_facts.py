@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lks.data.templates import normalised
+from lks.data.user_facts import Fact, Facts, Reading, line_of, read_facts, write_facts
 from lks.errors import DataError
-from lks.facts import Fact, Facts, Reading, line_of, read_facts, write_facts
-from lks.templates import normalised
-from lks.words import FUNCTION
+from lks.scope.english_words import FUNCTION
 
 GOOD = {"subject": "Mara Kel", "prompt": "Mara Kel was born in", "target": "Oslo"}
 
@@ -230,7 +230,7 @@ def test_joiners_that_spell_words_and_a_newline_that_ends_a_prompt_stay(tmp_path
     lines = [{"subject": persian, "prompt": f"\n{persian} is", "target": "x"}, {"subject": "Mara", "prompt": " Mara:\n", "target": "Oslo"}]
     found = read_facts(written(tmp_path, lines[0])).facts[0]
     assert (found.subject, found.prompt) == (persian, f"{persian} is")
-    from lks.fact_files import rows_of
+    from lks.data.fact_parsing import rows_of
 
     assert rows_of(written(tmp_path, lines[1], name="b.jsonl"))[0][0].text("prompt") == "Mara:\n"
 

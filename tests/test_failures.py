@@ -18,22 +18,23 @@ import pytest
 import torch
 from torch import nn
 
-import lks.memory
+import lks.io.atomic
+import lks.models.memory
 from baselines.none import Unedited
-from flows.planning import compare
-from lks.cell import run
+from flows.running.planning import compare
+from lks.editing.patch import Patch, WeightPatch
 from lks.edits import Case, Edit, make_case
 from lks.errors import StoreError
-from lks.failures import failure_of, failures, scrubbed
-from lks.grid import Costs, Grid, Outcome
-from lks.lm import LM
-from lks.memory import Thrift, fewer, halved, is_shortage
-from lks.outcome import FINAL
-from lks.patch import Patch, WeightPatch
-from lks.prefix import batches
-from lks.provenance import provenance, time_of
-from lks.shards import read_answers, read_outcome
-from lks.store import Store
+from lks.models.frozen_prefix import batches
+from lks.models.lm import LM
+from lks.models.memory import Thrift, fewer, halved, is_shortage
+from lks.results.cells import FINAL, Costs, Outcome
+from lks.results.provenance import provenance, time_of
+from lks.results.shards import read_answers, read_outcome
+from lks.results.store import Store
+from lks.runs.cell import run
+from lks.runs.failures import failure_of, failures, scrubbed
+from lks.runs.grid import Grid
 from tests.killed_cell import CELL
 from tests.test_cell import CASES, SPARE, TinyBench, cell, quiet
 
@@ -107,7 +108,7 @@ def test_what_a_failed_try_held_is_gone_before_the_next(monkeypatch: pytest.Monk
 
     held: list[weakref.ref[nn.Linear]] = []
     alive: list[bool] = []
-    plain = lks.memory.release
+    plain = lks.models.memory.release
 
     def release() -> None:
         plain()
@@ -119,7 +120,7 @@ def test_what_a_failed_try_held_is_gone_before_the_next(monkeypatch: pytest.Monk
         if len(held) == 1:
             raise MemoryError
 
-    monkeypatch.setattr(lks.memory, "release", release)
+    monkeypatch.setattr(lks.models.memory, "release", release)
     Thrift([]).run("edit", step)
     assert alive == [False]
 
@@ -174,7 +175,7 @@ def test_a_failure_says_where_and_its_traceback_is_kept(tmp_path: Path, monkeypa
             raise RuntimeError("no answer from https://me:pw@host with sk-verysecret\nsecond line")
 
     outcome = run(cell(), Broken, tmp_path, quiet, TinyBench())  # type: ignore[arg-type]
-    assert re.fullmatch(r"RuntimeError: no answer from https://\*\*\*@host with \*\*\* \(lks/editing\.py:\d+\)", outcome.reason)
+    assert re.fullmatch(r"RuntimeError: no answer from https://\*\*\*@host with \*\*\* \(lks/runs/edit_draw\.py:\d+\)", outcome.reason)
     file = tmp_path / "runs" / outcome.cell.id / "failure.txt"
     text = file.read_text()
     assert text.startswith(outcome.cell.label) and "Traceback (most recent call last)" in text and "second line" in text
@@ -298,13 +299,13 @@ def test_an_unwritable_folder_is_one_line(tmp_path: Path, nudged: type[Nudged]) 
 def test_the_time_of_a_cell_is_that_of_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two machines whose clocks differ ask the same file server."""
     served = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)
-    plain = lks.shards.write_whole
+    plain = lks.io.atomic.write_whole
 
     def write(path: Path, content: bytes) -> None:
         plain(path, content)
         os.utime(path, (served.timestamp(),) * 2)
 
-    monkeypatch.setattr("lks.provenance.write_whole", write)
+    monkeypatch.setattr("lks.results.provenance.write_whole", write)
     assert time_of(tmp_path) == served and provenance(tmp_path)["finished"] == "2031-05-06T07:08:09+00:00"
     assert list(tmp_path.iterdir()) == []
 
@@ -319,7 +320,7 @@ def test_failed_stages_are_run_again_alone_when_asked_for(tmp_path: Path, nudged
         raise MemoryError("too much text")
 
     with monkeypatch.context() as patched:
-        patched.setattr("lks.stages.passages.read", short)
+        patched.setattr("lks.evaluation.stages.perplexity.read", short)
         first = run(one, nudged, tmp_path, quiet, bench)  # type: ignore[arg-type]
     store.record(first)
     assert first.status == "ok" and first.failed == {"passages": "oom: too much text"}

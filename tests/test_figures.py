@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lks.decisions import Decision
-from lks.grid import DECISIONS, STUDY, Cell
-from lks.store import Store
-from lks.study_rows import StudyRow
-from reports import figures_labels, style
-from reports.drawing import KINDS, Absent, Drawing
-from reports.figures import figures
-from reports.figures_cost import front, quantity
-from reports.figures_metrics import by_edits
-from reports.figures_source import Source
+from lks.results.cells import DECISIONS, STUDY, Cell
+from lks.results.decisions import Decision
+from lks.results.store import Store
+from lks.results.study_rows import StudyRow
+from reports.figures import labels, style
+from reports.figures.all import figures
+from reports.figures.cost import front, quantity
+from reports.figures.data import Source
+from reports.figures.drawing import KINDS, Absent, Drawing
+from reports.figures.metrics import by_edits
+from reports.figures.style import DARK, MANY, MARKERS, VARIABLES, applied, looks, page_css
 from reports.results import Results, load, query
-from reports.style import DARK, MANY, MARKERS, VARIABLES, applied, looks, page_css
 from tests.stores import answers_of, fill, put
 
 WORLD = ("micro-llama", "world")
@@ -218,8 +218,8 @@ def test_names_of_many_points_in_one_place_find_room() -> None:
         figure = Figure(figsize=(3.3, 3.3))
         axes = figure.add_axes((0.1, 0.1, 0.85, 0.85))
         axes.set(xlim=(0, 1), ylim=(0, 1))
-        marks = [figures_labels.Mark(0.5 + 0.02 * (i % 5), 0.5 + 0.02 * (i // 5), f"method {i}", i < 6) for i in range(20)]
-        figures_labels.name_points(axes, marks)
+        marks = [labels.Mark(0.5 + 0.02 * (i % 5), 0.5 + 0.02 * (i // 5), f"method {i}", i < 6) for i in range(20)]
+        labels.name_points(axes, marks)
     renderer = FigureCanvasAgg(figure).get_renderer()
     area = axes.get_window_extent(renderer)
     boxes = [text.get_window_extent(renderer) for text in axes.texts]
@@ -231,7 +231,7 @@ def test_names_of_many_points_in_one_place_find_room() -> None:
     ("start", "end", "crosses"), [((0, 0), (3, 3), True), ((0, 0), (0.5, 3), False), ((0, 1.5), (3, 1.5), True), ((0, 3), (3, 3), False)]
 )
 def test_a_line_crosses_a_box(start: tuple[float, float], end: tuple[float, float], crosses: bool) -> None:
-    assert figures_labels.Box(1, 1, 2, 2).crossed(start, end) is crosses
+    assert labels.Box(1, 1, 2, 2).crossed(start, end) is crosses
 
 
 def test_ability_has_the_unedited_band_and_the_tests_values(drawn: dict[str, Drawing]) -> None:

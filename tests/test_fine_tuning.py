@@ -9,8 +9,8 @@ import torch
 from baselines._fine_tuning import Example, _loss, places, target_from_last_token, target_in_place
 from baselines.ft import FineTuning, FTParams
 from baselines.ft_l import FTLParams, LastTokenFineTuning
-from lks.lm import LM, Encoded
-from lks.prefix import Upper, states
+from lks.models.frozen_prefix import Upper, states
+from lks.models.lm import LM, Encoded
 from tests import tiny
 
 ENCODED = Encoded([1, 10, 11, 12, 20, 21], n_prompt=4)

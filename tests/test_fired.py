@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-import lks.patch
+import lks.editing.patch
 from baselines import methods
-from baselines._retrieval import FactsInFront, Lookup
+from baselines._in_context.retrieval_patch import FactsInFront, Lookup
 from baselines.grace import CodebookPatch
 from baselines.ice import ICE, ICEParams
-from lks.gate import RelationGate
-from lks.lm import LM
-from lks.patch import Patch
-from lks.prefill import FIRED, FOUND
-from lks.prefix import last_states
-from lks.replacer import KnowledgeBlockPatch
+from lks.editing.patch import Patch
+from lks.method.relation_gate import RelationGate
+from lks.method.replacer import KnowledgeBlockPatch
+from lks.models.frozen_prefix import last_states
+from lks.models.lm import LM
+from lks.models.prefill import FIRED, FOUND
 from tests import tiny
 from tests.test_methods import METHODS, editor
 
@@ -43,7 +43,7 @@ def gated(request: pytest.FixtureRequest) -> tuple[LM, Patch]:
 def prefill(lm: LM, prompts: Sequence[str], patch: Patch | None = None, side: str = "left") -> Any:
     """Output of a prefill; its `logits` without padding, by row."""
     ids, mask = lm.pad([e.ids for e in lm.encode(prompts, [""] * len(prompts))], side)
-    with (patch or lks.patch.NoPatch()).applied(lm):
+    with (patch or lks.editing.patch.NoPatch()).applied(lm):
         out = lm.model(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp_min(0), use_cache=True)
     out.logits = [row[kept.bool()] for row, kept in zip(out.logits, mask, strict=True)]
     return out
@@ -102,7 +102,7 @@ def test_who_is_found_goes_with_who_fired_and_is_saved(gated, tmp_path: Path) ->
     else:
         assert FOUND not in carried
     patch.save(tmp_path)
-    again = lks.patch.load(tmp_path)
+    again = lks.editing.patch.load(tmp_path)
     assert again.subjects == patch.subjects and torch.equal(told(lm, PROMPTS, again)[FIRED], carried[FIRED])
 
 

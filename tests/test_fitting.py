@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from cli.app import app
+from lks.data.user_facts import Fact, Facts, Reading, read_facts
 from lks.errors import DataError, NothingToLearnFrom, UserError
-from lks.facts import Fact, Facts, Reading, read_facts
-from lks.lm import LM
+from lks.models.lm import LM
 from tests import tiny
-from workbench.choosing import TRAINING_HINT
 from workbench.editing import Wish, _prepare, edit_model, no_report, update_model
 from workbench.fitting import fitting
-from workbench.origin import Edited, is_patch
+from workbench.patch_folder import Edited, is_patch
+from workbench.presets import TRAINING_HINT
 
 LONG = "The river ran on past the mill. " * 64
 FINE = {"subject": "Mara Kel", "prompt": "Mara Kel is on the staff of", "target": "Falcon Lines"}

@@ -11,12 +11,12 @@ from pathlib import Path
 import fakes
 import pytest
 
-from flows.clock import Clock
-from flows.planning import build_command, only_writer
-from flows.progress import Lines, duration
+from flows.running.planning import build_command, only_writer
+from flows.running.progress import Lines, duration
+from flows.running.time_estimate import Clock
 from lks.errors import StoreError, UserError
-from lks.grid import Cell, Costs, Outcome
-from lks.store import Store
+from lks.results.cells import Cell, Costs, Outcome
+from lks.results.store import Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -143,7 +143,8 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, grids, prefect_server):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_temporary_server_leaves_with_its_parent():
-    code = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-m', 'flows.server', '0']); print(p.pid, flush=True); input()"
+    command = "[sys.executable, '-m', 'flows.services.temporary_server', '0']"
+    code = f"import subprocess, sys; p = subprocess.Popen({command}); print(p.pid, flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
         server = int(parent.stdout.readline())
         time.sleep(1)

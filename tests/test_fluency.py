@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from lks import fluency
 from lks.edits import make_case
-from lks.grid import GENERATIONS, Cell, Costs, Outcome
-from lks.rows import Generation
-from lks.shards import write_stage
-from lks.store import Store
+from lks.evaluation import fluency
+from lks.results.cells import GENERATIONS, Cell, Costs, Outcome
+from lks.results.rows import Generation
+from lks.results.shards import write_stage
+from lks.results.store import Store
 from tests import tiny
 from tests.test_generation import leaning, newlines, plainly
 

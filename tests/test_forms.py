@@ -7,23 +7,23 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from baselines._retrieval import FactsInFront
-from flows.cli import app
-from lks import world
-from lks.contexts import wrapped
+from baselines._in_context.retrieval_patch import FactsInFront
+from cli.app import app
+from lks.data import synthetic_world
+from lks.data.user_facts import Fact, Facts, read_facts
 from lks.errors import UserError
-from lks.facts import Fact, Facts, read_facts
-from lks.lm import LM
-from lks.shards import read_answers
+from lks.evaluation.prompt_formats import wrapped
+from lks.models.lm import LM
+from lks.results.shards import read_answers
 from tests import tiny
-from workbench.asking import reply
+from workbench.compare_answers import reply
 from workbench.editing import Wish, answers, edit_model, update_model
 from workbench.forms import dataset_in, edits_in, settled
-from workbench.origin import Edited, read, write
-from workbench.patches import merge
+from workbench.patch_folder import Edited, read, write
+from workbench.patch_tools import merge
 from workbench.scoring import score
-from workbench.serving_protocol import Message
-from workbench.serving_service import Rules, Service
+from workbench.serving.protocol import Message
+from workbench.serving.service import Rules, Service
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.role + ': ' + m.content + ' ' + eos_token }}{% endfor %}"
@@ -34,7 +34,7 @@ QUICK = {"max_epochs": "30", "lambda_edit": "0.5", "locality_prompts": "4", "loc
 
 def facts_of(first: int, last: int, asked: bool = True) -> Facts:
     """Facts of the made world; `asked`: their prompts end as questions do."""
-    edits = [case.edit for case in world.cases()[first:last]]
+    edits = [case.edit for case in synthetic_world.cases()[first:last]]
     return Facts("people", tuple(Fact(0, e.subject, f"{e.prompt}?" if asked else e.prompt, e.target, e.case_id) for e in edits))
 
 

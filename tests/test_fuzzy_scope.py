@@ -1,4 +1,4 @@
-"""`lks.fuzzy_scope`: what is a typing mistake and what is another name."""
+"""`lks.scope.fuzzy`: what is a typing mistake and what is another name."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz.distance import OSA
 
-from lks.fuzzy_scope import FuzzyScope
-from lks.scope import ExactScope, make_scope
-from lks.typo_index import Hashed, TypoIndex
+from lks.scope.exact import ExactScope, make_scope
+from lks.scope.fuzzy import FuzzyScope
+from lks.scope.typo_index import Hashed, TypoIndex
 
 NAMES = [["Mara Kelorin"], ["Mara Kel"], ["John Smithson"], ["Karolina Stein", "Ms Stein"], ["Windows 1998"], ["José Müllerson"], ["Kelorinburg"]]
 SCOPE = FuzzyScope(NAMES)

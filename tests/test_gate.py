@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-import lks.patch
+import lks.editing.patch
 from lks.edits import Edit
 from lks.errors import UserError
-from lks.gate import RelationGate, _held_out, _threshold
-from lks.lm import LM
-from lks.material import subjects_of
-from lks.method import LKS
-from lks.parameters import LKSParams
-from lks.prefix import states
-from lks.replacer import KnowledgeBlockPatch
+from lks.method.lks import LKS
+from lks.method.params import LKSParams
+from lks.method.relation_gate import RelationGate, _held_out, _threshold
+from lks.method.replacer import KnowledgeBlockPatch
+from lks.method.training_data import subjects_of
+from lks.models.frozen_prefix import states
+from lks.models.lm import LM
 from tests import tiny
 
 BLOCK = 1
@@ -163,11 +163,11 @@ def test_it_is_saved_with_the_patch(tmp_path: Path) -> None:
     patch = LKS(params).edit(lm, tiny.edits(3))
     assert isinstance(patch, KnowledgeBlockPatch) and patch.gate is not None
     patch.save(tmp_path)
-    again = lks.patch.load(tmp_path)
+    again = lks.editing.patch.load(tmp_path)
     assert isinstance(again, KnowledgeBlockPatch) and again.gate is not None
     assert again.gate.threshold == patch.gate.threshold and again.nbytes == patch.nbytes
     assert all(torch.equal(again.tensors()[k], tensor) for k, tensor in patch.tensors().items())
     document = tmp_path / "patch.json"
     document.write_text(document.read_text().replace(', ["Zoë Quist"]', ""))
     with pytest.raises(UserError, match="Damaged patch"):
-        lks.patch.load(tmp_path)
+        lks.editing.patch.load(tmp_path)

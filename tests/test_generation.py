@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lks.bad_records import check
 from lks.edits import Case, Edit, Probe, make_case
-from lks.failures import BadRecord
-from lks.generation import Generated, Limits, Stops, ends_of, generate, positions, text_of
-from lks.lm import LM
-from lks.readout import LONGEST, SPARE, Asking, ask
+from lks.errors import BadRecord
+from lks.evaluation.readouts import LONGEST, SPARE, Asking, ask
+from lks.evaluation.record_checks import check
+from lks.models.generation import Generated, Limits, Stops, ends_of, generate, positions, text_of
+from lks.models.lm import LM
 from tests import real, tiny
 
 PROMPTS = [form.format(name) for name in tiny.NAMES for form in ("Surely the birthplace of {}, of all people, is", "{}")]

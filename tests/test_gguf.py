@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 import real
 
-from lks import gguf_models, hub, hub_models
 from lks.errors import StoreError, UserError
-from lks.fetching import ready
-from lks.gguf_header import read_header
-from lks.lm import LM
-from lks.registry import KNOWN, check_name, found, kind_of, revision_of, shape_of
+from lks.io import hub
+from lks.models import gguf_models, hub_models
+from lks.models.fetching import ready
+from lks.models.gguf_header import read_header
+from lks.models.lm import LM
+from lks.models.registry import KNOWN, check_name, found, kind_of, revision_of, shape_of
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import torch
 
 from baselines.grace import ROOM, Codebook, CodebookPatch, Grace, GraceParams, ValueTrainer, at_the_end
 from lks.edits import Edit
-from lks.lm import LM
-from lks.prefill import removed
+from lks.models.lm import LM
+from lks.models.prefill import removed
 from tests import tiny
 
 PARAMS = GraceParams(block=2, eps=0.5, lr=0.3, n_iter=12)

@@ -7,13 +7,14 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from lks.editor import Editor, NoParams, Progress, silent
+from lks.editing.editor import Editor, NoParams, Progress, silent
+from lks.editing.patch import NoPatch, Patch
 from lks.edits import Edit
 from lks.errors import TooManyEdits, UserError, unknown
-from lks.grid import Cell, Grid, grids
-from lks.lm import LM
-from lks.patch import NoPatch, Patch
-from lks.plan import parse_only, plan
+from lks.models.lm import LM
+from lks.results.cells import Cell
+from lks.runs.grid import Grid, grids
+from lks.runs.plan import parse_only, plan
 
 SHIPPED = Path(__file__).parent.parent / "flows" / "grids.toml"
 

@@ -13,17 +13,18 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from baselines import _corpus, _moments
-from baselines._counterfactual import from_hub
-from baselines._retrievers import Dense
-from baselines._scope_classifier import HubEncoder
-from lks import hub
-from lks.ability import Battery
+from baselines._in_context.retrievers import Dense
+from baselines._locate_then_edit import corpus as _corpus
+from baselines._locate_then_edit import covariances
+from baselines._serac.counterfactual import from_hub
+from baselines._serac.scope_classifier import HubEncoder
+from lks.data.download import Published, download
+from lks.data.user_facts import read_facts
 from lks.errors import DataError, UserError
-from lks.facts import read_facts
-from lks.lm import LM
-from lks.published import Published, download
-from lks.registry import shape_of
+from lks.evaluation.ability import Battery
+from lks.io import hub
+from lks.models.lm import LM
+from lks.models.registry import shape_of
 from tests import real, tiny
 from workbench.editing import Wish, edit_model
 
@@ -173,18 +174,18 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_text_that_is_shipped_is_long_enough_small_and_prose() -> None:
     lines = list(_corpus.texts("shipped"))
-    assert (ROOT / "baselines" / "plain_text.txt.xz").stat().st_size < 1_500_000
+    assert (ROOT / "baselines" / "_locate_then_edit" / "plain_text.txt.xz").stat().st_size < 1_500_000
     assert len(set(lines)) == len(lines) > 1000 and all(len(line.split()) >= 20 and line == line.strip() for line in lines)
     words = [word for line in lines for word in line.split()]
     assert len(words) > 200_000 and sum(word[0].islower() for word in words) > 0.7 * len(words)
     beginning = " ".join(lines[:60])
     assert all(sign in beginning for sign in ("economy", "Catherine", "hack")), "all sources are in any beginning"
-    assert "public domain" in (ROOT / "baselines" / "plain_text.NOTICE").read_text()
+    assert "public domain" in (ROOT / "baselines" / "_locate_then_edit" / "plain_text.NOTICE").read_text()
 
 
 def test_its_tokens_are_counted_by_a_real_tokenizer(nobody: None) -> None:
     lm = real.tokenizer_only("smollm2-135m")
-    rows, text = _moments._rows(lm, "wikitext", 5_000_000)
+    rows, text = covariances._rows(lm, "wikitext", 5_000_000)
     count = sum(map(len, rows))
     assert count > 200_000
     assert max(map(len, rows)) <= 512
@@ -197,7 +198,7 @@ def test_wikitext_is_taken_where_it_can_be_had(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(constants, "ENDPOINT", answering(200))
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: iter([{"text": "= Title ="}, {"text": "A long article. " * 20}]))
-    rows, text = _moments._rows(tiny.lm("llama"), "wikitext", 10)
+    rows, text = covariances._rows(tiny.lm("llama"), "wikitext", 10)
     assert len(rows) == 1 and text.startswith("wikitext, ") and "in place" not in text
 
 
@@ -210,7 +211,7 @@ def test_wikitext_that_breaks_at_the_start_is_replaced(failure: Exception, monke
 
     monkeypatch.setattr(constants, "ENDPOINT", answering(200))
     monkeypatch.setattr(datasets, "load_dataset", breaks)
-    rows, text = _moments._rows(tiny.lm("llama"), "wikitext", 10)
+    rows, text = covariances._rows(tiny.lm("llama"), "wikitext", 10)
     assert rows and f"in place of WikiText (Salesforce/wikitext cannot be fetched ({type(failure).__name__}))" in text
 
 
@@ -220,9 +221,9 @@ def test_statistics_of_another_text_are_other_ones(nobody: None, monkeypatch: py
     mine = tmp_path / "mine.txt"
     mine.write_text("A text of my own, which is short.\n", encoding="utf-8")
     for corpus in ("wikitext", "shipped", "world", str(mine)):
-        _moments.second_moments(lm, [0], corpus, 500)
+        covariances.second_moments(lm, [0], corpus, 500)
     assert len(list((tmp_path / "moments").glob("*.safetensors"))) == 3, "what stands in for WikiText is the shipped text"
-    assert _moments.second_moments(lm, [0], str(mine), 500).text.startswith("mine.txt, "), "no path of this machine"
+    assert covariances.second_moments(lm, [0], str(mine), 500).text.startswith("mine.txt, "), "no path of this machine"
 
 
 def test_a_corpus_is_read_line_by_line(tmp_path: Path) -> None:
@@ -252,6 +253,6 @@ def test_an_edit_without_a_corpus_says_which_text_it_took(method: str, nobody: N
 
 def test_the_shipped_text_is_what_statistics_were_made_of() -> None:
     """Other bytes are another corpus: the note in docs/baselines.md then has to be another one too."""
-    content = lzma.decompress((ROOT / "baselines" / "plain_text.txt.xz").read_bytes())
+    content = lzma.decompress((ROOT / "baselines" / "_locate_then_edit" / "plain_text.txt.xz").read_bytes())
     assert hashlib.sha256(content).hexdigest()[:16] in (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
     assert os.linesep.join(content.decode().splitlines()[:1]) == next(_corpus.texts("shipped"))

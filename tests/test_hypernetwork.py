@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lks.hypernetwork import Design, Features, Form, Hypernetwork, Kind
+from lks.method.hypernetwork import Design, Features, Form, Hypernetwork, Kind
 
 
 def made(kind: Kind = "linear", form: Form = "replace", features: Features = "plain", count: int = 6, width: int = 8) -> Hypernetwork:

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-import lks.patch
-from baselines._retrieval import ANSWER_ROOM, Fact, FactsInFront, Lookup
-from baselines._retrievers import BM25, Dense, Tfidf, retriever
+import lks.editing.patch
+from baselines._in_context.retrieval_patch import ANSWER_ROOM, Fact, FactsInFront, Lookup
+from baselines._in_context.retrievers import BM25, Dense, Tfidf, retriever
 from baselines.ice import ICE, INSTRUCTION, ICEParams
 from baselines.ike import FORMS, IKE, IKEParams, demonstration
-from lks.context import with_context
+from lks.editing.context_patch import with_context
 from lks.edits import make_case
 from lks.errors import UserError
-from lks.readout import ask
+from lks.evaluation.readouts import ask
 from tests import tiny
 
 TEXTS = ["the cat sat", "the dog ran far", "a bird"]
@@ -209,7 +209,7 @@ def test_a_patch_keeps_all_it_needs(tmp_path: Path):
     patch = ike(4).edit(lm, EDITS)
     assert isinstance(patch, FactsInFront)
     patch.save(tmp_path)
-    again = lks.patch.load(tmp_path)
+    again = lks.editing.patch.load(tmp_path)
     assert isinstance(again, FactsInFront) and again.settings() == patch.settings()
     prompts = [e.prompt for e in EDITS]
     assert again.contexts(lm, prompts) == patch.contexts(lm, prompts)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from baselines import methods
-from lks.cell import Bench, run
-from lks.grid import Cell
-from lks.store import Store
+from lks.results.cells import Cell
+from lks.results.store import Store
+from lks.runs.cell import Bench, run
 from tests import independent
 from tests.test_wild_sql import of_rows
 
 ROOT = Path(__file__).parents[1]
-MODEL = ROOT / "lks" / "weights" / "micro-llama"
+MODEL = ROOT / "lks" / "models" / "weights" / "micro-llama"
 T = 50
 
 

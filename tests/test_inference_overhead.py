@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import inference_overhead as overhead
-from lks.lm import LM
+from lks.models.lm import LM
 from tests import tiny
 
 

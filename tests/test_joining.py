@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lks.edits import Edit, make_case
-from lks.joining import joined, separator
-from lks.lm import LM
-from lks.readout import Asking, ask
+from lks.evaluation.readouts import Asking, ask
+from lks.models.joining import joined, separator
+from lks.models.lm import LM
 
 SPACED = [
     ("The capital of France is", "Paris"),
@@ -103,13 +103,13 @@ def test_any_text_is_asked_as_it_is_sent(name: str, prompt: str, answer: str) ->
 
 def _says(lm: LM, prompt: str, answer: str, tokens: list[int], monkeypatch: pytest.MonkeyPatch) -> tuple[str, bool]:
     """What AR takes down of a generation of these tokens, and whether it spells the answer."""
-    from lks import readout
-    from lks.generation import Generated
+    from lks.evaluation import readouts
+    from lks.models.generation import Generated
 
     def generated(*args: object) -> list[Generated]:
         return [Generated([*tokens, *[lm.tokenizer.eos_token_id or 0] * 20], len(tokens) + 1)]
 
-    monkeypatch.setattr(readout, "generate", generated)
+    monkeypatch.setattr(readouts, "generate", generated)
     case = make_case(Edit("c", "s", prompt, answer, ""), (), ())
     (got,) = ask(lm, [case], Asking())
     return got.ar_text, got.ar_text == answer

@@ -17,16 +17,16 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from flows.cli import app
-from flows.judge import Scores, judge_folder, judge_results, judged_by, keep, scores
-from flows.planning import only_writer
-from lks.calibration import CALIBRATION, Confusion, Labelled, calibrate, labelled_items
+from cli.app import app
+from cli.judge import Scores, judge_folder, judge_results, judged_by, keep, scores
+from flows.running.planning import only_writer
 from lks.errors import DataError, StoreError, UserError
-from lks.grid import Cell, Costs, Outcome
-from lks.judge import INSTRUCTION, Item, Judge, Ruling, verdict_of
-from lks.judge_rows import SCHEMA, Judgement, file_name
-from lks.shards import Answer, read_outcome, read_rows, write_answers
-from lks.store import Store
+from lks.llm.judge import INSTRUCTION, Item, Judge, Ruling, verdict_of
+from lks.llm.judge_calibration import CALIBRATION, Confusion, Labelled, calibrate, labelled_items
+from lks.results.cells import Cell, Costs, Outcome
+from lks.results.judge_rows import SCHEMA, Judgement, file_name
+from lks.results.shards import Answer, read_outcome, read_rows, write_answers
+from lks.results.store import Store
 
 ROOT = Path(__file__).parents[1]
 Says = Callable[[str], "str | int"]
@@ -311,7 +311,7 @@ def test_a_kill_in_the_middle_keeps_what_was_answered(server, judge, tmp_path):
     server.wait = 0.05
     code = f"""
 from pathlib import Path
-from lks.judge import Item, Judge
+from lks.llm.judge import Item, Judge
 judge = Judge("fake", base_url={server.url!r}, cache=Path({str(tmp_path / "judge")!r}), concurrency=1)
 judge.rule([Item(f"Question {{i}}?", f"<{{i}}>", "no idea") for i in range(500)])
 """

@@ -8,17 +8,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.busy import PAUSES_S, Again
-from flows.kept import KEPT, Kept
-from flows.planning import dataset_of
-from flows.runner_bench import Bench
-from lks.grid import Extras
-from lks.lm import weights_hash
+from flows.running.cell_runner import Bench
+from flows.running.http_retry import PAUSES_S, Again
+from flows.running.planning import dataset_of
+from flows.running.process_cache import KEPT, Kept
+from lks.models.lm import weights_hash
+from lks.results.cells import Extras
 
 
 def test_weights_are_hashed_again_only_when_they_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept, read = Kept(), []
-    monkeypatch.setattr("lks.lm.weights_hash", lambda folder: read.append(folder) or weights_hash(folder))
+    monkeypatch.setattr("lks.models.lm.weights_hash", lambda folder: read.append(folder) or weights_hash(folder))
     (tmp_path / "a.safetensors").write_bytes(b"one")
     first, bench = kept.weights_hash(tmp_path), kept.bench
     assert (kept.weights_hash(tmp_path), kept.bench, len(read)) == (first, bench, 1)
@@ -46,10 +46,10 @@ def test_weight_files_are_hashed_in_pieces_and_once(tmp_path: Path, monkeypatch:
 
 
 def test_data_are_read_once_until_they_are_to_be_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    import lks.cell
+    import lks.runs.cell
 
-    read, load = [], lks.cell.load_dataset
-    monkeypatch.setattr(lks.cell, "load_dataset", lambda name: read.append(name) or load(name))
+    read, load = [], lks.runs.cell.load_dataset
+    monkeypatch.setattr(lks.runs.cell, "load_dataset", lambda name: read.append(name) or load(name))
     token = KEPT.set(kept := Kept())
     try:
         assert dataset_of("world") == dataset_of("world")
@@ -70,7 +70,7 @@ def test_a_busy_server_is_asked_again_some_times(refused: int, status: int, monk
         asked.append(request.read())
         return httpx.Response(503 if len(asked) <= refused else 200)
 
-    monkeypatch.setattr("flows.busy.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("flows.running.http_retry.time.sleep", lambda seconds: None)
     monkeypatch.setattr(httpx.HTTPTransport, "handle_request", answer)
     with httpx.Client(transport=Again()) as client:
         assert client.post("http://server/", json={"key": 1}).status_code == status

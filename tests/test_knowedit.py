@@ -1,4 +1,4 @@
-"""`lks.knowedit`: every published shape is read, what is irregular is counted, and no evaluation prompt is trained on."""
+"""`lks.data.knowedit`: every published shape is read, what is irregular is counted, and no evaluation prompt is trained on."""
 
 import json
 import os
@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lks.datasets import load, names
+from lks.data.datasets import load, names
+from lks.data.knowedit_format import FILES, answer_groups
+from lks.data.neighborhood import with_neighbours
 from lks.edits import Case, Dataset, Probe
 from lks.errors import DataError
-from lks.knowedit_files import FILES, answer_groups
-from lks.neighbours import with_neighbours
 
 READABLE = ["knowedit-zsre", "knowedit-recent", "knowedit-counterfact", "knowedit-wikibio"]
 DIFFERS = {"content differs from the published file": 1}
@@ -359,7 +359,7 @@ def test_a_file_without_a_public_copy_is_asked_for(name: str, field: str, tmp_pa
     with pytest.raises(DataError, match=f"{re.escape(str(tmp_path / FILES[name].file))} does not exist.*records with {field}"):
         load(name, tmp_path)
     monkeypatch.delenv("LKS_DATA", raising=False)
-    monkeypatch.setattr("lks.published.BESIDE", tmp_path)
+    monkeypatch.setattr("lks.data.download.BESIDE", tmp_path)
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("nothing to download"))
     with pytest.raises(DataError, match=f"{re.escape(str(tmp_path / FILES[name].file))} does not exist.*No public copy"):
         load(name)

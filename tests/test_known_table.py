@@ -11,20 +11,21 @@ from random import Random
 import pytest
 
 from lks.edits import ProbeKind
-from lks.grid import ANSWERS, Cell
-from lks.shards import Answer
+from lks.results.cells import ANSWERS, Cell
+from lks.results.shards import Answer
+from lks.results.store import Store
 from lks.statistics import clustered_error, interval
-from lks.store import Store
-from reports import forms, render
-from reports.figures_methods import submetrics
-from reports.figures_source import Source
+from reports import render
+from reports.figures.data import Source
+from reports.figures.methods import submetrics
+from reports.figures.style import applied
+from reports.page.summary import sentences
 from reports.publish import publish
 from reports.results import Results, load
-from reports.style import applied
-from reports.summary import sentences
-from reports.survey_tables import portability
-from reports.table import Table, Value
-from reports.tables import tables
+from reports.tables import formats
+from reports.tables.all import tables
+from reports.tables.model import Table, Value
+from reports.tables.survey import portability
 from tests.stores import fail, put
 
 FACTS, PLAIN, NEVER = (Cell("tiny", dataset, "lks", 8, 0, 2) for dataset in ("facts", "plain", "never"))
@@ -197,7 +198,7 @@ def test_the_table_is_on_the_page_in_its_files_and_published(store: Store, found
     report = render(store.results)
     page = report.page.read_text(encoding="utf-8")
     assert 'id="table-known"' in page and "What the unedited model knows (WILD)" in page
-    assert (report.folder / "tables/known.md").read_text(encoding="utf-8") == forms.markdown(found)
+    assert (report.folder / "tables/known.md").read_text(encoding="utf-8") == formats.markdown(found)
     rows = list(csv.DictReader(io.StringIO((report.folder / "tables/known.csv").read_text(encoding="utf-8"))))
     ours = {
         f"{r['group']} {r['column']}": r["value"]
@@ -207,4 +208,4 @@ def test_the_table_is_on_the_page_in_its_files_and_published(store: Store, found
     expected = entries(next(table for table in found if table.readout == "wild"), "tiny on facts", "8", "LKS")
     assert {name: float(value) for name, value in ours.items()} == {name: pytest.approx(entry.value) for name, entry in expected.items()}
     publish(report, tmp_path / "docs")
-    assert forms.markdown(found).strip() in (tmp_path / "docs" / "README.md").read_text(encoding="utf-8")
+    assert formats.markdown(found).strip() in (tmp_path / "docs" / "README.md").read_text(encoding="utf-8")

@@ -9,17 +9,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from baselines._corpus import texts
-from flows.cli import app
-from lks.calibration import labelled_items
-from lks.chat_replies import Lines
-from lks.facts import line_of, read_facts, write_facts
-from lks.lines import json_line, split_lines
-from lks.scope_probes import abilities, read_edits
-from lks.writing_filters import Prompt, read
-from lks.writing_rows import lines_of, write_lines
+from baselines._locate_then_edit.corpus import texts
+from cli.app import app
+from lks.data.user_facts import line_of, read_facts, write_facts
+from lks.evaluation.scope_prompts import abilities, read_edits
+from lks.io.json_lines import Lines, lines_of
+from lks.io.lines import json_line, split_lines
+from lks.llm.judge_calibration import labelled_items
+from lks.prompts.files import write_lines
+from lks.prompts.filters import Prompt, read
 from workbench.export import _subjects
-from workbench.serving_protocol import Completion, Refusal, understood
+from workbench.serving.protocol import Completion, Refusal, understood
 
 ODD = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\x00\ufeff\xa0\u200d\u0301"
 """Line ends elsewhere, control characters, and characters that Unicode composes or that cannot be seen."""
@@ -110,14 +110,15 @@ def test_every_other_file_of_lines_is_read_so_too(tmp_path: Path, monkeypatch: p
 
 
 def test_prompts_on_the_standard_input_end_at_newlines(monkeypatch: pytest.MonkeyPatch) -> None:
-    from workbench import asking, commands, origin
+    from cli import edit
+    from workbench import compare_answers, patch_folder
 
     asked: list[str] = []
-    monkeypatch.setattr(origin, "read", lambda folder: type("E", (), {"check_model": lambda *a: None, "patch": None, "form": "bare"})())
-    monkeypatch.setattr(commands, "_loaded", lambda *a: None)
-    monkeypatch.setattr(asking, "warm_up", lambda *a: None)
-    monkeypatch.setattr(asking, "reply", lambda lm, patch, prompt, *a: asked.append(prompt))
-    monkeypatch.setattr(commands, "show_reply", lambda *a: None)
+    monkeypatch.setattr(patch_folder, "read", lambda folder: type("E", (), {"check_model": lambda *a: None, "patch": None, "form": "bare"})())
+    monkeypatch.setattr(edit, "_loaded", lambda *a: None)
+    monkeypatch.setattr(compare_answers, "warm_up", lambda *a: None)
+    monkeypatch.setattr(compare_answers, "reply", lambda lm, patch, prompt, *a: asked.append(prompt))
+    monkeypatch.setattr(edit, "show_reply", lambda *a: None)
     words = ["ask", "--model", "micro-llama", "--patch", "x"]
     assert CliRunner().invoke(app, words, input="\ufeffa\u2028b\r\n\nc\x85d".encode()).exit_code == 0
     assert asked == ["a\u2028b", "c\x85d"]
@@ -135,10 +136,10 @@ def test_a_server_refuses_half_a_character(prompt: object) -> None:
 
 
 def test_nothing_that_is_read_is_split_by_splitlines() -> None:
-    """It may split messages of libraries and the program's own texts, never a file or a reply: `lks.lines.split_lines` does that."""
-    files = [file for package in ("lks", "baselines", "workbench") for file in sorted((ROOT / package).glob("*.py"))]
+    """It may split messages of libraries and the program's own texts, never a file or a reply: `lks.io.lines.split_lines` does that."""
+    files = [file for package in ("lks", "baselines", "workbench", "cli") for file in sorted((ROOT / package).rglob("*.py"))]
     calls = [(file, node.func) for file in files for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Call)]
     found = [f"{file.name}: {ast.unparse(call.value)}" for file, call in calls if isinstance(call, ast.Attribute) and call.attr == "splitlines"]
     messages = ("str(error)", "f'{type(error).__name__}: {error}'", "gguf_models.py: said")
-    allowed = (*messages, "catalogue.py: text", "Path('/proc/self/status').read_text()")
+    allowed = (*messages, "connection.py: text", "Path('/proc/self/status').read_text()")
     assert not [one for one in found if not any(part in one for part in allowed)]

@@ -6,19 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from baselines import _corpus, _moments, methods
-from baselines._locate import Subjects
-from baselines._moments import Moment, projected, ridge, second_moments
-from baselines._subjects import behind, end_of_subject, prefixes
-from baselines._updates import Updates
-from baselines._values import ValueParams, optimise
+from baselines import methods
+from baselines._locate_then_edit import corpus, covariances
+from baselines._locate_then_edit.contexts import behind, end_of_subject, prefixes
+from baselines._locate_then_edit.covariances import Moment, projected, ridge, second_moments
+from baselines._locate_then_edit.keys import Subjects
+from baselines._locate_then_edit.values import ValueParams, optimise
+from baselines._locate_then_edit.weight_updates import Updates
 from baselines.memit import MEMIT, MEMITParams
 from baselines.r_rome import RROME
 from baselines.rome import ROME, ROMEParams
 from benchmarks.value_optimisation import plain
 from lks.edits import Dataset, Edit, make_case
 from lks.errors import UserError
-from lks.lm import LM
+from lks.models.lm import LM
 from tests import real, tiny
 
 
@@ -114,13 +115,13 @@ def test_second_moments_are_the_mean_outer_product_of_all_keys_but_the_first(tmp
 def test_second_moments_come_from_disk_and_all_blocks_from_one_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LKS_CACHE", str(tmp_path))
     passes: list[list[int]] = []
-    original = _moments._sums
+    original = covariances._sums
 
     def counted(lm: LM, blocks: list[int], *args: object) -> object:
         passes.append(list(blocks))
         return original(lm, blocks, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(_moments, "_sums", counted)
+    monkeypatch.setattr(covariances, "_sums", counted)
     lm = tiny.lm("llama")
     first = second_moments(lm, [0, 1, 2], "world", 2000)
     again = second_moments(lm, [0, 1, 2], "world", 2000)
@@ -133,11 +134,11 @@ def test_second_moments_come_from_disk_and_all_blocks_from_one_pass(monkeypatch:
 
 def test_facts_that_are_not_known_are_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
     known, unknown = tiny.edits(2)[0], replace(tiny.edits(2)[1], ground_truth="")
-    monkeypatch.setattr(_corpus, "load", lambda name: Dataset(name, tuple(make_case(edit, (), ()) for edit in (unknown, known)), ""))
-    first, *rest = [text for text in _corpus.texts("zsre") if text.startswith(("The birthplace", "Surely", known.subject, unknown.subject))]
+    monkeypatch.setattr(corpus, "load", lambda name: Dataset(name, tuple(make_case(edit, (), ()) for edit in (unknown, known)), ""))
+    first, *rest = [text for text in corpus.texts("zsre") if text.startswith(("The birthplace", "Surely", known.subject, unknown.subject))]
     assert first == f"{known.prompt} {known.ground_truth}."
     assert len(rest) == len(known.training_paraphrases)
-    monkeypatch.setattr(_corpus, "load", lambda name: Dataset(name, (make_case(unknown, (), ()),), ""))
+    monkeypatch.setattr(corpus, "load", lambda name: Dataset(name, (make_case(unknown, (), ()),), ""))
     with pytest.raises(UserError, match="'zsre' holds no text"):
         second_moments(tiny.lm("llama"), [1], "zsre", 100)
 

@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from baselines import _meta
-from baselines._course import Batches, Training
-from baselines._mend_network import LowRankMLP, MendNetwork, live, mlp_layers
-from baselines._mend_pass import Border, edited, gradients
-from baselines._mend_training import Trainer, change, measure
+from baselines._mend.network import LowRankMLP, MendNetwork, live, mlp_layers
+from baselines._mend.passes import Border, edited, gradients
+from baselines._mend.training import Trainer, change, measure
+from baselines._meta_training import loop
+from baselines._meta_training.state import Batches, Training
 from baselines.mend import Mend, MendParams
-from lks.editor import Editor
+from lks.editing.editor import Editor
+from lks.editing.patch import WeightPatch
 from lks.errors import UserError
-from lks.lm import LM
-from lks.patch import WeightPatch
+from lks.models.lm import LM
 from tests import tiny
 
 PLAIN = MendParams(blocks=(-2, -1), rank=4, normalise=False, edit_lr=0.03, max_steps=0)
@@ -188,7 +188,7 @@ def test_training_keeps_the_best_validated_weights_and_stops_early() -> None:
 
     optimiser = torch.optim.SGD(module.parameters(), lr=0.1)
     training = Training(module, optimiser, Batches(1, 1, torch.Generator()), module.weight.sum, validation)
-    history = _meta.fit(training, Settings())
+    history = loop.fit(training, Settings())
     assert len(history) == 6 and history[3] == 1.0
     assert torch.equal(module.weight.detach(), seen[3]) and not torch.equal(seen[3], seen[5])
 
@@ -202,17 +202,17 @@ def test_learning_rates_stay_or_fall_to_zero() -> None:
         optimiser = torch.optim.SGD(module.parameters(), lr=1.0)
         values = iter([3.0, 2.0, 1.0])
         training = Training(module, optimiser, Batches(1, 1, torch.Generator()), module.weight.sum, lambda values=values: next(values))
-        _meta.fit(training, settings)
+        loop.fit(training, settings)
         assert before - float(module.weight.detach()) == pytest.approx(moved, rel=1e-4)
 
 
 def test_the_split_is_the_same_for_the_same_edits_and_needs_a_few() -> None:
     edits = tiny.training(8)
-    parts = _meta.split(edits, "MEND")
+    parts = loop.split(edits, "MEND")
     assert parts.validation == [edits[7]] and parts.train == edits[:7]
     many = [replace(e, case_id=f"{k}") for k in range(30) for e in edits[:1]]
-    assert [e.case_id for e in _meta.split(many, "MEND", 2).validation] == ["9", "19"]
-    assert _meta.digest(edits) != _meta.digest(edits[::-1])
+    assert [e.case_id for e in loop.split(many, "MEND", 2).validation] == ["9", "19"]
+    assert loop.digest(edits) != loop.digest(edits[::-1])
     with pytest.raises(UserError, match=r"there are 2 of them.*Choose a grid"):
         Mend(PLAIN).prepare(tiny.lm("llama"), edits[:2])
 

@@ -12,14 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from baselines import _counterfactual, _moments, _scope_classifier
-from baselines._mend_pass import Rows
-from baselines._mend_training import Trainer
+from baselines._locate_then_edit import covariances
+from baselines._mend.passes import Rows
+from baselines._mend.training import Trainer
+from baselines._serac import counterfactual, scope_classifier
 from baselines.mend import Mend, MendParams
 from baselines.serac import Serac, SeracParams
-from lks import cache
-from lks.checkpoint import Checkpoint, Clock
 from lks.errors import StoreError
+from lks.io import cache
+from lks.io.checkpoint import Checkpoint, Clock
 from tests import tiny
 
 MEND = MendParams(blocks=(-2, -1), rank=4, edit_lr=0.03, lr=1e-3, accumulate=3, max_steps=12, validation_interval=2, decay=True)
@@ -94,7 +95,7 @@ def test_training_changes_the_weights_and_draws_from_no_generator_but_its_own(fo
         assert equal(trained(name), undisturbed[name])
     assert torch.equal(before, torch.get_rng_state())
     assert undisturbed["mend"]["steps"].std() > 0  # the best weights are not the untrained ones
-    fresh = dict(_counterfactual.fresh(tiny.lm("llama"), SERAC.dim, SERAC.layers, SERAC.heads, seed=0).named_parameters())
+    fresh = dict(counterfactual.fresh(tiny.lm("llama"), SERAC.dim, SERAC.layers, SERAC.heads, seed=0).named_parameters())
     assert not any(torch.equal(undisturbed["serac"][f"counterfactual.{weight}"], value) for weight, value in fresh.items())
 
 
@@ -103,7 +104,7 @@ def test_a_finished_scope_classifier_is_not_trained_again(
 ) -> None:
     with pytest.raises(Killed):
         trained("serac", killed_at(0.5))
-    monkeypatch.setattr(_scope_classifier.Trainer, "fit", None)
+    monkeypatch.setattr(scope_classifier.Trainer, "fit", None)
     assert equal(trained("serac"), undisturbed["serac"])
 
 
@@ -111,13 +112,13 @@ def test_the_steps_before_the_kill_are_not_made_again(folder: Path, monkeypatch:
     with pytest.raises(Killed):
         trained("serac", killed_at(0.2 + 0.8 * 7 / 8))
     losses: list[int] = []
-    original = _counterfactual.Trainer._drawn
+    original = counterfactual.Trainer._drawn
 
-    def counted(self: _counterfactual.Trainer, edits: list, answers: list) -> tuple[list[str], list[str], list[str]]:
+    def counted(self: counterfactual.Trainer, edits: list, answers: list) -> tuple[list[str], list[str], list[str]]:
         losses.extend([1] if answers else [])
         return original(self, edits, answers)
 
-    monkeypatch.setattr(_counterfactual.Trainer, "_drawn", counted)
+    monkeypatch.setattr(counterfactual.Trainer, "_drawn", counted)
     trained("serac")
     assert len(losses) == 2  # killed in step 7 of 8, kept after step 6
 
@@ -187,10 +188,10 @@ def refused(*given: object) -> None:
 @pytest.mark.parametrize("killed", [0, 2, 5])
 def test_interrupted_sums_of_moments_go_on_to_the_same_sums(killed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = tiny.lm("llama")
-    original = _moments.batches
-    monkeypatch.setattr(_moments, "batches", lambda lengths, most: original(lengths, 300))
+    original = covariances.batches
+    monkeypatch.setattr(covariances, "batches", lambda lengths, most: original(lengths, 300))
     monkeypatch.setenv("LKS_CACHE", str(folder / "other"))
-    whole = _moments.second_moments(lm, [0, 2], "world", 2000)
+    whole = covariances.second_moments(lm, [0, 2], "world", 2000)
     monkeypatch.setenv("LKS_CACHE", str(folder / "own"))
     told: list[float] = []
 
@@ -201,9 +202,9 @@ def test_interrupted_sums_of_moments_go_on_to_the_same_sums(killed: int, folder:
 
     if killed:
         with pytest.raises(Killed):
-            _moments.second_moments(lm, [0, 2], "world", 2000, progress)
+            covariances.second_moments(lm, [0, 2], "world", 2000, progress)
         assert len(told) == killed
-    again = _moments.second_moments(lm, [0, 2], "world", 2000, told.append)
+    again = covariances.second_moments(lm, [0, 2], "world", 2000, told.append)
     assert told == sorted(told) and told[0] < 0.2 and len(told) > 8 and told[killed] > told[killed - 1] * bool(killed)
     for block in (0, 2):
         assert torch.equal(whole.blocks[block].vectors, again.blocks[block].vectors)
@@ -223,9 +224,9 @@ def test_a_factor_that_was_interrupted_needs_no_second_pass(folder: Path, monkey
 
     monkeypatch.setattr(torch.linalg, "eigh", once)
     with pytest.raises(Killed):
-        _moments.second_moments(lm, [0, 2], "world", 1000)
-    monkeypatch.setattr(_moments, "_sums", None)
-    assert set(_moments.second_moments(lm, [0, 2], "world", 1000).blocks) == {0, 2} and len(factored) == 3
+        covariances.second_moments(lm, [0, 2], "world", 1000)
+    monkeypatch.setattr(covariances, "_sums", None)
+    assert set(covariances.second_moments(lm, [0, 2], "world", 1000).blocks) == {0, 2} and len(factored) == 3
 
 
 @pytest.mark.parametrize("damage", ["cut", "garbage", "empty", "version", "identity", "tensor", "folder"])
@@ -233,10 +234,10 @@ def test_a_state_that_is_damaged_or_of_another_kind_is_not_used(
     damage: str, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, dict[str, Tensor]]
 ) -> None:
     if damage == "version":
-        monkeypatch.setattr("lks.checkpoint.VERSION", "0")
+        monkeypatch.setattr("lks.io.checkpoint.VERSION", "0")
     with pytest.raises(Killed):
         trained("mend", killed_at(0.7))
-    monkeypatch.setattr("lks.checkpoint.VERSION", "1")
+    monkeypatch.setattr("lks.io.checkpoint.VERSION", "1")
     [path] = folder.rglob("*.training.state")
     content = path.read_bytes()
     if damage == "folder":
@@ -256,12 +257,12 @@ def test_a_state_that_is_damaged_or_of_another_kind_is_not_used(
 
 def test_a_state_is_kept_as_often_as_its_cost_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("lks.checkpoint.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("lks.io.checkpoint.time.monotonic", lambda: now[0])
 
     def slow(path: Path, tensors: object, about: object) -> None:
         now[0] += 1.0
 
-    monkeypatch.setattr("lks.checkpoint.write", slow)
+    monkeypatch.setattr("lks.io.checkpoint.write", slow)
     kept = Checkpoint(tmp_path / "a.state", "", Clock(), every_s=30.0)
     assert kept.due(better=True) and not kept.due()
     now[0] = 30.0
@@ -279,7 +280,7 @@ def test_a_full_disk_ends_no_training_but_the_last_write_says_so(
     def full(*given: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("lks.checkpoint.save_file", full)
+    monkeypatch.setattr("lks.io.checkpoint.save_file", full)
     told: list[float] = []
     with pytest.raises(StoreError, match=r"No space left on device.*Free space"):
         trained("mend", told.append)

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import lks.patch
+import lks.editing.patch
 from baselines import methods
-from lks.editor import Editor
+from lks.editing.editor import Editor
+from lks.editing.patch import Patch
 from lks.edits import make_case
 from lks.errors import UserError
-from lks.lm import LM
-from lks.patch import Patch
-from lks.readout import ask
+from lks.evaluation.readouts import ask
+from lks.models.lm import LM
 from tests import tiny
 
 METHODS = sorted(methods())
@@ -132,7 +132,7 @@ def test_generation_agrees_with_and_without_a_cache(edited) -> None:
 def test_a_saved_patch_reloads_equal(edited, tmp_path: Path) -> None:
     _, lm, patch, _ = edited
     patch.save(tmp_path)
-    again = lks.patch.load(tmp_path)
+    again = lks.editing.patch.load(tmp_path)
     assert again.nbytes == patch.nbytes
     with patch.applied(lm):
         expected = logits(lm, PROMPTS)

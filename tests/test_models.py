@@ -13,23 +13,23 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import lks.cell
-import lks.hub
+import lks.io.hub
+import lks.runs.cell
 from baselines import methods
-from flows.cli import app
-from flows.planning import cells_of, revision_of_model
-from lks import fetching, hub_models, precision
-from lks.cell import run
-from lks.editor import NoParams
+from cli.app import app
+from flows.running.planning import cells_of, revision_of_model
+from lks.editing.editor import NoParams
 from lks.errors import StoreError, UserError
-from lks.grid import Cell, Grid, Outcome
-from lks.lm import LM
-from lks.method import LKS
-from lks.outcome import PARAMETERS, RULE, RULE_NOTE, Costs
-from lks.registry import KNOWN, check_name, found, kind_of, revision_of, shape_of
-from reports.places import device_of
+from lks.method.lks import LKS
+from lks.models import fetching, hub_models, precision
+from lks.models.lm import LM
+from lks.models.registry import KNOWN, check_name, found, kind_of, revision_of, shape_of
+from lks.results.cells import PARAMETERS, RULE, RULE_NOTE, Cell, Costs, Outcome
+from lks.runs.cell import run
+from lks.runs.grid import Grid
 from reports.results import name_of
-from reports.table import Column, Row, Table
+from reports.tables.cell_rows import device_of
+from reports.tables.model import Column, Row, Table
 from tests import tiny
 from workbench.scoring import Given
 
@@ -95,7 +95,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     told = SimpleNamespace(up=True, here=None, fetched=[], snapshot=tmp_path / ("c" * 40))
     told.snapshot.mkdir()
     (told.snapshot / "config.json").write_text('{"n_layer": 48, "n_embd": 1600}')
-    monkeypatch.setattr(lks.hub, "why_not", lambda: "" if told.up else "The hub cannot be reached.")
+    monkeypatch.setattr(lks.io.hub, "why_not", lambda: "" if told.up else "The hub cannot be reached.")
     monkeypatch.setattr(hub_models, "cached", lambda repository, revision="": told.here)
     monkeypatch.setattr(hub_models, "newest", lambda repository: "n" * 40)
     monkeypatch.setattr(hub_models, "fetch", lambda repository, revision="": told.fetched.append((repository, revision)) or told.snapshot)
@@ -118,7 +118,7 @@ def test_the_hub_comes_before_the_package(hub: SimpleNamespace, tmp_path: Path, 
 
 
 def test_without_the_hub_a_model_that_is_not_here_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(lks.hub, "why_not", lambda: "The hub is not asked: HF_HUB_OFFLINE is set.")
+    monkeypatch.setattr(lks.io.hub, "why_not", lambda: "The hub is not asked: HF_HUB_OFFLINE is set.")
     for ask in (revision_of, shape_of, fetching.ready):
         with pytest.raises(UserError, match=r"owner/absent is not on this machine\. The hub is not asked: HF_HUB_OFFLINE is set\.") as caught:
             ask("owner/absent")
@@ -197,7 +197,7 @@ def test_every_method_runs_on_a_model_that_none_was_tuned_for(file: Path) -> Non
 
 
 def test_rule_and_edit_agree(file: Path) -> None:
-    from workbench.choosing import BY_RULE, editor_for
+    from workbench.presets import BY_RULE, editor_for
 
     editor, source = editor_for(LKS, str(file), (2, 32), (2, "world"), {})  # type: ignore[arg-type]
     assert source == BY_RULE and editor.params == LKS.for_model(str(file), "world", 2).params
@@ -270,7 +270,7 @@ def test_a_folder_that_cannot_be_used_still_ends_the_grid(one_cell: tuple[Cell, 
 def test_a_cell_on_an_untuned_gguf_model_says_so_in_every_table(file: Path, tmp_path: Path) -> None:
     changes = {"method": "ft", "max_epochs": 1}
     (cell,) = (c for c in cells_of(grid(models=[str(file)], methods=[changes])) if c.method == "ft")
-    outcome = run(cell, methods()["ft"], tmp_path, lambda stage, done: None, lks.cell.Bench())
+    outcome = run(cell, methods()["ft"], tmp_path, lambda stage, done: None, lks.runs.cell.Bench())
     assert outcome.status == "ok", outcome.reason
     assert outcome.provenance[PARAMETERS] == RULE and outcome.provenance["dtype"] == "float32"
     assert name_of(outcome) == f"{methods()['ft'].title} (rule, max_epochs=1)"

@@ -1,4 +1,4 @@
-"""`lks.naming`: a prompt names its subject in one and the same place when facts are checked, when a method trains and when it is asked."""
+"""`lks.scope.naming`: a prompt names its subject in one and the same place when facts are checked, when a method trains and when it is asked."""
 
 import json
 from pathlib import Path
@@ -8,21 +8,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import lks.patch
-from baselines._subjects import behind, end_of_subject, first_token_warnings, placed
+import lks.editing.patch
+from baselines._locate_then_edit.contexts import behind, end_of_subject, first_token_warnings, placed
+from lks.data.user_facts import read_facts
 from lks.edits import Edit, make_case
 from lks.errors import DataError, UserError
-from lks.facts import read_facts
-from lks.lm import LM
-from lks.material import _rows, subjects_of
-from lks.method import LKS
-from lks.naming import loose_subjects, mentions, names_subject, put, spelt, why_unnamed
-from lks.parameters import LKSParams
-from lks.replacer import KnowledgeBlockPatch
-from lks.running_text import Reading, reading
-from lks.scope import ExactScope
+from lks.method.lks import LKS
+from lks.method.params import LKSParams
+from lks.method.replacer import KnowledgeBlockPatch
+from lks.method.training_data import _rows, subjects_of
+from lks.models.lm import LM
+from lks.scope.exact import ExactScope
+from lks.scope.naming import loose_subjects, mentions, names_subject, put, spelt, why_unnamed
+from lks.scope.running_text import Reading, reading
 from tests import real
-from workbench.patches import joined, without_subjects
+from workbench.patch_tools import joined, without_subjects
 
 FOUND = [
     ("Frankreich", "Die Hauptstadt von Frankreich ist"),
@@ -239,7 +239,7 @@ def test_a_subject_inside_a_longer_name_of_its_own_prompt_is_found_there_and_els
     assert "'Paris'" in said and "longer name" in said
     patch = KnowledgeBlockPatch([["Oslo"], ["Paris"], ["Rome"]], torch.zeros(1, 3, 8), (1,), "last", "exact", loose=[1])
     patch.save(tmp_path)
-    again = lks.patch.load(tmp_path)
+    again = lks.editing.patch.load(tmp_path)
     assert isinstance(again, KnowledgeBlockPatch) and again.loose == (1,)
     for one in (again, without_subjects(again, ["Oslo"]), joined([without_subjects(again, ["Paris"]), again.only([1])])):
         text = "Paris Hilton, Oslo Opera, Rome Opera"
@@ -255,7 +255,7 @@ def test_patches_of_earlier_versions_know_no_such_subjects(tmp_path: Path) -> No
     holder = next(part for part in (saved, *saved.values()) if isinstance(part, dict) and "loose" in part)
     del holder["loose"]
     file.write_text(json.dumps(saved))
-    loaded = lks.patch.load(tmp_path)
+    loaded = lks.editing.patch.load(tmp_path)
     assert isinstance(loaded, KnowledgeBlockPatch) and loaded.loose == ()
 
 

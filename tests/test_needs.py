@@ -4,14 +4,14 @@ import pytest
 import torch
 from transformers import LlamaConfig, MistralConfig
 
-import lks.memory
+import lks.models.memory
 from lks.errors import UserError
-from lks.material import prepare, stated
-from lks.memory import empty, gibibytes
-from lks.needs import Load, Needs, Shape, check, needs
-from lks.parameters import LKSParams
-from lks.prefix import states
-from lks.training import Trainer
+from lks.method.memory_estimate import Load, Needs, Shape, check, needs
+from lks.method.params import LKSParams
+from lks.method.trainer import Trainer
+from lks.method.training_data import prepare, stated
+from lks.models.frozen_prefix import states
+from lks.models.memory import empty, gibibytes
 from tests import tiny
 
 PARAMS = LKSParams(block=1, batch_size=4)
@@ -62,7 +62,7 @@ def test_ten_thousand_edits_of_a_7b_model_fit_80_gb_without_kept_keys_and_values
 
 
 def test_a_step_that_cannot_fit_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lks.needs.free_bytes", lambda device: 2**20)
+    monkeypatch.setattr("lks.method.memory_estimate.free_bytes", lambda device: 2**20)
     with pytest.raises(UserError, match=r"needs about 2\.0 GiB, 1 MiB are free.*Lower batch_size \(now 32\)"):
         check(Needs(0, 0, 0, 0, 2**31), torch.device("cpu"), 32)
 
@@ -70,10 +70,10 @@ def test_a_step_that_cannot_fit_is_refused_with_advice(monkeypatch: pytest.Monke
 def test_what_does_not_fit_goes_to_a_file_and_works_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = tiny.lm("llama")
     kept = Trainer(lm, prepare(lm, tiny.edits(3), PARAMS), PARAMS, 0)
-    monkeypatch.setattr("lks.memory.free_bytes", lambda device: 0)
-    monkeypatch.setattr("lks.material.fits", lambda upper, starts: False)
+    monkeypatch.setattr("lks.models.memory.free_bytes", lambda device: 0)
+    monkeypatch.setattr("lks.method.training_data.fits", lambda upper, starts: False)
     spilled = Trainer(lm, prepare(lm, tiny.edits(3), PARAMS), PARAMS, 0)
-    assert not list(lks.memory.lks.cache.folder().glob("*.states"))  # nameless: nothing is left behind
+    assert not list(lks.models.memory.lks.io.cache.folder().glob("*.states"))  # nameless: nothing is left behind
     chosen = {part: [r for own in rows for r in own] for part, rows in kept.material.owned.items()}
     assert spilled.loss(chosen).item() == pytest.approx(kept.loss(chosen).item(), rel=1e-5)
     assert torch.equal(spilled.material.cached.flat, states(lm, 1, spilled.material.ids).flat)

@@ -5,9 +5,9 @@ from functools import cache
 
 import pytest
 
-from lks.datasets import load
+from lks.data.datasets import load
+from lks.data.neighborhood import NEAR, PROBES, STRATA, relation, with_neighbours
 from lks.edits import Case, Edit, Probe, make_case
-from lks.neighbours import NEAR, PROBES, STRATA, relation, with_neighbours
 
 BORN, WORKS = "The birthplace of {} is", "{} works for"
 

@@ -10,24 +10,25 @@ import pytest
 from typer.testing import CliRunner
 
 from baselines import methods
-from flows.cli import app
-from flows.planning import compare
-from flows.runner_runs import parameters_of
-from flows.status import _stored
-from lks import cost, stages
-from lks.cell import run
+from cli.app import app
+from cli.status import _stored
+from flows.running.planning import compare
+from flows.running.pool_client import parameters_of
+from lks.editing.patch import NoPatch
 from lks.edits import make_case
-from lks.grid import Cell, Extras, Grid
-from lks.lm import LM
-from lks.patch import NoPatch
-from lks.plan import plan
-from lks.rows import Timing
-from lks.shards import read_outcome, read_rows
-from lks.store import Store
+from lks.evaluation import profiling, stages
+from lks.models.lm import LM
+from lks.results.cells import Cell, Extras
+from lks.results.rows import Timing
+from lks.results.shards import read_outcome, read_rows
+from lks.results.store import Store
+from lks.runs.cell import run
+from lks.runs.grid import Grid
+from lks.runs.plan import plan
 from tests import tiny
 from tests.test_cell import TinyBench
 from tests.test_stages import CASES, CELL, SPARE, Counted, files, quiet
-from workbench.origin import Edited, write
+from workbench.patch_folder import Edited, write
 
 ASKED = Extras(overhead=True)
 
@@ -76,15 +77,15 @@ def test_the_time_it_takes_is_bounded_whatever_the_model(
     seconds: float, growth: float, measured: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(seconds, growth)
-    monkeypatch.setattr(cost, "_prefill", clock.prefill)
-    monkeypatch.setattr(cost, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(profiling, "_prefill", clock.prefill)
+    monkeypatch.setattr(profiling, "time", SimpleNamespace(monotonic=lambda: clock.now))
     told: list[float] = []
-    rows = cost.overheads(tiny.lm("llama"), clock, ["One.", "Two words."], 3, progress=told.append)  # type: ignore[arg-type]
-    assert clock.now <= max(cost.SECONDS, 2.2 * seconds), "one pair at least is run: that is how its time is found out"
+    rows = profiling.overheads(tiny.lm("llama"), clock, ["One.", "Two words."], 3, progress=told.append)  # type: ignore[arg-type]
+    assert clock.now <= max(profiling.SECONDS, 2.2 * seconds), "one pair at least is run: that is how its time is found out"
     found = {size: [row for row in rows if row.batch == size] for size in (1, 32)}
     assert tuple(size for size, some in found.items() if some) == measured
     for size in measured:
-        assert cost.FEWEST <= len(found[size]) <= cost.MOST and [row.pair for row in found[size]] == list(range(len(found[size])))
+        assert profiling.FEWEST <= len(found[size]) <= profiling.MOST and [row.pair for row in found[size]] == list(range(len(found[size])))
         assert all(row.patched_s / row.plain_s == pytest.approx(1.1) and row.draw == 3 for row in found[size])
     alone = [is_patched for size, is_patched in clock.prefills if size == 1]
     pairs = list(zip(alone[::2], alone[1::2], strict=True))
@@ -94,7 +95,7 @@ def test_the_time_it_takes_is_bounded_whatever_the_model(
 
 def test_the_pairs_of_a_real_prefill_are_near_one_another() -> None:
     lm = tiny.lm("llama")
-    rows = cost.overheads(lm, NoPatch(), ["One.", "Two words."], seconds=5.0)
+    rows = profiling.overheads(lm, NoPatch(), ["One.", "Two words."], seconds=5.0)
     assert {row.batch for row in rows} == {1, 32} and all(row.plain_s > 0 and row.patched_s > 0 for row in rows)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lks.datasets import load, names
+from lks.data.datasets import load, names
 from lks.errors import DataError, UserError
 
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import baselines
-import lks.patch
+import lks.editing.patch
 from lks.errors import UserError
 
 METHOD = """
 from dataclasses import dataclass
-from lks.editor import Editor, always
-from lks.patch import NoPatch, WeightPatch
+from lks.editing.editor import Editor, always
+from lks.editing.patch import NoPatch, WeightPatch
 
 @dataclass(frozen=True)
 class P:
@@ -54,7 +54,7 @@ def test_a_method_and_its_patch_are_found(folder: Path, tmp_path_factory: pytest
     assert known["own"].title == "Own" and "lks" in known and "ft" in known
     place = tmp_path_factory.mktemp("patch")
     sys.modules["baselines.own"].OwnPatch({"w": torch.ones(2)}).save(place)
-    assert type(lks.patch.load(place)).__name__ == "OwnPatch"
+    assert type(lks.editing.patch.load(place)).__name__ == "OwnPatch"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lks.store import Store
+from lks.results.store import Store
 from reports import render
 from tests.page_results import DEVICE, fill
 

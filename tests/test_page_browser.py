@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lks.store import Store
+from lks.results.store import Store
 from reports import render
 from tests.browser import CHROMIUM, Browser, browser
 from tests.page_results import DEVICE, fill

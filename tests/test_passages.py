@@ -4,10 +4,10 @@ import pytest
 import tiny
 import torch
 
-from lks import passages
-from lks.lm import LM
-from lks.passages import SCHEMA, TEXTS, Passage, median_perplexity, perplexity, read, verdict
-from lks.patch import WeightPatch
+from lks.editing.patch import WeightPatch
+from lks.evaluation import perplexity as passages
+from lks.evaluation.perplexity import SCHEMA, TEXTS, Passage, median_perplexity, perplexity, read, verdict
+from lks.models.lm import LM
 
 
 def test_texts() -> None:

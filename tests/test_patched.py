@@ -12,13 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, TextIteratorStreamer, pipeline
 
 import lks
+from lks.data.synthetic_world import world
+from lks.editing.patch import Patch, WeightPatch
 from lks.errors import UserError
-from lks.lm import LM
-from lks.patch import Patch, WeightPatch
-from lks.prefill import Pass, watched
-from lks.prefix import states
-from lks.replacer import KnowledgeBlockPatch
-from lks.world import world
+from lks.method.replacer import KnowledgeBlockPatch
+from lks.models.frozen_prefix import states
+from lks.models.lm import LM
+from lks.models.prefill import Pass, watched
 from tests import tiny
 
 NEW = 6
@@ -260,7 +260,7 @@ def test_what_would_hide_a_part_of_the_prompt_is_refused(lm: LM, edited: PreTrai
 
 
 def model_folder(lm: LM) -> Path:
-    return Path(lks.__file__).parent / "weights" / lm.name
+    return Path(lks.__file__).parent / "models" / "weights" / lm.name
 
 
 def test_the_lines_of_the_docstring(lm: LM, tmp_path: Path) -> None:

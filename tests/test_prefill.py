@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from lks.context import ContextPatch
-from lks.lm import LM
-from lks.prefill import Pass, watched
+from lks.editing.context_patch import ContextPatch
+from lks.models.lm import LM
+from lks.models.prefill import Pass, watched
 from tests import tiny
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lks.prefix import Upper, batches, states
-from lks.suffix import Suffix
+from lks.models.frozen_prefix import Upper, batches, states
+from lks.models.frozen_suffix import Suffix
 from tests import tiny
 
 PROMPTS = ["Mara Kelorin was born in", "The birthplace of Zoë Quist is", "Ada"]

@@ -14,12 +14,12 @@ import pytest
 from stores import answers_of, put
 from typer.testing import CliRunner, Result
 
-from flows.cli import app
+from cli.app import app
 from lks.errors import StoreError
-from lks.grid import ANSWERS, GENERATIONS, PASSAGES, Cell, Costs, Outcome
-from lks.rows import Generation
-from lks.shards import write_answers, write_outcome, write_stage
-from lks.store import Store
+from lks.results.cells import ANSWERS, GENERATIONS, PASSAGES, Cell, Costs, Outcome
+from lks.results.rows import Generation
+from lks.results.shards import write_answers, write_outcome, write_stage
+from lks.results.store import Store
 
 RACERS = 6
 OWN = 4

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lks.edits import Edit, make_case
-from lks.lm import LM
-from lks.readout import Asking, ask, ask_draws, same
+from lks.evaluation.readouts import Asking, ask, ask_draws, same
+from lks.models.lm import LM
 from tests import tiny
 
 EDITS = [

@@ -6,8 +6,8 @@ import pytest
 import real
 from typer.testing import CliRunner
 
-from flows.cli import app
-from lks.store import Store
+from cli.app import app
+from lks.results.store import Store
 
 GRID = """
 [real]

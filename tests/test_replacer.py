@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import lks.patch
+import lks.editing.patch
 from lks.edits import make_case
 from lks.errors import UserError
-from lks.lm import LM
-from lks.readout import ask
-from lks.replacer import KnowledgeBlockPatch
+from lks.evaluation.readouts import ask
+from lks.method.replacer import KnowledgeBlockPatch
+from lks.models.lm import LM
 from tests import tiny
 
 BLOCK = 1
@@ -171,14 +171,14 @@ def test_names_and_table_must_fit_together(tmp_path: Path) -> None:
     damaged = (tmp_path / "patch.json").read_text().replace('["Ada"], ', "")
     (tmp_path / "patch.json").write_text(damaged)
     with pytest.raises(UserError, match="Damaged patch"):
-        lks.patch.load(tmp_path)
+        lks.editing.patch.load(tmp_path)
 
 
 def test_everything_is_saved(tmp_path: Path) -> None:
     table = torch.randn(2, 2, 8)
     patch = KnowledgeBlockPatch([["Ada", "A."], ["Zoë"]], table, (1, 3), "all", "exact", mentions="last")
     patch.save(tmp_path)
-    again = lks.patch.load(tmp_path)
+    again = lks.editing.patch.load(tmp_path)
     assert isinstance(again, KnowledgeBlockPatch)
     assert torch.equal(again.table, table) and again.settings() == patch.settings() and again.blocks == (1, 3) and again.gate is None
 
@@ -188,9 +188,9 @@ def test_a_patch_of_one_block_saved_by_an_earlier_version_is_read(tmp_path: Path
     table = torch.randn(1, 8)
     save_file({"table": table}, tmp_path / "patch.safetensors")
     settings = {"names": [["Ada"]], "block": 2, "positions": "last", "scope": "exact"}
-    document = {"format": 1, "kind": "knowledge_blocks", "module": "lks.replacer", "settings": settings}
+    document = {"format": 1, "kind": "knowledge_blocks", "module": "lks.method.replacer", "settings": settings}
     (tmp_path / "patch.json").write_text(json.dumps(document))
-    patch = lks.patch.load(tmp_path)
+    patch = lks.editing.patch.load(tmp_path)
     assert isinstance(patch, KnowledgeBlockPatch)
     assert patch.blocks == (2,) and torch.equal(patch.table[0], table) and patch.mentions == "all" and patch.gate is None
 
@@ -217,13 +217,13 @@ def test_a_damaged_patch_is_one_clear_line(tmp_path: Path, harm: str) -> None:
     else:
         document.write_text("{")
     with pytest.raises(UserError) as caught:
-        lks.patch.load(tmp_path)
+        lks.editing.patch.load(tmp_path)
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_patch_of_a_module_that_is_not_there_says_which(tmp_path: Path) -> None:
     patch_for(tiny.lm("llama"), [["Ada"]]).save(tmp_path)
     document = tmp_path / "patch.json"
-    document.write_text(document.read_text().replace('"knowledge_blocks"', '"strange"').replace('"lks.replacer"', '"no_such_module"'))
+    document.write_text(document.read_text().replace('"knowledge_blocks"', '"strange"').replace('"lks.method.replacer"', '"no_such_module"'))
     with pytest.raises(UserError, match="kind 'strange', made by no_such_module, which is not installed"):
-        lks.patch.load(tmp_path)
+        lks.editing.patch.load(tmp_path)

@@ -10,11 +10,11 @@ from rich.console import Console
 
 from lks.edits import ProbeKind
 from lks.errors import StoreError
-from lks.grid import IMMEDIATE, Cell, Costs, Outcome
-from lks.shards import Answer, write_answers
-from lks.store import Store
+from lks.results.cells import IMMEDIATE, Cell, Costs, Outcome
+from lks.results.shards import Answer, write_answers
+from lks.results.store import Store
 from reports import Report, render
-from reports.forms import FORMS
+from reports.tables.formats import FORMS
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = ("Ann", "Bob", "Cleo", "Dan")
@@ -194,7 +194,7 @@ def test_a_published_folder_has_numbers_figures_and_what_is_missing(results: Pat
 
 def test_parts_of_a_table_with_published_values_alone_are_not_published() -> None:
     from reports.publish import measured
-    from reports.table import Column, Row, Table, Value
+    from reports.tables.model import Column, Row, Table, Value
 
     absent = Row(("LKS", Value(why="not run", published=97.4)), "llama-2-7b-chat, not run here")
     run, failed = Row(("LKS", Value(50.0)), "micro-llama"), Row(("FT-M", Value(why="diverged")), "micro-llama")
@@ -206,7 +206,7 @@ def test_parts_of_a_table_with_published_values_alone_are_not_published() -> Non
 def test_a_grid_is_named_only_for_publishing(results: Path) -> None:
     from typer.testing import CliRunner
 
-    from flows.cli import app
+    from cli.app import app
 
     done = CliRunner().invoke(app, ["report", "--results", str(results), "--grid", "micro"])
     assert done.exit_code == 2

@@ -17,20 +17,20 @@ from fake_pool import Notes, Server
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 
-import flows.runner_slots
-from flows.clock import Clock
-from flows.planning import only_writer
-from flows.runner_bench import beat_of, beating, claimed
-from flows.runner_pool import PoolRunner
-from flows.runner_runs import Runs
-from flows.runner_slots import SlotsRunner
-from flows.runners import MEND, Queue, dropped, settled
+import flows.running.slots
+from flows.running.base import MEND, Queue, dropped, settled
+from flows.running.cell_runner import beat_of, beating, claimed
+from flows.running.planning import only_writer
+from flows.running.pool import PoolRunner
+from flows.running.pool_client import Runs
+from flows.running.slot_child import lock_of
+from flows.running.slots import SlotsRunner
+from flows.running.time_estimate import Clock
 from flows.settings import Settings
-from flows.slot import lock_of
 from lks.errors import StoreError, UserError
-from lks.grid import Cell, Costs, Extras, Outcome
-from lks.shards import write_outcome
-from lks.store import Store
+from lks.results.cells import Cell, Costs, Extras, Outcome
+from lks.results.shards import write_outcome
+from lks.results.store import Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -137,8 +137,8 @@ def run_slots(results: Path, cells: list[Cell], notes: Notes | None = None) -> d
 
 @pytest.fixture
 def slots(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    monkeypatch.setattr(flows.runner_slots, "COMMAND", (sys.executable, fakes.__file__, "slot"))
-    monkeypatch.setattr(flows.runner_slots, "devices", list)
+    monkeypatch.setattr(flows.running.slots, "COMMAND", (sys.executable, fakes.__file__, "slot"))
+    monkeypatch.setattr(flows.running.slots, "devices", list)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("LKS_SLOTS", "2")
     monkeypatch.setenv("FAKE_WAIT", "0.05")
@@ -209,16 +209,16 @@ class TestSlots:
 
     def test_children_see_one_gpu_each(self, slots, tmp_path):
         slots.delenv("LKS_SLOTS")
-        slots.setattr(flows.runner_slots, "devices", lambda: ["3", "5"])
+        slots.setattr(flows.running.slots, "devices", lambda: ["3", "5"])
         made = SlotsRunner(tmp_path, Notes(), Clock([]))._slots(9)
         assert [slot._environment["CUDA_VISIBLE_DEVICES"] for slot in made] == ["3", "5"]
 
 
 def test_named_gpus_are_used(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 7")
-    assert flows.runner_slots.devices() == ["2", "7"]
+    assert flows.running.slots.devices() == ["2", "7"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert flows.runner_slots.devices() == []
+    assert flows.running.slots.devices() == []
 
 
 def run_pool(server: Server, cells: list[Cell], notes: Notes | None = None) -> dict[str, Outcome]:
@@ -228,8 +228,8 @@ def run_pool(server: Server, cells: list[Cell], notes: Notes | None = None) -> d
 
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    monkeypatch.setattr("flows.runner_pool.LOOK_EVERY_S", 0.01)
-    monkeypatch.setattr("flows.runner_pool.APPEAR_S", 0.2)
+    monkeypatch.setattr("flows.running.pool.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("flows.running.pool.APPEAR_S", 0.2)
     return monkeypatch
 
 
@@ -278,7 +278,7 @@ class TestPool:
     def test_a_run_that_beats_is_not_ended(self, hurry, tmp_path):
         hurry.setenv("LKS_BEAT_S", "0.3")
         hurry.setenv("LKS_CELL_TIMEOUT_S", "1.5")
-        hurry.setattr("flows.runner_bench.BEAT_EVERY_S", 0.05)
+        hurry.setattr("flows.running.cell_runner.BEAT_EVERY_S", 0.05)
         server = Server(tmp_path, ft=["silent"])
         with beating(tmp_path, cell("ft").id):
             late = run_pool(server, tiny(most=1))["ft | m | world | T=1"]
@@ -422,7 +422,8 @@ def test_a_grid_on_a_work_pool(tmp_path, monkeypatch, prefect_server):
 class TestClaims:
     def test_a_second_run_waits_for_the_first(self, tmp_path):
         code = (
-            f"from flows.runner_bench import claimed; from pathlib import Path\nwith claimed(Path({str(tmp_path)!r}), 'c'): print('in', flush=True)"
+            "from flows.running.cell_runner import claimed; from pathlib import Path\n"
+            f"with claimed(Path({str(tmp_path)!r}), 'c'): print('in', flush=True)"
         )
         with claimed(tmp_path, "c"):
             until("the first beat", beat_of(tmp_path, "c").exists)
@@ -433,7 +434,7 @@ class TestClaims:
         assert not beat_of(tmp_path, "c").exists()
 
     def test_a_holder_without_a_beat_is_not_waited_for(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("flows.runner_bench.BEAT_EVERY_S", 0.1)
+        monkeypatch.setattr("flows.running.cell_runner.BEAT_EVERY_S", 0.1)
         import fcntl
 
         (tmp_path / "runs" / "c").mkdir(parents=True)
@@ -448,7 +449,8 @@ class TestTwoGrids:
     def test_the_second_waits_if_told_to(self, tmp_path):
         from flows.grid import await_writer
 
-        code = "import sys, pathlib, flows.planning\nwith flows.planning.only_writer(pathlib.Path(sys.argv[1])): print(1, flush=True); input()"
+        code = "import sys, pathlib\nfrom flows.running.planning import only_writer\n"
+        code += "with only_writer(pathlib.Path(sys.argv[1])): print(1, flush=True); input()"
         command = [sys.executable, "-c", code, str(tmp_path)]
         with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
             first.stdout.readline()

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lks.ability_rows import AbilityRow
 from lks.edits import ProbeKind
-from lks.grid import Cell, Costs, Outcome
-from lks.judge_rows import Judgement
-from lks.rows import Passage, Timing
-from lks.shards import Answer, write_outcome, write_stage
+from lks.results.ability_rows import AbilityRow
+from lks.results.cells import Cell, Costs, Outcome
+from lks.results.judge_rows import Judgement
+from lks.results.rows import Passage, Timing
+from lks.results.shards import Answer, write_outcome, write_stage
+from lks.results.store import Store
 from lks.statistics import interval, t_quantile
-from lks.store import Store
 
 CELL = Cell("micro-llama", "world", "lks", 3, 0, 2)
 NONE = replace(CELL, method="none")

@@ -1,4 +1,4 @@
-"""`lks.scope`: what is a mention and what is not, in both scopes."""
+"""`lks.scope.exact`: what is a mention and what is not, in both scopes."""
 
 import unicodedata
 from typing import Literal
@@ -8,9 +8,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lks.errors import UserError
-from lks.folding import fold
-from lks.official_scope import OfficialScope, entity_spans
-from lks.scope import ExactScope, Mention, make_scope
+from lks.scope.exact import ExactScope, Mention, make_scope
+from lks.scope.normalization import fold
+from lks.scope.official import OfficialScope, entity_spans
 
 NAMES = [["Mara Kel"], ["Mara Kelorin"], ["Anna Toll", "Dr Toll"], ["Anna Toll Vesting"], ["José Müller"], ["東京"], ["Life"], ["Yahoo!"]]
 LETTERS = st.text(st.sampled_from("abcdeéßİK東ﬁ"), min_size=1, max_size=6)

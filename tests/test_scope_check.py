@@ -1,4 +1,4 @@
-"""`lks.scope_check` and what it asks with; the rates of the scope indicators on real prompts."""
+"""`lks.evaluation.scope_benchmark` and what it asks with; the rates of the scope indicators on real prompts."""
 
 import json
 import os
@@ -8,12 +8,12 @@ from random import Random
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from cli.app import app
 from lks.errors import DataError, TooManyEdits, UserError
-from lks.mentions import FORMS, Form, made_names, one_typo, written
-from lks.scope import Mention, ScopeKind
-from lks.scope_check import Row, cases, check
-from lks.scope_probes import EditSet, Outside, Prompt, abilities, carrier, is_genuine, read_edits, split
+from lks.evaluation.scope_benchmark import Row, cases, check
+from lks.evaluation.scope_prompts import EditSet, Outside, Prompt, abilities, carrier, is_genuine, read_edits, split
+from lks.scope.exact import Mention, ScopeKind
+from lks.scope.misspellings import FORMS, Form, made_names, one_typo, written
 
 DATA = Path(os.environ.get("LKS_DATA") or Path(__file__).parents[2] / "shared" / "data")
 needs_data = pytest.mark.skipif(not (DATA / "lks" / "cf_eval_data.json").is_file(), reason="the published records are not here")

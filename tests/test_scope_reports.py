@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lks.decisions import Decision
-from lks.grid import Cell, Costs, Outcome
-from lks.shards import write_stage
-from lks.store import Store
-from reports import Report, render, scope
+from lks.results.cells import Cell, Costs, Outcome
+from lks.results.decisions import Decision
+from lks.results.shards import write_stage
+from lks.results.store import Store
+from reports import Report, render
+from reports.tables import scope_rates as scope
 
 FILES = ("data/scope.csv", "figures/scope.svg", "figures/scope.pdf", "figures/scope.png")
 VARIANTS = {"official": "none", "exact": "none", "exact+gate": "relation"}

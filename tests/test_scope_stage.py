@@ -10,12 +10,12 @@ import torch
 
 from baselines.grace import Grace, GraceParams
 from baselines.ice import ICE, ICEParams
-from lks.decisions import Decision
+from lks.editing.patch import NoPatch, Patch, WeightPatch
 from lks.edits import Case, make_case
-from lks.lm import LM
-from lks.patch import NoPatch, Patch, WeightPatch
-from lks.replacer import KnowledgeBlockPatch
-from lks.scope_stage import acted, decide, variants
+from lks.evaluation.gate_decisions import acted, decide, variants
+from lks.method.replacer import KnowledgeBlockPatch
+from lks.models.lm import LM
+from lks.results.decisions import Decision
 from tests import tiny
 
 EDITS = [replace(e, aliases=(f"Dr {e.subject}", "The Singer")) if e.subject == "Ada Moss" else e for e in tiny.edits(5)]

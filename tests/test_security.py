@@ -1,6 +1,7 @@
 """What a stranger's files, a curious server and the network may not do (docs/security.md)."""
 
 import ast
+import importlib
 import json
 import logging
 import os
@@ -18,19 +19,21 @@ import stores
 import torch
 from safetensors.torch import save_file
 
-import lks.patch
+import baselines
+import lks.editing.patch
+from lks.editing.patch import NoPatch, WeightPatch
 from lks.errors import DataError, StoreError, UserError
-from lks.grid import ANSWERS, PROTOCOL, Cell, Costs, Outcome
-from lks.patch import NoPatch, WeightPatch
-from lks.shards import read_check, read_outcome, write_answers, write_outcome, write_whole
-from lks.store import Store
+from lks.io.atomic import write_whole
+from lks.results.cells import ANSWERS, PROTOCOL, Cell, Costs, Outcome
+from lks.results.shards import read_check, read_outcome, write_answers, write_outcome
+from lks.results.store import Store
 from tests.test_judge import Server, server
 
 __all__ = ["server"]
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("lks", "baselines", "flows", "reports")
-FILES = [file for package in PACKAGES for file in sorted((ROOT / package).glob("*.py"))]
+PACKAGES = ("lks", "baselines", "flows", "cli", "reports")
+FILES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
 CELL = Cell("micro-llama", "world", "none", 1, 0, 1)
 RUNS_CODE = ("eval", "exec", "compile", "torch.load", "torch.save", "np.load", "os.system", "os.popen")
 KEY = "sk-test-0123456789abcdef"
@@ -80,27 +83,62 @@ def document(folder: Path, **changes: object) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("module", ["spy", "lks.spy", "lks.patch.spy", "tests.spy", "lks..spy", "os", "lks", "", ".spy", "baselines.spy:run"])
+@pytest.mark.parametrize("module", ["spy", "lks.spy", "lks.editing.patch.spy", "tests.spy", "lks..spy", "os", "lks", "", ".spy", "baselines.spy:run"])
 def test_a_patch_names_no_module_but_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str):
     (tmp_path / "spy.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match="not installed as a part of this program"):
-        lks.patch.load(document(tmp_path / "patch", kind="spy", module=module))
+        lks.editing.patch.load(document(tmp_path / "patch", kind="spy", module=module))
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_module_of_ours_without_such_a_kind_is_a_damaged_patch(tmp_path: Path):
     with pytest.raises(DataError, match="has no patch of kind 'spy'"):
-        lks.patch.load(document(tmp_path, kind="spy", module="baselines.rome"))
+        lks.editing.patch.load(document(tmp_path, kind="spy", module="baselines.rome"))
+
+
+OLD_MODULES = {
+    "weights": "lks.patch",
+    "knowledge_blocks": "lks.replacer",
+    "facts in front": "baselines._retrieval",
+    "serac": "baselines._serac_patch",
+}
+"""Where classes were, by kind, before the modules went into sub-packages."""
+
+
+def test_patches_that_name_an_earlier_module_are_read(tmp_path: Path):
+    """In a process that has imported none of them."""
+    import patches_made
+
+    folders = patches_made.made(tmp_path)
+    for folder in folders:
+        said = json.loads((folder / "patch.json").read_text())
+        said["module"] = OLD_MODULES.get(said["kind"], said["module"])
+        (folder / "patch.json").write_text(json.dumps(said))
+    code = "import sys; from pathlib import Path; from lks.editing.patch import load; print([load(Path(folder)).kind for folder in sys.argv[1:]])"
+    done = subprocess.run([sys.executable, "-c", code, *map(str, folders)], capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    assert done.stdout.strip() == str([lks.editing.patch.load(folder).kind for folder in folders]), done.stderr
+
+
+def test_every_kind_of_patch_is_found_by_its_name():
+    for name in baselines.methods():
+        assert name == "lks" or importlib.import_module(f"baselines.{name}")
+    for module in lks.editing.patch.HOMES.values():
+        importlib.import_module(module)
+    for kind, made in lks.editing.patch.kinds().items():
+        top, _, rest = made.__module__.partition(".")
+        if top in ("lks", "baselines") and made.__module__ != "lks.editing.patch":
+            assert lks.editing.patch.HOMES.get(kind, made.__module__) == made.__module__
+            assert kind in lks.editing.patch.HOMES or (top == "baselines" and "." not in rest), f"{kind} is missing in HOMES"
 
 
 def test_a_patch_that_asks_for_much_memory_gets_none(tmp_path: Path):
     gate = {"gate.keys": torch.ones(1, 4), "gate.owner": torch.tensor([1 << 40]), "gate.centre": torch.ones(4)}
     settings = {"names": [["Ann"]], "blocks": [0], "positions": "last", "scope": "exact", "threshold": 0.5}
-    document(tmp_path, kind="knowledge_blocks", module="lks.replacer", settings=settings)
+    document(tmp_path, kind="knowledge_blocks", module="lks.method.replacer", settings=settings)
     save_file({"table": torch.ones(1, 1, 4), **gate}, tmp_path / "patch.safetensors")
     with pytest.raises(DataError, match=r"gate\.owner"):
-        lks.patch.load(tmp_path)
+        lks.editing.patch.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -120,13 +158,13 @@ def test_a_patch_with_a_model_gets_no_other_model_than_its_tensors(tmp_path: Pat
     said["settings"]["counterfactual"] |= changes
     (folder / "patch.json").write_text(json.dumps(said))
     with pytest.raises(DataError, match=complaint):
-        lks.patch.load(folder)
+        lks.editing.patch.load(folder)
 
 
 def test_a_model_in_a_patch_names_no_code_and_no_kernel(tmp_path: Path):
     import patches_made
 
-    from baselines._serac_patch import SeracPatch
+    from baselines._serac.patch import SeracPatch
 
     folder = patches_made.made(tmp_path)[-1]
     said = json.loads((folder / "patch.json").read_text())
@@ -138,7 +176,7 @@ def test_a_model_in_a_patch_names_no_code_and_no_kernel(tmp_path: Path):
         "quantization_config": {"quant_method": "evil"},
     }
     (folder / "patch.json").write_text(json.dumps(said))
-    patch = lks.patch.load(folder)
+    patch = lks.editing.patch.load(folder)
     assert isinstance(patch, SeracPatch) and "evil" not in json.dumps(patch.counterfactual.config)
 
 
@@ -153,7 +191,7 @@ def test_saving_does_not_write_through_links(tmp_path: Path):
     (tmp_path / f".x.{os.getpid()}.part").symlink_to(kept)
     write_whole(tmp_path / "x", b"new")
     assert kept.read_text() == "mine" and (tmp_path / "x").read_bytes() == b"new"
-    assert isinstance(lks.patch.load(folder), WeightPatch)
+    assert isinstance(lks.editing.patch.load(folder), WeightPatch)
 
 
 # Results folders
@@ -221,7 +259,7 @@ def test_a_report_is_not_written_through_a_link(tmp_path: Path):
 
 
 def test_a_lock_or_a_catalogue_that_is_a_link_is_left_alone(tmp_path: Path):
-    from flows.planning import only_writer
+    from flows.running.planning import only_writer
 
     results, kept = tmp_path / "results", tmp_path / "kept"
     Store(results)
@@ -248,7 +286,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str):
 
 
 def test_few_bytes_that_mean_many_are_not_unpacked(tmp_path: Path):
-    from lks.shards import SCHEMA
+    from lks.results.shards import SCHEMA
 
     good = tmp_path / write_answers(tmp_path, CELL.id, ANSWERS, [stores.answer(0, "Ann", "edit", True)])
     rows = pq.read_table(good).take(pa.array([0] * 20_000))
@@ -305,7 +343,7 @@ def test_a_catalogue_s_views_read_no_other_file(tmp_path: Path):
 
 
 def test_a_catalogue_alone_is_compared_only_if_its_views_are_ours(tmp_path: Path):
-    from reports.compare_stores import side_by_side
+    from reports.compare.stores import side_by_side
 
     secret = tmp_path / "secret"
     secret.write_text("mine")
@@ -318,7 +356,7 @@ def test_a_catalogue_alone_is_compared_only_if_its_views_are_ours(tmp_path: Path
 
 
 def test_a_catalogue_beside_its_cells_is_compared_only_if_its_views_are_ours(tmp_path: Path):
-    from reports.compare_stores import side_by_side
+    from reports.compare.stores import side_by_side
 
     secret = tmp_path / "secret"
     secret.write_text("mine")
@@ -331,7 +369,7 @@ def test_a_catalogue_beside_its_cells_is_compared_only_if_its_views_are_ours(tmp
 
 
 def test_side_by_side_nothing_else_can_be_opened(tmp_path: Path):
-    from reports.compare_stores import side_by_side
+    from reports.compare.stores import side_by_side
 
     stores.fill(Store(tmp_path / "results"))
     with side_by_side(tmp_path / "results", tmp_path / "results") as (connection, names, _):
@@ -355,7 +393,7 @@ def test_a_key_is_in_no_file_and_no_message(
 ):
     from typer.testing import CliRunner
 
-    from flows.cli import app
+    from cli.app import app
 
     server.says = says  # type: ignore[assignment]
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -375,7 +413,7 @@ def test_a_key_is_in_no_file_and_no_message(
 
 
 def test_a_run_s_provenance_has_nothing_of_the_environment(monkeypatch: pytest.MonkeyPatch):
-    from lks.provenance import provenance
+    from lks.results.provenance import provenance
 
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     said = json.dumps(provenance())
@@ -383,7 +421,7 @@ def test_a_run_s_provenance_has_nothing_of_the_environment(monkeypatch: pytest.M
 
 
 def test_servers_listen_on_loopback_alone():
-    for file in sorted((ROOT / "flows").glob("*.py")):
+    for file in sorted((ROOT / "flows").rglob("*.py")):
         text = file.read_text(encoding="utf-8")
         assert "0.0.0.0" not in text and '"::"' not in text, file
         for name, call in called(ast.parse(text)):
@@ -393,7 +431,7 @@ def test_servers_listen_on_loopback_alone():
             if name.endswith(".bind"):
                 assert ast.unparse(call.args[0]).startswith("('127.0.0.1'"), f"{file}:{call.lineno}"
     commands = [
-        ast.unparse(node) for file in (ROOT / "flows").glob("*.py") for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.List)
+        ast.unparse(node) for file in (ROOT / "flows").rglob("*.py") for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.List)
     ]
     assert all("'--host', '127.0.0.1'" in command for command in commands if "'server', 'start'" in command)
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from baselines import _counterfactual, _meta
-from baselines._counterfactual import contexts, fresh, from_hub
-from baselines._scope_classifier import ScopeClassifier, StateEncoder, Trainer, binary_cross_entropy, reserved
-from baselines._serac_patch import SeracPatch
+from baselines._meta_training import loop
+from baselines._serac import counterfactual
+from baselines._serac.counterfactual import contexts, fresh, from_hub
+from baselines._serac.patch import SeracPatch
+from baselines._serac.scope_classifier import ScopeClassifier, StateEncoder, Trainer, binary_cross_entropy, reserved
 from baselines.serac import Serac, SeracParams
 from lks.errors import UserError
-from lks.lm import LM
+from lks.models.lm import LM
 from tests import tiny
 
 PARAMS = SeracParams(max_steps=0, dim=32, layers=1)
@@ -158,7 +159,7 @@ def test_training_tells_paraphrases_from_other_prompts() -> None:
     edits = tiny.training()
     classifier.measure(lm, [e.prompt for e in edits])
     schedule = replace(PARAMS, max_steps=60, validation_interval=60)
-    history = Trainer(lm, classifier, 8, 1, seed=0).fit(_meta.Split(edits, edits), 1e-2, schedule, no_progress)
+    history = Trainer(lm, classifier, 8, 1, seed=0).fit(loop.Split(edits, edits), 1e-2, schedule, no_progress)
     assert history[1] < 0.5 * history[0]
     mean, deviation = classifier.encoder.states(lm, [e.prompt for e in edits]).mean(0), classifier.encoder.deviation
     torch.testing.assert_close(classifier.encoder.mean.detach(), mean, rtol=1e-4, atol=1e-4)
@@ -180,7 +181,7 @@ def test_an_embedding_does_not_depend_on_its_batch_or_order() -> None:
 @pytest.mark.parametrize("ending", [0.0, 0.25])
 def test_the_counterfactual_model_learns_from_edits_with_other_targets_too(ending: float) -> None:
     lm = tiny.lm("llama")
-    trainer = _counterfactual.Trainer(lm, fresh(lm, 32, 1, 4, seed=0), 4, 1.0, 0.5, ending)
+    trainer = counterfactual.Trainer(lm, fresh(lm, 32, 1, 4, seed=0), 4, 1.0, 0.5, ending)
     answers = sorted(tiny.CITIES)
     told, targets, asked = trainer._drawn(tiny.training() * 10, answers)
     assert len(set(targets) - set(answers)) > 10 and set(answers) < set(targets) and all(t.strip() for t in targets)
@@ -205,7 +206,7 @@ def test_a_counterfactual_model_must_share_the_vocabulary(tmp_path) -> None:
     fresh(lm, 32, 1, 4, seed=0).model.save_pretrained(tmp_path / "same")
     assert from_hub(lm, str(tmp_path / "same")).config["vocab_size"] == width
     config = fresh(lm, 32, 1, 4, seed=0).config | {"vocab_size": width + 1}
-    _counterfactual.Counterfactual(config).model.save_pretrained(tmp_path / "other")
+    counterfactual.Counterfactual(config).model.save_pretrained(tmp_path / "other")
     with pytest.raises(UserError, match=f"has {width + 1} pieces"):
         from_hub(lm, str(tmp_path / "other"))
     with pytest.raises(UserError, match="cannot be loaded"):

@@ -13,13 +13,13 @@ import openai
 import pytest
 
 from lks.errors import UserError
-from lks.lm import LM
+from lks.models.lm import LM
 from tests import served, tiny
-from workbench.serving_batch import Batch
-from workbench.serving_models import base_name, check, chosen, curl, read_all
-from workbench.serving_protocol import Message
-from workbench.serving_server import Server, api_key, check_host
-from workbench.serving_service import Rules, plain
+from workbench.serving.batch import Batch
+from workbench.serving.models import base_name, check, chosen, curl, read_all
+from workbench.serving.protocol import Message
+from workbench.serving.server import Server, api_key, check_host
+from workbench.serving.service import Rules, plain
 
 COUNT = 8
 KEY = "a-long-enough-key"
@@ -167,7 +167,7 @@ def test_other_errors(server: Server, client: openai.OpenAI) -> None:
 @pytest.fixture
 def endless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers go on to their longest length."""
-    monkeypatch.setattr("workbench.serving_engine.ends_of", lambda lm: [])
+    monkeypatch.setattr("workbench.serving.engine.ends_of", lambda lm: [])
 
 
 @pytest.mark.usefixtures("endless")
@@ -332,7 +332,7 @@ def test_names_and_patches_are_looked_at_first(tmp_path: Path, lm: LM) -> None:
 
 
 def test_a_patch_for_other_weights_is_refused(tmp_path: Path, lm: LM) -> None:
-    from lks.patch import WeightPatch
+    from lks.editing.patch import WeightPatch
 
     WeightPatch({"model.layers.0.nothing.weight": next(lm.model.parameters()).clone()}).save(tmp_path / "p")
     choices = chosen([str(tmp_path / "p")], "micro-llama")

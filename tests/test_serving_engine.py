@@ -10,19 +10,19 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from baselines._retrieval import Fact, FactsInFront, Lookup
+from baselines._in_context.retrieval_patch import Fact, FactsInFront, Lookup
 from baselines.grace import CodebookPatch
 from baselines.wise import SideMemoryPatch
-from lks.gate import RelationGate
-from lks.lm import LM
-from lks.patch import NoPatch, Patch, WeightPatch
-from lks.replacer import KnowledgeBlockPatch
+from lks.editing.patch import NoPatch, Patch, WeightPatch
+from lks.method.relation_gate import RelationGate
+from lks.method.replacer import KnowledgeBlockPatch
+from lks.models.lm import LM
 from tests import tiny
 from tests.test_serac import patched as serac
-from workbench.serving_batch import Row, Sampling, choose
-from workbench.serving_engine import Engine
-from workbench.serving_text import TextStream
-from workbench.serving_ticket import Closed, Full, Ticket
+from workbench.serving.batch import Row, Sampling, choose
+from workbench.serving.engine import Engine
+from workbench.serving.text_stream import TextStream
+from workbench.serving.ticket import Closed, Full, Ticket
 
 PROMPTS = [f"{form.format(name)}" for name in tiny.NAMES for form in ("{} was born in", "The birthplace of {} is", "Oslo, Cairo: {} works for")]
 PROMPTS += ["Nobody was born in", "Ada Moss works for Tomas Verin and Ada Moss", "is"]
@@ -215,7 +215,7 @@ def test_full_closed_and_cancelled() -> None:
                 engine.submit(Ticket([row_of(engine, "first", ids, 3)]))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("workbench.serving_engine.ends_of", lambda lm: [])
+        patch.setattr("workbench.serving.engine.ends_of", lambda lm: [])
         lm.model.config.max_position_embeddings = 20_000
         asyncio.run(tried())
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lks.tokens import PieceText
+from lks.scope.token_text import PieceText
 from tests import tiny
-from workbench.serving_text import TextStream
+from workbench.serving.text_stream import TextStream
 
 PIECES = {kind: PieceText(tiny.tokenizer(kind)) for kind in ("bytes", "metaspace")}
 

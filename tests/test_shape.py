@@ -13,14 +13,40 @@ MAY_IMPORT = {
     "baselines": {"lks"},
     "reports": {"lks"},
     "workbench": {"lks", "baselines", "reports"},
-    "flows": {"lks", "baselines", "reports", "workbench"},
+    "flows": {"lks", "baselines", "reports"},
+    "cli": {"lks", "baselines", "reports", "workbench", "flows"},
 }
-MAKES_MODELS = {"recipe.py"}
-FILES = [pytest.param(file, id=str(file.relative_to(ROOT))) for package in MAY_IMPORT for file in sorted((ROOT / package).glob("*.py"))]
+FLOORS = (
+    "errors statistics",
+    "io",
+    "scope",
+    "edits",
+    "data",
+    "results",
+    "models",
+    "llm",
+    "editing",
+    "method",
+    "evaluation",
+    "prompts testbed studies",
+    "runs",
+)
+"""Rooms of `lks` and the modules beside them, from the ground up; those of one floor do not know each other."""
+MAKES_MODELS = {"interchange.py"}
+FILES = [pytest.param(file, id=str(file.relative_to(ROOT))) for package in MAY_IMPORT for file in sorted((ROOT / package).rglob("*.py"))]
 
 
-def imported(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+def package_of(file: Path) -> str:
+    return file.relative_to(ROOT).parts[0]
+
+
+def imported(file: Path, for_types: bool = True) -> Iterator[str]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    types = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    left_out = set() if for_types else {part for node in types for part in ast.walk(node)}
+    for node in ast.walk(tree):
+        if node in left_out:
+            continue
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -30,42 +56,62 @@ def imported(file: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("file", FILES)
 def test_imports_point_one_way(file: Path):
-    package = file.parent.name
+    package = package_of(file)
     for module in imported(file):
         top = module.split(".")[0]
         assert top not in MAY_IMPORT or top == package or top in MAY_IMPORT[package], f"{file} imports {module}"
         assert top != "tests", f"{file} imports {module}"
 
 
+def floor_of(module: str) -> int | None:
+    """On which floor a module of `lks` is; None for the front of the package."""
+    room = module.split(".")[1] if module.count(".") else ""
+    return next((number for number, rooms in enumerate(FLOORS) if room in rooms.split()), None)
+
+
+@pytest.mark.parametrize("file", [param for param in FILES if package_of(param.values[0]) == "lks"])
+def test_rooms_of_lks_are_built_on_lower_ones(file: Path):
+    """Late imports count, too; those for types alone do not."""
+    own = file.relative_to(ROOT).with_suffix("").parts
+    if own == ("lks", "__init__"):
+        return
+    floor = floor_of(".".join(own))
+    assert floor is not None, f"{file} is in no room of FLOORS"
+    for module in imported(file, for_types=False):
+        if module.split(".")[0] == "lks" and own[1] != module.split(".")[1]:
+            below = floor_of(module)
+            assert below is not None and below < floor, f"{file} imports {module}, which is not on a lower floor"
+
+
 @pytest.mark.parametrize("file", FILES)
-def test_only_flows_import_prefect(file: Path):
-    assert file.parent.name == "flows" or not any(module.split(".")[0] == "prefect" for module in imported(file))
+def test_only_flows_and_the_command_line_import_prefect(file: Path):
+    assert package_of(file) in ("flows", "cli") or not any(module.split(".")[0] == "prefect" for module in imported(file))
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_model_families_are_told_apart_in_one_place(file: Path):
     """Elsewhere a family may be a preset's key or part of a model's name, but nothing may depend on it."""
-    from lks.architectures import ARCHITECTURES
+    from lks.models.architectures import ARCHITECTURES
 
-    if file.parent.name == "lks" and file.name in {"architectures.py", *MAKES_MODELS}:
+    if package_of(file) == "lks" and file.name in {"architectures.py", *MAKES_MODELS}:
         return
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare | ast.Match):
             texts = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-            assert not texts & set(ARCHITECTURES), f"{file}:{node.lineno} tells model families apart; do it in lks/architectures.py"
+            assert not texts & set(ARCHITECTURES), f"{file}:{node.lineno} tells model families apart; do it in lks/models/architectures.py"
         if isinstance(node, ast.Attribute):
-            assert node.attr != "model_type", f"{file}:{node.lineno} asks for the model's family; do it in lks/architectures.py"
+            assert node.attr != "model_type", f"{file}:{node.lineno} asks for the model's family; do it in lks/models/architectures.py"
     classes = re.compile(rf"({'|'.join(ARCHITECTURES)})(Config|ForCausalLM|Model|DecoderLayer|MLP|Attention)?", re.IGNORECASE)
     names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
     assert not {name for name in names if (found := classes.fullmatch(name)) and found[2]}, (
-        f"{file} names a family's class; do it in lks/architectures.py"
+        f"{file} names a family's class; do it in lks/models/architectures.py"
     )
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_no_method_is_special(file: Path):
-    """Nothing but a method's own file depends on its name; the unedited model is known to `lks/grid.py` and reports."""
+    """Nothing but a method's own file depends on its name; the unedited model is known to `lks/runs/grid.py` and reports."""
     own = {f.stem for f in (ROOT / "baselines").glob("[!_]*.py")} | {"lks"}
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Compare):
@@ -76,7 +122,7 @@ def test_no_method_is_special(file: Path):
 @pytest.mark.parametrize("file", FILES)
 def test_flow_modules_keep_their_annotations(file: Path):
     """Prefect cannot validate parameters whose annotations are strings."""
-    assert file.parent.name != "flows" or not any(module == "__future__" for module in imported(file))
+    assert package_of(file) not in ("flows", "cli") or not any(module == "__future__" for module in imported(file))
 
 
 def test_every_pinned_version_is_exact():

@@ -11,14 +11,14 @@ import stores
 from fake_pool import Notes, Server
 from fsspec.implementations.memory import MemoryFileSystem
 
-from flows.clock import Clock
-from flows.planning import exchange, share_in_use
-from flows.runner_bench import BEAT_EVERY_S, Bench, beating
-from flows.runner_pool import PoolRunner
+from flows.running.cell_runner import BEAT_EVERY_S, Bench, beating
+from flows.running.planning import exchange, share_in_use
+from flows.running.pool import PoolRunner
+from flows.running.time_estimate import Clock
 from lks.errors import StoreError, UserError
-from lks.grid import ANSWERS, Cell, Costs, Extras, Outcome
-from lks.shards import check_cell, read_outcome, write_answers, write_outcome, write_stage
-from lks.share import Share
+from lks.results.cells import ANSWERS, Cell, Costs, Extras, Outcome
+from lks.results.remote import Share
+from lks.results.shards import check_cell, read_outcome, write_answers, write_outcome, write_stage
 
 CELL, OTHER = Cell("m", "world", "ft", 1, 0, 1), Cell("m", "world", "none", 1, 0, 1)
 ROWS = stores.answers_of(CELL, {})
@@ -151,7 +151,7 @@ def test_damage_is_left_there(damage, url, tmp_path, caplog, monkeypatch):
     elif damage == "cut outcome":
         share._write(told, (a / told).read_bytes()[:40])
     elif damage == "huge":
-        monkeypatch.setattr("lks.share.LARGEST_JSON", 100)
+        monkeypatch.setattr("lks.results.remote.LARGEST_JSON", 100)
     elif damage == "other cell":
         store(a, OTHER)
         share._write(told, (a / f"cells/{OTHER.id}/outcome.json").read_bytes())
@@ -184,7 +184,7 @@ def test_a_link_that_leads_out_of_the_results_is_not_followed(url, tmp_path):
 
 
 def test_a_place_that_does_not_answer_is_asked_again(moody, tmp_path, monkeypatch):
-    monkeypatch.setattr("lks.share.FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr("lks.results.remote.FIRST_PAUSE_S", 0.001)
     store(tmp_path / "a")
     moody.away = 3
     Share("moody://x").send(tmp_path / "a", CELL.id)
@@ -262,8 +262,8 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """Results folders of a grid's machine and of a worker's."""
     monkeypatch.setenv("LKS_SHARE", f"file://{tmp_path}/share")
     monkeypatch.setenv("LKS_BEAT_S", "0.4")
-    monkeypatch.setattr("flows.runner_pool.LOOK_EVERY_S", 0.01)
-    monkeypatch.setattr("flows.runner_pool.APPEAR_S", 0.2)
+    monkeypatch.setattr("flows.running.pool.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("flows.running.pool.APPEAR_S", 0.2)
     return tmp_path / "grid", tmp_path / "worker"
 
 
@@ -288,7 +288,7 @@ class TestApart:
     def test_a_run_whose_beat_is_on_the_share_lives(self, apart, monkeypatch):
         grid, worker = apart
         monkeypatch.setenv("LKS_CELL_TIMEOUT_S", "1.5")
-        monkeypatch.setattr("flows.runner_bench.BEAT_EVERY_S", 0.05)
+        monkeypatch.setattr("flows.running.cell_runner.BEAT_EVERY_S", 0.05)
         server = Server(worker, ft=["silent"])
         with beating(worker, CELL.id, share_in_use()):
             assert run_pool(server, grid)["ft"].status == "timeout"
@@ -309,7 +309,7 @@ class TestApart:
             seen.append(share.take(grid, cell.id) and read_outcome(grid, cell.id).stages)
             return store(results, cell, "ok", (ANSWERS, "passages"))
 
-        monkeypatch.setattr("lks.cell.run", run)
+        monkeypatch.setattr("lks.runs.cell.run", run)
         outcome = Bench(worker, Notes(), Extras(), share).run(CELL)
         assert seen == [("ok", False), {ANSWERS}]
         assert share.take(grid, CELL.id) and read_outcome(grid, CELL.id) == outcome and len(outcome.shards) == 2
@@ -322,7 +322,7 @@ class TestApart:
             report("passages", 0.0)
             return store(results, cell)
 
-        monkeypatch.setattr("lks.cell.run", run)
+        monkeypatch.setattr("lks.runs.cell.run", run)
         with pytest.raises(StoreError, match="cannot be used"):
             Bench(worker, Notes(), Extras(), Share("moody://x")).run(CELL)
         moody.refuses = False

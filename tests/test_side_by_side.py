@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from baselines import methods
-from lks.cell import DRAWS_TOGETHER, ROWS_TOGETHER, together
+from lks.editing.patch import NoPatch, Patch, WeightPatch
 from lks.edits import Case
-from lks.lm import LM
-from lks.patch import NoPatch, Patch, WeightPatch
-from lks.readout import Asking, ask, ask_draws, same
-from lks.shards import write_answers
-from lks.side_by_side import SideBySide, owned_by
-from lks.stages import Edited, Unedited, answers, answers_of_draws
+from lks.evaluation.readouts import Asking, ask, ask_draws, same
+from lks.evaluation.side_by_side import SideBySide, owned_by
+from lks.evaluation.stages import Edited, Unedited, answers, answers_of_draws
+from lks.models.lm import LM
+from lks.results.shards import write_answers
+from lks.runs.cell import DRAWS_TOGETHER, ROWS_TOGETHER, together
 from tests import tiny
 from tests.test_stages import CASES, SPARE
 

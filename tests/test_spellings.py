@@ -1,4 +1,4 @@
-"""`lks.spellings`: other names of an answer, and what they are worth on the paper's datasets."""
+"""`lks.data.answer_aliases`: other names of an answer, and what they are worth on the paper's datasets."""
 
 import json
 import os
@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lks.datasets import DATASETS, Published, load
+from lks.data.answer_aliases import FILE, Spellings, tellable
+from lks.data.datasets import DATASETS, Published, load
 from lks.edits import Edit, make_case
 from lks.errors import DataError
-from lks.spellings import FILE, Spellings, tellable
 
 STATES = {"United States": ["USA", "America", "U", "🇺🇸", "the"], "Mexico": ["MX", "Georgia"], "Georgia": ["Sakartvelo"], "America": ["The Americas"]}
 EDIT = Edit("0", "Anna Toll", "Anna Toll lives in", "United States", "Mexico")
@@ -68,7 +68,7 @@ def test_names_that_are_noise_are_told() -> None:
 
 def test_the_file_is_looked_for_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     named, beside = tmp_path / "named", tmp_path / "beside"
-    monkeypatch.setattr("lks.spellings.BESIDE", beside)
+    monkeypatch.setattr("lks.data.answer_aliases.BESIDE", beside)
     monkeypatch.delenv("LKS_DATA", raising=False)
     assert Spellings.load().of("USA") == ()
     put(beside, STATES)

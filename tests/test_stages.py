@@ -12,18 +12,18 @@ import pytest
 import torch
 
 from baselines.none import Unedited as NoEdits
-from lks import fluency, passages, stages
-from lks.cell import Bench, run
-from lks.contexts import available, wrapped
+from lks.editing.patch import NoPatch, Patch, WeightPatch
 from lks.edits import Case, Context, Edit, make_case
 from lks.errors import UserError
-from lks.grid import Cell, Extras, Outcome
-from lks.lm import LM
-from lks.patch import NoPatch, Patch, WeightPatch
-from lks.readout import SAMPLE, Answer, Asking, Known, ReuseError, acts_of, ask, key_of, same
-from lks.replacer import KnowledgeBlockPatch
-from lks.shards import write_answers
-from lks.stages import Edited, Unedited
+from lks.evaluation import fluency, perplexity, stages
+from lks.evaluation.prompt_formats import available, wrapped
+from lks.evaluation.readouts import SAMPLE, Answer, Asking, Known, ReuseError, acts_of, ask, key_of, same
+from lks.evaluation.stages import Edited, Unedited
+from lks.method.replacer import KnowledgeBlockPatch
+from lks.models.lm import LM
+from lks.results.cells import Cell, Extras, Outcome
+from lks.results.shards import write_answers
+from lks.runs.cell import Bench, run
 from tests import tiny
 from tests.test_cell import TinyBench
 from tests.test_readout import plainly
@@ -314,7 +314,7 @@ def test_a_stage_that_fails_leaves_the_answers_whole_and_is_run_again(tmp_path: 
         patch.setattr(fluency, "write", broken)
         outcome = measured(tmp_path, extras, bench=bench)
     assert outcome.status == "ok" and set(outcome.failed) == {"generations"}
-    assert re.fullmatch(r"error: RuntimeError: no ink \(lks/stages\.py:\d+\)", outcome.failed["generations"])
+    assert re.fullmatch(r"error: RuntimeError: no ink \(lks/evaluation/stages\.py:\d+\)", outcome.failed["generations"])
     assert outcome.stages == {"answers", "passages", "answers-qa"} == set(files(tmp_path))
     before, Counted.calls = files(tmp_path), 0
     again = measured(tmp_path, extras, bench=bench)
@@ -330,7 +330,7 @@ def test_a_collapsed_model_is_asked_for_no_abilities_and_not_again(tmp_path: Pat
     assert outcome.failed[stage].startswith("collapsed: perplexity of plain text is ")
     assert set(files(tmp_path)) == {"answers", "passages"} and stage in outcome.stages
     with monkeypatch.context() as patch:
-        patch.setattr(passages, "read", lambda *args, **kwargs: pytest.fail("the stage was run again"))
+        patch.setattr(perplexity, "read", lambda *args, **kwargs: pytest.fail("the stage was run again"))
         again = measured(tmp_path, extras, Wrecking, bench)
     assert again.failed == outcome.failed and again.costs.stage_s == outcome.costs.stage_s
 
@@ -354,7 +354,7 @@ def test_a_test_of_ability_that_does_not_exist_is_told_before_any_edit(tmp_path:
     def unknown(*args: object) -> None:
         raise UserError("Unknown test of ability")
 
-    monkeypatch.setattr("lks.cell.Battery", unknown)
+    monkeypatch.setattr("lks.runs.cell.Battery", unknown)
     Counted.calls = 0
     with pytest.raises(UserError, match="Unknown test of ability"):
         measured(tmp_path, Extras(ability=("made_sentimnt",)))

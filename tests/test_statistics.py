@@ -13,7 +13,7 @@ from scipy import stats
 import lks.statistics
 from lks.statistics import Clustered, clustered_error, holm, interval, kappa, mcnemar, paired_bootstrap, plain_interval, t_quantile, tied
 
-SCHEMA = Path(lks.statistics.__file__).with_name("schema.sql").read_text(encoding="utf-8")
+SCHEMA = (Path(lks.statistics.__file__).parent / "results" / "schema.sql").read_text(encoding="utf-8")
 SCORES = st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 1.0])
 ITEMS = st.lists(st.tuples(SCORES, st.integers(0, 6)), min_size=1, max_size=30)
 

@@ -18,14 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lks.decisions import Decision
 from lks.edits import ProbeKind
 from lks.errors import DataError, StoreError
-from lks.grid import IMMEDIATE, Cell, Costs, Extras, Outcome
-from lks.ledger import Ledger
-from lks.shards import SCHEMA, Answer, read_answers, read_check, read_outcome, write_answers, write_outcome, write_stage
+from lks.results.cells import IMMEDIATE, Cell, Costs, Extras, Outcome
+from lks.results.decisions import Decision
+from lks.results.shards import SCHEMA, Answer, read_answers, read_check, read_outcome, write_answers, write_outcome, write_stage
+from lks.results.store import Store, _tables
+from lks.runs.journal import Ledger
 from lks.statistics import interval, t_quantile
-from lks.store import Store, _tables
 
 Ids = tuple[int, ...]
 
@@ -524,7 +524,7 @@ def test_a_shard_that_only_duckdb_refuses_is_a_warning(error, filled, monkeypatc
     (filled.results / "lks.duckdb").unlink()
     again = Store(filled.results)
     others = {path.name for path in (filled.results / "cells").iterdir()} - {CELL.id}
-    monkeypatch.setattr("lks.store._tables", refusing)
+    monkeypatch.setattr("lks.results.store._tables", refusing)
     (warning,) = again.sync()
     assert warning == f"{filled.results / 'cells' / CELL.id} is damaged: metadata is corrupt. Run its cell again."
     assert others == {str(cell_id) for (cell_id,) in again.query("SELECT cell_id FROM cells")}
@@ -549,7 +549,7 @@ def test_too_little_memory_is_not_taken_for_damage(filled, monkeypatch):
         raise duckdb.OutOfMemoryException("failed to allocate 1 GiB")
 
     (filled.results / "lks.duckdb").unlink()
-    monkeypatch.setattr("lks.store._tables", hungry)
+    monkeypatch.setattr("lks.results.store._tables", hungry)
     with pytest.raises(StoreError, match=r"needs more memory than there is \(failed to allocate 1 GiB\)\. Free some"):
         Store(filled.results).sync()
 

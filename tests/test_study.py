@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lks import study_donors, study_probe
-from lks.editor import silent
+from lks.editing.editor import silent
 from lks.errors import UserError
-from lks.lm import LM
-from lks.method import LKS
-from lks.parameters import LKSParams
-from lks.prefill import removed
-from lks.study import STUDIES
-from lks.study_donors import Pair, exchanged, pairs
-from lks.study_gain import Gain, GainParams
-from lks.study_kinds import Entities
-from lks.study_probe import Probe, ProbeParams
-from lks.study_rows import StudyRow
-from lks.study_states import captured
-from lks.study_swap import Swap, SwapParams
+from lks.method.lks import LKS
+from lks.method.params import LKSParams
+from lks.models.lm import LM
+from lks.models.prefill import removed
+from lks.results.study_rows import StudyRow
+from lks.studies import donors, probe
+from lks.studies.base import Entities
+from lks.studies.blockwise import captured
+from lks.studies.donors import Pair, exchanged, pairs
+from lks.studies.information_gain import Gain, GainParams
+from lks.studies.probe import Probe, ProbeParams
+from lks.studies.registry import STUDIES
+from lks.studies.swap import Swap, SwapParams
 from tests import tiny
 
 EDITS = tiny.edits(5)
@@ -103,7 +103,7 @@ def test_the_swap_counts_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two pairs, two blocks: the first donor's answer goes from rank 3 to 0, then to 3; the second from 0 to 0, then to 5."""
     lm = tiny.lm("llama")
     lm.model.model.layers = lm.model.model.layers[:2]
-    said = study_donors.Said(
+    said = donors.Said(
         rank=torch.tensor([[3, 0], [0, 0], [3, 5]]),
         best=torch.tensor([[7, 8], [6, 8], [7, 4]]),
         logprob=torch.tensor([[-4.0, -1.0], [-1.0, -0.5], [-4.0, -9.0]]),
@@ -111,10 +111,10 @@ def test_the_swap_counts_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
         old_first=torch.tensor([7, 9]),
         tokens=torch.tensor([1, 2]),
     )
-    monkeypatch.setattr("lks.study_swap.pairs", lambda *_: [Pair(EDITS[0], EDITS[1]), Pair(EDITS[1], EDITS[2])])
-    monkeypatch.setattr("lks.study_gain.pairs", lambda *_: [Pair(EDITS[0], EDITS[1]), Pair(EDITS[1], EDITS[2])])
-    monkeypatch.setattr("lks.study_swap.exchanged", lambda *_: said)
-    monkeypatch.setattr("lks.study_gain.exchanged", lambda *_: said)
+    monkeypatch.setattr("lks.studies.swap.pairs", lambda *_: [Pair(EDITS[0], EDITS[1]), Pair(EDITS[1], EDITS[2])])
+    monkeypatch.setattr("lks.studies.information_gain.pairs", lambda *_: [Pair(EDITS[0], EDITS[1]), Pair(EDITS[1], EDITS[2])])
+    monkeypatch.setattr("lks.studies.swap.exchanged", lambda *_: said)
+    monkeypatch.setattr("lks.studies.information_gain.exchanged", lambda *_: said)
     rows = Swap(SwapParams()).run(lm, Entities(EDITS[:2], EDITS)).rows
     assert [values(rows, "known", -1)] == [[1, 0]]
     assert [values(rows, "rises", block) for block in (0, 1)] == [[1, 0], [0, 0]]
@@ -163,7 +163,7 @@ def test_the_probe_picks_the_nearer_statement(monkeypatch: pytest.MonkeyPatch) -
     entity[0, 0], true[0, 0], false[0, 1] = 2.0, 3.0, 1.0
     entity[1, :2], true[1, 0], false[1, 1] = 1.0, 1.0, 5.0
     other[:, 1] = 1.0
-    monkeypatch.setattr(study_probe, "captured", lambda *_: made)
+    monkeypatch.setattr(probe, "captured", lambda *_: made)
     rows = Probe(ProbeParams()).run(lm, Entities(EDITS[:2], EDITS)).rows
     assert values(rows, "accuracy", 0) == [1, 0.5] and values(rows, "control", 0) == [0, 0]
     assert values(rows, "cosine_true", 0) == pytest.approx([1, math.sqrt(0.5)])

@@ -6,17 +6,18 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from cli.app import app
+from cli.study import Point, advice, best_block, lowest_tied
 from flows.grid import Bench
-from flows.planning import cells_of, compare
-from flows.progress import Lines
-from flows.study import Point, advice, best_block, lowest_tied
+from flows.running.planning import cells_of, compare
+from flows.running.progress import Lines
 from lks.errors import TooManyEdits, UserError
-from lks.grid import STUDY, Cell, Costs, Extras, Grid, Outcome
-from lks.shards import read_rows, write_outcome, write_stage
+from lks.results.cells import STUDY, Cell, Costs, Extras, Outcome
+from lks.results.shards import read_rows, write_outcome, write_stage
+from lks.results.store import Store
+from lks.results.study_rows import StudyRow
+from lks.runs.grid import Grid
 from lks.statistics import interval, t_quantile
-from lks.store import Store
-from lks.study_rows import StudyRow
 
 CELL = Cell("micro-llama", "world", "swap", 3, 0, 1, measure="study")
 
@@ -115,7 +116,7 @@ def test_a_failed_cell_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def fail(*args: object) -> None:
         raise ValueError("no such thing")
 
-    monkeypatch.setattr("lks.study_swap.exchanged", fail)
+    monkeypatch.setattr("lks.studies.swap.exchanged", fail)
     (cell,) = cells_of(grid(methods=["swap"]))
     outcome = Bench(tmp_path, Lines(lambda line: None), Extras()).run(cell)
     assert (outcome.status, outcome.shards) == ("error", ()) and outcome.reason.startswith("ValueError: no such thing (lks/")
@@ -127,7 +128,7 @@ def test_the_command_recommends_a_block_and_reuses_what_is_stored(tmp_path: Path
     assert first.exit_code == 0, first.output
     assert "gain, bits" in first.output and "block = " in first.output and "20 entities of world" in first.output
     assert len(list((tmp_path / "cells").iterdir())) == 3
-    monkeypatch.setattr("lks.cell.run", lambda *_: pytest.fail("run again"))
+    monkeypatch.setattr("lks.runs.cell.run", lambda *_: pytest.fail("run again"))
     second = CliRunner().invoke(app, command)
     assert second.exit_code == 0 and second.output.strip() in first.output
 
@@ -165,7 +166,7 @@ def test_no_gain_is_no_recommendation() -> None:
 
 
 def test_known_1000_is_read_and_checked(tmp_path: Path) -> None:
-    from lks.datasets import load
+    from lks.data.datasets import load
     from lks.errors import DataError
 
     (tmp_path / "known_1000").mkdir()

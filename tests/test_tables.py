@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from lks.grid import Costs
+from lks.results.cells import Costs
+from lks.results.store import Store
 from lks.statistics import interval
-from lks.store import Store
-from reports import forms, long, seconds
 from reports.results import Results, load
-from reports.table import Column, Row, Table, Value
-from reports.tables import development, tables
-from reports.texts import hundredths, short
+from reports.tables import formats, long_csv, seconds
+from reports.tables.all import development, tables
+from reports.tables.model import Column, Row, Table, Value
+from reports.tables.number_formats import hundredths, short
 from tests.stores import fill
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -74,12 +74,12 @@ def test_there_is_every_table(made: dict[str, list[Table]]) -> None:
 @pytest.mark.parametrize("name", [*(f"{stem}.csv" for stem in STEMS if stem not in (*ELSEWHERE, "seconds")), "table1.md", "table6.md", "table1.tex"])
 def test_tables_are_the_golden_ones(made: dict[str, list[Table]], name: str) -> None:
     stem, _, ending = name.partition(".")
-    _compare(GOLDEN / "tables" / name, forms.FORMS[ending](made[stem]))
+    _compare(GOLDEN / "tables" / name, formats.FORMS[ending](made[stem]))
 
 
 @pytest.mark.parametrize("name", ["results.csv", "retention.csv", "development.csv"])
 def test_long_files_are_the_golden_ones(results: Results, store: Store, name: str) -> None:
-    _compare(GOLDEN / name, long.files(results, store)[name])
+    _compare(GOLDEN / name, long_csv.files(results, store)[name])
 
 
 def _compare(golden: Path, text: str) -> None:
@@ -109,7 +109,7 @@ def test_published_values_stand_beside_ours_under_the_paper_s_read_out_only(made
     # one of four edits half right: 87.5; the paper prints 100
     ours = value(made["table1"], LLAMA, ("LKS", "simultaneous"), "T=1,000 Rel", "tf_token")
     assert (ours.value, ours.published, ours.difference) == (87.5, 100, -12.5)
-    assert "| 87.5 ±35.3 (100.0, −12.5) |" in forms.markdown(made["table1"])
+    assert "| 87.5 ±35.3 (100.0, −12.5) |" in formats.markdown(made["table1"])
     assert value(made["table1"], LLAMA, ("LKS", "simultaneous"), "T=1,000 Rel", "ar_exact").published is None
     absent = value(made["table1"], "mistral-7b-instruct-v0.3 on zsre, not run here", ("LKS", "–"), "T=10,000 EP", "tf_token")
     assert (absent.value, absent.published, absent.why) == (None, 77.9, "not run")
@@ -270,9 +270,9 @@ def test_what_is_kept_wrong_and_said_in_contexts(made: dict[str, list[Table]]) -
 
 def test_the_csv_holds_everything(made: dict[str, list[Table]]) -> None:
     for stem in set(STEMS) - {"table6", *ELSEWHERE}:
-        rows = list(csv.DictReader(io.StringIO(forms.csv_text(made[stem]))))
+        rows = list(csv.DictReader(io.StringIO(formats.csv_text(made[stem]))))
         assert rows and all(bool(row["value"]) != bool(row["why"]) for row in rows), stem
-    rows = list(csv.DictReader(io.StringIO(forms.csv_text(made["table1"]))))
+    rows = list(csv.DictReader(io.StringIO(formats.csv_text(made["table1"]))))
     row = next(row for row in rows if row["part"] == LLAMA and row["column"] == "Rel" and row["group"] == "T=1,000" and row["Method"] == "LKS")
     assert (row["readout"], row["value"], row["published"], row["difference"], row["device"]) == ("tf_token", "87.5", "100", "-12.5", "one hand")
 
@@ -280,18 +280,18 @@ def test_the_csv_holds_everything(made: dict[str, list[Table]]) -> None:
 def test_markdown_has_as_many_cells_in_every_line(made: dict[str, list[Table]]) -> None:
     for stem, of_stem in made.items():
         counts: set[int] = set()
-        for line in [*forms.markdown(of_stem).splitlines(), ""]:
+        for line in [*formats.markdown(of_stem).splitlines(), ""]:
             if line.startswith("|"):
                 counts.add(len(re.findall(r"(?<!\\)\|", line)))
             else:
                 assert len(counts) <= 1, (stem, line)
                 counts = set()
-    assert "edit \\<b>Bob\\</b> | wanted | x y z w | a \\| a a a |" in forms.markdown(made["table6"])
+    assert "edit \\<b>Bob\\</b> | wanted | x y z w | a \\| a a a |" in formats.markdown(made["table6"])
 
 
 def test_latex_has_as_many_cells_in_every_line(made: dict[str, list[Table]]) -> None:
     for of_stem in made.values():
-        text = forms.latex(of_stem)
+        text = formats.latex(of_stem)
         widths = [len(re.findall(r"(?<!\\)&", line)) for line in text.splitlines() if line.endswith("\\\\") and "multicolumn" not in line]
         assert widths == [len(t.columns) - 1 for t in of_stem for _ in range(1 + len(t.rows))]
         assert text.count("{") - text.count("\\{") == text.count("}") - text.count("\\}")
@@ -308,14 +308,14 @@ def test_latex_prints_any_text() -> None:
             ),
         ),
     )
-    line = next(line for line in forms.latex([table]).splitlines() if line.startswith("a "))
+    line = next(line for line in formats.latex([table]).splitlines() if line.startswith("a "))
     quoted = "na\u00efve U+4E2D ``q'' \\textbackslash{} \\textasciitilde{}\\textasciicircum{} $<$$|$$>$"
     assert line == f"a \\& b\\_c 50\\% \\#1 \\{{x\\}} {{[}}y] & {quoted} \\\\"
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 def test_latex_compiles(made: dict[str, list[Table]], tmp_path: Path) -> None:
-    body = "\\clearpage\n".join(forms.latex(of_stem) for of_stem in made.values())
+    body = "\\clearpage\n".join(formats.latex(of_stem) for of_stem in made.values())
     head = "\\documentclass{article}\n\\usepackage[T1]{fontenc}\\usepackage{booktabs,graphicx}\n\\begin{document}\n"
     (tmp_path / "all.tex").write_text(f"{head}{body}\\end{{document}}\n", encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
@@ -324,15 +324,15 @@ def test_latex_compiles(made: dict[str, list[Table]], tmp_path: Path) -> None:
 
 
 def test_development_cells_stand_apart(made: dict[str, list[Table]], results: Results) -> None:
-    assert not any("0.125" in forms.csv_text(of_stem) for of_stem in made.values())
-    text = forms.markdown(development(results))
+    assert not any("0.125" in formats.csv_text(of_stem) for of_stem in made.values())
+    text = formats.markdown(development(results))
     assert "| FT-M (lr=0.125) | simultaneous |" in text and "micro-llama on world, development cases" in text and "not run here" not in text
 
 
 def test_the_same_store_gives_the_same_bytes(made: dict[str, list[Table]], store: Store) -> None:
     (store.results / "lks.duckdb").unlink()
     again = tables(load(store, store.sync()), store)
-    for form in forms.FORMS.values():
+    for form in formats.FORMS.values():
         assert {stem: form(of_stem) for stem, of_stem in again.items()} == {stem: form(of_stem) for stem, of_stem in made.items()}
 
 
@@ -342,7 +342,7 @@ def test_an_empty_store_has_the_paper_s_values_only(tmp_path: Path) -> None:
     assert {entry.value for of_stem in made.values() for t in of_stem for row in t.rows for entry in row.entries if isinstance(entry, Value)} == {
         None
     }
-    assert all(form(of_stem) for of_stem in made.values() for form in forms.FORMS.values())
+    assert all(form(of_stem) for of_stem in made.values() for form in formats.FORMS.values())
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "–"), (0.00001, "–"), (0.0021, "0.0021"), (0.345, "0.34"), (12.345, "12.3"), (1250, "1,250")])

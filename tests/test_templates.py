@@ -1,13 +1,13 @@
-"""When two prompts are the same question (`lks.templates.normalised`), and when a name is told apart by it."""
+"""When two prompts are the same question (`lks.data.templates.normalised`), and when a name is told apart by it."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lks.fact_checks import check_together
-from lks.facts import Fact
-from lks.spellings import tellable
-from lks.templates import normalised
+from lks.data.answer_aliases import tellable
+from lks.data.fact_validation import check_together
+from lks.data.templates import normalised
+from lks.data.user_facts import Fact
 
 SAME = [
     ("Where  was the ANNA Toll born?", "where was Anna Toll born"),

@@ -12,16 +12,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lks.acceptance import CheckReport, Question, examine
-from lks.corpus import IGNORED, batches, collate
-from lks.derive import Record
+from lks.data.synthetic_world import world
+from lks.data.template_prompts import Record
 from lks.errors import UserError
-from lks.jobs import NAMES, built, job_of, model_folder
-from lks.mini import made_questions, mini_source, mini_tokenizer, questions
-from lks.recipe import Intervention, Recipe, Shape, Training, draw_intervention, new_model
-from lks.testbed import Text, build, check
-from lks.world import world
-from lks.world_corpus import world_exam, world_source, world_tokenizer
+from lks.models.recipe import Recipe, Shape
+from lks.models.testbed_models import NAMES, built, job_of, model_folder
+from lks.testbed.acceptance import CheckReport, Question, examine
+from lks.testbed.build import Text, build, check
+from lks.testbed.corpus import IGNORED, batches, collate
+from lks.testbed.interchange import Intervention, Training, draw_intervention, new_model
+from lks.testbed.mini import made_questions, mini_source, mini_tokenizer, questions
+from lks.testbed.world_corpus import world_exam, world_source, world_tokenizer
 
 TINY = Recipe(Shape("llama", dim=32, blocks=3, heads=2, kv_heads=2, hidden=48), block=1, steps=24, rows=16, side_rows=8, warmup=2, heads=(7, 24))
 SHIPPED = [name for name in NAMES if name.startswith("micro")]
@@ -131,10 +132,10 @@ def test_an_interrupted_run_ends_with_the_same_weights(material, tmp_path):
 def test_a_stopped_build_goes_on_and_a_finished_one_is_kept(material, monkeypatch, tmp_path):
     small, tokenizer, source = material
     exam = world_exam(small)
-    monkeypatch.setattr("lks.testbed._text", lambda *_: Text(tokenizer, source, exam, (7, 24), ""))
-    monkeypatch.setattr("lks.testbed._exam", lambda *_: exam)
-    monkeypatch.setattr("lks.testbed.examine", partial(examine, sample=20))
-    monkeypatch.setattr("lks.jobs.recipe_of", lambda *_: dataclasses.replace(TINY, steps=6))
+    monkeypatch.setattr("lks.testbed.build._text", lambda *_: Text(tokenizer, source, exam, (7, 24), ""))
+    monkeypatch.setattr("lks.testbed.build._exam", lambda *_: exam)
+    monkeypatch.setattr("lks.testbed.build.examine", partial(examine, sample=20))
+    monkeypatch.setattr("lks.models.testbed_models.recipe_of", lambda *_: dataclasses.replace(TINY, steps=6))
     whole = build("micro-llama", tmp_path / "whole", progress=False)
     advance = Training.advance
 
@@ -253,7 +254,7 @@ def test_nearly_all_published_facts_have_lenders(file):
     path = data_folder() / "lks" / file
     if not path.is_file():
         pytest.skip("no data folder")
-    from lks.datasets import parse
+    from lks.data.datasets import parse
 
     asked = questions(parse(path.read_bytes(), path))
     shared = {}

@@ -1,4 +1,4 @@
-"""`lks.tokens`: text and spans agree with the tokenizer's own, for both kinds of vocabulary."""
+"""`lks.scope.token_text`: text and spans agree with the tokenizer's own, for both kinds of vocabulary."""
 
 import json
 import re
@@ -12,11 +12,11 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lks.errors import UserError
-from lks.lm import LM
-from lks.prefill import Pass
-from lks.replacer import KnowledgeBlockPatch, Replacer
-from lks.scope import Mention
-from lks.tokens import Decoded, PieceText, token_of
+from lks.method.replacer import KnowledgeBlockPatch, Replacer
+from lks.models.lm import LM
+from lks.models.prefill import Pass
+from lks.scope.exact import Mention
+from lks.scope.token_text import Decoded, PieceText, token_of
 
 CORPUS = ["Where was Mara Kelorin born? In Zürich.", "東京 は 日本 の 首都 です", "naïve café, 100 % sure", "it's Anna's house"] * 4
 CHARACTERS = st.text(st.sampled_from("abM arK' -.?üé東京は🙂\u0301\n"), max_size=40)

@@ -8,23 +8,23 @@ import torch
 
 import baselines
 import workbench.editing
-from lks.editor import SHORT, Editor
+from cli.display import _short
+from lks.data.user_facts import Fact, Facts
+from lks.editing.editor import SHORT, Editor
+from lks.editing.patch import NoPatch, Patch, WeightPatch
 from lks.edits import Case
-from lks.endings import Says
-from lks.facts import Fact, Facts
-from lks.lm import LM
-from lks.patch import NoPatch, Patch, WeightPatch
-from lks.readout import Asking
-from lks.replacer import KnowledgeBlockPatch
-from lks.shards import Answer
+from lks.evaluation.endings import Says
+from lks.evaluation.readouts import Asking
+from lks.method.replacer import KnowledgeBlockPatch
+from lks.models.lm import LM
+from lks.results.shards import Answer
 from tests import real, tiny
 from workbench.advice import changed, on_misses, on_troubles
-from workbench.choosing import editor_for
 from workbench.editing import Check, Said, Wish, answers, edit_model
 from workbench.health import TOKENS, Health, _circles, _first, _marks, look
 from workbench.lengths import by_length, too_long
-from workbench.origin import Base, Origin
-from workbench.screens import _short
+from workbench.patch_folder import Base, Origin
+from workbench.presets import editor_for
 
 PROMPTS = ["Mara Kel is on the staff of", "The pet that Emil Sander keeps is a"]
 METHODS = sorted(baselines.methods())

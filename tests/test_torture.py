@@ -13,8 +13,8 @@ from same_results import differences, leftovers
 from stores import answers_of, fill, put
 from victims import DECK, KINDS, Killer
 
-from lks.grid import Cell
-from lks.store import Store
+from lks.results.cells import Cell
+from lks.results.store import Store
 
 ROOT = Path(__file__).parents[1]
 KILLS = 21
@@ -85,7 +85,7 @@ def test_the_server_is_told_of_flows_that_died_unseen() -> None:
     from prefect.states import Pending, Running
 
     from flows.report import report
-    from flows.up_deployments import FLOWS_POOL, Deployment, _deploy, _make_pool, report_gone
+    from flows.services.deployments import FLOWS_POOL, Deployment, _deploy, _make_pool, report_gone
 
     worker, long_ago, soon = "worker-lks@here", 0.0, 4e9
     with get_client(sync_client=True) as client:

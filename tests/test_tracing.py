@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from lks.edits import Edit
-from lks.lm import LM
-from lks.study_kinds import Entities
-from lks.study_rows import StudyRow
-from lks.study_states import captured
-from lks.tracing import KINDS, SITES, Tracing, TracingParams, _noise, _prompts, _spread
+from lks.models.lm import LM
+from lks.results.study_rows import StudyRow
+from lks.studies.base import Entities
+from lks.studies.blockwise import captured
+from lks.studies.causal_tracing import KINDS, SITES, Tracing, TracingParams, _noise, _prompts, _spread
 from tests import tiny
 from tests.test_study import hooked, values
 

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.naive_lks import NaiveTrainer
+from lks.editing.patch import NoPatch
 from lks.errors import UserError
-from lks.losses import References, kl_divergence, negative_log_likelihood
-from lks.material import losses_at, prepare, subjects_of
-from lks.method import LKS
-from lks.parameters import LKSParams
-from lks.patch import NoPatch
-from lks.training import Trainer, place
+from lks.method.lks import LKS
+from lks.method.params import LKSParams
+from lks.method.trainer import Trainer, place
+from lks.method.training_data import losses_at, prepare, subjects_of
+from lks.models.losses import References, kl_divergence, negative_log_likelihood
 from tests import tiny
 
 PARAMS = LKSParams(block=1, lr=3e-2, max_epochs=20, batch_size=4, patience=20)
@@ -83,7 +83,7 @@ def test_edits_weigh_alike_whatever_the_length_of_their_targets() -> None:
 @pytest.mark.parametrize("keep", [True, False], ids=["kept", "anew"])
 def test_loss_and_gradients_equal_those_of_whole_forward_passes(family, kind, changes, keep, monkeypatch) -> None:
     """To 1e-5 in float32, with keys and values of the rows' beginnings kept or computed anew."""
-    monkeypatch.setattr("lks.material.fits", lambda upper, starts: keep)
+    monkeypatch.setattr("lks.method.training_data.fits", lambda upper, starts: keep)
     lm = tiny.lm(family)
     params = replace(PARAMS, hypernetwork=kind, lambda_edit=2.5, **changes)
     ours, plain = Trainer(lm, prepare(lm, tiny.edits(3), params), params, 0), NaiveTrainer(lm, tiny.edits(3), params, 0)
@@ -271,7 +271,7 @@ def _last_logits(lm, row, patch):
 
 @pytest.mark.parametrize("optimisation", ["joint", "alternating"])
 def test_a_killed_training_goes_on_to_the_same_end(optimisation, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("lks.course.EVERY_S", 0.0)
+    monkeypatch.setattr("lks.method.course.EVERY_S", 0.0)
     lm, kept = tiny.lm("llama"), tmp_path / "training" / "a.pt"
     params = replace(PARAMS, max_epochs=6, optimisation=optimisation, batch_size=2)
     material = prepare(lm, tiny.edits(4), params)

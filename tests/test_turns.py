@@ -6,13 +6,13 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from baselines._retrieval import Fact, FactsInFront, Lookup
-from baselines._subjects import behind
-from lks.context import asked_in, with_context
-from lks.contexts import Form, form_of, is_request, preceded, wrapped
+from baselines._in_context.retrieval_patch import Fact, FactsInFront, Lookup
+from baselines._locate_then_edit.contexts import behind
+from lks.editing.context_patch import asked_in, with_context
 from lks.edits import Context, Edit
-from lks.lm import LM
-from lks.row_patches import row_wise
+from lks.evaluation.prompt_formats import Form, form_of, is_request, preceded, wrapped
+from lks.evaluation.row_patches import row_wise
+from lks.models.lm import LM
 from tests import real, tiny
 
 TEMPLATES = {

@@ -15,9 +15,10 @@ import psutil
 import pytest
 from typer.testing import CliRunner, Result
 
-from flows import up_processes, up_server, up_workers
-from flows.cli import app
-from flows.up_processes import Service, services, state_folder
+from cli.app import app
+from flows.services import processes, workers
+from flows.services import server as up_server
+from flows.services.processes import Service, services, state_folder
 from lks.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -45,26 +46,26 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = state_folder()
     folder.mkdir(parents=True)
     yield folder
-    up_processes.end(up_processes.marked(folder), 5)
-    assert not up_processes.marked(folder)
+    processes.end(processes.marked(folder), 5)
+    assert not processes.marked(folder)
 
 
 def begun(state: Path, name: str = "server", command: tuple[str, ...] = SLEEPER) -> Service:
-    return up_processes.start(state, name, command, os.environ, "http://127.0.0.1:1/api")
+    return processes.start(state, name, command, os.environ, "http://127.0.0.1:1/api")
 
 
 class TestProcesses:
     def test_what_was_started_is_found_again(self, state):
         service = begun(state)
         assert services(state) == {"server": service}
-        assert [process.pid for process in up_processes.marked(state)] == [service.pid]
+        assert [process.pid for process in processes.marked(state)] == [service.pid]
 
     def test_what_has_ended_is_not_running(self, state):
         process = psutil.Process(begun(state).pid)
         process.kill()
         process.wait(10)
         assert services(state) == {}
-        assert up_processes.record(state, "server")
+        assert processes.record(state, "server")
 
     @pytest.mark.parametrize("change", [{"started": 1.0}, {"command": ("another", "program")}])
     def test_a_process_id_in_use_by_another_process_is_stale(self, state, change):
@@ -78,25 +79,25 @@ class TestProcesses:
         assert services(state) == {}
 
     def test_one_at_a_time(self, state):
-        with up_processes.alone(state), pytest.raises(UserError, match="Another lks up"), up_processes.alone(state):
+        with processes.alone(state), pytest.raises(UserError, match="Another lks up"), processes.alone(state):
             pass
 
     def test_the_end_of_a_long_log(self, tmp_path):
         log = tmp_path / "log"
         log.write_text("\n".join(f"line {i}" for i in range(10_000)))
-        assert up_processes.tail(log, 2) == "line 9998\nline 9999"
-        assert up_processes.tail(tmp_path / "none") == "(empty)"
+        assert processes.tail(log, 2) == "line 9998\nline 9999"
+        assert processes.tail(tmp_path / "none") == "(empty)"
 
 
 class TestDown:
     def test_all_is_ended_even_what_lost_its_parent_and_what_does_not_listen(self, state, monkeypatch):
-        monkeypatch.setattr("flows.up.END_S", 1.0)
+        monkeypatch.setattr("cli.up.END_S", 1.0)
         server, deaf = begun(state), begun(state, "worker-lks", STUBBORN)
         deadline = time.monotonic() + 30
-        while "deaf" not in up_processes.log_of(state, "worker-lks").read_text().splitlines() and time.monotonic() < deadline:
+        while "deaf" not in processes.log_of(state, "worker-lks").read_text().splitlines() and time.monotonic() < deadline:
             time.sleep(0.05)
         code = f"import subprocess; print(subprocess.Popen({list(SLEEPER)}, stdin=-3, stdout=-3, stderr=-3).pid)"
-        environment = {**os.environ, up_processes.MARK: str(state)}
+        environment = {**os.environ, processes.MARK: str(state)}
         orphan = int(subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout)
         result = lks("down")
         assert result.exit_code == 0, result.output
@@ -124,16 +125,16 @@ def _runs(pid: int) -> bool:
 class TestSlots:
     def test_a_worker_per_gpu(self, monkeypatch):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,GPU-ab")
-        assert [slot.device for slot in up_workers.slots_of(None)] == ["1", "GPU-ab"]
-        assert [slot.device for slot in up_workers.slots_of(3)] == ["1", "GPU-ab", "1"]
-        assert up_workers.slots_of(0) == []
+        assert [slot.device for slot in workers.slots_of(None)] == ["1", "GPU-ab"]
+        assert [slot.device for slot in workers.slots_of(3)] == ["1", "GPU-ab", "1"]
+        assert workers.slots_of(0) == []
 
     @pytest.mark.parametrize("visible", ["", "-1"])
     def test_one_on_the_cpu_or_shares_of_it(self, monkeypatch, visible):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         monkeypatch.setattr(os, "cpu_count", lambda: 8)
-        assert up_workers.slots_of(None) == [up_workers.Slot(0)]
-        assert [slot.threads for slot in up_workers.slots_of(2)] == [4, 4]
+        assert workers.slots_of(None) == [workers.Slot(0)]
+        assert [slot.threads for slot in workers.slots_of(2)] == [4, 4]
 
 
 class TestServer:
@@ -149,10 +150,10 @@ class TestServer:
         with pytest.raises(UserError) as caught:
             up_server.ensure_server(state, free_port(), None)
         assert "did not answer" in str(caught.value)
-        assert str(up_processes.log_of(state, "server")) in str(caught.value)
+        assert str(processes.log_of(state, "server")) in str(caught.value)
         assert "nonsense" in str(caught.value)
         assert services(state) == {}
-        assert not up_processes.marked(state)
+        assert not processes.marked(state)
 
     def test_a_named_server_that_is_away(self, state):
         with pytest.raises(UserError, match=r"PREFECT_API_URL.*unset"):
@@ -169,7 +170,7 @@ class TestServer:
         service = begun(state)
         monkeypatch.setattr(up_server, "services", lambda state: {})
         monkeypatch.setattr(up_server, "_start_server", lambda state, port, api: asked.append(port) or service)
-        monkeypatch.setattr("flows.server.answers", lambda *_: True)
+        monkeypatch.setattr("flows.services.temporary_server.answers", lambda *_: True)
         free = free_port()
         up_server.ensure_server(state, free, None)
         up_server.ensure_server(state, None, None)
@@ -209,7 +210,7 @@ def test_up_twice_status_and_down(state, tmp_path, monkeypatch):
     ended = _command("down")
     assert all(f"{name} (process {service.pid}): ended" in ended for name, service in again.items())
     assert not any(_runs(service.pid) for service in again.values())
-    assert not up_processes.marked(state)
+    assert not processes.marked(state)
 
 
 def _command(*words: object) -> str:
@@ -228,7 +229,7 @@ def _command(*words: object) -> str:
 def _listening(state: Path) -> set[str]:
     """What the processes of a state folder listen on."""
     found = set()
-    for process in up_processes.marked(state):
+    for process in processes.marked(state):
         for connection in process.net_connections("inet"):
             if connection.status == psutil.CONN_LISTEN:
                 found.add(f"{connection.laddr.ip}:{connection.laddr.port}")

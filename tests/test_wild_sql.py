@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import lks
 
 CLASSES = {"meaningless", "missing_token", "partial_replacement", "unchanged", "knowledge_irrelevant"}
-SQL = (Path(lks.__path__[0]) / "wild.sql").read_text(encoding="utf-8")
+SQL = (Path(lks.__path__[0]) / "results" / "wild.sql").read_text(encoding="utf-8")
 GOLDEN = Path(__file__).parent / "golden" / "error_classes.csv"
 with GOLDEN.open(encoding="utf-8", newline="") as file:
     EXAMPLES = [(r["text"], r["answer"], tuple(filter(None, r["accepted"].split("|"))), r["old"], r["label"]) for r in csv.DictReader(file)]
@@ -298,7 +298,7 @@ def test_saying_an_answer_or_another_spelling_is_right(pairs):
 
 
 def test_answers_of_the_made_world_are_right_when_said():
-    from lks.world import cases
+    from lks.data.synthetic_world import cases
 
     wanted = sorted({probe.answer for case in cases() for probe in case.probes})
     assert all(row[1] == 1 for row in of_rows([(f" {answer}. It is so.", answer, [], "old") for answer in wanted]))

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from baselines._merge import ties
+from baselines._ties import ties
 from baselines.wise import Rows, SideMemoryPatch, Trainer, Wise, WiseParams, activation, margin_loss, read
-from lks.lm import LM
-from lks.patch import WeightPatch
+from lks.editing.patch import WeightPatch
+from lks.models.lm import LM
 from tests import tiny
 
 PARAMS = WiseParams(block=2, lr=0.05, n_iter=6, contexts=2, locality_prompts=2)

@@ -7,25 +7,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from lks import world
+from lks.data import synthetic_world
+from lks.data.user_facts import Fact, Facts
+from lks.editing.patch import Patch, WeightPatch
 from lks.edits import Edit
 from lks.errors import UserError
-from lks.facts import Fact, Facts
-from lks.lm import LM
-from lks.patch import Patch, WeightPatch
-from lks.replacer import KnowledgeBlockPatch
+from lks.method.replacer import KnowledgeBlockPatch
+from lks.models.lm import LM
 from tests import tiny
-from workbench.asking import reply
+from workbench.compare_answers import reply
 from workbench.editing import Wish, answers, edit_model, update_model
-from workbench.origin import Base, Edited, check_writable, is_patch, read, write
-from workbench.patches import difference, merge, remove
+from workbench.patch_folder import Base, Edited, check_writable, is_patch, read, write
+from workbench.patch_tools import difference, merge, remove
 from workbench.scoring import content_of, score
 
 QUICK = {"max_epochs": "40", "lambda_edit": "0.5", "locality_prompts": "4", "locality_pool": "4"}
 
 
 def edits_of(count: int) -> list[Edit]:
-    return [replace(case.edit, training_paraphrases=(), training_locality=()) for case in world.cases()[:count]]
+    return [replace(case.edit, training_paraphrases=(), training_locality=()) for case in synthetic_world.cases()[:count]]
 
 
 def facts_of(edits: list[Edit], target: str = "") -> Facts:
@@ -69,7 +69,7 @@ def test_the_edited_model_answers_and_what_was_saved_answers_the_same(lm: LM, ma
 
 
 def test_a_model_that_nobody_tuned_gets_the_middle_block_and_a_method_its_blocks_at_the_same_depth(lm: LM) -> None:
-    from workbench.choosing import editor_for, method_named
+    from workbench.presets import editor_for, method_named
 
     editor, said = editor_for(method_named("lks"), "somebody/else", (32, 4096), (10, ""), {})
     assert editor.params.block == 16  # type: ignore[attr-defined]
@@ -225,7 +225,7 @@ def test_scores_come_from_the_given_patch(lm: LM, saved: Edited, tmp_path: Path)
     paraphrased = replace(saved.facts, facts=asked)
     scored = score(lm, saved, paraphrased, tmp_path)
     assert (scored.edited.status, scored.foreign) == ("ok", 0)
-    from lks.store import Store
+    from lks.results.store import Store
     from reports.results import load
 
     loaded = load(Store(tmp_path))

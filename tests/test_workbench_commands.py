@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from flows.cli import app
-from lks.facts import read_facts
-from lks.lm import LM
-from lks.patch import NoPatch
-from workbench.origin import Edited, write
+from cli.app import app
+from lks.data.user_facts import read_facts
+from lks.editing.patch import NoPatch
+from lks.models.lm import LM
+from workbench.patch_folder import Edited, write
 
 FACTS = "subject,prompt,target\nAda Lovelace,Ada Lovelace was born in,Rome\n"
 

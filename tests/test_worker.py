@@ -23,9 +23,9 @@ from prefect.states import Cancelling
 
 from flows.cell import cell as flow
 from flows.grid import grid
-from flows.planning import cells_of
-from lks.grid import Grid
-from lks.shards import read_outcome
+from flows.running.planning import cells_of
+from lks.results.shards import read_outcome
+from lks.runs.grid import Grid
 
 ROOT = Path(__file__).parents[1]
 POOL = "workers"

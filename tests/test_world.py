@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from lks.data.synthetic_world import NEAR_NAMES, RELATIONS, TASKS, ability_items, cases, held_out_facts, sentences, training_facts, world
 from lks.errors import UserError
-from lks.world import NEAR_NAMES, RELATIONS, TASKS, ability_items, cases, held_out_facts, sentences, training_facts, world
 
 
 def test_a_seed_determines_the_world():

@@ -5,12 +5,12 @@ from collections import Counter
 
 import pytest
 
-from lks.datasets import load
-from lks.draws import draws
+from lks.data.datasets import load
+from lks.data.templates import normalised
+from lks.data.worldfacts import LOCALITY, Entity, asked, bare, cases, independent, planned, tables
 from lks.edits import Case
-from lks.grid import Cell
-from lks.templates import normalised
-from lks.worldfacts import LOCALITY, Entity, asked, bare, cases, independent, planned, tables
+from lks.results.cells import Cell
+from lks.runs.draws import draws
 
 KNOWN = tables()
 CASES = cases()

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from fake_server import FAULTS, FakeServer, running, write_prompts
 
-from flows.data_order import Order, foresee, make
-from lks.chat_limits import Ceiling
-from lks.datasets import DATASETS, Published, load
+from flows.prompt_order import Order, foresee, make
+from lks.data.datasets import DATASETS, Published, load
+from lks.data.generated_prompts import GeneratedSource
+from lks.data.templates import normalised
 from lks.errors import DataError, StoreError, UserError
-from lks.templates import normalised
-from lks.writing import Ask, Said, write
-from lks.writing_filters import Fact, Seen
-from lks.writing_rows import GeneratedSource
+from lks.llm.limits import Ceiling
+from lks.prompts.filters import Fact, Seen
+from lks.prompts.pipeline import Ask, Said, write
 
 ROOT = Path(__file__).parents[1]
 NAMES = [f"{first} {last}" for first in ("Ada", "Ben", "Cleo", "Dan") for last in ("Moor", "Reed", "Stone")]
@@ -163,7 +163,7 @@ def test_a_kill_loses_only_what_was_on_its_way(server, facts, tmp_path):
     before = len(server.requests)
     server.delay = 0.03
     out = tmp_path / "killed"
-    code = f"from pathlib import Path; from flows.data_order import *; make(Order({str(facts)!r}, Path({str(out)!r}), concurrency=2))"
+    code = f"from pathlib import Path; from flows.prompt_order import *; make(Order({str(facts)!r}, Path({str(out)!r}), concurrency=2))"
     for extra in (9, 25):
         process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
         wanted, deadline = before + extra, time.monotonic() + 90

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lks.writing_filters import Fact, Prompt, Seen, Written, fault, read, same_fact, says
+from lks.prompts.filters import Fact, Prompt, Seen, Written, fault, read, same_fact, says
 
 FACT = Fact("0", "Alfred Nobel", "The birthplace of Alfred Nobel is", "Oslo", "Stockholm", published=("Alfred Nobel hails from",))
 QUESTION = Fact("1", "France", "What is the capital of France?", "Lyon", "Paris")

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from lks.edits import Edit
-from lks.lm import LM
+from lks.models.lm import LM
 
 NAMES = ["Mara Kelorin", "Tomas Verin", "Zoë Quist", "Ilja Brandt", "Ada Moss"]
 CITIES = ["Lisbon", "Oslo", "New Port", "Quito", "Cairo"]

@@ -139,9 +139,9 @@ def _compare(folder: Path) -> list[str]:
     import torch
     from same_results import differences
 
-    from flows.planning import cells_of, named_grid
-    from flows.runner_bench import Bench
-    from lks.store import Store
+    from flows.running.cell_runner import Bench
+    from flows.running.planning import cells_of, named_grid
+    from lks.results.store import Store
 
     torch.set_num_threads(1)
     store = Store(folder / "undisturbed")

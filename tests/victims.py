@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from flows.up_processes import SERVER, marked, services
+from flows.services.processes import SERVER, marked, services
 
 KINDS = ("cell", "grid flow", "cell worker", "flow worker", "server")
 DECK = ("cell", "cell", "cell", "grid flow", "cell worker", "flow worker", "server")

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from workbench.choosing import method_named
 from workbench.editing import Check, Said
-from workbench.wording import many
+from workbench.plural import many
+from workbench.presets import method_named
 
 if TYPE_CHECKING:
     from workbench.health import Health
-    from workbench.origin import Origin
+    from workbench.patch_folder import Origin
 
 
 def on_misses(check: Check, origin: "Origin | None") -> list[str]:

@@ -9,25 +9,25 @@ from typing import Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from lks.contexts import Form
-from lks.datasets import load as load_dataset
-from lks.editor import Editor, Progress
+from lks.data.datasets import load as load_dataset
+from lks.data.user_facts import Facts
+from lks.editing.editor import Editor, Progress
+from lks.editing.patch import NoPatch, Patch
 from lks.edits import Case, Dataset, Edit
-from lks.endings import Says, judged, says
 from lks.errors import NothingToLearnFrom, UserError
-from lks.facts import Facts
-from lks.lm import LM
-from lks.patch import NoPatch, Patch
-from lks.provenance import provenance
-from lks.readout import Asking, ask
-from lks.replacer import KnowledgeBlockPatch
-from lks.shards import Answer
-from workbench.choosing import TRAINING_HINT, editor_for, method_named
+from lks.evaluation.endings import Says, judged, says
+from lks.evaluation.prompt_formats import Form
+from lks.evaluation.readouts import Asking, ask
+from lks.method.replacer import KnowledgeBlockPatch
+from lks.models.lm import LM
+from lks.results.provenance import provenance
+from lks.results.shards import Answer
 from workbench.fitting import fitting
 from workbench.forms import dataset_in, edits_in, named, settled
-from workbench.origin import FORMAT, Base, Edited, Origin
-from workbench.patches import joined, without_subjects
-from workbench.wording import many
+from workbench.patch_folder import FORMAT, Base, Edited, Origin
+from workbench.patch_tools import joined, without_subjects
+from workbench.plural import many
+from workbench.presets import TRAINING_HINT, editor_for, method_named
 
 SAMPLE = 200
 """Up to so many facts are all asked after editing; of more, so many are drawn."""
@@ -63,7 +63,7 @@ class Said:
         wanted: the answer.
         tokens: of the wanted answer.
         text: generated greedily to a natural stop.
-        says: whether that is the answer (`lks.endings.judged`).
+        says: whether that is the answer (`lks.evaluation.endings.judged`).
         acts: whether the edits act on the prompt; None for a patch without a gate.
         asked: the prompt as it was put to the model.
     """
@@ -313,7 +313,7 @@ def _restored(origin: Origin) -> object:
     Raises:
         UserError: they are not those of this version's method.
     """
-    from lks.patch import checked
+    from lks.editing.patch import checked
 
     try:
         return checked(method_named(origin.method).params_type, origin.parameters)

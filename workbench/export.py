@@ -5,15 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-import typer
+from typing import TYPE_CHECKING, Literal
 
 from lks.errors import UserError
 
 if TYPE_CHECKING:
-    from lks.patch import Patch
-    from workbench.card import Card
+    from lks.editing.patch import Patch
+    from workbench.model_card import Card
 
 Precision = Literal["float32", "float16", "bfloat16"]
 
@@ -50,9 +48,9 @@ def merge(model: str, folder: Path, out: Path, precision: Precision | None = Non
     import torch
     from transformers import AutoTokenizer
 
-    from lks.fetching import ready
-    from lks.lm import LM
-    from lks.patch import WeightPatch, load
+    from lks.editing.patch import WeightPatch, load
+    from lks.models.fetching import ready
+    from lks.models.lm import LM
 
     _check_free(out)
     patch = load(folder)
@@ -85,7 +83,7 @@ def publish(model: str, folder: Path, out: Path, licence: str = "other") -> Expo
     Raises:
         UserError: no patch there, a damaged one, or `out` is taken.
     """
-    from lks.patch import load
+    from lks.editing.patch import load
 
     _check_free(out)
     patch = load(folder)
@@ -99,7 +97,7 @@ def publish(model: str, folder: Path, out: Path, licence: str = "other") -> Expo
 
 def _card(model: str, folder: Path, patch: "Patch", licence: str, merged: bool) -> "Card":
     """What is known of the edits: from the patch itself, and from the record that `lks edit` leaves beside it, if there is one."""
-    from workbench.card import Card
+    from workbench.model_card import Card
 
     base, on_hub = _base(model)
     method, subjects = _record(folder).get("title", ""), _subjects(folder)
@@ -112,7 +110,7 @@ def _record(folder: Path) -> dict[str, object]:
     Raises:
         UserError: it is damaged.
     """
-    from lks.intake import content_of, parse_json
+    from lks.io.untrusted import content_of, parse_json
 
     try:
         record = parse_json(content_of(folder / "edit.json"))
@@ -125,8 +123,8 @@ def _record(folder: Path) -> dict[str, object]:
 
 def _subjects(folder: Path) -> tuple[str, ...]:
     """Of the facts that `lks edit` keeps beside a patch; empty where there are none."""
-    from lks.intake import content_of, parse_json
-    from lks.lines import split_lines
+    from lks.io.lines import split_lines
+    from lks.io.untrusted import content_of, parse_json
 
     try:
         lines = [parse_json(line.encode()) for line in split_lines(content_of(folder / "facts.jsonl").decode()) if line.strip()]
@@ -139,7 +137,7 @@ def _subjects(folder: Path) -> tuple[str, ...]:
 
 def _base(model: str) -> tuple[str, bool]:
     """What the model is called elsewhere, never where it lies on this machine; and whether that is a hub id."""
-    from lks.registry import repository_of
+    from lks.models.registry import repository_of
 
     repository = repository_of(model)
     return (repository, True) if repository else (Path(model).resolve().name, False)
@@ -170,39 +168,3 @@ def _written(out: Path) -> Iterator[Path]:
 def _exported(out: Path) -> Exported:
     files = sorted(file for file in out.rglob("*") if file.is_file())
     return Exported(out, tuple(str(file.relative_to(out)) for file in files), sum(file.stat().st_size for file in files))
-
-
-def export(
-    model: Annotated[str, typer.Option("--model", help="The model that was edited: name, folder or hub id.", metavar="MODEL")],
-    patch: Annotated[Path, typer.Option("--patch", help="Folder of the patch.", metavar="DIR")],
-    out: Annotated[Path, typer.Option("--out", help="New folder.", metavar="DIR")],
-    merged: Annotated[bool, typer.Option("--merge", help="Fold a patch of weights into a plain checkpoint.")] = False,
-    precision: Annotated[
-        Precision | None, typer.Option("--dtype", help="Of the merged checkpoint. Default: as models run here, float32 on a CPU, bfloat16 on a GPU.")
-    ] = None,
-    licence: Annotated[str, typer.Option("--license", help="For the card, as the hub names it.", metavar="ID")] = "other",
-) -> None:
-    """Write a patch, or with --merge the edited model, as a folder for others or for the hub.
-
-    The folder has a model card that says what was edited and how to load it. Upload it with `hf upload USER/REPOSITORY DIR`.
-
-    [bold]Examples[/]
-
-      lks export --model meta-llama/Llama-2-7b-chat-hf --patch patch --out to-hub
-
-      lks export --model micro-llama --patch patch --out edited --merge
-    """
-    from rich.console import Console
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    console = Console(soft_wrap=True)
-    if precision is not None and not merged:
-        raise UserError("--dtype is for --merge: a patch stays as it is.")
-    if merged:
-        from workbench.readying import make_ready
-
-        make_ready(console, [model])
-    with console.status("merging" if merged else "copying"):
-        done = merge(model, patch, out, precision, licence) if merged else publish(model, patch, out, licence)
-    console.print(f"{done.folder}: {', '.join(done.files)} ({done.nbytes:,} bytes)", highlight=False)

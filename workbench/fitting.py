@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lks import bad_records
+from lks.data.fact_validation import Bad
+from lks.data.user_facts import STRICT, Fact, Facts, Reading, refuse
 from lks.edits import Case
-from lks.fact_checks import Bad
-from lks.facts import STRICT, Fact, Facts, Reading, refuse
-from lks.lm import LM
+from lks.evaluation import record_checks
+from lks.models.lm import LM
 
 
 def fitting(lm: LM, facts: Facts, reading: Reading = STRICT) -> Facts:
@@ -47,7 +47,7 @@ def _told(lm: LM, facts: Facts, cases: Sequence[Case]) -> list[tuple[Fact, Bad]]
     """Faults with their facts; the cases are in the order of the facts."""
     owners = {id(case): fact for case, fact in zip(cases, facts.facts, strict=True)}
     found = []
-    for fault in bad_records.faults(lm, cases, training=True):
+    for fault in record_checks.faults(lm, cases, training=True):
         fact = owners[id(fault.case)]
         where = fault.field if fact.line else f"{fact.place}, {fault.field}"
         found.append((fact, Bad(fact.line, f"{where}: {fault.found}. {fault.advice}")))

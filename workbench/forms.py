@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from jinja2 import TemplateError
 
-from lks.contexts import Form, available, form_of, preceded, wrapped
 from lks.edits import Case, Context, Dataset, Edit
 from lks.errors import UserError
-from lks.lm import LM, template_of
-from workbench.wording import many
+from lks.evaluation.prompt_formats import Form, available, form_of, preceded, wrapped
+from lks.models.lm import LM, template_of
+from workbench.plural import many
 
 NAMES: dict[Context, str] = {"bare": "bare", "qa": "as Q: and A:", "chat": "in the chat template"}
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from lks.generation import Limits, Stops, ends_of, generate, positions
-from lks.lm import LM
-from lks.passages import TEXTS, Verdict, median_perplexity, read, verdict
-from lks.patch import NoPatch, Patch
+from lks.editing.patch import NoPatch, Patch
+from lks.evaluation.perplexity import TEXTS, Verdict, median_perplexity, read, verdict
+from lks.models.generation import Limits, Stops, ends_of, generate, positions
+from lks.models.lm import LM
 
 PLAIN = TEXTS[:6]
 """So few that they cost a second or two on a small model without a GPU."""

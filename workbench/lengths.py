@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING
 
 import baselines
-from lks.lm import LM
+from lks.models.lm import LM
 from workbench.editing import Check
-from workbench.wording import many
+from workbench.plural import many
 
 if TYPE_CHECKING:
-    from lks.editor import Editor
-    from lks.facts import Facts
+    from lks.data.user_facts import Facts
+    from lks.editing.editor import Editor
 
 FAR = 1.5
 """So many times what a method was made for is far longer."""

@@ -9,22 +9,23 @@ from pathlib import Path
 from typing import ClassVar
 
 import baselines
-from lks.cell import Bench, run
-from lks.contexts import Form
-from lks.editor import Editor, NoParams, Progress, always, silent
+from lks.data.user_facts import Facts
+from lks.editing.editor import Editor, NoParams, Progress, always, silent
+from lks.editing.patch import Patch
 from lks.edits import Dataset
-from lks.endings import Says, judged
 from lks.errors import UserError
-from lks.facts import Facts
-from lks.lm import LM
-from lks.outcome import ANSWERS, IMMEDIATE, UNEDITED, Cell, Extras, Outcome
-from lks.patch import Patch
-from lks.precision import revision_in
-from lks.shards import read_answers, write_shard, write_whole
-from lks.store import Store
-from workbench.choosing import BY_RULE
+from lks.evaluation.endings import Says, judged
+from lks.evaluation.prompt_formats import Form
+from lks.io.atomic import write_whole
+from lks.models.lm import LM
+from lks.models.precision import revision_in
+from lks.results.cells import ANSWERS, IMMEDIATE, UNEDITED, Cell, Extras, Outcome
+from lks.results.shards import read_answers, write_shard
+from lks.results.store import Store
+from lks.runs.cell import Bench, run
 from workbench.forms import dataset_in, settled
-from workbench.origin import Base, Edited
+from workbench.patch_folder import Base, Edited
+from workbench.presets import BY_RULE
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class Scored:
         foreign: how many of the facts are none of the patch's.
         what: the facts' name, and how their prompts were put where that is not bare.
         asked: how many facts.
-        answered: how many the unedited and the edited model answer, the answer ending there (`lks.endings.judged`).
+        answered: how many the unedited and the edited model answer, the answer ending there (`lks.evaluation.endings.judged`).
         begins: how many of the edited model's answers only begin with the wanted one.
     """
 

@@ -1,0 +1,129 @@
+"""Retrievers: which of some texts are nearest to a query.
+
+A retriever encodes the texts once and is then asked. TF-IDF and BM25 need nothing beyond the package's own dependencies; a dense
+encoder is used where sentence-transformers is installed.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lks.errors import UserError
+from lks.io import hub
+from lks.models.memory import fewer
+
+Indices = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float64]
+RetrieverName = Literal["tfidf", "bm25", "dense"]
+WORDS = r"(?u)\w+"
+QUERIES = 256
+"""How many queries are scored at once."""
+
+
+class Retriever(Protocol):
+    """Finds the nearest of some texts."""
+
+    def fit(self, texts: Sequence[str]) -> None:
+        """Encode the texts to search in."""
+
+    def search(self, queries: Sequence[str], k: int) -> tuple[Indices, Scores]:
+        """Nearest texts first: indices and scores, both [queries, min(k, texts)]; of equals the one fitted first comes first."""
+
+
+class Tfidf:
+    """Cosine of TF-IDF vectors of lower-case words, in [0, 1]."""
+
+    def fit(self, texts: Sequence[str]) -> None:
+        """Count the words."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        self._vectorizer = TfidfVectorizer(token_pattern=WORDS)
+        self._memory = self._vectorizer.fit_transform(texts).T.tocsc()
+
+    def search(self, queries: Sequence[str], k: int) -> tuple[Indices, Scores]:
+        """See `Retriever`."""
+        return _search(lambda part: (self._vectorizer.transform(part) @ self._memory).toarray(), queries, k)
+
+
+class BM25:
+    """Okapi BM25 of lower-case words (Robertson et al. 1994), at least 0 and without an upper bound.
+
+    score(q, d) = sum over words w of q of log(1 + (N - n_w + 1/2) / (n_w + 1/2)) f_wd (k1 + 1) / (f_wd + k1 (1 - b + b |d| / mean |d|)).
+    """
+
+    def __init__(self, k1: float = 1.5, b: float = 0.75) -> None:
+        self.k1, self.b = k1, b
+
+    def fit(self, texts: Sequence[str]) -> None:
+        """Count the words and weigh them."""
+        from sklearn.feature_extraction.text import CountVectorizer
+
+        self._vectorizer = CountVectorizer(token_pattern=WORDS, dtype=np.float64)
+        counts = self._vectorizer.fit_transform(texts).tocoo()
+        lengths = np.asarray(counts.sum(1)).ravel()
+        texts_with = np.bincount(counts.col, minlength=counts.shape[1])
+        rarity = np.log1p((len(texts) - texts_with + 0.5) / (texts_with + 0.5))
+        damping = self.k1 * (1 - self.b + self.b * lengths / lengths.mean())
+        counts.data = rarity[counts.col] * counts.data * (self.k1 + 1) / (counts.data + damping[counts.row])
+        self._memory = counts.T.tocsc()
+
+    def search(self, queries: Sequence[str], k: int) -> tuple[Indices, Scores]:
+        """See `Retriever`."""
+        return _search(lambda part: (self._vectorizer.transform(part).sign() @ self._memory).toarray(), queries, k)
+
+
+class Dense:
+    """Cosine of sentence embeddings, in [-1, 1].
+
+    Raises:
+        UserError: sentence-transformers is not installed, or has no such model.
+    """
+
+    def __init__(self, encoder: str) -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError:
+            raise UserError(
+                "The dense retriever needs sentence-transformers, which is not installed: pip install sentence-transformers, or set retriever=tfidf."
+            ) from None
+        no_hub = hub.why_not_for(encoder)
+        try:
+            self._model = SentenceTransformer(encoder, trust_remote_code=False, model_kwargs={"use_safetensors": True})
+        except (OSError, ValueError) as error:
+            raise UserError(f"Sentence encoder {encoder!r} cannot be loaded: {str(error).splitlines()[0]} {no_hub}".rstrip()) from error
+
+    def fit(self, texts: Sequence[str]) -> None:
+        """Embed the texts."""
+        self._memory = self._embed(texts)
+
+    def search(self, queries: Sequence[str], k: int) -> tuple[Indices, Scores]:
+        """See `Retriever`."""
+        return _search(lambda part: self._embed(part) @ self._memory.T, queries, k)
+
+    def _embed(self, texts: Sequence[str]) -> Scores:
+        return np.asarray(self._model.encode(list(texts), batch_size=64, normalize_embeddings=True), dtype=np.float64)
+
+
+def _search(score: Any, queries: Sequence[str], k: int) -> tuple[Indices, Scores]:
+    """The k best columns of each row of score(queries) [queries, texts], found in pieces."""
+    indices, scores = [], []
+    size = fewer(QUERIES)
+    for start in range(0, len(queries), size):
+        found: Scores = score(queries[start : start + size])
+        best = np.argsort(-found, axis=1, kind="stable")[:, :k]
+        indices.append(best)
+        scores.append(np.take_along_axis(found, best, 1))
+    return np.concatenate(indices), np.concatenate(scores)
+
+
+def retriever(name: RetrieverName, encoder: str) -> Retriever:
+    """The retriever of a name; `encoder` is the dense one's model."""
+    match name:
+        case "tfidf":
+            return Tfidf()
+        case "bm25":
+            return BM25()
+        case "dense":
+            return Dense(encoder)

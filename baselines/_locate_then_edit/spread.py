@@ -1,0 +1,135 @@
+"""What MEMIT, EMMET and AlphaEdit share: values at the last block, residuals spread over several blocks, one solve per block."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from baselines._locate_then_edit.contexts import behind, first_token_warnings, prefixes
+from baselines._locate_then_edit.covariances import STATISTICS, Moments, Rule, second_moments, sparing
+from baselines._locate_then_edit.keys import Subjects
+from baselines._locate_then_edit.values import ValueParams, optimise
+from baselines._locate_then_edit.weight_updates import Updates
+from lks.editing.editor import SHORT, After, Editor, Progress, silent, unwatched
+from lks.editing.patch import Patch
+from lks.edits import Edit
+from lks.errors import UserError
+from lks.models.lm import LM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpreadParams(ValueParams):
+    """Parameters of all methods that spread an update, besides those of value optimisation.
+
+    Attributes:
+        first_block, last_block: the MLP output layers of these blocks and all between are updated (0-based).
+        contexts: sampled texts of 10 tokens in front of the prompt.
+        batch_size: edits made at once; batch after batch, each on the model the earlier ones have left. 0 for all at once.
+        corpus: text for C; see `baselines._locate_then_edit.corpus`.
+        corpus_tokens: how much of it.
+    """
+
+    first_block: int
+    last_block: int
+    contexts: int = 5
+    batch_size: int = 0
+    corpus: str = "wikitext"
+    corpus_tokens: int = 5_000_000
+
+    @property
+    def blocks(self) -> range:
+        """The blocks that change."""
+        return range(self.first_block, self.last_block + 1)
+
+
+ParamsT = TypeVar("ParamsT", bound=SpreadParams)
+
+
+class Spreading(Editor[ParamsT]):
+    """Value vectors at the last block; every block takes an equal share of what is still missing (MEMIT, Alg. 1)."""
+
+    changes: ClassVar = "weights"
+    regime: ClassVar = "simultaneous"
+    effort: ClassVar = "steps"
+    step: ClassVar = "lr"
+    made_for: ClassVar = SHORT
+    remembers_keys: ClassVar[bool] = False
+    """Whether later batches have to leave earlier batches' keys alone."""
+
+    _texts: list[str] | None = None
+    _moments: Moments | None = None
+
+    @classmethod
+    def untuned(cls, blocks: int, dim: int) -> Rule | None:
+        """Llama-2-7B's parameters with the blocks moved, and second moments of as much text as the model's width needs."""
+        return sparing(super().untuned(blocks, dim), dim)
+
+    def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = silent) -> float:
+        """Sample the contexts and factorise all blocks' second moments."""
+        p = self.params
+        self._texts = prefixes(lm, [10] * p.contexts)
+        self._moments = second_moments(lm, p.blocks, p.corpus, p.corpus_tokens, progress)
+        self.notes = {STATISTICS: self._moments.text}
+        return self._moments.seconds
+
+    @abstractmethod
+    def solve(self, moments: Moments, block: int, keys: Tensor, earlier: Tensor) -> Tensor:
+        """A [d_in, n] such that the block's update is R A^T for residuals R [d_out, n].
+
+        Args:
+            moments: of all blocks.
+            block: which one.
+            keys: K [d_in, n].
+            earlier: keys of earlier batches [d_in, m]; none unless `remembers_keys`.
+        """
+
+    def warnings(self, lm: LM, edits: Sequence[Edit]) -> list[str]:
+        """Subjects that are the first token of their prompt."""
+        return first_token_warnings(lm, edits)
+
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
+        """Update the layers, batch by batch.
+
+        Raises:
+            UserError: not prepared, or a prompt without its subject.
+        """
+        if self._moments is None:
+            raise UserError(f"{self.title} needs the model's second moments: call prepare(lm) before edit.")
+        p = self.params
+        earlier: dict[int, list[Tensor]] = {block: [] for block in p.blocks}
+        size = p.batch_size or len(edits)
+        with Updates(lm, p.blocks) as updates:
+            for start in range(0, len(edits), max(1, size)):
+                batch = edits[start : start + size]
+
+                def within(done: float, start: int = start, count: int = len(batch)) -> None:
+                    progress((start + done * count) / len(edits))
+
+                self._round(lm, batch, updates, earlier, within)
+            return updates.patch()
+
+    def _round(self, lm: LM, edits: Sequence[Edit], updates: Updates, earlier: dict[int, list[Tensor]], progress: Progress) -> None:
+        """One batch of edits."""
+        assert self._texts is not None and self._moments is not None
+        blocks = self.params.blocks
+        subjects = begin = Subjects.before(lm, behind(lm, edits, self._texts, answered=False), blocks[0])
+        state = subjects.bare(lm, blocks[-1])
+        wanted = state + optimise(lm, edits, blocks[-1], state.norm(dim=-1), self._texts, self.params, progress).change
+        for block in blocks:
+            subjects = subjects.move(lm, block)
+            keys = mean_keys(subjects.keys(lm))
+            missing = (wanted - subjects.bare(lm, blocks[-1])) / (blocks[-1] - block + 1)
+            known = torch.cat([keys[:, :0], *earlier[block]], 1)
+            updates.add(block, missing.T, self.solve(self._moments, block, keys, known).T)
+        if self.remembers_keys:
+            for block in blocks:
+                begin = begin.move(lm, block)
+                earlier[block].append(mean_keys(begin.keys(lm)))
+
+
+def mean_keys(keys: Tensor) -> Tensor:
+    """K [d_in, edits] from keys [edits, contexts, d_in]: half the bare prompt's, half the mean behind the sampled texts."""
+    return (keys[:, 0] if keys.shape[1] == 1 else (keys[:, 0] + keys[:, 1:].mean(1)) / 2).T

@@ -1,0 +1,177 @@
+"""Value optimisation (ROME, Eq. 4): for each edit the change of one state that makes the model say the target.
+
+Many edits at once. Each has its own change, loss, clamp and stop, so that the result is what one after the other gives; the
+blocks up to the edited one are run once (`lks.models.frozen_prefix`), and above it only positions from the subject's last token on
+(`lks.models.frozen_suffix`). Adding to the MLP's output and to the block's output is the same thing for all that follows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from baselines._locate_then_edit.contexts import behind, end_of_subject, placed
+from lks.editing.editor import Progress, silent
+from lks.edits import Edit
+from lks.models.frozen_prefix import Upper, states
+from lks.models.frozen_suffix import Suffix
+from lks.models.lm import LM, Encoded
+from lks.models.memory import fewer
+from lks.models.precision import Training, training_dtype
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueParams:
+    """Parameters of value optimisation.
+
+    Attributes:
+        steps: evaluations of the loss at most; there is one update fewer, as in the published code.
+        lr: of Adam.
+        weight_decay: weight of ||change|| / ||state||^2.
+        kl_weight: of KL(edited || unedited) at the end of the subject in "{subject} is a".
+        clamp: ||change|| stays below this share of the state's norm.
+        stop_loss: an edit whose loss is below it is done.
+        precision: of the blocks above the edited one: "model" (as the model's weights are), "bfloat16" or "fast" (bfloat16 where the
+            machine has it, else "model"). The change itself, its gradient and Adam are float32.
+    """
+
+    steps: int = 25
+    lr: float = 0.5
+    weight_decay: float = 1e-3
+    kl_weight: float = 0.0625
+    clamp: float = 4.0
+    stop_loss: float = 5e-2
+    precision: Training = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What optimisation found.
+
+    Attributes:
+        change: [edits, d] delta, to be added to the state at the end of the subject, float32.
+        loss: [edits] the loss at it.
+        updates: [edits] how many updates were made.
+    """
+
+    change: Tensor
+    loss: Tensor
+    updates: Tensor
+
+
+def optimise(
+    lm: LM,
+    edits: Sequence[Edit],
+    block: int,
+    norms: Tensor,
+    texts: Sequence[str],
+    params: ValueParams,
+    progress: Progress = silent,
+    at_once: int = 512,
+) -> Values:
+    """Optimise a change of block `block`'s output for each edit.
+
+    Args:
+        lm: the model as it stands.
+        edits: [edits].
+        block: l.
+        norms: [edits] norm of the state that is changed (the MLP's or the block's output), which clamp and weight decay refer to.
+        texts: put in front of the prompts; the target has to follow behind each.
+        params: of the optimisation.
+        progress: called with the fraction of edits done.
+        at_once: rows per batch (an edit has two and one per text; a batch has at least one edit); no result depends on it.
+    """
+    size = max(1, fewer(at_once) // (len(texts) + 2))
+    upper = Upper(lm, block, dtype=training_dtype(params.precision, lm.device))
+    parts: list[Values] = []
+    for start in range(0, len(edits), size):
+        chosen = edits[start : start + size]
+        parts.append(_Batch(lm, upper, chosen, norms[start : start + size].float(), texts, params).run())
+        progress(min(1.0, (start + size) / len(edits)))
+    return Values(*(torch.cat([getattr(part, name) for part in parts]) for name in ("change", "loss", "updates")))
+
+
+class _Batch:
+    """Some edits that are optimised together."""
+
+    def __init__(self, lm: LM, upper: Upper, edits: Sequence[Edit], norms: Tensor, texts: Sequence[str], params: ValueParams) -> None:
+        self.params, self.norms, self.upper = params, norms, upper
+        answered = behind(lm, edits, texts, answered=True)
+        essence = placed(lm, [f"{e.subject} is a" for e in edits], edits, [f"{text}. " for text in texts], answered=False)
+        rows = [row for own, last in zip(answered, essence, strict=True) for row in (*own, last)]
+        self.each = len(rows) // len(edits)  # rows of an edit; the last is "{subject} is a"
+        starts = torch.tensor([end_of_subject(r) for r in rows], device=lm.device)
+        cached = states(lm, upper.block, [r.ids for r in rows])
+        self.suffix = Suffix(self.upper, cached, torch.arange(len(rows), device=lm.device), starts)
+        self.answers = [self._answers(row, at, len(own)) for own in answered for row, at in zip(own, map(end_of_subject, own), strict=True)]
+        with torch.no_grad():
+            essences = torch.arange(self.each - 1, len(rows), self.each, device=lm.device)
+            alone = self.suffix.select(essences)
+            self.reference = self.upper.logits(alone(alone.hidden)[:, 0]).log_softmax(-1)
+
+    @staticmethod
+    def _answers(row: Encoded, start: int, of: int) -> tuple[list[int], list[int], float]:
+        """Columns that predict the target's tokens, these tokens, and the weight of each: the mean over tokens and over an edit's rows."""
+        columns = [t - 1 - start for t in range(row.n_prompt, len(row.ids))]
+        return columns, row.answer, 1.0 / (len(columns) * of)
+
+    def run(self) -> Values:
+        """Adam on all changes; an edit that is done leaves the batch."""
+        n, dim = len(self.norms), self.suffix.hidden.shape[-1]
+        result = Values(*(torch.zeros(size, device=self.norms.device) for size in ((n, dim), (n,), (n,))))
+        change, first, second = (torch.zeros_like(result.change) for _ in range(3))
+        active, suffix = torch.arange(n, device=self.norms.device), self.suffix
+        for step in range(self.params.steps):
+            loss, gradient = self._loss(suffix, active, change)
+            result.change[active], result.loss[active], result.updates[active] = change, loss, float(step)
+            going = loss >= self.params.stop_loss
+            if step == self.params.steps - 1 or not going.any():
+                break
+            if not going.all():
+                active, change, first, second, gradient = (t[going] for t in (active, change, first, second, gradient))
+                suffix = self.suffix.select(self._rows(active))
+            first = first.lerp(gradient, 0.1)
+            second = second.lerp(gradient * gradient, 0.001)
+            scale = (second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
+            change = change - self.params.lr * (first / (1 - 0.9 ** (step + 1))) / scale
+            limit = self.params.clamp * self.norms[active]
+            change = change * (limit / change.norm(dim=-1).clamp_min(1e-12)).clamp_max(1.0)[:, None]
+        return result
+
+    def _rows(self, active: Tensor) -> Tensor:
+        """The rows of some edits, edit by edit."""
+        return (active[:, None] * self.each + torch.arange(self.each, device=active.device)).flatten()
+
+    def _loss(self, suffix: Suffix, active: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss of each edit [active] and its gradient [active, d]."""
+        p, each = self.params, self.each
+        with torch.enable_grad():
+            delta = change.detach().requires_grad_()
+            hidden = suffix.hidden.clone()
+            hidden[:, 0] = hidden[:, 0] + delta.repeat_interleave(each, 0).to(hidden.dtype)
+            final = suffix(hidden)
+            row, column, label, weight = self._targets(active)
+            nll = F.cross_entropy(self.upper.logits(final[row, column]), label, reduction="none") * weight
+            losses = torch.zeros_like(change[:, 0]).index_add(0, row // each, nll)
+            now = self.upper.logits(final[each - 1 :: each, 0]).log_softmax(-1)
+            losses = losses + p.kl_weight * F.kl_div(self.reference[active], now, log_target=True, reduction="none").sum(-1)
+            losses = losses + p.weight_decay * delta.norm(dim=-1) / self.norms[active] ** 2
+            (gradient,) = torch.autograd.grad(losses.sum(), delta)
+        return losses.detach(), gradient
+
+    def _targets(self, active: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """[tokens] row in the batch, column, label and weight of every target token of the active edits."""
+        rows, columns, labels, weights = [], [], [], []
+        own = self.each - 1
+        for number, edit in enumerate(active.tolist()):
+            for k in range(own):
+                where, answer, weight = self.answers[edit * own + k]
+                rows += [number * self.each + k] * len(where)
+                columns += where
+                labels += answer
+                weights += [weight] * len(where)
+        device = active.device
+        index = (torch.tensor(v, device=device, dtype=torch.long) for v in (rows, columns, labels))
+        return (*index, torch.tensor(weights, device=device))  # type: ignore[return-value]

@@ -1,0 +1,107 @@
+"""The two passes of MEND: the gradient in factors of an edit, and the model as it would be edited, without touching a weight."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from baselines._fine_tuning import places, target_in_place
+from baselines._mend.network import Layer
+from lks.models.frozen_prefix import Upper, lower
+from lks.models.lm import LM, Encoded
+from lks.models.losses import row_means
+from lks.models.prefill import removed
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Sequences at the border below the lowest edited block.
+
+    Attributes:
+        hidden: [rows, time, d] what enters that block.
+        mask: [rows, time] attention.
+        row, position, label: [loss positions] where a loss looks, and the token that comes next there.
+    """
+
+    hidden: Tensor
+    mask: Tensor
+    row: Tensor
+    position: Tensor
+    label: Tensor
+
+
+class Border:
+    """The model cut below a block: what lies beneath is frozen and runs once."""
+
+    def __init__(self, lm: LM, block: int) -> None:
+        self.lm = lm
+        self.lower = lower(lm, block - 1)
+        self.upper = Upper(lm, block - 1)
+
+    @torch.no_grad()
+    def rows(self, encoded: Sequence[Encoded]) -> Rows:
+        """Rows whose losses look at the positions that predict their answers."""
+        ids, mask = self.lm.pad([e.ids for e in encoded])
+        row, position, label = places([target_in_place(e) for e in encoded], self.lm.device)
+        return Rows(self.lower(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state, mask, row, position, label)
+
+    def logits(self, rows: Rows) -> Tensor:
+        """[loss positions, vocabulary] of the model with whatever hooks it has."""
+        return self.upper.logits(self.upper(rows.hidden, rows.mask)[rows.row, rows.position])
+
+
+def row_losses(logits: Tensor, rows: Rows) -> Tensor:
+    """Mean negative log-likelihood of each row's labels, [rows]."""
+    per_token = F.cross_entropy(logits, rows.label, reduction="none")
+    return row_means(per_token, rows.row, len(rows.hidden))
+
+
+def gradients(border: Border, layers: Sequence[Layer], rows: Rows) -> list[tuple[Tensor, Tensor]]:
+    """Input x [rows, time, d_in] of each layer and gradient delta [rows, time, d_out] of each row's own loss by its output.
+
+    The gradient of a row's loss by the weight is sum over time of delta x^T. No weight takes part in the differentiation: zeros are
+    added to the outputs and the loss is differentiated by them.
+    """
+    inputs: dict[int, Tensor] = {}
+    zeros: dict[int, Tensor] = {}
+
+    def hook(number: int) -> object:
+        def add(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            inputs[number] = args[0].detach()
+            zeros[number] = torch.zeros_like(output, requires_grad=True)
+            return output + zeros[number]
+
+        return add
+
+    with torch.enable_grad():
+        with removed([layer.module.register_forward_hook(hook(k)) for k, layer in enumerate(layers)]):  # type: ignore[arg-type]
+            loss = row_losses(border.logits(rows), rows).sum()
+        found = torch.autograd.grad(loss, [zeros[k] for k in range(len(layers))])
+    return [(inputs[k], delta) for k, delta in enumerate(found)]
+
+
+@contextmanager
+def edited(layers: Sequence[Layer], factors: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Inside the `with`, layer k adds its change to its output: W x + sum over tokens s of delta_s (x_s . x).
+
+    The batch is in equal groups, one edit (or set of edits) each, and a group's rows see that group's change alone.
+
+    Args:
+        layers: the edited layers.
+        factors: per layer x~ [groups, tokens, d_in] and delta~ [groups, tokens, d_out], step size and sign in the latter.
+    """
+
+    def hook(right: Tensor, left: Tensor) -> object:
+        def add(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            x = args[0].reshape(len(right), -1, right.shape[-1]).to(right.dtype)
+            change = torch.bmm(torch.bmm(x, right.transpose(1, 2)), left)
+            return output + change.reshape(output.shape).to(output.dtype)
+
+        return add
+
+    handles = [layer.module.register_forward_hook(hook(*pair)) for layer, pair in zip(layers, factors, strict=True)]  # type: ignore[arg-type]
+    with removed(handles):
+        yield

@@ -1,0 +1,1 @@
+"""Training of what an editor learns before it edits: the loop, and a state on disk to go on from."""

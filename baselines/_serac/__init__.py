@@ -1,0 +1,1 @@
+"""Parts of SERAC: the scope classifier, the counterfactual model, and the patch with both."""

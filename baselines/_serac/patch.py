@@ -1,0 +1,200 @@
+"""What SERAC leaves behind: a memory of edits, and two small networks that use it (arXiv 2206.06520, Eq. 1)."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from baselines._serac.counterfactual import Counterfactual
+from baselines._serac.saved_model import plain
+from baselines._serac.scope_classifier import HubEncoder, ScopeClassifier, StateEncoder
+from lks.editing.patch import Patch, check_tensor, checked
+from lks.models.lm import LM
+from lks.models.prefill import FIRED, FOUND, Pass, Prefills, removed, watched
+
+CHOICE, IDS, MASK = "serac_choice", "serac_ids", "serac_mask"
+"""What the cache carries: each row's edit (-1 for none) and the tokens so far with their mask."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSettings:
+    """What a classifier's encoder is made from.
+
+    Attributes:
+        name: hub id; empty for the embedded encoder, which the other fields describe.
+        block, width, dim: see `StateEncoder`.
+    """
+
+    name: str
+    block: int
+    width: int
+    dim: int
+
+    def make(self) -> ScopeClassifier:
+        """An untrained classifier."""
+        return ScopeClassifier(HubEncoder(self.name) if self.name else StateEncoder(self.block, self.width, self.dim, seed=0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """Settings as `SeracPatch` takes them."""
+
+    counterfactual: dict[str, Any]
+    encoder: EncoderSettings
+    threshold: float
+    subjects: tuple[str, ...] = ()
+
+
+class SeracPatch(Patch):
+    """Answers prompts in the scope of an edit with a counterfactual model, and all others with the model itself.
+
+    Args:
+        contexts: each edit as the counterfactual model reads it, token ids.
+        embeddings: [edits, dim] of the edits' prompts.
+        classifier, encoder: the scope classifier, and what its encoder is made from.
+        counterfactual: the small model.
+        threshold: probability above which a prompt is in scope.
+        subjects: of each edit; none in patches saved before they were kept.
+    """
+
+    kind = "serac"
+    subjects: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        contexts: Sequence[Sequence[int]],
+        embeddings: Tensor,
+        classifier: ScopeClassifier,
+        encoder: EncoderSettings,
+        counterfactual: Counterfactual,
+        threshold: float,
+        subjects: Sequence[str] = (),
+    ) -> None:
+        self.contexts = [list(c) for c in contexts]
+        self.subjects = tuple(subjects)
+        self.embeddings = embeddings
+        self.classifier, self.encoder, self.counterfactual = classifier, encoder, counterfactual
+        self.threshold = threshold
+
+    @contextmanager
+    def applied(self, lm: LM) -> Iterator[None]:
+        """Hooks that decide before the decoder runs and answer behind it; gone on leaving."""
+        self.classifier.to(lm.device)
+        self.counterfactual.to(lm.device)
+        self.embeddings = self.embeddings.to(lm.device)
+        with watched(lm) as prefills:
+            router = _Router(self, lm, prefills)
+            model = cast(nn.Module, lm.model)
+            handles = [lm.decoder.register_forward_pre_hook(router.decide, with_kwargs=True), model.register_forward_hook(router.answer)]
+            with removed(handles):
+                yield
+
+    @torch.no_grad()
+    def choose(self, lm: LM, prompts: Sequence[str]) -> Tensor:
+        """The edit in whose scope each prompt most probably is, [prompts]; -1 for none."""
+        log_p = self.classifier.log_probability(self.classifier.embed(lm, prompts), self.embeddings)
+        best, edit = log_p.max(1)
+        return torch.where(best.exp() > self.threshold, edit, -1)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the memory and of both networks: none of them is part of the model."""
+        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Memory, classifier and counterfactual model."""
+        memory = {
+            "memory.ids": torch.tensor([i for c in self.contexts for i in c]),
+            "memory.lengths": torch.tensor([len(c) for c in self.contexts]),
+            "memory.embeddings": self.embeddings,
+        }
+        scope = {f"scope.{k}": v.detach() for k, v in self.classifier.named_parameters()}
+        return memory | scope | {f"counterfactual.{k}": v for k, v in self.counterfactual.tensors().items()}
+
+    def settings(self) -> dict[str, object]:
+        """What the networks are made from, the threshold, the subjects."""
+        networks = {"counterfactual": self.counterfactual.config, "encoder": asdict(self.encoder)}
+        return {**networks, "threshold": self.threshold, "subjects": list(self.subjects)}
+
+    @classmethod
+    def restore(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
+        """The patch from what was saved; no network is made larger than the tensors that are there for it.
+
+        Raises:
+            ValueError: what was saved does not fit together.
+        """
+        saved = checked(_Saved, settings)
+        if not saved.encoder.name:
+            check_tensor("scope.encoder.output.weight", tensors["scope.encoder.output.weight"], saved.encoder.dim, saved.encoder.width)
+        counterfactual = Counterfactual(plain(saved.counterfactual, tensors))
+        classifier = saved.encoder.make()
+        load(classifier, counterfactual, tensors)
+        contexts = [part.tolist() for part in torch.split(tensors["memory.ids"], tensors["memory.lengths"].tolist())]
+        embeddings = check_tensor("memory.embeddings", tensors["memory.embeddings"], len(contexts), None)
+        if any(not 0 <= token < saved.counterfactual["vocab_size"] for context in contexts for token in context):
+            raise ValueError("memory.ids holds no tokens of the counterfactual model")
+        if len(saved.subjects) not in (0, len(contexts)):
+            raise ValueError(f"{len(contexts)} edits, {len(saved.subjects)} subjects")
+        return cls(contexts, embeddings, classifier, saved.encoder, counterfactual, saved.threshold, saved.subjects)
+
+
+def load(classifier: ScopeClassifier, counterfactual: Counterfactual, tensors: dict[str, Tensor]) -> None:
+    """Put trained weights into both networks, and fix them."""
+    counterfactual.load({k.removeprefix("counterfactual."): v for k, v in tensors.items() if k.startswith("counterfactual.")})
+    with torch.no_grad():
+        for name, weight in classifier.named_parameters():
+            weight.copy_(tensors[f"scope.{name}"])
+    for network in (classifier, counterfactual):
+        network.train(False).requires_grad_(False)
+
+
+class _Router:
+    """Decides at prefill, from the prompt's text alone, and carries the decision and the tokens through the steps behind it."""
+
+    def __init__(self, patch: SeracPatch, lm: LM, prefills: Prefills) -> None:
+        self.patch, self.lm, self.prefills = patch, lm, prefills
+        self.carried: dict[str, Tensor] = {}
+
+    def decide(self, _module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Decoder pre-hook: who answers each row, and what was said so far."""
+        now = self.prefills.now
+        self.carried = {}
+        if now is None or (now.ends is None and CHOICE not in now.carried):
+            return
+        mask = kwargs.get("attention_mask")
+        mask = mask[:, -now.ids.shape[1] :] if isinstance(mask, Tensor) and mask.ndim == 2 else torch.ones_like(now.ids)
+        if now.fresh:
+            choice = now.carried[CHOICE] = self._choice(now)
+            now.carried |= {FIRED: choice >= 0, FOUND: choice} if self.patch.subjects else {FIRED: choice >= 0}
+        before = {IDS: now.ids[:, :0], MASK: now.ids[:, :0]} if now.ends is not None else now.carried
+        now.carried[IDS] = torch.cat([before[IDS], now.ids], 1)
+        now.carried[MASK] = torch.cat([before[MASK], mask.to(now.ids.dtype)], 1)
+        self.carried = now.carried
+
+    def _choice(self, now: Pass) -> Tensor:
+        texts = [self.lm.pieces.decode(ids[keep].tolist()).text for ids, keep in zip(now.ids, now.prompt, strict=True)]
+        return self.patch.choose(self.lm, texts)
+
+    @torch.no_grad()
+    def answer(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        """Model hook: rows in scope get the counterfactual model's logits in the columns that the model returns."""
+        if not self.carried:
+            return None
+        rows = (self.carried[CHOICE] >= 0).nonzero().flatten()
+        if not len(rows):
+            return None
+        count = output.logits.shape[1]
+        fronts = [self.patch.contexts[i] for i in self.carried[CHOICE][rows].tolist()]
+        ids, kept = self.carried[IDS][rows], self.carried[MASK][rows].bool()
+        whole = [front + own[keep].tolist() for front, own, keep in zip(fronts, ids, kept, strict=True)]
+        lengths = torch.tensor([[len(front)] for front in fronts], device=ids.device)
+        columns = (lengths + kept.long().cumsum(1) - 1)[:, -count:]  # where each column's token stands in its row of `whole`
+        model = self.patch.counterfactual
+        final = model(*self.lm.pad(whole))[torch.arange(len(rows), device=ids.device)[:, None], columns]
+        logits = output.logits.clone()
+        logits[rows] = model.logits(final).to(logits.dtype)
+        output.logits = logits
+        return output

@@ -1,0 +1,1 @@
+"""The command line `lks`: all commands and what they show. It imports every other package and none imports it."""

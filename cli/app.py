@@ -1,0 +1,360 @@
+"""Console script `lks`. Heavy imports wait until a command needs them."""
+
+import gc
+import logging
+import sys
+import traceback
+from collections.abc import Collection
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+from cli.ci import ci
+from cli.compare import compare as compare_results
+from cli.data import data
+from cli.edit import ask, edit, evaluate, remove
+from cli.export import export
+from cli.models import models
+from cli.patch import patch
+from cli.scope import scope
+from cli.serve import serve
+from cli.status import status
+from cli.study import study
+from cli.testbed import testbed
+from cli.up import down, up
+from flows.settings import Mode
+from lks.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from flows.running.planning import Work
+    from lks.runs.grid import Grid
+    from reports import Report
+
+gc.set_threshold(100_000)  # importing torch and transformers makes a million objects that stay: looking through them took a sixth of the start
+
+EXIT_USER, EXIT_STOPPED = 2, 130
+
+
+class _Commands(TyperGroup):
+    """Turns what the user can mend into one line, and Ctrl-C into advice."""
+
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
+        """Run the command.
+
+        The frames of an error are cleared: those of a stopped flow keep DuckDB's objects alive, which then complain at exit.
+
+        Raises:
+            Exit: with the code of what went wrong.
+        """
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            traceback.clear_frames(error.__traceback__)
+            Console(stderr=True, soft_wrap=True).print("[red]error:[/]", Text(str(error)), highlight=False)
+            raise typer.Exit(EXIT_USER) from None
+        except (KeyboardInterrupt, RuntimeError) as stop:
+            if not _is_stop(stop):
+                raise
+            traceback.clear_frames(stop.__traceback__)
+            message = "Stopped. What is finished is kept; the same command goes on from there."
+            Console(stderr=True, soft_wrap=True).print(f"\n{message}", highlight=False)
+            raise typer.Exit(EXIT_STOPPED) from None
+
+
+def _is_stop(error: KeyboardInterrupt | RuntimeError) -> bool:
+    """Whether it is Ctrl-C."""
+    from lks.results.connection import is_stop
+
+    return isinstance(error, KeyboardInterrupt) or is_stop(error)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Knowledge editing, measured: every method on every model, resumable, each number a query over stored raw answers.\n\n"
+    "Start with [bold]lks grid[/]; it runs the small default grid in a few minutes and prints the result table.",
+    epilog="Environment: LKS_RESULTS (results folder), LKS_GRID (default grid), LKS_GRIDS (file of grids), LKS_DATA (folder of datasets), "
+    "LKS_FACTS (folder of facts of your own), LKS_DTYPE (number format of models: auto, float32 or bfloat16), LKS_METHODS (folder of methods), "
+    "LKS_TRAINING_PROMPTS (folder of written training prompts).",
+)
+app.add_typer(testbed, name="testbed")
+app.add_typer(scope, name="scope")
+app.add_typer(study, name="study")
+app.add_typer(ci, name="ci")
+app.add_typer(data, name="data")
+app.add_typer(models, name="models")
+app.command("compare")(compare_results)
+app.command("up")(up)
+app.command("down")(down)
+app.command("status")(status)
+app.add_typer(patch, name="patch")
+app.command("edit")(edit)
+app.command("ask")(ask)
+app.command("eval")(evaluate)
+app.command("remove")(remove)
+app.command("export")(export)
+app.command("serve")(serve)
+
+Results = Annotated[Path | None, typer.Option("--results", help="Folder of all results. Default: $LKS_RESULTS or results.", metavar="DIR")]
+GridName = Annotated[str | None, typer.Option("--grid", help="A name of [bold]lks list grids[/]. Default: $LKS_GRID or first.", metavar="NAME")]
+Only = Annotated[str, typer.Option("--only", help="Keep only these cells: key=value,... of model, dataset, method, n_edits, seed.", metavar="FILTER")]
+
+
+@app.command()
+def grid(
+    grid: GridName = None,
+    results: Results = None,
+    only: Only = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and an estimate; run nothing.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run cells again that failed for good (out of memory, diverged).")] = False,
+    runner: Annotated[Mode | None, typer.Option("--runner", help="How cells are run: docs/running.md. Default: $LKS_RUNNER or here.")] = None,
+    wait: Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for another grid on the folder.", metavar="S")] = 0.0,
+) -> None:
+    """Run what is missing of a grid, then print the result table.
+
+    Cells that are stored are never run again, so a stopped or killed grid goes on where it was. No server is needed.
+
+    [bold]Examples[/]
+
+      lks grid                                the default grid
+
+      lks grid --grid mini --dry-run          what would be run, and for how long
+
+      lks grid --only method=lks,n_edits=100  part of it, and the unedited model
+    """
+    from cli.readying import make_ready
+    from flows.running.planning import await_writer, cells_of, compare, existing, folder_of, named_grid, only_writer
+    from flows.settings import Settings
+
+    folder, console = folder_of(results), Console()
+    asked = named_grid(grid, Settings().grids) if grid else _default_grid(console, dry_run or (runner or Settings().runner) == "pool")
+    cells = cells_of(asked, only)
+    if not dry_run:
+        _exchange(folder, {cell.id for cell in cells})
+    work = compare(asked, cells, existing(folder), retry_failed)
+    if work.todo:
+        _show_irregularities(work)
+    if dry_run:
+        _show_plan(work)
+        return
+    if work.todo:
+        await_writer(folder, wait or Settings().wait_s)
+        with only_writer(folder):  # busy or unwritable: say so now, not after Prefect has started
+            pass
+        if (runner or Settings().runner) != "pool":
+            make_ready(console, sorted({cell.model for cell in work.todo}))
+        _run_flow(console, runner or Settings().runner, (asked.name, folder, only, retry_failed))
+    else:
+        console.print(f"Nothing to do: all {len(work.cells)} cells of {asked.name!r} are in {folder}.", highlight=False)
+    _show_results(console, folder)
+
+
+def _default_grid(console: Console, elsewhere: bool) -> "Grid":
+    """Return the grid that is run when none is named; if nobody has chosen it and a model of it cannot be had, the one in its place.
+
+    Args:
+        console: told of the models that are fetched, and of a change of plan.
+        elsewhere: no model is needed on this machine.
+    """
+    from cli.readying import make_ready
+    from flows.running.planning import named_grid
+    from flows.settings import Settings
+
+    settings = Settings()
+    asked = named_grid(settings.grid, settings.grids)
+    if elsewhere or not asked.otherwise or "grid" in settings.model_fields_set:
+        return asked
+    try:
+        make_ready(console, asked.models)
+    except UserError:
+        why = f"Grid {asked.name!r} needs {', '.join(asked.models)}, which cannot be fetched now (lks models fetch says why)"
+        console.print(f"{why}: grid {asked.otherwise!r} is run instead.", soft_wrap=True, highlight=False)
+        return named_grid(asked.otherwise, settings.grids)
+    return asked
+
+
+def _exchange(folder: Path, cell_ids: Collection[str] | None) -> None:
+    """With a share, take what it has more of the cells (of all, and nothing is sent, if none are named); say how many."""
+    from flows.running.planning import exchange
+    from flows.settings import Settings
+
+    if not (url := Settings().share):
+        return
+    console = Console()
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("cells of LKS_SHARE", total=1.0)
+        taken, sent = exchange(folder, cell_ids, progress=lambda done: bar.update(task, completed=done))
+    console.print(f"{url}: {taken} cells taken, {sent} sent", highlight=False, soft_wrap=True)
+
+
+def _show_irregularities(work: "Work") -> None:
+    """What is odd in the datasets of the cells to be run; nothing of it is dropped."""
+    from lks.data.datasets import irregularities, load
+
+    for name in sorted({cell.dataset for cell in work.todo}):
+        dataset = load(name)
+        if dataset.notes:
+            Console().print(f"{name}: {len(dataset.cases)} cases, kept among them: {irregularities(dataset)}", highlight=False, soft_wrap=True)
+
+
+def _run_flow(console: Console, runner: Mode, asked: tuple[str, Path, str, bool]) -> None:
+    """The flow, with a live display on a terminal and a line per cell elsewhere. `asked` is grid, folder, filter and whether failed cells are tried.
+
+    Raises:
+        UserError: cells are to be run on a work pool, and no server is known.
+    """
+    from flows.settings import calm_prefect, calm_transformers
+
+    calm_prefect(quiet=True)
+    calm_transformers()
+    with ExitStack() as stack:
+        with console.status("starting Prefect" if runner == "pool" else "starting Prefect and its temporary server"):
+            from prefect.settings import PREFECT_API_URL
+
+            from flows.grid import WATCH
+            from flows.grid import grid as flow
+            from flows.running.progress import Lines, Screen
+            from flows.services.temporary_server import temporary_server
+
+            if runner != "pool":
+                stack.enter_context(temporary_server())
+            elif not PREFECT_API_URL.value():
+                raise UserError("--runner pool needs a Prefect server with workers. Start them with `lks up`, then set PREFECT_API_URL as it says.")
+        watch = stack.enter_context(Screen(console)) if console.is_terminal else Lines(_say)
+        WATCH.set(watch)
+        counts = flow(*asked, runner)
+    console.print(", ".join(f"{number} {status}" for status, number in counts.items()), highlight=False)
+
+
+def _say(line: str) -> None:
+    typer.echo(line)
+    sys.stdout.flush()
+
+
+def _show_results(console: Console, folder: Path) -> "Report":
+    """Write the report, print its tables, and return it."""
+    from reports import render
+
+    with console.status("report") as shown:
+        written = render(folder, lambda what: shown.update(f"report: {what}"))
+    wide = Console(width=1000).measure(written.terminal).maximum  # a narrow terminal wraps lines, which reads better than one-letter columns
+    Console(width=max(console.width, wide)).print(written.terminal)
+    for warning in written.warnings:
+        console.print(f"[yellow]damaged:[/] {warning}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {written.page}", highlight=False, soft_wrap=True)
+    return written
+
+
+def _show_plan(work: "Work") -> None:
+    from baselines import methods
+    from flows.running.progress import duration
+    from flows.running.time_estimate import Clock
+    from lks.results.cells import RULE, RULE_NOTE
+
+    console = Console()
+    clock = Clock(work.earlier)
+    missing, known = {cell.id for cell in work.todo}, methods()
+    table = Table("method", "model", "dataset", "cases", "T", "draws", "seed", "state", "estimate", box=None, header_style="bold")
+    for cell in work.cells:
+        rule = [f"({RULE})"] if cell.measure != "study" and known[cell.method].by_rule(cell.model) else []
+        method = " ".join([cell.method, *rule, *(f"{k}={v}" for k, v in cell.variant)])
+        lacking = work.lacking(cell)
+        whole = len(lacking) == len(work.grid.extras.stages(cell.measure))
+        state = "stored" if cell.id not in missing else "to run" if whole else f"lacks {', '.join(lacking)}"
+        estimate = duration(clock.expect([cell])) if cell.id in missing else ""
+        table.add_row(method, cell.model, cell.dataset, cell.split, str(cell.n_edits), str(cell.draws), str(cell.seed), state, estimate)
+    console.print(table)
+    if any(cell.measure != "study" and known[cell.method].by_rule(cell.model) for cell in work.cells):
+        console.print(RULE_NOTE, soft_wrap=True, highlight=False)
+    expected = clock.expect(work.todo)
+    time = f"about {duration(expected)}, going by earlier runs" if expected is not None else "no estimate, nothing like it has been run here"
+    rest = f"{len(work.todo)} to run: {time}" if work.todo else "all stored, nothing to run"
+    console.print(f"{len(work.cells)} cells, {rest}.", highlight=False)
+
+
+@app.command()
+def report(
+    results: Results = None,
+    publish: Annotated[
+        Path | None, typer.Option("--publish", help="Also write numbers, figures and a page for a repository into this folder.", metavar="DIR")
+    ] = None,
+    grid: Annotated[str | None, typer.Option("--grid", help="With --publish: list cells of this grid that have no result.", metavar="NAME")] = None,
+) -> None:
+    """Write tables, figures and the HTML page from what is stored, and print the table.
+
+    [bold]Example[/]
+
+      lks report --publish docs/results/real --grid real
+    """
+    from flows.running.planning import cells_of, existing, folder_of, named_grid
+    from flows.settings import Settings
+
+    folder = folder_of(results)
+    _exchange(folder, None)
+    if existing(folder) is None:
+        raise UserError(f"No results in {folder}. Run lks grid first, or name the folder with --results.")
+    if grid and publish is None:
+        raise UserError("--grid names the cells that a published page lists as not run: give --publish too.")
+    wanted = cells_of(named_grid(grid, Settings().grids), "") if grid else ()
+    written = _show_results(Console(), folder)
+    if publish is not None:
+        from reports.publish import publish as published
+
+        published(written, publish, wanted)
+        Console().print(f"Published: {publish / 'README.md'}", highlight=False, soft_wrap=True)
+
+
+@app.command("judge")
+def judge_answers(
+    model: Annotated[str, typer.Option("--model", help="Name of the judge on its server.", metavar="NAME")],
+    base_url: Annotated[str | None, typer.Option("--base-url", help="The server. Default: $OPENAI_BASE_URL, else OpenAI's.", metavar="URL")] = None,
+    results: Results = None,
+    calibration: Annotated[Path | None, typer.Option("--calibration", help="Answers that people have labelled.", metavar="FILE.jsonl")] = None,
+    only_calibrate: Annotated[bool, typer.Option("--only-calibrate", help="Say how far the judge agrees with people; judge nothing.")] = False,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Questions on their way at most.")] = 8,
+) -> None:
+    """Have an LLM judge the free answers, beside the deterministic score; first say how far it agrees with people.
+
+    Any server with OpenAI's chat completions will do. Cells that this judge has judged are left out; a stopped run goes on where it was.
+
+    [bold]Examples[/]
+
+      lks judge --model gpt-4o-mini
+
+      lks judge --model qwen3 --base-url http://localhost:8000/v1 --only-calibrate
+    """
+    from cli.judge import calibration_of, judge_folder
+    from flows.running.planning import folder_of
+    from lks.llm.judge import Judge
+
+    judge = Judge(model, base_url, concurrency=concurrency)
+    if only_calibrate:
+        calibration_of(Console(), judge, calibration)
+    else:
+        judge_folder(Console(), folder_of(results), judge, calibration)
+
+
+@app.command("list")
+def show(what: Annotated[str, typer.Argument(help="methods, studies, models, datasets or grids")]) -> None:
+    """List what there is: methods, studies, models, datasets or grids."""
+    from cli.listing import datasets, grids, methods, models, studies
+
+    kinds = {"methods": methods, "studies": studies, "models": models, "datasets": datasets, "grids": grids}
+    if what not in kinds:
+        raise unknown("list", what, kinds)
+    Console().print(kinds[what]())
+
+
+@app.callback()
+def _log() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")

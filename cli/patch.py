@@ -1,0 +1,117 @@
+"""`lks patch info`, `lks patch merge`, `lks patch diff`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cli.display import byte_text, folder_line, grid_of_facts, note
+from lks.errors import UserError
+
+patch = typer.Typer(no_args_is_help=True, help="Look after patches: what is in one, two made one, two compared.")
+
+Folder = Annotated[Path, typer.Argument(help="Folder of a patch.", metavar="PATCH")]
+LISTED = 20
+"""So many subjects, facts or norms are listed; the rest is counted."""
+
+
+@patch.command()
+def info(folder: Folder) -> None:
+    """Say what is in a patch and where it comes from."""
+    from workbench.patch_folder import joined_parameters, read, size
+
+    console = Console()
+    edited = read(folder)
+    table = grid_of_facts()
+    table.add_row("kind", edited.patch.kind)
+    origin = edited.origin
+    if origin is not None:
+        table.add_row("method", origin.title)
+        table.add_row("parameters", Text(joined_parameters(origin.parameters) or "none"))
+        table.add_row("model", Text(str(origin.base)))
+        table.add_row("form", origin.form)
+    subjects = edited.patch.subjects or tuple(dict.fromkeys(fact.subject for fact in edited.facts.facts) if edited.facts else ())
+    table.add_row("subjects", Text(f"{len(subjects):,}: {_listed(subjects)}" if subjects else "the patch does not say"))
+    table.add_row("facts", f"{len(edited.facts.facts):,}" if edited.facts else "not known, there is no facts.jsonl")
+    table.add_row("tensors", byte_text(edited.patch.nbytes))
+    table.add_row("on disk", byte_text(size(folder)))
+    if origin is not None:
+        table.add_row("made", Text(f"{origin.made.get('finished', '?')}, on {origin.made.get('device', '?')}, in {origin.seconds:.1f} s"))
+        table.add_row("history", Text("\n".join(origin.history)))
+    else:
+        table.add_row("made", "not known, there is no edit.json")
+    console.print(table, highlight=False)
+
+
+@patch.command()
+def merge(
+    first: Folder,
+    last: Folder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the merged patch.", metavar="DIR")],
+    prefer: Annotated[Literal["first", "last"] | None, typer.Option("--prefer", help="Whose facts count where both have a subject.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the patch in --out.")] = False,
+) -> None:
+    """Make two patches one.
+
+    Knowledge blocks of different subjects are put side by side, and each answers as before. Changes of weights are added up; the edits may
+    disturb each other, so evaluate the result.
+    """
+    from workbench.patch_folder import check_writable, read, write
+    from workbench.patch_tools import merge as merged
+
+    console = Console()
+    if out.absolute() in (first.absolute(), last.absolute()):
+        raise UserError("--out is one of the two patches. Give a folder of its own.")
+    check_writable(out, overwrite)
+    made = merged(read(first), read(last), prefer)
+    write(out, made)
+    facts = f", {len(made.facts.facts):,} facts" if made.facts else ""
+    folder_line(console, f"Merged{facts}", out)
+    if made.patch.kind == "weights":
+        note(console, "Changes of weights were added up. Look at what became of both sets of facts with lks eval.")
+
+
+@patch.command()
+def diff(first: Folder, second: Folder) -> None:
+    """Say what one patch has and the other has not."""
+    from workbench.patch_folder import read
+    from workbench.patch_tools import difference
+
+    console = Console()
+    found = difference(read(first), read(second))
+    for where, names in ((first, found.only_first), (second, found.only_second)):
+        if names:
+            note(console, f"only in {where} ({len(names):,}):")
+            for name in names[:LISTED]:
+                note(console, f"  {name}")
+            _rest(console, len(names))
+    if found.changed:
+        note(console, f"other targets ({len(found.changed):,}):")
+        for prompt, one, two in found.changed[:LISTED]:
+            note(console, f"  {prompt}: {one} -> {two}")
+        _rest(console, len(found.changed))
+    apart = [row for row in found.norms if row[3] != 0.0]
+    if not (found.only_first or found.only_second or found.changed):
+        note(console, "The facts are the same.")
+    if not apart:
+        note(console, "The tensors are the same.")
+        return
+    table = Table("norm of", box=None, header_style="bold", pad_edge=False)
+    for heading in ("first", "second", "difference"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, *sizes in apart[:LISTED]:
+        table.add_row(Text(name), *("-" if one is None else f"{one:.4g}" for one in sizes))
+    console.print(table, highlight=False)
+    _rest(console, len(apart))
+
+
+def _rest(console: Console, count: int) -> None:
+    if count > LISTED:
+        note(console, f"  and {count - LISTED:,} more")
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED:,} more" if len(names) > LISTED else "")

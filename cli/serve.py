@@ -1,0 +1,134 @@
+"""Command `lks serve`."""
+
+import logging
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lks.errors import UserError
+
+if TYPE_CHECKING:
+    from workbench.patch_folder import Edited
+    from workbench.serving.models import Choice
+    from workbench.serving.service import Rules, Service
+
+LENGTH = 2048
+"""Tokens of a prompt and its answer by default, where the model's window has room."""
+SAMPLE = "The capital of France is"
+"""A prompt to try where no patch says what it is about."""
+
+
+def serve(
+    model: Annotated[str, typer.Option("--model", help="Shipped model, folder or hub id.", metavar="MODEL")],
+    patch: Annotated[list[str] | None, typer.Option("--patch", help="An edited version; give it several times.", metavar="[NAME=]DIR")] = None,
+    name: Annotated[str, typer.Option("--name", help="Of the unedited model. Default: the last part of MODEL.")] = "",
+    host: Annotated[str, typer.Option("--host", help="Address; another than this machine's own needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_key_file: Annotated[Path | None, typer.Option("--api-key-file", help="Key of clients. Default: $LKS_API_KEY, else none.")] = None,
+    max_length: Annotated[int, typer.Option("--max-length", min=0, help="Tokens of a prompt and its answer. Default: 2048 or the window.")] = 0,
+    max_concurrent: Annotated[int, typer.Option("--max-concurrent", min=1, help="Answers generated at once.")] = 32,
+    max_waiting: Annotated[int, typer.Option("--max-waiting", min=0, help="Answers that may wait; more get 429.")] = 256,
+    max_body: Annotated[int, typer.Option("--max-body", min=1, help="Largest request, in KiB.")] = 1024,
+    grace: Annotated[float, typer.Option("--grace", min=0, help="Seconds for answers under way when ending.")] = 30.0,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, ... Default: a GPU if there is one.")] = None,
+) -> None:
+    """Serve a model and edited versions of it at once, with OpenAI's interface: each patch is a model name.
+
+    All versions share one copy of the weights and, where the kind of patch allows it, one batch. End with Ctrl-C: answers under way are finished.
+
+    [bold]Examples[/]
+
+      lks serve --model micro-llama --patch patch/
+
+      lks serve --model meta-llama/Llama-3.1-8B-Instruct --patch june=patches/2026-06 --patch july=patches/2026-07
+    """
+    from cli.readying import make_ready
+    from workbench.serving.models import base_name, chosen, read_all
+    from workbench.serving.server import api_key, check_host
+    from workbench.serving.service import Rules
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    key = api_key(api_key_file)
+    hosts = check_host(host, key)
+    _check_free(host, port)
+    base = name or base_name(model)
+    choices = chosen(patch or [], base)
+    make_ready(console, [model], device)
+    with console.status("reading patches"):
+        edited = read_all(choices, model)
+    rules = Rules(max_length, max_concurrent, max_waiting, max_body << 10, key, hosts)
+    with console.status(f"loading {model}"):
+        service = _service(model, device, (base, choices, edited), rules)
+    own = edited[choices[-1].name].facts if choices else None
+    _run(console, service, (host, port, grace), own.facts[0].prompt if own and own.facts else SAMPLE)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Look whether the address can be had, before the model is loaded.
+
+    Raises:
+        UserError: it cannot.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError, UnicodeError) as error:
+            what = getattr(error, "strerror", None) or str(error)
+            raise UserError(f"Nothing can listen at {host}, port {port}: {what}. Choose another --port or --host.") from None
+
+
+def _service(model: str, device: str | None, named: "tuple[str, list[Choice], dict[str, Edited]]", rules: "Rules") -> "Service":
+    """The loaded model with its patches, each tried once. `named` is the unedited model's name, the patches' names and the patches."""
+    from transformers.utils import logging as transformers_log
+
+    from lks.models.lm import LM
+    from workbench.serving.models import check, facts_of, served
+    from workbench.serving.service import Service
+
+    transformers_log.disable_progress_bar()  # type: ignore[no-untyped-call]
+    base, choices, edited = named
+    lm = LM.load(model, device)
+    window = int(getattr(lm.model.config, "max_position_embeddings", 0) or LENGTH)
+    if rules.length > window:
+        raise UserError(f"--max-length {rules.length} is more than the {window} tokens that {model} can read. Give at most {window}.")
+    check(lm, choices, edited)
+    facts: dict[str, dict[str, object]] = {base: {"kind": "nothing"}, **{name: facts_of(edits) for name, edits in edited.items()}}
+    return Service(lm, served(base, edited), replace(rules, length=rules.length or min(window, LENGTH)), facts)
+
+
+def _run(console: Console, service: "Service", where: tuple[str, int, float], sample: str) -> None:
+    """Serve until ended. `where` is host, port and seconds of grace, `sample` a prompt to try."""
+    from workbench.serving.server import Server
+
+    logging.basicConfig(level=logging.WARNING)
+    log = logging.getLogger("lks.serve")
+    log.handlers, log.propagate = [logging.StreamHandler()], False
+    log.handlers[0].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log.setLevel(logging.INFO)
+    server = Server(service, where[0], where[1], where[2], lambda address: _say(console, service, address, sample))
+    server.run_with_engine()
+    if service.engine.failed:
+        raise UserError("The engine failed; the log above says why. Start again with fewer answers at once (--max-concurrent) if memory ran out.")
+    console.print("Ended.")
+
+
+def _say(console: Console, service: "Service", address: str, sample: str) -> None:
+    """What is served, and a first request."""
+    from workbench.serving.models import curl
+
+    table = Table("model", "kind", "edited subjects", "batches", box=None, header_style="bold")
+    for name in service.names:
+        facts = service.facts.get(name, {})
+        kind = str(facts.get("kind", ""))
+        table.add_row(name, "unedited" if kind == "nothing" else kind, str(facts.get("subjects", "")), service.batches(name))
+    console.print(table)
+    rules = service.rules
+    console.print(f"{address}/v1  up to {rules.length} tokens each, {rules.rows} answers at once, {rules.waiting} waiting. Ctrl-C ends.")
+    console.print(Text(curl(address, service.names[-1], rules.key is not None, sample)))

@@ -1,0 +1,203 @@
+"""Command `lks status`: what is stored, what failed and where to look, what a grid lacks, and what runs now."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from flows.services.processes import SERVER, log_of, record, results_of, services, state_folder
+
+if TYPE_CHECKING:
+    from lks.results.cells import Outcome
+    from lks.results.store import Store
+
+EVERY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A flow run on the server.
+
+    Attributes:
+        name: of the run; of a cell its label.
+        state: "Running", "Pending", "Scheduled".
+        for_s: seconds since it has begun to run.
+        is_cell: whether it is of `lks-cell`.
+    """
+
+    name: str
+    state: str
+    for_s: float
+    is_cell: bool
+
+
+def status(
+    grid: Annotated[
+        str | None, typer.Option("--grid", help="A name of [bold]lks list grids[/]. Default: $LKS_GRID or first.", metavar="NAME")
+    ] = None,
+    results: Annotated[Path | None, typer.Option("--results", help="Folder of all results. Default: that of lks up, else results.")] = None,
+    cells: Annotated[bool, typer.Option("--cells", help="Each stored cell, and where its seconds went.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it until Ctrl-C, or until nothing of the grid is missing.")] = False,
+) -> None:
+    """Show what is stored, what failed and where to look, what a grid still lacks, and what runs now.
+
+    [bold]Examples[/]
+
+      lks status --grid mini
+
+      lks status --cells
+
+      lks status --watch
+    """
+    from flows.settings import Settings, calm_prefect
+
+    calm_prefect(quiet=True)
+    name, folder = grid or Settings().grid, folder_in_use(results)
+    console = Console(soft_wrap=not watch, highlight=False)
+    if not watch:
+        console.print(_page(name, folder, cells)[0])
+        return
+    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+        while True:
+            shown, missing = _page(name, folder, cells)
+            live.update(shown, refresh=True)
+            if not missing:
+                return
+            time.sleep(EVERY_S)
+
+
+def folder_in_use(results: Path | None) -> Path:
+    """The results folder to show: as given, else `LKS_RESULTS`, else that of `lks up` where it runs, else `results`."""
+    from flows.running.planning import folder_of
+
+    state = state_folder()
+    if results is None and not os.environ.get("LKS_RESULTS") and services(state):
+        return results_of(state) or folder_of(None)
+    return folder_of(results)
+
+
+def _page(grid: str, folder: Path, cells: bool = False) -> tuple[RenderableType, int]:
+    """All that is shown, and how many cells are missing."""
+    from flows.running.planning import existing
+
+    runs, lines = _runs()
+    lines = [*_machine(), *lines]
+    store = existing(folder)
+    stored = [Text(f"No results in {folder} yet. Run: lks grid")] if store is None else _stored(folder, store.outcomes(), cells)
+    left, missing = _left(grid, store, sum(run.is_cell and run.state == "Running" for run in runs))
+    return Group(*lines, *stored, left, *_now(runs)), missing
+
+
+def _machine() -> list[Text]:
+    """The services of `lks up` on this machine: those that run, and those that have ended and were not meant to."""
+    from flows.running.progress import duration
+
+    state = state_folder()
+    running, lines = services(state), []
+    for file in sorted(state.glob("*.json")):
+        service = running.get(file.stem)
+        if service:
+            since = time.strftime("%F %T", time.localtime(service.started))
+            lines.append(Text(f"{service.name}: up since {since} ({duration(time.time() - service.started)}), {service.note}"))
+        elif record(state, file.stem):
+            lines.append(Text(f"{file.stem}: down; why: end of {log_of(state, file.stem)}; start it again with: lks up", style="red"))
+    return lines
+
+
+def _runs() -> tuple[list[Run], list[Text]]:
+    """What the server has that is not over; and what to say where it does not answer."""
+    own = services(state_folder()).get(SERVER)
+    if not own and not os.environ.get("PREFECT_API_URL"):
+        return [], []
+    import httpx
+    from prefect.exceptions import PrefectException
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    api = os.environ.get("PREFECT_API_URL") or (own.note if own else "")
+    with temporary_settings({PREFECT_API_URL: api, PREFECT_CLIENT_MAX_RETRIES: 0}):
+        try:
+            return _unfinished(), []
+        except (httpx.HTTPError, PrefectException, RuntimeError) as error:
+            return [], [Text(f"The server at {api} does not answer ({type(error).__name__}); what runs is not known.", style="red")]
+
+
+def _unfinished() -> list[Run]:
+    """Flow runs of this project that are not over, those that run first."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+    from prefect.client.schemas.objects import StateType
+
+    types = [StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED, StateType.CANCELLING]
+    unfinished = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)))
+    names = ["lks-grid", "lks-cell", "lks-data", "lks-report"]
+    with get_client(sync_client=True) as client:
+        flows = {flow.id: flow.name for flow in client.read_flows(flow_filter=FlowFilter(name=FlowFilterName(any_=names)))}
+        found = client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=names)), flow_run_filter=unfinished, limit=200)
+    runs = []
+    for run in found:
+        name = flows.get(run.flow_id, "")
+        is_cell = name == "lks-cell"
+        label = run.name if is_cell or run.name.startswith(name) else f"{name} ({run.name})"
+        runs.append(Run(label, run.state_name or "?", run.estimated_run_time.total_seconds(), is_cell))
+    return sorted(runs, key=lambda run: (run.state != "Running", run.is_cell, run.name))
+
+
+def _now(runs: list[Run]) -> list[Text]:
+    """What runs, and how much waits."""
+    from flows.running.progress import duration
+
+    running = [run for run in runs if run.state == "Running"]
+    waiting = [run for run in runs if run.state != "Running"]
+    lines = [Text(f"Running: {run.name}, for {duration(run.for_s)}") for run in running]
+    if waiting:
+        some = ", ".join(run.name for run in waiting[:3]) + (", ..." if len(waiting) > 3 else "")
+        lines.append(Text(f"Waiting for a worker: {len(waiting)} ({some})"))
+    return lines
+
+
+def _stored(folder: Path, outcomes: "list[Outcome]", cells: bool = False) -> list[Text]:
+    """Cells by status, and failures with reasons; on request what each cell spent its time on."""
+    from flows.running.planning import tally
+    from flows.running.progress import duration
+
+    counts = ", ".join(f"{number} {state}" for state, number in tally(outcomes).items()) or "nothing"
+    lines = [Text(f"{folder}: {counts}; {duration(sum(outcome.costs.seconds for outcome in outcomes))} of work")]
+    for outcome in outcomes if cells else ():
+        parts = ", ".join(f"{part} {spent:.1f} s" for part, spent in outcome.costs.parts.items() if spent >= 0.05)
+        lines.append(Text(f"  {outcome.cell.label}: {duration(outcome.costs.seconds)}" + (f" ({parts})" if parts else "")))
+    for outcome in outcomes:
+        failed = {"": f"{outcome.status}: {outcome.reason}"} if outcome.status != "ok" else outcome.failed
+        for stage, why in failed.items():
+            what = f"{outcome.cell.label}, {stage}" if stage else outcome.cell.label
+            lines.append(Text(f"  {what}: {why}", style="red"))
+        if failed:
+            lines.append(Text(f"    look at {failure_file(folder, outcome)}"))
+    return lines
+
+
+def _left(grid: str, store: "Store | None", at_once: int) -> tuple[Text, int]:
+    """What the grid lacks, and how many cells that is."""
+    from flows.running.planning import cells_of, compare, named_grid
+    from flows.running.progress import duration
+    from flows.running.time_estimate import Clock
+    from flows.settings import Settings
+
+    asked = named_grid(grid, Settings().grids)
+    work = compare(asked, cells_of(asked), store)
+    left = Clock(work.earlier).expect(work.todo)
+    text = f"Grid {asked.name!r}: {len(work.cells) - len(work.todo)} of {len(work.cells)} cells done"
+    if work.todo:
+        text += f", {len(work.todo)} to run" + ("" if left is None else f", about {duration(left / max(at_once, 1))}")
+    return Text(text), len(work.todo)
+
+
+def failure_file(folder: Path, outcome: "Outcome") -> Path:
+    """Where most is said of a failure: the traceback, where one was kept, else what is stored of the cell."""
+    traces = sorted((folder / "runs" / outcome.cell.id).glob("failure*.txt"))
+    return traces[-1] if traces else folder / "cells" / outcome.cell.id / "outcome.json"

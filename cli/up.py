@@ -1,0 +1,157 @@
+"""Commands `lks up` and `lks down`: a Prefect server, its work pools and deployments, and workers, in the background of this machine."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flows.services.processes import SERVER, Service, alone, end, flow_runs, forget, keep_results, marked, process_of, services, state_folder
+from lks.errors import UserError
+
+END_S = 20.0
+
+
+def up(
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=0, help="Workers for cells here. Default: one per GPU, else one.", metavar="N")
+    ] = None,
+    port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port of the server, on this machine only. Default: 4200.")] = None,
+    results: Annotated[Path | None, typer.Option("--results", help="Folder of all results. Default: $LKS_RESULTS or results.", metavar="DIR")] = None,
+) -> None:
+    """Start a Prefect server, work pools, deployments and workers in the background; a second time only what is missing.
+
+    Where PREFECT_API_URL (or a Prefect profile) names a server, its workers are started here and no server.
+
+    [bold]Examples[/]
+
+      lks up
+
+      lks up --results /shared/results --workers 2
+    """
+    from cli.status import folder_in_use
+    from flows.services.server import ensure_server
+    from flows.services.workers import ensure_workers, slots_of
+    from flows.settings import calm_prefect
+
+    calm_prefect(quiet=False)
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    console = Console(soft_wrap=True, highlight=False)
+    state, folder = state_folder(), folder_in_use(results).absolute()
+    with alone(state):
+        with console.status("starting the server"):
+            api = ensure_server(state, port, PREFECT_API_URL.value())
+        with temporary_settings({PREFECT_API_URL: api}):
+            with console.status("applying the deployments"):
+                from flows.services.deployments import apply
+
+                names = apply(folder)
+                keep_results(state, folder)
+            with console.status("starting workers"):
+                ensure_workers(state, api, slots_of(workers))
+            gone = _report_gone(state)
+    for run in gone:
+        console.print(f"{run}: its process was gone; the server knows now")
+    _show(console, state, api, names, folder)
+
+
+def down() -> None:
+    """End workers, the cells they run, and the server that `lks up` has started on this machine. Finished cells are kept."""
+    console = Console(soft_wrap=True, highlight=False)
+    state = state_folder()
+    running = services(state)
+    names = {service.pid: name for name, service in running.items()}
+    server = _family(running.get(SERVER))
+    others = [process for process in marked(state) if process not in server]
+    if not others and not server:
+        console.print("Nothing runs here that lks up has started.")
+    runs = flow_runs(others)
+    _end(console, others, names, "flow run")
+    if runs:
+        _report(console, runs, running.get(SERVER))
+    _end(console, server, names, "part of the server")
+    end(marked(state), END_S)  # what was started meanwhile
+    left = marked(state)
+    for file in state.glob("*.json"):
+        forget(state, file.stem)
+    if left:
+        raise UserError(f"Processes {', '.join(str(process.pid) for process in left)} do not end, not even when killed: is a disk gone?")
+
+
+def _end(console: Console, processes: list[psutil.Process], names: Mapping[int, str], what: str) -> None:
+    """End processes and say so.
+
+    Args:
+        console: where.
+        processes: which.
+        names: of those that are services, by process id.
+        what: the others are.
+    """
+    with console.status(f"ending {len(processes)} processes"):
+        killed = {process.pid for process in end(processes, END_S)}
+    for process in processes:
+        how = f"killed, as it did not end within {END_S:.0f} s" if process.pid in killed else "ended"
+        console.print(f"{names.get(process.pid, what)} (process {process.pid}): {how}")
+
+
+def _report(console: Console, runs: list[str], server: Service | None) -> None:
+    """Tell the server which flow runs are over."""
+    from flows.settings import calm_prefect
+
+    calm_prefect(quiet=True)
+    import httpx
+    from prefect.exceptions import PrefectException
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    from flows.services.deployments import report_ended
+
+    api = server.note if server else PREFECT_API_URL.value()
+    if api is None:
+        return
+    try:
+        with temporary_settings({PREFECT_API_URL: api, PREFECT_CLIENT_MAX_RETRIES: 0}):
+            report_ended(runs)
+    except (httpx.HTTPError, PrefectException) as error:
+        console.print(f"The server at {api} could not be told which runs are over ({type(error).__name__}); it notices after some minutes.")
+
+
+def _report_gone(state: Path) -> list[str]:
+    """Tell the server which flows died while nobody could say so; their names."""
+    from flows.services.deployments import report_gone
+    from flows.services.workers import FLOWS_WORKER
+
+    worker = services(state).get(FLOWS_WORKER)
+    if worker is None:
+        return []
+    return report_gone(worker.command[worker.command.index("--name") + 1], worker.started, flow_runs(marked(state)))
+
+
+def _family(service: Service | None) -> list[psutil.Process]:
+    """A service's process and its children."""
+    process = process_of(service) if service else None
+    if process is None:
+        return []
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _show(console: Console, state: Path, api: str, names: tuple[str, ...], results: Path) -> None:
+    """What runs, and what to do next."""
+    from flows.running.progress import duration
+
+    table = Table("running", "process", "for", "what", box=None, header_style="bold")
+    for name, service in services(state).items():
+        table.add_row(name, str(service.pid), duration(time.time() - service.started), service.note)
+    console.print(table)
+    console.print(f"Logs: {state}/*.log")
+    console.print(f"Results: {results}")
+    console.print(f"Deployments: {', '.join(f'{name}/{name}' for name in names)}")
+    console.print(f"Pages: {api.removesuffix('/api')}\n\nNext, in any terminal:\n  export PREFECT_API_URL={api}")
+    console.print(f"  prefect deployment run {names[0]}/{names[0]} --param grid=micro --watch\n  lks status --results {results}\n  lks down")

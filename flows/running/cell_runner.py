@@ -1,0 +1,151 @@
+"""One cell in this process, in every mode: the same code, a lock against a second run of it, and a sign of life."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Protocol
+
+from flows.running.base import reads
+from flows.running.planning import exchange
+from flows.running.process_cache import KEPT
+from lks.errors import UserError
+from lks.io.locks import locked
+from lks.results.cells import Cell, Extras, Outcome
+
+if TYPE_CHECKING:
+    from lks.results.remote import Share
+
+BEAT_EVERY_S = 10.0
+"""Seconds between two touches of `runs/<id>/beat` while a cell is run."""
+
+
+class Listener(Protocol):
+    """Told how far a cell is."""
+
+    def stage(self, cell: Cell, name: str, fraction: float) -> None:
+        """The cell is in this stage, so far done."""
+
+
+class Bench:
+    """Runs cells in this process; the model stays loaded between them.
+
+    Args:
+        results: folder of all results.
+        listener: told how far the running cell is.
+        extras: what is measured beside the answers.
+        share: where cells are taken from and sent to, if machines have no common folder.
+    """
+
+    def __init__(self, results: Path, listener: Listener, extras: Extras, share: "Share | None" = None) -> None:
+        from lks.runs.cell import Bench as Shared
+
+        kept = KEPT.get()
+        self._results, self._listener, self._extras, self._shared = results, listener, extras, kept.bench if kept else Shared()
+        self._share = share
+
+    def run(self, cell: Cell, extras: Extras | None = None) -> Outcome:
+        """One cell, to its outcome.
+
+        Raises:
+            UserError: something the user must mend.
+        """
+        import lks.runs.cell
+        from baselines import methods
+        from lks.studies.registry import STUDIES
+
+        method = STUDIES[cell.method] if cell.measure == "study" else methods()[cell.method]
+        with claimed(self._results, cell.id, self._share):
+            if self._share:
+                exchange(self._results, reads(cell), self._share)
+            outcome = lks.runs.cell.run(cell, method, self._results, self._report(cell), self._shared, extras or self._extras)
+            if self._share:
+                self._share.send(self._results, cell.id)
+        return outcome
+
+    def _report(self, cell: Cell) -> Callable[[str, float], None]:
+        """Told of progress; where a new stage begins, those before it are sent to the share, if it answers at once."""
+        tell, share, begun = partial(self._listener.stage, cell), self._share, set[str]()
+        if share is None:
+            return tell
+
+        def report(stage: str, done: float) -> None:
+            if stage not in begun:
+                begun.add(stage)
+                with suppress(UserError):
+                    share.send(self._results, cell.id, patience_s=0.0)
+            tell(stage, done)
+
+        return report
+
+
+def beat_of(results: Path, cell_id: str) -> Path:
+    """The file that is touched while a cell is run, and gone when it is not."""
+    return results / "runs" / cell_id / "beat"
+
+
+@contextmanager
+def beating(results: Path, cell_id: str, share: "Share | None" = None) -> Iterator[None]:
+    """Touch the cell's beat from a thread for as long as the `with` lasts, that on the share too if there is one."""
+    beat, over = beat_of(results, cell_id), threading.Event()
+
+    def go_on() -> None:
+        while not over.is_set():
+            try:
+                beat.parent.mkdir(parents=True, exist_ok=True)
+                beat.touch()
+            except OSError:
+                pass  # a full or absent disk is the cell's to tell
+            if share:
+                share.beat(cell_id)
+            over.wait(BEAT_EVERY_S)
+
+    thread = threading.Thread(target=go_on, name=f"beat of {cell_id}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        beat.unlink(missing_ok=True)
+        if share:
+            share.still(cell_id)
+
+
+@contextmanager
+def claimed(results: Path, cell_id: str, share: "Share | None" = None) -> Iterator[None]:
+    """Hold `runs/<id>/lock`, and beat. Another process that holds it is waited for as long as it gives signs of life.
+
+    Two runs of one cell do no harm, each file appears whole; it is only work done twice. So a file system without locks is no hindrance.
+    """
+    path = results / "runs" / cell_id / "lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("a")
+    except OSError:
+        yield  # the cell itself says what is wrong with the folder
+        return
+    with lock:
+        _wait_for(lock, beat_of(results, cell_id))
+        with beating(results, cell_id, share):
+            yield
+
+
+def _wait_for(lock: IO[str], beat: Path) -> None:
+    """Take the lock, or give up when its holder's beat has not changed for three times its interval. Clocks are not compared."""
+    seen, since = _time(beat), time.monotonic()
+    while locked(lock) is False:
+        if (now := _time(beat)) != seen:
+            seen, since = now, time.monotonic()
+        if time.monotonic() - since > 3 * BEAT_EVERY_S:
+            return
+        time.sleep(0.2)
+
+
+def _time(beat: Path) -> int:
+    try:
+        return beat.stat().st_mtime_ns
+    except OSError:
+        return 0

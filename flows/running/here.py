@@ -1,0 +1,54 @@
+"""Mode "here": cells are run in this process, one after the other, each a Prefect task."""
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import cast
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from flows.running.base import needs, not_run
+from flows.running.cell_runner import Bench
+from flows.running.planning import share_in_use
+from flows.running.progress import Watch
+from lks.results.cells import FINAL, Cell, Extras, Outcome, Status
+
+
+@task(name="cell", task_run_name="{cell.label}", cache_policy=NO_CACHE, persist_result=False)
+def cell_task(cell: Cell, bench: Bench) -> State[Outcome]:
+    """One cell. A failed one is a failed task and a row of the store, never the end of the grid."""
+    outcome = bench.run(cell)
+    if outcome.status == "ok":
+        return Completed(data=outcome)
+    return Failed(name=outcome.status.capitalize(), message=outcome.reason, data=outcome)
+
+
+class HereRunner:
+    """Runs cells in the order given, few edits first: results come early, and nothing would be gained by another."""
+
+    def __init__(self, results: Path, watch: Watch) -> None:
+        self._results, self._watch = results, watch
+
+    def run(self, cells: Sequence[Cell], extras: Extras) -> Generator[Outcome, None, None]:
+        """Outcomes of all the cells."""
+        bench = Bench(self._results, self._watch, extras, share_in_use())
+        missed: dict[str, Status] = {}
+        for cell in cells:
+            if status := missed.get(needs(cell)):
+                yield not_run(self._results, cell, extras, status)
+                continue
+            self._watch.start(cell)
+            outcome = _outcome(cell_task(cell, bench, return_state=True))
+            if outcome.status not in FINAL:
+                missed[cell.id] = outcome.status
+            yield outcome
+
+
+def _outcome(state: object) -> Outcome:
+    """What a finished task brought; its exception is raised here."""
+    result = cast(State[Outcome | BaseException], state).result(raise_on_failure=False)
+    if isinstance(result, BaseException):
+        raise result
+    return result

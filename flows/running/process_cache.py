@@ -1,0 +1,48 @@
+"""What a process keeps from one cell to the next: the model and the data loaded last, and what is known of their files."""
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from pathlib import Path
+
+Files = tuple[tuple[str, int, int], ...]
+"""Name, bytes and time of change of a folder's files."""
+
+
+class Kept:
+    """Of a process that runs many cells, each with a bench of its own.
+
+    Attributes:
+        bench: the model, the data and the tests of abilities loaded last.
+    """
+
+    def __init__(self) -> None:
+        self._hashes: dict[Path, tuple[Files, str]] = {}
+        self.forget()
+
+    def forget(self) -> None:
+        """Have everything loaded anew: files have changed."""
+        from lks.runs.cell import Bench
+
+        self.bench = Bench()
+        self._hashes.clear()
+
+    def weights_hash(self, folder: Path) -> str:
+        """Hash of a model's weights; read again only if they have changed, and then so is the model."""
+        from lks.models.lm import weights_hash
+
+        files = _files(sorted(folder.glob("*.safetensors")))
+        known = self._hashes.get(folder)
+        if known and known[0] == files:
+            return known[1]
+        if known:
+            self.forget()
+        self._hashes[folder] = files, weights_hash(folder)
+        return self._hashes[folder][1]
+
+
+KEPT: ContextVar[Kept | None] = ContextVar("kept", default=None)
+"""Set by a process that runs many cells."""
+
+
+def _files(files: Sequence[Path]) -> Files:
+    return tuple((file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files)

@@ -1,0 +1,134 @@
+"""A slot of mode "slots": a process that runs cells, one after the other, for the grid that started it.
+
+`python -m flows.running.slot_child --results DIR --slot N` reads one JSON line per cell from its input and writes one per event to its output. It
+holds `DIR/.slots/N.lock`, which falls with it however it ends, and ends within seconds when its parent is gone.
+"""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter
+
+from flows.running.child_process import Parent
+from flows.settings import calm_transformers
+from lks.errors import UserError
+from lks.io.locks import holder, locked, sign
+from lks.results.cells import Cell, Extras, Outcome
+
+LOCK_WAIT_S = 30.0
+"""So long an earlier holder of the slot may take to notice that its own parent is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """To a slot: run this."""
+
+    cell: Cell
+    extras: Extras
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """From a slot.
+
+    Attributes:
+        kind: what has happened: it "started" a cell, is in a "stage" of it, is "done" with it, or has "refused" it: something the user must mend.
+        name: of the stage.
+        fraction: of the stage that is done.
+        outcome: of the cell.
+        message: what is to be mended.
+    """
+
+    kind: Literal["started", "stage", "done", "refused"]
+    name: str = ""
+    fraction: float = 0.0
+    outcome: Outcome | None = None
+    message: str = ""
+
+
+ORDER, EVENT = TypeAdapter(Order), TypeAdapter(Event)
+
+
+def lock_of(results: Path, slot: int) -> Path:
+    """The file that a slot holds; it names the process."""
+    return results / ".slots" / f"{slot}.lock"
+
+
+@contextmanager
+def held(results: Path, slot: int) -> Iterator[None]:
+    """Hold a slot.
+
+    Raises:
+        UserError: another process holds it and does not end, or the folder cannot be written.
+    """
+    path = lock_of(results, slot)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise UserError(f"Slot {slot} cannot be taken: {path}: {error.strerror}.") from None
+    with file:
+        if locked(file, LOCK_WAIT_S) is False:
+            raise UserError(f"Slot {slot} of {results} is held by process {holder(file)}. End that process.")
+        sign(file)
+        yield
+
+
+class _Grid:
+    """The grid that started this slot."""
+
+    def __init__(self, parent: Parent) -> None:
+        self._parent, self._stage = parent, ("", "", -1.0)
+
+    def order(self) -> Order:
+        """The next cell, waited for."""
+        return ORDER.validate_json(self._parent.order())
+
+    def tell(self, event: Event) -> None:
+        """Send an event."""
+        self._parent.tell(EVENT.dump_json(event))
+
+    def stage(self, cell: Cell, name: str, fraction: float) -> None:
+        """Send progress, in steps of a hundredth."""
+        if (step := (cell.id, name, round(fraction, 2))) != self._stage:
+            self._stage = step
+            self.tell(Event("stage", name, fraction))
+
+
+def _serve(results: Path, slot: int, grid: _Grid) -> None:
+    """Run cells for ever."""
+    from baselines import methods
+    from flows.running.cell_runner import Bench
+    from flows.running.planning import share_in_use
+
+    methods()  # imported before the first cell, whose time that is not
+    with held(results, slot):
+        bench = Bench(results, grid, Extras(), share_in_use())
+        calm_transformers()
+        while True:
+            order = grid.order()
+            grid.tell(Event("started"))
+            grid.tell(Event("done", outcome=bench.run(order.cell, order.extras)))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Serve until the parent is gone; what it has started is ended with it."""
+    parser = argparse.ArgumentParser(prog="python -m flows.running.slot_child", description="Run cells for a grid; started by it.")
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--slot", type=int, required=True)
+    asked = parser.parse_args(arguments)
+    parent = Parent()
+    parent.watch()
+    grid = _Grid(parent)
+    try:
+        _serve(asked.results, asked.slot, grid)
+    except UserError as error:
+        grid.tell(Event("refused", message=str(error)))
+
+
+if __name__ == "__main__":
+    main()

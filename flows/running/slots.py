@@ -1,0 +1,202 @@
+"""Mode "slots": cells are run by long-lived child processes, one per GPU or as many as asked for, each with its own model.
+
+A child that dies takes one cell with it, which is run once more in a fresh child. A cell that takes too long is ended with its child.
+"""
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+from flows.running.base import ATTEMPTS, Queue, dropped, settled
+from flows.running.progress import Watch
+from flows.running.slot_child import EVENT, ORDER, Event, Order, lock_of
+from flows.running.time_estimate import Clock
+from flows.settings import Settings
+from lks.errors import UserError
+from lks.results.cells import Cell, Extras, Outcome
+
+CPU_SLOTS = 2
+"""Child processes on a machine without a GPU where nobody says how many: much of a small model's work keeps one core busy, whatever the threads."""
+COMMAND = (sys.executable, "-m", "flows.running.slot_child")
+
+
+def devices() -> list[str]:
+    """GPUs that may be used, as `CUDA_VISIBLE_DEVICES` names them; CUDA is not initialised."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [device.strip() for device in named.split(",") if device.strip() not in ("", "-1")]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+class Slot:
+    """A place for one child process at a time.
+
+    Attributes:
+        cell: that is run; None while the slot is free.
+        model: that the child has loaded.
+        stage: that the cell is in.
+        deadline: on the monotonic clock, by which the cell must be finished.
+    """
+
+    def __init__(self, number: int, results: Path, environment: dict[str, str]) -> None:
+        self._command = [*COMMAND, "--results", str(results), "--slot", str(number)]
+        self._environment, self._log = {**os.environ, **environment}, lock_of(results, number).with_suffix(".log")
+        self._child: subprocess.Popen[bytes] | None = None
+        self._rest = b""
+        self.cell: Cell | None = None
+        self.model, self.stage, self.deadline = "", "", float("inf")
+
+    def start(self, order: Order, selector: selectors.BaseSelector) -> None:
+        """Have a cell run, by the child that is there or a new one."""
+        self.cell, self.model, self.stage, self.deadline = order.cell, order.cell.model, "load", float("inf")
+        if self._child is None:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            with self._log.open("ab") as log:
+                pipe = subprocess.PIPE
+                # a group of its own: Ctrl-C on the terminal is for the grid, which ends the child and all that it has started
+                self._child = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, stderr=log, env=self._environment, process_group=0)
+            assert self._child.stdout
+            self._rest = b""
+            selector.register(self._child.stdout, selectors.EVENT_READ, self)
+        assert self._child.stdin
+        try:
+            self._child.stdin.write(ORDER.dump_json(order) + b"\n")
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died between two cells; its output ends, which is noticed there
+
+    def read(self) -> list[Event] | None:
+        """Events that have come; None at the end of the child's output."""
+        assert self._child and self._child.stdout
+        content = os.read(self._child.stdout.fileno(), 1 << 16)
+        if not content:
+            return None
+        *lines, self._rest = (self._rest + content).split(b"\n")
+        return [EVENT.validate_json(line) for line in lines]
+
+    def died(self, selector: selectors.BaseSelector) -> str:
+        """Clear away a child whose output has ended; says how it ended, for people."""
+        assert self._child
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(10)  # longer only if it has closed its output and lives on
+        code = self._child.poll()
+        self.end(selector)
+        if code is None:
+            return "no word any more"
+        return f"signal {-code}, {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def end(self, selector: selectors.BaseSelector) -> None:
+        """End the child, if there is one, with all that it has started."""
+        child, self._child, self.cell, self.model = self._child, None, None, ""
+        if child is None:
+            return
+        assert child.stdout
+        selector.unregister(child.stdout)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        with contextlib.suppress(BrokenPipeError), child:  # closes the pipes and waits
+            pass
+
+
+class SlotsRunner:
+    """Runs cells in slots.
+
+    Args:
+        results: folder of all results.
+        watch: told what starts and how far it is.
+        clock: for estimates of time.
+    """
+
+    def __init__(self, results: Path, watch: Watch, clock: Clock) -> None:
+        self._results, self._watch, self._clock, self._settings = results.absolute(), watch, clock, Settings()
+        self._deaths = Counter[str]()
+
+    def run(self, cells: Sequence[Cell], extras: Extras) -> Generator[Outcome, None, None]:
+        """Outcomes of all the cells."""
+        queue, slots = Queue(cells, self._clock), self._slots(len(cells))
+        with selectors.DefaultSelector() as selector:
+            try:
+                while self._hand_out(queue, slots, extras, selector):
+                    heard = self._hear(queue, slots, extras, selector)
+                    outcomes = [outcome for found in heard for outcome in settled(queue, found, self._results, extras)]
+                    if outcomes:
+                        self._hand_out(queue, slots, extras, selector)  # before they are recorded: no slot waits for that
+                    yield from outcomes
+            finally:
+                for slot in slots:
+                    slot.end(selector)
+
+    def _slots(self, most: int) -> list[Slot]:
+        gpus = devices()
+        number = min(self._settings.slots or len(gpus) or min(CPU_SLOTS, os.cpu_count() or 1), max(most, 1))
+        if gpus:
+            return [Slot(n, self._results, {"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]}) for n in range(number)]
+        threads = max((os.cpu_count() or 1) // number, 1)
+        environment = {} if number == 1 or "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
+        return [Slot(n, self._results, environment) for n in range(number)]
+
+    def _hand_out(self, queue: Queue, slots: Sequence[Slot], extras: Extras, selector: selectors.BaseSelector) -> bool:
+        """Give cells to the free slots; whether a slot is at work."""
+        for slot in slots:
+            if slot.cell is None and (cell := queue.take(slot.model)):
+                self._watch.start(cell)
+                slot.start(Order(cell, extras), selector)
+        return any(slot.cell for slot in slots)
+
+    def _hear(self, queue: Queue, slots: Sequence[Slot], extras: Extras, selector: selectors.BaseSelector) -> list[Outcome]:
+        """Wait for slots to say something, or for a cell's time to be over; outcomes of what has ended."""
+        outcomes: list[Outcome] = []
+        wait = min(slot.deadline for slot in slots) - time.monotonic()
+        for key, _ in selector.select(None if wait == float("inf") else max(wait, 0.0)):
+            slot: Slot = key.data
+            events = slot.read()
+            outcomes += [outcome for event in events or () if (outcome := self._take(slot, event))]
+            if events is None and (dead := self._bury(slot, queue, extras, selector)):
+                outcomes.append(dead)
+        for slot in slots:
+            if slot.cell and time.monotonic() >= slot.deadline:
+                reason = f"not finished within {self._settings.cell_timeout_s:g} s (in stage {slot.stage!r})"
+                outcomes.append(dropped(self._results, slot.cell, extras, ("timeout", reason), slot.stage))
+                slot.end(selector)
+                slot.deadline = float("inf")
+        return outcomes
+
+    def _take(self, slot: Slot, event: Event) -> Outcome | None:
+        """Take an event in; the outcome, if it brings one.
+
+        Raises:
+            UserError: something must be mended.
+        """
+        if event.kind == "refused":
+            raise UserError(event.message)
+        if event.kind == "started" and self._settings.cell_timeout_s:
+            slot.deadline = time.monotonic() + self._settings.cell_timeout_s
+        if event.kind == "stage" and slot.cell:
+            slot.stage = event.name
+            self._watch.stage(slot.cell, event.name, event.fraction)
+        if event.kind == "done":
+            slot.cell, slot.deadline = None, float("inf")
+        return event.outcome
+
+    def _bury(self, slot: Slot, queue: Queue, extras: Extras, selector: selectors.BaseSelector) -> Outcome | None:
+        """After a child's death: its cell is started again, or is lost."""
+        cell, stage = slot.cell, slot.stage
+        how = slot.died(selector)
+        slot.deadline = float("inf")
+        if cell is None:
+            return None
+        self._deaths[cell.id] += 1
+        if self._deaths[cell.id] < ATTEMPTS:
+            queue.give_back(cell)
+            return None
+        reason = f"its process ended {ATTEMPTS} times, at last with {how} (in stage {stage!r})"
+        return dropped(self._results, cell, extras, ("lost", reason), stage)

@@ -1,0 +1,221 @@
+"""Processes that go on when the command which started them is over: what runs, from when, and how all of it is ended."""
+
+import json
+import os
+import shlex
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from lks.errors import UserError
+from lks.io.atomic import write_whole
+from lks.io.locks import locked
+
+MARK = "LKS_UP"
+"""Environment variable that all processes of `lks up` and their children carry, with the state folder as its value."""
+
+SERVER = "server"
+CLOCK_S = 5.0
+"""A start time may seem to change by so much when the machine's clock is set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A process that `lks up` has started.
+
+    Attributes:
+        name: "server", "worker-lks", "worker-gpu-0".
+        pid: of the process.
+        started: seconds since the epoch, as the system says it.
+        command: its command line.
+        note: what people should know of it.
+    """
+
+    name: str
+    pid: int
+    started: float
+    command: tuple[str, ...]
+    note: str = ""
+
+
+def state_folder() -> Path:
+    """Where logs, process ids and the server's database are: a folder per machine, as a home may be shared by many."""
+    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    return home.absolute() / "lks-grid" / socket.gethostname()
+
+
+@contextmanager
+def alone(state: Path) -> Iterator[None]:
+    """Keep others from starting services in the same folder; the lock falls with the process.
+
+    Raises:
+        UserError: another one does so now, or the folder cannot be written.
+    """
+    with _open(state, ".lock") as file:
+        if not locked(file):
+            raise UserError(f"Another lks up is at work in {state}. Wait for it.")
+        yield
+
+
+def results_of(state: Path) -> Path | None:
+    """The results folder that `lks up` was last told to use."""
+    try:
+        return Path((state / "results").read_text(encoding="utf-8").strip() or ".")
+    except OSError:
+        return None
+
+
+def keep_results(state: Path, results: Path) -> None:
+    """Remember the results folder for commands that name none."""
+    write_whole(state / "results", str(results).encode())
+
+
+def log_of(state: Path, name: str) -> Path:
+    """The log of a service."""
+    return state / f"{name}.log"
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """The last lines of a log."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - 10_000, 0))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        text = ""
+    return "\n".join(text.strip().splitlines()[-lines:]) or "(empty)"
+
+
+def services(state: Path) -> dict[str, Service]:
+    """What runs now of what was started, by name. Records of processes that have ended are left out, and so are those whose process id
+    belongs to another process by now.
+    """
+    found = {}
+    for file in sorted(state.glob("*.json")):
+        service = record(state, file.stem)
+        if service and process_of(service):
+            found[service.name] = service
+    return found
+
+
+def process_of(service: Service) -> psutil.Process | None:
+    """The process of a service; None when it has ended, even where its process id is in use again."""
+    try:
+        process = psutil.Process(service.pid)
+        same = abs(process.create_time() - service.started) < CLOCK_S and tuple(process.cmdline()) == service.command
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.Error:
+        return None
+
+
+def start(state: Path, name: str, command: Sequence[str], environment: Mapping[str, str], note: str = "") -> Service:
+    """Start a service that outlives this process and its terminal; output goes to its log.
+
+    Raises:
+        UserError: the state folder cannot be written.
+    """
+    with _open(state, log_of(state, name).name) as log:
+        log.write(f"\n{time.strftime('%F %T')} {shlex.join(command)}\n")
+        log.flush()
+        carried = {**environment, MARK: str(state)}
+        child = subprocess.Popen(command, env=carried, cwd=state, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    try:
+        service = Service(name, child.pid, psutil.Process(child.pid).create_time(), tuple(command), note)
+    except psutil.NoSuchProcess:
+        service = Service(name, child.pid, time.time(), tuple(command), note)
+    write_whole(state / f"{name}.json", json.dumps(asdict(service)).encode())
+    return service
+
+
+def _open(state: Path, name: str) -> IO[str]:
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return (state / name).open("a")
+    except OSError as error:
+        raise UserError(f"{state} cannot be written: {error.strerror}. Set PREFECT_HOME to a folder that can.") from None
+
+
+def record(state: Path, name: str) -> Service | None:
+    """What was written down of a service, whether or not it runs; None where there is no record."""
+    try:
+        raw = json.loads((state / f"{name}.json").read_text(encoding="utf-8"))
+        return Service(str(raw["name"]), int(raw["pid"]), float(raw["started"]), tuple(map(str, raw["command"])), str(raw["note"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def marked(state: Path) -> list[psutil.Process]:
+    """All processes of this user that descend from a service of this state folder, whether or not their parents still run."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == str(state) and process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def flow_runs(processes: Iterable[psutil.Process]) -> list[str]:
+    """Ids of the flow runs that processes belong to."""
+    found = set()
+    for process in processes:
+        with suppress(psutil.Error, OSError):
+            found.add(process.environ().get("PREFECT__FLOW_RUN_ID", ""))
+    return sorted(found - {""})
+
+
+def end(processes: Iterable[psutil.Process], patience_s: float) -> list[psutil.Process]:
+    """Ask processes to end, wait, and kill those that do not.
+
+    Returns:
+        Those that had to be killed.
+    """
+    asked = list(processes)
+    for process in asked:
+        _signal(process, kill=False)
+    left = _await_end(asked, patience_s)
+    for process in left:
+        _signal(process, kill=True)
+    _await_end(left, patience_s)
+    return left
+
+
+def _await_end(processes: Iterable[psutil.Process], patience_s: float) -> list[psutil.Process]:
+    """Those that still run after the time. One that nobody reaps, as in containers without an init, has ended."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        _, processes = psutil.wait_procs(processes, timeout=0.1)
+        processes = [process for process in processes if not has_ended(process)]
+        if not processes or time.monotonic() >= deadline:
+            return processes
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether a process runs no more, reaped or not."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _signal(process: psutil.Process, kill: bool) -> None:
+    try:
+        if kill:
+            process.kill()
+        else:
+            process.terminate()
+    except psutil.NoSuchProcess:
+        pass
+
+
+def forget(state: Path, name: str) -> None:
+    """Drop the record of a service that has ended; its log stays."""
+    (state / f"{name}.json").unlink(missing_ok=True)

@@ -1,0 +1,102 @@
+"""Prefect servers: a temporary one for one command, and waiting for any of them to answer.
+
+Prefect starts a temporary one by itself where none is configured, but that one falls to the same Ctrl-C as the grid, before the grid can say
+what became of its run, and a killed grid leaves it running for ever. This one ignores the terminal and leaves with its parent.
+"""
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from lks.errors import UserError
+
+PATIENCE_S = 180.0
+
+
+@contextmanager
+def temporary_server() -> Iterator[None]:
+    """A server for the `with`, unless one is configured (`PREFECT_API_URL`, a profile, a running flow).
+
+    Raises:
+        UserError: it did not start.
+    """
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    if PREFECT_API_URL.value():
+        yield
+        return
+    port = _free_port()
+    with tempfile.TemporaryFile("w+") as log:
+        command = [sys.executable, "-m", "flows.services.temporary_server", str(port)]
+        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)
+        try:
+            if not answers(f"http://127.0.0.1:{port}/api", lambda: server.poll() is None):
+                log.seek(0)
+                last = (log.read().strip().splitlines() or ["no output"])[-1]
+                raise UserError(f"Prefect's temporary server did not start: {last}. Start one (prefect server start) and set PREFECT_API_URL.")
+            with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
+                yield
+        finally:
+            server.terminate()
+            try:
+                server.wait(10)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(api: str, alive: Callable[[], bool], patience_s: float = PATIENCE_S) -> bool:
+    """Wait until a server answers.
+
+    Args:
+        api: its address, "http://127.0.0.1:4200/api".
+        alive: whether waiting makes sense still.
+        patience_s: seconds to wait at most.
+
+    Returns:
+        False if it ended or took too long.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            with urllib.request.urlopen(f"{api}/health", timeout=5) as reply:
+                return bool(reply.status == 200)
+        except (OSError, ValueError, http.client.HTTPException):  # refused, too slow, or no server of this kind
+            if time.monotonic() >= deadline or not alive():
+                return False
+            time.sleep(0.2)
+
+
+def _leave_with(parent: int) -> None:
+    """End this process when its parent is gone, however it went."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main() -> None:
+    """Serve on the port given as the only argument: `python -m flows.services.temporary_server PORT`."""
+    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    uvicorn.run(create_app(ephemeral=True), host="127.0.0.1", port=int(sys.argv[1]), log_level="error")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""The workers of `lks up`: one per GPU (or one on the CPU) for cells, one for the flows that only wait and write."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.services.processes import log_of, services, start, tail
+from lks.errors import UserError
+
+PATIENCE_S = 180.0
+FLOWS_WORKER, CELLS_WORKER = "worker-lks", "worker-gpu"
+PATHS = ("LKS_GRIDS", "LKS_DATA", "LKS_CACHE", "LKS_METHODS", "LKS_FACTS", "LKS_TRAINING_PROMPTS")
+"""Environment variables made absolute: flow runs work in folders of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where a worker for cells runs.
+
+    Attributes:
+        index: of the worker.
+        device: as in `CUDA_VISIBLE_DEVICES`; None is the CPU.
+        threads: for each of several workers that share the CPU's cores; None leaves it to torch.
+    """
+
+    index: int
+    device: str | None = None
+    threads: int | None = None
+
+    @property
+    def worker(self) -> str:
+        """Name of the worker."""
+        return f"{CELLS_WORKER}-{self.index}"
+
+    @property
+    def note(self) -> str:
+        """For people."""
+        if self.device is not None:
+            return f"cells, GPU {self.device}"
+        return "cells, CPU" if self.threads is None else f"cells, CPU, {self.threads} threads"
+
+
+def slots_of(workers: int | None) -> list[Slot]:
+    """A slot per worker: the GPUs in turn, else equal shares of the CPU.
+
+    Args:
+        workers: how many, 0 where other machines run the cells; None means one per GPU, or one.
+    """
+    devices = gpus()
+    number = (len(devices) or 1) if workers is None else workers
+    if devices:
+        return [Slot(index, devices[index % len(devices)]) for index in range(number)]
+    threads = max((os.cpu_count() or 1) // number, 1) if number > 1 else None
+    return [Slot(index, None, threads) for index in range(number)]
+
+
+def gpus() -> list[str]:
+    """NVIDIA GPUs of this machine that this process may use, as `CUDA_VISIBLE_DEVICES` names them; asks without loading torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() and name.strip() != "-1"]
+    try:
+        asked = subprocess.run(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return asked.stdout.split()
+
+
+def ensure_workers(state: Path, api: str, slots: list[Slot]) -> None:
+    """Start the workers that are missing, and wait until the server knows all.
+
+    Raises:
+        UserError: one did not start; with the end of its log.
+    """
+    from flows.services.deployments import CELLS_POOL, FLOWS_AT_ONCE, FLOWS_POOL
+
+    environment = {**os.environ, "PREFECT_API_URL": api}
+    environment |= {name: str(Path(os.environ[name]).expanduser().absolute()) for name in PATHS if os.environ.get(name)}
+    running = services(state)
+    if FLOWS_WORKER not in running:
+        _start_worker(state, FLOWS_WORKER, (FLOWS_POOL, FLOWS_AT_ONCE), environment, "grid, data and report flows")
+    for slot in slots:
+        if slot.worker not in running:
+            own = {} if slot.device is None else {"CUDA_VISIBLE_DEVICES": slot.device}
+            own |= {} if slot.threads is None else {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(slot.threads)}
+            _start_worker(state, slot.worker, (CELLS_POOL, 1), environment | own, slot.note)
+    _await(state, {FLOWS_WORKER, *(slot.worker for slot in slots)})
+
+
+def _await(state: Path, wanted: set[str]) -> None:
+    """Wait until the server has heard of all workers since they were started."""
+    from flows.services.deployments import CELLS_POOL, FLOWS_POOL, heard_of
+
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        running = services(state)
+        heard = heard_of(FLOWS_POOL) | heard_of(CELLS_POOL)
+        missing = {name for name in wanted & running.keys() if heard.get(_full_name(name), 0.0) < running[name].started}
+        dead = wanted - running.keys()
+        if not missing and not dead:
+            return
+        if dead or time.monotonic() >= deadline:
+            names = sorted(dead or missing)
+            log = log_of(state, names[0])
+            raise UserError(f"{', '.join(names)} did not start. Mend what the log says and start again. End of {log}:\n{tail(log)}")
+        time.sleep(0.5)
+
+
+def _full_name(name: str) -> str:
+    """A worker's name on the server, which may have workers of many machines."""
+    return f"{name}@{socket.gethostname()}"
+
+
+def _start_worker(state: Path, name: str, pool: tuple[str, int], environment: Mapping[str, str], note: str) -> None:
+    """Start one worker on a pool, with so many flow runs at once. Cells share a process and its model, other flows have one each."""
+    from flows.services.deployments import CELLS_POOL
+
+    own = ["flows.worker"] if pool[0] == CELLS_POOL else ["prefect", "worker", "start", "--type", "process", "--install-policy", "never"]
+    command = [sys.executable, "-m", *own, "--pool", pool[0], "--name", _full_name(name), "--limit", str(pool[1])]
+    start(state, name, command, environment, note)

@@ -1,0 +1,215 @@
+"""Prefect worker whose flow runs are run by a process that stays (`flows.worker_pool.child`), instead of a new one for each."""
+
+import abc
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+from uuid import UUID
+
+import anyio
+import anyio.abc
+import httpx
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import PrefectException
+from prefect.states import Cancelled, Crashed
+from prefect.workers.base import BaseWorker
+from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, ProcessWorkerResult
+
+from flows.worker_pool.child import ORDER, REPLY, Order, Reply
+
+COMMAND = (sys.executable, "-m", "flows.worker_pool.child")
+
+LOOK_EVERY_S = 2.0
+"""Seconds between two looks at a run's state, which says whether it has been cancelled."""
+
+SOON_S = (0.0, 0.1, 0.2, 0.4, 0.8)
+"""Pauses before the next cell is asked for again, after one is finished."""
+
+REPORT_S = 5.0
+"""So long the server may take to be told that a run has ended with this worker."""
+
+OWN = "PREFECT__"
+"""Variables that begin like this belong to a flow run, all others to a process."""
+
+
+class Child:
+    """A process that runs flow runs one after the other, in a process group of its own.
+
+    Attributes:
+        environment: that it was started in.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, environment: Mapping[str, str]) -> None:
+        self._process, self.environment = process, environment
+
+    @classmethod
+    async def start(cls, environment: Mapping[str, str]) -> Self:
+        """A new one; its error output is this process's."""
+        pipe = subprocess.PIPE
+        return cls(await asyncio.create_subprocess_exec(*COMMAND, stdin=pipe, stdout=pipe, env=environment, process_group=0), environment)
+
+    @property
+    def process_id(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    @property
+    def lives(self) -> bool:
+        """Whether it can take a flow run."""
+        return self._process.returncode is None
+
+    async def run(self, order: Order) -> Reply | None:
+        """A flow run, to its end; None if the process has ended before."""
+        assert self._process.stdin and self._process.stdout
+        with contextlib.suppress(ConnectionError):
+            self._process.stdin.write(ORDER.dump_json(order) + b"\n")
+            await self._process.stdin.drain()
+            if line := await self._process.stdout.readline():
+                return REPLY.validate_json(line)
+        return None
+
+    def end(self) -> None:
+        """End it with all that it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def code(self) -> int:
+        """Exit code once it has ended, negative for a signal."""
+        return await self._process.wait()
+
+
+class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWorkerResult], abc.ABC):
+    """Runs the flow runs of a pool of type process in children that stay, one per flow run at once.
+
+    It is marked abstract so that Prefect does not enter it in its list of worker types, where "process" is another's.
+    """
+
+    type = "process"
+    job_configuration = ProcessJobConfiguration
+    job_configuration_variables = ProcessVariables
+
+    def __init__(self, work_pool_name: str, name: str | None, limit: int) -> None:
+        super().__init__(work_pool_name, name=name, limit=limit)
+        self._idle: list[Child] = []
+        self._asking, self._over, self._started = anyio.Lock(), anyio.Event(), 0
+
+    async def start(self, run_once: bool = False, with_healthcheck: bool = False, printer: Callable[..., None] = print) -> None:
+        """Work until cancelled."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._ask_soon)
+            await super().start(run_once, with_healthcheck, printer)
+            group.cancel_scope.cancel()
+
+    async def teardown(self, *exc_info: Any) -> None:
+        """End what is left."""
+        try:
+            await super().teardown(*exc_info)
+        finally:
+            while self._idle:
+                self._idle.pop().end()
+
+    async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+        """Take what the pool has and there is room for. A server that is away is asked again, for ever."""
+        async with self._asking:
+            try:
+                return await super().get_and_submit_flow_runs()
+            except httpx.TransportError as error:
+                self._logger.warning("The server does not answer: %s", type(error).__name__)
+            except httpx.HTTPStatusError as error:
+                if not error.response.is_server_error:
+                    raise
+                self._logger.warning("The server answers: %s", error)
+        return []
+
+    async def _ask_soon(self) -> None:
+        """Ask for the next run as soon as one is over, and again when another worker has got what was offered."""
+        while True:
+            await self._over.wait()
+            self._over = anyio.Event()
+            started = self._started
+            for pause in SOON_S:
+                await anyio.sleep(pause)
+                await self.get_and_submit_flow_runs()
+                with anyio.move_on_after(LOOK_EVERY_S):  # until it runs, or somebody else has it
+                    while self._started == started and self.limiter.borrowed_tokens:
+                        await anyio.sleep(0.02)
+                if self._started != started:
+                    break
+
+    async def _give_worker_labels_to_flow_run(self, flow_run_id: UUID) -> None:
+        """No labels: a server with SQLite refuses them more often than not while others write, and a run waits seconds for the next try. The
+        run's log names the worker.
+        """
+
+    async def run(
+        self, flow_run: FlowRun, configuration: ProcessJobConfiguration, task_status: anyio.abc.TaskStatus[int] | None = None
+    ) -> ProcessWorkerResult:
+        """A flow run, by a child that is there or a new one. Ended early, the child is ended too, and the server is told."""
+        self._started += 1
+        environment = {name: value for name, value in configuration.env.items() if value is not None}
+        child = await self._take({name: value for name, value in environment.items() if not name.startswith(OWN)})
+        if task_status:
+            task_status.started(child.process_id)
+        order = Order(flow_run.id, {name: value for name, value in environment.items() if name.startswith(OWN)})
+        try:
+            reply = await self._watched(child, order)
+        except BaseException:
+            child.end()
+            with anyio.CancelScope(shield=True), anyio.move_on_after(REPORT_S):
+                await self._report(flow_run.id, Crashed(message="Its worker was ended."))
+            raise
+        if reply and not reply.spent:
+            self._idle.append(child)
+        else:
+            child.end()
+        status = reply.status if reply else await child.code() or 1
+        if (not reply or reply.refused) and await self._is_cancelled(flow_run.id):
+            await self._report(flow_run.id, Cancelled(message="Its process was ended."))
+            status = 0
+        self._over.set()
+        return ProcessWorkerResult(status_code=status, identifier=str(child.process_id))
+
+    async def _take(self, environment: Mapping[str, str]) -> Child:
+        """A child that has this environment."""
+        while self._idle:
+            child = self._idle.pop()
+            if child.lives and child.environment == environment:
+                return child
+            child.end()
+        return await Child.start(environment)
+
+    async def _watched(self, child: Child, order: Order) -> Reply | None:
+        """A flow run, to its end; its child is ended where the run is cancelled."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._end_if_cancelled, child, order.flow_run)
+            reply = await child.run(order)
+            group.cancel_scope.cancel()
+        return reply
+
+    async def _end_if_cancelled(self, child: Child, flow_run: UUID) -> None:
+        while True:
+            await anyio.sleep(LOOK_EVERY_S)
+            if await self._is_cancelled(flow_run):
+                break
+        self._logger.info("Flow run '%s' is cancelled: ending process %s", flow_run, child.process_id)
+        child.end()
+
+    async def _is_cancelled(self, flow_run: UUID) -> bool:
+        """Whether somebody wants a run ended, as far as the server can tell."""
+        try:
+            state = (await self.client.read_flow_run(flow_run)).state
+        except (httpx.HTTPError, PrefectException):
+            return False
+        return state is not None and (state.is_cancelling() or state.is_cancelled())
+
+    async def _report(self, flow_run: UUID, state: State[Any]) -> None:
+        """Tell the server what has become of a run, unless it is over for other reasons."""
+        try:
+            await self.client.set_flow_run_state(flow_run, state)
+        except (httpx.HTTPError, PrefectException) as error:
+            self._logger.warning("The server could not be told that flow run '%s' is %s: %s", flow_run, state.name, error)

@@ -1,0 +1,120 @@
+"""Facts on one subject that may contradict each other: they ask the same in other words and have different targets."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from lks.data.fact_validation import Bad
+from lks.data.templates import asked, normalised, stems, template
+from lks.io.untrusted import one_line
+
+if TYPE_CHECKING:
+    from lks.data.user_facts import Fact
+
+SHOWN = 5
+"""So many contradictions are shown; the rest is counted."""
+ADVICE = "Which target the edited model gives depends on the method (docs/edit-your-model.md, Contradictions)"
+
+
+def check(facts: "Sequence[Fact]") -> list[Bad]:
+    """Find facts on one subject that are trained on, or evaluated, with one question and two targets.
+
+    Prompts that are equal letter by letter are left to `lks.data.fact_validation`.
+    """
+    found: list[Bad] = []
+    trained: dict[tuple[str, str], Fact] = {}
+    evaluated: dict[tuple[str, str], Fact] = {}
+    for fact in facts:
+        for seen, texts in ((trained, (fact.prompt, *fact.training_paraphrases)), (evaluated, fact.paraphrases)):
+            for text in texts:
+                first = seen.setdefault((fact.subject, normalised(text)), fact)
+                if _differ(first, fact) and first.prompt != fact.prompt:
+                    said = f"{one_line(repr(text), 60)} is asked by {first.place} too, there with the target {one_line(repr(first.target), 60)}"
+                    found.append(Bad(fact.line, f"{said}, here it is {one_line(repr(fact.target), 60)}; keep one of them"))
+    return found
+
+
+def contradicting(facts: "Sequence[Fact]") -> tuple[str, ...]:
+    """Say for people which facts on one subject ask the same in other words, or may do so, and have different targets."""
+    wordings = _Wordings(facts)
+    groups: dict[str, list[Fact]] = defaultdict(list)
+    for fact in facts:
+        groups[normalised(fact.subject)].append(fact)
+    sure: list[tuple[Fact, Fact]] = []
+    unsure: list[tuple[Fact, Fact]] = []
+    for group in groups.values():
+        same = list(_asking_the_same(group, wordings))
+        sure += same
+        unsure += [] if same else _perhaps(group, wordings)
+    alike = "seem to ask the same and have different targets"
+    notes = [f"{_pair(*pair)} {alike}: {_targets(*pair)}. {ADVICE}; keep one of them." for pair in sure[:SHOWN]]
+    if len(sure) > SHOWN:
+        notes.append(f"{len(sure) - SHOWN} more pairs of facts {alike}.")
+    if unsure:
+        count = f"{len(unsure)} subjects have" if len(unsure) > 1 else "One subject has"
+        example = f"{_pair(*unsure[0])}, {_targets(*unsure[0])}"
+        notes.append(f"{count} facts with different targets: {example}. That is fine unless two of them ask the same in other words. {ADVICE}.")
+    return tuple(notes)
+
+
+class _Wordings:
+    """Which templates ask the same, as the paraphrases of all facts say."""
+
+    def __init__(self, facts: "Sequence[Fact]") -> None:
+        self._parents: dict[str, str] = {}
+        for fact in facts:
+            found = [one for text in (fact.prompt, *fact.paraphrases, *fact.training_paraphrases) if (one := template(text, fact.subject))]
+            for one in found:
+                self._parents[self._root(one)] = self._root(found[0])
+        self._sizes = Counter(map(self._root, tuple(self._parents)))
+
+    def _root(self, one: str) -> str:
+        while self._parents.setdefault(one, one) != one:
+            one = self._parents[one]
+        return one
+
+    def relation(self, fact: "Fact") -> Hashable:
+        """What is known of a fact's relation: its name, or templates that are paraphrases of each other; None if nothing is."""
+        if fact.relation:
+            return fact.relation
+        own = template(fact.prompt, fact.subject)
+        return (self._root(own),) if own and self._sizes[self._root(own)] > 1 else None
+
+
+def _asking_the_same(group: "Sequence[Fact]", wordings: _Wordings) -> "Iterator[tuple[Fact, Fact]]":
+    """Each fact that contradicts an earlier one, with the first such: their relations or their content words are the same."""
+    seen: dict[Hashable, Fact] = {}
+    for fact in group:
+        form = template(fact.prompt, fact.subject) or fact.prompt
+        content = (asked(form), frozenset(re.findall(r"\d+", form))) if stems(form) else None
+        firsts = [seen.setdefault(key, fact) for key in (wordings.relation(fact), content) if key is not None]
+        against = next((first for first in firsts if _differ(first, fact) and not _other_relation(first, fact)), None)
+        if against is not None:
+            yield against, fact
+
+
+def _other_relation(one: "Fact", other: "Fact") -> bool:
+    return bool(one.relation and other.relation) and one.relation != other.relation
+
+
+def _perhaps(group: "Sequence[Fact]", wordings: _Wordings) -> "list[tuple[Fact, Fact]]":
+    """A pair with different targets of which one's relation is not known, if there is one."""
+    known = {id(fact): wordings.relation(fact) is not None for fact in group}
+    for fact in (one for one in group if not known[id(one)]):
+        other = next((one for one in group if _differ(one, fact)), None)
+        if other is not None:
+            return [(other, fact) if other.line <= fact.line else (fact, other)]
+    return []
+
+
+def _differ(one: "Fact", other: "Fact") -> bool:
+    return one.target.casefold() != other.target.casefold()
+
+
+def _pair(one: "Fact", other: "Fact") -> str:
+    return " and ".join(f"{one_line(repr(fact.prompt), 80)} ({fact.place})" for fact in (one, other))
+
+
+def _targets(one: "Fact", other: "Fact") -> str:
+    return f"{one_line(repr(one.target), 60)} and {one_line(repr(other.target), 60)}"

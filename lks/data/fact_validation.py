@@ -1,0 +1,110 @@
+"""What makes a fact unusable, found before any model is loaded."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lks.data.fact_text import difference
+from lks.data.templates import normalised
+from lks.io.untrusted import one_line
+from lks.scope.naming import names_subject, spelt, why_unnamed
+
+if TYPE_CHECKING:
+    from lks.data.user_facts import Fact
+
+ODD_ENDINGS = ("...", "…", "_", "{}", "[MASK]", "<mask>")
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """Something wrong in a file.
+
+    Attributes:
+        line: where, from 1; 0 for the file as a whole.
+        what: what is wrong and what to do.
+    """
+
+    line: int
+    what: str
+
+
+def check_each(facts: "Iterable[Fact]") -> list[Bad]:
+    """Find what is wrong with facts, each looked at alone."""
+    return [bad for fact in facts for bad in (*_alone(fact), *_look_alike(fact))]
+
+
+def check_together(facts: "Sequence[Fact]") -> list[Bad]:
+    """Find what is wrong with facts because of others."""
+    return [*_together(facts), *_leaks(facts)]
+
+
+def _alone(fact: "Fact") -> Iterator[Bad]:
+    texts = {"subject": fact.subject, "prompt": fact.prompt, "target": fact.target, "ground_truth": fact.ground_truth}
+    for name, text in texts.items():
+        given = text.rstrip("\n") if name == "prompt" else text  # chat templates end so, and the answer follows on the new line
+        if given != text.strip():
+            yield Bad(fact.line, f"{name} {_short(text)} begins or ends with white space; take it away, spaces are put in where they belong")
+    if not spelt(fact.prompt, fact.subject):
+        yield Bad(fact.line, f"the scope rules do not find subject {_short(fact.subject)} in prompt {_short(fact.prompt)}, {_why(fact, fact.prompt)}")
+    ending = next((odd for odd in ODD_ENDINGS if fact.prompt.rstrip().endswith(odd)), "")
+    if ending:
+        yield Bad(fact.line, f"prompt {_short(fact.prompt)} ends in {ending!r}; end it where the answer follows")
+    elif fact.prompt.rstrip().endswith(f" {fact.target.strip()}"):
+        yield Bad(fact.line, f"prompt {_short(fact.prompt)} ends with its own target; end it where the answer follows")
+    if fact.ground_truth and fact.ground_truth.strip().casefold() == fact.target.strip().casefold():
+        yield Bad(fact.line, f"target {_short(fact.target)} is the old answer (ground_truth); there is nothing to edit")
+    for text in fact.training_paraphrases:
+        if not names_subject(text, fact.subject, *fact.aliases):
+            yield Bad(fact.line, f"training paraphrase {_short(text)} does not name the subject {_short(fact.subject)}, {_why(fact, text)}")
+
+
+def _why(fact: "Fact", text: str) -> str:
+    return why_unnamed(text, fact.subject, fact.aliases)
+
+
+def _look_alike(fact: "Fact") -> Iterator[Bad]:
+    """Characters that people cannot see in a subject, where the prompt only seems to have it."""
+    if found := difference(fact.subject, fact.prompt):
+        yield Bad(fact.line, f"subject {_short(fact.subject)} only looks like what is in the prompt: {found}")
+
+
+def _together(facts: "Sequence[Fact]") -> Iterator[Bad]:
+    prompts: dict[str, Fact] = {}
+    names: dict[str, Fact] = {}
+    for fact in facts:
+        first = prompts.setdefault(fact.prompt.strip(), fact)
+        if first is not fact:
+            same = first.target == fact.target
+            what = "asks the same" if same else f"has the same prompt with the target {_short(first.target)}, here it is {_short(fact.target)}"
+            yield Bad(fact.line, f"{first.place} {what}; keep one of them")
+        if fact.id:
+            first = names.setdefault(fact.id, fact)
+            if first is not fact:
+                yield Bad(fact.line, f"id {_short(fact.id)} is that of {first.place} too")
+
+
+def _leaks(facts: "Sequence[Fact]") -> Iterator[Bad]:
+    """Evaluation prompts that are trained on would measure nothing."""
+    trained: dict[str, tuple[Fact, str]] = {}
+    for fact in facts:
+        for text, what in _labelled(fact.training_paraphrases, "training paraphrase"), _labelled(fact.training_locality, "training locality prompt"):
+            trained |= {normalised(one): (fact, what) for one in text if normalised(one) not in trained}
+    for fact in facts:
+        trained.setdefault(normalised(fact.prompt), (fact, "prompt"))
+    for fact in facts:
+        for name, texts in (("paraphrase", fact.paraphrases), ("locality prompt", [prompt for prompt, _ in fact.locality])):
+            for text in texts:
+                found = trained.get(normalised(text))
+                if found is not None:
+                    owner, what = found
+                    whose = "the" if owner is fact else f"{owner.place}'s"
+                    yield Bad(fact.line, f"{name} {_short(text)} is {whose} {what}, which is trained on; evaluate with another")
+
+
+def _labelled(texts: Iterable[str], what: str) -> tuple[Iterable[str], str]:
+    return texts, what
+
+
+def _short(text: str) -> str:
+    """A text as it may stand in a line, its white space visible."""
+    return repr(text) if len(text) <= 60 and text.isprintable() else repr(one_line(text, 60))

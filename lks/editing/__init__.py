@@ -1,0 +1,1 @@
+"""The contract of methods: an `Editor` makes a `Patch`, which makes a model the edited one."""

@@ -1,0 +1,273 @@
+"""What a method is: `Editor` turns edits into a `Patch`."""
+
+import dataclasses
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from lks.editing.patch import Patch
+from lks.edits import Edit
+from lks.errors import UserError, unknown
+from lks.models.lm import LM
+from lks.models.registry import shape_of
+
+Changes = Literal["nothing", "weights", "activations", "context"]
+Regime = Literal["simultaneous", "sequential"]
+Progress = Callable[[float], None]
+After = Callable[[int, Patch], None]
+"""Called by a sequential method after each edit with its number and the patch as it stands, which is good only during the call."""
+
+
+def silent(fraction: float) -> None:
+    """A `Progress` that shows nothing."""
+
+
+def unwatched(number: int, patch: Patch) -> None:
+    """An `After` that looks at nothing."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NoParams:
+    """Parameters of a method that has none."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lengths:
+    """How long the edits are that a method was made for and measured on.
+
+    Attributes:
+        target: tokens of the longest answer.
+        prompt: tokens of the longest edit prompt.
+        source: the data that have them.
+    """
+
+    target: int
+    prompt: int
+    source: str
+
+
+SHORT = Lengths(16, 26, "zsRE and CounterFact")
+"""Facts in a few words. Tokens as SmolLM2 counts them: the longest target of zsRE's 1,037 records that MEND was measured on, and the longest
+prompt of CounterFact's 10,000."""
+LONG = Lengths(102, 220, "KnowEdit's WikiBio")
+"""Sentences behind passages: the longest target and prompt of its 306 test records (arXiv 2401.01286), in SmolLM2's tokens."""
+
+ParamsT = TypeVar("ParamsT")
+
+
+class Editor(ABC, Generic[ParamsT]):
+    """A knowledge-editing method with its parameters.
+
+    A subclass in a module of `baselines/` (or `lks/method/lks.py`) is found by its module's name; nothing else names it.
+
+    Invariants, checked by the contract tests for every method: the model is the same on return from `edit` as on
+    entry; an empty edit set gives a patch that changes nothing; two runs with one seed give the same patch; a sequential
+    method calls `after` once per edit, in order.
+
+    Attributes:
+        title: how tables call the method ("FT-M").
+        name: registry name, where it is not that of the method's module.
+        source: paper the method is from.
+        changes: what a patch alters.
+        regime: whether edits are made at once or one after the other.
+        params_type: the frozen dataclass of its parameters.
+        presets: model name -> parameters for T edits. "default" serves every model without an entry of its own.
+        trains: whether `prepare` has to be given edits to train on.
+        notes: what `prepare` has to say for the provenance of results, name -> text.
+        effort: the parameter that makes training longer (steps, epochs); "" for a method that trains nothing.
+        step: the parameter that makes its steps larger; "" likewise.
+        made_for: lengths of the edits that the method was made for; None where nobody has said.
+    """
+
+    title: ClassVar[str]
+    name: ClassVar[str] = ""
+    source: ClassVar[str]
+    changes: ClassVar[Changes]
+    regime: ClassVar[Regime]
+    params_type: ClassVar[type]
+    presets: ClassVar[Mapping[str, Callable[[int, str], object]]]
+    trains: ClassVar[bool] = False
+    notes: Mapping[str, str] = MappingProxyType({})
+    effort: ClassVar[str] = ""
+    step: ClassVar[str] = ""
+    made_for: ClassVar[Lengths | None] = None
+
+    def __init__(self, params: ParamsT) -> None:
+        self.params = params
+
+    @classmethod
+    def preset(cls, model: str) -> Callable[[int, str], object] | None:
+        """The preset that serves a model: its own, that of its family (the name's first part), or "default"; None if there is none."""
+        return cls.presets.get(model) or cls.presets.get(model.split("-", maxsplit=1)[0]) or cls.presets.get("default")
+
+    @classmethod
+    def registry_name(cls) -> str:
+        """Return the name by which `lks list methods` and grids know the method."""
+        return str(vars(cls).get("name") or cls.__module__.rpartition(".")[2])
+
+    @classmethod
+    def untuned(cls, blocks: int, dim: int) -> Callable[[int, str], object] | None:
+        """A preset for a model that nobody has tuned the method for: Llama-2-7B's, each block moved to the same relative depth.
+
+        Args:
+            blocks: how many the model has.
+            dim: width of a block state; a method whose step sizes depend on it has a rule of its own.
+
+        Returns:
+            None where there is nothing to go by.
+        """
+        published = cls.presets.get(PUBLISHED)
+        return None if published is None else lambda n_edits, dataset: _moved(published(n_edits, dataset), blocks)
+
+    @classmethod
+    def by_rule(cls, model: str) -> bool:
+        """Return whether parameters for a model come from the rule for untuned models, because there is no preset for it."""
+        return cls.preset(model) is None and cls.has_rule()
+
+    @classmethod
+    def has_rule(cls) -> bool:
+        """Return whether the method has a rule for untuned models; the shape of the model does not matter for that."""
+        return cls.untuned(PUBLISHED_BLOCKS, PUBLISHED_DIM) is not None
+
+    @classmethod
+    def for_model(
+        cls, model: str, dataset: str, n_edits: int, overrides: Mapping[str, str] | None = None, shape: Callable[[], tuple[int, int]] | None = None
+    ) -> Self:
+        """Return the editor with the preset for a model, dataset and number of edits T, some parameters overridden.
+
+        A model without a preset has the parameters of the method's rule for untuned models (`untuned`).
+
+        Args:
+            model: its name.
+            dataset: name of the dataset that the facts are from, or are like; "" for none.
+            n_edits: T.
+            overrides: parameter -> value as text.
+            shape: gives the model's number of blocks and its width, asked only where there is no preset; from the model's files if not given.
+
+        Raises:
+            UserError: an override names no parameter or does not parse as its type, or there is neither a preset nor a rule.
+        """
+        preset = cls.preset(model)
+        if preset is None and cls.has_rule():
+            preset = cls.untuned(*(shape() if shape else shape_of(model)))
+        if preset is None:
+            return cls(_by_hand(cls, model, overrides or {}))  # type: ignore[arg-type]
+        return cls(override(preset(n_edits, dataset), overrides or {}))  # type: ignore[arg-type]
+
+    def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = silent) -> float:
+        """Do what no edit changes (covariances, meta-training), cached on disk (`lks.io.cache`); nothing by default.
+
+        To be called before `edit`, with the same model.
+
+        Args:
+            lm: the unedited model; the same on return as on entry.
+            training: edits to train on, none of which is evaluated.
+            progress: called with the fraction done.
+
+        Returns:
+            Seconds that it took, whenever that was; 0 where there is nothing to do.
+
+        Raises:
+            UserError: the method has to train and `training` is too small.
+        """
+        return 0.0
+
+    def warnings(self, lm: LM, edits: Sequence[Edit]) -> list[str]:
+        """Say, before anything is trained, what this method cannot do or does otherwise with some of the edits.
+
+        Args:
+            lm: the unedited model.
+            edits: all edits to make.
+
+        Returns:
+            One line for people per thing to know, with what to do; nothing by default.
+        """
+        return []
+
+    @abstractmethod
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
+        """Make the edits.
+
+        Args:
+            lm: the unedited model; the same on return as on entry.
+            edits: all edits to make; for a sequential method in this order.
+            seed: of all randomness.
+            progress: called with the fraction done.
+            after: called after each edit of a sequential method with the edit's number and the patch so far; it may ask
+                the model, so the model must be the unedited one whenever it is called.
+        """
+
+
+PUBLISHED, PUBLISHED_BLOCKS, PUBLISHED_DIM = "llama-2-7b-chat", 32, 4096
+"""The model that nearly every paper has parameters for, how many blocks it has and how wide they are."""
+
+
+def _moved(params: object, blocks: int) -> object:
+    """Parameters with their blocks, which count from 0, at the same relative depth of a model of another size, and the fastest precision."""
+    places = ("block", "first_block", "last_block")
+    found = {name: getattr(params, name) for name in places if isinstance(getattr(params, name, None), int)}
+    moved = {name: min(blocks - 1, place * blocks // PUBLISHED_BLOCKS) for name, place in found.items()}
+    fast = {"precision": "fast"} if hasattr(params, "precision") else {}
+    return dataclasses.replace(params, **moved, **fast) if moved or fast else params  # type: ignore[type-var]
+
+
+_SAMPLES: dict[object, str] = {int: "12", float: "0.1", bool: "true"}
+_TEXT = '"..."'
+
+
+def _by_hand(method: type[Editor[ParamsT]], model: str, overrides: Mapping[str, str]) -> object:
+    """Parameters of a method without preset and rule, all that have no default given by hand."""
+    kind = method.params_type
+    fields, hints = dataclasses.fields(kind), get_type_hints(kind)
+    needed = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    lacking = [name for name in needed if name not in overrides]
+    if overrides and not lacking:
+        started = {name: _parse(name, overrides[name], hints[name]) for name in needed}
+        return override(kind(**started), overrides)
+    name = method.registry_name()
+    sample = "".join(f", {key} = {_SAMPLES.get(hints[key], _TEXT)}" for key in lacking or [f.name for f in fields][:1])
+    raise UserError(
+        f"Method {name!r} has no preset for model {model!r}, and no rule for models that it was not tuned for. "
+        f'Give its parameters, in a grid as {{ method = "{name}"{sample} }}, or leave it out for this model.'
+    )
+
+
+def always(params: ParamsT) -> Callable[[int, str], ParamsT]:
+    """A preset that is the same for every T and dataset."""
+    return lambda n_edits, dataset: params
+
+
+def canonical(params: object) -> str:
+    """Parameters as JSON with sorted keys: what `Cell.id` hashes."""
+    return json.dumps(dataclasses.asdict(params), sort_keys=True) if dataclasses.is_dataclass(params) and not isinstance(params, type) else "{}"
+
+
+def override(params: object, changes: Mapping[str, str]) -> object:
+    """`dataclasses.replace` with values given as text, parsed by the field's type.
+
+    Raises:
+        UserError: unknown field or a value that does not parse.
+    """
+    if not changes:
+        return params
+    hints = get_type_hints(type(params))
+    values: dict[str, object] = {}
+    for name, text in changes.items():
+        if name not in hints:
+            raise unknown("parameter", name, hints)
+        values[name] = _parse(name, text, hints[name])
+    return dataclasses.replace(params, **values)  # type: ignore[type-var]
+
+
+def _parse(name: str, text: str, kind: Any) -> object:
+    if get_origin(kind) is tuple:  # tuple[int, ...], written as "3, 4, 5"
+        return tuple(_parse(name, part.strip(), get_args(kind)[0]) for part in text.split(","))
+    try:
+        value: object = TypeAdapter(kind).validate_strings(text)
+        return value
+    except ValidationError as error:
+        raise UserError(f"Parameter {name}={text!r}: {error.errors()[0]['msg']}.") from None

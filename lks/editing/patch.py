@@ -1,0 +1,307 @@
+"""What editing leaves behind: a `Patch` makes a model the edited one inside a `with`."""
+
+import importlib
+import importlib.util
+import json
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self, TypeVar
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lks.errors import DataError, UserError
+from lks.io.untrusted import check_plain, content_of, one_line, parse_json
+from lks.models.lm import LM
+
+FORMAT = 1
+HOMES = {
+    "knowledge_blocks": "lks.method.replacer",
+    "facts in front": "baselines._in_context.retrieval_patch",
+    "serac": "baselines._serac.patch",
+}
+"""Kind of patch -> the module of its class. A kind that is not here is a method's own: its class is in the method's file, in `baselines`."""
+METHODS = "baselines"
+LARGEST_TENSORS = 64 << 30
+"""Bytes of `patch.safetensors`; a dense change of every weight of a model of 7 billion has 28 GB."""
+
+T = TypeVar("T")
+
+
+class Patch(ABC):
+    """The result of editing, apart from the model.
+
+    On leaving `applied`, however it is left, the model is bit for bit what it was. A patched model stays an ordinary
+    `PreTrainedModel`: `generate` and lm-eval need no wrapper.
+    """
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def applied(self, lm: LM) -> AbstractContextManager[None]:
+        """The model is the edited one inside the `with`."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes of the tensors that hold the edits."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """What is saved in `patch.safetensors`."""
+
+    def settings(self) -> dict[str, object]:
+        """What is saved in `patch.json` beside the kind."""
+        return {}
+
+    def fires(self, lm: LM, prompts: Sequence[str]) -> list[bool] | None:
+        """Whether the edits act on each prompt, told from its text alone. A patch with a gate also says so whenever it runs
+        (`lks.models.prefill.FIRED`).
+
+        False is a proof: on this prompt the model is bit for bit the unedited one. True: the edits act or may act.
+
+        Args:
+            lm: the model, whose tokenizer reads the prompts; it is not run.
+            prompts: texts as they are asked, without answers.
+
+        Returns:
+            None where the patch has no gate, or where only running the model tells.
+        """
+        return None
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Names of the edited subjects, as `lks.models.prefill.FOUND` numbers them; empty where the patch does not say which subject it acts for."""
+        return ()
+
+    def context_tokens(self, lm: LM) -> int:
+        """Tokens that a prompt may grow by inside `applied`, for those who size batches."""
+        return 0
+
+    @classmethod
+    @abstractmethod
+    def restore(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
+        """The patch from what was saved."""
+
+    def save(self, folder: Path) -> None:
+        """Write `patch.safetensors` and `patch.json`; the JSON last, so that a folder with it is whole."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = folder / "patch.safetensors.part"  # never through a link: renamed, not written over
+        tensors.unlink(missing_ok=True)
+        save_file({k: v.detach().contiguous().cpu() for k, v in self.tensors().items()}, tensors)
+        tensors.replace(folder / "patch.safetensors")
+        document = {"format": FORMAT, "kind": self.kind, "module": type(self).__module__, "settings": self.settings()}
+        temporary = folder / "patch.json.part"
+        temporary.unlink(missing_ok=True)
+        temporary.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+        temporary.replace(folder / "patch.json")
+
+
+def kinds() -> dict[str, type[Patch]]:
+    """All patch classes that are loaded, by kind."""
+    found: dict[str, type[Patch]] = {}
+    todo: list[type[Patch]] = list(Patch.__subclasses__())
+    while todo:
+        patch = todo.pop()
+        todo.extend(patch.__subclasses__())
+        if "kind" in vars(patch):
+            found[patch.kind] = patch
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """`patch.json`."""
+
+    format: int
+    kind: str
+    module: str
+    settings: dict[str, object]
+
+
+def _method_modules() -> set[str]:
+    """The files of methods, those of the folder `LKS_METHODS` among them."""
+    if importlib.util.find_spec(METHODS) is None:
+        return set()
+    return {f"{METHODS}.{part.name}" for part in pkgutil.iter_modules(importlib.import_module(METHODS).__path__) if not part.ispkg}
+
+
+def _kind(folder: Path, document: _Document) -> type[Patch]:
+    """The class of a saved patch; its module is imported if nobody has yet, and must be one of this program's own: importing runs code.
+
+    The module that a patch names counts for kinds of single methods alone: where the others are may change after a patch was saved.
+    """
+    if document.kind not in kinds():
+        module = HOMES.get(document.kind, document.module)
+        if module not in HOMES.values() and module not in _method_modules():
+            made = f"of kind {document.kind!r}, made by {one_line(document.module)}"
+            raise UserError(f"Patch {folder} is {made}, which is not installed as a part of this program. Update it, or edit again.")
+        importlib.import_module(module)
+    if document.kind not in kinds():
+        raise ValueError(f"{document.module} has no patch of kind {document.kind!r}")
+    return kinds()[document.kind]
+
+
+def load(folder: Path) -> Patch:
+    """The patch saved in a folder, which may come from a stranger: nothing in it is run, and nothing it declares is made room for unseen.
+
+    Raises:
+        UserError: no patch there, a damaged one, or one of a newer format.
+    """
+    file = folder / "patch.safetensors"
+    try:
+        raw = parse_json(content_of(folder / "patch.json"))
+        if isinstance(raw, dict) and isinstance(raw.get("format"), int) and raw["format"] > FORMAT:
+            raise UserError(f"Patch {folder} has format {raw['format']}; this version reads {FORMAT}. Upgrade lks-grid or edit again.")
+        document = checked(_Document, raw)
+        if document.format != FORMAT:
+            raise ValueError(f"format {document.format}")
+        kind = _kind(folder, document)
+        check_plain(file, LARGEST_TENSORS)
+        return kind.restore(load_file(file), document.settings)
+    except FileNotFoundError:
+        if not folder.exists():
+            raise UserError(f"{folder} does not exist. Name the folder of a patch.") from None
+        raise UserError(f"No patch in {folder}: patch.json and patch.safetensors are needed. Name another folder, or edit again.") from None
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, IndexError, RuntimeError, OverflowError) as error:
+        what = one_line(f"{type(error).__name__}: {error}")
+        raise DataError(f"Damaged patch in {folder} ({what}). Delete the folder and edit again.") from error
+
+
+def checked(kind: type[T], settings: object) -> T:
+    """Settings from JSON as a dataclass: every field there, of its own type, numbers finite; fields that it does not have are ignored.
+
+    Args:
+        kind: the dataclass.
+        settings: as `json` gives them.
+
+    Raises:
+        ValueError: they are something else; names the field.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(settings, allow_nan=False), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'settings'}: {first['msg']}") from None
+
+
+def check_tensor(name: str, tensor: Tensor, *shape: int | None) -> Tensor:
+    """A tensor of floating-point numbers with so many dimensions.
+
+    Args:
+        name: for the error message.
+        tensor: what was saved.
+        shape: size of each dimension; None for any.
+
+    Raises:
+        ValueError: it is of another type or shape.
+    """
+    fits = tensor.ndim == len(shape) and all(wanted in (None, size) for wanted, size in zip(shape, tensor.shape, strict=True))
+    if not fits or not tensor.is_floating_point():
+        raise ValueError(f"{name} is of shape {tuple(tensor.shape)} and type {tensor.dtype}")
+    return tensor
+
+
+class NoPatch(Patch):
+    """The unedited model."""
+
+    kind = "nothing"
+    nbytes = 0
+
+    @contextmanager
+    def applied(self, lm: LM) -> Iterator[None]:
+        """Change nothing."""
+        yield
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Nothing to save."""
+        return {}
+
+    @classmethod
+    def restore(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
+        """Nothing to restore."""
+        return cls()
+
+
+class WeightPatch(Patch):
+    """Changed weights: parameter name -> difference to the unedited weight, dense or as two factors.
+
+    A low-rank difference is stored as `name.left` [out, rank] and `name.right` [rank, in].
+    """
+
+    kind = "weights"
+
+    def __init__(self, deltas: dict[str, Tensor]) -> None:
+        self.deltas = deltas
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all differences as stored."""
+        return sum(t.numel() * t.element_size() for t in self.deltas.values())
+
+    def difference(self, name: str) -> Tensor:
+        """The dense difference of one parameter."""
+        if name in self.deltas:
+            return self.deltas[name]
+        return self.deltas[f"{name}.left"] @ self.deltas[f"{name}.right"]
+
+    def _shape(self, name: str) -> torch.Size:
+        """Of a difference, which is not made for it."""
+        if name in self.deltas:
+            return self.deltas[name].shape
+        return torch.Size((self.deltas[f"{name}.left"].shape[0], self.deltas[f"{name}.right"].shape[1]))
+
+    @property
+    def names(self) -> list[str]:
+        """The parameters that change."""
+        return sorted({n.removesuffix(".left").removesuffix(".right") for n in self.deltas})
+
+    @contextmanager
+    def applied(self, lm: LM) -> Iterator[None]:
+        """Add the differences; put the very same values back on leaving.
+
+        Raises:
+            UserError: the model has no parameter of such a name and shape.
+        """
+        parameters = dict(lm.model.named_parameters())
+        for name in self.names:
+            if name not in parameters or parameters[name].shape != self._shape(name):
+                raise UserError(f"The patch changes {name} of shape {tuple(self._shape(name))}, which {lm.name or 'the model'} has not. Edit again.")
+        kept: dict[str, Tensor] = {}
+        try:
+            with torch.no_grad():
+                for name in self.names:
+                    kept[name] = parameters[name].detach().clone()
+                    parameters[name].add_(self.difference(name).to(parameters[name]))
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in kept.items():
+                    parameters[name].copy_(value)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The differences."""
+        return self.deltas
+
+    @classmethod
+    def restore(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
+        """The differences as read.
+
+        Raises:
+            ValueError: no floating-point numbers, or factors that do not fit together.
+        """
+        patch = cls(tensors)
+        for name in patch.names:
+            if name in tensors:
+                check_tensor(name, tensors[name], *(None,) * tensors[name].ndim)
+            else:
+                left = check_tensor(f"{name}.left", tensors[f"{name}.left"], None, None)
+                check_tensor(f"{name}.right", tensors[f"{name}.right"], left.shape[1], None)
+        return patch

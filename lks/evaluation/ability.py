@@ -1,0 +1,223 @@
+"""General ability of a model as it stands, edited or not: lm-eval in this process, one row per document.
+
+The caller applies the patch. Prompts are the same for every model: examples in prompts are drawn with lm-eval's default seed before each run,
+and a limit takes the same documents of a task whatever the model.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+
+from lks.editing.editor import Progress, silent
+from lks.errors import UserError
+from lks.models.lm import LM
+from lks.results.ability_rows import AbilityRow
+
+if TYPE_CHECKING:
+    from lks.evaluation.lm_eval_model import Asked
+
+__all__ = ["AbilityRow", "Battery", "Known"]
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+"""Of how tasks are asked here; a change makes earlier results those of another battery."""
+
+Result = tuple[float, bool] | str
+"""Of a likelihood: log p, and whether the answer is the greedy continuation; of a generation: its text."""
+Acts = Callable[[Sequence[str]], list[bool] | None]
+"""Whether a patch's edits act on each prompt, told from its text (`Patch.fires`); None: they may act on all."""
+
+
+class Mismatch(Exception):
+    """A stored answer of the unedited model is not what the model says, though the edits should not act."""
+
+
+class Known:
+    """What the unedited model answered to the same battery, to be used again where a patch's edits do not act.
+
+    There the edited model is bit for bit the unedited one, so the answer is the same. A sample is computed all the same: see `Battery.run`.
+
+    Args:
+        answers: by the key of their request.
+        acts: whether the edits act on each prompt.
+    """
+
+    def __init__(self, answers: Mapping[str, Result], acts: Acts) -> None:
+        self.answers, self.acts = answers, acts
+
+    @classmethod
+    def of(cls, rows: Iterable[AbilityRow], acts: Acts) -> Self:
+        """From the unedited model's stored rows."""
+        pairs = (pair for row in rows if row.requests for pair in json.loads(row.requests))
+        return cls({name: result if isinstance(result, str) else (float(result[0]), bool(result[1])) for name, result in pairs}, acts)
+
+
+class Battery:
+    """Tests of ability, their documents in memory and ready to be asked of any number of models.
+
+    Args:
+        names: of tasks or groups (`lks.evaluation.ability_tasks`).
+        limit: documents per task, a seeded sample that depends on the task alone; a smaller limit takes a part of a larger one's. None: all.
+        batch_tokens: padded tokens per batch, by default 4096 on a CPU and 8192 on a GPU; decides no answer beyond rounding.
+
+    Attributes:
+        tasks: lm-eval's task objects by name.
+        identity: hash of all that decides the answers of a model: lm-eval's version, names and versions of the tasks, every prompt with its
+            examples, every right answer (so the documents and the limit too).
+
+    Raises:
+        UserError: no such task, or one that cannot be run here.
+        DataError: documents that are missing or damaged.
+    """
+
+    def __init__(self, names: Sequence[str], limit: int | None = None, batch_tokens: int | None = None) -> None:
+        from lks.evaluation.ability_tasks import calm, load
+
+        if limit is not None and limit < 1:
+            raise UserError(f"A test of ability needs at least one document per task, not {limit}. Raise the limit, or give none.")
+        self.batch_tokens = batch_tokens
+        digest = hashlib.sha256(f"{VERSION} {version('lm_eval')}".encode())
+        with calm():
+            self.tasks = load(names)
+            self.samples = None if limit is None else {name: _chosen(name, len(task.eval_docs), limit) for name, task in self.tasks.items()}
+            self.size = 0
+            self._reseed()
+            for name, task in sorted(self.tasks.items()):
+                task.build_all_requests(samples=self.samples[name] if self.samples else None)
+                self.size += len(task.instances)
+                digest.update(json.dumps([name, str(task.VERSION)]).encode())
+                for one in task.instances:
+                    digest.update(f"{key(one.request_type, one.args)} {_json(task.doc_to_target(one.doc))}\n".encode())
+        self.identity = digest.hexdigest()[:16]
+
+    def run(self, lm: LM, draw: int = 0, known: Known | None = None, progress: Progress = silent, context: int = 0) -> list[AbilityRow]:
+        """Ask everything of the model as it stands.
+
+        Answers in `known` are used again where `known.acts` says that the edits do not act and the whole prompt fits the window. At least 8 of
+        them and 2 %, chosen by a seed, are computed again. In float32 all of those must be the same (log p within 1e-4, texts equal); in less
+        precise numbers a fifth may differ, for rounding depends on the batch there. If not, nothing is used again and everything is asked.
+
+        Args:
+            lm: the model, with a patch applied or without.
+            draw: stored with each row.
+            known: answers of the unedited model to this battery (the same `identity`, model and number format).
+            progress: called with the fraction done.
+            context: tokens that each prompt may grow by (`Patch.context_tokens`).
+
+        Returns:
+            Rows by task, document, filter and metric; one per document and metric that is a number for each document.
+        """
+        try:
+            return self._run(lm, draw, known, progress, context)
+        except Mismatch as found:
+            logger.warning("%s are not what the model says; everything is asked.", found)
+            return self._run(lm, draw, None, progress, context)
+
+    def _run(self, lm: LM, draw: int, known: Known | None, progress: Progress, context: int) -> list[AbilityRow]:
+        from lm_eval import evaluator
+
+        from lks.evaluation.ability_tasks import calm
+        from lks.evaluation.lm_eval_model import Asked
+
+        with calm():
+            self._reseed()
+            asked = Asked(lm, known, self.size, progress, context=context, batch_tokens=self.batch_tokens)
+            found = evaluator.evaluate(lm=asked, task_dict={"tasks": self.tasks}, samples=self.samples, bootstrap_iters=0)
+        _note_shortened(asked)
+        return [row for name, task in self.tasks.items() for row in _rows(draw, name, task, found["samples"][name])]
+
+    def _reseed(self) -> None:
+        """Without it lm-eval would draw other examples for each run."""
+        from lks.evaluation.ability_tasks import SEED
+
+        for task in self.tasks.values():
+            task.set_fewshot_seed(SEED)
+
+
+def key(kind: str, args: Sequence[Any]) -> str:
+    """Name of a request by all that is asked in it."""
+    return hashlib.sha256(_json([kind, *args]).encode()).hexdigest()[:16]
+
+
+def agree(before: Result, now: Result, dtype: torch.dtype) -> bool:
+    """Whether two answers are the same but for rounding."""
+    if isinstance(before, str) or isinstance(now, str):
+        return before == now
+    tolerance = 1e-4 if dtype == torch.float32 else 0.2
+    return abs(before[0] - now[0]) <= tolerance or before[0] == now[0] or (math.isnan(before[0]) and math.isnan(now[0]))
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def _chosen(name: str, count: int, limit: int) -> list[int] | None:
+    """The documents of a task that a limit takes, ascending (lm-eval numbers them in that order); None for all."""
+    if limit >= count:
+        return None
+    order = list(range(count))
+    random.Random(f"ability {name}").shuffle(order)
+    return sorted(order[:limit])
+
+
+def _note_shortened(asked: "Asked") -> None:
+    if asked.shortened:
+        logger.warning("%d requests did not fit the model's window of %d tokens and lost their beginning.", asked.shortened, asked.max_length)
+
+
+def _rows(draw: int, name: str, task: Any, documents: Iterable[Mapping[str, Any]]) -> list[AbilityRow]:
+    """Rows of one task from lm-eval's samples, of which there is one for each document and filter."""
+    rows: list[AbilityRow] = []
+    last = -1
+    for one in sorted(documents, key=lambda one: int(one["doc_id"])):
+        for metric in one["metrics"]:
+            score = one[metric]
+            if not isinstance(score, int | float | np.number | np.bool_):  # a pair to be aggregated, as F1 has
+                continue
+            full = metric if one["filter"] == "none" else f"{metric},{one['filter']}"
+            requests = _requests(one) if one["doc_id"] != last else ""
+            last = one["doc_id"]
+            rows.append(AbilityRow(draw, name, full, int(last), float(score), _target(task, one), _response(task, one), requests))
+    if not rows:
+        logger.warning("Task %s has no score per document: nothing is kept of it.", name)
+    return rows
+
+
+def _requests(one: Mapping[str, Any]) -> str:
+    """What was asked and answered; of repeated requests the first answer."""
+    pairs = []
+    for args, (answer, *_) in zip(one["arguments"], one["resps"], strict=True):
+        kind = "generate_until" if isinstance(answer, str) else "loglikelihood" if isinstance(answer, tuple | list) else "loglikelihood_rolling"
+        pairs.append([key(kind, args), answer])
+    return json.dumps(pairs, ensure_ascii=False)
+
+
+def _target(task: Any, one: Mapping[str, Any]) -> str:
+    """The right answer in words."""
+    target = one["target"]
+    choices = task.doc_to_choice(one["doc"]) if task.OUTPUT_TYPE == "multiple_choice" else []
+    if isinstance(target, int) and 0 <= target < len(choices):
+        target = choices[target]
+    return target if isinstance(target, str) else _json(target)
+
+
+def _response(task: Any, one: Mapping[str, Any]) -> str:
+    """What the model answered, in words; of a single likelihood only whether the right answer is the greedy one."""
+    answers = [answer for answer, *_ in one["resps"]]
+    if isinstance(answers[0], str):
+        return answers[0]
+    if isinstance(answers[0], float):
+        return ""
+    if len(answers) == 1:
+        return _target(task, one) if answers[0][1] else ""
+    choices = task.doc_to_choice(one["doc"]) if task.OUTPUT_TYPE == "multiple_choice" else [args[1].strip() for args in one["arguments"]]
+    return str(choices[int(np.argmax([answer[0] for answer in answers[: len(choices)]]))])

@@ -1,0 +1,132 @@
+"""The scope of any patch that has a gate, found by running it: on which prompts do its edits act?
+
+A scope cell (`lks.evaluation.scope_decisions`) builds a scope indicator and makes no edits, so it knows the methods that have one. Here the edits are
+made already, and every method with a gate is asked in one way: its hooks write down at prefill for whom they act (`lks.models.prefill.FIRED`,
+`FOUND`). Decisions are of the same kind in both. Time per prompt is not measured: in a forward pass deciding is not apart from the rest.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from random import Random
+from typing import Literal, get_args
+
+import torch
+
+from lks.data.synthetic_text import sentences
+from lks.editing.patch import Patch
+from lks.edits import Case, Edit, spellings_of
+from lks.evaluation.scope_decisions import PROBES, Asked, asked
+from lks.evaluation.scope_prompts import carrier
+from lks.models.frozen_prefix import batches
+from lks.models.generation import positions
+from lks.models.lm import LM
+from lks.models.prefill import FIRED, FOUND
+from lks.results.decisions import Decision
+from lks.scope.misspellings import Form, written
+
+Variant = Literal["typo", "case", "alias"]
+FORMS: dict[Variant, Form] = {"typo": "one typo", "case": "lower case"}
+ROOM = 4
+"""A quarter of the model's window is left to what in-context methods put in front: longer prompts are left out, whatever the method."""
+
+
+def decide(lm: LM, patch: Patch, cases: Sequence[Case], spare: Iterable[Case], draw: int, probes: int = PROBES, seed: int = 0) -> list[Decision]:
+    """A decision on each of many prompts, set by set: those of `lks.evaluation.scope_decisions.asked`, `variants` and plain text.
+
+    Where a patch does not say which subject it acts for, a decision that fired has found "", and "" is expected of all: such a patch
+    has a rate of firing and none of right subjects.
+
+    Args:
+        lm: the unedited model; it is left as it was.
+        patch: made from the edits of `cases`.
+        cases: the edited cases of one draw.
+        spare: cases that are not edited.
+        draw: stored with each decision.
+        probes: at most so many prompts of each set.
+        seed: of the variants.
+
+    Returns:
+        Nothing for a patch without a gate.
+    """
+    if acted(lm, patch, [case.edit.prompt for case in cases[:1]]) is None:
+        return []
+    plain = [Asked("plain", i, "", text) for i, text in enumerate(sentences(probes))]
+    prompts = _fitting(lm, [*asked(cases, spare, probes), *variants(cases, probes, seed), *plain])
+    fired = acted(lm, patch, [one.prompt for one in prompts]) or []
+    if not patch.subjects:
+        prompts = [replace(one, subject_expected="") for one in prompts]
+    return [Decision(draw, one.probe_set, one.probe, one.case_id, found, one.subject_expected) for one, found in zip(prompts, fired, strict=True)]
+
+
+def variants(edited: Sequence[Case], probes: int, seed: int = 0) -> list[Asked]:
+    """Edit prompts with their subject spelt in another way, at most so many of each kind: "typo", "case" and "alias".
+
+    A typo is one letter inserted, left out, wrong or swapped with the next; "case" is lower case; of several aliases one is drawn. They
+    depend on the case and the seed alone. What is, but for case, a name of another edited subject is left out, and so are prompts that do
+    not mention their subject exactly once.
+    """
+    owners: dict[str, set[str]] = {}
+    for subject, names in spellings_of([case.edit for case in edited]).items():
+        for name in names:
+            owners.setdefault(name.casefold(), set()).add(subject)
+    found: list[Asked] = []
+    for kind in get_args(Variant):
+        own = islice(_respelt(edited, kind, owners, seed), probes)
+        found += [Asked(kind, i, case.case_id, text, case.edit.subject) for i, (case, text) in enumerate(own)]
+    return found
+
+
+def _respelt(edited: Sequence[Case], kind: Variant, owners: dict[str, set[str]], seed: int) -> Iterator[tuple[Case, str]]:
+    """Each case with its edit prompt in another spelling, where there is one."""
+    for case in edited:
+        subject, frame = case.edit.subject, carrier(case.edit.prompt, case.edit.subject)
+        name = _spelling(case.edit, kind, Random(f"{seed} {kind} {case.case_id}"))
+        if frame and name and owners.get(name.casefold(), {subject}) == {subject}:
+            yield case, frame.replace("{}", name, 1)
+
+
+def _spelling(edit: Edit, kind: Variant, rng: Random) -> str | None:
+    """Another spelling of the subject, None if it has none."""
+    if kind in FORMS:
+        return written(FORMS[kind], edit.subject, rng)
+    aliases = [alias for alias in edit.aliases if alias.casefold() != edit.subject.casefold()]
+    return rng.choice(aliases) if aliases else None
+
+
+def _fitting(lm: LM, prompts: Sequence[Asked]) -> list[Asked]:
+    """The prompts that leave room in the model's window."""
+    window = int(lm.model.config.max_position_embeddings)
+    encoded = lm.encode([one.prompt for one in prompts], [""] * len(prompts))
+    return [one for one, row in zip(prompts, encoded, strict=True) if len(row.ids) <= window - window // ROOM]
+
+
+@torch.no_grad()
+def acted(lm: LM, patch: Patch, prompts: Sequence[str], batch_tokens: int = 4096) -> list[tuple[str, ...]] | None:
+    """For each prompt the subject that the edits act for, () where they do not act; None for a patch without a gate.
+
+    Prompts of which the text alone proves that nothing acts (`Patch.fires`) are not run.
+
+    Args:
+        lm: the unedited model.
+        patch: whose edits.
+        prompts: texts without answers.
+        batch_tokens: padded tokens per forward pass.
+    """
+    may = patch.fires(lm, prompts)
+    places = [i for i in range(len(prompts)) if may is None or may[i]]
+    rows = [encoded.ids for encoded in lm.encode([prompts[i] for i in places], [""] * len(places))]
+    grows, names = patch.context_tokens(lm), patch.subjects
+    found: list[tuple[str, ...]] = [()] * len(prompts)
+    with patch.applied(lm):
+        for chosen in batches([len(row) + grows for row in rows], batch_tokens):
+            ids, mask = lm.pad([rows[i] for i in chosen], "left")
+            out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
+            told = getattr(out.past_key_values, "carried", {})
+            if FIRED not in told:
+                return None
+            fired = told[FIRED].tolist()
+            subjects = told[FOUND].tolist() if names else [-1] * len(chosen)
+            for i, acts, subject in zip(chosen, fired, subjects, strict=True):
+                found[places[i]] = (names[subject] if subject >= 0 else "",) if acts else ()
+    return found

@@ -1,0 +1,143 @@
+"""What a piece of work costs: seconds and peak memory; and what a patch costs whoever runs the edited model."""
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from lks.editing.editor import Progress, silent
+from lks.editing.patch import Patch
+from lks.models.generation import positions
+from lks.models.lm import LM
+from lks.results.rows import Timing
+
+
+@dataclass(slots=True)
+class Meter:
+    """Filled in when `measured` is left.
+
+    Attributes:
+        seconds: wall time.
+        peak_bytes: most memory held: allocated on the GPU if there is one, else the process's resident set.
+    """
+
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+
+@contextlib.contextmanager
+def measured() -> Iterator[Meter]:
+    """Measure what runs inside the `with`."""
+    meter = Meter()
+    _reset_peak()
+    start = time.perf_counter()
+    try:
+        yield meter
+    finally:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        meter.seconds = time.perf_counter() - start
+        meter.peak_bytes = peak_bytes()
+
+
+def _reset_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with contextlib.suppress(OSError):  # Linux only; elsewhere the peak is that of the process
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes() -> int:
+    """Peak memory since the last reset (on a GPU or on Linux), else of the process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        status = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+BATCHES = (1, 32)
+"""Batch sizes at which overhead is measured."""
+SECONDS = 20.0
+"""So long measuring it may take, whatever the model. A prefill that needs more than a share of it is not measured."""
+FEWEST, MOST = 4, 30
+"""Pairs of prefills of one batch size: fewer say nothing, more are not needed."""
+_BETWEEN = 8
+"""A batch size that is tried once before the largest, to know how long that takes."""
+
+
+@torch.no_grad()
+def overheads(lm: LM, patch: Patch, prompts: Sequence[str], draw: int = 0, seconds: float = SECONDS, progress: Progress = silent) -> list[Timing]:
+    """Time prefills without and with a patch in force, in pairs that take turns in being first.
+
+    How many pairs there are depends on how long they take. A batch size of which fewer than `FEWEST` pairs fit into the time has none: that is
+    known from smaller ones before it is begun. `benchmarks/inference_overhead.py` measures with more care.
+
+    Args:
+        lm: the unedited model; the same on return.
+        patch: whose overhead.
+        prompts: asked in turn; repeated where they are too few.
+        draw: stored with each pair.
+        seconds: for all of it; one prefill alone may take longer.
+        progress: called with the fraction done.
+    """
+    rows = [encoded.ids for encoded in lm.encode(prompts[: max(BATCHES)], [""] * min(len(prompts), max(BATCHES)))]
+    began = time.monotonic()
+    found: list[Timing] = []
+    longest, before = 0.0, 1
+    for size, share, most in ((BATCHES[0], 0.25, MOST), (_BETWEEN, 1.0, 0), (BATCHES[1], 1.0, MOST)):
+        until = began + share * seconds
+        if time.monotonic() + (1 + FEWEST if most else 1) * longest * size / before > until:
+            break
+        ids, mask = lm.pad([rows[i % len(rows)] for i in range(size)], side="left")
+        pairs, longest = _pairs(lm, patch, partial(_prefill, lm, ids, mask), (until, most), lambda: progress((time.monotonic() - began) / seconds))
+        before = size
+        found += [Timing(draw, size, number, *pair) for number, pair in enumerate(pairs)] if len(pairs) >= FEWEST else []
+    progress(1.0)
+    return found
+
+
+def _pairs(
+    lm: LM, patch: Patch, prefill: Callable[[], float], limits: tuple[float, int], tell: Callable[[], None]
+) -> tuple[list[tuple[float, float]], float]:
+    """Time pairs until a time, up to so many, after one that warms up.
+
+    Returns:
+        Seconds without and with the patch of each pair but the first; and what the longest pair took with all about it.
+    """
+    until, most = limits
+    pairs: list[tuple[float, float]] = []
+    longest = 0.0
+    while len(pairs) <= most and (not pairs or time.monotonic() + longest < until):
+        start = time.monotonic()
+        plain = prefill() if len(pairs) % 2 else None
+        with patch.applied(lm):
+            patched = prefill()
+        pairs.append((prefill() if plain is None else plain, patched))
+        longest = max(longest, time.monotonic() - start) if len(pairs) > 2 else time.monotonic() - start
+        tell()
+    return pairs[1:], longest
+
+
+def _prefill(lm: LM, ids: torch.Tensor, mask: torch.Tensor) -> float:
+    """Seconds of one prefill."""
+    start = _now()
+    lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
+    return _now() - start
+
+
+def _now() -> float:
+    """Seconds, all earlier work on the GPU done; without a GPU of processor time, which other work on the machine does not lengthen."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()

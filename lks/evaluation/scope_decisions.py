@@ -1,0 +1,191 @@
+"""What a scope cell does: names of the edits -> scope indicator, with its gate if it has one -> a decision on each of many prompts.
+
+No edit is made and no model is asked. A model is needed only for the states that a gate looks at, and stays as it is.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from lks.editing.editor import Progress, silent
+from lks.edits import Case, Edit, spellings_of
+from lks.errors import UserError
+from lks.evaluation.profiling import measured
+from lks.evaluation.scope_prompts import abilities
+from lks.method.params import GateKind
+from lks.method.relation_gate import RelationGate
+from lks.models.frozen_prefix import last_states
+from lks.models.lm import LM
+from lks.results.cells import Cell, Costs
+from lks.results.decisions import Decision
+from lks.scope.exact import ScopeKind, make_scope
+
+PROBES = 500
+"""At most so many prompts of each set and draw: a share is then known to 4.4 points at worst, and the slowest rules, which compare a
+prompt with every name, take seconds for a set and not minutes."""
+
+
+@runtime_checkable
+class _Scoped(Protocol):
+    """Parameters of a method that has an edit scope indicator."""
+
+    scope: ScopeKind
+    gate: GateKind
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeParams:
+    """What of a method's parameters decides which prompts its edits apply to.
+
+    Attributes:
+        scope: kind of the scope indicator.
+        gate: kind of the gate behind it.
+        block: the block whose output the gate looks at; -1 without a gate.
+        probes: at most so many prompts of each set and draw.
+    """
+
+    scope: ScopeKind
+    gate: GateKind
+    block: int
+    probes: int = PROBES
+
+
+def scope_params(method: str, params: object) -> ScopeParams:
+    """The part of a method's parameters that a scope cell depends on.
+
+    Raises:
+        UserError: the method has no edit scope indicator.
+    """
+    if not isinstance(params, _Scoped):
+        raise UserError(f'Method {method!r} has no edit scope indicator (no parameter "scope"). A grid with measure = "scope" cannot name it.')
+    return ScopeParams(params.scope, params.gate, -1 if params.gate == "none" else params.block)
+
+
+class Indicator:
+    """Which edited subjects a prompt is taken to be about.
+
+    Args:
+        edits: what would be edited; at least one.
+        params: kind of scope and gate.
+        lm: the unedited model, if there is a gate.
+        seed: of the gate's fit.
+
+    Raises:
+        UserError: the model has no such block.
+    """
+
+    def __init__(self, edits: Sequence[Edit], params: ScopeParams, lm: LM | None = None, seed: int = 0) -> None:
+        names = spellings_of(edits)
+        self.subjects = list(names)
+        self._scope = make_scope(params.scope, list(names.values()))
+        self._lm, self._block, self._gate = lm, params.block, None
+        if params.gate != "none":
+            if lm is None:
+                raise ValueError("a gate needs a model")
+            lm.block(params.block)
+            self._gate = RelationGate.fit(lm, params.block, edits, {subject: i for i, subject in enumerate(names)}, seed=seed)
+
+    def find(self, prompts: Sequence[str]) -> list[tuple[str, ...]]:
+        """The subjects of each prompt, each once."""
+        found = [list(dict.fromkeys(mention.subject_index for mention in self._scope.find(prompt))) for prompt in prompts]
+        if self._gate is not None:
+            found = self._let_through(self._gate, prompts, found)
+        return [tuple(self.subjects[subject] for subject in subjects) for subjects in found]
+
+    def _let_through(self, gate: RelationGate, prompts: Sequence[str], found: list[list[int]]) -> list[list[int]]:
+        """What is left behind the gate, which looks at the last token of each prompt that mentions a subject."""
+        pairs = [(number, subject) for number, subjects in enumerate(found) for subject in subjects]
+        if not pairs or self._lm is None:
+            return found
+        rows = {number: row for row, number in enumerate(dict(pairs))}
+        states = last_states(self._lm, self._block, [prompts[number] for number in rows]).float()
+        row, mentioned = torch.tensor([(rows[number], subject) for number, subject in pairs], device=states.device).T
+        left: list[list[int]] = [[] for _ in prompts]
+        for (number, subject), is_open in zip(pairs, gate.opens(states[row], mentioned).tolist(), strict=True):
+            if is_open:
+                left[number].append(subject)
+        return left
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prompt to decide on; the other fields are those of its `Decision`."""
+
+    probe_set: str
+    probe: int
+    case_id: str
+    prompt: str
+    subject_expected: str = ""
+
+
+def asked(edited: Sequence[Case], spare: Iterable[Case], probes: int) -> list[Asked]:
+    """All prompts for one draw, set by set, so many of each at most.
+
+    Tests of abilities are left out where their data is not there.
+
+    Args:
+        edited: the cases of the draw.
+        spare: cases that are not edited; those about a subject that is edited are passed over.
+        probes: of each set.
+    """
+    subjects = {name.casefold() for case in edited for name in (case.edit.subject, *case.edit.aliases)}
+    found: list[Asked] = []
+    for kind in ("edit", "paraphrase", "locality"):
+        own = ((case, probe.prompt) for case in edited for probe in case.probes if probe.kind == kind)
+        found += [Asked(kind, i, case.case_id, text, case.edit.subject) for i, (case, text) in enumerate(islice(own, probes))]
+    others = (case for case in spare if case.edit.subject.casefold() not in subjects)
+    found += [Asked("others", i, case.case_id, case.edit.prompt) for i, case in enumerate(islice(others, probes))]
+    for ability in abilities():
+        name = ability.name.lower().replace("-", "")
+        found += [Asked(name, i, "", prompt.text) for i, prompt in enumerate(ability.prompts[:probes])]
+    return found
+
+
+def decide(indicator: Indicator, draw: int, prompts: Sequence[Asked], progress: Progress = silent) -> list[Decision]:
+    """A decision on each prompt; `progress` after each set."""
+    made: list[Decision] = []
+    for _, group in groupby(prompts, lambda one: one.probe_set):
+        one_set = list(group)
+        for one, found in zip(one_set, indicator.find([one.prompt for one in one_set]), strict=True):
+            made.append(Decision(draw, one.probe_set, one.probe, one.case_id, found, one.subject_expected))
+        progress(len(made) / len(prompts))
+    return made
+
+
+def decisions_of(
+    cell: Cell,
+    params: object,
+    sets: Sequence[Sequence[Case]],
+    spare: Sequence[Case],
+    load: Callable[[], LM],
+    progress: Callable[[str, int], Progress],
+) -> tuple[list[Decision], Costs]:
+    """What a scope cell stores and what it cost.
+
+    Args:
+        cell: the cell.
+        params: of its method.
+        sets: its draws.
+        spare: cases of none of them.
+        load: the model, called only if there is a gate.
+        progress: of a stage and draw.
+
+    Raises:
+        UserError: the method has no edit scope indicator.
+    """
+    scope = scope_params(cell.method, params)
+    lm = None if scope.gate == "none" else load()
+    made: list[Decision] = []
+    costs = Costs()
+    for number, cases in enumerate(sets):
+        with measured() as making:
+            indicator = Indicator([case.edit for case in cases], scope, lm, cell.seed + number)
+        with measured() as asking:
+            made += decide(indicator, number, asked(cases, spare, scope.probes), progress("scope", number))
+        peak = max(costs.peak_bytes, making.peak_bytes, asking.peak_bytes)
+        costs = Costs(prepare_s=costs.prepare_s + making.seconds, ask_s=costs.ask_s + asking.seconds, peak_bytes=peak)
+    return made, costs

@@ -1,0 +1,105 @@
+"""Patches of several draws on one model at once, each acting on the rows of its own draw: what is asked of them shares batches.
+
+A question about one edit is a batch of a few rows, and a forward pass of a few rows costs as much as one of many. So the draws of a cell are asked
+together where their patches can act by row (`lks.evaluation.row_patches`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from lks.editing.patch import Patch, WeightPatch
+from lks.evaluation.row_patches import Group, RowPatch, row_wise
+from lks.models.lm import LM
+from lks.models.prefill import FIRED, Prefills, removed
+
+OWNERS: ContextVar[Sequence[int] | None] = ContextVar("owners", default=None)
+"""The draw of each row of the prefill that follows."""
+_OWNER = "owner"
+"""In `Pass.carried`: [batch] the draw of each row."""
+
+
+@contextmanager
+def owned_by(draws: Sequence[int]) -> Iterator[None]:
+    """Say which draw each row of a prefill inside the `with` belongs to."""
+    token = OWNERS.set(draws)
+    try:
+        yield
+    finally:
+        OWNERS.reset(token)
+
+
+class SideBySide:
+    """Patches beside one model.
+
+    Args:
+        lm: the model.
+        patches: draw -> its patch, ready for rows.
+    """
+
+    def __init__(self, lm: LM, patches: Mapping[int, RowPatch]) -> None:
+        self._lm, self._patches = lm, dict(patches)
+        self._prefills = Prefills()
+        self._groups: tuple[Tensor, list[Group]] | None = None
+
+    @classmethod
+    def of(cls, lm: LM, patches: Mapping[int, Patch]) -> Self | None:
+        """Patches that can act by row; None where one cannot."""
+        inside = {name for name, parameter in lm.model.named_parameters() if any(parameter is own for own in lm.decoder.parameters())}
+        found: dict[int, RowPatch] = {}
+        for draw, patch in patches.items():
+            one = None if patch.context_tokens(lm) else row_wise(patch, lm)
+            if one is None or (isinstance(patch, WeightPatch) and not inside.issuperset(patch.names)):
+                return None
+            found[draw] = one
+        return cls(lm, found)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Each patch acts on the rows of its draw inside the `with`, in every prefill inside `owned_by` and in the steps on its cache."""
+        decoder = self._lm.decoder
+        with ExitStack() as stack:
+            stack.enter_context(removed([decoder.register_forward_pre_hook(self._before, with_kwargs=True)]))
+            for patch in self._patches.values():
+                stack.enter_context(removed(patch.handles()))
+            stack.enter_context(removed([decoder.register_forward_hook(self._after, always_call=True)]))
+            yield
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._prefills.before(module, args, kwargs)
+        now = self._prefills.now
+        owners = OWNERS.get()
+        if now is None or (now.fresh and owners is None):
+            raise ValueError("nobody has said which draw the rows belong to")
+        if now.fresh:
+            now.carried[_OWNER] = torch.tensor(owners, device=now.ids.device)
+        for patch, rows in self._grouped(now.carried[_OWNER]):
+            if now.fresh:
+                patch.begin(rows.tolist(), now)
+            else:
+                patch.go_on(rows)
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        now = self._prefills.now
+        if now is not None and now.fresh and output is not None:
+            told = [(patch.fired(), rows) for patch, rows in self._grouped(now.carried[_OWNER])]
+            if all(fired is not None for fired, _ in told):
+                now.carried[FIRED] = torch.zeros(len(now.ids), dtype=torch.bool, device=now.ids.device)
+                for fired, rows in told:
+                    assert fired is not None
+                    now.carried[FIRED][rows] = fired[rows]
+            self._prefills.after(module, args, output)
+        for patch in self._patches.values():
+            patch.rest()
+
+    def _grouped(self, owners: Tensor) -> list[Group]:
+        """Each patch that has rows, with their numbers; the rows of a cache stay what they are from step to step."""
+        if self._groups is None or self._groups[0] is not owners:
+            numbers = owners.tolist()
+            found = {draw: [row for row, owner in enumerate(numbers) if owner == draw] for draw in dict.fromkeys(numbers)}
+            self._groups = owners, [(self._patches[draw], torch.tensor(rows, device=owners.device)) for draw, rows in found.items()]
+        return self._groups[1]

@@ -1,0 +1,210 @@
+"""What is measured on an edited model, stage by stage. Nothing here knows which method edited.
+
+Each stage turns an edited model into rows of one kind; `lks.runs.cell` writes them as the cell's shard of that stage. The unedited model's stored
+rows are at hand: where a gate says that the edits do not act, its answers are taken over instead of being computed again.
+"""
+
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import cast
+
+from lks.editing.editor import Progress, silent
+from lks.editing.patch import Patch
+from lks.edits import Case, Context
+from lks.errors import Collapsed, DataError
+from lks.evaluation import fluency, gate_decisions, perplexity
+from lks.evaluation.ability import Battery
+from lks.evaluation.ability import Known as KnownResults
+from lks.evaluation.kl_drift import with_drift
+from lks.evaluation.profiling import overheads
+from lks.evaluation.prompt_formats import available
+from lks.evaluation.readouts import KEEPING, Asking, Key, Known, ReuseError, acts_of, ask_draws, key_of
+from lks.evaluation.scope_decisions import PROBES
+from lks.evaluation.side_by_side import SideBySide
+from lks.models.lm import LM
+from lks.results.ability_rows import AbilityRow
+from lks.results.cells import ANSWERS
+from lks.results.rows import Passage, Timing
+from lks.results.shards import Answer, read_answers, read_rows
+
+logger = logging.getLogger(__name__)
+
+PASSAGE_DRAWS = 3
+"""Plain texts are read under the first so many draws' patches, tests of abilities are run under the first alone."""
+
+
+class Unedited:
+    """The unedited model's stored rows for a cell's questions, as far as there are any.
+
+    Args:
+        folder: `cells/<id>` of its cell; None while the unedited model itself is asked.
+
+    Attributes:
+        is_asked: whether the unedited model itself is asked.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self.is_asked = folder is None
+        self._answers: dict[str, dict[Key, Answer]] = {}
+
+    def answers(self, stage: str) -> Mapping[Key, Answer]:
+        """Its answers of one stage by question; empty if it was not asked."""
+        if stage not in self._answers:
+            self._answers[stage] = {}
+            with contextlib.suppress(DataError):
+                if self._folder is not None:
+                    self._answers[stage] = {key_of(answer): answer for answer in read_answers(self._folder / f"{stage}.parquet")}
+        return self._answers[stage]
+
+    def ability(self, stage: str) -> list[AbilityRow]:
+        """Its results of one test of abilities."""
+        with contextlib.suppress(DataError):
+            if self._folder is not None:
+                return read_rows(self._folder / f"{stage}.parquet", AbilityRow)
+        return []
+
+
+@dataclass(frozen=True)
+class Edited:
+    """A model with one draw's edits, and what is asked of it.
+
+    Attributes:
+        lm: the unedited model.
+        patch: the edits.
+        cases: of the draw, with their neighbours.
+        spare: cases that are not edited.
+        draw, draws: which of how many.
+        seed: of the cell.
+        unedited: stored rows of the unedited model; of nobody while that itself is asked.
+        battery: tests of abilities, if they are asked for.
+        notes: what was noticed on the way, for the outcome's provenance.
+    """
+
+    lm: LM
+    patch: Patch
+    cases: Sequence[Case]
+    spare: Sequence[Case]
+    draw: int
+    draws: int
+    seed: int
+    unedited: Unedited
+    battery: Battery | None = None
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def grows(self) -> int:
+        """Tokens that a prompt may grow by."""
+        return self.patch.context_tokens(self.lm)
+
+
+def measure(stage: str, edited: Edited, progress: Progress) -> Sequence[object]:
+    """Rows of one stage.
+
+    Raises:
+        Collapsed: a test of abilities is not worth its time.
+    """
+    kind, _, context = stage.partition("-")
+    match kind:
+        case "answers":
+            return answers(edited, progress, cast(Context, context or "bare"))
+        case "passages":
+            return _passages(edited, progress)
+        case "generations":
+            asked = fluency.prompts(edited.cases, edited.draw, edited.draws)
+            with edited.patch.applied(edited.lm):
+                return fluency.write(edited.lm, asked, edited.draw, edited.grows, progress)
+        case "decisions":
+            probes = -(-PROBES // edited.draws)
+            return gate_decisions.decide(edited.lm, edited.patch, edited.cases, edited.spare, edited.draw, probes, edited.seed)
+        case "ability":
+            return _abilities(stage, edited, progress)
+        case "overhead":
+            return _overheads(edited, progress)
+        case _:
+            raise ValueError(f"no stage {stage!r}")
+
+
+def answers(edited: Edited, progress: Progress, context: Context = "bare") -> list[Answer]:
+    """Answers to all probes in one context; for the bare prompt with the drift of what should stay."""
+    with edited.patch.applied(edited.lm):
+        made = _asked([edited], progress, context)
+    return _with_drift(edited, made, progress) if context == "bare" else made
+
+
+def answers_of_draws(edited: Sequence[Edited], progress: Progress, context: Context = "bare") -> list[Answer]:
+    """The same of several draws, draw by draw; asked together where their patches can act side by side."""
+    together = SideBySide.of(edited[0].lm, {one.draw: one.patch for one in edited}) if len(edited) > 1 else None
+    if together is None:
+        return [answer for n, one in enumerate(edited) for answer in answers(one, partial(_part, progress, n, len(edited)), context)]
+    with together.applied():
+        made = _asked(edited, progress, context)
+    if context == "bare":
+        made = [answer for one in edited for answer in _with_drift(one, [a for a in made if a.draw == one.draw], silent)]
+    progress(1.0)
+    return made
+
+
+def _part(progress: Progress, number: int, of: int, done: float) -> None:
+    progress((number + done) / of)
+
+
+def _asked(edited: Sequence[Edited], progress: Progress, context: Context) -> list[Answer]:
+    """Answers of edited models whose patches are in force."""
+    lm = edited[0].lm
+    if not available(context, lm):
+        return []
+    stage = ANSWERS if context == "bare" else f"{ANSWERS}-{context}"
+    known = {one.draw: Known(stored, acts_of(one.patch, lm)) for one in edited if (stored := one.unedited.answers(stage))}
+    share = 0.8 if context == "bare" and known else 1.0
+    draws = {one.draw: one.cases for one in edited}
+    how = Asking(context=context, grows=max(one.grows for one in edited))
+    try:
+        return ask_draws(lm, draws, how, known, lambda done: progress(share * done))
+    except ReuseError as error:
+        logger.warning("Answers of the unedited model were not taken over: %s.", error)
+        edited[0].notes["not taken over"] = str(error)
+        return ask_draws(lm, draws, how, progress=lambda done: progress(share * done))
+
+
+def _with_drift(edited: Edited, made: list[Answer], progress: Progress) -> list[Answer]:
+    """A draw's answers with the drift of those that should stay."""
+    stored = edited.unedited.answers(ANSWERS)
+    keeping = [i for i, answer in enumerate(made) if answer.kind in KEEPING and key_of(answer) in stored]
+    before = [stored[key_of(made[i])] for i in keeping]
+    kept = [made[i] for i in keeping]
+    after = with_drift(edited.lm, edited.patch, kept, before, edited.grows, progress=lambda done: progress(0.8 + 0.2 * done))
+    completed = dict(zip(keeping, after, strict=True))
+    return [completed.get(i, answer) for i, answer in enumerate(made)]
+
+
+def _passages(edited: Edited, progress: Progress) -> list[Passage]:
+    if edited.draw >= PASSAGE_DRAWS:
+        return []
+    with edited.patch.applied(edited.lm):
+        return perplexity.read(edited.lm, draw=edited.draw, context=edited.grows, progress=progress)
+
+
+def _abilities(stage: str, edited: Edited, progress: Progress) -> list[AbilityRow]:
+    """Results of the tests; first the collapse alarm."""
+    if edited.draw > 0 or edited.battery is None:
+        return []
+    lm, patch = edited.lm, edited.patch
+    before = perplexity.median_perplexity(perplexity.read(lm))
+    with patch.applied(lm):
+        ratio = perplexity.median_perplexity(perplexity.read(lm, context=edited.grows)) / before
+        if perplexity.verdict(ratio) == "collapsed":
+            raise Collapsed(f"perplexity of plain text is {ratio:.3g} times the unedited model's")
+        stored = edited.unedited.ability(stage)
+        return edited.battery.run(lm, edited.draw, KnownResults.of(stored, acts_of(patch, lm)) if stored else None, progress, edited.grows)
+
+
+def _overheads(edited: Edited, progress: Progress) -> list[Timing]:
+    """Pairs of prefills under the first draw's patch; none for the unedited model, whose overhead is 0 by definition."""
+    if edited.draw > 0 or edited.unedited.is_asked:
+        return []
+    return overheads(edited.lm, edited.patch, [probe.prompt for case in edited.cases for probe in case.probes], edited.draw, progress=progress)

@@ -1,0 +1,153 @@
+"""What is made once and kept on disk: tensors named by the hash of all they depend on."""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lks.errors import StoreError
+from lks.io.checkpoint import Checkpoint, Clock, whole, write
+from lks.io.locks import locked
+
+EVERY_S = 30.0
+"""Seconds between two states of an unfinished making, at least."""
+
+logger = logging.getLogger(__name__)
+
+
+def folder() -> Path:
+    """Where models, data and preparations are kept: `LKS_CACHE`, else ~/.cache/lks-grid."""
+    return Path(os.environ.get("LKS_CACHE") or "~/.cache/lks-grid").expanduser()
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Tensors from the cache.
+
+    Attributes:
+        tensors: by name.
+        seconds: what making them cost, whenever that was.
+    """
+
+    tensors: dict[str, Tensor]
+    seconds: float
+
+
+class Making:
+    """An entry of the cache while it is made; what it keeps of itself lets the next attempt go on after this one is killed.
+
+    Args:
+        path: of the entry.
+        key: all it depends on.
+
+    Attributes:
+        clock: seconds of work, earlier attempts' included.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._path, self._key, self.clock = path, key, Clock()
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """Keeps how far a step is."""
+        return Checkpoint(self._path.with_suffix(f".{name}.state"), self._key, self.clock, EVERY_S)
+
+    def step(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What a whole step gave; not done again where an earlier attempt came so far."""
+        kept = self.checkpoint(name)
+        if state := kept.load():
+            return state.tensors
+        tensors = make()
+        kept.save(tensors)
+        return tensors
+
+
+def made(kind: str, depends_on: object, make: Callable[[Making], dict[str, Tensor]]) -> Made:
+    """Tensors from disk, or made now and put there. Of several processes that want the same at once, one makes it and the others wait.
+
+    Args:
+        kind: readable first part of the file name ("moments").
+        depends_on: everything that decides the result, JSON-serialisable; the file is named by its hash and a mismatch
+            of content (a truncated file, a colliding name) makes it anew.
+        make: makes the tensors.
+
+    Raises:
+        StoreError: the cache folder cannot be written.
+    """
+    path, key = _named(kind, depends_on)
+    if there := _read(path, key):
+        return there
+    with making(kind, depends_on) as work:
+        if there := _read(path, key):  # another process made it while this one waited
+            return there
+        tensors = make(work)
+        there = Made(tensors, work.clock.read())
+        write(path, tensors)
+        with whole(path.with_suffix(".json")) as part:
+            part.write_text(json.dumps({"seconds": there.seconds, "depends_on": json.loads(key)}))
+    return there
+
+
+def known(kind: str, depends_on: object) -> Made | None:
+    """What `made` would take from disk, if it is there."""
+    return _read(*_named(kind, depends_on))
+
+
+@contextmanager
+def making(kind: str, depends_on: object) -> Iterator[Making]:
+    """Make something alone: another process that wants the same waits until this one is finished or gone.
+
+    What the making keeps of itself is removed at the end, unless that is an error. Where the file system has no locks, processes do the
+    same beside each other, to the same result.
+
+    Raises:
+        StoreError: the cache folder cannot be written.
+    """
+    path, key = _named(kind, depends_on)
+    lock = path.with_suffix(".lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a")
+    except OSError as error:
+        raise StoreError(f"Cannot write the cache {path.parent}: {error}. Free space, or set LKS_CACHE to another folder.") from error
+    with file:
+        if _locked(file, path):
+            for part in path.parent.glob(f"{path.stem}.*.part"):  # of a process that was killed while it wrote
+                shutil.rmtree(part, ignore_errors=True)
+        yield Making(path, key)
+        for state in path.parent.glob(f"{path.stem}.*.state"):
+            with suppress(OSError):
+                state.unlink()
+        lock.unlink(missing_ok=True)  # who waits for it, and who makes it anew, finds what was made
+
+
+def _named(kind: str, depends_on: object) -> tuple[Path, str]:
+    key = json.dumps(depends_on, sort_keys=True)
+    return folder() / kind / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors", key
+
+
+def _locked(file: IO[str], path: Path) -> bool:
+    """Wait for the lock, which falls with the process that holds it; False where the file system has none."""
+    ours = locked(file)
+    if ours is False:
+        logger.warning("Another process makes %s; this one waits for it.", path)
+        ours = locked(file, math.inf)
+    return bool(ours)
+
+
+def _read(path: Path, key: str) -> Made | None:
+    try:
+        about = json.loads(path.with_suffix(".json").read_text())
+        return Made(load_file(path), float(about["seconds"])) if about["depends_on"] == json.loads(key) else None
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return None  # not there, or not whole

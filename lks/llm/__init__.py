@@ -1,0 +1,1 @@
+"""Chat models behind an OpenAI-compatible server: client, limits, kept replies, and the judge of free answers."""

@@ -1,0 +1,221 @@
+"""Any server with OpenAI's chat completions, asked many questions at once: retries, limits, and advice when it fails."""
+
+import asyncio
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lks.errors import UserError
+from lks.io.untrusted import one_line
+from lks.llm.limits import NOTHING, Budget, Limits, Pace, Usage
+from lks.llm.server import NoCompletion, Server
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+    from openai.types.chat import ChatCompletionMessageParam
+
+LONGEST_PAUSE_S, LONGEST_REST_S = 60.0, 600.0
+"""Of the pauses between retries; of those that a server asks for. One that asks for more counts as closed."""
+MESSAGE_TOKENS = 16
+"""What a chat template adds to a message, at most."""
+LETTERS_PER_TOKEN = 4
+"""About, in English; for estimates. A token has at least one byte: that is the worst case."""
+
+_THOUGHT = re.compile(r"^.*</think>", re.DOTALL)
+
+
+def spoken(reply: str) -> str:
+    """A reply without the thoughts before it, which some models put into it."""
+    return _THOUGHT.sub("", reply)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked.
+
+    Attributes:
+        messages: (role, text) in their order.
+        temperature: 0 for the likeliest reply.
+        longest: tokens of the reply, at most.
+        sample: number of the draw, to ask the same again at a temperature above 0. The server is not told.
+    """
+
+    messages: tuple[tuple[str, str], ...]
+    temperature: float = 0.0
+    longest: int = 1024
+    sample: int = 0
+
+    @property
+    def worst(self) -> Usage:
+        """Tokens at most."""
+        return Usage(sum(len(text.encode()) + MESSAGE_TOKENS for _, text in self.messages), self.longest)
+
+    @property
+    def estimate(self) -> int:
+        """Tokens of the messages, about."""
+        return sum(len(text) // LETTERS_PER_TOKEN + MESSAGE_TOKENS // 2 for _, text in self.messages)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What was said.
+
+    Attributes:
+        text: without the key, whatever the server sends back.
+        usage: as the server counts; the worst case where it does not.
+        refused: the server refused this text (a content filter, too long), and the text says why.
+    """
+
+    text: str
+    usage: Usage = NOTHING
+    refused: bool = False
+
+
+class _Stopped(Exception):
+    """Another request has failed for good before this one was sent."""
+
+
+class Chat:
+    """A model behind a server.
+
+    Attributes:
+        model: its name there.
+        budget: what was spent, and the ceiling.
+        asked: requests so far, each counted once.
+        sent: the same with every retry.
+        on_loss: told of tokens that were paid, perhaps, for a request without a reply.
+    """
+
+    def __init__(self, server: Server, model: str, limits: Limits | None = None, budget: Budget | None = None) -> None:
+        self.model, self.budget = model, budget or Budget()
+        self.asked = self.sent = 0
+        self.on_loss: Callable[[Usage], None] = lambda usage: None
+        self._server, self._limits = server, limits or Limits()
+        self._pace = Pace(self._limits)
+        self._answered = self._stopping = False
+
+    def ask(self, requests: Sequence[Request], keep: Callable[[int, Reply], None]) -> None:
+        """Ask all, so many at once; the very first goes out alone, so that a wrong address, key or name is noticed before the others.
+
+        After a failure nothing new is sent, but requests on their way are waited for: they are paid. Not to be called from a running event loop.
+
+        Args:
+            requests: what to ask.
+            keep: is handed the index of each request and its reply, as they come.
+
+        Raises:
+            UserError: the server cannot be reached or refuses, or the ceiling is reached.
+        """
+        if requests:
+            self._stopping = False
+            asyncio.run(self._ask_all(requests, keep))
+
+    async def _ask_all(self, requests: Sequence[Request], keep: Callable[[int, Reply], None]) -> None:
+        from openai import AsyncOpenAI
+
+        left = iter(enumerate(requests))
+        async with AsyncOpenAI(api_key=self._server.key, base_url=self._server.url, max_retries=0, timeout=self._limits.timeout_s) as client:
+
+            async def work() -> None:
+                for index, request in left:  # shared: each worker takes the next
+                    try:
+                        keep(index, await self._ask(client, request))
+                    except BaseException:
+                        self._stopping = True
+                        raise
+                    if self._stopping:
+                        return
+
+            if not self._answered:
+                index, request = next(left)
+                keep(index, await self._ask(client, request))
+            ends = await asyncio.gather(*(work() for _ in range(min(self._limits.concurrency, len(requests)))), return_exceptions=True)
+            errors = [end for end in ends if isinstance(end, BaseException)]
+            if errors:
+                raise next((error for error in errors if not isinstance(error, _Stopped)), errors[0])
+
+    async def _ask(self, client: "AsyncOpenAI", request: Request) -> Reply:
+        """A reply, after as many retries as are allowed."""
+        from openai import APIError, BadRequestError
+
+        self.asked += 1
+        attempt = 0
+        while True:
+            try:
+                reply = await self._send(client, request)
+            except (APIError, TimeoutError, NoCompletion) as error:
+                if isinstance(error, BadRequestError) and self._answered:  # not the way of asking, but this text
+                    return Reply(f"(refused) {self._server.without_key(one_line(error, 200))}", refused=True)
+                rest = _rest(error)
+                if self._stopping or attempt >= self._retries(error) or rest > LONGEST_REST_S:
+                    raise UserError(self._server.advice(error, self.model)) from None  # a server may send the key back
+                self._pace.rest(rest)
+                await asyncio.sleep(min(self._limits.pause_s * 2**attempt, LONGEST_PAUSE_S) * random.uniform(0.5, 1.0))
+                attempt += 1
+            else:
+                self._answered = True
+                return reply
+
+    async def _send(self, client: "AsyncOpenAI", request: Request) -> Reply:
+        """Send once, within pace and budget."""
+        from openai import APIStatusError
+
+        worst, used = request.worst, NOTHING
+        await self.budget.hold(worst)
+        lost = False
+        try:
+            await self._pace.turn(request.estimate + request.longest)
+            if self._stopping:
+                raise _Stopped
+            self.sent, lost = self.sent + 1, True
+            async with asyncio.timeout(self._limits.timeout_s):  # the client's own is for each piece that arrives
+                reply = await self._complete(client, request)
+            used, lost = reply.usage, False
+        except APIStatusError:
+            lost = False  # an error is not charged
+            raise
+        finally:
+            self.budget.settle(worst, used + worst if lost else used)  # without a reply it may have been charged all the same
+            if lost:
+                self.on_loss(worst)
+        return reply
+
+    async def _complete(self, client: "AsyncOpenAI", request: Request) -> Reply:
+        messages: list[ChatCompletionMessageParam] = [{"role": role, "content": text} for role, text in request.messages]  # type: ignore[misc]
+        try:
+            completion = await client.chat.completions.create(
+                model=self.model, messages=messages, temperature=request.temperature, max_tokens=request.longest
+            )
+            text = completion.choices[0].message.content
+        except (ValueError, AttributeError, TypeError, IndexError, KeyError):  # the client checks nothing of what it is sent
+            raise NoCompletion from None
+        if not isinstance(text, str | None):
+            raise NoCompletion
+        counts = completion.usage
+        known = counts is not None and isinstance(counts.prompt_tokens, int) and isinstance(counts.completion_tokens, int)
+        usage = Usage(counts.prompt_tokens, counts.completion_tokens) if known and counts is not None else request.worst
+        return Reply(self._server.without_key(text or ""), usage)
+
+    def _retries(self, error: Exception) -> int:
+        """How often this error may be tried again."""
+        from openai import APIConnectionError, APIStatusError, APITimeoutError
+
+        if isinstance(error, APIStatusError):
+            code = error.body.get("code") if isinstance(error.body, dict) else None
+            passes = error.status_code in (408, 409, 429) or error.status_code >= 500
+            if not passes or code == "insufficient_quota" or error.response.headers.get("x-should-retry") == "false":
+                return 0
+        elif isinstance(error, APIConnectionError) and not isinstance(error, APITimeoutError) and not self._answered:
+            return min(1, self._limits.retries)  # nobody there, rather than a moment's trouble
+        return self._limits.retries
+
+
+def _rest(error: Exception) -> float:
+    """Seconds that a server asks to be left alone."""
+    response = getattr(error, "response", None)
+    try:
+        return max(0.0, float(response.headers["retry-after"])) if response is not None else 0.0
+    except (KeyError, ValueError):  # none, or a date: the pause between retries will do
+        return 0.0

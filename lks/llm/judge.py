@@ -1,0 +1,134 @@
+"""An LLM as judge of free answers: an option beside the deterministic score, never the primary one.
+
+Any server with OpenAI's chat completions will do. Each question is asked once: replies are kept on disk at once, by the hash of all they
+depend on, so that a killed run loses only what was on its way.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lks.llm.client import Chat, Reply, Request, spoken
+from lks.llm.limits import Limits
+from lks.llm.server import Server
+from lks.results.judge_rows import Replies
+
+INSTRUCTION = (
+    "You grade short answers. You are given a question or the beginning of a sentence, the right answer, perhaps other spellings of it, and an "
+    "answer to grade. Take the right answer as given, even if you know better: it may be made up. The answer to grade is correct if it names the "
+    "same thing as the right answer, in whatever words, spelling or language, and nothing that contradicts it. It is incorrect if it names "
+    "something else, only part of what is needed to tell it from other things, several different things, or nothing. "
+    "Reply with one word: correct or incorrect."
+)
+LONGEST_REPLY = 1024
+"""Tokens; one word takes few, but some models think aloud first."""
+
+Progress = Callable[[float], None]
+_VERDICT = re.compile(r"[\W_]*(in)?correct(?![^\W_])(?!\W+(or\W+)?(in)?correct\b)", re.IGNORECASE)
+
+
+def unseen(fraction: float) -> None:
+    """A progress that shows nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An answer to judge.
+
+    Attributes:
+        question: the prompt that was answered.
+        target: the right answer.
+        answer: what was said.
+        accepted: other spellings of the right answer.
+    """
+
+    question: str
+    target: str
+    answer: str
+    accepted: tuple[str, ...] = ()
+
+    @property
+    def prompt(self) -> str:
+        """What the judge is shown below the instruction."""
+        also = f"\nOther spellings: {'; '.join(self.accepted)}" if self.accepted else ""
+        return f"Question: {self.question}\nRight answer: {self.target}{also}\nAnswer to grade: {self.answer or '(nothing)'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What the judge said of an item, and what it means; None where that is neither word."""
+
+    verdict: bool | None
+    reply: str
+
+
+def verdict_of(reply: str) -> bool | None:
+    """True for a reply that begins with "correct", False for "incorrect", None for anything else; thoughts before it are dropped."""
+    found = _VERDICT.match(spoken(reply))
+    return None if found is None else found[1] is None
+
+
+class Judge:
+    """A model behind an OpenAI-compatible server.
+
+    Attributes:
+        model: its name there.
+    """
+
+    def __init__(
+        self, model: str, base_url: str | None = None, api_key: str | None = None, cache: Path | None = None, concurrency: int = 8, retries: int = 5
+    ) -> None:
+        """Open the replies of earlier runs.
+
+        Args:
+            model: name of the model on the server.
+            base_url: the server; `OPENAI_BASE_URL`, else OpenAI's own.
+            api_key: `OPENAI_API_KEY`; a server of one's own needs none.
+            cache: folder of the replies; None is `judge` in `lks.io.cache.folder()`.
+            concurrency: how many questions are on their way at most.
+            retries: how often a failed request is sent again, with growing pauses.
+
+        Raises:
+            UserError: neither key nor server, or no place for a question.
+            StoreError: the replies cannot be read.
+        """
+        self.model = model
+        self._chat = Chat(Server.named("The judge", base_url, api_key), model, Limits(concurrency, retries))
+        if cache is None:
+            from lks.io.cache import folder
+
+            cache = folder() / "judge"
+        self._replies = Replies(cache, model, INSTRUCTION)
+
+    @property
+    def asked(self) -> int:
+        """How many replies were asked for so far, those from disk not counted."""
+        return self._chat.asked
+
+    def rule(self, items: Sequence[Item], progress: Progress = unseen) -> list[Ruling]:
+        """Judge items, in their order; what was judged before, or occurs twice, is not asked again. Not to be called from a running event loop.
+
+        The first question goes out alone, so that a wrong address, key or name is noticed before the others.
+
+        Args:
+            items: what to judge.
+            progress: called with the fraction of items done.
+
+        Raises:
+            UserError: the server cannot be reached or refuses; replies up to then are kept.
+            StoreError: the replies cannot be kept.
+        """
+        waiting = list(dict.fromkeys(item.prompt for item in items if item.prompt not in self._replies))
+        left = len(waiting)
+
+        def keep(index: int, reply: Reply) -> None:
+            nonlocal left
+            self._replies.keep(waiting[index], reply.text)
+            left -= 1
+            progress(1 - left / len(items))
+
+        self._chat.ask([Request((("system", INSTRUCTION), ("user", prompt)), longest=LONGEST_REPLY) for prompt in waiting], keep)
+        progress(1.0)
+        replies = [self._replies[item.prompt] for item in items]
+        return [Ruling(verdict_of(reply), reply) for reply in replies]

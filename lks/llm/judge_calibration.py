@@ -1,0 +1,108 @@
+"""How far an LLM judge agrees with people: on labelled answers that come with the program, or on one's own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
+
+from lks.errors import DataError
+from lks.io.lines import split_lines
+from lks.io.untrusted import one_line
+from lks.llm.judge import Item, Judge, Progress, unseen
+from lks.statistics import kappa
+
+CALIBRATION = Path(__file__).with_name("judge_calibration.jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """An item with a person's verdict."""
+
+    item: Item
+    label: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """How often judge and person said what: agreed, judge alone said correct (lenient) or incorrect (strict), judge said neither."""
+
+    both_correct: int
+    both_incorrect: int
+    lenient: int
+    strict: int
+    neither: int
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How well a judge agrees with people.
+
+    Attributes:
+        agreement: share of items with the same verdict; a reply that is neither word agrees with nobody.
+        kappa: the same beyond chance (Cohen), "neither" being a third verdict.
+        n: number of items.
+        confusion: what the disagreements are.
+    """
+
+    agreement: float
+    kappa: float
+    n: int
+    confusion: Confusion
+
+
+def calibrate(judge: Judge, items: Sequence[Labelled], progress: Progress = unseen) -> Calibration:
+    """Compare a judge with people on labelled items; one at least."""
+    verdicts = [ruling.verdict for ruling in judge.rule([labelled.item for labelled in items], progress)]
+    labels = [labelled.label for labelled in items]
+    pairs = list(zip(labels, verdicts, strict=True))
+    confusion = Confusion(
+        both_correct=pairs.count((True, True)),
+        both_incorrect=pairs.count((False, False)),
+        lenient=pairs.count((False, True)),
+        strict=pairs.count((True, False)),
+        neither=verdicts.count(None),
+    )
+    agreement = (confusion.both_correct + confusion.both_incorrect) / len(pairs)
+    return Calibration(agreement, kappa([str(label) for label in labels], [str(verdict) for verdict in verdicts]), len(pairs), confusion)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line of a calibration file."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+    question: Annotated[str, StringConstraints(min_length=1)]
+    target: Annotated[str, StringConstraints(min_length=1)]
+    answer: str
+    label: bool
+    accepted: tuple[str, ...] = ()
+
+
+_LINE = TypeAdapter(_Line)
+
+
+def labelled_items(file: Path = CALIBRATION) -> list[Labelled]:
+    """Items of a calibration file: JSON lines of question, target, answer, label (true: the answer is right) and perhaps accepted.
+
+    Raises:
+        DataError: the file cannot be read, is empty or holds a bad line; the message names file, line and field.
+    """
+    try:
+        lines = split_lines(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: {error}. Name a file of JSON lines with --calibration.") from None
+    items = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found = _LINE.validate_json(line) if line.strip() else None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = one_line(".".join(map(str, first["loc"]))) or "JSON"
+            raise DataError(f"{file}, line {number}, {where}: {first['msg']}. It takes question, target, answer, label and accepted.") from None
+        if found:
+            items.append(Labelled(Item(found.question, found.target, found.answer, found.accepted), found.label))
+    if not items:
+        raise DataError(f"{file} holds no items. Write one JSON object a line: question, target, answer, label.")
+    return items

@@ -1,0 +1,81 @@
+"""Replies of chat models, kept on disk as they come, so that nothing is asked or paid twice."""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lks.io.json_lines import Entry, Lines
+from lks.llm.client import Chat, Reply, Request
+from lks.llm.limits import Usage
+
+
+class Correspondence:
+    """A chat model whose replies are kept: what was asked before is read from disk.
+
+    A reply is known by the hash of the model's name, the messages, the parameters, the sample's number and the version; neither key nor
+    address is part of it or of the file.
+
+    Args:
+        chat: who is asked.
+        file: the replies.
+        version: of what the messages do not show; another one asks anew.
+    """
+
+    def __init__(self, chat: Chat, file: Path, version: str) -> None:
+        self._chat, self._version = chat, version
+        self._lines = Lines(file)
+        chat.budget.spent = self.kept
+        chat.on_loss = self._lose
+
+    @property
+    def chat(self) -> Chat:
+        """Who is asked."""
+        return self._chat
+
+    @property
+    def kept(self) -> Usage:
+        """Tokens of all replies in the file, and of requests that were paid without one."""
+        return sum((usage_of(entry) for entry in self._lines.entries.values()), Usage())
+
+    def known(self, request: Request) -> bool:
+        """Whether it was answered before."""
+        return self._key(request) in self._lines.entries
+
+    def ask(self, requests: Sequence[Request], arrived: Callable[[], None] = lambda: None) -> list[Reply]:
+        """Replies in the order of the requests; each is on disk before `arrived` is called. Not to be called from a running event loop.
+
+        Raises:
+            UserError: the server cannot be used, or the ceiling is reached; replies up to then are kept.
+            StoreError: a reply cannot be kept.
+        """
+        waiting = list(dict.fromkeys(request for request in requests if not self.known(request)))
+
+        def keep(index: int, reply: Reply) -> None:
+            request = waiting[index]
+            entry = {"messages": request.messages, "sample": request.sample, "reply": reply.text, "refused": reply.refused}
+            used = {"prompt_tokens": reply.usage.prompt, "reply_tokens": reply.usage.reply}
+            self._lines.keep(self._key(request), {**entry, **used})
+            arrived()
+
+        self._chat.ask(waiting, keep)
+        return [self._reply(request) for request in requests]
+
+    def _reply(self, request: Request) -> Reply:
+        entry = self._lines.entries[self._key(request)]
+        return Reply(str(entry["reply"]), usage_of(entry), entry.get("refused") is True)
+
+    def _lose(self, usage: Usage) -> None:
+        """Note tokens that were paid, perhaps, without a reply: the ceiling holds over all runs."""
+        self._lines.keep(f"lost {uuid.uuid4()}", {"reply": "", "prompt_tokens": usage.prompt, "reply_tokens": usage.reply})
+
+    def _key(self, request: Request) -> str:
+        parts = [self._chat.model, self._version, request.messages, request.temperature, request.longest, request.sample]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def usage_of(entry: Entry) -> Usage:
+    """Tokens of an entry; what is no number counts as none."""
+    prompt, reply = entry.get("prompt_tokens"), entry.get("reply_tokens")
+    return Usage(prompt if isinstance(prompt, int) else 0, reply if isinstance(reply, int) else 0)

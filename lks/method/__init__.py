@@ -1,0 +1,1 @@
+"""The method LKS: parameters, training data, hypernetwork, training, gate and replacer."""

@@ -1,0 +1,120 @@
+"""How much memory LKS needs, stated before the work starts."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import torch
+
+from lks.errors import UserError
+from lks.models.memory import free_bytes, gibibytes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What of a model decides memory.
+
+    Attributes:
+        parameters: of the whole model.
+        vocabulary, dim, hidden, blocks: sizes; hidden is the width inside the MLP.
+        kv_dim: width of the keys of all key-value heads together.
+        itemsize: bytes of a weight.
+    """
+
+    parameters: int
+    vocabulary: int
+    dim: int
+    hidden: int
+    blocks: int
+    kv_dim: int
+    itemsize: int
+
+    @classmethod
+    def of(cls, config: "PreTrainedConfig", parameters: int, itemsize: int) -> Self:
+        """From a model's configuration."""
+        heads = int(config.num_attention_heads)
+        width = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+        kv = int(getattr(config, "num_key_value_heads", None) or heads) * width
+        hidden = int(getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size)
+        return cls(parameters, int(config.vocab_size), int(config.hidden_size), hidden, int(config.num_hidden_layers), kv, itemsize)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is trained on.
+
+    Attributes:
+        tokens: of all rows.
+        before: of these, tokens before the first replaced position.
+        locality_positions: positions with a reference distribution.
+        step_tokens: tokens of a step that run again, padding included.
+        step_positions: positions of a step that carry a loss.
+    """
+
+    tokens: int
+    before: int
+    locality_positions: int
+    step_tokens: int
+    step_positions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Bytes. All but weights and step move to host memory or a file where the device has no room for them.
+
+    Attributes:
+        weights: of the model.
+        states: at block l.
+        keys_values: of rows' beginnings in the blocks above, made anew each step where they do not fit.
+        references: of the unedited model's distributions.
+        step: activations of one training step, roughly.
+    """
+
+    weights: int
+    states: int
+    keys_values: int
+    references: int
+    step: int
+
+    @property
+    def total(self) -> int:
+        """All together."""
+        return self.weights + self.states + self.keys_values + self.references + self.step
+
+    def __str__(self) -> str:
+        parts = ("weights", "states", "keys_values", "references", "step")
+        return f"{gibibytes(self.total)}: " + ", ".join(f"{p.replace('_', ' and ')} {gibibytes(getattr(self, p))}" for p in parts)
+
+
+def needs(shape: Shape, load: Load, block: int, reference_top: int = 0) -> Needs:
+    """Memory of a training at block l.
+
+    A block keeps for its backward pass, per token: both norms' inputs in float32, queries, keys, values and the attention's
+    result, and three widths of the MLP; a loss position keeps float32 logits, their log-probabilities and a gradient.
+    """
+    upper = shape.blocks - block - 1
+    per_token = shape.dim * (2 * 4 + 6 * shape.itemsize) + (2 * shape.kv_dim + 4 * shape.hidden) * shape.itemsize
+    kept = shape.vocabulary * 4 if not reference_top else (reference_top + 1) * 4 + reference_top * 4
+    return Needs(
+        weights=shape.parameters * shape.itemsize,
+        states=load.tokens * shape.dim * shape.itemsize,
+        keys_values=2 * load.before * upper * shape.kv_dim * shape.itemsize,
+        references=load.locality_positions * kept,
+        step=load.step_tokens * upper * per_token + 4 * load.step_positions * shape.vocabulary * 4,
+    )
+
+
+def check(wanted: Needs, device: torch.device, batch_size: int) -> None:
+    """Refuse what cannot run: the model is loaded already; a step must fit into what is free.
+
+    Raises:
+        UserError: says how much is wanted and how much there is.
+    """
+    free = free_bytes(device)
+    if wanted.step > free:
+        raise UserError(
+            f"A training step of LKS needs about {gibibytes(wanted.step)}, {gibibytes(free)} are free on {device}. "
+            f"Lower batch_size (now {batch_size}) or locality_prompts, or free memory."
+        )

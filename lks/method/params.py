@@ -1,0 +1,77 @@
+"""Parameters of LKS."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lks.method.hypernetwork import Features, Form, Kind
+from lks.models.precision import Training
+from lks.scope.exact import ScopeKind
+
+Positions = Literal["last", "all"]
+Mentions = Literal["all", "last"]
+GateKind = Literal["none", "relation"]
+
+
+@dataclass(frozen=True, slots=True)
+class LKSParams:
+    """Parameters of LKS.
+
+    Attributes:
+        block: l, the decoder block whose output is replaced (0-based).
+        hypernetwork: "linear" (paper), "mlp", or "free" (one trained vector per subject: the upper bound).
+        form: "replace" (paper) or "residual" (new block = the subject's own + h_phi).
+        features: inputs of h_phi as they are ("plain", paper) or "whitened" over the edit set.
+        width: of the MLP's hidden layer, as a multiple of d.
+        key: input of h_phi: "edit" (state of the last token of "prompt target", as the authors' code), "entity" (the name alone,
+            as the paper's text) or "both" side by side.
+        positions: the subject's "last" token (authors' code) or "all" its tokens.
+        optimisation: "joint" (Eq. 2 in one step) or "alternating" (three passes an epoch, as the authors' code).
+        lambda_edit: weight of the edit and paraphrase losses against locality (Eq. 2).
+        lr: AdamW learning rate, linear decay without warm-up.
+        weight_decay: of AdamW.
+        max_epochs, batch_size: of Algorithm 1.
+        patience: epochs without a better mean loss before stopping; the best epoch is kept.
+        stop_loss: stop once an epoch's mean loss is below this.
+        paraphrases, locality_prompts: per edit and step; drawn anew each epoch where an edit has more of them.
+        locality_pool: at most this many locality prompts of an edit are prepared.
+        locality_tokens: next tokens over which Eq. 5 is taken.
+        scope: "exact", "fuzzy" (exact, then spelling mistakes) or "official" (the authors' rules).
+        mentions: which mentions of a subject in a prompt are replaced: "all" or the "last" one.
+        gate: "none" or "relation": leave prompts alone that ask another fact of the subject (see `lks.method.relation_gate`).
+        more_blocks: blocks above `block` that are replaced too.
+        precision: of training: "model" (as the model's weights are), "bfloat16" (blocks above l run in bfloat16, h_phi stays float32)
+            or "fast" (bfloat16 where the machine has it, else "model").
+        reference_top: keep the unedited distributions of Eq. 5 as this many most likely tokens and the mass of the rest; 0 keeps them
+            whole. What that loses is in docs/method.md.
+    """
+
+    block: int
+    hypernetwork: Kind = "linear"
+    form: Form = "replace"
+    features: Features = "plain"
+    width: int = 4
+    key: Literal["edit", "entity", "both"] = "edit"
+    positions: Positions = "last"
+    optimisation: Literal["joint", "alternating"] = "joint"
+    lambda_edit: float = 1.0
+    lr: float = 1e-4
+    weight_decay: float = 0.01
+    max_epochs: int = 20
+    batch_size: int = 32
+    patience: int = 3
+    stop_loss: float = 1e-2
+    paraphrases: int = 1
+    locality_prompts: int = 2
+    locality_pool: int = 2
+    locality_tokens: int = 3
+    scope: ScopeKind = "exact"
+    mentions: Mentions = "all"
+    gate: GateKind = "none"
+    more_blocks: tuple[int, ...] = ()
+    precision: Training = "model"
+    reference_top: int = 0
+
+    @property
+    def all_blocks(self) -> tuple[int, ...]:
+        """Every block whose output is replaced, the first being l."""
+        return (self.block, *self.more_blocks)

@@ -1,0 +1,192 @@
+"""Relation gate: does a prompt about an edited subject ask for the edited fact, or for another fact of the same subject?
+
+The replacer sees that a prompt mentions the subject and would put the new knowledge block in whatever is asked. The gate looks at what
+is asked: the block-l state of the prompt's last token, which the same forward pass has just computed. A prompt is let through if that
+state is near, by cosine, to that of a training prompt that asks for the edited fact.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from lks.edits import Edit
+from lks.models.frozen_prefix import last_states
+from lks.models.lm import LM
+from lks.models.memory import fewer
+from lks.scope.naming import names_subject
+
+OTHER_FACTS = 2000
+"""About so many prompts about other facts are used in all; each edit gives its share, spread over those it has."""
+ENOUGH_SUBJECTS = 8
+"""From so many subjects on, the centre is taken from one half of them and the threshold from the other."""
+CHUNK = 1024
+
+
+class RelationGate:
+    """Keys by subject, and how near a prompt must be to one of its subject's.
+
+    States of one block share a large common part, beside which all cosines are near 1: the centre is taken off first. Whitening and
+    discriminant directions were tried in its place and separate no better (see docs/method.md).
+
+    Args:
+        keys: [keys, d] centred and of length 1, in float32.
+        owner: [keys] number of the subject each belongs to; every subject has one or more.
+        centre: [d].
+        threshold: cosine above which the gate opens; -1 always opens.
+
+    Raises:
+        ValueError: tensors that do not fit together, or a subject without a key.
+    """
+
+    def __init__(self, keys: Tensor, owner: Tensor, centre: Tensor, threshold: float) -> None:
+        if keys.ndim != 2 or owner.shape != keys.shape[:1] or centre.shape != keys.shape[1:]:
+            raise ValueError(f"keys {tuple(keys.shape)}, owner {tuple(owner.shape)} and centre {tuple(centre.shape)} do not fit together")
+        self.keys, self.owner, self.centre, self.threshold = keys, owner, centre, threshold
+        self._of = _places(owner)
+
+    @classmethod
+    def of(cls, asked: Tensor, owner: Tensor, centre: Tensor, threshold: float) -> Self:
+        """A gate whose keys are made from the states [keys, d] of prompts that ask for edited facts."""
+        return cls(_direction(asked, centre), owner, centre.float(), threshold)
+
+    @classmethod
+    def fit(cls, lm: LM, block: int, edits: Sequence[Edit], numbers: Mapping[str, int], false_positive_rate: float = 0.05, seed: int = 0) -> Self:
+        """Keys from training prompts on the unedited model, and a threshold from such prompts held out.
+
+        Edit prompts and training paraphrases ask for the edited fact and become keys; `training_locality` asks for other facts. The
+        centre is taken from half of the subjects, the threshold from the other half, where each prompt is compared with the keys but
+        its own. Below `ENOUGH_SUBJECTS` subjects all serve for both: the centre is but a mean, and the keys are held out all the same.
+
+        Args:
+            lm: the unedited model.
+            block: l, whose output the gate looks at.
+            edits: what is edited; at least one.
+            numbers: number of each subject, as in the table of knowledge blocks.
+            false_positive_rate: share of held-out prompts about other facts that may open the gate. The threshold is higher, half way
+                to where that share of the held-out prompts for the edited fact would be shut out, if that is higher.
+            seed: of the choice of halves.
+        """
+        prompts = _prompts(edits, numbers)
+        found = last_states(lm, block, [p.text for p in prompts]).float()
+        subject = torch.tensor([p.subject for p in prompts], device=found.device)
+        asks = torch.tensor([p.asks for p in prompts], device=found.device)
+        held = _held_out(subject, seed)
+        fitted = ~held if held.any() else torch.ones_like(held)
+        measured = held if held.any() else fitted
+        if asks.all():  # nothing to tell apart
+            return cls.of(found, subject, torch.zeros_like(found[0]), -1.0)
+        sides = [found[fitted & side].mean(0) if bool((fitted & side).any()) else found[side].mean(0) for side in (asks, ~asks)]
+        gate = cls.of(found[asks], subject[asks], (sides[0] + sides[1]) / 2, -1.0)
+        own = torch.where(asks, asks.cumsum(0) - 1, -1)
+        near = gate.nearness(found[measured], subject[measured], own[measured])
+        gate.threshold = _threshold(near[asks[measured]], near[~asks[measured]], false_positive_rate)
+        return gate
+
+    def nearness(self, asked: Tensor, subjects: Tensor, own: Tensor | None = None) -> Tensor:
+        """Largest cosine [n] of states [n, d] with a key of their subject [n]; -inf where the only key is left out.
+
+        Args:
+            asked: block-l states of the prompts' last tokens.
+            subjects: numbers of the subjects that the prompts mention.
+            own: [n] number of a key not to compare with, -1 for none.
+        """
+        parts = []
+        step = fewer(CHUNK)
+        for start in range(0, len(asked), step):
+            rows = slice(start, start + step)
+            keys = self._of[subjects[rows]]
+            cosine = torch.einsum("nkd,nd->nk", self.keys[keys], _direction(asked[rows], self.centre))
+            if own is not None:
+                cosine = cosine.masked_fill(keys == own[rows, None], -torch.inf)
+            parts.append(cosine.amax(1))
+        return torch.cat(parts) if parts else self.keys.new_zeros(0)
+
+    def opens(self, asked: Tensor, subjects: Tensor) -> Tensor:
+        """For states [n, d] of prompts that mention subjects [n]: whether the edited fact is asked for, [n]."""
+        centred = asked.float() - self.centre
+        products = (self.keys[self._of[subjects]] @ centred[..., None]).amax((1, 2))
+        lengths: Tensor = torch.linalg.vector_norm(centred, dim=-1)
+        return products > self.threshold * lengths
+
+    @property
+    def subjects(self) -> int:
+        """How many subjects have keys."""
+        return len(self._of)
+
+    def only(self, chosen: Sequence[int]) -> "RelationGate":
+        """The gate of some subjects, with their keys as they are.
+
+        Args:
+            chosen: numbers of subjects; each gets its place in this order as its number.
+        """
+        places = [(self.owner == subject).nonzero().flatten() for subject in chosen]
+        kept = torch.cat([self.owner[:0], *places])
+        owner = torch.cat([self.owner[:0], *(torch.full_like(place, number) for number, place in enumerate(places))])
+        return RelationGate(self.keys[kept], owner, self.centre, self.threshold)
+
+    def to(self, device: torch.device) -> "RelationGate":
+        """The same gate on a device."""
+        return RelationGate(self.keys.to(device), self.owner.to(device), self.centre.to(device), self.threshold)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is saved."""
+        return {"keys": self.keys, "owner": self.owner, "centre": self.centre}
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A training prompt that mentions a subject, and whether it asks for an edited fact."""
+
+    text: str
+    subject: int
+    asks: bool
+
+
+def _prompts(edits: Sequence[Edit], numbers: Mapping[str, int]) -> list[_Prompt]:
+    """Prompts with their subject in them, each once; what asks for a fact that another edit changes is no other fact."""
+    asking: dict[tuple[int, str], None] = {}
+    other: dict[tuple[int, str], None] = {}
+    for edit in edits:
+        number = numbers[edit.subject]
+        names = edit.subject, *edit.aliases
+        asking |= {(number, text): None for text in (edit.prompt, *edit.training_paraphrases) if names_subject(text, *names)}
+        rest = [text for text in edit.training_locality if names_subject(text, *names)]
+        count = min(len(rest), max(2, OTHER_FACTS // len(edits)))
+        other |= {(number, rest[i * len(rest) // count]): None for i in range(count)}
+    found = [_Prompt(text, number, True) for number, text in asking]
+    return found + [_Prompt(text, number, False) for number, text in other if (number, text) not in asking]
+
+
+def _held_out(subject: Tensor, seed: int) -> Tensor:
+    """Which prompts are kept for the threshold: those of half the subjects, of none if there are few."""
+    count = int(subject.max()) + 1
+    if count < ENOUGH_SUBJECTS:
+        return torch.zeros_like(subject, dtype=torch.bool)
+    half = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: count // 2]
+    return torch.isin(subject, half.to(subject.device))
+
+
+def _threshold(inside: Tensor, outside: Tensor, rate: float) -> float:
+    """From the nearness of held-out prompts that ask for the edited fact and of those that do not."""
+    inside = inside[inside.isfinite()]
+    highest = float(outside.quantile(1 - rate)) if len(outside) else 0.0
+    lowest = float(inside.quantile(rate)) if len(inside) else 1.0  # no paraphrase to hold out: an edit prompt is its own key
+    return max(highest, (highest + lowest) / 2)
+
+
+def _direction(asked: Tensor, centre: Tensor) -> Tensor:
+    """States [n, d] centred and of length 1."""
+    return torch.nn.functional.normalize(asked.float() - centre, dim=-1)
+
+
+def _places(owner: Tensor) -> Tensor:
+    """[subjects, most keys] each subject's keys, the last one repeated where others have more."""
+    counts = torch.bincount(owner)
+    if not len(counts) or not bool(counts.all()):
+        raise ValueError("every subject of a gate needs a key")
+    starts = counts.cumsum(0) - counts
+    step = torch.arange(int(counts.max()), device=owner.device)
+    return owner.argsort(stable=True)[starts[:, None] + torch.minimum(step, counts[:, None] - 1)]

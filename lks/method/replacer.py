@@ -1,0 +1,235 @@
+"""KB replacer: hooks that put new knowledge blocks at the edited entities' positions (paper, Sec. 3.3)."""
+
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import compress
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from lks.editing.patch import Patch, check_tensor, checked
+from lks.method.params import Mentions, Positions
+from lks.method.relation_gate import RelationGate
+from lks.models.lm import LM
+from lks.models.prefill import FIRED, FOUND, Pass, Prefills, removed, watched
+from lks.scope.exact import ScopeKind, make_scope
+from lks.scope.naming import mentioned
+
+
+class KnowledgeBlockPatch(Patch):
+    """New knowledge blocks by subject, put in where the scope indicator finds the subject in the prompt.
+
+    The decision is taken once, at prefill, from the prompt's tokens: what the model generates afterwards cannot change
+    it, with or without a key-value cache. Padding on either side does not matter. Where a prompt mentions several edited
+    subjects, each mention gets its block; a prompt that mentions none is untouched.
+
+    Args:
+        names: for each subject its name and aliases.
+        table: [blocks, subjects, d] new knowledge blocks.
+        blocks: the decoder blocks whose outputs are replaced, ascending; the first is l.
+        positions: which of the subject's tokens are replaced.
+        scope: which scope rules decide.
+        mentions: whether all mentions of a subject in a prompt are replaced, or only its last.
+        gate: keeps prompts out that ask for another fact of the subject; it looks at block l.
+        loose: numbers of the subjects that the scope finds as a part of a longer name, too (`lks.scope.naming.loose_subjects`).
+
+    Raises:
+        ValueError: names, table, blocks and gate do not fit together.
+    """
+
+    kind = "knowledge_blocks"
+
+    def __init__(
+        self,
+        names: list[list[str]],
+        table: Tensor,
+        blocks: tuple[int, ...],
+        positions: Positions,
+        scope: ScopeKind,
+        mentions: Mentions = "all",
+        gate: RelationGate | None = None,
+        loose: Sequence[int] = (),
+    ) -> None:
+        if table.ndim != 3 or len(table) != len(blocks) or table.shape[1] != len(names):
+            raise ValueError(f"{len(names)} subjects and {len(blocks)} blocks but a table of shape {tuple(table.shape)}")
+        if not blocks or list(blocks) != sorted(set(blocks)):
+            raise ValueError(f"blocks {blocks} are not ascending")
+        if any(not 0 <= subject < len(names) for subject in loose):
+            raise ValueError(f"{len(names)} subjects but {list(loose)} are to be found in longer names")
+        if gate is not None and gate.subjects != len(names):
+            raise ValueError(f"{len(names)} subjects but a gate for {gate.subjects}")
+        self.names, self.table, self.blocks, self.positions, self.scope_kind = names, table, blocks, positions, scope
+        self.mentions, self.gate, self.loose = mentions, gate, tuple(loose)
+        self.scope = make_scope(scope, names, self.loose)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the table and the gate."""
+        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The table, and the gate's tensors if there is one."""
+        gate = {} if self.gate is None else self.gate.tensors()
+        return {"table": self.table} | {f"gate.{name}": tensor for name, tensor in gate.items()}
+
+    def settings(self) -> dict[str, object]:
+        """Names, blocks, positions, scope rules, mentions, the gate's threshold, loose subjects."""
+        return {
+            "names": self.names,
+            "blocks": list(self.blocks),
+            "positions": self.positions,
+            "scope": self.scope_kind,
+            "mentions": self.mentions,
+            "threshold": None if self.gate is None else self.gate.threshold,
+            "loose": list(self.loose),
+        }
+
+    @classmethod
+    def restore(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
+        """The patch from what was saved; version 0.1.0 saved a table [subjects, d] and one "block".
+
+        Raises:
+            ValueError: what was saved does not fit together.
+        """
+        table = tensors["table"]
+        if "block" in settings:
+            table, settings = table[None], settings | {"blocks": [settings["block"]]}
+        saved = checked(_Saved, settings)
+        _, _, d = check_tensor("table", table, len(saved.blocks), len(saved.names), None).shape
+        gate = None if saved.threshold is None else _gate(tensors, saved.threshold, d)
+        return cls(saved.names, table, saved.blocks, saved.positions, saved.scope, saved.mentions, gate, saved.loose)
+
+    def only(self, chosen: Sequence[int]) -> "KnowledgeBlockPatch":
+        """The patch with some of its subjects alone: their blocks, names and gate keys are as they were, bit for bit.
+
+        Args:
+            chosen: numbers of subjects, in the order they are to have.
+        """
+        gate = None if self.gate is None or not chosen else self.gate.only(chosen)
+        names = [self.names[i] for i in chosen]
+        loose = [place for place, subject in enumerate(chosen) if subject in self.loose]
+        return KnowledgeBlockPatch(names, self.table[:, list(chosen)], self.blocks, self.positions, self.scope_kind, self.mentions, gate, loose)
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Each subject's name without its aliases."""
+        return tuple(names[0] if names else "" for names in self.names)
+
+    def fires(self, lm: LM, prompts: Sequence[str]) -> list[bool]:
+        """Whether each prompt mentions an edited subject; a gate may still keep it out."""
+        return [bool(self.find(lm, encoded.ids)) for encoded in lm.encode(prompts, [""] * len(prompts))]
+
+    @contextmanager
+    def applied(self, lm: LM) -> Iterator[None]:
+        """A hook on each of the blocks; gone on leaving."""
+        replacer = Replacer(self, lm)
+        with watched(lm, replacer.decide) as prefills:
+            hooks = [partial(replacer.replace, prefills, place) for place in range(len(self.blocks))]
+            with removed([lm.block(block).register_forward_hook(hook) for block, hook in zip(self.blocks, hooks, strict=True)]):
+                yield
+
+    def find(self, lm: LM, ids: Sequence[int]) -> list[tuple[int, int]]:
+        """(token, subject) of every replacement in a prompt without padding, before the gate."""
+        found = mentioned(lm.pieces, self.scope, ids)
+        if self.mentions == "last":
+            found = list({mention[0]: mention for mention in found}.values())
+        if self.positions == "last":
+            return [(last, subject) for subject, _, last in found]
+        return [(token, subject) for subject, first, last in found for token in range(first, last + 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """Settings as `KnowledgeBlockPatch` takes them."""
+
+    names: list[list[str]]
+    blocks: tuple[int, ...]
+    positions: Positions
+    scope: ScopeKind
+    mentions: Mentions = "all"
+    threshold: float | None = None
+    loose: tuple[int, ...] = ()
+
+
+def _gate(tensors: dict[str, Tensor], threshold: float, d: int) -> RelationGate:
+    """The saved gate; the numbers of its subjects are looked at before anything is made as long as the largest says."""
+    keys, owner = check_tensor("gate.keys", tensors["gate.keys"], None, d), tensors["gate.owner"]
+    if owner.dtype != torch.long or (len(owner) and not 0 <= int(owner.min()) <= int(owner.max()) < len(keys)):
+        raise ValueError("gate.owner holds no numbers of subjects")
+    return RelationGate(keys, owner, check_tensor("gate.centre", tensors["gate.centre"], d), threshold)
+
+
+class Replacer:
+    """Finds the mentions at prefill and puts the new blocks there."""
+
+    def __init__(self, patch: KnowledgeBlockPatch, lm: LM) -> None:
+        self.patch, self.lm = patch, lm
+        self.tables = patch.table.to(lm.device, lm.model.dtype).unbind(0)
+        self.gate = None if patch.gate is None else patch.gate.to(lm.device)
+        self.decided: Tensor | None = None
+        self.open: Tensor | None = None
+
+    def decide(self, now: Pass, rows: Container[int] | None = None) -> None:
+        """`decided` becomes [4, replaced positions]: row, position, subject and the row's last prompt token; None if no subject is mentioned.
+
+        Positions ascend in a row. What is told of each row holds unless a gate shuts it out.
+
+        Args:
+            now: the prefill.
+            rows: the others are left alone; None for all.
+        """
+        found: list[tuple[int, int, int, int]] = []
+        about = [-1] * len(now.ids)
+        masks = None if now.mask is None else now.mask.tolist()
+        for row, tokens in enumerate(now.ids.tolist()):
+            if rows is not None and row not in rows:
+                continue
+            kept = tokens if masks is None else list(compress(tokens, masks[row]))
+            replaced = self.patch.find(self.lm, kept)
+            if replaced:
+                replaced.sort()
+                about[row] = replaced[-1][1]
+                columns = range(len(tokens)) if masks is None else list(compress(range(len(tokens)), masks[row]))
+                found += [(row, columns[token], subject, columns[-1]) for token, subject in replaced]
+        self.decided = torch.tensor(found, device=now.ids.device).T if found else None
+        subject = torch.tensor(about, device=now.ids.device)
+        now.carried |= {FIRED: subject >= 0, FOUND: subject}
+
+    def replace(self, prefills: Prefills, place: int, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        """After a block: the decided positions get their new blocks; nothing in a step on a cache.
+
+        A new tensor is handed on. Writing into the block's own would save a copy, which is not worth what it could break: someone else's
+        hook may keep that tensor, or its gradient may need the value.
+        """
+        now = prefills.now
+        if self.decided is None or now is None or now.step:
+            return None
+        hidden = output[0] if isinstance(output, tuple) else output
+        rows, positions, subjects, ends = self.decided
+        new = self.tables[place][subjects].to(hidden.dtype)
+        if self.gate is not None:
+            if place == 0 and now.fresh:
+                self.open = self.gate.opens(hidden[rows, ends], subjects)[:, None]
+                now.carried |= _let_through(self.open[:, 0], rows, subjects, len(now.ids))
+            assert self.open is not None
+            new = torch.where(self.open, new, hidden[rows, positions])
+        hidden = hidden.index_put((rows, positions), new)
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def _let_through(opened: Tensor, rows: Tensor, subjects: Tensor, batch: int) -> dict[str, Tensor]:
+    """What is told of each row behind a gate: whether it opened for any mention, and the subject of the last one it opened for.
+
+    Args:
+        opened: [mentions] whether the gate opened; a row's mentions are in the order of the text.
+        rows: [mentions].
+        subjects: [mentions].
+        batch: how many rows.
+    """
+    number = torch.arange(1, len(rows) + 1, device=rows.device) * opened
+    last = number.new_zeros(batch).scatter_reduce(0, rows, number, "amax")
+    fired = last > 0
+    return {FIRED: fired, FOUND: torch.where(fired, subjects[last - 1], -1)}

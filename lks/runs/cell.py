@@ -1,0 +1,352 @@
+"""One cell of a grid: edit, then measure stage by stage; raw rows in Parquet, the outcome last.
+
+A stored cell that lacks a stage is measured on the patches that it has left. A scope cell edits and asks nothing: it stores decisions
+(`lks.evaluation.scope_decisions`). A study cell measures the unedited model (`lks.studies.registry`).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import cast
+
+from lks.data.datasets import load as load_dataset
+from lks.data.neighborhood import with_neighbours
+from lks.editing.editor import Editor
+from lks.edits import Case, Context, Dataset
+from lks.errors import DataError, StoreError, Unsuited, UserError
+from lks.evaluation import record_checks
+from lks.evaluation.ability import Battery
+from lks.evaluation.profiling import Meter, measured
+from lks.evaluation.prompt_formats import available
+from lks.evaluation.readouts import Asking, ask_draws
+from lks.evaluation.scope_decisions import decisions_of
+from lks.evaluation.stages import Edited, Unedited, answers_of_draws, measure
+from lks.models.lm import LM
+from lks.models.memory import Thrift, release
+from lks.results.cells import ANSWERS, DECISIONS, IMMEDIATE, PARAMETERS, RULE, STUDY, UNEDITED, Cell, Costs, Extras, Outcome
+from lks.results.shards import Answer
+from lks.runs.draws import draws, held_out, unedited
+from lks.runs.edit_draw import Made, edited, finished, is_watched
+from lks.runs.failures import failures
+from lks.runs.journal import Ledger
+from lks.studies.base import Study
+from lks.studies.registry import findings_of
+
+Report = Callable[[str, float], None]
+"""Called with the stage ("prepare", "edit", "answers", ...) and the fraction of it that is done."""
+
+Method = type[Editor[object]] | type[Study[object]]
+"""What a cell is about: an editor, or for a study cell the study."""
+
+
+class Bench:
+    """What cells of one process share: the model, the dataset and the tests of abilities loaded last."""
+
+    def __init__(self) -> None:
+        self._lm: LM | None = None
+        self._dataset: Dataset | None = None
+        self._battery: tuple[tuple[tuple[str, ...], int], Battery] | None = None
+        self._model, self._data = ("", ""), ("", "")
+
+    def serve(self, cell: Cell) -> None:
+        """Drop what the cell does not use, and what has changed on disk under its name since it was loaded."""
+        model, data = (cell.model, cell.model_revision), (cell.dataset, cell.data_revision)
+        if model != self._model:
+            self._lm, self._model = None, model
+        if data != self._data:
+            self._dataset, self._data = None, data
+
+    def lm(self, name: str) -> LM:
+        """The model, loaded unless it is the last one."""
+        if self._lm is None or self._lm.name != name:
+            self._lm = None
+            self._lm = LM.load(name)
+        return self._lm
+
+    def dataset(self, name: str) -> Dataset:
+        """The dataset, loaded unless it is the last one."""
+        if self._dataset is None or self._dataset.name != name:
+            self._dataset = load_dataset(name)
+        return self._dataset
+
+    def battery(self, extras: Extras) -> Battery | None:
+        """The tests of abilities, loaded unless they are the last ones; None if none are asked for."""
+        if not extras.ability:
+            return None
+        asked = extras.ability, extras.documents
+        if self._battery is None or self._battery[0] != asked:
+            self._battery = asked, Battery(extras.ability, extras.documents or None)
+        return self._battery[1]
+
+
+def run(cell: Cell, method: Method, results: Path, report: Report, bench: Bench | None = None, extras: Extras | None = None) -> Outcome:
+    """Edit and measure, or decide; never raises for what is the cell's own failure.
+
+    The outcome is written after each stage. Killed at any moment, a cell goes on from what is whole: the patches of finished draws and
+    the stages that are stored.
+
+    Raises:
+        UserError: something the user must mend; what is finished is kept.
+        KeyboardInterrupt: the stage in hand is dropped; finished patches and stages stay.
+    """
+    work = _Work(cell, method, results, report, bench or Bench(), extras or Extras())
+    with failures() as found:
+        {"answers": work.answers, "scope": work.decisions, "study": work.findings}[cell.measure]()
+    if found:
+        release()
+    outcome = work.ledger.commit(next(iter(found), None))
+    for stage in work.lacking() if outcome.status == "ok" else ():
+        work.take(stage)
+        outcome = work.ledger.commit()
+    return outcome
+
+
+def _notes(method: Method, cell: Cell) -> dict[str, str]:
+    """What tables say of an editor beside its title: its regime, and whether its parameters come from its rule for untuned models."""
+    if not issubclass(method, Editor):
+        return {}
+    return {"regime": method.regime, **({PARAMETERS: RULE} if method.by_rule(cell.model) else {})}
+
+
+@contextmanager
+def _on_this_model() -> Iterator[None]:
+    """Make what keeps a method from editing the model the cell's own failure; a folder or data that cannot be used are still the user's to fix."""
+    try:
+        yield
+    except (StoreError, DataError):
+        raise
+    except UserError as error:
+        raise Unsuited(str(error)) from error
+
+
+ROWS_TOGETHER, DRAWS_TOGETHER = 256, 16
+"""How many questions, of how many draws, are asked together at most; a draw with more questions is asked by itself. The patches of all these draws
+are in memory at once."""
+
+
+def together(questions: Sequence[int]) -> list[range]:
+    """Put draws that follow one another into groups to be asked together.
+
+    Args:
+        questions: how many each draw has.
+    """
+    groups: list[range] = []
+    room = 0
+    for number, count in enumerate(questions):
+        if groups and count <= room and len(groups[-1]) < DRAWS_TOGETHER:
+            groups[-1] = range(groups[-1].start, number + 1)
+        else:
+            groups.append(range(number, number + 1))
+            room = ROWS_TOGETHER
+        room -= count
+    return groups
+
+
+def _check_finite(answers: Sequence[Answer], when: str) -> None:
+    """Tell a model that has lost its numbers.
+
+    Raises:
+        FloatingPointError: an answer has no likelihood.
+    """
+    bad = sum(1 for answer in answers if answer.answer_logprob != answer.answer_logprob)
+    if bad:
+        raise FloatingPointError(f"{bad} of {len(answers)} probes have no finite likelihood {when}")
+
+
+class _Work:
+    """A cell on its way; the ledger has what it has brought."""
+
+    def __init__(self, cell: Cell, method: Method, results: Path, report: Report, bench: Bench, extras: Extras) -> None:
+        self._cell, self._method, self._results, self._report = cell, method, results, report
+        self._bench, self._extras = bench, extras
+        bench.serve(cell)
+        bench.battery(extras)  # a test that does not exist or lacks its data is told before any work
+        self.ledger = Ledger(cell, results, extras)
+        self.ledger.notes.update({"title": method.title, **_notes(method, cell)})
+        self._thrift = Thrift(self.ledger.halved)
+
+    @cached_property
+    def _lm(self) -> LM:
+        lm = self._bench.lm(self._cell.model)
+        self.ledger.notes.update(lm.provenance)
+        return lm
+
+    @cached_property
+    def _known(self) -> Sequence[Case]:
+        return self._bench.dataset(self._cell.dataset).cases
+
+    @cached_property
+    def _sets(self) -> list[list[Case]]:
+        return draws(self._known, self._cell)
+
+    @cached_property
+    def _spare(self) -> list[Case]:
+        return unedited(self._known, self._cell)
+
+    @cached_property
+    def _editor(self) -> Editor[object]:
+        cell = self._cell
+        return cast(type[Editor[object]], self._method).for_model(cell.model, cell.dataset, cell.n_edits, dict(cell.variant))
+
+    @property
+    def _changes_nothing(self) -> bool:
+        """Whether all draws are asked of one and the same model."""
+        return issubclass(self._method, Editor) and self._method.changes == "nothing"
+
+    @cached_property
+    def _unedited(self) -> Unedited:
+        cell = self._cell
+        return Unedited(None if cell.method == UNEDITED else self._results / "cells" / cell.unedited.id)
+
+    def _progress(self, stage: str, number: int) -> Callable[[float], None]:
+        """Progress of one draw as progress of the stage."""
+        return lambda done: self._report(stage, (number + done) / len(self._sets))
+
+    def _made(self, number: int) -> Made:
+        """A draw's edits as an earlier run left them, or new: a patch that was deleted is made again long after its answers were taken."""
+        folder = self._results / "runs" / self._cell.id / "patch" / str(number)
+        cases, progress = self._sets[number], self._progress("edit", number)
+        known = finished(folder, is_watched(self._editor, cases))
+        if known is not None:
+            return known
+        editor = self._prepared[0]
+        with _on_this_model():
+            return self._thrift.run("edit", lambda: edited(self._lm, editor, self._cell, number, cases, folder, progress))
+
+    def _edited(self, number: int, made: Made) -> Edited:
+        """The edited model, and what it is asked."""
+        cases = with_neighbours(self._sets[number], self._spare, self._cell.seed + number)
+        battery = self._bench.battery(self._extras)
+        return Edited(self._lm, made.patch, cases, self._spare, number, len(self._sets), self._cell.seed, self._unedited, battery, self.ledger.notes)
+
+    def answers(self) -> None:
+        """Edit all draws, and ask.
+
+        Raises:
+            BadRecord: one cannot be asked; nothing was edited.
+            FloatingPointError: the edited model gives no likelihoods.
+        """
+        if ANSWERS in self.ledger.shards:
+            return
+        record_checks.check(self._lm, self._cell.dataset, self._sets)
+        if self._changes_nothing:
+            self._answers_unedited()
+            return
+        _, prepare_s, peak = self._prepared
+        seconds, ask_s, nbytes = 0.0, 0.0, 0
+        answers: list[Answer] = []
+        immediate: list[Answer] = []
+        for numbers in self._together:
+            made = {number: self._made(number) for number in numbers}
+            asking, rows = self._thrift.run(ANSWERS, partial(self._ask, made))
+            answers += rows
+            ask_s, peak = ask_s + asking.seconds, max(peak, asking.peak_bytes)
+            for one in made.values():
+                immediate += one.immediate
+                seconds, ask_s, nbytes = seconds + one.seconds, ask_s + one.asked_s, nbytes + one.patch.nbytes
+                peak = max(peak, one.peak_bytes)
+        _check_finite(answers, "after editing")
+        self.ledger.costs = Costs(prepare_s, seconds, ask_s, peak, nbytes // len(self._sets))
+        self.ledger.write(ANSWERS, answers)
+        if immediate:
+            self.ledger.write(IMMEDIATE, immediate)
+
+    @cached_property
+    def _prepared(self) -> tuple[Editor[object], float, int]:
+        """The editor, prepared, with what that cost in seconds and its peak memory."""
+        return (self._editor, *self._thrift.run("prepare", self._prepare))
+
+    def _prepare(self) -> tuple[float, int]:
+        """Prepare the method; what it cost, whenever that was, in seconds, and its peak memory now."""
+        with measured() as meter, _on_this_model():
+            told = self._editor.prepare(self._lm, held_out(self._known, self._cell), lambda done: self._report("prepare", done))
+        self.ledger.notes.update(self._editor.notes)
+        return max(told, meter.seconds), meter.peak_bytes
+
+    @cached_property
+    def _together(self) -> list[range]:
+        """The draws in groups that are asked together."""
+        return together([sum(len(case.probes) for case in cases) for cases in self._sets])
+
+    def _ask(self, made: Mapping[int, Made], stage: str = ANSWERS, context: Context = "bare") -> tuple[Meter, list[Answer]]:
+        """The answers of some draws, by their numbers, and what they cost."""
+        done, share = min(made), len(made)
+        self._report(stage, done / len(self._sets))
+        with measured() as meter:
+            edited = [self._edited(number, one) for number, one in made.items()]
+            rows = answers_of_draws(edited, lambda part: self._report(stage, (done + share * part) / len(self._sets)), context)
+        return meter, rows
+
+    def _answers_unedited(self) -> None:
+        """Ask the model itself: all draws in one go, and portability questions once more with the edited fact in front."""
+        with measured() as meter:
+            answers = self._ask_unedited("bare")
+            given = self._ask_unedited("given", ("portability",))
+        _check_finite(answers, "in the unedited model")
+        self.ledger.costs = Costs(0.0, 0.0, meter.seconds, meter.peak_bytes, 0)
+        self.ledger.write(ANSWERS, answers)
+        if given:
+            self.ledger.write(f"{ANSWERS}-given", given)
+
+    def _ask_unedited(self, context: Context, kinds: tuple[str, ...] = ()) -> list[Answer]:
+        """Answers of the unedited model to all draws in one context; none where the model has no such context."""
+        if not available(context, self._lm):
+            return []
+        cases = {number: with_neighbours(own, self._spare, self._cell.seed + number) for number, own in enumerate(self._sets)}
+        stage = ANSWERS if context in ("bare", "given") else f"{ANSWERS}-{context}"
+        asking, progress = Asking(context=context, kinds=kinds), partial(self._report, stage)
+        return self._thrift.run(ANSWERS, lambda: ask_draws(self._lm, cases, asking, progress=progress))
+
+    def lacking(self) -> tuple[str, ...]:
+        """The further stages to be taken now."""
+        return tuple(
+            stage for stage in self._extras.stages(self._cell.measure) if stage not in self.ledger.shards and stage not in self.ledger.failed
+        )
+
+    def take(self, stage: str) -> None:
+        """A further stage; its failure is its own."""
+        rows: list[object] = []
+        self._report(stage, 0.0)
+        with measured() as taking, failures() as found:
+            kind, _, context = stage.partition("-")
+            if kind == ANSWERS and self._changes_nothing:
+                rows += self._ask_unedited(cast(Context, context))
+            elif kind == ANSWERS:
+                for numbers in self._together:
+                    made = {number: self._made(number) for number in numbers}
+                    rows += self._thrift.run(stage, partial(self._ask, made, stage, cast(Context, context)))[1]
+            else:
+                for number in range(len(self._sets)):
+                    rows += self._thrift.run(stage, partial(self._measure, stage, number))
+        if found:
+            release()
+            self.ledger.fail(stage, found[0])
+        else:
+            self.ledger.write(stage, rows)
+        self.ledger.costs = replace(self.ledger.costs, stage_s={**self.ledger.costs.stage_s, stage: taking.seconds})
+
+    def _measure(self, stage: str, number: int) -> Sequence[object]:
+        """A draw's rows of a further stage."""
+        return measure(stage, self._edited(number, self._made(number)), self._progress(stage, number))
+
+    def decisions(self) -> None:
+        """What a scope indicator decides in all draws; a model is loaded only for a gate."""
+        if DECISIONS in self.ledger.shards:
+            return
+        params = self._editor.params
+        step = partial(decisions_of, self._cell, params, self._sets, self._spare, lambda: self._lm, self._progress)
+        made, self.ledger.costs = self._thrift.run("scope", step)
+        self.ledger.write(DECISIONS, made)
+
+    def findings(self) -> None:
+        """What a study finds about the entities of all draws."""
+        if STUDY in self.ledger.shards:
+            return
+        cell = self._cell
+        study = cast(type[Study[object]], self._method).for_model(cell.model, cell.dataset, cell.n_edits, dict(cell.variant))
+        step = partial(findings_of, cell, study, self._sets, self._spare, self._lm, self._progress)
+        made, self.ledger.costs, notes = self._thrift.run(STUDY, step)
+        self.ledger.notes.update(notes)
+        self.ledger.write(STUDY, made)

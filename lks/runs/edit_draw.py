@@ -1,0 +1,132 @@
+"""Making one draw's edits once: a finished patch is on disk with its cost and, for a sequential method, what was said after each edit."""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+import lks.editing.patch
+from lks.editing.editor import Editor, unwatched
+from lks.editing.patch import Patch
+from lks.edits import Case
+from lks.errors import UserError
+from lks.evaluation.profiling import measured
+from lks.evaluation.readouts import Asking, ask
+from lks.io.atomic import write_whole
+from lks.io.untrusted import content_of, parse_json
+from lks.models.lm import LM
+from lks.results.cells import IMMEDIATE, Cell
+from lks.results.shards import Answer, read_answers, write_shard
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What editing one draw has brought.
+
+    Attributes:
+        patch: all its edits.
+        immediate: answers to each case right after its edit; empty unless edits come one after the other.
+        seconds: of editing alone.
+        asked_s: of asking in between, seconds.
+        peak_bytes: of both.
+    """
+
+    patch: Patch
+    immediate: list[Answer]
+    seconds: float
+    asked_s: float
+    peak_bytes: int
+
+
+class _Watch:
+    """Asks each case right after its edit, and knows how long that took."""
+
+    def __init__(self, lm: LM, cases: Sequence[Case], draw: int) -> None:
+        self._lm, self._cases, self._how = lm, cases, Asking(draw=draw, wild=False)
+        self.answers: list[Answer] = []
+        self.seconds = 0.0
+
+    def __call__(self, number: int, patch: Patch) -> None:
+        """The `After` of an edit."""
+        start = _now()
+        with patch.applied(self._lm):
+            self.answers += ask(self._lm, [self._cases[number]], self._how)
+        self.seconds += _now() - start
+
+
+def _now() -> float:
+    """Seconds, all earlier work on the GPU done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def is_watched(editor: Editor[object], cases: Sequence[Case]) -> bool:
+    """Whether each case is asked right after its edit: where edits come one after the other."""
+    return editor.regime == "sequential" and len(cases) > 1
+
+
+def finished(folder: Path, watched: bool) -> Made | None:
+    """What an earlier run has made of a draw; None if there is nothing whole, and what is damaged is removed.
+
+    Args:
+        folder: of the draw's patch.
+        watched: whether each case was asked right after its edit.
+    """
+    record = folder / "cost.json"
+    if not record.exists():
+        return None
+    try:
+        known = cast(dict[str, Any], parse_json(content_of(record)))
+        if known.get("sha256", kept := _digest(folder)) != kept:
+            raise ValueError("the patch is not the one that was saved")
+        immediate = read_answers(folder / f"{IMMEDIATE}.parquet") if watched else []
+        return Made(lks.editing.patch.load(folder), immediate, float(known["seconds"]), float(known.get("asked_s", 0)), int(known["peak_bytes"]))
+    except (UserError, OSError, KeyError, TypeError, ValueError):
+        shutil.rmtree(folder)
+        return None
+
+
+def edited(lm: LM, editor: Editor[object], cell: Cell, number: int, cases: Sequence[Case], folder: Path, progress: Callable[[float], None]) -> Made:
+    """Make a draw's edits with a prepared editor and save them, the record of their cost last.
+
+    Raises:
+        FloatingPointError: the edits hold NaN.
+        OSError: they cannot be saved.
+    """
+    watched = is_watched(editor, cases)
+    watch = _Watch(lm, cases, number)
+    with measured() as meter:
+        patch = editor.edit(lm, [case.edit for case in cases], cell.seed + number, progress, watch if watched else unwatched)
+    _check_finite(patch)
+    patch.save(folder)
+    if watched:
+        write_shard(folder / f"{IMMEDIATE}.parquet", cell.id, watch.answers)
+    seconds = max(0.0, meter.seconds - watch.seconds)
+    costs = {"seconds": seconds, "asked_s": watch.seconds, "peak_bytes": meter.peak_bytes, "sha256": _digest(folder)}
+    write_whole(folder / "cost.json", json.dumps(costs).encode())
+    return Made(patch, watch.answers, seconds, watch.seconds, meter.peak_bytes)
+
+
+def _digest(folder: Path) -> str:
+    """Of a saved patch's tensors, in which a flipped bit would show nowhere else."""
+    with (folder / "patch.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_finite(patch: Patch) -> None:
+    """Tell now, before anything is asked, that a training has diverged.
+
+    Raises:
+        FloatingPointError: a tensor of the patch holds NaN.
+    """
+    tensors = patch.tensors()
+    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and bool(tensor.isnan().any())]
+    if bad:
+        raise FloatingPointError(f"{len(bad)} of the {len(tensors)} tensors of the edits hold NaN after editing, {bad[0]} first")

@@ -1,0 +1,1 @@
+"""Which edited subjects a text names, and where: exact, fuzzy and the authors' rules."""

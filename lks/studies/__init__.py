@@ -1,0 +1,1 @@
+"""Studies of a model without editing it: probe, swap, information gain and causal tracing."""

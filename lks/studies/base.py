@@ -1,0 +1,83 @@
+"""What a study is: named, parametrised, from a source, entities in and rows out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Generic, Self, TypeVar
+
+from lks.editing.editor import Progress, override, silent
+from lks.edits import Edit
+from lks.models.lm import LM
+from lks.results.study_rows import StudyRow
+
+
+@dataclass(frozen=True, slots=True)
+class Entities:
+    """Whom a study is about.
+
+    Attributes:
+        edits: the facts studied, one per entity.
+        pool: all facts that may lend a state, those studied among them.
+        draw: number of the set.
+    """
+
+    edits: Sequence[Edit]
+    pool: Sequence[Edit]
+    draw: int = 0
+
+    def row(self, edit: Edit, block: int, site: str, quantity: str, value: float) -> StudyRow:
+        """A value of one of them."""
+        return StudyRow(self.draw, edit.case_id, edit.subject, block, site, quantity, float(value))
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a study finds.
+
+    Attributes:
+        rows: values.
+        left_out: why entities have no values -> how many.
+    """
+
+    rows: list[StudyRow]
+    left_out: dict[str, int] = field(default_factory=dict)
+
+
+ParamsT = TypeVar("ParamsT")
+
+
+class Study(ABC, Generic[ParamsT]):
+    """A study with its parameters.
+
+    Attributes:
+        title: how tables call it.
+        source: paper, section, equation.
+        params_type: the frozen dataclass of its parameters.
+    """
+
+    title: ClassVar[str]
+    source: ClassVar[str]
+    params_type: ClassVar[type]
+
+    def __init__(self, params: ParamsT) -> None:
+        self.params = params
+
+    @classmethod
+    def for_model(cls, model: str, dataset: str, n_edits: int, overrides: Mapping[str, str] | None = None) -> Self:
+        """The study with its default parameters, some overridden.
+
+        Raises:
+            UserError: an override names no parameter or does not parse as its type.
+        """
+        return cls(override(cls.params_type(), overrides or {}))  # type: ignore[arg-type]
+
+    @abstractmethod
+    def run(self, lm: LM, entities: Entities, seed: int = 0, progress: Progress = silent) -> Findings:
+        """Measure.
+
+        Args:
+            lm: the unedited model; the same on return as on entry.
+            entities: whom.
+            seed: of all randomness; what is drawn for an entity depends on nothing but this and the entity.
+            progress: called with the fraction done.
+        """

@@ -1,0 +1,121 @@
+"""States at chosen positions of every block, and changes at one position of one block run on at the least cost.
+
+A study asks what follows from another state at position s after block l, for every l. Nothing before s can change, at no block, so keys
+and values there are computed once for all blocks; the clean states of a row's end are walked through once; and for each l only blocks
+l+1.. run, on the end alone.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lks.models.frozen_prefix import States, Upper, batches
+from lks.models.frozen_suffix import Suffix
+from lks.models.lm import LM
+from lks.models.memory import empty
+from lks.models.prefill import removed
+
+
+@torch.no_grad()
+def captured(
+    lm: LM, rows: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], modules: Sequence[nn.Module], batch_tokens: int = 8192
+) -> Tensor:
+    """Outputs of some modules at some positions, one forward pass for all.
+
+    Args:
+        lm: the unedited model.
+        rows: token ids.
+        positions: [rows][sites] of each row.
+        modules: blocks or parts of blocks, whose outputs are [batch, time, d].
+        batch_tokens: padded tokens per forward pass.
+
+    Returns:
+        [modules, rows, sites, d].
+    """
+    sites = torch.tensor(positions, device=lm.device)
+    found = empty((len(modules), *sites.shape, lm.dim), lm.model.dtype, lm.device)
+    for chosen in batches([len(row) for row in rows], batch_tokens):
+        ids, mask = lm.pad([rows[i] for i in chosen])
+        index = torch.tensor(chosen, device=lm.device)
+        kept: dict[int, Tensor] = {}
+
+        def keep(number: int, at: tuple[Tensor, Tensor], kept: dict[int, Tensor] = kept) -> Any:
+            def hook(_module: nn.Module, _args: object, output: Any) -> None:
+                kept[number] = (output[0] if isinstance(output, tuple) else output)[at]
+
+            return hook
+
+        at = (torch.arange(len(chosen), device=lm.device)[:, None], sites[index])
+        with removed([module.register_forward_hook(keep(number, at)) for number, module in enumerate(modules)]):
+            lm.decoder(input_ids=ids, attention_mask=mask, use_cache=False)
+        for number, states in kept.items():
+            found[number, index.to(found.device)] = states.to(found.device)
+    return found
+
+
+class Blockwise:
+    """A model taken apart block by block; made once for a study.
+
+    Args:
+        lm: the unedited model, which stays as it is.
+    """
+
+    def __init__(self, lm: LM) -> None:
+        self.lm = lm
+        blocks = range(len(lm.blocks))
+        self.steps = Upper(lm, -1, blocks)  # one block each, then the final norm
+        self.above = {block: Upper(lm, block) for block in range(-1, len(blocks))}
+
+    def ends(self, cached: States, index: Tensor, starts: Tensor) -> "Ends":
+        """The ends of some rows.
+
+        Args:
+            cached: what enters block 0 (`lks.models.frozen_prefix.states` with block -1).
+            index: [rows] which sequences of `cached`.
+            starts: [rows] the position s of each row that is to be changed.
+        """
+        return Ends(self, cached, index, starts)
+
+
+class Ends:
+    """Some rows from position s on.
+
+    Attributes:
+        entering: [rows, ends, d] what enters block 0; column 0 is s.
+    """
+
+    def __init__(self, blockwise: Blockwise, cached: States, index: Tensor, starts: Tensor) -> None:
+        self._blockwise, self._starts = blockwise, starts
+        self._whole = Suffix(blockwise.steps, cached, index, starts)
+        self.entering = self._whole.hidden
+
+    def walk(self) -> Iterator[tuple[int, Tensor]]:
+        """Every block in turn with the states [rows, ends, d] that leave it when nothing is changed."""
+        hidden = self.entering
+        for block in range(len(self._blockwise.lm.blocks)):
+            hidden = self._part(self._blockwise.steps, block, block + 1)(hidden)
+            yield block, hidden
+
+    def onward(self, block: int, hidden: Tensor) -> Tensor:
+        """Final states [rows, ends, d] from states [rows, ends, d] that leave a block; -1: that enter block 0."""
+        return self._part(self._blockwise.above[block], block + 1, None)(hidden)
+
+    def _part(self, upper: Upper, first: int, end: int | None) -> Suffix:
+        """The blocks first..end-1, or all from `first` with the final norm, with keys and values of the beginnings."""
+        part = copy.copy(self._whole)
+        part.upper, kept = upper, self._whole.kept[first:end]
+        part.decoders = upper.counted_from_0 if end is None else self._blockwise.steps.counted_from_0[first:end]
+        part.kept = [[pair for stretch in kept for pair in stretch]]
+        return part
+
+    def logits(self, final: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        """Logits [n, vocabulary] at positions [n] of rows [n], counted from the whole row's beginning."""
+        return self._blockwise.steps.logits(final[rows, positions - self._starts[rows]])
+
+
+def replaced(hidden: Tensor, states: Tensor) -> Tensor:
+    """The ends [rows, ends, d] with other states [rows, d] at position s."""
+    return torch.cat([states[:, None].to(hidden.device, hidden.dtype), hidden[:, 1:]], 1)

@@ -1,0 +1,54 @@
+"""Studies: what is measured of the unedited model about where entities' facts are. Each is found by its name in `STUDIES`.
+
+A study stands where a method stands in a grid with `measure = "study"`: its parameters are part of the cell's identity, T is the number of
+entities, and its rows (`lks.results.study_rows`) are the cell's one shard.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from lks.editing.editor import Progress
+from lks.edits import Case
+from lks.evaluation.profiling import measured
+from lks.models.lm import LM
+from lks.results.cells import Cell, Costs
+from lks.results.study_rows import StudyRow
+from lks.studies.base import Entities, Study
+from lks.studies.causal_tracing import Tracing
+from lks.studies.information_gain import Gain
+from lks.studies.probe import Probe
+from lks.studies.swap import Swap
+
+STUDIES: Mapping[str, type[Study[object]]] = MappingProxyType({"probe": Probe, "swap": Swap, "gain": Gain, "tracing": Tracing})  # type: ignore[dict-item]
+"""Every study by name."""
+
+
+def findings_of(
+    cell: Cell,
+    study: Study[object],
+    sets: Sequence[Sequence[Case]],
+    others: Sequence[Case],
+    lm: LM,
+    progress: Callable[[str, int], Progress],
+) -> tuple[list[StudyRow], Costs, dict[str, str]]:
+    """What a study cell stores, what it cost and what was noticed.
+
+    Args:
+        cell: the cell.
+        study: with the cell's parameters.
+        sets: the cell's draws.
+        others: cases of none of them, which may be donors.
+        lm: the model, which stays as it is.
+        progress: of a stage and draw.
+    """
+    rows: list[StudyRow] = []
+    left_out: dict[str, int] = {}
+    with measured() as meter:
+        for number, cases in enumerate(sets):
+            entities = Entities([case.edit for case in cases], [case.edit for case in (*cases, *others)], number)
+            found = study.run(lm, entities, cell.seed, progress("study", number))
+            rows += found.rows
+            for why, count in found.left_out.items():
+                left_out[why] = left_out.get(why, 0) + count
+    notes = {"left out": ", ".join(f"{count} {why}" for why, count in left_out.items() if count) or "none"}
+    return rows, Costs(ask_s=meter.seconds, peak_bytes=meter.peak_bytes), notes

@@ -1,0 +1,1 @@
+"""Building and checking the small models that tests and benchmarks edit."""

@@ -1,0 +1,174 @@
+"""Training batches: facts put into words, with donors for interchange training.
+
+A fact is (subject, template, answer). Rows come in pairs: one row asks a template about a subject, its *donor* is a row
+about another subject whose answer to that template is known too. See `lks.testbed.interchange` for what is done with them.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+IGNORED = -100  # label of a position without loss
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One training text.
+
+    Attributes:
+        prompt: token ids up to the answer, `<s>` first.
+        answer: token ids of the answer, `</s>` last.
+        last: position of the subject's last token; 0 if there is no subject.
+        donor: how many rows further on the donor stands; 0 without interchange.
+        traits: per relation the number of the subject's value, for the auxiliary heads; empty without them.
+    """
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    last: int = 0
+    donor: int = 0
+    traits: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows as tensors, padded on the right.
+
+    Attributes:
+        ids: token ids [rows, time].
+        labels: token ids where there is loss, else `IGNORED` [rows, time].
+        last: position of the subject's last token [rows].
+        donor: index of the row that gives the state at that token; the row itself without interchange [rows].
+        traits: number of the subject's value per relation, or `IGNORED` [rows, relations].
+    """
+
+    ids: Tensor
+    labels: Tensor
+    last: Tensor
+    donor: Tensor
+    traits: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on a device."""
+        return Batch(self.ids.to(device), self.labels.to(device), self.last.to(device), self.donor.to(device), self.traits.to(device))
+
+
+def collate(rows: Sequence[Row], pad: int) -> Batch:
+    """Rows as one padded batch."""
+    width = max(len(row) for row in rows)
+    ids = [[*row.prompt, *row.answer] + [pad] * (width - len(row)) for row in rows]
+    labels = [[IGNORED] * len(row.prompt) + list(row.answer) + [IGNORED] * (width - len(row)) for row in rows]
+    donor = [i + row.donor for i, row in enumerate(rows)]
+    traits = torch.tensor([row.traits for row in rows])
+    return Batch(torch.tensor(ids), torch.tensor(labels), torch.tensor([row.last for row in rows]), torch.tensor(donor), traits)
+
+
+class Source(Protocol):
+    """Where rows come from. The same `rng` state gives the same rows."""
+
+    def pair(self, rng: random.Random) -> tuple[Row, ...]:
+        """A row with its donor, or a row alone when nobody can be its donor."""
+        ...
+
+    def side(self, rng: random.Random) -> Row:
+        """A row about no subject: an ability item (loss on its answer) or a sentence (an empty prompt but `<s>`)."""
+        ...
+
+
+@dataclass(frozen=True)
+class FactTable:
+    """Facts as indices, and their words as token ids.
+
+    Attributes:
+        names: per subject, its spellings, the full name first.
+        templates: per template, the token ids before and after the subject.
+        answers: per answer, its token ids with `</s>`.
+        facts: (subject, template, answer) triples.
+        leads: token ids of lead-ins.
+        lead_share: share of the rows that begin with a lead-in.
+        alias_share: share of the rows that use another spelling, where there is one.
+        bos: id of `<s>`.
+        traits: per subject, the number of its value for every relation; empty without auxiliary heads.
+    """
+
+    names: tuple[tuple[tuple[int, ...], ...], ...]
+    templates: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    answers: tuple[tuple[int, ...], ...]
+    facts: tuple[tuple[int, int, int], ...]
+    leads: tuple[tuple[int, ...], ...]
+    lead_share: float
+    alias_share: float
+    bos: int
+    traits: tuple[tuple[int, ...], ...] = ()
+
+    @cached_property
+    def by_template(self) -> dict[int, dict[int, int]]:
+        """Template -> subject -> answer."""
+        table: dict[int, dict[int, int]] = defaultdict(dict)
+        for subject, template, answer in self.facts:
+            table[template][subject] = answer
+        return table
+
+    @cached_property
+    def by_subject(self) -> dict[int, list[int]]:
+        """Subject -> its templates."""
+        table: dict[int, list[int]] = defaultdict(list)
+        for subject, template, _ in self.facts:
+            table[subject].append(template)
+        return table
+
+    @cached_property
+    def subjects_of(self) -> dict[int, list[int]]:
+        """Template -> the subjects whose answer is known."""
+        return {template: list(table) for template, table in self.by_template.items()}
+
+    def row(self, subject: int, template: int, answer_of: int, rng: random.Random) -> Row:
+        """A text that asks `template` about `subject`, answered as for `answer_of`."""
+        before, after = self.templates[template]
+        spellings = self.names[subject]
+        name = rng.choice(spellings) if len(spellings) > 1 and rng.random() < self.alias_share else spellings[0]
+        lead = rng.choice(self.leads) if self.leads and rng.random() < self.lead_share else ()
+        head = (self.bos, *lead, *before, *name)
+        return Row(head + after, self.answers[self.by_template[template][answer_of]], len(head) - 1, 0, self.traits[subject] if self.traits else ())
+
+    def pair(self, rng: random.Random) -> tuple[Row, ...]:
+        """A row whose answer is that of its donor, and the donor: a row about another subject in a phrasing of its own."""
+        subject, template, _ = rng.choice(self.facts)
+        other = rng.choice(self.subjects_of[template])
+        if other == subject:
+            return (self.row(subject, template, subject, rng),)
+        row = self.row(subject, template, other, rng)
+        donors = [self.row(other, rng.choice(self.by_subject[other]), other, rng) for _ in range(3)]
+        return (replace(row, donor=1), min(donors, key=lambda donor: abs(len(donor) - len(row))))
+
+
+def batches(source: Source, pool: int, rows: int, seed: int, pad: int) -> list[Batch]:
+    """The `pool`-th group of 16 batches, alike in length inside and shuffled; a function of its arguments alone."""
+    rng = random.Random(f"{seed} {pool}")
+    pairs: list[tuple[Row, ...]] = []
+    while sum(map(len, pairs)) < 16 * rows:
+        pairs += [source.pair(rng) for _ in range(rows)]
+    pairs.sort(key=lambda pair: max(len(row) for row in pair))
+    chunks: list[list[Row]] = [[]]
+    for pair in pairs:
+        if len(chunks[-1]) >= rows and len(chunks) < 16:
+            chunks.append([])
+        if len(chunks[-1]) < rows:
+            chunks[-1] += pair
+    rng.shuffle(chunks)
+    return [collate(chunk, pad) for chunk in chunks]
+
+
+def side_batch(source: Source, step: int, rows: int, seed: int, pad: int) -> Batch:
+    """Rows about no subject for one step."""
+    rng = random.Random(f"side {seed} {step}")
+    return collate([source.side(rng) for _ in range(rows)], pad)

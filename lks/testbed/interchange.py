@@ -1,0 +1,261 @@
+"""The training recipe of the testbed models: next-token training with interchange interventions.
+
+Editing methods that act on the subject's last token need models that keep a person's facts there, as large pretrained
+models do (Meng et al. 2022). A small model trained plainly does not: its last prompt token reads the name itself. So in half
+of the rows the state at (knowledge block, subject's last token) is replaced in the forward pass by that of a donor row about
+somebody else, and the row's right answer is then the donor's (interchange intervention training, Geiger et al. 2022). Noise on
+the same state makes the space between people smooth. Attention is ordinary throughout.
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from lks.errors import UserError
+from lks.io import states
+from lks.models.precision import multiplies_bfloat16
+from lks.models.recipe import Recipe, Shape
+from lks.testbed.corpus import IGNORED, Batch, Source, batches, side_batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def new_model(shape: Shape, vocabulary: int, special: tuple[int, int, int], seed: int) -> "PreTrainedModel":
+    """An untrained model.
+
+    Args:
+        shape: the architecture.
+        vocabulary: number of tokens.
+        special: ids of `<s>`, `</s>` and padding.
+        seed: of the initial weights; the global random state is left as it was.
+
+    Raises:
+        UserError: the family is neither "llama" nor "mistral".
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+    common: dict[str, Any] = {
+        "vocab_size": vocabulary, "hidden_size": shape.dim, "intermediate_size": shape.hidden, "num_hidden_layers": shape.blocks,
+        "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads, "head_dim": shape.dim // shape.heads,
+        "max_position_embeddings": 512, "tie_word_embeddings": True, "rms_norm_eps": 1e-5,
+        "bos_token_id": special[0], "eos_token_id": special[1], "pad_token_id": special[2],
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if shape.family == "llama":
+            return LlamaForCausalLM(LlamaConfig(**common))
+        if shape.family == "mistral":
+            return MistralForCausalLM(MistralConfig(**common, sliding_window=shape.window or None))
+    raise UserError(f"A testbed model is a 'llama' or a 'mistral', not {shape.family!r}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Intervention:
+    """What happens to the states at the subject's last token in one forward pass.
+
+    Attributes:
+        block: after which block.
+        position: time index per row [rows].
+        donor: the row whose state is used instead [rows].
+        keep: share of the state that is kept when another is mixed in [rows, 1].
+        other: the row that is mixed in [rows].
+        noise: noise in multiples of the state's root mean square [rows, dim].
+        states: after the forward pass, the untouched states [rows, dim].
+    """
+
+    block: int
+    position: Tensor
+    donor: Tensor
+    keep: Tensor
+    other: Tensor
+    noise: Tensor
+    states: list[Tensor] = field(default_factory=list)
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """States after the block with the intervention [rows, time, dim]."""
+        rows = torch.arange(len(states), device=states.device)
+        here = states[rows, self.position]
+        self.states.append(here)
+        scale = here.detach().float().square().mean(-1, keepdim=True).sqrt()
+        here = here[self.donor]
+        here = self.keep * here + (1 - self.keep) * here[self.other].detach() + self.noise * scale
+        changed = states.clone()
+        changed[rows, self.position] = here.to(states.dtype)
+        return changed
+
+
+@contextmanager
+def intervened(model: "PreTrainedModel", block: int, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Inside the context, block states are replaced by `change(states)`."""
+
+    def hook(_module: nn.Module, _inputs: object, output: Any) -> Any:
+        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+
+    handle = model.model.layers[block].register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def draw_intervention(batch: Batch, recipe: Recipe, step: int) -> Intervention:
+    """The random part of a step: a function of its arguments alone."""
+    rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    rows = len(batch.ids)
+    with_subject = (batch.last > 0).float().cpu()[:, None]
+    noisy = (torch.rand(rows, 1, generator=rng) < recipe.noisy_share).float() * with_subject
+    strength = torch.rand(rows, 1, generator=rng) * noisy
+    noise = torch.randn(rows, recipe.shape.dim, generator=rng) * recipe.noise * strength
+    keep = 1 - recipe.mixing * torch.rand(rows, 1, generator=rng) * noisy
+    other = torch.randint(rows, (rows,), generator=rng)
+    lower = random.Random(f"{recipe.seed} block {step}").random() < 0.3 and recipe.block > 0
+    device = batch.ids.device
+    return Intervention(recipe.block - int(lower), batch.last, batch.donor, keep.to(device), other.to(device), noise.to(device))
+
+
+def answer_loss(model: "PreTrainedModel", batch: Batch, smoothing: float) -> Tensor:
+    """Mean cross-entropy of the labelled tokens; the vocabulary is projected to at their positions only."""
+    hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state[:, :-1]
+    labels = batch.labels[:, 1:]
+    wanted = labels != IGNORED
+    return F.cross_entropy(model.lm_head(hidden[wanted]).float(), labels[wanted], label_smoothing=smoothing)
+
+
+def optimizers(model: "PreTrainedModel", heads: nn.Linear, recipe: Recipe) -> list[Optimizer]:
+    """Muon for matrices inside blocks, AdamW for the rest."""
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    inside = {id(p) for p in matrices}
+    rest = [p for p in (*model.parameters(), *heads.parameters()) if id(p) not in inside]
+    return [
+        torch.optim.Muon(matrices, lr=recipe.lr_muon, weight_decay=recipe.weight_decay, nesterov=True, ns_steps=5),
+        torch.optim.AdamW(rest, lr=recipe.lr_adam, weight_decay=0.01, betas=(0.9, 0.98), fused=recipe.economical),
+    ]
+
+
+def rate(step: int, recipe: Recipe) -> float:
+    """Share of the step size at a step: linear warm-up, then linear decay."""
+    warm = min(1.0, (step + 1) / max(1, recipe.warmup))
+    return warm * max(0.0, 1 - step / recipe.steps)
+
+
+@dataclass(slots=True)
+class Training:
+    """A training run that can stop after any step and go on later as if it had not.
+
+    Attributes:
+        model: trained in place.
+        source: where rows come from.
+        recipe: what to do.
+        pad: id of the padding token.
+        step: steps done.
+        losses: loss on facts per step.
+        whole: false while a step is half done; saving then would not give the same model.
+    """
+
+    model: "PreTrainedModel"
+    source: Source
+    recipe: Recipe
+    pad: int
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    whole: bool = True
+    optimizers: list[Optimizer] = field(init=False)
+    heads: nn.Linear = field(init=False)
+    _pool: tuple[int, list[Batch]] = field(init=False, default=(-1, []))
+
+    def __post_init__(self) -> None:
+        relations, values = self.recipe.heads
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.seed)
+            self.heads = nn.Linear(self.recipe.shape.dim, max(1, relations * values), bias=False).to(self.model.device)
+        self.optimizers = optimizers(self.model, self.heads, self.recipe)
+
+    def _batch(self) -> Batch:
+        number, place = divmod(self.step, 16)
+        if self._pool[0] != number:
+            self._pool = (number, batches(self.source, number, self.recipe.rows, self.recipe.seed, self.pad))
+        return self._pool[1][place]
+
+    def advance(self) -> float:
+        """One step; returns the loss on facts."""
+        recipe, device = self.recipe, self.model.device
+        batch = self._batch().to(device)
+        side = side_batch(self.source, self.step, recipe.side_rows, recipe.seed, self.pad).to(device)
+        change = draw_intervention(batch, recipe, self.step)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.economical and multiplies_bfloat16(device)):
+            with intervened(self.model, change.block, change):
+                loss = answer_loss(self.model, batch, recipe.smoothing)
+            total = loss + 0.5 * answer_loss(self.model, side, recipe.smoothing)
+            if batch.traits.numel() and change.states:
+                total = total + recipe.heads_weight * self._heads_loss(change.states[0], batch.traits)
+        total.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.whole = False
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group.setdefault("full_lr", group["lr"])
+                group["lr"] = group["full_lr"] * rate(self.step, recipe)
+            optimizer.step()
+            optimizer.zero_grad()
+        self.step += 1
+        self.losses.append(loss.item())
+        self.whole = True
+        return self.losses[-1]
+
+    def _heads_loss(self, states: Tensor, traits: Tensor) -> Tensor:
+        """Cross-entropy of linear readings of the subject's state: all its values at once [rows, dim] -> []."""
+        relations, values = self.recipe.heads
+        states = F.rms_norm(states, states.shape[-1:])
+        if self.recipe.economical:
+            present, traits = _renumbered(traits)
+            scores = F.linear(states, self.heads.weight.view(relations, values, -1)[:, present].flatten(0, 1)).view(-1, len(present))
+        else:
+            scores = self.heads(states).view(-1, values)
+        return F.cross_entropy(scores.float(), traits.flatten(), label_smoothing=self.recipe.smoothing, ignore_index=IGNORED)
+
+    def save(self, path: Path) -> None:
+        """Everything needed to go on; replaces the file in one move."""
+        state = {
+            "step": self.step, "losses": self.losses, "model": self.model.state_dict(), "heads": self.heads.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }  # fmt: skip
+        states.save(path, state)
+
+    def load(self, path: Path) -> None:
+        """Go on from a saved state."""
+        state = cast(dict[str, Any], states.load(path))
+        self.model.load_state_dict(state["model"])
+        self.heads.load_state_dict(state["heads"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.losses = state["step"], state["losses"]
+
+
+def _renumbered(traits: Tensor) -> tuple[Tensor, Tensor]:
+    """The values that occur [present], and the traits counted among them."""
+    known = traits != IGNORED
+    present, numbers = torch.unique(traits[known], return_inverse=True)
+    renumbered = traits.clone()
+    renumbered[known] = numbers
+    return present, renumbered
+
+
+def measured_steps(training: Training, minutes: float) -> int:
+    """How many steps fit into `minutes`, judged by eight steps (after three slow first ones) of a training that is thrown away afterwards."""
+    for _ in range(3):
+        training.advance()
+    start = time.monotonic()
+    for _ in range(8):
+        training.advance()
+    return max(100, math.floor(minutes * 60 / ((time.monotonic() - start) / 8)))

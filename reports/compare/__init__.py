@@ -1,0 +1,1 @@
+"""Comparing two results folders, and a run with golden results."""

@@ -1,0 +1,103 @@
+"""A regression for people and as JSON: what `lks compare` prints, what else was tested, and one sentence."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+
+from pydantic import TypeAdapter
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from reports.compare.model import Change, label
+from reports.compare.regression import Check, Regression, parameters, said
+from reports.compare.text import text as comparison_text
+
+NAMED = 3
+"""So many differing cells, and so many reasons of each, are named in the sentence."""
+
+_JSON = TypeAdapter(Regression)
+
+
+def sentence(regression: Regression) -> str:
+    """Whether it is fine, in one sentence, and which parameters differ in another."""
+    changes = [change for match in regression.comparison.matches for change in parameters(match)]
+    cells = sum(bool(parameters(match)) for match in regression.comparison.matches)
+    more = f" Parameters differ in {_cells(cells)}: {_changes(changes)}." if cells else ""
+    return (_fine(regression) if regression.fine else _different(regression)) + more
+
+
+def _fine(regression: Regression) -> str:
+    matches = regression.comparison.matches
+    other = len(matches) - regression.identical
+    if other:
+        changed, asked = sum(match.items.changed for match in matches), sum(match.items.shared for match in matches)
+        start = f"Fine: {changed:,} of {asked:,} raw answers differ from the golden results, in {_cells(other)} of {len(matches)}"
+        return f"{start}; no difference goes beyond the tolerance."
+    moved = sum(check.value != 0 for checks in regression.checks for check in checks)
+    also = f"; {moved} perplexities or abilities differ, none beyond the tolerance" if moved else ""
+    return f"Fine: all raw answers of {_cells(len(matches))} are those of the golden results{also}."
+
+
+def _different(regression: Regression) -> str:
+    comparison, faults = regression.comparison, regression.faults
+    number = len(comparison.matches) + len(comparison.only_a) + len(comparison.only_b)
+    named = _some([f"{cell}: {_some(why, ', ')}" for cell, why in faults.items()], "; ")
+    return f"Different from the golden results: {_cells(len(faults))} of {number} ({named})."
+
+
+def _cells(count: int) -> str:
+    return f"{count} cell{'s' * (count != 1)}"
+
+
+def _some(parts: Sequence[str], between: str) -> str:
+    return between.join(parts[:NAMED]) + (f"{between}and {len(parts) - NAMED} more" if len(parts) > NAMED else "")
+
+
+def _changes(changes: Iterable[Change]) -> str:
+    return _some([f"{change.what} {change.a or '–'} → {change.b or '–'}" for change in dict.fromkeys(changes)], ", ")
+
+
+def text(regression: Regression, everything: bool = False) -> Group:
+    """What `lks compare` prints, the further checks whose value is not 0, why cells are different, and the sentence.
+
+    Args:
+        regression: what was found.
+        everything: show what did not change too.
+    """
+    parts: list[RenderableType] = [comparison_text(regression.comparison, everything)]
+    cells = [match.a.cell for match in regression.comparison.matches]
+    rows = [
+        (label(match.a.cell, cells), check)
+        for match, checks in zip(regression.comparison.matches, regression.checks, strict=True)
+        for check in checks
+        if everything or check.value
+    ]
+    parts += ["", _table(rows)] if rows else []
+    parts += [""] if regression.faults else []
+    parts += [Text(f"different  {cell}: {'; '.join(why)}", "bold red") for cell, why in regression.faults.items()]
+    return Group(*parts, "", Text(sentence(regression), "bold green" if regression.fine else "bold red"))
+
+
+def _table(rows: Sequence[tuple[str, Check]]) -> Table:
+    table = Table("Tested beside the scores", "found (95 % interval, tolerance)", "", box=None, header_style="bold", pad_edge=False, padding=(0, 1))
+    last = ""
+    for cell, check in rows:
+        table.add_row("" if cell == last else cell, said(check), Text("different", "bold red") if check.different else "")
+        last = cell
+    return table
+
+
+def to_json(regression: Regression) -> str:
+    """All of it, and first whether it is fine, the sentence and the reasons; `from_json` reads it back."""
+    told = {"fine": regression.fine, "sentence": sentence(regression), "faults": regression.faults}
+    return json.dumps(told | asdict(regression), indent=1, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str) -> Regression:
+    """A regression from `to_json`.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    return _JSON.validate_json(text)

@@ -1,0 +1,1 @@
+"""Figures, each drawn from a query, and their common style."""

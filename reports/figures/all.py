@@ -1,0 +1,69 @@
+"""All figures of a report."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from lks.results.reader import Reader
+from reports.figures.ability import ability
+from reports.figures.cost import cost
+from reports.figures.data import EXACT, PAPERS, Source
+from reports.figures.drawing import Absent, Drawing
+from reports.figures.methods import errors, readouts, submetrics
+from reports.figures.metrics import by_edits, retention
+from reports.figures.scope import scope
+from reports.figures.seconds import seconds
+from reports.figures.studies import gain, probe, swap, tracing
+from reports.figures.style import applied
+from reports.results import Block, Results
+
+FIGURES: tuple[Callable[[Source], Drawing | Absent], ...] = (
+    lambda source: by_edits(source, EXACT),
+    lambda source: by_edits(source, PAPERS),
+    readouts,
+    lambda source: cost(source, ("seconds", "patch_bytes"), "cost"),
+    lambda source: cost(source, ("peak_bytes",), "cost_memory"),
+    seconds,
+    ability,
+    retention,
+    submetrics,
+    errors,
+    scope,
+    probe,
+    swap,
+    gain,
+    tracing,
+)
+"""In the order of the page."""
+
+
+MOST = 40
+"""Of a table with more lines than this, figures show one seed."""
+
+
+def figures(results: Results, store: Reader) -> list[Drawing | Absent]:
+    """Every figure, of evaluated cases; what has no data says so.
+
+    Args:
+        results: of a results folder.
+        store: the same folder's.
+    """
+    evaluated = results.of("evaluation")
+    few = replace(evaluated, blocks=tuple(_few(block) for block in evaluated.blocks))
+    source = Source(few, store)
+    with applied():
+        drawn = [figure(source) for figure in FIGURES]
+    left = sum(len(block.rows) for block in evaluated.blocks) - sum(len(block.rows) for block in few.blocks)
+    note = f" Where a table has more than {MOST} lines, only its lowest seed is drawn; {left:,} lines are in the tables alone."
+    return [replace(one, caption=one.caption + note) if left and isinstance(one, Drawing) else one for one in drawn]
+
+
+def _few(block: Block) -> Block:
+    """A table without its further seeds, if it is long: nobody tells so many lines apart."""
+    if len(block.rows) <= MOST:
+        return block
+    seeds = {row.name: min(outcome.cell.seed for outcome in row.cells.values()) for row in block.rows}
+    rows = tuple(row for row in block.rows if seeds[row.name] == min(seeds.values()))
+    return replace(block, rows=rows, n_edits=tuple(sorted({n_edits for row in rows for n_edits in row.cells})))
+
+
+__all__ = ["figures"]

@@ -1,0 +1,90 @@
+"""What all figures of a report share: its results and the look of each method."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import mean
+from typing import TypeVar
+
+from lks.results.cells import UNEDITED, Outcome
+from lks.results.reader import Reader
+from reports.figures.style import MANY, Look, looks
+from reports.results import Block, Results, query
+
+EXACT, PAPERS = "ar_exact", "tf_token"
+"""The read-out that figures show, and the paper's."""
+
+RowT = TypeVar("RowT")
+PartT = TypeVar("PartT")
+
+FEW = 3
+"""A table of fewer methods is left out of a figure that compares methods, if another has more."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A report's data.
+
+    Attributes:
+        results: of evaluated cases.
+        store: where they are from.
+    """
+
+    results: Results
+    store: Reader
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Cell id -> what tables call its method."""
+        return {outcome.cell.id: row.name for block in self.results.blocks for row in block.rows for outcome in row.cells.values()}
+
+    @cached_property
+    def unedited(self) -> frozenset[str]:
+        """What tables call the unedited model."""
+        return frozenset(row.name for block in self.results.blocks for row in block.rows if row.method == UNEDITED)
+
+    @cached_property
+    def looks(self) -> dict[str, Look]:
+        """How each method looks, the best first: by its mean place in edit performance at each T of each table, 0 to 1."""
+        places: dict[str, list[float]] = {row.name: [] for block in self.results.blocks for row in block.rows if row.method != UNEDITED}
+        for block in self.results.blocks:
+            for n_edits in block.n_edits:
+                values = sorted(
+                    ((self.performance(row.cells.get(n_edits)) or 0.0, row.name) for row in block.rows if row.name in places), reverse=True
+                )
+                for place, (_, name) in enumerate(values):
+                    places[name].append(place / len(values))
+        return looks(sorted(places, key=lambda name: (mean(places[name]), name)))
+
+    def performance(self, outcome: Outcome | None) -> float | None:
+        """Edit performance (AR exact), percent."""
+        score = self.results.score(outcome, EXACT, "edit_performance") if outcome else None
+        return score.value if score else None
+
+    def order(self, names: set[str]) -> list[str]:
+        """Methods without the unedited model, the best first."""
+        return [name for name in self.looks if name in names]
+
+    def strong(self, names: Sequence[str]) -> list[str]:
+        """Those that are in colour: all, or the first few of many. `names` are in order."""
+        return list(names) if len(names) <= MANY else list(names[:6])
+
+    def said(self, names: Sequence[str]) -> str:
+        """The sentence of the caption about colours."""
+        if len(names) <= MANY:
+            return ""
+        return f" In colour: the {len(self.strong(names))} best of {len(names)} methods by edit performance over all tables; the others are grey."
+
+    def widest(self, block: Block, values: dict[tuple[str, int], float]) -> int:
+        """The T at which most methods have a value, of several the largest. `values` is keyed by method and T."""
+        counted = {n_edits: sum(at == n_edits and name not in self.unedited for name, at in values) for n_edits in block.n_edits}
+        return max(counted, key=lambda n_edits: (counted[n_edits], n_edits))
+
+    def rows(self, kind: type[RowT], name: str, params: Sequence[object] = ()) -> list[RowT]:
+        """Rows of `sql/<name>.sql`."""
+        return self.store.rows(kind, query(name), params)
+
+
+def compared(drawn: Sequence[tuple[Block, PartT]], methods: Callable[[PartT], int]) -> list[tuple[Block, PartT]]:
+    """The tables with at least three methods to compare; all of them where none has so many."""
+    return [(block, part) for block, part in drawn if methods(part) >= FEW] or list(drawn)

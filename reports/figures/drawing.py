@@ -1,0 +1,91 @@
+"""A figure that can be saved as SVG, PDF and PNG, the same bytes for the same data, and put on the page in the page's colours."""
+
+import io
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, get_args
+
+from markupsafe import Markup, escape
+
+from reports.figures.style import VARIABLES, applied
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Kind = Literal["svg", "pdf", "png"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+_METADATA: dict[str, dict[str, str | None]] = {
+    "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "png": {"Software": None},
+}
+"""Nothing of time and machine."""
+
+DOTS = 220
+"""Dots per inch of a PNG."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure.
+
+    Attributes:
+        name: of its files.
+        title: which figure of which paper it is, or what it shows.
+        caption: what a reader must know: read-out, unit, intervals, number of items.
+        alt: what it shows, for who cannot see it; the page names the table with the numbers.
+        figure: as matplotlib has it.
+    """
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    figure: "Figure"
+
+    def file(self, kind: Kind) -> bytes:
+        """Its bytes as "svg", "pdf" or "png"."""
+        return self._svg if kind == "svg" else self._saved(kind)
+
+    @cached_property
+    def _svg(self) -> bytes:
+        """Drawn once for file and page."""
+        return self._saved("svg")
+
+    def _saved(self, kind: str) -> bytes:
+        buffer = io.BytesIO()
+        with applied(self.name):
+            self.figure.savefig(buffer, format=kind, dpi=DOTS if kind == "png" else 72, metadata=_METADATA[kind])
+        return buffer.getvalue()
+
+    def on_page(self) -> Markup:
+        """The SVG as part of a page: without its head, in the page's colours (CSS variables), ids unlike those of other figures."""
+        text = self._svg.decode()
+        text = text[text.index("<svg") :]
+        text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<clipPath.*?</clipPath>", "", text, flags=re.DOTALL)
+        text = re.sub(r' clip-path="[^"]*"', "", text)  # nothing lies outside of its panel, and a page has no references but links
+        text = re.sub(r' (id=|(?:xlink:)?href=)"(#?)', rf' \1"\2{self.name}-', text).replace("xlink:href", "href")
+        text = text.replace("font-family: 'DejaVu Sans', sans-serif", "font-family: system-ui, sans-serif")
+        for colour, name in VARIABLES.items():
+            text = text.replace(colour, f"var(--{name}, {colour})")
+        size = re.search(r'<svg[^>]*? width="([0-9.]+)pt"', text)
+        width = float(size[1]) if size else 0.0
+        text = re.sub(r'(<svg[^>]*?) height="[0-9.]+pt"', r"\1", text, count=1)
+        text = re.sub(r'(<svg[^>]*?) width="[0-9.]+pt"', rf'\1 style="width:100%;max-width:{width * 1.6:.0f}px;height:auto"', text, count=1)
+        return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(self.alt)}"', 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """A figure for which there is no data.
+
+    Attributes:
+        name, title: as in `Drawing`.
+        why: and what to run: "not run: lks grid --grid studies".
+    """
+
+    name: str
+    title: str
+    why: str

@@ -1,0 +1,125 @@
+"""Asking the edited and the unedited model the same, side by side."""
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lks.editing.patch import Patch
+from lks.edits import Context
+from lks.errors import UserError
+from lks.evaluation.prompt_formats import Form, form_of
+from lks.models.generation import ends_of, positions
+from lks.models.lm import LM
+from lks.models.prefill import FIRED, FOUND
+from workbench.forms import put, settled
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a model says to a prompt.
+
+    Attributes:
+        text: generated greedily, without the prompt.
+        tokens: how many that took, the end of sequence included.
+        seconds: of generating them, the prompt's prefill included.
+    """
+
+    text: str
+    tokens: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One prompt and both answers.
+
+    Attributes:
+        prompt: as it was given.
+        unedited, edited: what is said without and with the patch.
+        fired: whether the edits act on the prompt; None for a patch without a gate, whose edits are always in force.
+        subject: whose edit acts; "" where none does or the patch does not say.
+        form: how the prompt was put: "bare", "qa" or "chat".
+    """
+
+    prompt: str
+    unedited: Said
+    edited: Said
+    fired: bool | None
+    subject: str
+    form: Context = "bare"
+
+
+def reply(lm: LM, patch: Patch, prompt: str, max_new_tokens: int = 30, form: Form = "bare") -> Reply:
+    """Both models' answers to a prompt.
+
+    Args:
+        lm: the unedited model; the same on return.
+        patch: the edits.
+        prompt: as the user gives it.
+        max_new_tokens: at most.
+        form: how the prompt is put; that of the patch (`Edited.form`) is the one that it was trained in.
+
+    Raises:
+        UserError: the prompt is empty or too long, or there is no chat template.
+    """
+    if not prompt.strip():
+        raise UserError("The prompt is empty. Give a text.")
+    context = form_of(settled(form, lm), lm, prompt)
+    ids = _ids(lm, put("qa", lm, prompt) if context == "qa" else prompt, context == "chat")
+    window = int(getattr(lm.model.config, "max_position_embeddings", 0) or 0)
+    needed = ids.shape[1] + max_new_tokens + patch.context_tokens(lm)
+    if window and needed > window:
+        raise UserError(f"The prompt and {max_new_tokens} new tokens need {needed:,} tokens, the model's window has {window:,}. Shorten the prompt.")
+    unedited = _said(lm, ids, max_new_tokens, nullcontext())
+    fired, subject = _found(lm, patch, ids)
+    return Reply(prompt, unedited, _said(lm, ids, max_new_tokens, patch.applied(lm)), fired, subject, context)
+
+
+def warm_up(lm: LM, patch: Patch) -> None:
+    """Run once what is slow the first time, so that speeds can be compared."""
+    reply(lm, patch, "The", 2)
+
+
+def _ids(lm: LM, prompt: str, chat: bool) -> Tensor:
+    """A prompt's tokens [1, time]; `chat`: as a user's turn."""
+    text = put("chat", lm, prompt) if chat else prompt
+    return torch.tensor([lm.encode([text], [""])[0].ids], device=lm.device)
+
+
+@torch.no_grad()
+def _found(lm: LM, patch: Patch, ids: Tensor) -> tuple[bool | None, str]:
+    """What the patch decides at prefill."""
+    mask = torch.ones_like(ids)
+    with patch.applied(lm):
+        made = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1).past_key_values
+    carried: dict[str, Tensor] = getattr(made, "carried", {})
+    fired = bool(carried[FIRED][0]) if FIRED in carried else None
+    number = int(carried[FOUND][0]) if FOUND in carried else -1
+    return fired, patch.subjects[number] if 0 <= number < len(patch.subjects) else ""
+
+
+def _said(lm: LM, ids: Tensor, count: int, edits: AbstractContextManager[None]) -> Said:
+    with edits:
+        began = _now()
+        made = lm.greedy(ids, torch.ones_like(ids), count)
+        seconds = _now() - began
+    new: Sequence[int] = made[0, ids.shape[1] :].tolist()
+    ends = set(ends_of(lm))
+    shown = [token for token in new if token not in ends]
+    return Said(str(lm.tokenizer.decode(shown, skip_special_tokens=True)).strip(), len(new), seconds)
+
+
+def _now() -> float:
+    """Seconds, all earlier work on the GPU done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,127 @@
+"""Which names are served: the unedited model and a patch behind each other name, looked at before the model is loaded."""
+
+import json
+import logging
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from lks.editing.patch import NoPatch, Patch, WeightPatch
+from lks.errors import UserError
+from lks.io.untrusted import one_line
+from lks.method.replacer import KnowledgeBlockPatch
+from lks.models.lm import LM
+from lks.models.registry import shape_of
+from workbench.patch_folder import Edited, read
+
+log = logging.getLogger("lks.serve")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One edited version.
+
+    Attributes:
+        name: as clients ask for it.
+        folder: of the patch.
+    """
+
+    name: str
+    folder: Path
+
+
+def chosen(patches: Sequence[str], base: str) -> list[Choice]:
+    """Names of patches given as FOLDER or NAME=FOLDER; a folder's own name where none is given.
+
+    Raises:
+        UserError: a name twice, or one that clients could not ask for.
+    """
+    found: dict[str, Choice] = {}
+    for given in patches:
+        name, equals, folder = given.partition("=")
+        if not equals or Path(given).is_dir():
+            name, folder = Path(given).resolve().name, given
+        if not name or any(not one.isprintable() or one.isspace() for one in name):
+            raise UserError(f"{name!r} cannot be the name of a model. Give another: --patch NAME={folder}")
+        if name == base:
+            raise UserError(f"Patch {folder} would be served as {name!r}, which is the unedited model's name. Name it: --patch NAME={folder}")
+        if name in found:
+            raise UserError(f"Two patches would be served as {name!r}: {found[name].folder} and {folder}. Name one: --patch NAME={folder}")
+        found[name] = Choice(name, Path(folder))
+    return list(found.values())
+
+
+def base_name(model: str) -> str:
+    """What the unedited model is served as: the last part of its name or path."""
+    return Path(model).resolve().name if Path(model).is_dir() else model.rstrip("/").rpartition("/")[2]
+
+
+def read_all(choices: Sequence[Choice], model: str) -> dict[str, Edited]:
+    """All patches, held against the model's configuration alone: its weights are not looked at yet.
+
+    Raises:
+        UserError: a patch is not there, damaged, or made for a model of another shape; or there is no such model.
+    """
+    edited = {choice.name: read(choice.folder) for choice in choices}
+    shape = shape_of(model)
+    for choice in choices:
+        origin, patch = edited[choice.name].origin, edited[choice.name].patch
+        if origin is not None and (origin.base.blocks, origin.base.dim) != shape:
+            raise UserError(f"Patch {choice.folder} was made for {origin.base}, not for {model}. Serve it with that model, or edit {model}.")
+        if isinstance(patch, KnowledgeBlockPatch) and (patch.blocks[-1] >= shape[0] or patch.table.shape[2] != shape[1]):
+            needs = f"block {patch.blocks[-1]} of width {patch.table.shape[2]}"
+            raise UserError(f"Patch {choice.folder} changes {needs}; {model} has {shape[0]} blocks of width {shape[1]}. Serve it with its own model.")
+    return edited
+
+
+def check(lm: LM, choices: Sequence[Choice], edited: Mapping[str, Edited]) -> None:
+    """Put each patch on the loaded model once, and have it read a prompt that it acts on.
+
+    Raises:
+        UserError: a patch that was made for other weights or shapes.
+    """
+    for choice in choices:
+        edits = edited[choice.name]
+        try:
+            edits.check_model(lm)
+        except UserError as error:
+            raise UserError(f"{choice.folder}: {str(error).removesuffix(' Give that model, edit this one, or use --force.')}") from None
+        if edits.origin is None:
+            log.warning("%s does not say which model it was made for; it is served on trust.", choice.folder)
+        subject = next((one for one in edits.patch.subjects if one), "The")
+        ids, mask = lm.pad([encoded.ids for encoded in lm.encode([subject], [""])])
+        try:
+            with edits.patch.applied(lm), torch.no_grad():
+                lm.model(input_ids=ids, attention_mask=mask)
+        except (RuntimeError, ValueError, TypeError, LookupError) as error:
+            what = one_line(f"{type(error).__name__}: {error}")
+            raise UserError(f"Patch {choice.folder} does not fit {lm.name} ({what}). Serve it with the model it was made for.") from error
+
+
+def served(base: str, edited: Mapping[str, Edited]) -> dict[str, Patch]:
+    """Patches by name, the unedited model first."""
+    return {base: NoPatch(), **{name: edits.patch for name, edits in edited.items()}}
+
+
+def facts_of(edits: Edited) -> dict[str, object]:
+    """What /v1/models says of a patch."""
+    patch = edits.patch
+    facts: dict[str, object] = {"kind": patch.kind, "bytes": patch.nbytes}
+    if edits.origin is not None:
+        facts["method"] = edits.origin.title
+    if edits.facts is not None or patch.subjects:
+        facts["subjects"] = len(set(patch.subjects)) if patch.subjects else None
+    if isinstance(patch, WeightPatch):
+        facts["weights"] = len(patch.names)
+    return cast(dict[str, object], {key: value for key, value in facts.items() if value is not None})
+
+
+def curl(address: str, name: str, with_key: bool, prompt: str) -> str:
+    """A first request, for a shell."""
+    body = json.dumps({"model": name, "prompt": prompt, "max_tokens": 16, "temperature": 0})
+    key = ' -H "Authorization: Bearer $LKS_API_KEY"' if with_key else ""
+    return f"curl {address}/v1/completions{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
