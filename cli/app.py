@@ -82,35 +82,20 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Knowledge editing, measured: every method on every model, resumable, each number a query over stored raw answers.\n\n"
-    "Start with [bold]lks grid[/]; it runs the small default grid in a few minutes and prints the result table.",
+    "Start with [bold]lks grid[/]; it edits a small real model, in about ten minutes, and prints the result table.",
     epilog="Environment: LKS_RESULTS (results folder), LKS_GRID (default grid), LKS_GRIDS (file of grids), LKS_DATA (folder of datasets), "
     "LKS_FACTS (folder of facts of your own), LKS_DTYPE (number format of models: auto, float32 or bfloat16), LKS_METHODS (folder of methods), "
     "LKS_TRAINING_PROMPTS (folder of written training prompts).",
 )
-app.add_typer(testbed, name="testbed")
-app.add_typer(scope, name="scope")
-app.add_typer(study, name="study")
-app.add_typer(ci, name="ci")
-app.add_typer(data, name="data")
-app.add_typer(models, name="models")
-app.command("compare")(compare_results)
-app.command("up")(up)
-app.command("down")(down)
-app.command("status")(status)
-app.add_typer(patch, name="patch")
-app.command("edit")(edit)
-app.command("ask")(ask)
-app.command("eval")(evaluate)
-app.command("remove")(remove)
-app.command("export")(export)
-app.command("serve")(serve)
+BENCHMARK, OWN_MODEL, SERVERS, DEVELOPMENT = "Benchmark", "Your own model", "Servers and workers", "Development"
+"""Panels of `lks --help`."""
 
 Results = Annotated[Path | None, typer.Option("--results", help="Folder of all results. Default: $LKS_RESULTS or results.", metavar="DIR")]
 GridName = Annotated[str | None, typer.Option("--grid", help="A name of [bold]lks list grids[/]. Default: $LKS_GRID or first.", metavar="NAME")]
 Only = Annotated[str, typer.Option("--only", help="Keep only these cells: key=value,... of model, dataset, method, n_edits, seed.", metavar="FILTER")]
 
 
-@app.command()
+@app.command(rich_help_panel=BENCHMARK)
 def grid(
     grid: GridName = None,
     results: Results = None,
@@ -282,7 +267,7 @@ def _show_plan(work: "Work") -> None:
     console.print(f"{len(work.cells)} cells, {rest}.", highlight=False)
 
 
-@app.command()
+@app.command(rich_help_panel=BENCHMARK)
 def report(
     results: Results = None,
     publish: Annotated[
@@ -314,7 +299,7 @@ def report(
         Console().print(f"Published: {publish / 'README.md'}", highlight=False, soft_wrap=True)
 
 
-@app.command("judge")
+@app.command("judge", rich_help_panel=BENCHMARK)
 def judge_answers(
     model: Annotated[str, typer.Option("--model", help="Name of the judge on its server.", metavar="NAME")],
     base_url: Annotated[str | None, typer.Option("--base-url", help="The server. Default: $OPENAI_BASE_URL, else OpenAI's.", metavar="URL")] = None,
@@ -344,7 +329,7 @@ def judge_answers(
         judge_folder(Console(), folder_of(results), judge, calibration)
 
 
-@app.command("list")
+@app.command("list", rich_help_panel=BENCHMARK)
 def show(what: Annotated[str, typer.Argument(help="methods, studies, models, datasets or grids")]) -> None:
     """List what there is: methods, studies, models, datasets or grids."""
     from cli.listing import datasets, grids, methods, models, studies
@@ -358,3 +343,22 @@ def show(what: Annotated[str, typer.Argument(help="methods, studies, models, dat
 @app.callback()
 def _log() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+
+
+app.command("status", rich_help_panel=BENCHMARK)(status)
+app.command("compare", rich_help_panel=BENCHMARK)(compare_results)
+app.command("edit", rich_help_panel=OWN_MODEL)(edit)
+app.command("ask", rich_help_panel=OWN_MODEL)(ask)
+app.command("eval", rich_help_panel=OWN_MODEL)(evaluate)
+app.command("remove", rich_help_panel=OWN_MODEL)(remove)
+app.command("export", rich_help_panel=OWN_MODEL)(export)
+app.command("serve", rich_help_panel=SERVERS)(serve)
+app.command("up", rich_help_panel=SERVERS)(up)
+app.command("down", rich_help_panel=SERVERS)(down)
+app.add_typer(study, name="study", rich_help_panel=BENCHMARK)
+app.add_typer(scope, name="scope", rich_help_panel=BENCHMARK)
+app.add_typer(patch, name="patch", rich_help_panel=OWN_MODEL)
+app.add_typer(data, name="data", rich_help_panel=OWN_MODEL)
+app.add_typer(models, name="models", rich_help_panel=OWN_MODEL)
+app.add_typer(ci, name="ci", rich_help_panel=DEVELOPMENT)
+app.add_typer(testbed, name="testbed", rich_help_panel=DEVELOPMENT)
