@@ -21,7 +21,7 @@ SECRET = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|AUTH|CONN
 SHORTEST_SECRET = 6
 """A shorter value is no secret, and blanking it would blank half of a text."""
 
-PACKAGES = ("lks", "baselines", "flows", "cli", "reports")
+PACKAGES = ("lks", "baselines", "flows", "cli", "reports", "workbench")
 """Whose frames are this project's."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
