@@ -280,7 +280,7 @@ class _Work:
         return meter, rows
 
     def _answers_unedited(self) -> None:
-        """Ask the model itself: all draws in one go, and portability questions once more with the edited fact in front."""
+        """Ask the model itself: draws together, and portability questions once more with the edited fact in front."""
         with measured() as meter:
             answers = self._ask_unedited("bare")
             given = self._ask_unedited("given", ("portability",))
@@ -291,13 +291,16 @@ class _Work:
             self.ledger.write(f"{ANSWERS}-given", given)
 
     def _ask_unedited(self, context: Context, kinds: tuple[str, ...] = ()) -> list[Answer]:
-        """Answers of the unedited model to all draws in one context; none where the model has no such context."""
+        """Answers of the unedited model to all draws in one context, group by group; none where the model has no such context."""
         if not available(context, self._lm):
             return []
-        cases = {number: with_neighbours(own, self._spare, self._cell.seed + number) for number, own in enumerate(self._sets)}
         stage = ANSWERS if context in ("bare", "given") else f"{ANSWERS}-{context}"
-        asking, progress = Asking(context=context, kinds=kinds), partial(self._report, stage)
-        return self._thrift.run(ANSWERS, lambda: ask_draws(self._lm, cases, asking, progress=progress))
+        made: list[Answer] = []
+        for numbers in self._together:  # the batches of an edited model, so that what no edit touches is equal to the last digit
+            cases = {number: with_neighbours(self._sets[number], self._spare, self._cell.seed + number) for number in numbers}
+            made += self._thrift.run(ANSWERS, partial(ask_draws, self._lm, cases, Asking(context=context, kinds=kinds)))
+            self._report(stage, numbers.stop / len(self._sets))
+        return made
 
     def lacking(self) -> tuple[str, ...]:
         """The further stages to be taken now."""
