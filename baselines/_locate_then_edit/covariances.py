@@ -8,11 +8,10 @@ both "C^-1 K" and the null space come from one factor. What is solved is N x N w
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +25,6 @@ from lks.models.frozen_prefix import batches, lower
 from lks.models.lm import LM
 from lks.models.prefill import removed
 
-Rule = Callable[[int, str], object]
-"""T and a dataset's name -> parameters."""
-TOKENS_PER_DIMENSION = 200
-"""Tokens per dimension of a block state from which a rule for untuned models takes second moments: 50 to 75 per input of an MLP output layer."""
 STATISTICS = "statistics"
 """Name of the note that says which text second moments are of (`Editor.notes`)."""
 FLOOR = 1e-10
@@ -66,23 +61,6 @@ class Moments:
     blocks: dict[int, Moment]
     seconds: float
     text: str
-
-
-def sparing(rule: Rule | None, dim: int) -> Rule | None:
-    """Return a method's rule for untuned models with no more of the corpus than a model of that width needs.
-
-    Args:
-        rule: gives parameters with a field `corpus_tokens`.
-        dim: width of a block state.
-    """
-    if rule is None:
-        return None
-
-    def spared(n_edits: int, dataset: str) -> object:
-        params: Any = rule(n_edits, dataset)
-        return replace(params, corpus_tokens=min(params.corpus_tokens, TOKENS_PER_DIMENSION * dim))
-
-    return spared
 
 
 def second_moments(lm: LM, blocks: Sequence[int], corpus: str, n_tokens: int, progress: Progress = silent) -> Moments:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from baselines._locate_then_edit.contexts import behind, first_token_warnings, prefixes
-from baselines._locate_then_edit.covariances import STATISTICS, Moments, Rule, second_moments, sparing
+from baselines._locate_then_edit.covariances import STATISTICS, Moments, second_moments
 from baselines._locate_then_edit.keys import Subjects
 from baselines._locate_then_edit.values import ValueParams, optimise
 from baselines._locate_then_edit.weight_updates import Updates
@@ -61,11 +61,6 @@ class Spreading(Editor[ParamsT]):
 
     _texts: list[str] | None = None
     _moments: Moments | None = None
-
-    @classmethod
-    def untuned(cls, blocks: int, dim: int) -> Rule | None:
-        """Llama-2-7B's parameters with the blocks moved, and second moments of as much text as the model's width needs."""
-        return sparing(super().untuned(blocks, dim), dim)
 
     def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = silent) -> float:
         """Sample the contexts and factorise all blocks' second moments."""

@@ -111,7 +111,7 @@ class Editor(ABC, Generic[ParamsT]):
 
     @classmethod
     def untuned(cls, blocks: int, dim: int) -> Callable[[int, str], object] | None:
-        """A preset for a model that nobody has tuned the method for: Llama-2-7B's, each block moved to the same relative depth.
+        """A preset for a model that nobody has tuned the method for: Llama-2-7B's, scaled by the fields it has (`_scaled`).
 
         Args:
             blocks: how many the model has.
@@ -121,7 +121,7 @@ class Editor(ABC, Generic[ParamsT]):
             None where there is nothing to go by.
         """
         published = cls.presets.get(PUBLISHED)
-        return None if published is None else lambda n_edits, dataset: _moved(published(n_edits, dataset), blocks)
+        return None if published is None else lambda n_edits, dataset: _scaled(published(n_edits, dataset), blocks, dim)
 
     @classmethod
     def by_rule(cls, model: str) -> bool:
@@ -206,13 +206,23 @@ PUBLISHED, PUBLISHED_BLOCKS, PUBLISHED_DIM = "llama-2-7b-chat", 32, 4096
 """The model that nearly every paper has parameters for, how many blocks it has and how wide they are."""
 
 
-def _moved(params: object, blocks: int) -> object:
-    """Parameters with their blocks, which count from 0, at the same relative depth of a model of another size, and the fastest precision."""
+TOKENS_PER_DIMENSION = 200
+"""Tokens of a corpus per dimension of a block state that statistics are taken of: 50 to 75 per input of an MLP output layer."""
+
+
+def _scaled(params: object, blocks: int, dim: int) -> object:
+    """Parameters for a model of another size.
+
+    Blocks, which count from 0, are at the same relative depth; no more of a corpus is read than the width needs; precision is the fastest.
+    """
     places = ("block", "first_block", "last_block")
     found = {name: getattr(params, name) for name in places if isinstance(getattr(params, name, None), int)}
-    moved = {name: min(blocks - 1, place * blocks // PUBLISHED_BLOCKS) for name, place in found.items()}
-    fast = {"precision": "fast"} if hasattr(params, "precision") else {}
-    return dataclasses.replace(params, **moved, **fast) if moved or fast else params  # type: ignore[type-var]
+    changes: dict[str, object] = {name: min(blocks - 1, place * blocks // PUBLISHED_BLOCKS) for name, place in found.items()}
+    if hasattr(params, "corpus_tokens"):
+        changes["corpus_tokens"] = min(params.corpus_tokens, TOKENS_PER_DIMENSION * dim)
+    if hasattr(params, "precision"):
+        changes["precision"] = "fast"
+    return dataclasses.replace(params, **changes) if changes else params  # type: ignore[type-var]
 
 
 _SAMPLES: dict[object, str] = {int: "12", float: "0.1", bool: "true"}
