@@ -104,7 +104,7 @@ def test_without_a_template_there_is_no_chat(tmp_path: Path) -> None:
     lm = tiny.lm("llama")
     assert not available("chat", lm) and available("chat", chatting("llama")) and available("qa", lm)
     edited = Edited(lm, NoPatch(), CASES, SPARE, 0, 1, 0, Unedited(None))
-    assert stages.measure("answers-chat", edited, lambda done: None) == []
+    assert stages.answers(edited, lambda done: None, "chat") == []
     with pytest.raises(ValueError, match="no stage 'songs'"):
         stages.measure("songs", edited, lambda done: None)
 

@@ -49,7 +49,8 @@ class SideBySide:
     @classmethod
     def of(cls, lm: LM, patches: Mapping[int, Patch]) -> Self | None:
         """Patches that can act by row; None where one cannot."""
-        inside = {name for name, parameter in lm.model.named_parameters() if any(parameter is own for own in lm.decoder.parameters())}
+        own = {id(parameter) for parameter in lm.decoder.parameters()}
+        inside = {name for name, parameter in lm.model.named_parameters() if id(parameter) in own}
         found: dict[int, RowPatch] = {}
         for draw, patch in patches.items():
             one = None if patch.context_tokens(lm) else row_wise(patch, lm)

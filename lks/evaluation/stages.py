@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import cast
 
 from lks.editing.editor import Progress, silent
 from lks.editing.patch import Patch
@@ -103,15 +102,12 @@ class Edited:
 
 
 def measure(stage: str, edited: Edited, progress: Progress) -> Sequence[object]:
-    """Rows of one stage.
+    """Rows of one stage other than answers (`answers_of_draws`).
 
     Raises:
         Collapsed: a test of abilities is not worth its time.
     """
-    kind, _, context = stage.partition("-")
-    match kind:
-        case "answers":
-            return answers(edited, progress, cast(Context, context or "bare"))
+    match stage.partition("-")[0]:
         case "passages":
             return _passages(edited, progress)
         case "generations":

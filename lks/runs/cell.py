@@ -19,7 +19,6 @@ from lks.errors import DataError, StoreError, Unsuited, UserError
 from lks.evaluation import record_checks
 from lks.evaluation.ability import Battery
 from lks.evaluation.profiling import Meter, measured
-from lks.evaluation.prompt_formats import available
 from lks.evaluation.readouts import Asking, ask_draws
 from lks.evaluation.scope_decisions import decisions_of
 from lks.evaluation.stages import Edited, Unedited, answers_of_draws, measure
@@ -144,17 +143,6 @@ def together(questions: Sequence[int]) -> list[range]:
     return groups
 
 
-def _check_finite(answers: Sequence[Answer], when: str) -> None:
-    """Tell a model that has lost its numbers.
-
-    Raises:
-        FloatingPointError: an answer has no likelihood.
-    """
-    bad = sum(1 for answer in answers if answer.answer_logprob != answer.answer_logprob)
-    if bad:
-        raise FloatingPointError(f"{bad} of {len(answers)} probes have no finite likelihood {when}")
-
-
 class _Work:
     """A cell on its way; the ledger has what it has brought."""
 
@@ -189,11 +177,6 @@ class _Work:
     def _editor(self) -> Editor[object]:
         cell = self._cell
         return cast(type[Editor[object]], self._method).for_model(cell.model, cell.dataset, cell.n_edits, dict(cell.variant))
-
-    @property
-    def _changes_nothing(self) -> bool:
-        """Whether all draws are asked of one and the same model."""
-        return issubclass(self._method, Editor) and self._method.changes == "nothing"
 
     @cached_property
     def _unedited(self) -> Unedited:
@@ -231,9 +214,6 @@ class _Work:
         if ANSWERS in self.ledger.shards:
             return
         record_checks.check(self._lm, self._cell.dataset, self._sets)
-        if self._changes_nothing:
-            self._answers_unedited()
-            return
         _, prepare_s, peak = self._prepared
         seconds, ask_s, nbytes = 0.0, 0.0, 0
         answers: list[Answer] = []
@@ -247,11 +227,15 @@ class _Work:
                 immediate += one.immediate
                 seconds, ask_s, nbytes = seconds + one.seconds, ask_s + one.asked_s, nbytes + one.patch.nbytes
                 peak = max(peak, one.peak_bytes)
-        _check_finite(answers, "after editing")
+        bad = sum(1 for a in answers if a.answer_logprob != a.answer_logprob)
+        if bad:
+            raise FloatingPointError(f"{bad} of {len(answers)} probes have no finite likelihood after editing")
         self.ledger.costs = Costs(prepare_s, seconds, ask_s, peak, nbytes // len(self._sets))
         self.ledger.write(ANSWERS, answers)
         if immediate:
             self.ledger.write(IMMEDIATE, immediate)
+        if self._cell.method == UNEDITED:
+            self._what_it_knows()
 
     @cached_property
     def _prepared(self) -> tuple[Editor[object], float, int]:
@@ -279,28 +263,15 @@ class _Work:
             rows = answers_of_draws(edited, lambda part: self._report(stage, (done + share * part) / len(self._sets)), context)
         return meter, rows
 
-    def _answers_unedited(self) -> None:
-        """Ask the model itself: draws together, and portability questions once more with the edited fact in front."""
-        with measured() as meter:
-            answers = self._ask_unedited("bare")
-            given = self._ask_unedited("given", ("portability",))
-        _check_finite(answers, "in the unedited model")
-        self.ledger.costs = Costs(0.0, 0.0, meter.seconds, meter.peak_bytes, 0)
-        self.ledger.write(ANSWERS, answers)
-        if given:
-            self.ledger.write(f"{ANSWERS}-given", given)
-
-    def _ask_unedited(self, context: Context, kinds: tuple[str, ...] = ()) -> list[Answer]:
-        """Answers of the unedited model to all draws in one context, group by group; none where the model has no such context."""
-        if not available(context, self._lm):
-            return []
-        stage = ANSWERS if context in ("bare", "given") else f"{ANSWERS}-{context}"
-        made: list[Answer] = []
-        for numbers in self._together:  # the batches of an edited model, so that what no edit touches is equal to the last digit
-            cases = {number: with_neighbours(self._sets[number], self._spare, self._cell.seed + number) for number in numbers}
-            made += self._thrift.run(ANSWERS, partial(ask_draws, self._lm, cases, Asking(context=context, kinds=kinds)))
-            self._report(stage, numbers.stop / len(self._sets))
-        return made
+    def _what_it_knows(self) -> None:
+        """Of the unedited model: whether it answers portability questions with the edited fact in front."""
+        asking = Asking(context="given", kinds=("portability",))
+        answers: list[Answer] = []
+        for numbers in self._together:
+            cases = {number: self._sets[number] for number in numbers}
+            answers += self._thrift.run(ANSWERS, partial(ask_draws, self._lm, cases, asking))
+        if answers:
+            self.ledger.write(f"{ANSWERS}-given", answers)
 
     def lacking(self) -> tuple[str, ...]:
         """The further stages to be taken now."""
@@ -314,9 +285,7 @@ class _Work:
         self._report(stage, 0.0)
         with measured() as taking, failures() as found:
             kind, _, context = stage.partition("-")
-            if kind == ANSWERS and self._changes_nothing:
-                rows += self._ask_unedited(cast(Context, context))
-            elif kind == ANSWERS:
+            if kind == ANSWERS:
                 for numbers in self._together:
                     made = {number: self._made(number) for number in numbers}
                     rows += self._thrift.run(stage, partial(self._ask, made, stage, cast(Context, context)))[1]
