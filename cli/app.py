@@ -122,8 +122,10 @@ def grid(
     from flows.settings import Settings
 
     folder, console = folder_of(results), Console()
-    asked = named_grid(grid, Settings().grids) if grid else _default_grid(console, dry_run or (runner or Settings().runner) == "pool")
+    asked = named_grid(grid or Settings().grid, Settings().grids)
     cells = cells_of(asked, only)
+    if not grid and not dry_run and (runner or Settings().runner) != "pool" and (other := _in_place_of(asked, console)):
+        asked, cells = other, cells_of(other, only)
     if not dry_run:
         _exchange(folder, {cell.id for cell in cells})
     work = compare(asked, cells, existing(folder), retry_failed)
@@ -144,28 +146,27 @@ def grid(
     _show_results(console, folder)
 
 
-def _default_grid(console: Console, elsewhere: bool) -> "Grid":
-    """Return the grid that is run when none is named; if nobody has chosen it and a model of it cannot be had, the one in its place.
+def _in_place_of(asked: "Grid", console: Console) -> "Grid | None":
+    """Return the grid to run where nobody has chosen the default one and a model of that cannot be had; None if it can be run.
 
     Args:
+        asked: the default grid.
         console: told of the models that are fetched, and of a change of plan.
-        elsewhere: no model is needed on this machine.
     """
     from cli.readying import make_ready
     from flows.running.planning import named_grid
     from flows.settings import Settings
 
     settings = Settings()
-    asked = named_grid(settings.grid, settings.grids)
-    if elsewhere or not asked.otherwise or "grid" in settings.model_fields_set:
-        return asked
+    if not asked.otherwise or "grid" in settings.model_fields_set:
+        return None
     try:
         make_ready(console, asked.models)
     except UserError:
         why = f"Grid {asked.name!r} needs {', '.join(asked.models)}, which cannot be fetched now (lks models fetch says why)"
         console.print(f"{why}: grid {asked.otherwise!r} is run instead.", soft_wrap=True, highlight=False)
         return named_grid(asked.otherwise, settings.grids)
-    return asked
+    return None
 
 
 def _exchange(folder: Path, cell_ids: Collection[str] | None) -> None:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from cli.app import app
 from cli.readying import make_ready
+from flows.running.planning import revision_of_model
 
 ROOT = Path(__file__).parents[1]
 
@@ -247,6 +248,20 @@ def test_a_grid_that_was_asked_for_does_not_make_way(chosen, cells, tmp_path, mo
     named = ("--grid", "first") if chosen == "by name" else ()
     refused(lks("grid", *named, "--results", tmp_path / "r"), "smollm2-135m", "cannot be had")
     assert cells.ran == []
+
+
+@pytest.mark.usefixtures("nothing_to_be_had")
+@pytest.mark.parametrize(
+    ("words", "variable", "said"), [(("--only", "method=ftt"), "", "Did you mean 'ft'"), ((), "float12", "LKS_DTYPE = 'float12'")]
+)
+def test_what_is_mistyped_is_told_before_a_model_is_fetched(words, variable, said, monkeypatch, tmp_path):
+    def none_fetched(*_: object) -> None:
+        raise AssertionError("a model was fetched")
+
+    monkeypatch.setattr("cli.readying.make_ready", none_fetched)
+    monkeypatch.setattr("flows.running.planning.revision_of_model", revision_of_model)
+    monkeypatch.setenv("LKS_DTYPE", variable)
+    refused(lks("grid", *words, "--results", tmp_path / "r"), said)
 
 
 def test_a_grid_in_place_of_another_has_to_exist(grids):
