@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from baselines._fine_tuning import Example, places, target_in_place
+from baselines._fine_tuning import TrainingSequence, places, target_in_place
 from lks.editing.editor import Progress
 from lks.editing.patch import WeightPatch
 from lks.edits import Edit
@@ -34,7 +34,7 @@ USUAL = (("q_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("c_attn",))
 """Names of the projections to queries and values, or of the one that makes both."""
 
 
-class Settings(Protocol):
+class AdapterSettings(Protocol):
     """What training an adapter needs to know; a method's parameters have these fields."""
 
     @property
@@ -82,7 +82,7 @@ class Adapter:
     factors: Callable[[Any], tuple[Tensor, Tensor]]
 
 
-def trained(lm: LM, edits: Sequence[Edit], adapter: Adapter, settings: Settings, seed: int, progress: Progress) -> WeightPatch:
+def trained(lm: LM, edits: Sequence[Edit], adapter: Adapter, settings: AdapterSettings, seed: int, progress: Progress) -> WeightPatch:
     """Train an adapter on the targets of some edits and give it back as low-rank differences of the adapted weights.
 
     Raises:
@@ -174,7 +174,7 @@ def _groups(lengths: Sequence[int], size: int) -> list[list[int]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def _train(lm: LM, groups: list[list[Example]], s: Settings, rule: Rule, shuffle: random.Random, progress: Progress) -> None:
+def _train(lm: LM, groups: list[list[TrainingSequence]], s: AdapterSettings, rule: Rule, shuffle: random.Random, progress: Progress) -> None:
     """Epochs over the batches in random order; the model itself is in eval mode, the adapter's dropout is active."""
     optimiser = torch.optim.Adam([p for p in lm.model.parameters() if p.requires_grad], lr=s.lr)
     step = 0
@@ -193,7 +193,7 @@ def _train(lm: LM, groups: list[list[Example]], s: Settings, rule: Rule, shuffle
             break
 
 
-def batch_loss(lm: LM, examples: Sequence[Example]) -> Tensor:
+def batch_loss(lm: LM, examples: Sequence[TrainingSequence]) -> Tensor:
     """Mean over examples of the mean negative log-likelihood of the target tokens."""
     ids, mask = lm.pad([e.ids for e in examples])
     final = lm.decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state

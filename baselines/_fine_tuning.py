@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from lks.editing.editor import Progress
 from lks.editing.patch import WeightPatch
-from lks.models.frozen_prefix import States, Upper, states
+from lks.models.frozen_prefix import BlockStates, UpperBlocks, states
 from lks.models.lm import LM, Encoded
 from lks.models.losses import negative_log_likelihood
 
 
-class Settings(Protocol):
+class FineTuningSettings(Protocol):
     """What the loop needs to know; a method's parameters have these fields."""
 
     @property
@@ -46,7 +46,7 @@ class Settings(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class TrainingSequence:
     """One sequence to train on.
 
     Attributes:
@@ -58,24 +58,24 @@ class Example:
     places: list[tuple[int, int]]
 
 
-def target_in_place(encoded: Encoded) -> Example:
+def target_in_place(encoded: Encoded) -> TrainingSequence:
     """Every target token predicted by the token before it: the usual language-modelling loss on the target."""
-    return Example(encoded.ids, [(t - 1, encoded.ids[t]) for t in range(encoded.n_prompt, len(encoded.ids))])
+    return TrainingSequence(encoded.ids, [(t - 1, encoded.ids[t]) for t in range(encoded.n_prompt, len(encoded.ids))])
 
 
-def target_from_last_token(encoded: Encoded) -> Example:
+def target_from_last_token(encoded: Encoded) -> TrainingSequence:
     """Every target token asked of the prompt's last token, a bag of next tokens: FT-L's loss."""
-    return Example(encoded.ids[: encoded.n_prompt], [(encoded.n_prompt - 1, token) for token in encoded.answer])
+    return TrainingSequence(encoded.ids[: encoded.n_prompt], [(encoded.n_prompt - 1, token) for token in encoded.answer])
 
 
-def places(examples: Sequence[Example], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def places(examples: Sequence[TrainingSequence], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Row, position and label of every loss position of a batch, each [places]."""
     found = [(row, position, label) for row, example in enumerate(examples) for position, label in example.places]
     row, position, label = torch.tensor(found, device=device, dtype=torch.long).reshape(-1, 3).T
     return row, position, label
 
 
-def tune(lm: LM, examples: Sequence[Example], settings: Settings, seed: int, progress: Progress) -> WeightPatch:
+def tune(lm: LM, examples: Sequence[TrainingSequence], settings: FineTuningSettings, seed: int, progress: Progress) -> WeightPatch:
     """Train one matrix in place with Adam, keep the difference, put the matrix back.
 
     The loss of a batch is the mean over its examples of the mean negative log-likelihood of the example's labels.
@@ -86,7 +86,7 @@ def tune(lm: LM, examples: Sequence[Example], settings: Settings, seed: int, pro
     weight: nn.Parameter = module.weight  # type: ignore[assignment]
     kept = weight.detach().clone()
     cached = states(lm, settings.block - 1, [e.ids for e in examples])
-    upper = Upper(lm, settings.block - 1)
+    upper = UpperBlocks(lm, settings.block - 1)
 
     def loss(chosen: Tensor) -> Tensor:
         return _loss(upper, cached, [examples[i] for i in chosen.tolist()], chosen)
@@ -103,7 +103,13 @@ def tune(lm: LM, examples: Sequence[Example], settings: Settings, seed: int, pro
 
 
 def _train(
-    weight: nn.Parameter, kept: Tensor, loss_of: Callable[[Tensor], Tensor], count: int, s: Settings, generator: torch.Generator, progress: Progress
+    weight: nn.Parameter,
+    kept: Tensor,
+    loss_of: Callable[[Tensor], Tensor],
+    count: int,
+    s: FineTuningSettings,
+    generator: torch.Generator,
+    progress: Progress,
 ) -> None:
     """Epochs over shuffled batches; after each step the L-infinity bound around the unedited weight."""
     optimiser = torch.optim.Adam([weight], lr=s.lr)
@@ -128,7 +134,7 @@ def _train(
             break
 
 
-def _loss(upper: Upper, cached: States, examples: Sequence[Example], chosen: Tensor) -> Tensor:
+def _loss(upper: UpperBlocks, cached: BlockStates, examples: Sequence[TrainingSequence], chosen: Tensor) -> Tensor:
     hidden, mask = cached.rows(chosen.to(cached.flat.device))
     final = upper(hidden, mask)
     row, position, label = places(examples, final.device)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines._adapters import ADAPTER, Adapter, Rule, config_of, trained
-from lks.editing.editor import LONG, After, Editor, Progress, always, silent, unwatched
+from lks.editing.editor import LONG, After, Editor, Progress, always, no_callback, no_progress
 from lks.editing.patch import Patch
 from lks.edits import Edit
 from lks.errors import UserError
@@ -88,7 +88,7 @@ class AdaLoRA(Editor[AdaLoRAParams]):
         "mini": lambda n_edits, dataset: _small(n_edits),
     }
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
         """Train adapters under the schedule, take them out again, keep their factors.
 
         Raises:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from baselines._fine_tuning import target_from_last_token, target_in_place, tune
-from lks.editing.editor import After, Editor, Lengths, Progress, always, silent, unwatched
+from lks.editing.editor import After, Editor, Lengths, Progress, always, no_callback, no_progress
 from lks.editing.patch import Patch
 from lks.edits import Edit
 from lks.models.lm import LM
@@ -72,7 +72,7 @@ class LastTokenFineTuning(Editor[FTLParams]):
         "mini": always(FTLParams(block=2, lr=2e-3, batch_size=8)),
     }
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
         """Train the matrix in place, keep the difference, put the matrix back."""
         example = target_from_last_token if self.params.objective == "last_token" else target_in_place
         encoded = lm.encode([e.prompt for e in edits], [e.target for e in edits])

@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lks.editing.editor import LONG, After, Editor, Progress, silent, unwatched
+from lks.editing.editor import LONG, After, Editor, Progress, no_callback, no_progress
 from lks.editing.patch import Patch, check_tensor, checked
 from lks.edits import Edit
-from lks.models.frozen_prefix import States, Upper, batches, lower, states
+from lks.models.frozen_prefix import BlockStates, UpperBlocks, batches, lower_blocks, states
 from lks.models.frozen_suffix import Suffix
 from lks.models.lm import LM, Encoded
 from lks.models.losses import row_means
-from lks.models.prefill import FIRED, FOUND, Prefills, removed, watched
+from lks.models.prefill import FIRED, FOUND, Prefills, installed_hooks, track_prefill
 
 Initial = Literal["cold", "warm"]
 
@@ -52,7 +52,7 @@ class GraceParams:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CodebookEntry:
     """What one edit does to the code-book.
 
     Attributes:
@@ -85,7 +85,7 @@ class Codebook:
         """[entries, k]."""
         return self.space[: len(self.labels)]
 
-    def add(self, query: Tensor, label: tuple[int, ...]) -> Entry:
+    def add(self, query: Tensor, label: tuple[int, ...]) -> CodebookEntry:
         """Open, expand or split, by the distance to the nearest key and its label.
 
         Args:
@@ -100,19 +100,19 @@ class Codebook:
             return self._open(query, label, self.eps)
         if label == self.labels[i]:
             self.radii[i] = max(self.radii[i], d * (1 + ROOM))
-            return Entry(i, {i: self.radii[i]})
+            return CodebookEntry(i, {i: self.radii[i]})
         if d <= ROOM * self.eps:  # the same prompt again: half of no distance would leave both keys without reach
             own, self.radii[i] = self.radii[i], -1.0
         else:
             own = self.radii[i] = d / 2
         opened = self._open(query, label, own)
-        return Entry(opened.key, {i: self.radii[i], **opened.radii})
+        return CodebookEntry(opened.key, {i: self.radii[i], **opened.radii})
 
-    def _open(self, query: Tensor, label: tuple[int, ...], radius: float) -> Entry:
+    def _open(self, query: Tensor, label: tuple[int, ...], radius: float) -> CodebookEntry:
         self.space[len(self.labels)] = query
         self.labels.append(label)
         self.radii.append(radius)
-        return Entry(len(self.labels) - 1, {len(self.labels) - 1: radius})
+        return CodebookEntry(len(self.labels) - 1, {len(self.labels) - 1: radius})
 
 
 def _nearest(queries: Tensor, keys: Tensor, radii: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,7 +126,7 @@ def _nearest(queries: Tensor, keys: Tensor, radii: Tensor) -> tuple[Tensor, Tens
 
 
 @dataclass(frozen=True, slots=True)
-class _Saved:
+class _CodebookSettings:
     """Settings as `CodebookPatch` takes them."""
 
     block: int
@@ -173,7 +173,7 @@ class CodebookPatch(Patch):
         Raises:
             ValueError: keys, values, radii and subjects do not fit together.
         """
-        saved, keys = checked(_Saved, settings), check_tensor("keys", tensors["keys"], None, None)
+        saved, keys = checked(_CodebookSettings, settings), check_tensor("keys", tensors["keys"], None, None)
         values, radii = check_tensor("values", tensors["values"], len(keys), None), check_tensor("radii", tensors["radii"], len(keys))
         if len(saved.subjects) not in (0, len(keys)):
             raise ValueError(f"{len(keys)} keys, {len(saved.subjects)} subjects")
@@ -191,7 +191,7 @@ class CodebookPatch(Patch):
     def applied(self, lm: LM) -> Iterator[None]:
         """A hook on the layer, gone on leaving."""
         there = type(self)(self.block, self.keys.to(lm.device), self.values.to(lm.device), self.radii.to(lm.device), self.subjects)
-        with watched(lm) as prefills, removed([lm.mlp_output(self.block).register_forward_hook(_replacing(there, prefills))]):
+        with track_prefill(lm) as prefills, installed_hooks([lm.mlp_output(self.block).register_forward_hook(_replacing(there, prefills))]):
             yield
 
 
@@ -203,12 +203,12 @@ def _replacing(patch: CodebookPatch, prefills: Prefills) -> Callable[[nn.Module,
         if now is None or now.ends is None:
             return None
         row = torch.arange(len(output), device=output.device)
-        if now.fresh:
-            chosen = now.carried["codebook"] = patch.choose(args[0][row, now.ends])
-            now.carried |= {FIRED: chosen >= 0, FOUND: chosen} if patch.subjects else {FIRED: chosen >= 0}
+        if now.is_prefill:
+            chosen = now.row_state["codebook"] = patch.choose(args[0][row, now.ends])
+            now.row_state |= {FIRED: chosen >= 0, FOUND: chosen} if patch.subjects else {FIRED: chosen >= 0}
         if not len(patch.keys):
             return None
-        entry = now.carried["codebook"]
+        entry = now.row_state["codebook"]
         changed, hit = output.clone(), entry >= 0
         changed[row[hit], now.ends[hit]] = patch.values[entry[hit]].to(output.dtype)
         return changed
@@ -242,7 +242,7 @@ class Grace(Editor[GraceParams]):
         "mini": lambda n_edits, dataset: GraceParams(block=3, eps=6.0, lr=1.0),
     }
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
         """Lay out the code-book, train its values, show it as it stood after each edit."""
         p = self.params
         lm.block(p.block)
@@ -260,7 +260,7 @@ class Grace(Editor[GraceParams]):
         for number, entry in enumerate(entries):
             radii |= entry.radii
             latest[entry.key] = number
-            if after is not unwatched or number == len(entries) - 1:
+            if after is not no_callback or number == len(entries) - 1:
                 n, last = len(latest), [latest[k] for k in range(len(latest))]
                 subjects = [edits[number].subject for number in last]
                 patch = CodebookPatch(p.block, book.keys[:n], values[last], torch.tensor([radii[k] for k in range(n)]), subjects)
@@ -271,10 +271,10 @@ class Grace(Editor[GraceParams]):
 @torch.no_grad()
 def at_the_end(lm: LM, block: int, encoded: Sequence[Encoded], batch_tokens: int = 8192) -> tuple[Tensor, Tensor]:
     """Input [prompts, k] and output [prompts, d] of a block's MLP output layer at each prompt's last token, in float32."""
-    part, seen = lower(lm, block), list[tuple[Tensor, Tensor]]()
+    part, seen = lower_blocks(lm, block), list[tuple[Tensor, Tensor]]()
     hook = lm.mlp_output(block).register_forward_hook(lambda _module, args, output: seen.append((args[0], output)))
     found: dict[int, tuple[Tensor, Tensor]] = {}
-    with removed([hook]):
+    with installed_hooks([hook]):
         for chosen in batches([e.n_prompt for e in encoded], batch_tokens):
             ids, mask = lm.pad([encoded[i].ids[: encoded[i].n_prompt] for i in chosen])
             part(input_ids=ids, attention_mask=mask, use_cache=False)
@@ -297,12 +297,12 @@ class ValueTrainer:
 
     def __init__(self, lm: LM, params: GraceParams, encoded: Sequence[Encoded], outputs: Tensor, batch_tokens: int = 4096) -> None:
         self.lm, self.params, self.encoded, self.batch_tokens = lm, params, encoded, batch_tokens
-        self.upper = Upper(lm, params.block)
-        self.cached: States = states(lm, params.block, [e.ids for e in encoded])
+        self.upper = UpperBlocks(lm, params.block)
+        self.cached: BlockStates = states(lm, params.block, [e.ids for e in encoded])
         self.ends = torch.tensor([e.n_prompt - 1 for e in encoded], device=lm.device)
         self.rest = self.cached.at(torch.arange(len(encoded), device=lm.device), self.ends).float() - outputs
 
-    def train(self, keys: Sequence[int], initial: Tensor, progress: Progress = silent) -> Tensor:
+    def train(self, keys: Sequence[int], initial: Tensor, progress: Progress = no_progress) -> Tensor:
         """The value of each edit's key just after the edit, [edits, d].
 
         Args:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from baselines._in_context.retrieval_patch import Fact, FactsInFront, Lookup
+from baselines._in_context.retrieval_patch import FactsInFront, FactText, Lookup
 from baselines._in_context.retrievers import RetrieverName
-from lks.editing.editor import LONG, After, Editor, Progress, always, silent, unwatched
+from lks.editing.editor import LONG, After, Editor, Progress, always, no_callback, no_progress
 from lks.editing.patch import Patch
 from lks.edits import Edit
 from lks.models.lm import LM
@@ -56,10 +56,10 @@ class ICE(Editor[ICEParams]):
         "mini": always(ICEParams()),
     }
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
         """Write the facts down."""
         p = self.params
         if edits:
             progress(1.0)
-        facts = [Fact(e.prompt, e.target, subject=e.subject) for e in edits]
+        facts = [FactText(e.prompt, e.target, subject=e.subject) for e in edits]
         return FactsInFront(facts, [], Lookup(p.retriever, p.encoder, p.facts, p.threshold, p.instruction))

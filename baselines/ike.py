@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from baselines._in_context.retrieval_patch import Fact, FactsInFront, Lookup
+from baselines._in_context.retrieval_patch import FactsInFront, FactText, Lookup
 from baselines._in_context.retrievers import RetrieverName, retriever
-from lks.editing.editor import After, Editor, Lengths, Progress, always, silent, unwatched
+from lks.editing.editor import After, Editor, Lengths, Progress, always, no_callback, no_progress
 from lks.editing.patch import Patch
 from lks.edits import Edit
 from lks.errors import NothingToLearnFrom, UserError
@@ -68,7 +68,7 @@ class IKE(Editor[IKEParams]):
         super().__init__(params)
         self.training: tuple[Edit, ...] = ()
 
-    def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = silent) -> float:
+    def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = no_progress) -> float:
         """Keep the edits that demonstrations are made of.
 
         Raises:
@@ -79,7 +79,7 @@ class IKE(Editor[IKEParams]):
         self.training = tuple(training)
         return 0.0
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
         """Write the facts down, each with the demonstrations nearest to it.
 
         Raises:
@@ -98,7 +98,7 @@ class IKE(Editor[IKEParams]):
         facts = []
         for edit, row in zip(edits, nearest.tolist(), strict=True):
             shown = [demonstration(self.training, i, FORMS[n % len(FORMS)]) for n, i in enumerate(row)]
-            facts.append(Fact(edit.prompt, edit.target, tuple(texts.setdefault(text, len(texts)) for text in reversed(shown)), edit.subject))
+            facts.append(FactText(edit.prompt, edit.target, tuple(texts.setdefault(text, len(texts)) for text in reversed(shown)), edit.subject))
         progress(1.0)
         return FactsInFront(facts, list(texts), lookup)
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from baselines._adapters import ADAPTER, Adapter, Rule, config_of, trained
-from lks.editing.editor import LONG, After, Editor, Progress, always, silent, unwatched
+from lks.editing.editor import LONG, After, Editor, Progress, always, no_callback, no_progress
 from lks.editing.patch import Patch
 from lks.edits import Edit
 from lks.models.lm import LM
@@ -69,7 +69,7 @@ class LoRA(Editor[LoRAParams]):
         "mini": lambda n_edits, dataset: _small(n_edits),
     }
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
         """Train adapters, take them out again, keep their factors."""
         return trained(lm, edits, Adapter(self._tuner, factors), self.params, seed, progress)
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from baselines._mend.network import Layer, MendNetwork, live, mlp_layers
 from baselines._mend.passes import Border, gradients
-from baselines._mend.training import Trainer, change, measure
+from baselines._mend.training import MendTrainer, change, measure
 from baselines._meta_training import loop
-from lks.editing.editor import SHORT, After, Editor, Progress, always, canonical, silent, unwatched
+from lks.editing.editor import SHORT, After, Editor, Progress, always, canonical, no_callback, no_progress
 from lks.editing.patch import Patch, WeightPatch
 from lks.edits import Edit
 from lks.errors import UserError
@@ -98,7 +98,7 @@ class Mend(Editor[MendParams]):
         super().__init__(params)
         self._trained: dict[str, Tensor] | None = None
 
-    def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = silent) -> float:
+    def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = no_progress) -> float:
         """Meta-train the network, or take it from the cache."""
         parts = loop.split(training, self.title, self.params.validation_edits)
         depends = {"model": lm.identity, "parameters": canonical(self.params), "training": loop.digest(training)}
@@ -123,10 +123,10 @@ class Mend(Editor[MendParams]):
             encoded = lm.encode([e.prompt for e in parts.train], [e.target for e in parts.train])
             kept = making.checkpoint("measuring")
             network.normalise(making.step("moments", lambda: measure(network, border, layers, encoded, kept)))
-        Trainer(lm, layers, border, network, self.params, seed=0).fit(parts, progress, making.checkpoint("training"))
+        MendTrainer(lm, layers, border, network, self.params, seed=0).fit(parts, progress, making.checkpoint("training"))
         return network.state_dict()
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
         """Sum the changes of all edits, each from its own gradient at the unedited model."""
         if not edits:
             return WeightPatch({})
@@ -136,7 +136,7 @@ class Mend(Editor[MendParams]):
         layers, border = mlp_layers(lm, blocks), Border(lm, min(blocks))
         network = self.network(layers).to(lm.device)
         network.load_state_dict(self._trained)
-        sums = [Change(layer) for layer in layers]
+        sums = [FactoredChange(layer) for layer in layers]
         encoded = lm.encode([e.prompt for e in edits], [e.target for e in edits])
         done = 0
         for chosen in batches([len(e.ids) for e in encoded], 4096):
@@ -150,7 +150,7 @@ class Mend(Editor[MendParams]):
         return WeightPatch({name: tensor for total in sums for name, tensor in total.tensors().items()})
 
 
-class Change:
+class FactoredChange:
     """A weight's change, kept as two factors for as long as these are smaller than itself."""
 
     def __init__(self, layer: Layer) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from lks.editing.editor import After, Editor, NoParams, Progress, silent, unwatched
+from lks.editing.editor import After, Editor, NoParams, Progress, no_callback, no_progress
 from lks.editing.patch import NoPatch, Patch
 from lks.edits import Edit
 from lks.models.lm import LM
@@ -19,6 +19,6 @@ class Unedited(Editor[NoParams]):
     params_type: ClassVar = NoParams
     presets: ClassVar = {"default": lambda n_edits, dataset: NoParams()}
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
         """No change."""
         return NoPatch()

@@ -18,7 +18,7 @@ from baselines._locate_then_edit.covariances import STATISTICS, Moment, second_m
 from baselines._locate_then_edit.keys import Subjects
 from baselines._locate_then_edit.values import ValueParams, optimise
 from baselines._locate_then_edit.weight_updates import Updates
-from lks.editing.editor import SHORT, After, Editor, Progress, always, silent, unwatched
+from lks.editing.editor import SHORT, After, Editor, Progress, always, no_callback, no_progress
 from lks.editing.patch import Patch
 from lks.edits import Edit
 from lks.errors import UserError
@@ -80,7 +80,7 @@ class ROME(Editor[ROMEParams]):
     _texts: list[str] | None = None
     _moment: Moment | None = None
 
-    def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = silent) -> float:
+    def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = no_progress) -> float:
         """Sample the contexts and compute C^-1's factor."""
         p = self.params
         self._texts = prefixes(lm, [5] * p.short_contexts + [10] * p.long_contexts)
@@ -95,7 +95,7 @@ class ROME(Editor[ROMEParams]):
         """Subjects that are the first token of their prompt."""
         return first_token_warnings(lm, edits)
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
         """Update the layer once per edit.
 
         Raises:
@@ -110,10 +110,10 @@ class ROME(Editor[ROMEParams]):
                 together = self._changes(lm, edits, keys[:, 0], progress) if self.params.values == "together" else None
                 for number, edit in enumerate(edits):
                     bare = keys[number : number + 1, 0]
-                    change = self._changes(lm, [edit], bare, silent)[0] if together is None else together[number]
+                    change = self._changes(lm, [edit], bare, no_progress)[0] if together is None else together[number]
                     updates.add(block, *self._factors(lm, keys[number], change))
                     progress((number + 1) / len(edits))
-                    if after is not unwatched:
+                    if after is not no_callback:
                         with updates.suspended():
                             after(number, updates.patch())
             return updates.patch()

@@ -14,7 +14,7 @@ from baselines._serac import counterfactual as _counterfactual
 from baselines._serac import scope_classifier
 from baselines._serac.counterfactual import Counterfactual
 from baselines._serac.patch import EncoderSettings, SeracPatch, load
-from lks.editing.editor import SHORT, After, Editor, Progress, always, canonical, silent, unwatched
+from lks.editing.editor import SHORT, After, Editor, Progress, always, canonical, no_callback, no_progress
 from lks.editing.patch import NoPatch, Patch
 from lks.edits import Edit
 from lks.errors import UserError
@@ -117,7 +117,7 @@ class Serac(Editor[SeracParams]):
         super().__init__(params)
         self._trained: dict[str, Tensor] | None = None
 
-    def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = silent) -> float:
+    def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = no_progress) -> float:
         """Train both networks, or take them from the cache."""
         parts = loop.split(training, self.title, self.params.validation_edits)
         depends = {"model": lm.identity, "parameters": canonical(self.params), "training": loop.digest(training)}
@@ -140,7 +140,7 @@ class Serac(Editor[SeracParams]):
         p = self.params
         scope = making.step("scope", lambda: self._train_scope(lm, parts, lambda done: progress(0.2 * done), making.checkpoint("scope-training")))
         model = self._counterfactual(lm)
-        answers = _counterfactual.Trainer(lm, model, p.batch_size, p.vary_targets, p.reading, p.ending)
+        answers = _counterfactual.CounterfactualTrainer(lm, model, p.batch_size, p.vary_targets, p.reading, p.ending)
         answers.fit(parts, p.lr, p, lambda done: progress(0.2 + 0.8 * done), making.checkpoint("answers-training"))
         return {f"scope.{k}": v for k, v in scope.items()} | {f"counterfactual.{k}": v for k, v in model.tensors().items()}
 
@@ -149,10 +149,10 @@ class Serac(Editor[SeracParams]):
         classifier = self._encoder(lm).make().to(lm.device)
         seen = loop.Split(parts.train[: p.scope_edits], parts.validation[: p.scope_edits])
         classifier.measure(lm, [prompt for e in seen.train for prompt in (e.prompt, *e.training_locality[:1])])
-        scope_classifier.Trainer(lm, classifier, p.scope_batch, p.locality_prompts, seed=0).fit(seen, p.scope_lr, p, progress, kept)
+        scope_classifier.ScopeClassifierTrainer(lm, classifier, p.scope_batch, p.locality_prompts, seed=0).fit(seen, p.scope_lr, p, progress, kept)
         return {name: weight.detach() for name, weight in classifier.named_parameters()}
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
         """Put the edits into the memory, their prompts embedded once."""
         if not edits:
             return NoPatch()

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from baselines._fine_tuning import places, target_in_place
 from baselines._locate_then_edit.contexts import prefixes
 from baselines._ties import ties
-from lks.editing.editor import LONG, After, Editor, Progress, silent, unwatched
+from lks.editing.editor import LONG, After, Editor, Progress, no_callback, no_progress
 from lks.editing.patch import Patch, check_tensor, checked
 from lks.edits import Edit
 from lks.evaluation.prompt_formats import preceded
-from lks.models.frozen_prefix import Upper, lower
+from lks.models.frozen_prefix import UpperBlocks, lower_blocks
 from lks.models.lm import LM, Encoded
 from lks.models.losses import negative_log_likelihood
-from lks.models.prefill import FIRED, Prefills, removed, watched
+from lks.models.prefill import FIRED, Prefills, installed_hooks, track_prefill
 
 Reads = Literal["mean", "last"]
 
@@ -118,7 +118,7 @@ def margin_loss(inside: Tensor, outside: Tensor, alpha: float, beta: float, gamm
 
 
 @dataclass(frozen=True, slots=True)
-class _Saved:
+class _SideMemorySettings:
     """Settings as `SideMemoryPatch` takes them."""
 
     block: int
@@ -163,7 +163,7 @@ class SideMemoryPatch(Patch):
         Raises:
             ValueError: changes and thresholds do not fit together.
         """
-        saved, changes = checked(_Saved, settings), check_tensor("changes", tensors["changes"], None, None, None)
+        saved, changes = checked(_SideMemorySettings, settings), check_tensor("changes", tensors["changes"], None, None, None)
         if not changes.numel() and len(changes):
             raise ValueError(f"{len(changes)} memories without a value")
         return cls(saved.block, changes, check_tensor("thresholds", tensors["thresholds"], len(changes)), saved.reads)
@@ -185,7 +185,7 @@ class SideMemoryPatch(Patch):
     def applied(self, lm: LM) -> Iterator[None]:
         """A hook on the layer, gone on leaving."""
         there = type(self)(self.block, self.changes.to(lm.device), self.thresholds.to(lm.device), self.reads)
-        with watched(lm) as prefills, removed([lm.mlp_output(self.block).register_forward_hook(_routing(there, prefills, lm.opening))]):
+        with track_prefill(lm) as prefills, installed_hooks([lm.mlp_output(self.block).register_forward_hook(_routing(there, prefills, lm.opening))]):
             yield
 
 
@@ -196,12 +196,12 @@ def _routing(patch: SideMemoryPatch, prefills: Prefills, begin: Sequence[int]) -
         now = prefills.now
         if now is None:
             return None
-        if now.fresh:
-            chosen = now.carried["side_memory"] = patch.choose(args[0], read(patch.reads, now.ids, now.prompt, begin))
-            now.carried[FIRED] = chosen >= 0
+        if now.is_prefill:
+            chosen = now.row_state["side_memory"] = patch.choose(args[0], read(patch.reads, now.ids, now.prompt, begin))
+            now.row_state[FIRED] = chosen >= 0
         if not len(patch.changes):
             return None
-        memory = now.carried["side_memory"]
+        memory = now.row_state["side_memory"]
         changed = output.clone()
         for number, change in enumerate(patch.changes):
             rows = memory == number
@@ -244,15 +244,15 @@ class Wise(Editor[WiseParams]):
         "mini": lambda n_edits, dataset: replace(_SMALL, block=1, lr=0.15, alpha=2.5, beta=10.0, gamma=5.0),
     }
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
         """Train shards one edit after the other, saving and merging them on the way."""
         lm.block(self.params.block)
-        trainer = Trainer(lm, self.params, seed) if edits else None
+        trainer = SideMemoryTrainer(lm, self.params, seed) if edits else None
         patch = SideMemoryPatch(self.params.block, torch.zeros(0, 0, lm.dim), torch.zeros(0), self.params.reads)
         for number, edit in enumerate(edits):
             assert trainer is not None
             trainer.learn(edit, lambda done, n=number: progress((n + done) / len(edits)))  # type: ignore[misc]
-            if after is not unwatched or number == len(edits) - 1:
+            if after is not no_callback or number == len(edits) - 1:
                 patch = trainer.patch()
             after(number, patch)
         return patch
@@ -271,7 +271,7 @@ class Shard:
     edits: tuple[int, ...]
 
 
-class Trainer:
+class SideMemoryTrainer:
     """Side memories while edits come in.
 
     Args:
@@ -282,7 +282,7 @@ class Trainer:
 
     def __init__(self, lm: LM, params: WiseParams, seed: int) -> None:
         self.lm, self.params = lm, params
-        self.upper = Upper(lm, params.block)
+        self.upper = UpperBlocks(lm, params.block)
         self.generator = torch.Generator().manual_seed(seed)
         self.leads = ["", *(f"{text}. " for text in prefixes(lm, [5 + 5 * (i % 2) for i in range(params.contexts)], seed))]
         self.saved: list[Shard] = []
@@ -293,7 +293,7 @@ class Trainer:
     def learn(self, edit: Edit, progress: Progress) -> None:
         """Train the current shard on one more edit; save and merge when it is time."""
         p, number = self.params, len(self.inputs)
-        rows = Rows.of(self.lm, p, self._texts(edit))
+        rows = LayerRows.of(self.lm, p, self._texts(edit))
         self.inputs.append(rows.inputs[0, rows.where[0]].to(self.lm.model.dtype))
         if self.shard is None:
             shape = rows.inputs.shape[-1], self.lm.dim
@@ -331,7 +331,7 @@ class Trainer:
         found = [torch.linalg.vector_norm(self.inputs[i].float() @ shard.change, dim=-1).mean() for i in shard.edits]
         return self.params.act_ratio * torch.stack(found).min()
 
-    def _descend(self, change: Tensor, rows: "Rows", progress: Progress) -> Tensor:
+    def _descend(self, change: Tensor, rows: "LayerRows", progress: Progress) -> Tensor:
         """Masked gradient descent on one edit's loss, from the shard's change [k, d] (Eq. 5)."""
         p, last = self.params, torch.inf
         change = change.clone().requires_grad_(True)
@@ -349,7 +349,7 @@ class Trainer:
                 change.clamp_(-p.max_change, p.max_change)
         return change.detach()
 
-    def loss(self, change: Tensor, rows: "Rows") -> Tensor:
+    def loss(self, change: Tensor, rows: "LayerRows") -> Tensor:
         """Target's negative log-likelihood plus activation margin (Eq. 4)."""
         p = self.params
         product = rows.inputs @ change
@@ -360,7 +360,7 @@ class Trainer:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class LayerRows:
     """One edit's training rows at the edited layer of the unedited model.
 
     Attributes:
@@ -385,13 +385,13 @@ class Rows:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, lm: LM, params: WiseParams, texts: tuple[list[str], list[str]]) -> "Rows":
+    def of(cls, lm: LM, params: WiseParams, texts: tuple[list[str], list[str]]) -> "LayerRows":
         """Run prompts with answers ("" for none, after all others) through the lower blocks."""
         encoded: list[Encoded] = lm.encode(*texts)
         ids, mask = lm.pad([e.ids for e in encoded])
         seen: list[Tensor] = []
-        with removed([lm.mlp_output(params.block).register_forward_hook(lambda _module, args, _output: seen.append(args[0]))]):
-            hidden = lower(lm, params.block)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        with installed_hooks([lm.mlp_output(params.block).register_forward_hook(lambda _module, args, _output: seen.append(args[0]))]):
+            hidden = lower_blocks(lm, params.block)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         ends = torch.tensor([e.n_prompt for e in encoded], device=lm.device)
         prompt = torch.arange(ids.shape[1], device=lm.device)[None] < ends[:, None]
         read_at = read(params.reads, ids, prompt, lm.opening)

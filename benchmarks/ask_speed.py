@@ -23,9 +23,9 @@ from lks.data.datasets import load
 from lks.data.neighborhood import with_neighbours
 from lks.editing.patch import WeightPatch
 from lks.edits import Case, Probe
-from lks.evaluation.ability import Battery
-from lks.evaluation.ability import Known as KnownResults
-from lks.evaluation.readouts import LONGEST, Asking, Known, acts_of, ask, ask_draws, key_of, same
+from lks.evaluation.ability import ReusableReplies as KnownResults
+from lks.evaluation.ability import TaskSuite
+from lks.evaluation.readouts import LONGEST, Asking, ReusableAnswers, acts_of, ask, ask_draws, key_of, same
 from lks.evaluation.side_by_side import SideBySide
 from lks.method.replacer import KnowledgeBlockPatch
 from lks.models.generation import Stops
@@ -128,8 +128,8 @@ def with_and_without(lm: LM, cases: Sequence[Case], spare: Sequence[Case], conso
     shown = Table(title="What should stay, under knowledge blocks", box=None, header_style="bold", title_justify="left")
     for heading in ("asked", "of which nothing acts on", "all asked s", "taken over s", "ratio"):
         shown.add_column(heading, justify="left" if heading == "asked" else "right")
-    battery = Battery(["made"], DOCUMENTS)
-    known = Known({key_of(answer): answer for answer in ask(lm, asked, Asking(kinds=("neighbour",)))}, acts_of(patch, lm))
+    battery = TaskSuite(["made"], DOCUMENTS)
+    known = ReusableAnswers({key_of(answer): answer for answer in ask(lm, asked, Asking(kinds=("neighbour",)))}, acts_of(patch, lm))
     results = battery.run(lm)
     with patch.applied(lm):
         whole, whole_s = timed(lambda: ask(lm, asked, Asking(kinds=("neighbour",))))

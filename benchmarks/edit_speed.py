@@ -33,7 +33,7 @@ LIMIT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class EditTiming:
     """One method at one number of edits.
 
     Attributes:
@@ -60,12 +60,12 @@ class Timing:
 
 def timings(
     name: str, method: type[Editor[object]], lm: LM, cases: Sequence[Case], cells: Sequence[Cell], limit: float = LIMIT_S
-) -> Iterator[Timing]:
+) -> Iterator[EditTiming]:
     """The method's time at each cell's T, fewest edits first; a T that would take too long is left out, a failure is the last."""
     last = 0.0
     for cell in cells:
         if last * cell.n_edits > limit:
-            yield Timing(name, cell.n_edits, 0.0, None, 0, f"over {limit:g} s")
+            yield EditTiming(name, cell.n_edits, 0.0, None, 0, f"over {limit:g} s")
             continue
         try:
             editor = method.for_model(cell.model, cell.dataset, cell.n_edits)
@@ -77,10 +77,10 @@ def timings(
             with measured() as meter:
                 editor.edit(lm, edits)
         except (UserError, RuntimeError, ValueError, FloatingPointError) as error:
-            yield Timing(name, cell.n_edits, 0.0, None, 0, f"{type(error).__name__}: {error}".splitlines()[0])
+            yield EditTiming(name, cell.n_edits, 0.0, None, 0, f"{type(error).__name__}: {error}".splitlines()[0])
             return
         last = meter.seconds / cell.n_edits
-        yield Timing(name, cell.n_edits, max(prepare_s, preparing.seconds if prepare_s else 0.0), meter.seconds, meter.peak_bytes)
+        yield EditTiming(name, cell.n_edits, max(prepare_s, preparing.seconds if prepare_s else 0.0), meter.seconds, meter.peak_bytes)
 
 
 def cells_for(model: str, n_edits: Sequence[int] = ()) -> list[Cell]:
@@ -109,7 +109,7 @@ def chosen_methods(names: str) -> Mapping[str, type[Editor[object]]]:
     return {name: method for name, method in found.items() if name in names.split(",") or (not names and name != UNEDITED)}
 
 
-def table(model: str, n_edits: Sequence[int], found: Sequence[Timing]) -> Table:
+def table(model: str, n_edits: Sequence[int], found: Sequence[EditTiming]) -> Table:
     """Methods by rows, T by columns."""
     made = Table(title=f"{model}: seconds per edit", box=None, header_style="bold", title_justify="left")
     made.add_column("method")
@@ -123,12 +123,12 @@ def table(model: str, n_edits: Sequence[int], found: Sequence[Timing]) -> Table:
     return made
 
 
-def run(model: str, names: str, n_edits: Sequence[int], limit: float, say: Callable[[str], None]) -> tuple[list[Cell], list[Timing]]:
+def run(model: str, names: str, n_edits: Sequence[int], limit: float, say: Callable[[str], None]) -> tuple[list[Cell], list[EditTiming]]:
     """All timings of a model; `say` is told of each."""
     cells = cells_for(model, n_edits)
     cases = load(cells[0].dataset).cases
     lm = LM.load(model)
-    found: list[Timing] = []
+    found: list[EditTiming] = []
     for name, method in chosen_methods(names).items():
         for timing in timings(name, method, lm, cases, cells, limit):
             found.append(timing)

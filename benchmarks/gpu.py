@@ -93,7 +93,7 @@ class Step:
     run: Callable[[], Result]
 
 
-class Bench:
+class GpuBenchmark:
     """The steps and what they share.
 
     Args:
@@ -256,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", default="", help="names of steps with commas; default: all")
     asked = parser.parse_args(argv)
     console, gpu = Console(), torch.cuda.is_available()
-    steps = Bench(FULL if gpu else MINIATURE, asked.model).steps()
+    steps = GpuBenchmark(FULL if gpu else MINIATURE, asked.model).steps()
     names = [step.name for step in steps]
     for name in filter(None, asked.only.split(",")):
         if name not in names:

@@ -21,8 +21,8 @@ from lks.edits import Edit
 from lks.errors import UserError
 from lks.evaluation.profiling import measured
 from lks.method.params import LKSParams
-from lks.method.trainer import Trainer
-from lks.method.training_data import Material, prepare, stated
+from lks.method.trainer import LKSTrainer
+from lks.method.training_data import TrainingData, prepare, stated
 from lks.models.lm import LM
 from lks.models.memory import gibibytes
 
@@ -40,7 +40,7 @@ def edits_of(count: int) -> list[Edit]:
     return [case.edit for case in known[:count]]
 
 
-def step_flops(lm: LM, material: Material, rows: int) -> float:
+def step_flops(lm: LM, material: TrainingData, rows: int) -> float:
     """Floating-point operations of a training step: two per weight and token forward, two backward (to activations only)."""
     upper = sum(p.numel() for block in lm.blocks[material.upper.block + 1 :] for p in block.parameters())
     ends = float((material.cached.lengths - material.spans[:, 0]).float().mean())
@@ -49,7 +49,7 @@ def step_flops(lm: LM, material: Material, rows: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class ShapeResult:
     """LKS with T edits on one model.
 
     Attributes:
@@ -87,21 +87,21 @@ def peak_tflops() -> float | None:
     return next((v for k, v in PEAK_TFLOPS.items() if torch.cuda.is_available() and k in torch.cuda.get_device_name()), None)
 
 
-def measure(lm: LM, edits: Sequence[Edit], params: LKSParams) -> tuple[Measured, Trainer]:
+def measure(lm: LM, edits: Sequence[Edit], params: LKSParams) -> tuple[ShapeResult, LKSTrainer]:
     """Train on some edits; what it cost, and the trainer for a profile."""
     steps = params.max_epochs * -(-len(edits) // params.batch_size)
     with measured() as preparing:
         material = prepare(lm, edits, params)
-    trainer = Trainer(lm, material, params, 0)
+    trainer = LKSTrainer(lm, material, params, 0)
     with measured() as training:
         trainer.train()
     rows = min(params.batch_size, len(edits)) * (1 + params.paraphrases + params.locality_prompts)
     rate = step_flops(lm, material, rows) * steps / training.seconds / 1e12
     peak = max(preparing.peak_bytes, training.peak_bytes)
-    return Measured(len(edits), preparing.seconds, training.seconds, steps, rate, peak, stated(lm, edits, params).total), trainer
+    return ShapeResult(len(edits), preparing.seconds, training.seconds, steps, rate, peak, stated(lm, edits, params).total), trainer
 
 
-def top_five(trainer: Trainer) -> Table:
+def top_five(trainer: LKSTrainer) -> Table:
     """The operations that take most of a step."""
     kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
     batch = trainer._epoch_batches()[0]
@@ -127,7 +127,7 @@ def main(shape: str = "", wanted: str = "") -> None:
     table = Table(title=f"LKS, {EPOCHS} epochs, {shape}")
     for column in ("T", "prepare s", "train s", "s/edit", "ms/step", "TFLOP/s", "peak memory", "stated"):
         table.add_column(column, justify="right")
-    trainer: Trainer | None = None
+    trainer: LKSTrainer | None = None
     for count in counts:
         params = LKSParams(SHAPES[shape].block, max_epochs=EPOCHS, patience=EPOCHS, stop_loss=0.0, precision="fast")
         found, trainer = measure(lm, edits_of(count), params)

@@ -25,7 +25,7 @@ from lks.data.datasets import load
 from lks.edits import Edit
 from lks.method.hypernetwork import Hypernetwork
 from lks.method.params import LKSParams
-from lks.method.trainer import Trainer, place
+from lks.method.trainer import LKSTrainer, place
 from lks.method.training_data import PARTS, Part, losses_at, prepare
 from lks.models.lm import LM
 from lks.models.losses import kl_divergence, negative_log_likelihood
@@ -34,8 +34,8 @@ PAPER = LKSParams(block=2, max_epochs=2, patience=1000, stop_loss=0.0)
 """The paper's form of h_phi and batch size, joint optimisation, no early stopping."""
 
 
-class NaiveTrainer(Trainer):
-    """`Trainer` with the loss computed the plain way; rows, order, optimiser and early stopping are inherited.
+class NaiveTrainer(LKSTrainer):
+    """`LKSTrainer` with the loss computed the plain way; rows, order, optimiser and early stopping are inherited.
 
     Args:
         lm: the model.
@@ -100,7 +100,7 @@ def _replaced(blocks: Sequence[nn.Module], spans: Tensor, new: Sequence[Tensor])
         yield
 
 
-def trained(trainer: Trainer, weight_gradients: bool) -> tuple[list[float], float]:
+def trained(trainer: LKSTrainer, weight_gradients: bool) -> tuple[list[float], float]:
     """Loss of each epoch, and seconds of training."""
     trainer.lm.model.requires_grad_(weight_gradients)
     start = time.perf_counter()
@@ -123,12 +123,12 @@ def main(model: str = "small", n_edits: int = 64, epochs: int = 2) -> None:
     edits = list(known.values())[:n_edits]
     params = replace(PAPER, max_epochs=epochs, block=shape.block if shape else PAPER.block)
     start = time.perf_counter()
-    ours = Trainer(lm, prepare(lm, edits, params), params, 0)
+    ours = LKSTrainer(lm, prepare(lm, edits, params), params, 0)
     preparing = time.perf_counter() - start
     half = replace(params, precision="bfloat16")
     runs = {
         "ours": trained(ours, weight_gradients=False),
-        "ours, bfloat16": trained(Trainer(lm, prepare(lm, edits, half), half, 0), weight_gradients=False),
+        "ours, bfloat16": trained(LKSTrainer(lm, prepare(lm, edits, half), half, 0), weight_gradients=False),
         "plain": trained(NaiveTrainer(lm, edits, params, 0), weight_gradients=True),
     }
     plain = runs["plain"][1]

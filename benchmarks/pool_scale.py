@@ -49,7 +49,7 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class PoolSnapshot:
     """What is seen at one time: cells on disk; by role, bytes in memory and processor seconds spent so far; tasks of the machine that want to run."""
 
     done: int
@@ -62,7 +62,7 @@ class Look:
 class Watched:
     """What is seen from outside while the grid runs."""
 
-    looks: list[Look] = field(default_factory=list)
+    looks: list[PoolSnapshot] = field(default_factory=list)
 
     def look(self, results: Path, processes: Mapping[str, Sequence[psutil.Process]]) -> int:
         """Take one look; the number of cells on disk."""
@@ -70,10 +70,10 @@ class Watched:
         used = {name: [used_by(one) for one in some] for name, some in processes.items()}
         memory = {name: sum(one[0] for one in some) for name, some in used.items()}
         seconds = {name: sum(one[1] for one in some) for name, some in used.items()}
-        self.looks.append(Look(done, memory, seconds, os.getloadavg()[0]))
+        self.looks.append(PoolSnapshot(done, memory, seconds, os.getloadavg()[0]))
         return done
 
-    def at(self, done: float) -> Look:
+    def at(self, done: float) -> PoolSnapshot:
         """The look nearest to so many cells."""
         return min(self.looks, key=lambda one: abs(one.done - done))
 

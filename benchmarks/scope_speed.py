@@ -35,7 +35,7 @@ SLOW_PROMPTS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class ScopeSpeed:
     """One line of the table; microseconds, seconds, bytes."""
 
     kind: str
@@ -58,7 +58,7 @@ def per_prompt(scope: Scope, prompts: Sequence[str]) -> float:
     return best / len(prompts) * 1e6
 
 
-def measure(kind: ScopeKind, count: int) -> Measured:
+def measure(kind: ScopeKind, count: int) -> ScopeSpeed:
     """Build one scope and ask it."""
     names = [[name] for name in made_names(count)]
     rng = Random(0)
@@ -73,7 +73,7 @@ def measure(kind: ScopeKind, count: int) -> Measured:
     build, build_cpu = time.perf_counter() - start, time.process_time() - cpu
     gc.collect()
     memory = resident() - before
-    return Measured(kind, count, per_prompt(scope, [edit.prompt for edit in cases]), per_prompt(scope, inside), build, build_cpu, memory)
+    return ScopeSpeed(kind, count, per_prompt(scope, [edit.prompt for edit in cases]), per_prompt(scope, inside), build, build_cpu, memory)
 
 
 def main() -> None:
@@ -82,7 +82,7 @@ def main() -> None:
     for kind, count in PLAN:
         command = [sys.executable, "-m", "benchmarks.scope_speed", kind, str(count)]
         answer = subprocess.run(command, capture_output=True, text=True, check=True)
-        m = Measured(**json.loads(answer.stdout))
+        m = ScopeSpeed(**json.loads(answer.stdout))
         numbers = (f"{m.outside_us:,.1f}", f"{m.inside_us:,.1f}", f"{m.build_s:.2f}", f"{m.build_cpu_s:.2f}", f"{m.memory / 1e6:.0f}")
         table.add_row(m.kind, f"{m.count:,}", *numbers)
     Console().print(table)

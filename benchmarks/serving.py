@@ -29,9 +29,9 @@ from benchmarks.inference_overhead import clock, interval
 from lks.editing.patch import Patch
 from lks.evaluation.row_patches import RowPatch, row_wise
 from lks.models.lm import LM
-from lks.models.prefill import removed
+from lks.models.prefill import installed_hooks
 from tests import served
-from workbench.serving.batch import Batch, Row, Sampling
+from workbench.serving.batch import GeneratingRow, GenerationBatch, Sampling
 from workbench.serving.service import Rules
 from workbench.serving.text_stream import TextStream
 
@@ -93,8 +93,8 @@ def generated(lm: LM, prompts: Sequence[Sequence[int]], patch: RowPatch | None, 
     """A prefill and steps in the server's batch, all rows with one patch."""
 
     def work() -> None:
-        rows = [Row(list(ids), patch, Sampling(tokens), TextStream(lm.pieces)) for ids in prompts]
-        batch = Batch(lm, rows)
+        rows = [GeneratingRow(list(ids), patch, Sampling(tokens), TextStream(lm.pieces)) for ids in prompts]
+        batch = GenerationBatch(lm, rows)
         batch.prefill()
         for _ in range(tokens - 1):
             batch.step()
@@ -136,7 +136,7 @@ def overheads(lm: LM, made: Mapping[str, Patch], prompts: Sequence[str], tokens:
     others = {**{name: one for name, one in work.items() if name != "base"}, "unedited again": generated(lm, encoded, by_row["base"], tokens)}
     others["transformers' generate"] = by_transformers(lm, encoded, tokens)
     table = Table("against the unedited rows", "pairs", "unedited ms", "ratio (95 % interval)", "added %", box=None)
-    with removed([handle for patch in by_row.values() if patch is not None for handle in patch.handles()]):
+    with installed_hooks([handle for patch in by_row.values() if patch is not None for handle in patch.handles()]):
         for name, other in others.items():
             taken = compared(lm, work["base"], other, seconds)
             ratio, low, high = interval([b / a for a, b in taken], random.Random(0))

@@ -13,10 +13,10 @@ from rich.table import Table
 from torch import Tensor
 
 from lks.data.datasets import load
-from lks.editing.editor import silent
+from lks.editing.editor import no_progress
 from lks.models.frozen_prefix import batches
 from lks.models.lm import LM
-from lks.models.prefill import removed
+from lks.models.prefill import installed_hooks
 from lks.studies.base import Entities
 from lks.studies.blockwise import captured
 from lks.studies.donors import Pair, exchanged, pairs
@@ -40,7 +40,7 @@ def naive(lm: LM, chosen: list[Pair], batch_tokens: int = 8192) -> Tensor:
             def put(_module: object, _args: object, output: Tensor, new: Tensor = given[block, group], where: Places = (places, at)) -> Tensor:
                 return output.index_put(where, new)
 
-            with removed([lm.block(block).register_forward_hook(put)]):
+            with installed_hooks([lm.block(block).register_forward_hook(put)]):
                 logprobs = lm.model(input_ids=ids, attention_mask=mask).logits[:, :-1].float().log_softmax(-1)
             picked = logprobs.gather(2, ids[:, 1:, None])[..., 0].double().cpu()
             for row, i in enumerate(group):
@@ -53,11 +53,11 @@ def main(model: str = "micro-llama", dataset: str = "world", entities: str = "30
     lm = LM.load(model)
     edits = [case.edit for case in load(dataset).cases[: int(entities)]]
     chosen = pairs(lm, Entities(edits, edits), 0)
-    exchanged(lm, chosen[:8], silent)  # warm up
+    exchanged(lm, chosen[:8], no_progress)  # warm up
     start = time.perf_counter()
     slow = naive(lm, chosen)
     middle = time.perf_counter()
-    fast = exchanged(lm, chosen, silent).logprob[1:]
+    fast = exchanged(lm, chosen, no_progress).logprob[1:]
     end = time.perf_counter()
     made = Table("model", "pairs", "whole passes s", "ends only s", "ratio", "largest difference", box=None)
     cells = [model, str(len(chosen)), f"{middle - start:.2f}", f"{end - middle:.2f}", f"{(middle - start) / (end - middle):.1f}"]

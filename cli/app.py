@@ -35,7 +35,7 @@ from lks.errors import UserError, unknown
 if TYPE_CHECKING:
     from flows.running.planning import Work
     from lks.runs.grid import Grid
-    from reports import Report
+    from reports import RenderedReport
 
 gc.set_threshold(100_000)  # importing torch and transformers makes a million objects that stay: looking through them took a sixth of the start
 
@@ -209,14 +209,14 @@ def _run_flow(console: Console, runner: Mode, asked: tuple[str, Path, str, bool]
 
             from flows.grid import WATCH
             from flows.grid import grid as flow
-            from flows.running.progress import Lines, Screen
+            from flows.running.progress import LineProgress, Screen
             from flows.services.temporary_server import temporary_server
 
             if runner != "pool":
                 stack.enter_context(temporary_server())
             elif not PREFECT_API_URL.value():
                 raise UserError("--runner pool needs a Prefect server with workers. Start them with `lks up`, then set PREFECT_API_URL as it says.")
-        watch = stack.enter_context(Screen(console)) if console.is_terminal else Lines(_say)
+        watch = stack.enter_context(Screen(console)) if console.is_terminal else LineProgress(_say)
         WATCH.set(watch)
         counts = flow(*asked, runner)
     console.print(", ".join(f"{number} {status}" for status, number in counts.items()), highlight=False)
@@ -227,7 +227,7 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _show_results(console: Console, folder: Path) -> "Report":
+def _show_results(console: Console, folder: Path) -> "RenderedReport":
     """Write the report, print its tables, and return it."""
     from reports import render
 
@@ -244,11 +244,11 @@ def _show_results(console: Console, folder: Path) -> "Report":
 def _show_plan(work: "Work") -> None:
     from baselines import methods
     from flows.running.progress import duration
-    from flows.running.time_estimate import Clock
+    from flows.running.time_estimate import DurationEstimator
     from lks.results.cells import RULE, RULE_NOTE
 
     console = Console()
-    clock = Clock(work.earlier)
+    clock = DurationEstimator(work.earlier)
     missing, known = {cell.id for cell in work.todo}, methods()
     table = Table("method", "model", "dataset", "cases", "T", "draws", "seed", "state", "estimate", box=None, header_style="bold")
     for cell in work.cells:

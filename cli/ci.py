@@ -212,7 +212,7 @@ def _finished(folder: Path) -> "list[Outcome]":
             outcome.reason or outcome.status if outcome.status != "ok" else "; ".join(f"{stage}: {said}" for stage, said in outcome.failed.items())
         )
         if failed:
-            raise UserError(f"A failed cell is no golden result: {outcome.cell.label} ({failed}). Mend it, and run `lks ci` again.")
+            raise UserError(f"A failed cell is no golden result: {outcome.cell.label} ({failed}). Fix it, and run `lks ci` again.")
     return outcomes
 
 

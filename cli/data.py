@@ -12,7 +12,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from flows.prompt_order import Made, Order, Progress
+    from flows.prompt_order import Progress, PromptOrder, WrittenPrompts
 
 LINE_EVERY_S = 10.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -74,9 +74,9 @@ def make_prompts(
 
       lks data make --dataset counterfact --out prompts/counterfact --offline
     """
-    from flows.prompt_order import Order, make
+    from flows.prompt_order import PromptOrder, make
 
-    order = Order(
+    order = PromptOrder(
         dataset, out, split, model, base_url, limit, offline, max_cost, max_tokens, rpm, tpm, concurrency, price_in, price_out, timeout
     )  # fmt: skip
     console = Console()
@@ -112,10 +112,10 @@ def extract_knowledge(
 
       lks data extract --dataset facts.jsonl --out knowledge --max-cost 1
     """
-    from flows.prompt_order import Order, extracted
+    from flows.prompt_order import PromptOrder, extracted
 
     console = Console()
-    order = Order(
+    order = PromptOrder(
         dataset, out, None, model, base_url, limit, False, max_cost, max_tokens, rpm, tpm, concurrency, price_in, price_out, timeout
     )  # fmt: skip
     with _Bar(console, "replies") as bar:
@@ -161,7 +161,7 @@ def _money(usd: float | None) -> str:
     return "" if usd is None else f", {usd:.4f} USD"
 
 
-def _say_estimate(console: Console, order: "Order") -> None:
+def _say_estimate(console: Console, order: "PromptOrder") -> None:
     """What an order will take."""
     from flows.prompt_order import foresee
     from lks.prompts.writers import ATTEMPTS
@@ -181,7 +181,7 @@ def _say_estimate(console: Console, order: "Order") -> None:
     )
 
 
-def _say_made(console: Console, order: "Order", made: "Made") -> None:
+def _say_made(console: Console, order: "PromptOrder", made: "WrittenPrompts") -> None:
     """What was written, and why some of it was not."""
     from lks.prompts.files import FILES
 

@@ -16,10 +16,10 @@ from workbench.plural import many
 
 if TYPE_CHECKING:
     from lks.data.user_facts import Facts
-    from workbench.compare_answers import Reply
-    from workbench.editing import Check
+    from workbench.compare_answers import AnswerPair
+    from workbench.editing import RecallCheck
     from workbench.health import Health
-    from workbench.patch_folder import Edited
+    from workbench.patch_folder import SavedEdits
     from workbench.scoring import Scored
 
 HEADINGS = {"reliability": "Rel", "generality": "Gen", "locality": "Loc", "edit_performance": "EP"}
@@ -101,7 +101,7 @@ def grid_of_facts() -> Table:
     return table
 
 
-def show_check(console: Console, edited: "Edited", found: "tuple[Check, Health]", seconds: float, out: Path) -> None:
+def show_check(console: Console, edited: "SavedEdits", found: "tuple[RecallCheck, Health]", seconds: float, out: Path) -> None:
     """What editing has brought: what is answered, at which price, and what to do where it is not."""
     from workbench.advice import on_misses, on_troubles
     from workbench.lengths import by_length
@@ -148,7 +148,7 @@ def _short(text: str, wanted: str) -> str:
     return repr(shown) if shown == text else f"{shown!r}..."
 
 
-def show_reply(console: Console, reply: "Reply", as_json: bool) -> None:
+def show_reply(console: Console, reply: "AnswerPair", as_json: bool) -> None:
     """Both answers: as a small table, or as one line of JSON."""
     if as_json:
         speeds = {"unedited_tokens_per_s": round(reply.unedited.rate, 1), "edited_tokens_per_s": round(reply.edited.rate, 1)}

@@ -14,10 +14,10 @@ from lks.io.lines import split_lines
 from workbench.plural import many
 
 if TYPE_CHECKING:
-    from lks.data.user_facts import Facts, Reading
+    from lks.data.user_facts import BadLines, Facts
     from lks.models.lm import LM
-    from workbench.editing import Wish
-    from workbench.patch_folder import Edited
+    from workbench.editing import EditRequest
+    from workbench.patch_folder import SavedEdits
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A folder, a name of [bold]lks list models[/], or OWNER/NAME on the hub.", metavar="MODEL")]
 FactsFile = Annotated[Path | None, typer.Option("--facts", "-f", help="Facts: .jsonl, .csv, or .txt with triples.", metavar="FILE")]
@@ -62,9 +62,9 @@ def edit(
       lks edit --model ./my-model --facts more.csv --out patch --update
     """
     from lks.data.contradictions import contradicting
-    from lks.data.user_facts import SHOWN, Facts, Reading, read_facts
+    from lks.data.user_facts import SHOWN, BadLines, Facts, read_facts
     from lks.models.registry import check_name
-    from workbench.editing import Wish
+    from workbench.editing import EditRequest
     from workbench.forms import check_form
     from workbench.patch_folder import check_writable, read
     from workbench.presets import changes_of, check_changes, check_training, method_named
@@ -74,10 +74,10 @@ def edit(
     _check_update(update, overwrite, bool(without), bool(method or settings or seed is not None or training or form))
     console = Console()
     check_name(model)
-    wish = Wish(method or "lks", changes_of(settings or []), seed or 0, training, form or "auto")
+    wish = EditRequest(method or "lks", changes_of(settings or []), seed or 0, training, form or "auto")
     check_changes(method_named(wish.method), wish.changes or {})
     check_training(method_named(wish.method), training)
-    reading = Reading(skip_bad, sys.maxsize if all_errors else SHOWN)
+    reading = BadLines(skip_bad, sys.maxsize if all_errors else SHOWN)
     given = Facts("facts", ()) if facts is None else read_facts(facts, templates, reading)
     if update and not (out / "patch.json").exists():
         raise UserError(f"{out} holds no patch to update. Leave --update out to make one.")
@@ -101,7 +101,11 @@ def _check_update(update: bool, overwrite: bool, without: bool, method: bool) ->
 
 
 def _edit(
-    console: Console, model: tuple[str, str | None], facts: "tuple[Facts, Reading]", wish: "Wish", where: "tuple[Path, Edited | None, list[str]]"
+    console: Console,
+    model: tuple[str, str | None],
+    facts: "tuple[Facts, BadLines]",
+    wish: "EditRequest",
+    where: "tuple[Path, SavedEdits | None, list[str]]",
 ) -> None:
     """Load, edit, write, ask."""
     from lks.data.user_facts import STRICT
@@ -241,7 +245,7 @@ def evaluate(
       lks eval --model micro-llama --patch patch --facts facts.jsonl
     """
     from lks.data.user_facts import read_facts
-    from lks.results.cells import Extras
+    from lks.results.cells import Measurements
     from reports import render
     from workbench.forms import check_form
     from workbench.patch_folder import read
@@ -261,7 +265,7 @@ def evaluate(
     questions = sum(len(case.probes) for case in known.dataset().cases)
     note(console, f"Asking {many(questions, 'question')} of the unedited and of the edited model.")
     with Bar(console) as bar:
-        scored = score(lm, edited, known, results, lambda who, stage, done: bar(f"{who}: {stage}", done), form, Extras(overhead=overhead))
+        scored = score(lm, edited, known, results, lambda who, stage, done: bar(f"{who}: {stage}", done), form, Measurements(overhead=overhead))
         bar("report", 0.0)
         report = render(results)
         bar("report", 1.0)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from flows.running.planning import existing, only_writer
 from lks.errors import UserError
-from lks.llm.judge import Item, Judge, Progress, unseen
+from lks.llm.judge import Judge, JudgeItem, Progress, no_progress
 from lks.llm.judge_calibration import CALIBRATION, Calibration, calibrate, labelled_items
 from lks.results.cells import JUDGED, Cell, Outcome
 from lks.results.judge_rows import Judgement, file_name
@@ -83,7 +83,7 @@ class Scores:
 
 
 def judge_results(
-    results: Path, judge: Judge, progress: Progress = unseen, skip: Collection[str] = frozenset()
+    results: Path, judge: Judge, progress: Progress = no_progress, skip: Collection[str] = frozenset()
 ) -> Iterator[tuple[str, list[Judgement]]]:
     """Judge the free answers of the current cells; the answer judged is the one that the deterministic score looks at.
 
@@ -110,7 +110,7 @@ def judge_results(
     total, done = sum(counts.values()), 0
     for cell_id, number in counts.items():
         answers = store.rows(_Answer, _ANSWERS, [list(KINDS), cell_id])
-        items = [Item(given.prompt, given.answer, given.said, tuple(given.accepted)) for given in answers]
+        items = [JudgeItem(given.prompt, given.answer, given.said, tuple(given.accepted)) for given in answers]
         rulings = judge.rule(items, partial(_part, progress, done / total, number / total))
         done += number
         yield (

@@ -11,7 +11,7 @@ from rich.table import Table
 from lks.errors import DataError, UserError, unknown
 
 if TYPE_CHECKING:
-    from lks.evaluation.scope_benchmark import Row
+    from lks.evaluation.scope_benchmark import ScopeBenchmarkRow
     from lks.evaluation.scope_prompts import EditSet, Outside
     from lks.scope.exact import ScopeKind
 
@@ -93,7 +93,7 @@ def _material(dataset: str, file: Path | None, n_edits: int | None, data: Path |
     """Edits, and prompts about something else."""
     from lks.data.datasets import load
     from lks.data.datasets import names as known
-    from lks.evaluation.scope_prompts import Outside, Prompt, abilities, read_edits, split
+    from lks.evaluation.scope_prompts import Outside, ScopePrompt, abilities, read_edits, split
 
     if file is None and dataset not in known():
         raise unknown("dataset", dataset, known())
@@ -111,7 +111,7 @@ def _material(dataset: str, file: Path | None, n_edits: int | None, data: Path |
         except DataError as error:
             outside.append(Outside(other, (), f"{other} was left out: {error}"))
             continue
-        prompts = (Prompt(case.edit.prompt, case.edit.subject) for case in cases if case.edit.subject.casefold() not in subjects)
+        prompts = (ScopePrompt(case.edit.prompt, case.edit.subject) for case in cases if case.edit.subject.casefold() not in subjects)
         outside.append(Outside(other, tuple(prompts)))
     return edited, outside + abilities(data)
 
@@ -138,13 +138,13 @@ def _aliases(data: Path | None) -> dict[str, list[str]]:
     try:
         raw: object = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(f"{file} is not JSON: {error}. Mend or delete it.") from None
+        raise DataError(f"{file} is not JSON: {error}. Fix or delete it.") from None
     if not isinstance(raw, dict):
-        raise DataError(f"{file} must hold an object of lists. Mend or delete it.")
+        raise DataError(f"{file} must hold an object of lists. Fix or delete it.")
     return {str(name): [str(alias) for alias in aliases] for name, aliases in raw.items() if isinstance(aliases, list)}
 
 
-def _table(rows: "list[Row]", title: str) -> Table:
+def _table(rows: "list[ScopeBenchmarkRow]", title: str) -> Table:
     """All numbers, target and verdict."""
     table = Table(box=None, header_style="bold", title=title, title_justify="left")
     for heading in ("scope", "what", "cases", "measured", "target", ""):

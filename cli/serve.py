@@ -14,9 +14,9 @@ from rich.text import Text
 from lks.errors import UserError
 
 if TYPE_CHECKING:
-    from workbench.patch_folder import Edited
+    from workbench.patch_folder import SavedEdits
     from workbench.serving.models import Choice
-    from workbench.serving.service import Rules, Service
+    from workbench.serving.service import ModelService, Rules
 
 LENGTH = 2048
 """Tokens of a prompt and its answer by default, where the model's window has room."""
@@ -84,13 +84,13 @@ def _check_free(host: str, port: int) -> None:
             raise UserError(f"Nothing can listen at {host}, port {port}: {what}. Choose another --port or --host.") from None
 
 
-def _service(model: str, device: str | None, named: "tuple[str, list[Choice], dict[str, Edited]]", rules: "Rules") -> "Service":
+def _service(model: str, device: str | None, named: "tuple[str, list[Choice], dict[str, SavedEdits]]", rules: "Rules") -> "ModelService":
     """The loaded model with its patches, each tried once. `named` is the unedited model's name, the patches' names and the patches."""
     from transformers.utils import logging as transformers_log
 
     from lks.models.lm import LM
     from workbench.serving.models import check, facts_of, served
-    from workbench.serving.service import Service
+    from workbench.serving.service import ModelService
 
     transformers_log.disable_progress_bar()  # type: ignore[no-untyped-call]
     base, choices, edited = named
@@ -100,26 +100,26 @@ def _service(model: str, device: str | None, named: "tuple[str, list[Choice], di
         raise UserError(f"--max-length {rules.length} is more than the {window} tokens that {model} can read. Give at most {window}.")
     check(lm, choices, edited)
     facts: dict[str, dict[str, object]] = {base: {"kind": "nothing"}, **{name: facts_of(edits) for name, edits in edited.items()}}
-    return Service(lm, served(base, edited), replace(rules, length=rules.length or min(window, LENGTH)), facts)
+    return ModelService(lm, served(base, edited), replace(rules, length=rules.length or min(window, LENGTH)), facts)
 
 
-def _run(console: Console, service: "Service", where: tuple[str, int, float], sample: str) -> None:
+def _run(console: Console, service: "ModelService", where: tuple[str, int, float], sample: str) -> None:
     """Serve until ended. `where` is host, port and seconds of grace, `sample` a prompt to try."""
-    from workbench.serving.server import Server
+    from workbench.serving.server import GracefulServer
 
     logging.basicConfig(level=logging.WARNING)
     log = logging.getLogger("lks.serve")
     log.handlers, log.propagate = [logging.StreamHandler()], False
     log.handlers[0].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log.setLevel(logging.INFO)
-    server = Server(service, where[0], where[1], where[2], lambda address: _say(console, service, address, sample))
+    server = GracefulServer(service, where[0], where[1], where[2], lambda address: _say(console, service, address, sample))
     server.run_with_engine()
     if service.engine.failed:
         raise UserError("The engine failed; the log above says why. Start again with fewer answers at once (--max-concurrent) if memory ran out.")
     console.print("Ended.")
 
 
-def _say(console: Console, service: "Service", address: str, sample: str) -> None:
+def _say(console: Console, service: "ModelService", address: str, sample: str) -> None:
     """What is served, and a first request."""
     from workbench.serving.models import curl
 

@@ -21,7 +21,7 @@ EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunningFlow:
     """A flow run on the server.
 
     Attributes:
@@ -110,7 +110,7 @@ def _machine() -> list[Text]:
     return lines
 
 
-def _runs() -> tuple[list[Run], list[Text]]:
+def _runs() -> tuple[list[RunningFlow], list[Text]]:
     """What the server has that is not over; and what to say where it does not answer."""
     own = services(state_folder()).get(SERVER)
     if not own and not os.environ.get("PREFECT_API_URL"):
@@ -127,7 +127,7 @@ def _runs() -> tuple[list[Run], list[Text]]:
             return [], [Text(f"The server at {api} does not answer ({type(error).__name__}); what runs is not known.", style="red")]
 
 
-def _unfinished() -> list[Run]:
+def _unfinished() -> list[RunningFlow]:
     """Flow runs of this project that are not over, those that run first."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
@@ -144,11 +144,11 @@ def _unfinished() -> list[Run]:
         name = flows.get(run.flow_id, "")
         is_cell = name == "lks-cell"
         label = run.name if is_cell or run.name.startswith(name) else f"{name} ({run.name})"
-        runs.append(Run(label, run.state_name or "?", run.estimated_run_time.total_seconds(), is_cell))
+        runs.append(RunningFlow(label, run.state_name or "?", run.estimated_run_time.total_seconds(), is_cell))
     return sorted(runs, key=lambda run: (run.state != "Running", run.is_cell, run.name))
 
 
-def _now(runs: list[Run]) -> list[Text]:
+def _now(runs: list[RunningFlow]) -> list[Text]:
     """What runs, and how much waits."""
     from flows.running.progress import duration
 
@@ -185,12 +185,12 @@ def _left(grid: str, store: "Store | None", at_once: int) -> tuple[Text, int]:
     """What the grid lacks, and how many cells that is."""
     from flows.running.planning import cells_of, compare, named_grid
     from flows.running.progress import duration
-    from flows.running.time_estimate import Clock
+    from flows.running.time_estimate import DurationEstimator
     from flows.settings import Settings
 
     asked = named_grid(grid, Settings().grids)
     work = compare(asked, cells_of(asked), store)
-    left = Clock(work.earlier).expect(work.todo)
+    left = DurationEstimator(work.earlier).expect(work.todo)
     text = f"Grid {asked.name!r}: {len(work.cells) - len(work.todo)} of {len(work.cells)} cells done"
     if work.todo:
         text += f", {len(work.todo)} to run" + ("" if left is None else f", about {duration(left / max(at_once, 1))}")

@@ -19,7 +19,7 @@ study = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Study a
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class BlockPoint:
     """One block of a curve, with its 95 % interval."""
 
     quantity: str
@@ -29,7 +29,7 @@ class Point:
     high: float | None
 
 
-Curves = dict[str, dict[int, Point]]
+Curves = dict[str, dict[int, BlockPoint]]
 """Quantity -> block -> point."""
 
 
@@ -73,7 +73,7 @@ def layers(
     cells, store = run_missing(console, asked, folder_of(results))
     curves: Curves = {}
     for cell in cells:
-        for point in store.rows(Point, "SELECT quantity, block, value, low, high FROM study_curves WHERE cell_id = ? AND block >= 0", [cell.id]):
+        for point in store.rows(BlockPoint, "SELECT quantity, block, value, low, high FROM study_curves WHERE cell_id = ? AND block >= 0", [cell.id]):
             curves.setdefault(point.quantity, {})[point.block] = point
     if not curves.get("bits"):
         raise UserError(f"No entity of {dataset!r} has a donor that is asked the same. Use more --entities or another --dataset.")
@@ -91,12 +91,12 @@ def run_missing(console: Console, grid: Grid, folder: Path) -> "tuple[list[Cell]
     from flows.running.planning import cells_of, compare, only_writer
     from flows.settings import calm_transformers
     from lks.results.store import Store
-    from lks.runs.cell import Bench, run
+    from lks.runs.cell import LoadedResources, run
     from lks.studies.registry import STUDIES
 
     cells = cells_of(grid)
     calm_transformers()
-    bench = Bench()
+    bench = LoadedResources()
     with only_writer(folder):
         store = Store(folder)
         for cell in compare(grid, cells, store, retry_failed=True).todo:
@@ -122,16 +122,16 @@ def table(curves: Curves, title: str) -> Table:
     return made
 
 
-def _percent(point: Point | None) -> str:
+def _percent(point: BlockPoint | None) -> str:
     return f"{100 * point.value:.0f} %" if point else ""
 
 
-def best_block(gain: dict[int, Point]) -> int:
+def best_block(gain: dict[int, BlockPoint]) -> int:
     """The block of the largest gain; of equal ones the lowest."""
     return max(sorted(gain), key=lambda block: gain[block].value)
 
 
-def lowest_tied(gain: dict[int, Point]) -> int:
+def lowest_tied(gain: dict[int, BlockPoint]) -> int:
     """The lowest block whose interval meets that of the best block."""
     best = gain[best_block(gain)]
     return next(

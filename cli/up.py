@@ -10,7 +10,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows.services.processes import SERVER, Service, alone, end, flow_runs, forget, keep_results, marked, process_of, services, state_folder
+from flows.services.processes import (
+    SERVER,
+    BackgroundService,
+    alone,
+    end,
+    flow_runs,
+    forget,
+    keep_results,
+    marked,
+    process_of,
+    services,
+    state_folder,
+)
 from lks.errors import UserError
 
 END_S = 20.0
@@ -99,7 +111,7 @@ def _end(console: Console, processes: list[psutil.Process], names: Mapping[int, 
         console.print(f"{names.get(process.pid, what)} (process {process.pid}): {how}")
 
 
-def _report(console: Console, runs: list[str], server: Service | None) -> None:
+def _report(console: Console, runs: list[str], server: BackgroundService | None) -> None:
     """Tell the server which flow runs are over."""
     from flows.settings import calm_prefect
 
@@ -131,7 +143,7 @@ def _report_gone(state: Path) -> list[str]:
     return report_gone(worker.command[worker.command.index("--name") + 1], worker.started, flow_runs(marked(state)))
 
 
-def _family(service: Service | None) -> list[psutil.Process]:
+def _family(service: BackgroundService | None) -> list[psutil.Process]:
     """A service's process and its children."""
     process = process_of(service) if service else None
     if process is None:

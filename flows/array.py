@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.running.base import reads
-from flows.running.cell_runner import Bench
+from flows.running.base import input_ids
+from flows.running.cell_runner import CellRunner
 from flows.running.planning import cells_of, exchange, folder_of, named_grid, share_in_use
-from flows.running.progress import Lines
+from flows.running.progress import LineProgress
 from flows.settings import Settings, calm_prefect
 from lks.errors import UserError
 from lks.results.cells import FINAL, UNEDITED, Outcome
@@ -22,7 +22,7 @@ from lks.runs.grid import Grid
 
 logger = logging.getLogger("lks.array")
 
-OK, CELL_FAILED, MEND = 0, 1, 2
+OK, CELL_FAILED, NEEDS_USER = 0, 1, 2
 """What the process ends with; a failed cell is a row of the store all the same."""
 
 
@@ -43,14 +43,14 @@ def run(grid: Grid, index: int, results: Path, only: str = "") -> Outcome:
         raise UserError(f"Grid {grid.name!r} has cells 0 to {len(cells) - 1}, no {index}. See --count.")
     cell = cells[index]
     share = share_in_use()
-    exchange(results, reads(cell), share)
+    exchange(results, input_ids(cell), share)
     stored = stored_outcome(results, cell.id)
     if stored and stored.status in FINAL and (stored.status != "ok" or set(grid.extras.stages(cell.measure)) <= stored.stages):
         logger.info("%s is stored: %s", cell.label, stored.status)
         return stored
     if cell.measure == "answers" and cell.method != UNEDITED and not stored_outcome(results, cell.unedited.id):
         raise UserError(f"{cell.label} is compared with the unedited model, whose cell is not stored. Run that first: --only method={UNEDITED}")
-    return Bench(results, Lines(logger.info), grid.extras, share).run(cell)
+    return CellRunner(results, LineProgress(logger.info), grid.extras, share).run(cell)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -80,7 +80,7 @@ def main(words: Sequence[str] | None = None) -> int:
         outcome = run(grid, asked.index, folder_of(asked.results), asked.only)
     except UserError as error:
         logger.error("error: %s", error)
-        return MEND
+        return NEEDS_USER
     logger.info("%s: %s %s", outcome.cell.label, outcome.status, outcome.reason)
     return OK if outcome.status == "ok" else CELL_FAILED
 

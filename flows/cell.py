@@ -10,13 +10,13 @@ from prefect import flow, get_run_logger, runtime
 from prefect.states import Failed
 from pydantic import Field
 
-from flows.running.base import MEND
-from flows.running.cell_runner import Bench, beating
+from flows.running.base import NEEDS_USER
+from flows.running.cell_runner import CellRunner, heartbeat
 from flows.running.planning import cells_of, folder_of, share_in_use
-from flows.running.process_cache import KEPT
-from flows.running.progress import Lines
+from flows.running.process_cache import PROCESS_CACHE
+from flows.running.progress import LineProgress
 from lks.errors import UserError
-from lks.results.cells import Cell, Extras, Measure, Split
+from lks.results.cells import Cell, Measure, Measurements, Split
 from lks.runs.grid import EVERY, Grid
 
 Count = Annotated[int, Field(ge=1)]
@@ -94,15 +94,15 @@ def cell(
     return _outcome(coordinates, replace(coordinates.extras, retry_failed=retry_failed), cell_id, folder_of(results), share)
 
 
-def _outcome(coordinates: Grid, extras: Extras, cell_id: str, folder: Path, url: str) -> list[str]:
+def _outcome(coordinates: Grid, extras: Measurements, cell_id: str, folder: Path, url: str) -> list[str]:
     """Shards of the one cell of a grid. What else it came to is the state of the flow run, which a grid on a work pool goes by."""
     try:
         share = share_in_use(url)
-        with beating(folder, cell_id, share) if cell_id else contextlib.nullcontext():  # making a cell of it reads data and a model's weights
+        with heartbeat(folder, cell_id, share) if cell_id else contextlib.nullcontext():  # making a cell of it reads data and a model's weights
             wanted = _wanted(coordinates, cell_id)
-        outcome = Bench(folder, Lines(get_run_logger().info), extras, share).run(wanted)
+        outcome = CellRunner(folder, LineProgress(get_run_logger().info), extras, share).run(wanted)
     except UserError as error:
-        return cast(list[str], Failed(name=MEND, message=str(error), data=error))
+        return cast(list[str], Failed(name=NEEDS_USER, message=str(error), data=error))
     if outcome.status != "ok":
         failure = UserError(f"{wanted.label}: {outcome.status} ({outcome.reason})")
         return cast(list[str], Failed(name=outcome.status.capitalize(), message=outcome.reason, data=failure))
@@ -115,7 +115,7 @@ def _wanted(coordinates: Grid, cell_id: str) -> Cell:
     Raises:
         UserError: unknown names, missing data, or another identity than expected.
     """
-    kept = KEPT.get()
+    kept = PROCESS_CACHE.get()
     if kept and not cell_id:  # nothing would say that data have changed since
         kept.forget()
     wanted = _planned(coordinates)

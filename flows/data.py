@@ -7,7 +7,7 @@ from typing import Annotated
 from prefect import flow, get_run_logger
 from pydantic import Field
 
-from flows.prompt_order import Order, Progress, make
+from flows.prompt_order import Progress, PromptOrder, make
 from flows.running.artifacts import write_markdown
 from lks.data.datasets import irregularities, load, names
 from lks.errors import UserError
@@ -19,7 +19,7 @@ Name = Annotated[str, Field(json_schema_extra={"enum": list(names())})]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LocalDataset:
     """A dataset on this machine.
 
     Attributes:
@@ -36,7 +36,7 @@ class Found:
 
 
 @flow(name="lks-data", flow_run_name="lks-data", persist_result=False)
-def data(datasets: list[Name] | None = None, order: Order | None = None) -> list[Found]:
+def data(datasets: list[Name] | None = None, order: PromptOrder | None = None) -> list[LocalDataset]:
     """Fetch datasets, check them against their pinned content, and report sizes and revisions; or have prompts written.
 
     Args:
@@ -62,7 +62,7 @@ def data(datasets: list[Name] | None = None, order: Order | None = None) -> list
     return found
 
 
-def _write(order: Order) -> None:
+def _write(order: PromptOrder) -> None:
     """Have prompts written, with a line in the log now and then; a retry of the flow goes on where it was."""
     log, said = get_run_logger(), time.monotonic()
 
@@ -86,11 +86,11 @@ def _write(order: Order) -> None:
     write_markdown("lks-data-made", "\n".join(["| | |", "|---|---|", *rows]), f"Prompts in {order.out}")
 
 
-def _found(name: str, asked: bool) -> Found:
+def _found(name: str, asked: bool) -> LocalDataset:
     try:
         dataset = load(name)
     except UserError as error:
         if asked:
             raise
-        return Found(name, 0, "", str(error))
-    return Found(name, len(dataset.cases), dataset.revision, irregularities(dataset))
+        return LocalDataset(name, 0, "", str(error))
+    return LocalDataset(name, len(dataset.cases), dataset.revision, irregularities(dataset))

@@ -10,13 +10,12 @@ from pydantic import Field
 
 from flows.running.artifacts import GridArtifacts, Shown
 from flows.running.base import runner as runner_of
-from flows.running.cell_runner import Bench
 from flows.running.planning import await_writer, cells_of, compare, exchange, folder_of, named_grid, only_writer, tally
-from flows.running.progress import Lines, Watch
+from flows.running.progress import LineProgress, Watch
 from flows.settings import Mode, Settings
 from lks.results.cells import Outcome
 
-__all__ = ["WATCH", "Bench", "grid"]
+__all__ = ["WATCH", "grid"]
 
 WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
 """Who is told what happens in the flow run; the run's log where nobody asks."""
@@ -54,7 +53,7 @@ def grid(
     from lks.results.store import Store
 
     folder, settings = folder_of(results), Settings()
-    watch = WATCH.get() or Shown(Lines(get_run_logger().info), GridArtifacts(grid, folder))
+    watch = WATCH.get() or Shown(LineProgress(get_run_logger().info), GridArtifacts(grid, folder))
     plan = cells_of(asked := named_grid(grid, settings.grids), only)
     await_writer(folder, settings.wait_s if wait_s is None else wait_s)
     with only_writer(folder):

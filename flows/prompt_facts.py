@@ -9,8 +9,8 @@ from lks.data.datasets import DATASETS, Published, find, parse
 from lks.data.download import content_of
 from lks.data.template_prompts import Record
 from lks.errors import DataError, UserError, unknown
-from lks.prompts.filters import Fact
-from lks.prompts.pipeline import SPLITS, Outcome
+from lks.prompts.filters import PromptFact
+from lks.prompts.pipeline import SPLITS, WritingOutcome
 
 if TYPE_CHECKING:
     from lks.data.user_facts import Facts
@@ -19,7 +19,7 @@ PUBLISHED = tuple(name for name, kind in DATASETS.items() if isinstance(kind, Pu
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class PromptMaterial:
     """Facts and where they come from.
 
     Attributes:
@@ -28,12 +28,12 @@ class Material:
         own: the user's facts; None for a published file.
     """
 
-    facts: tuple[Fact, ...]
+    facts: tuple[PromptFact, ...]
     records: tuple[Record, ...]
     own: "Facts | None" = None
 
 
-def material_of(dataset: str, limit: int | None, offline: bool) -> Material:
+def material_of(dataset: str, limit: int | None, offline: bool) -> PromptMaterial:
     """The first facts of a dataset or a file; the records are those that templates are taken from.
 
     Raises:
@@ -43,8 +43,8 @@ def material_of(dataset: str, limit: int | None, offline: bool) -> Material:
     if isinstance(kind, Published):
         file = find(kind)
         records = parse(content_of(file), file)
-        facts = tuple(Fact(r.case_id, r.subject, r.prompt, r.target, r.ground_truth, (r.generality, r.locality)) for r in records)
-        return Material(facts[:limit], records)
+        facts = tuple(PromptFact(r.case_id, r.subject, r.prompt, r.target, r.ground_truth, (r.generality, r.locality)) for r in records)
+        return PromptMaterial(facts[:limit], records)
     if not Path(dataset).is_file():
         error = unknown("dataset", dataset, PUBLISHED)
         raise UserError(f"{error} Or name a file of facts; {dataset} is none.")
@@ -53,13 +53,13 @@ def material_of(dataset: str, limit: int | None, offline: bool) -> Material:
     own = read_facts(Path(dataset))
     own = replace(own, facts=own.facts[:limit])
     facts = tuple(
-        Fact(one.id, one.subject, one.prompt, one.target, one.ground_truth, (*one.paraphrases, *(prompt for prompt, _ in one.locality)))
+        PromptFact(one.id, one.subject, one.prompt, one.target, one.ground_truth, (*one.paraphrases, *(prompt for prompt, _ in one.locality)))
         for one in own.facts
     )
-    return Material(facts, _pool(facts) if offline else (), own)
+    return PromptMaterial(facts, _pool(facts) if offline else (), own)
 
 
-def _pool(facts: Sequence[Fact]) -> tuple[Record, ...]:
+def _pool(facts: Sequence[PromptFact]) -> tuple[Record, ...]:
     """Records that lend their templates to a user's facts: those, and the published ones where they are on this machine."""
     found = [Record(fact.case_id, fact.subject, fact.prompt, fact.target, fact.ground_truth, "", "", "") for fact in facts]
     for name in PUBLISHED:
@@ -73,7 +73,7 @@ def _pool(facts: Sequence[Fact]) -> tuple[Record, ...]:
     return tuple(found)
 
 
-def keep_facts(path: Path, material: Material, outcome: Outcome) -> None:
+def keep_facts(path: Path, material: PromptMaterial, outcome: WritingOutcome) -> None:
     """The user's facts with what was written for them, as `lks edit --facts` reads them."""
     from lks.data.user_facts import write_facts
 

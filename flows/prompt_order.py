@@ -13,16 +13,16 @@ from flows.prompt_facts import keep_facts, material_of
 from lks.data.template_prompts import TemplateSource
 from lks.errors import StoreError, UserError
 from lks.io.locks import locked
-from lks.llm.client import Chat, Reply, Request
-from lks.llm.limits import NOTHING, PRICES, Budget, Limits, Price, Usage
+from lks.llm.client import ChatModel, ChatReply, Request
+from lks.llm.limits import NOTHING, PRICES, Budget, Price, RequestLimits, RequestUsage
 from lks.llm.reply_cache import Correspondence
-from lks.llm.server import Server
+from lks.llm.server import ChatServer
 from lks.prompts.extraction import VERSION as EXTRACTION
 from lks.prompts.extraction import Extracted, extract
 from lks.prompts.files import REPLIES, keep, prompts_in, write_lines
-from lks.prompts.filters import Fact, Seen, Split
+from lks.prompts.filters import PromptFact, Seen, Split
 from lks.prompts.instructions import VERSION
-from lks.prompts.pipeline import SPLITS, Counts, Outcome, write
+from lks.prompts.pipeline import SPLITS, Counts, WritingOutcome, write
 from lks.prompts.writers import ChatWriter, Estimate, TemplateWriter, estimate
 
 TEMPLATE_ATTEMPTS = 8
@@ -31,7 +31,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class PromptOrder:
     """What is to be written.
 
     Attributes:
@@ -86,7 +86,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class WrittenPrompts:
     """What was written.
 
     Attributes:
@@ -103,7 +103,7 @@ class Made:
     whole: dict[Split, int]
     rejected: dict[str, int]
     lacking: int
-    spent: Usage
+    spent: RequestUsage
     usd: float | None
     asked: int
 
@@ -113,11 +113,11 @@ class Progress:
     """How far it is: prompts, and what was spent for the folder."""
 
     counts: Counts
-    spent: Usage
+    spent: RequestUsage
     usd: float | None
 
 
-def check_order(order: Order) -> None:
+def check_order(order: PromptOrder) -> None:
     """Look at an order before anything is read.
 
     Raises:
@@ -133,7 +133,7 @@ def check_order(order: Order) -> None:
         raise UserError(f"The prices of {order.model} are not known: --max-cost needs --price-in and --price-out. Or use --max-tokens.")
 
 
-def make(order: Order, show: Callable[[Progress], None] = lambda progress: None) -> Made:
+def make(order: PromptOrder, show: Callable[[Progress], None] = lambda progress: None) -> WrittenPrompts:
     """Have the prompts of an order written.
 
     Raises:
@@ -141,7 +141,7 @@ def make(order: Order, show: Callable[[Progress], None] = lambda progress: None)
     """
     check_order(order)
     material = material_of(order.dataset, order.limit, order.offline)
-    server = None if order.offline else Server.named("The model", order.base_url)
+    server = None if order.offline else ChatServer.named("The model", order.base_url)
     with _alone(order.out):
         seen = _seen(order, material.facts)
         if server is None:
@@ -160,10 +160,10 @@ def make(order: Order, show: Callable[[Progress], None] = lambda progress: None)
         if material.own is not None:
             keep_facts(order.out / "facts.jsonl", material, outcome)
     whole = {split: outcome.whole(split, material.facts) for split in order.splits}
-    return Made(summary, whole, outcome.reasons(), len(outcome.lacking), spent, usd, asked)
+    return WrittenPrompts(summary, whole, outcome.reasons(), len(outcome.lacking), spent, usd, asked)
 
 
-def extracted(order: Order, show: Callable[[Progress], None] = lambda progress: None) -> list[Extracted]:
+def extracted(order: PromptOrder, show: Callable[[Progress], None] = lambda progress: None) -> list[Extracted]:
     """What a model knows of the subjects, brought up to date, as gap-filling prompts; kept in extracted.jsonl.
 
     Raises:
@@ -171,7 +171,7 @@ def extracted(order: Order, show: Callable[[Progress], None] = lambda progress: 
     """
     check_order(order)
     facts = material_of(order.dataset, order.limit, offline=False).facts
-    server = Server.named("The model", order.base_url)
+    server = ChatServer.named("The model", order.base_url)
     with _alone(order.out):
         correspondence = _correspondence(order, server, EXTRACTION)
         budget, counts = correspondence.chat.budget, Counts(0)
@@ -180,7 +180,7 @@ def extracted(order: Order, show: Callable[[Progress], None] = lambda progress: 
             counts.arrived += 1
             show(Progress(counts, budget.spent, budget.usd))
 
-        def ask(requests: Sequence[Request]) -> list[Reply]:
+        def ask(requests: Sequence[Request]) -> list[ChatReply]:
             counts.wanted += sum(not correspondence.known(request) for request in requests)
             return correspondence.ask(requests, arrived)
 
@@ -189,7 +189,7 @@ def extracted(order: Order, show: Callable[[Progress], None] = lambda progress: 
     return found
 
 
-def foresee(order: Order) -> Estimate:
+def foresee(order: PromptOrder) -> Estimate:
     """What an order will take, without asking or writing anything.
 
     Raises:
@@ -198,13 +198,13 @@ def foresee(order: Order) -> Estimate:
     check_order(order)
     facts = material_of(order.dataset, order.limit, order.offline).facts
     if order.offline:
-        return Estimate(0, Usage(), 0)
+        return Estimate(0, RequestUsage(), 0)
     kept = order.out / REPLIES
-    known = Correspondence(Chat(Server("The model", "", ""), order.model), kept, VERSION) if kept.is_file() else None
+    known = Correspondence(ChatModel(ChatServer("The model", "", ""), order.model), kept, VERSION) if kept.is_file() else None
     return estimate(facts, order.splits, _seen(order, facts), known)
 
 
-def _seen(order: Order, facts: Sequence[Fact]) -> Seen:
+def _seen(order: PromptOrder, facts: Sequence[PromptFact]) -> Seen:
     """What there is already: edit prompts, published evaluation prompts, and the other split of an earlier run."""
     seen = Seen.of(facts)
     for split in set(SPLITS) - set(order.splits):
@@ -212,13 +212,13 @@ def _seen(order: Order, facts: Sequence[Fact]) -> Seen:
     return seen
 
 
-def _correspondence(order: Order, server: Server, version: str = VERSION) -> Correspondence:
-    limits = Limits(order.concurrency, 6, order.timeout_s, requests_per_minute=order.rpm, tokens_per_minute=order.tpm)
-    chat = Chat(server, order.model, limits, Budget(order.price, order.max_cost, order.max_tokens))
+def _correspondence(order: PromptOrder, server: ChatServer, version: str = VERSION) -> Correspondence:
+    limits = RequestLimits(order.concurrency, 6, order.timeout_s, requests_per_minute=order.rpm, tokens_per_minute=order.tpm)
+    chat = ChatModel(server, order.model, limits, Budget(order.price, order.max_cost, order.max_tokens))
     return Correspondence(chat, order.out / REPLIES, version)
 
 
-def _summary(order: Order, facts: Sequence[Fact], outcome: Outcome, used: Usage) -> dict[str, object]:
+def _summary(order: PromptOrder, facts: Sequence[PromptFact], outcome: WritingOutcome, used: RequestUsage) -> dict[str, object]:
     """Counts and costs; nothing of when, where and by whose key, so that a second run writes the same."""
     usd = order.price.of(used) if order.price and not order.offline else None
     whole = {split: outcome.whole(split, facts) for split in order.splits}

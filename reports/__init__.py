@@ -21,7 +21,7 @@ TOLD_TO = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class RenderedReport:
     """What was written.
 
     Attributes:
@@ -45,7 +45,7 @@ class Report:
     tables: Mapping[str, Sequence[Table]] = field(default_factory=dict, repr=False)
 
 
-def render(results: Path, tell: TOLD_TO = lambda what: None) -> Report:
+def render(results: Path, tell: TOLD_TO = lambda what: None) -> RenderedReport:
     """Write the report of a results folder into its `report/`. The same store gives the same bytes.
 
     Tables are of evaluated cases; what was edited for choosing settings is in files of its own.
@@ -89,7 +89,7 @@ def render(results: Path, tell: TOLD_TO = lambda what: None) -> Report:
     _remove_others(folder, written)
     files_of = tuple(name for name in written if name != "index.html")
     shown = loaded.of("evaluation").outcomes
-    return Report(folder, folder / "index.html", files_of, loaded.warnings, terminal.tables(loaded), tuple(drawn), shown, made)
+    return RenderedReport(folder, folder / "index.html", files_of, loaded.warnings, terminal.tables(loaded), tuple(drawn), shown, made)
 
 
 def _images(folder: Path, figures: Sequence[Drawing | Absent]) -> dict[str, bytes]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lks.io.atomic import write_whole
 from lks.results.cells import Cell, Outcome
-from reports import Report
+from reports import RenderedReport
 from reports.figures.drawing import Drawing
 from reports.page.provenance import failures, noted
 from reports.tables import formats
@@ -20,7 +20,7 @@ READOUTS = ("tf_token", "ar_exact", "wild")
 """Read-outs whose tables it shows; `results.csv` has all."""
 
 
-def publish(report: Report, folder: Path, wanted: Sequence[Cell] = ()) -> None:
+def publish(report: RenderedReport, folder: Path, wanted: Sequence[Cell] = ()) -> None:
     """Write the part of a report that is worth keeping in a repository.
 
     Args:
@@ -35,7 +35,7 @@ def publish(report: Report, folder: Path, wanted: Sequence[Cell] = ()) -> None:
     write_whole(folder / "README.md", _page(folder.name, report, wanted).encode())
 
 
-def _page(name: str, report: Report, wanted: Sequence[Cell]) -> str:
+def _page(name: str, report: RenderedReport, wanted: Sequence[Cell]) -> str:
     """Return the page in Markdown."""
     outcomes = report.outcomes
     parts = [

@@ -57,7 +57,7 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Retention:
     """One metric right after each edit of a sequential method and after all of them, in percent; None as in `Score`."""
 
     cell_id: str
@@ -104,7 +104,7 @@ class Fires:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ResultRow:
     """A line of a table: a method, with its overrides, at each T.
 
     Attributes:
@@ -144,7 +144,7 @@ class Block:
     dataset: str
     records: int
     n_edits: tuple[int, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ResultRow, ...]
 
     @property
     def title(self) -> str:
@@ -175,7 +175,7 @@ class Results:
     outcomes: tuple[Outcome, ...]
     blocks: tuple[Block, ...]
     scores: dict[tuple[str, str, str], Score]
-    kept: dict[tuple[str, str, str], Kept]
+    kept: dict[tuple[str, str, str], Retention]
     scope_cells: tuple[Outcome, ...]
     study_cells: tuple[Outcome, ...]
     scope: tuple[ScopeRate, ...]
@@ -209,7 +209,7 @@ class Results:
         """A cell's metric, or None if it failed or had no such probes."""
         return self.scores.get((outcome.cell.id, readout, metric))
 
-    def published_for(self, block: Block, row: Row, n_edits: int, metric: str) -> float | None:
+    def published_for(self, block: Block, row: ResultRow, n_edits: int, metric: str) -> float | None:
         """The paper's value (teacher-forced tokens) for the same model, dataset, method and T."""
         return None if row.variant or block.split != "evaluation" else self.published.get((block.dataset, block.model, row.method, n_edits, metric))
 
@@ -231,7 +231,7 @@ def load(store: Reader, warnings: Sequence[str] = ()) -> Results:
         outcomes=outcomes,
         blocks=blocks,
         scores={(score.cell_id, score.readout, score.metric): score for score in scores},
-        kept={(kept.cell_id, kept.readout, kept.metric): kept for kept in store.rows(Kept, query("retention"))},
+        kept={(kept.cell_id, kept.readout, kept.metric): kept for kept in store.rows(Retention, query("retention"))},
         scope_cells=tuple(outcome for outcome in current if outcome.cell.measure == "scope"),
         study_cells=tuple(outcome for outcome in current if outcome.cell.measure == "study"),
         scope=tuple(store.rows(ScopeRate, query("scope"))),
@@ -282,7 +282,7 @@ def _blocks(outcomes: tuple[Outcome, ...]) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _rows(outcomes: list[Outcome]) -> tuple[Row, ...]:
+def _rows(outcomes: list[Outcome]) -> tuple[ResultRow, ...]:
     several_seeds = len({outcome.cell.seed for outcome in outcomes}) > 1
     groups = _grouped(outcomes, lambda o: (o.cell.method != UNEDITED, o.cell.method, o.cell.variant, o.cell.seed))
     rows = []
@@ -291,7 +291,7 @@ def _rows(outcomes: list[Outcome]) -> tuple[Row, ...]:
         name = name_of(first) + (f" (seed {first.cell.seed})" if several_seeds else "")
         regimes = [o.provenance["regime"] for o in members if "regime" in o.provenance and o.cell.method != UNEDITED]
         cells = {outcome.cell.n_edits: outcome for outcome in members}
-        rows.append(Row(name, first.cell.method, regimes[0] if regimes else "", bool(first.cell.variant), cells))
+        rows.append(ResultRow(name, first.cell.method, regimes[0] if regimes else "", bool(first.cell.variant), cells))
     return tuple(rows)
 
 

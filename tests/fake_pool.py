@@ -8,7 +8,7 @@ import httpx
 from prefect.client.schemas.objects import State, StateType, WorkerStatus
 
 from lks.results.cells import Cell, Costs, Outcome
-from lks.results.remote import Share
+from lks.results.remote import RemoteStore
 from lks.results.shards import write_outcome
 
 
@@ -92,7 +92,7 @@ class Server:
             made = Cell(p["model"], p["dataset"], p["method"], p["n_edits"], p["seed"], p["draws"])
             write_outcome(self.results, Outcome(made, "ok", "", (), Costs(), {"attempt": str(attempt)}))
             if p["share"]:
-                Share(p["share"]).send(self.results, made.id)
+                RemoteStore(p["share"]).send(self.results, made.id)
             run.state = State(type=StateType.COMPLETED)
         elif what != "silent":
             kinds = {"Crashed": StateType.CRASHED, "Cancelled": StateType.CANCELLED, "gone": StateType.CRASHED}

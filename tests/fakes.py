@@ -12,7 +12,7 @@ import time
 import types
 from pathlib import Path
 
-from lks.results.cells import Cell, Costs, Extras, Outcome, Status
+from lks.results.cells import Cell, Costs, Measurements, Outcome, Status
 from lks.results.shards import write_outcome, write_stage
 
 GRIDS = """
@@ -41,7 +41,7 @@ class Cells:
             raise self.raises
         self.ran.append(cell.label)
         failed = bool(self.fail) and self.fail in cell.label
-        shards = () if failed else tuple(write_stage(results, cell.id, stage, []) for stage in Extras().stages())
+        shards = () if failed else tuple(write_stage(results, cell.id, stage, []) for stage in Measurements().stages())
         outcome = Outcome(
             cell, self.status if failed else "ok", "out of memory at block 3" if failed else "", shards, Costs(1.0, 2.0, 3.0), {"time": "2026-01-01"}
         )

@@ -19,11 +19,11 @@ import lks.results.shards
 import lks.runs.edit_draw
 import lks.runs.journal
 from baselines import methods
-from lks.results.cells import Cell, Extras
+from lks.results.cells import Cell, Measurements
 from lks.runs.cell import run
 
 CELL = Cell("micro-llama", "world", "ft", 1, 0, 2)
-EXTRAS = Extras(contexts=("qa",))
+EXTRAS = Measurements(contexts=("qa",))
 
 
 def main(results: Path, moment: str) -> None:

@@ -13,7 +13,7 @@ from lks.editing.patch import NoPatch, Patch, WeightPatch
 
 def made(folder: Path) -> list[Path]:
     """Folders of saved patches."""
-    from baselines._in_context.retrieval_patch import Fact, FactsInFront, Lookup
+    from baselines._in_context.retrieval_patch import FactsInFront, FactText, Lookup
     from baselines._serac.counterfactual import Counterfactual
     from baselines._serac.patch import EncoderSettings, SeracPatch
     from baselines.grace import CodebookPatch
@@ -30,7 +30,7 @@ def made(folder: Path) -> list[Path]:
         WeightPatch({"a.weight": torch.ones(4, 4), "b.weight.left": torch.ones(4, 1), "b.weight.right": torch.ones(1, 4)}),
         KnowledgeBlockPatch(names, table, (1,), "last", "exact"),
         KnowledgeBlockPatch(names, table, (1,), "all", "fuzzy", "last", gate),
-        FactsInFront([Fact("p", "t", (0,), "s")], ["d"], Lookup("tfidf", "", 1, 0.0, "i")),
+        FactsInFront([FactText("p", "t", (0,), "s")], ["d"], Lookup("tfidf", "", 1, 0.0, "i")),
         CodebookPatch(1, torch.ones(2, 4), torch.ones(2, 8), torch.ones(2), ("a", "b")),
         SideMemoryPatch(1, torch.ones(2, 4, 8), torch.ones(2), "mean"),
         SeracPatch([[1, 2], [3]], torch.ones(2, 4), encoder.make(), encoder, Counterfactual(model), 0.5, ("a", "b")),

@@ -117,10 +117,10 @@ def written(folder: Path) -> Reader:
 def requests(folder: Path) -> Reader:
     """The body of a request to `lks serve`, as the server takes it: a request, or a refusal with a status and a reason."""
     from lks.errors import UserError
-    from workbench.serving.protocol import Chat, Completion, Refusal, understood
+    from workbench.serving.protocol import ChatRequest, Completion, Refusal, understood
 
     def read(rng: random.Random) -> None:
-        kind, good = rng.choice(((Completion, COMPLETION), (Chat, CHAT)))
+        kind, good = rng.choice(((Completion, COMPLETION), (ChatRequest, CHAT)))
         try:
             document = json.loads(mutations.json_of(rng, good))
         except (ValueError, RecursionError):

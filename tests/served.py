@@ -10,8 +10,8 @@ from lks.data.datasets import load
 from lks.editing.patch import NoPatch, Patch, WeightPatch
 from lks.method.replacer import KnowledgeBlockPatch
 from lks.models.lm import LM
-from workbench.serving.server import Server
-from workbench.serving.service import Rules, Service
+from workbench.serving.server import GracefulServer
+from workbench.serving.service import ModelService, Rules
 
 BLOCK = 1
 
@@ -52,10 +52,10 @@ def answers(lm: LM, patch: Patch, prompts: Sequence[str], count: int) -> list[st
 
 
 @contextmanager
-def serving(lm: LM, made: Mapping[str, Patch], rules: Rules, grace: float = 10.0) -> Iterator[Server]:
+def serving(lm: LM, made: Mapping[str, Patch], rules: Rules, grace: float = 10.0) -> Iterator[GracefulServer]:
     """A running server at a free port; ended on leaving, as SIGTERM would."""
     listening = threading.Event()
-    server = Server(Service(lm, made, rules), "127.0.0.1", 0, grace, lambda address: listening.set())
+    server = GracefulServer(ModelService(lm, made, rules), "127.0.0.1", 0, grace, lambda address: listening.set())
     thread = threading.Thread(target=server.run_with_engine, daemon=True)
     thread.start()
     try:

@@ -26,10 +26,10 @@ from lks.editing.context_patch import ContextPatch
 from lks.editing.patch import WeightPatch
 from lks.errors import DataError, UserError
 from lks.evaluation import ability_tasks
-from lks.evaluation.ability import Battery, Known, agree, key
-from lks.evaluation.lm_eval_model import Asked
+from lks.evaluation.ability import ReusableReplies, TaskSuite, agree, key
+from lks.evaluation.lm_eval_model import PatchAwareHFLM
 from lks.models.lm import LM
-from lks.models.prefill import Pass, watched
+from lks.models.prefill import Pass, track_prefill
 from lks.results.ability_rows import SCHEMA, AbilityRow
 
 LOCAL = named_folder() or BESIDE
@@ -47,12 +47,12 @@ def lm() -> LM:
 
 
 @pytest.fixture(scope="module")
-def made() -> Battery:
-    return Battery(["made"], DOCUMENTS)
+def made() -> TaskSuite:
+    return TaskSuite(["made"], DOCUMENTS)
 
 
 @pytest.fixture(scope="module")
-def rows(made: Battery, lm: LM) -> list[AbilityRow]:
+def rows(made: TaskSuite, lm: LM) -> list[AbilityRow]:
     return made.run(lm)
 
 
@@ -66,13 +66,13 @@ def wreck(lm: LM) -> WeightPatch:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Prompts of the likelihoods that the model was really asked for."""
     prompts: list[str] = []
-    before = Asked._loglikelihood_tokens
+    before = PatchAwareHFLM._loglikelihood_tokens
 
-    def counting(self: Asked, requests: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+    def counting(self: PatchAwareHFLM, requests: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
         prompts.extend(texts[0] for texts, _, _ in requests)
         return before(self, requests, *args, **kwargs)
 
-    monkeypatch.setattr(Asked, "_loglikelihood_tokens", counting)
+    monkeypatch.setattr(PatchAwareHFLM, "_loglikelihood_tokens", counting)
     return prompts
 
 
@@ -92,7 +92,7 @@ def test_micro_model_is_able(rows: list[AbilityRow], task: str) -> None:
     assert accuracy([row for row in rows if row.task == f"made_{task}"]) >= 0.9
 
 
-def test_a_row_for_each_document(rows: list[AbilityRow], made: Battery) -> None:
+def test_a_row_for_each_document(rows: list[AbilityRow], made: TaskSuite) -> None:
     for task, choices in (("arithmetic", 19), ("sentiment", 2), ("entailment", 2)):
         mine = [row for row in rows if row.task == f"made_{task}"]
         items = ability_items(task, "test")
@@ -117,12 +117,12 @@ def test_rows_fit_their_schema(rows: list[AbilityRow]) -> None:
 
 def test_draw_and_progress(lm: LM) -> None:
     seen: list[float] = []
-    assert {row.draw for row in Battery(["made_entailment"], 5).run(lm, draw=3, progress=seen.append)} == {3}
+    assert {row.draw for row in TaskSuite(["made_entailment"], 5).run(lm, draw=3, progress=seen.append)} == {3}
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
 
 
-def test_wrecked_model_scores_less(lm: LM, made: Battery, rows: list[AbilityRow], wreck: WeightPatch) -> None:
+def test_wrecked_model_scores_less(lm: LM, made: TaskSuite, rows: list[AbilityRow], wreck: WeightPatch) -> None:
     before = {name: value.clone() for name, value in lm.model.state_dict().items()}
     with wreck.applied(lm):
         wrecked = made.run(lm)
@@ -145,7 +145,7 @@ def plain(lm: LM, prompt: str, answer: str) -> float:
 @pytest.mark.parametrize("family", tiny.MODELS)
 def test_likelihoods_are_those_of_the_whole_text(family: str) -> None:
     lm = tiny.lm(family)
-    battery = Battery(["made_sentiment", "made_entailment"], 3, batch_tokens=300)
+    battery = TaskSuite(["made_sentiment", "made_entailment"], 3, batch_tokens=300)
     rows = battery.run(lm)
     for row in rows:
         item = ability_items("sentiment" if row.task == "made_sentiment" else "entailment", "test")[row.doc_id]
@@ -155,7 +155,7 @@ def test_likelihoods_are_those_of_the_whole_text(family: str) -> None:
         assert row.response == item.choices[int(np.argmax(expected))]
 
 
-def test_likelihoods_are_those_of_lm_eval(lm: LM, made: Battery, rows: list[AbilityRow]) -> None:
+def test_likelihoods_are_those_of_lm_eval(lm: LM, made: TaskSuite, rows: list[AbilityRow]) -> None:
     upstream = evaluator.evaluate(lm=HFLM(pretrained=lm.model, tokenizer=lm.tokenizer), task_dict={"tasks": made.tasks}, samples=made.samples)
     mine = iter(rows)
     for task in made.tasks:
@@ -170,13 +170,13 @@ def test_likelihoods_are_those_of_lm_eval(lm: LM, made: Battery, rows: list[Abil
 @pytest.mark.parametrize("family", tiny.MODELS)
 def test_batches_change_no_answer(family: str) -> None:
     lm = tiny.lm(family)
-    found = [results(Battery(["made_sentiment"], 8, batch_tokens=tokens).run(lm)) for tokens in (1, 5000)]
+    found = [results(TaskSuite(["made_sentiment"], 8, batch_tokens=tokens).run(lm)) for tokens in (1, 5000)]
     assert found[0] == pytest.approx(found[1], abs=1e-4)
 
 
 def test_long_prompts_lose_their_beginning(caplog: pytest.LogCaptureFixture) -> None:
     lm = tiny.lm("gpt2")
-    model = Asked(lm)
+    model = PatchAwareHFLM(lm)
     prompt, answer = [5 + i % 50 for i in range(200)], [7, 9, 11]
     ((logp, _),) = model._loglikelihood_tokens([(None, prompt, answer)])
     fed = torch.tensor([[*prompt, *answer][-129:]])
@@ -197,8 +197,8 @@ def test_a_prompt_is_prefilled_without_its_choices(lm: LM) -> None:
     def decide(now: Pass) -> None:
         seen.extend(lm.pieces.decode(ids[keep].tolist()).text for ids, keep in zip(now.ids, now.prompt, strict=True))
 
-    battery = Battery(["made_arithmetic"], 6)
-    with watched(lm, decide):
+    battery = TaskSuite(["made_arithmetic"], 6)
+    with track_prefill(lm, decide):
         rows = battery.run(lm)
     items = ability_items("arithmetic", "test")
     assert sorted(text.strip() for text in seen) == sorted(items[row.doc_id].prompt for row in rows)
@@ -230,13 +230,13 @@ class Priming(ContextPatch):
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_patches_that_decide_by_the_prompt(family: str, asked: list[str]) -> None:
     lm, patch = tiny.lm(family), Priming()
-    battery = Battery(["made_entailment"], 40)
+    battery = TaskSuite(["made_entailment"], 40)
     unedited = battery.run(lm)
     with patch.applied(lm):
         edited = battery.run(lm, context=12)
-        alone = Battery(["made_entailment"], 40, batch_tokens=1).run(lm, context=12)
+        alone = TaskSuite(["made_entailment"], 40, batch_tokens=1).run(lm, context=12)
         asked.clear()
-        reused = battery.run(lm, known=Known.of(unedited, lambda texts: patch.fires(lm, texts)), context=12)
+        reused = battery.run(lm, known=ReusableReplies.of(unedited, lambda texts: patch.fires(lm, texts)), context=12)
     assert results(edited) == pytest.approx(results(alone), abs=1e-4)
     assert results(reused) == pytest.approx(results(edited), abs=1e-4)
     about = {row.doc_id for row in edited if "An animal" in ability_items("entailment", "test")[row.doc_id].prompt}
@@ -249,9 +249,9 @@ def test_patches_that_decide_by_the_prompt(family: str, asked: list[str]) -> Non
 # --- answers of the unedited model, used again ---
 
 
-def test_known_answers_are_not_computed_again(lm: LM, made: Battery, rows: list[AbilityRow], asked: list[str]) -> None:
+def test_known_answers_are_not_computed_again(lm: LM, made: TaskSuite, rows: list[AbilityRow], asked: list[str]) -> None:
     seen: list[float] = []
-    assert made.run(lm, draw=0, known=Known.of(rows, nowhere), progress=seen.append) == rows
+    assert made.run(lm, draw=0, known=ReusableReplies.of(rows, nowhere), progress=seen.append) == rows
     total = DOCUMENTS * (19 + 2 + 2)
     assert len(asked) == math.ceil(0.02 * total)
     assert seen[-1] == 1.0
@@ -261,19 +261,19 @@ def test_known_answers_are_not_computed_again(lm: LM, made: Battery, rows: list[
 def test_where_edits_may_act_all_is_asked(
     lm: LM, rows: list[AbilityRow], asked: list[str], acts: Callable[[Sequence[str]], list[bool] | None]
 ) -> None:
-    battery = Battery(["made_sentiment"], DOCUMENTS)
-    found = battery.run(lm, known=Known.of(rows, acts))
+    battery = TaskSuite(["made_sentiment"], DOCUMENTS)
+    found = battery.run(lm, known=ReusableReplies.of(rows, acts))
     assert results(found) == pytest.approx(results([row for row in rows if row.task == "made_sentiment"]), abs=1e-4)
     assert len(asked) == 2 * DOCUMENTS
 
 
 def test_a_patch_that_acts_all_the_same_is_noticed(
-    lm: LM, made: Battery, rows: list[AbilityRow], wreck: WeightPatch, asked: list[str], caplog: pytest.LogCaptureFixture
+    lm: LM, made: TaskSuite, rows: list[AbilityRow], wreck: WeightPatch, asked: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with wreck.applied(lm), caplog.at_level(logging.WARNING):
         edited = made.run(lm)
         asked.clear()
-        assert made.run(lm, known=Known.of(rows, nowhere)) == edited
+        assert made.run(lm, known=ReusableReplies.of(rows, nowhere)) == edited
     assert len(asked) > DOCUMENTS * (19 + 2 + 2)
     assert "are not what the model says; everything is asked" in caplog.text
 
@@ -293,16 +293,16 @@ def test_agreement() -> None:
 # --- batteries ---
 
 
-def test_identity_names_what_is_asked(made: Battery, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Battery(["made_entailment", "made_arithmetic", "made_sentiment"], DOCUMENTS).identity == made.identity
-    assert Battery(["made"], DOCUMENTS - 1).identity != made.identity
-    assert Battery(["made_entailment"], DOCUMENTS).identity != made.identity
+def test_identity_names_what_is_asked(made: TaskSuite, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert TaskSuite(["made_entailment", "made_arithmetic", "made_sentiment"], DOCUMENTS).identity == made.identity
+    assert TaskSuite(["made"], DOCUMENTS - 1).identity != made.identity
+    assert TaskSuite(["made_entailment"], DOCUMENTS).identity != made.identity
     monkeypatch.setattr(ability_tasks, "_MADE_VERSION", 2)
-    assert Battery(["made"], DOCUMENTS).identity != made.identity
+    assert TaskSuite(["made"], DOCUMENTS).identity != made.identity
 
 
 def test_a_limit_takes_a_part_of_what_a_larger_one_takes() -> None:
-    few, more, all_of_them = (Battery(["made_entailment"], limit).samples for limit in (10, 50, 10_000))
+    few, more, all_of_them = (TaskSuite(["made_entailment"], limit).samples for limit in (10, 50, 10_000))
     assert few and more and all_of_them
     assert set(few["made_entailment"]) < set(more["made_entailment"])
     assert few["made_entailment"] == sorted(few["made_entailment"])
@@ -319,21 +319,21 @@ def few_known(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("few_known")
 def test_unknown_task() -> None:
     with pytest.raises(UserError, match=r"Unknown test of ability 'gsm8'. Did you mean .*'gsm8k'.*made_sentiment.*all other tasks of lm-eval"):
-        Battery(["gsm8"])
+        TaskSuite(["gsm8"])
     with pytest.raises(UserError, match=r"'made_arithmetics'. Did you mean 'made_arithmetic'"):
-        Battery(["made_arithmetics"])
+        TaskSuite(["made_arithmetics"])
 
 
 def test_nothing_to_ask() -> None:
     with pytest.raises(UserError, match="No test of ability was named"):
-        Battery([])
+        TaskSuite([])
     with pytest.raises(UserError, match="at least one document per task, not 0"):
-        Battery(["made"], 0)
+        TaskSuite(["made"], 0)
 
 
 def test_quiet_and_repeatable(lm: LM, capfd: pytest.CaptureFixture[str]) -> None:
     before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state())
-    Battery(["made_entailment"], 4).run(lm)
+    TaskSuite(["made_entailment"], 4).run(lm)
     after = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state())
     assert before[:2] == after[:2]
     assert torch.equal(before[2], after[2])
@@ -350,7 +350,7 @@ def loaded(documents: dict[str, list[dict[str, object]]]) -> Callable[..., Any]:
 def test_a_task_of_lm_eval_by_name(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     document = {"goal": "open the door", "sol1": "push the door", "sol2": "eat the door and the window", "label": 1}
     monkeypatch.setattr(datasets, "load_dataset", loaded({"train": [document], "validation": [document] * 3}))
-    rows = Battery(["piqa"]).run(lm)
+    rows = TaskSuite(["piqa"]).run(lm)
     assert [(row.task, row.metric, row.doc_id) for row in rows] == [("piqa", metric, i) for i in range(3) for metric in ("acc", "acc_norm")]
     assert {row.target for row in rows} == {"eat the door and the window"}
     assert [bool(row.requests) for row in rows] == [True, False] * 3
@@ -378,7 +378,7 @@ def test_tasks_that_cannot_be_run() -> None:
 def test_too_much_to_generate() -> None:
     request = SimpleNamespace(args=("Question:", {"until": ["\n"], "max_gen_toks": 500}), task_name="long")
     with pytest.raises(UserError, match=r"'long' generates up to 500 tokens; the model's window holds 128"):
-        Asked(tiny.lm("llama"))._generate([request])
+        PatchAwareHFLM(tiny.lm("llama"))._generate([request])
 
 
 # --- published tasks from files ---
@@ -405,7 +405,7 @@ def test_published_tasks_are_lm_evals_own(name: str, count: int, monkeypatch: py
     mine = ability_tasks.load([name])[name]
     with from_hub(monkeypatch, tmp_path, name):
         theirs = ability_tasks.load([name])[name]
-        hub = Battery([name], 3).identity
+        hub = TaskSuite([name], 3).identity
     assert len(mine.eval_docs) == count
     assert mine.config.custom_dataset is not None
     assert theirs.config.custom_dataset is None
@@ -413,7 +413,7 @@ def test_published_tasks_are_lm_evals_own(name: str, count: int, monkeypatch: py
     for field in DECIDES:
         assert getattr(mine.config, field) == getattr(theirs.config, field), field
     assert mine.fewshot_cfg.split == theirs.fewshot_cfg.split
-    assert Battery([name], 3).identity == hub  # the same prompts, examples and answers
+    assert TaskSuite([name], 3).identity == hub  # the same prompts, examples and answers
 
 
 @needs_data
@@ -430,7 +430,7 @@ def test_published_documents() -> None:
 
 @needs_data
 def test_published_tasks_run(lm: LM, capfd: pytest.CaptureFixture[str]) -> None:
-    battery = Battery(["paper"], 2)
+    battery = TaskSuite(["paper"], 2)
     rows = battery.run(lm)
     assert [(row.task, row.metric) for row in rows[::2]] == [("gsm8k", "exact_match,strict-match")] * 2 + [("sst2", "acc"), ("rte", "acc")]
     assert [row.metric for row in rows[1:4:2]] == ["exact_match,flexible-extract"] * 2
@@ -438,7 +438,7 @@ def test_published_tasks_run(lm: LM, capfd: pytest.CaptureFixture[str]) -> None:
     prompt, settings = battery.tasks["gsm8k"].instances[0].args
     assert prompt.count("Question:") == 6
     assert settings["until"] == ["Question:", "</s>", "<|im_end|>"]
-    assert Battery(["paper"], 2).run(lm, known=Known.of(rows, nowhere)) == rows
+    assert TaskSuite(["paper"], 2).run(lm, known=ReusableReplies.of(rows, nowhere)) == rows
     assert capfd.readouterr() == ("", "")
 
 
@@ -446,14 +446,14 @@ def test_generated_answers_are_used_again(lm: LM, monkeypatch: pytest.MonkeyPatc
     documents: list[dict[str, object]] = [{"question": f"Sam has {i} apples. How many?", "answer": f"#### {i}"} for i in range(12)]
     monkeypatch.setenv("LKS_DATA", "nowhere")
     monkeypatch.setattr(datasets, "load_dataset", loaded({"train": documents, "test": documents}))
-    battery = Battery(["gsm8k"])
+    battery = TaskSuite(["gsm8k"])
     rows = battery.run(lm)
     asked: list[int] = []
-    generate = Asked._generate
-    monkeypatch.setattr(Asked, "_generate", lambda self, requests: asked.append(len(requests)) or generate(self, requests))
-    assert battery.run(lm, known=Known.of(rows, nowhere)) == rows
+    generate = PatchAwareHFLM._generate
+    monkeypatch.setattr(PatchAwareHFLM, "_generate", lambda self, requests: asked.append(len(requests)) or generate(self, requests))
+    assert battery.run(lm, known=ReusableReplies.of(rows, nowhere)) == rows
     assert asked == [8, 0]
-    assert battery.run(lm, known=Known.of([row for row in rows if row.doc_id % 2], nowhere)) == rows
+    assert battery.run(lm, known=ReusableReplies.of([row for row in rows if row.doc_id % 2], nowhere)) == rows
     assert asked[2:] == [6, 6]
 
 
@@ -464,7 +464,7 @@ def test_documents_that_are_nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setenv("LKS_DATA", str(tmp_path))
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(DataError, match=r"'gsm8k' cannot be read .*Couldn't reach.*put gsm8k/train.jsonl and gsm8k/test.jsonl into .*LKS_DATA"):
-        Battery(["gsm8k"])
+        TaskSuite(["gsm8k"])
 
 
 @pytest.mark.parametrize(
@@ -481,4 +481,4 @@ def test_damaged_file(text: str, message: str, monkeypatch: pytest.MonkeyPatch, 
     (tmp_path / "rte").mkdir()
     (tmp_path / "rte" / "dev.tsv").write_text(text)
     with pytest.raises(DataError, match=message):
-        Battery(["rte"])
+        TaskSuite(["rte"])

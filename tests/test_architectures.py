@@ -11,10 +11,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from baselines import methods
 from lks.errors import UserError
 from lks.models.architectures import ARCHITECTURES, Architecture, guess
-from lks.models.frozen_prefix import Upper, states
+from lks.models.frozen_prefix import UpperBlocks, states
 from lks.models.joining import joined
 from lks.models.lm import LM
-from lks.models.prefill import Pass, watched
+from lks.models.prefill import Pass, track_prefill
 from tests import tiny
 
 WORDS = ["the", "birthplace", "of", "was", "born", "(so", "it", "is)", "—", "naïve", "日本", "\N{GRINNING FACE}", "a'b", "x_y", "12", "  ", "\n"]
@@ -64,7 +64,7 @@ def test_with_a_cache_of_fixed_size_padding_is_told_from_the_prompt(family: str)
     lm = model_of(family)
     ids, mask = lm.pad([e.ids for e in lm.encode(["Ada", "The birthplace of Zoë Quist is"], ["", ""])], "left")
     seen: list[Pass | None] = []
-    with watched(lm) as prefills:
+    with track_prefill(lm) as prefills:
         handle = lm.block(0).register_forward_hook(lambda *_: seen.append(prefills.now))
         made = [
             lm.model.generate(ids, attention_mask=mask, max_new_tokens=3, min_new_tokens=3, do_sample=False, cache_implementation=kind)
@@ -72,7 +72,7 @@ def test_with_a_cache_of_fixed_size_padding_is_told_from_the_prompt(family: str)
         ]
         handle.remove()
     assert torch.equal(*made)
-    assert [p.fresh for p in seen if p is not None] == [True, False, False] * 2
+    assert [p.is_prefill for p in seen if p is not None] == [True, False, False] * 2
     for prefill in (seen[0], seen[3]):
         assert prefill is not None and torch.equal(prefill.prompt, mask.bool())
 
@@ -89,7 +89,7 @@ def test_an_architecture_of_ones_own() -> None:
     lm = unlisted()
     rows = [e.ids for e in lm.encode(["Mara Kelorin was born in", "Ada"], ["Lisbon", "Oslo"])]
     hidden, mask = states(lm, 1, rows).rows(torch.arange(2))
-    upper = Upper(lm, 1)
+    upper = UpperBlocks(lm, 1)
     with torch.no_grad():
         ours = upper.logits(upper(hidden, mask)[mask.bool()])
         theirs = lm.model(input_ids=lm.pad(rows)[0], attention_mask=mask).logits[mask.bool()]

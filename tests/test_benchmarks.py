@@ -115,7 +115,7 @@ def test_all_gpu_steps_run_in_miniature(tmp_path: Path, capsys: pytest.CaptureFi
 
     monkeypatch.setattr(gpu.lks_shape, "edits_of", lambda count: [case.edit for case in load_dataset("world").cases[:count]])
     monkeypatch.setattr(gpu, "real_cases", lambda count: load_dataset("world").cases[:2])
-    monkeypatch.setattr(gpu.Bench, "real_lm", LM.load("micro-llama", "cpu"))
+    monkeypatch.setattr(gpu.GpuBenchmark, "real_lm", LM.load("micro-llama", "cpu"))
     file = tmp_path / "deep" / "gpu.json"
     gpu.main(["--out", str(file), "--model", "micro-llama"])
     steps = json.loads(file.read_text())["steps"]

@@ -15,7 +15,7 @@ import torch
 from baselines import methods
 from baselines.none import Unedited
 from cli.judge import keep
-from lks.editing.editor import After, NoParams, Progress, silent, unwatched
+from lks.editing.editor import After, NoParams, Progress, no_callback, no_progress
 from lks.editing.patch import NoPatch, Patch, WeightPatch
 from lks.edits import Case, Dataset, Edit, make_case
 from lks.errors import TooManyEdits
@@ -23,11 +23,11 @@ from lks.evaluation.readouts import ask, ask_draws
 from lks.evaluation.scope_decisions import Indicator, asked, scope_params
 from lks.method.params import LKSParams
 from lks.models.lm import LM
-from lks.results.cells import Cell, Extras
+from lks.results.cells import Cell, Measurements
 from lks.results.judge_rows import Judgement
 from lks.results.shards import Answer, read_answers
 from lks.results.store import Store
-from lks.runs.cell import Bench, run
+from lks.runs.cell import LoadedResources, run
 from lks.runs.draws import draws, held_out, unedited
 from tests import tiny
 
@@ -35,7 +35,7 @@ CASES = tuple(make_case(e, (f"Surely {e.subject} was born in",), ((f"{e.subject}
 SPARE = tuple(make_case(e, (), ()) for e in tiny.training())  # beyond the cell's records
 
 
-class TinyBench(Bench):
+class TinyBench(LoadedResources):
     """A tiny model and a few cases instead of the registries."""
 
     def __init__(self, cases: tuple[Case, ...] = CASES + SPARE) -> None:
@@ -134,7 +134,7 @@ def test_a_cell_that_is_measured_further_keeps_its_judgements(tmp_path: Path) ->
         for a in read_answers(tmp_path / first.shards[0])
     ]
     judged = keep(store, first.cell.id, "some/judge", rows)
-    again = run(cell(), method, tmp_path, quiet, bench, Extras(contexts=("qa",)))
+    again = run(cell(), method, tmp_path, quiet, bench, Measurements(contexts=("qa",)))
     store.record(again)
     assert set(again.shards) == {*judged.shards, f"cells/{first.cell.id}/answers-qa.parquet"}
     assert store.query("SELECT count(*) FROM judgements") == [(len(rows),)]
@@ -194,9 +194,9 @@ def test_a_bench_keeps_a_model_until_it_has_changed_on_disk(monkeypatch: pytest.
     loaded: list[str] = []
     monkeypatch.setattr("lks.runs.cell.LM.load", lambda name: loaded.append(name) or SimpleNamespace(name=name))
     monkeypatch.setattr("lks.runs.cell.load_dataset", lambda name: loaded.append(name) or SimpleNamespace(name=name))
-    bench, one = Bench(), cell()
+    bench, one = LoadedResources(), cell()
     for now in (one, replace(one, method="ft"), replace(one, model_revision="new"), replace(one, data_revision="new")):
-        bench.serve(now)
+        bench.prepare_for(now)
         bench.lm(now.model), bench.dataset(now.dataset)
     assert loaded == [one.model, one.dataset, one.model, one.model, one.dataset]
 
@@ -254,7 +254,7 @@ class OneByOne(Unedited):
     made = 0
 
     def edit(  # type: ignore[override]
-        self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched
+        self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback
     ) -> Patch:
         type(self).made += 1
         delta = torch.zeros_like(lm.mlp_output(1).weight)

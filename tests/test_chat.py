@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lks.errors import StoreError, UserError
-from lks.io.json_lines import Lines
-from lks.llm.client import Chat, Reply, Request, spoken
-from lks.llm.limits import BURST_S, Bucket, Budget, Ceiling, Limits, Price, Usage
+from lks.io.json_lines import JsonLinesFile
+from lks.llm.client import ChatModel, ChatReply, Request, spoken
+from lks.llm.limits import BURST_S, Bucket, Budget, Ceiling, Price, RequestLimits, RequestUsage
 from lks.llm.reply_cache import Correspondence
-from lks.llm.server import Server
+from lks.llm.server import ChatServer
 
 Open = Callable[..., Correspondence]
 
@@ -33,8 +33,8 @@ def model(server: FakeServer, tmp_path: Path) -> Open:
     """A chat model whose replies are kept; made anew it knows only what is on disk."""
 
     def opened(budget: Budget | None = None, model: str = "fake", version: str = "1", key: str = "sk-secret", **limits: object) -> Correspondence:
-        limited = Limits(**{"concurrency": 4, "retries": 3, "pause_s": 0.01, "timeout_s": 20.0} | limits)  # type: ignore[arg-type]
-        return Correspondence(Chat(Server.named("The model", server.url, key), model, limited, budget), tmp_path / "replies.jsonl", version)
+        limited = RequestLimits(**{"concurrency": 4, "retries": 3, "pause_s": 0.01, "timeout_s": 20.0} | limits)  # type: ignore[arg-type]
+        return Correspondence(ChatModel(ChatServer.named("The model", server.url, key), model, limited, budget), tmp_path / "replies.jsonl", version)
 
     return opened
 
@@ -47,7 +47,7 @@ def test_replies_in_the_order_of_requests(server, model):
     server.delay = 0.1
     arrived: list[int] = []
     replies = model().ask(requests(9), lambda: arrived.append(1))
-    assert replies == [Reply(f"You said: text {i}", Usage(1, 10)) for i in range(9)]
+    assert replies == [ChatReply(f"You said: text {i}", RequestUsage(1, 10)) for i in range(9)]
     assert len(arrived) == len(server.requests) == 9
     assert 1 < server.most <= 4
     first = server.requests[0]
@@ -67,7 +67,7 @@ def test_a_request_without_an_answer_times_out_and_its_cost_is_counted(server, m
     asked = model(timeout_s=0.5, concurrency=1)
     assert asked.ask(requests(2))[1].text == "You said: text 1"
     lost = requests(2)[1].worst
-    assert asked.chat.budget.spent == Usage(1, 10) + Usage(1, 10) + lost
+    assert asked.chat.budget.spent == RequestUsage(1, 10) + RequestUsage(1, 10) + lost
     assert model().kept == asked.chat.budget.spent  # over a restart, too
 
 
@@ -155,7 +155,7 @@ def test_the_key_is_kept_nowhere(server, model, tmp_path):
     assert model().ask(requests(1))[0].text == "the key is (the key)"
     assert server.headers_seen[0]["authorization"] == "Bearer sk-secret"
     assert b"sk-secret" not in (tmp_path / "replies.jsonl").read_bytes()
-    shown = Server("The model", "http://me:word@host:1/v1?token=x", "sk-secret")
+    shown = ChatServer("The model", "http://me:word@host:1/v1?token=x", "sk-secret")
     assert shown.shown == "http://host:1/v1"
     assert "word" not in shown.without_key("me:word sk-secret")
     assert "sk-secret" not in repr(shown)
@@ -207,12 +207,12 @@ def test_ceilings_that_make_no_sense():
     with pytest.raises(UserError, match="0 or above"):
         Budget(most_tokens=-1)
     with pytest.raises(UserError, match="requests_per_minute"):
-        Limits(requests_per_minute=0)
+        RequestLimits(requests_per_minute=0)
 
 
 def test_money_by_hand():
-    assert Price(0.15, 0.60).of(Usage(2_000_000, 500_000)) == pytest.approx(0.30 + 0.30)
-    assert Budget(Price(1.0, 2.0), spent=Usage(10, 20)).usd == pytest.approx(50e-6)
+    assert Price(0.15, 0.60).of(RequestUsage(2_000_000, 500_000)) == pytest.approx(0.30 + 0.30)
+    assert Budget(Price(1.0, 2.0), spent=RequestUsage(10, 20)).usd == pytest.approx(50e-6)
 
 
 def test_the_rate_of_requests(server, model):
@@ -242,22 +242,22 @@ def test_no_minute_has_more_than_its_rate(steps, per_minute):
 
 def test_a_torn_line_is_left_out_and_the_next_one_is_whole(tmp_path):
     file = tmp_path / "lines.jsonl"
-    kept = Lines(file)
+    kept = JsonLinesFile(file)
     kept.keep("a", {"reply": "1"})
     kept.keep("b", {"reply": "2"})
     file.write_bytes(file.read_bytes()[:-4])
-    again = Lines(file)
+    again = JsonLinesFile(file)
     assert set(again.entries) == {"a"}
     again.keep("c", {"reply": "3"})
-    assert set(Lines(file).entries) == {"a", "c"}
+    assert set(JsonLinesFile(file).entries) == {"a", "c"}
     file.write_text('[1]\nnull\n{"key": 1, "reply": ""}\n{"key": "d", "reply": "x", "prompt_tokens": "many"}\n')
-    assert set(Lines(file).entries) == {"d"}
+    assert set(JsonLinesFile(file).entries) == {"d"}
 
 
 def test_a_folder_that_cannot_be_used(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match="another folder"):
-        Lines(tmp_path / "file" / "replies.jsonl")
+        JsonLinesFile(tmp_path / "file" / "replies.jsonl")
 
 
 def test_thoughts_are_dropped():

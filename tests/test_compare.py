@@ -25,7 +25,7 @@ from lks.results.rows import Passage
 from lks.results.shards import Answer, write_outcome, write_stage
 from lks.results.store import Store
 from reports.compare.compare import compare, from_json, to_csv, to_json
-from reports.compare.model import LEVEL, Difference, Match, Report
+from reports.compare.model import LEVEL, ComparisonReport, Match, ScoreDifference
 from reports.compare.scores import Sums, differences, with_edit_performance
 from reports.compare.text import text
 
@@ -73,11 +73,11 @@ def before(tmp_path: Path) -> Store:
     return filled(tmp_path / "before")
 
 
-def of(report: Report, method: str) -> Match:
+def of(report: ComparisonReport, method: str) -> Match:
     return next(match for match in report.matches if match.a.cell.method == method)
 
 
-def row(match: Match, readout: str, metric: str) -> Difference:
+def row(match: Match, readout: str, metric: str) -> ScoreDifference:
     return next(one for one in match.differences if (one.readout, one.metric) == (readout, metric))
 
 

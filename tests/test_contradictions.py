@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from lks.data.contradictions import contradicting
-from lks.data.user_facts import Fact, Facts, read_facts
+from lks.data.user_facts import Facts, UserFact, read_facts
 from lks.errors import DataError
 from tests.test_facts import refusal, written
 
 STAFF, EMPLOYER = "Mara Kel is on the staff of", "The employer of Mara Kel is"
 
 
-def facts(*lines: tuple[str, str]) -> list[Fact]:
-    return [Fact(n, "Mara Kel", prompt, target) for n, (prompt, target) in enumerate(lines, 1)]
+def facts(*lines: tuple[str, str]) -> list[UserFact]:
+    return [UserFact(n, "Mara Kel", prompt, target) for n, (prompt, target) in enumerate(lines, 1)]
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,13 @@ def test_the_same_content_words_are_noted_with_both_lines(one: str, other: str) 
 @pytest.mark.parametrize(("one", "other"), OTHER_WORDS)
 def test_where_nothing_tells_relations_apart_one_line_says_that_they_may_be_the_same(one: str, other: str) -> None:
     texts = [(name, prompt.replace("Mara Kel", name)) for name in ("Ada", "Bo") for prompt in (one, other)]
-    pairs = [Fact(n, name, prompt, f"answer {n}") for n, (name, prompt) in enumerate(texts, 1)]
+    pairs = [UserFact(n, name, prompt, f"answer {n}") for n, (name, prompt) in enumerate(texts, 1)]
     (note,) = contradicting(pairs)
     assert note.startswith("2 subjects have facts with different targets: ") and "unless two of them ask the same" in note
 
 
 def test_paraphrases_of_other_facts_tell_that_two_ask_the_same() -> None:
-    ida = Fact(9, "Ida", "Ida is on the staff of", "x", paraphrases=("The employer of Ida is",))
+    ida = UserFact(9, "Ida", "Ida is on the staff of", "x", paraphrases=("The employer of Ida is",))
     (note,) = contradicting([*facts((STAFF, "Falcon Lines"), (EMPLOYER, "Trident Steel")), ida])
     assert "seem to ask the same" in note
 
@@ -83,12 +83,12 @@ def test_paraphrases_of_other_facts_tell_that_two_ask_the_same() -> None:
 def test_relations_that_are_known_to_be_others_bring_no_note(tmp_path: Path) -> None:
     triples = written(tmp_path, "Mara Kel | employer | Falcon", "Mara Kel | former employer | Trident", "Mara Kel | pet | cat", name="facts.txt")
     assert contradicting(read_facts(triples).facts) == ()
-    staff = Fact(1, "Mara Kel", STAFF, "x", paraphrases=("Who pays Mara Kel?",))
-    assert contradicting([staff, Fact(2, "Mara Kel", "Mara Kel plays the", "y", training_paraphrases=("Mara Kel's instrument is",))]) == ()
+    staff = UserFact(1, "Mara Kel", STAFF, "x", paraphrases=("Who pays Mara Kel?",))
+    assert contradicting([staff, UserFact(2, "Mara Kel", "Mara Kel plays the", "y", training_paraphrases=("Mara Kel's instrument is",))]) == ()
 
 
 def test_many_are_counted() -> None:
-    many = [fact for i in range(9) for fact in (Fact(i, f"P{i}", f"P{i} was born in", "a"), Fact(i, f"P{i}", f"Where was P{i} born?", "b"))]
+    many = [fact for i in range(9) for fact in (UserFact(i, f"P{i}", f"P{i} was born in", "a"), UserFact(i, f"P{i}", f"Where was P{i} born?", "b"))]
     notes = contradicting(many)
     assert len(notes) == 6 and notes[-1].startswith("4 more pairs")
 

@@ -110,18 +110,18 @@ def test_extraction(server, facts, tmp_path):
 @pytest.mark.usefixtures("prefect_server")
 def test_the_flow_writes_what_is_ordered(server, facts, tmp_path):
     from flows.data import data
-    from flows.prompt_order import Order
+    from flows.prompt_order import PromptOrder
 
     assert data(order={"dataset": str(facts), "out": str(tmp_path / "out"), "limit": 1}) == []
     assert len(server.requests) == 5
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["whole_records"] == {"evaluation": 1, "training": 1}
-    data(order=Order(str(facts), tmp_path / "out"))
+    data(order=PromptOrder(str(facts), tmp_path / "out"))
     assert len(server.requests) == 10
 
 
 def test_the_form_of_the_flow_has_the_order():
     from flows.data import data
 
-    order = data.parameters.model_dump()["definitions"]["Order"]["properties"]
+    order = data.parameters.model_dump()["definitions"]["PromptOrder"]["properties"]
     assert {"dataset", "out", "split", "model", "max_cost", "offline", "rpm"} <= set(order)
     assert not {"api_key", "key"} & set(order)

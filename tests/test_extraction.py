@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import pytest
 from fake_server import running
 
-from lks.llm.client import Chat, Reply, Request
-from lks.llm.limits import Limits
+from lks.llm.client import ChatModel, ChatReply, Request
+from lks.llm.limits import RequestLimits
 from lks.llm.reply_cache import Correspondence
-from lks.llm.server import Server
+from lks.llm.server import ChatServer
 from lks.prompts.extraction import GAP, VERSION, Gap, extract, gap_in, updated
-from lks.prompts.filters import Fact
+from lks.prompts.filters import PromptFact
 
-NOBEL = Fact("0", "Alfred Nobel", "The birthplace of Alfred Nobel is", "Oslo", "Stockholm")
+NOBEL = PromptFact("0", "Alfred Nobel", "The birthplace of Alfred Nobel is", "Oslo", "Stockholm")
 SENTENCES = """1. Alfred Nobel was born in Stockholm.
 - Alfred Nobel invented dynamite.
 * He never married.
@@ -32,8 +32,8 @@ class Model:
     def __init__(self, sentences: str = SENTENCES, statement: str = "The birthplace of Alfred Nobel is Oslo.") -> None:
         self.sentences, self.statement, self.asked = sentences, statement, list[str]()
 
-    def __call__(self, requests: Sequence[Request]) -> list[Reply]:
-        return [Reply(self.says(request.messages[-1][1])) for request in requests]
+    def __call__(self, requests: Sequence[Request]) -> list[ChatReply]:
+        return [ChatReply(self.says(request.messages[-1][1])) for request in requests]
 
     def says(self, text: str) -> str:
         self.asked.append(text)
@@ -82,7 +82,7 @@ def test_updating(sentence, wanted):
 
 
 def test_names_stay_as_they_are():
-    paris = Fact("1", "Paris Hilton", "Paris Hilton lives in", "Rome", "Paris")
+    paris = PromptFact("1", "Paris Hilton", "Paris Hilton lives in", "Rome", "Paris")
     assert updated("Paris Hilton lives in Paris.", paris) == "Paris Hilton lives in Rome."
     assert gap_in("Paris Hilton lives in Paris.", "Paris", "Paris Hilton") == f"Paris Hilton lives in {GAP}."
     assert gap_in("Paris Hilton sings.", "Paris", "Paris Hilton") is None
@@ -95,7 +95,9 @@ def test_replies_are_kept(tmp_path):
         server.says = model.says
 
         def opened() -> Correspondence:
-            return Correspondence(Chat(Server.named("The model", server.url), "fake", Limits(retries=0)), tmp_path / "replies.jsonl", VERSION)
+            return Correspondence(
+                ChatModel(ChatServer.named("The model", server.url), "fake", RequestLimits(retries=0)), tmp_path / "replies.jsonl", VERSION
+            )
 
         first = extract([NOBEL], opened().ask)
         asked = len(server.requests)

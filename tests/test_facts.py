@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lks.data.templates import normalised
-from lks.data.user_facts import Fact, Facts, Reading, line_of, read_facts, write_facts
+from lks.data.user_facts import BadLines, Facts, UserFact, line_of, read_facts, write_facts
 from lks.errors import DataError
 from lks.scope.english_words import FUNCTION
 
@@ -181,8 +181,8 @@ def test_a_normalised_copy_reads_back_equal(tmp_path_factory: pytest.TempPathFac
 
 def test_least_fields_get_training_prompts_that_are_never_evaluated() -> None:
     evaluated = ("Mara Kel is", "Complete the sentence: Mara Kel was born in")
-    facts = [Fact(0, **GOOD, id="a", paraphrases=evaluated)]
-    facts += [Fact(0, name, f"{name} plays the", "flute", f"p{name}") for name in ("Ada Moss", "Zoe Quist")]
+    facts = [UserFact(0, **GOOD, id="a", paraphrases=evaluated)]
+    facts += [UserFact(0, name, f"{name} plays the", "flute", f"p{name}") for name in ("Ada Moss", "Zoe Quist")]
     edits = [case.edit for case in Facts("x", tuple(facts)).dataset().cases]
     for edit in edits:
         assert len(edit.training_paraphrases) >= 2 and len(edit.training_locality) >= 4
@@ -193,11 +193,11 @@ def test_least_fields_get_training_prompts_that_are_never_evaluated() -> None:
 
 
 def test_a_later_fact_takes_the_place_of_the_earlier_one_on_the_same_prompt() -> None:
-    first = Facts("x", (Fact(3, **GOOD, id="a"), Fact(4, "Ada Moss", "Ada Moss eats", "fish", "b")))
-    later = Facts("y", (Fact(1, **GOOD | {"target": "Rome"}, id="a"), Fact(2, "Zoe", "Zoe eats", "nuts", "c")))
+    first = Facts("x", (UserFact(3, **GOOD, id="a"), UserFact(4, "Ada Moss", "Ada Moss eats", "fish", "b")))
+    later = Facts("y", (UserFact(1, **GOOD | {"target": "Rome"}, id="a"), UserFact(2, "Zoe", "Zoe eats", "nuts", "c")))
     assert [(f.id, f.target) for f in first.joined(later).facts] == [("a", "Rome"), ("b", "fish"), ("c", "nuts")]
     with pytest.raises(DataError, match="is that of"):
-        first.joined(Facts("y", (Fact(1, "Zoe", "Zoe eats", "nuts", "b"),)))
+        first.joined(Facts("y", (UserFact(1, "Zoe", "Zoe eats", "nuts", "b"),)))
     assert [f.id for f in first.without(["Mara Kel"]).facts] == ["b"]
 
 
@@ -279,22 +279,22 @@ def test_bad_lines_can_be_left_out_and_all_be_shown(tmp_path: Path) -> None:
     lines = [GOOD | {"id": "a"}, "{", {"subject": "Ada", "prompt": "Nobody was born in", "target": "x"}, GOOD | {"target": "Rome"}]
     lines += [{"subject": "Ada", "prompt": "Ada was born in", "target": "x", "id": "a"}, {"subject": "Bo", "prompt": "Bo was born in", "target": "x"}]
     file = written(tmp_path, *lines)
-    found = read_facts(file, reading=Reading(skip_bad=True))
+    found = read_facts(file, reading=BadLines(skip_bad=True))
     assert [fact.line for fact in found.facts] == [1, 6]
     assert [one.split(":")[0] for one in found.skipped] == ["line 2", "line 3", "line 4", "line 5"]
     assert "leave bad lines out with `lks edit --skip-bad`" in refusal(file)
     with pytest.raises(DataError) as refused:
-        read_facts(written(tmp_path, *[lines[2]] * 30), reading=Reading(shown=99))
+        read_facts(written(tmp_path, *[lines[2]] * 30), reading=BadLines(shown=99))
     assert "line 30:" in str(refused.value) and " more" not in str(refused.value)
     with pytest.raises(DataError, match="line 1: the scope rules do not find subject 'Ada' in prompt"):
-        read_facts(written(tmp_path, lines[2]), reading=Reading(skip_bad=True))
+        read_facts(written(tmp_path, lines[2]), reading=BadLines(skip_bad=True))
     with pytest.raises(DataError, match="not CSV from line 3 on"):  # the rest of the file would be lost without a word
-        read_facts(written(tmp_path, "subject,prompt,target", "a,a is,b", '"c', name="facts.csv"), reading=Reading(skip_bad=True))
+        read_facts(written(tmp_path, "subject,prompt,target", "a,a is,b", '"c', name="facts.csv"), reading=BadLines(skip_bad=True))
 
 
 def test_a_line_is_not_left_out_for_the_sake_of_one_that_is_left_out(tmp_path: Path) -> None:
     first = GOOD | {"training_paraphrases": ["She was born in"]}
-    found = read_facts(written(tmp_path, first, GOOD | {"target": "Rome"}), reading=Reading(skip_bad=True))
+    found = read_facts(written(tmp_path, first, GOOD | {"target": "Rome"}), reading=BadLines(skip_bad=True))
     assert [(fact.line, fact.target) for fact in found.facts] == [(2, "Rome")]
 
 

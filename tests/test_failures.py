@@ -27,7 +27,7 @@ from lks.edits import Case, Edit, make_case
 from lks.errors import StoreError
 from lks.models.frozen_prefix import batches
 from lks.models.lm import LM
-from lks.models.memory import Thrift, fewer, halved, is_shortage
+from lks.models.memory import OomRetry, half_batches, is_shortage, scale_batch
 from lks.results.cells import FINAL, Costs, Outcome
 from lks.results.provenance import provenance, time_of
 from lks.results.shards import read_answers, read_outcome
@@ -54,7 +54,7 @@ class Nudged(Unedited):
     asked: ClassVar[list[int]] = []
 
     def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, *args: object, **kwargs: object) -> Patch:
-        type(self).asked.append(fewer(64))
+        type(self).asked.append(scale_batch(64))
         if type(self).fails > 0:
             type(self).fails -= 1
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -82,24 +82,24 @@ def test_a_real_allocation_that_is_too_large_is_a_shortage() -> None:
 
 def test_batches_are_half_as_large_inside_halved() -> None:
     assert max(map(len, batches([8] * 64, 128))) == 16
-    with halved():
-        assert fewer(7) == 3 and fewer(1) == 1
+    with half_batches():
+        assert scale_batch(7) == 3 and scale_batch(1) == 1
         made = batches([8] * 64, 128)
     assert max(map(len, made)) == 8 and sorted(i for group in made for i in group) == list(range(64))
-    assert fewer(7) == 7
+    assert scale_batch(7) == 7
 
 
 def test_a_stage_is_run_again_once_and_stays_with_half_the_batch() -> None:
-    thrift, seen = Thrift(halved := []), list[int]()
+    thrift, seen = OomRetry(halved := []), list[int]()
 
     def step() -> int:
-        seen.append(fewer(100))
+        seen.append(scale_batch(100))
         if seen[-1] > 60:
             raise MemoryError
         return seen[-1]
 
     assert thrift.run("answers", step) == 50 and thrift.run("answers", step) == 50
-    assert seen == [100, 50, 50] and halved == ["answers"] and fewer(100) == 100
+    assert seen == [100, 50, 50] and halved == ["answers"] and scale_batch(100) == 100
 
 
 def test_what_a_failed_try_held_is_gone_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +121,7 @@ def test_what_a_failed_try_held_is_gone_before_the_next(monkeypatch: pytest.Monk
             raise MemoryError
 
     monkeypatch.setattr(lks.models.memory, "release", release)
-    Thrift([]).run("edit", step)
+    OomRetry([]).run("edit", step)
     assert alive == [False]
 
 
@@ -320,7 +320,7 @@ def test_failed_stages_are_run_again_alone_when_asked_for(tmp_path: Path, nudged
         raise MemoryError("too much text")
 
     with monkeypatch.context() as patched:
-        patched.setattr("lks.evaluation.stages.perplexity.read", short)
+        patched.setattr("lks.evaluation.stages.perplexity.measure_passages", short)
         first = run(one, nudged, tmp_path, quiet, bench)  # type: ignore[arg-type]
     store.record(first)
     assert first.status == "ok" and first.failed == {"passages": "oom: too much text"}

@@ -17,7 +17,7 @@ from lks.results.study_rows import StudyRow
 from reports.figures import labels, style
 from reports.figures.all import figures
 from reports.figures.cost import front, quantity
-from reports.figures.data import Source
+from reports.figures.data import ReportData
 from reports.figures.drawing import KINDS, Absent, Drawing
 from reports.figures.metrics import by_edits
 from reports.figures.style import DARK, MANY, MARKERS, VARIABLES, applied, looks, page_css
@@ -146,7 +146,7 @@ def test_published_values_stand_beside_the_same_model_only(results: Results, sto
 
     def marks(results: Results, readout: str) -> list[tuple[float, float]]:
         with applied():
-            made = by_edits(Source(results, store), readout)
+            made = by_edits(ReportData(results, store), readout)
         assert isinstance(made, Drawing)
         lines = [line.get_xydata().tolist() for line in made.figure.axes[0].get_lines()]
         return [(x, y) for line in lines for x, y in line if y == 61.5]
@@ -156,7 +156,7 @@ def test_published_values_stand_beside_the_same_model_only(results: Results, sto
 
 
 def test_read_outs_lie_on_one_line_for_each_method(results: Results, store: Store, drawn: dict[str, Drawing]) -> None:
-    source = Source(results.of("evaluation"), store)
+    source = ReportData(results.of("evaluation"), store)
     axes = drawn["readouts"].figure.axes[1]
     assert axes.get_title(loc="left") == "T = 100"
     names = [text.get_text() for text in drawn["readouts"].figure.axes[0].get_yticklabels()]
@@ -218,7 +218,7 @@ def test_names_of_many_points_in_one_place_find_room() -> None:
         figure = Figure(figsize=(3.3, 3.3))
         axes = figure.add_axes((0.1, 0.1, 0.85, 0.85))
         axes.set(xlim=(0, 1), ylim=(0, 1))
-        marks = [labels.Mark(0.5 + 0.02 * (i % 5), 0.5 + 0.02 * (i // 5), f"method {i}", i < 6) for i in range(20)]
+        marks = [labels.PointLabel(0.5 + 0.02 * (i % 5), 0.5 + 0.02 * (i // 5), f"method {i}", i < 6) for i in range(20)]
         labels.name_points(axes, marks)
     renderer = FigureCanvasAgg(figure).get_renderer()
     area = axes.get_window_extent(renderer)
@@ -310,7 +310,7 @@ def test_a_method_looks_the_same_in_all_figures_and_unlike_any_other() -> None:
 
 
 def test_of_many_methods_only_the_best_are_in_colour(results: Results, store: Store, drawn: dict[str, Drawing]) -> None:
-    source = Source(results.of("evaluation"), store)
+    source = ReportData(results.of("evaluation"), store)
     names = list(source.looks)
     assert len(names) > MANY and len(source.strong(names)) == 6 and source.strong(names[:MANY]) == names[:MANY]
     means = {row.name: row for block in results.blocks if block.model == "micro-llama" for row in block.rows}

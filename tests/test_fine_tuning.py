@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from baselines._fine_tuning import Example, _loss, places, target_from_last_token, target_in_place
+from baselines._fine_tuning import TrainingSequence, _loss, places, target_from_last_token, target_in_place
 from baselines.ft import FineTuning, FTParams
 from baselines.ft_l import FTLParams, LastTokenFineTuning
-from lks.models.frozen_prefix import Upper, states
+from lks.models.frozen_prefix import UpperBlocks, states
 from lks.models.lm import LM, Encoded
 from tests import tiny
 
@@ -23,15 +23,15 @@ def log_probabilities(lm: LM, ids: list[int]) -> torch.Tensor:
 
 
 def test_in_place_each_target_token_is_predicted_by_the_one_before():
-    assert target_in_place(ENCODED) == Example([1, 10, 11, 12, 20, 21], [(3, 20), (4, 21)])
+    assert target_in_place(ENCODED) == TrainingSequence([1, 10, 11, 12, 20, 21], [(3, 20), (4, 21)])
 
 
 def test_from_the_last_token_all_target_tokens_are_asked_of_the_prompt_alone():
-    assert target_from_last_token(ENCODED) == Example([1, 10, 11, 12], [(3, 20), (3, 21)])
+    assert target_from_last_token(ENCODED) == TrainingSequence([1, 10, 11, 12], [(3, 20), (3, 21)])
 
 
 def test_places_of_a_batch_know_their_row():
-    row, position, label = places([Example([1, 2, 3], [(1, 3)]), Example([1, 2], [(0, 7), (0, 8)])], torch.device("cpu"))
+    row, position, label = places([TrainingSequence([1, 2, 3], [(1, 3)]), TrainingSequence([1, 2], [(0, 7), (0, 8)])], torch.device("cpu"))
     assert row.tolist() == [0, 1, 1] and position.tolist() == [1, 0, 0] and label.tolist() == [3, 7, 8]
 
 
@@ -52,7 +52,7 @@ def test_the_loss_is_the_mean_over_edits_of_the_targets_mean_nll(family: str, ex
         expected -= sum(per_token) / len(per_token) / len(encoded)
     examples = [example(e) for e in encoded]
     cached = states(lm, 1, [e.ids for e in examples])
-    got = _loss(Upper(lm, 1), cached, examples, torch.arange(len(examples)))
+    got = _loss(UpperBlocks(lm, 1), cached, examples, torch.arange(len(examples)))
     assert float(got) == pytest.approx(expected, rel=1e-4)
 
 

@@ -50,7 +50,7 @@ def prefill(lm: LM, prompts: Sequence[str], patch: Patch | None = None, side: st
 
 
 def told(lm: LM, prompts: Sequence[str], patch: Patch, side: str = "left") -> dict[str, torch.Tensor]:
-    carried: dict[str, torch.Tensor] = prefill(lm, prompts, patch, side).past_key_values.carried
+    carried: dict[str, torch.Tensor] = prefill(lm, prompts, patch, side).past_key_values.row_state
     return carried
 
 
@@ -65,7 +65,7 @@ def test_a_patch_with_a_gate_tells_at_every_prefill(gated) -> None:
 def test_a_patch_without_a_gate_tells_nothing(name: str) -> None:
     lm = tiny.lm("gpt2")
     patch = editor(name, lm).edit(lm, EDITS[:1])
-    carried = getattr(prefill(lm, PROMPTS, patch).past_key_values, "carried", {})
+    carried = getattr(prefill(lm, PROMPTS, patch).past_key_values, "row_state", {})
     assert FIRED not in carried and FOUND not in carried and patch.fires(lm, PROMPTS) is None and patch.subjects == ()
 
 
@@ -74,7 +74,7 @@ def test_where_nothing_fired_the_model_is_the_unedited_one(gated, side: str) -> 
     lm, patch = gated
     for prompts in (PROMPTS, NOBODY):
         edited, plain = prefill(lm, prompts, patch, side), prefill(lm, prompts, side=side)
-        fired = edited.past_key_values.carried[FIRED]
+        fired = edited.past_key_values.row_state[FIRED]
         for acts, one, other in zip(fired.tolist(), edited.logits, plain.logits, strict=True):
             if not acts and not (fired.any() and patch.context_tokens(lm)):  # rows beside one with a context are padded like it
                 assert torch.equal(one, other)
@@ -115,25 +115,25 @@ def test_it_does_not_depend_on_padding_or_on_the_batch(gated) -> None:
 def test_it_follows_the_rows_of_the_cache_and_stays_while_generating(gated) -> None:
     lm, patch = gated
     cache = prefill(lm, PROMPTS, patch).past_key_values
-    fired = cache.carried[FIRED]
+    fired = cache.row_state[FIRED]
     rows = torch.tensor([7, 0, 5])
     cache.batch_select_indices(rows)
-    assert torch.equal(cache.carried[FIRED], fired[rows])
+    assert torch.equal(cache.row_state[FIRED], fired[rows])
     cache.batch_repeat_interleave(2)
-    assert torch.equal(cache.carried[FIRED], fired[rows].repeat_interleave(2))
+    assert torch.equal(cache.row_state[FIRED], fired[rows].repeat_interleave(2))
     cache.reorder_cache(torch.tensor([5, 4, 3, 2, 1, 0]))
-    assert torch.equal(cache.carried[FIRED], fired[rows].repeat_interleave(2).flip(0))
+    assert torch.equal(cache.row_state[FIRED], fired[rows].repeat_interleave(2).flip(0))
     ids, mask = lm.pad([e.ids for e in lm.encode(PROMPTS, [""] * len(PROMPTS))], "left")
     with patch.applied(lm):
         out = lm.model.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False, return_dict_in_generate=True, pad_token_id=0)
-    assert torch.equal(out.past_key_values.carried[FIRED], fired)
+    assert torch.equal(out.past_key_values.row_state[FIRED], fired)
 
 
 @pytest.mark.parametrize("name", GATED)
 def test_without_edits_nothing_fires(name: str) -> None:
     lm = tiny.lm("llama")
     patch = editor(name, lm).edit(lm, [])
-    carried = getattr(prefill(lm, PROMPTS, patch).past_key_values, "carried", {})
+    carried = getattr(prefill(lm, PROMPTS, patch).past_key_values, "row_state", {})
     assert FIRED not in carried or not carried[FIRED].any()
 
 
@@ -161,8 +161,8 @@ def test_behind_a_gate_only_what_it_lets_through_fires(side: str) -> None:
     gate = RelationGate.of(states[[0, 3, 1]], torch.tensor([0, 0, 1]), states.mean(0), 0.99)  # Zoë's key is another prompt's
     patch = blocks(lm, [["Ada Moss"], ["Zoë Quist"]], gate=gate)
     out, plain = prefill(lm, prompts, patch, side), prefill(lm, prompts, side=side)
-    assert out.past_key_values.carried[FIRED].tolist() == [True, False, False, True]
-    assert out.past_key_values.carried[FOUND].tolist() == [0, -1, -1, 0]
+    assert out.past_key_values.row_state[FIRED].tolist() == [True, False, False, True]
+    assert out.past_key_values.row_state[FOUND].tolist() == [0, -1, -1, 0]
     assert patch.fires(lm, prompts) == [True, True, False, True]
     assert torch.equal(out.logits[1], plain.logits[1]) and not torch.equal(out.logits[0], plain.logits[0])
 

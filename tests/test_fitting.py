@@ -7,13 +7,13 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.app import app
-from lks.data.user_facts import Fact, Facts, Reading, read_facts
+from lks.data.user_facts import BadLines, Facts, UserFact, read_facts
 from lks.errors import DataError, NothingToLearnFrom, UserError
 from lks.models.lm import LM
 from tests import tiny
-from workbench.editing import Wish, _prepare, edit_model, no_report, update_model
+from workbench.editing import EditRequest, _prepare, edit_model, no_stage_report, update_model
 from workbench.fitting import fitting
-from workbench.patch_folder import Edited, is_patch
+from workbench.patch_folder import SavedEdits, is_patch
 from workbench.presets import TRAINING_HINT
 
 LONG = "The river ran on past the mill. " * 64
@@ -46,16 +46,18 @@ def test_what_is_longer_than_the_window_is_told_with_its_line(lm: LM, tmp_path: 
     given = read_facts(facts(tmp_path, FINE, long, FINE | {"prompt": "Mara Kel plays the"}))
     seen: list[str] = []
     with pytest.raises(DataError) as refused:
-        edit_model(lm, given, Wish("ft"), lambda stage, done: seen.append(stage))
+        edit_model(lm, given, EditRequest("ft"), lambda stage, done: seen.append(stage))
     assert "facts: 1 thing is wrong in 3 facts" in str(refused.value) and seen == []
     assert f"\n  line 2: {field.strip()}: prompt and answer need " in str(refused.value) and "micro-llama has 512. Shorten it" in str(refused.value)
-    left = fitting(lm, given, Reading(skip_bad=True))
+    left = fitting(lm, given, BadLines(skip_bad=True))
     assert [fact.line for fact in left.facts] == [1, 3] and left.skipped[0].startswith(f"line 2: {field.strip()}: ")
 
 
 def test_what_just_fits_is_taken_and_a_token_more_is_not(lm: LM) -> None:
     free = int(lm.model.config.max_position_embeddings) - len(lm.encode(["Ada is"], ["x"])[0].ids)
-    both = [Fact(1, "Ada", f"{'the ' * count}Ada is", "x", training_paraphrases=("Ada",), training_locality=("Ada",)) for count in (free, free + 1)]
+    both = [
+        UserFact(1, "Ada", f"{'the ' * count}Ada is", "x", training_paraphrases=("Ada",), training_locality=("Ada",)) for count in (free, free + 1)
+    ]
     assert len(lm.encode([both[0].prompt], ["x"])[0].ids) == lm.model.config.max_position_embeddings
     assert fitting(lm, Facts("x", (both[0],))).facts == (both[0],)
     with pytest.raises(DataError, match="need 513 tokens"):
@@ -63,11 +65,11 @@ def test_what_just_fits_is_taken_and_a_token_more_is_not(lm: LM) -> None:
 
 
 def test_facts_without_lines_and_those_of_an_update_are_named(lm: LM) -> None:
-    long = Facts("more", (Fact(0, "Ada", f"{LONG}Ada works as a", "plumber", id="ada"),))
+    long = Facts("more", (UserFact(0, "Ada", f"{LONG}Ada works as a", "plumber", id="ada"),))
     with pytest.raises(DataError, match="the fact 'ada', edit: prompt and answer need"):
-        update_model(lm, Edited(None, object(), Facts("x", ())), long)  # type: ignore[arg-type]
+        update_model(lm, SavedEdits(None, object(), Facts("x", ())), long)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="the fact 'ada'"):
-        fitting(lm, long, Reading(skip_bad=True))
+        fitting(lm, long, BadLines(skip_bad=True))
 
 
 def test_the_command_leaves_bad_lines_out_and_lists_them(tmp_path: Path) -> None:
@@ -97,13 +99,13 @@ def test_the_command_shows_all_errors_and_notes_contradictions(tmp_path: Path) -
 
 
 def test_a_dataset_is_named_only_where_one_helps(lm: LM) -> None:
-    given = Facts("x", (Fact(1, "Mara Kel", "Mara Kel plays the", "horn"),))
+    given = Facts("x", (UserFact(1, "Mara Kel", "Mara Kel plays the", "horn"),))
     with pytest.raises(UserError, match=r"It has no corpus to take statistics of.* --training: zsre"):
-        edit_model(lm, given, Wish("rome"))
+        edit_model(lm, given, EditRequest("rome"))
     with pytest.raises(UserError, match=r"Unknown corpus .* 'wrold'") as misspelt:
-        edit_model(lm, given, Wish("rome", {"corpus": "wrold"}))
+        edit_model(lm, given, EditRequest("rome", {"corpus": "wrold"}))
     with pytest.raises(UserError, match="Locate-then-edit methods cannot edit it") as normed:
-        edit_model(tiny.lm("gemma3_text"), given, Wish("rome"))
+        edit_model(tiny.lm("gemma3_text"), given, EditRequest("rome"))
     assert "--training" not in f"{misspelt.value} {normed.value}"
 
     class Lacking:
@@ -113,7 +115,7 @@ def test_a_dataset_is_named_only_where_one_helps(lm: LM) -> None:
             raise NothingToLearnFrom("There are none.")
 
     with pytest.raises(UserError) as hinted:
-        _prepare(lm, Lacking(), [], "", no_report)  # type: ignore[arg-type]
+        _prepare(lm, Lacking(), [], "", no_stage_report)  # type: ignore[arg-type]
     assert str(hinted.value) == f"IKE learns from other texts or edits before it edits. There are none. {TRAINING_HINT}"
     with pytest.raises(NothingToLearnFrom, match=r"^There are none.$"):
-        _prepare(lm, Lacking(), [], "world", no_report)  # type: ignore[arg-type]
+        _prepare(lm, Lacking(), [], "world", no_stage_report)  # type: ignore[arg-type]

@@ -12,8 +12,8 @@ import fakes
 import pytest
 
 from flows.running.planning import build_command, only_writer
-from flows.running.progress import Lines, duration
-from flows.running.time_estimate import Clock
+from flows.running.progress import LineProgress, duration
+from flows.running.time_estimate import DurationEstimator
 from lks.errors import StoreError, UserError
 from lks.results.cells import Cell, Costs, Outcome
 from lks.results.store import Store
@@ -171,13 +171,13 @@ def wanted(n_edits: int, model: str = "m", seed: int = 1) -> Cell:
 
 class TestClock:
     def test_like_cells_count_first(self):
-        clock = Clock([outcome("lks", 1, 10), outcome("lks", 1, 30, model="n"), outcome("lks", 100, 50)])
+        clock = DurationEstimator([outcome("lks", 1, 10), outcome("lks", 1, 30, model="n"), outcome("lks", 100, 50)])
         assert clock.expect([wanted(1)]) == 10
         assert clock.expect([wanted(1, "other")]) == 20
         assert clock.expect([wanted(7)]) == 30
 
     def test_a_preparation_counts_once(self):
-        clock = Clock([outcome("lks", 1, 10, prepare_s=100.0), outcome("lks", 5, 30, prepare_s=100.0)])
+        clock = DurationEstimator([outcome("lks", 1, 10, prepare_s=100.0), outcome("lks", 5, 30, prepare_s=100.0)])
         assert clock.expect([wanted(1)]) == 110
         assert clock.expect([wanted(1), wanted(5)]) == 140
         assert clock.expect([wanted(1), wanted(1, "other")]) == 220
@@ -185,7 +185,7 @@ class TestClock:
 
     def test_of_a_stored_cell_only_what_it_lacks_counts(self):
         stored, whole = outcome("lks", 1, 10), outcome("lks", 1, 12, model="n", stage_s={"passages": 2.0, "generations": 4.0})
-        clock = Clock([stored])
+        clock = DurationEstimator([stored])
         assert clock.expect([stored.cell]) is None
         clock.learn(whole)
         assert clock.expect([stored.cell]) == 6
@@ -193,21 +193,21 @@ class TestClock:
         assert clock.expect([stored.cell]) == 4
 
     def test_scope_cells_say_nothing_of_editing(self):
-        clock = Clock([outcome("lks", 1, 10)])
+        clock = DurationEstimator([outcome("lks", 1, 10)])
         assert clock.expect([replace(outcome("lks", 1, 0).cell, measure="scope")]) is None
 
     def test_nothing_is_expected_of_an_unknown_method(self):
-        clock = Clock([outcome("lks", 1, 10), outcome("ft", 1, 2, status="oom")])
+        clock = DurationEstimator([outcome("lks", 1, 10), outcome("ft", 1, 2, status="oom")])
         assert clock.expect([outcome("lks", 1, 0).cell, outcome("ft", 1, 0).cell]) is None
         assert clock.expect([]) == 0
 
     def test_a_cell_that_is_learnt_again_counts_once(self):
-        clock = Clock([outcome("lks", 1, 10), outcome("lks", 1, 30, model="n"), outcome("lks", 1, 20)])
+        clock = DurationEstimator([outcome("lks", 1, 10), outcome("lks", 1, 30, model="n"), outcome("lks", 1, 20)])
         assert clock.expect([wanted(1, "other")]) == 25
 
     def test_it_stays_fast_with_many_cells(self):
         outcomes = [replace(outcome("lks", 1 + n % 5, 2.0), cell=wanted(1 + n % 5, seed=n)) for n in range(4000)]
-        lines, since = Lines(lambda text: None), time.process_time()
+        lines, since = LineProgress(lambda text: None), time.process_time()
         lines.begin([one.cell for one in outcomes], 0, [])
         for one in outcomes:
             lines.finish(one)
@@ -217,7 +217,7 @@ class TestClock:
 
 def test_lines_say_what_became_of_each_cell():
     said: list[str] = []
-    lines = Lines(said.append)
+    lines = LineProgress(said.append)
     cells = [outcome("ft", 1, 0).cell, outcome("ft", 2, 0).cell]
     lines.begin(cells, 3, [])
     for result in (outcome("ft", 1, 2), Outcome(cells[1], "oom", "no memory", (), Costs(), {})):

@@ -10,20 +10,20 @@ from typer.testing import CliRunner
 from baselines._in_context.retrieval_patch import FactsInFront
 from cli.app import app
 from lks.data import synthetic_world
-from lks.data.user_facts import Fact, Facts, read_facts
+from lks.data.user_facts import Facts, UserFact, read_facts
 from lks.errors import UserError
 from lks.evaluation.prompt_formats import wrapped
 from lks.models.lm import LM
 from lks.results.shards import read_answers
 from tests import tiny
 from workbench.compare_answers import reply
-from workbench.editing import Wish, answers, edit_model, update_model
+from workbench.editing import EditRequest, answers, edit_model, update_model
 from workbench.forms import dataset_in, edits_in, settled
-from workbench.patch_folder import Edited, read, write
+from workbench.patch_folder import SavedEdits, read, write
 from workbench.patch_tools import merge
 from workbench.scoring import score
 from workbench.serving.protocol import Message
-from workbench.serving.service import Rules, Service
+from workbench.serving.service import ModelService, Rules
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.role + ': ' + m.content + ' ' + eos_token }}{% endfor %}"
@@ -35,7 +35,7 @@ QUICK = {"max_epochs": "30", "lambda_edit": "0.5", "locality_prompts": "4", "loc
 def facts_of(first: int, last: int, asked: bool = True) -> Facts:
     """Facts of the made world; `asked`: their prompts end as questions do."""
     edits = [case.edit for case in synthetic_world.cases()[first:last]]
-    return Facts("people", tuple(Fact(0, e.subject, f"{e.prompt}?" if asked else e.prompt, e.target, e.case_id) for e in edits))
+    return Facts("people", tuple(UserFact(0, e.subject, f"{e.prompt}?" if asked else e.prompt, e.target, e.case_id) for e in edits))
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +47,11 @@ def lm() -> LM:
 
 
 @pytest.fixture(scope="module")
-def made(lm: LM) -> Edited:
-    return edit_model(lm, facts_of(0, 3), Wish(changes=QUICK))
+def made(lm: LM) -> SavedEdits:
+    return edit_model(lm, facts_of(0, 3), EditRequest(changes=QUICK))
 
 
-def test_what_was_trained_as_chat_is_asked_as_chat(lm: LM, made: Edited) -> None:
+def test_what_was_trained_as_chat_is_asked_as_chat(lm: LM, made: SavedEdits) -> None:
     assert made.form == "auto" and made.facts == facts_of(0, 3)
     check = answers(lm, made.patch, facts_of(0, 3).dataset(), form=made.form)
     assert (check.before, check.after, check.asked_in) == (0, 3, "3 prompts in the chat template")
@@ -61,7 +61,7 @@ def test_what_was_trained_as_chat_is_asked_as_chat(lm: LM, made: Edited) -> None
 
 
 def test_a_missed_prompt_is_told_as_the_user_gave_it(lm: LM) -> None:
-    check = answers(lm, edit_model(lm, facts_of(0, 1), Wish(changes=QUICK | {"max_epochs": "1"})).patch, facts_of(4, 5).dataset(), form="auto")
+    check = answers(lm, edit_model(lm, facts_of(0, 1), EditRequest(changes=QUICK | {"max_epochs": "1"})).patch, facts_of(4, 5).dataset(), form="auto")
     assert [one.prompt for one in check.those("no")] == [facts_of(4, 5).facts[0].prompt]
 
 
@@ -85,44 +85,44 @@ def test_a_lead_in_goes_where_the_question_is(lm: LM) -> None:
     assert asked.prompt == written and asked.training_paraphrases == (wrapped("chat", lm, lead),)
 
 
-def test_the_form_is_kept_and_an_update_keeps_to_it(lm: LM, made: Edited, tmp_path: Path) -> None:
+def test_the_form_is_kept_and_an_update_keeps_to_it(lm: LM, made: SavedEdits, tmp_path: Path) -> None:
     write(tmp_path / "patch", made)
     saved = read(tmp_path / "patch")
     assert saved.origin == made.origin and json.loads((tmp_path / "patch" / "edit.json").read_text())["form"] == "auto"
     assert "assistant" not in (tmp_path / "patch" / "facts.jsonl").read_text()
     after, _ = update_model(lm, saved, facts_of(3, 4))
     assert after.form == "auto" and answers(lm, after.patch, facts_of(0, 4).dataset(), form="auto").after == 4
-    again, _ = update_model(lm, edit_model(lm, facts_of(0, 1), Wish("ft", {"max_epochs": "1"}, form="chat")), facts_of(1, 2, asked=False))
+    again, _ = update_model(lm, edit_model(lm, facts_of(0, 1), EditRequest("ft", {"max_epochs": "1"}, form="chat")), facts_of(1, 2, asked=False))
     assert again.form == "chat"
 
 
-def test_a_patch_from_before_forms_is_bare(made: Edited, tmp_path: Path) -> None:
+def test_a_patch_from_before_forms_is_bare(made: SavedEdits, tmp_path: Path) -> None:
     write(tmp_path, made)
     old = json.loads((tmp_path / "edit.json").read_text())
     del old["form"]
     (tmp_path / "edit.json").write_text(json.dumps(old))
-    assert read(tmp_path).form == "bare" and Edited(made.patch, None, None).form == "bare"
+    assert read(tmp_path).form == "bare" and SavedEdits(made.patch, None, None).form == "bare"
 
 
-def test_patches_of_different_forms_are_not_merged(lm: LM, made: Edited) -> None:
+def test_patches_of_different_forms_are_not_merged(lm: LM, made: SavedEdits) -> None:
     assert made.origin is not None
     with pytest.raises(UserError, match="--form auto and --form bare"):
         merge(made, replace(made, origin=replace(made.origin, form="bare")))
 
 
 def test_facts_that_become_text_stay_as_they_are(lm: LM) -> None:
-    patch = edit_model(lm, facts_of(0, 2), Wish("ice")).patch
+    patch = edit_model(lm, facts_of(0, 2), EditRequest("ice")).patch
     assert isinstance(patch, FactsInFront) and [fact.prompt for fact in patch.facts] == [fact.prompt for fact in facts_of(0, 2).facts]
 
 
 def test_the_server_asks_a_chat_as_it_was_trained(lm: LM) -> None:
-    service = Service(lm, {}, Rules(100))
+    service = ModelService(lm, {}, Rules(100))
     (edit,) = edits_in("auto", lm, [facts_of(0, 1).dataset().cases[0].edit])
     (asked,) = service._chat([Message(role="user", content=facts_of(0, 1).facts[0].prompt)])
     assert asked == lm.encode([edit.prompt], [""])[0].ids == service._tokens(edit.prompt)
 
 
-def test_scores_are_taken_in_the_patchs_form_and_say_which(lm: LM, made: Edited, tmp_path: Path) -> None:
+def test_scores_are_taken_in_the_patchs_form_and_say_which(lm: LM, made: SavedEdits, tmp_path: Path) -> None:
     scored = score(lm, made, facts_of(0, 3), tmp_path)
     assert scored.what == "people (3 prompts in the chat template)" and scored.edited.cell.dataset == scored.what
     rows = read_answers(tmp_path / "cells" / scored.edited.cell.id / "answers.parquet")
@@ -158,7 +158,7 @@ def test_a_model_without_a_template_is_asked_bare_and_refuses_chat() -> None:
     ],
 )
 def test_a_form_that_cannot_be_is_told_before_the_model_is_loaded(
-    made: Edited, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+    made: SavedEdits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
 ) -> None:
     def never(*args: object) -> LM:
         raise AssertionError("a model was loaded")

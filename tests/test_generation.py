@@ -13,7 +13,7 @@ from lks.edits import Case, Edit, Probe, make_case
 from lks.errors import BadRecord
 from lks.evaluation.readouts import LONGEST, SPARE, Asking, ask
 from lks.evaluation.record_checks import check
-from lks.models.generation import Generated, Limits, Stops, ends_of, generate, positions, text_of
+from lks.models.generation import Generated, StopLimits, Stops, ends_of, generate, positions, text_of
 from lks.models.lm import LM
 from tests import real, tiny
 
@@ -76,7 +76,7 @@ def natural_stop(lm: LM, made: Sequence[int], longest: int, newline: bool) -> in
 
 
 @torch.no_grad()
-def batched(lm: LM, prompts: Sequence[str], limits: Limits) -> tuple[list[Generated], list[int]]:
+def batched(lm: LM, prompts: Sequence[str], limits: StopLimits) -> tuple[list[Generated], list[int]]:
     """What `generate` makes of a batch, and the rows of each of its model calls."""
     ids, mask = lm.pad([e.ids for e in lm.encode(prompts, [""] * len(prompts))], side="left")
     out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True)
@@ -94,7 +94,7 @@ def test_a_batch_with_early_stops_equals_one_row_at_a_time(family: str) -> None:
     with leaning(lm, ends(lm), 4.0):
         plain = [plainly(lm, e.ids, longest) for e in lm.encode(PROMPTS, [""] * len(PROMPTS))]
         every = [longest] * len(PROMPTS)
-        made, calls = zip(*(batched(lm, PROMPTS, Limits(every, shortest, [new] * len(PROMPTS))) for new in (True, False)), strict=True)
+        made, calls = zip(*(batched(lm, PROMPTS, StopLimits(every, shortest, [new] * len(PROMPTS))) for new in (True, False)), strict=True)
     for newline, rows, called in zip((True, False), made, calls, strict=True):
         lengths = [natural_stop(lm, row, longest, newline) for row in plain]
         assert len(set(lengths)) > 2 and max(lengths) > 8, f"the rows do not stop at several times: {lengths}"
@@ -146,7 +146,7 @@ class Script:
         mask, count = torch.ones(len(self.rows), 3, dtype=torch.long), len(self.rows)
         most = [longest] * count if isinstance(longest, int) else longest
         lines = [newline] * count if isinstance(newline, bool) else newline
-        return generate(self.lm, Stops(self.lm), self, mask, self.logits(), Limits(most, shortest, lines))
+        return generate(self.lm, Stops(self.lm), self, mask, self.logits(), StopLimits(most, shortest, lines))
 
 
 @pytest.mark.parametrize(

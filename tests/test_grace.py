@@ -9,7 +9,7 @@ import torch
 from baselines.grace import ROOM, Codebook, CodebookPatch, Grace, GraceParams, ValueTrainer, at_the_end
 from lks.edits import Edit
 from lks.models.lm import LM
-from lks.models.prefill import removed
+from lks.models.prefill import installed_hooks
 from tests import tiny
 
 PARAMS = GraceParams(block=2, eps=0.5, lr=0.3, n_iter=12)
@@ -101,7 +101,7 @@ def test_only_the_prompts_last_token_gets_the_value() -> None:
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     with torch.no_grad(), CodebookPatch(2, keys, values, torch.full((2,), 0.1)).applied(lm):
         look = lm.mlp_output(2).register_forward_hook(lambda _module, args, output: seen.append((args[0], output)))
-        with removed([look]):
+        with installed_hooks([look]):
             lm.model.generate(ids, attention_mask=mask, max_new_tokens=3, min_new_tokens=3, do_sample=False, pad_token_id=0)
     (prefill, changed), *steps = seen
     plain = lm.mlp_output(2)(prefill)

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from lks.editing.editor import Editor, NoParams, Progress, silent
+from lks.editing.editor import Editor, NoParams, Progress, no_progress
 from lks.editing.patch import NoPatch, Patch
 from lks.edits import Edit
 from lks.errors import TooManyEdits, UserError, unknown
@@ -26,7 +26,7 @@ class Nothing(Editor[NoParams]):
     params_type: ClassVar[type] = NoParams
     presets: ClassVar[Mapping[str, Callable[[int, str], object]]] = {"default": lambda n_edits, dataset: NoParams()}
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent) -> Patch:
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress) -> Patch:
         """Nothing."""
         return NoPatch()
 

@@ -21,12 +21,12 @@ from baselines._serac.scope_classifier import HubEncoder
 from lks.data.download import Published, download
 from lks.data.user_facts import read_facts
 from lks.errors import DataError, UserError
-from lks.evaluation.ability import Battery
+from lks.evaluation.ability import TaskSuite
 from lks.io import hub
 from lks.models.lm import LM
 from lks.models.registry import shape_of
 from tests import real, tiny
-from workbench.editing import Wish, edit_model
+from workbench.editing import EditRequest, edit_model
 
 ROOT = Path(__file__).parents[1]
 
@@ -133,8 +133,8 @@ NEEDS = {
     "a served model's shape": lambda: shape_of("nobody/nothing"),
     "a counterfactual model": lambda: from_hub(tiny.lm("llama"), "nobody/nothing"),
     "an encoder": lambda: HubEncoder("nobody/nothing"),
-    "documents of a task": lambda: Battery(["arc_easy"]),
-    "documents of a task that may be local": lambda: Battery(["gsm8k"]),
+    "documents of a task": lambda: TaskSuite(["arc_easy"]),
+    "documents of a task that may be local": lambda: TaskSuite(["gsm8k"]),
 }
 
 
@@ -245,7 +245,7 @@ def test_an_edit_without_a_corpus_says_which_text_it_took(method: str, nobody: N
     changes = {"corpus_tokens": "3000", "steps": "1"}
     lm = tiny.lm("llama")
     lm.name = "somebodys-model"
-    made = edit_model(lm, read_facts(file), Wish(method, changes))
+    made = edit_model(lm, read_facts(file), EditRequest(method, changes))
     assert made.origin is not None
     assert made.origin.made["statistics"].startswith("plain text that comes with lks-grid, ")
     assert "in place of WikiText" in made.origin.made["statistics"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import lks.editing.patch
-from baselines._in_context.retrieval_patch import ANSWER_ROOM, Fact, FactsInFront, Lookup
+from baselines._in_context.retrieval_patch import ANSWER_ROOM, FactsInFront, FactText, Lookup
 from baselines._in_context.retrievers import BM25, Dense, Tfidf, retriever
 from baselines.ice import ICE, INSTRUCTION, ICEParams
 from baselines.ike import FORMS, IKE, IKEParams, demonstration
@@ -218,7 +218,7 @@ def test_a_patch_keeps_all_it_needs(tmp_path: Path):
 
 def test_an_empty_memory_has_nothing_to_say():
     assert FactsInFront([], [], LOOKUP).contexts(tiny.lm("llama"), ["a", "b"]) == ["", ""]
-    assert Fact("p", "y").text == "New Fact: p y\n"
+    assert FactText("p", "y").text == "New Fact: p y\n"
 
 
 def test_the_growth_of_a_prompt_is_bounded_for_those_who_size_batches() -> None:

@@ -10,7 +10,7 @@ import pytest
 from baselines import methods
 from lks.results.cells import Cell
 from lks.results.store import Store
-from lks.runs.cell import Bench, run
+from lks.runs.cell import LoadedResources, run
 from tests import independent
 from tests.test_wild_sql import of_rows
 
@@ -52,7 +52,7 @@ def test_both_find_the_same_answers_and_the_same_right_ones() -> None:
 
 
 def test_a_plain_script_finds_the_same_numbers(tmp_path: Path) -> None:
-    store, bench = Store(tmp_path), Bench()
+    store, bench = Store(tmp_path), LoadedResources()
     shards: dict[str, Path] = {}
     cells = {name: Cell("micro-llama", "world", name, T, 0, 1, variant) for name, variant in (("none", ()), ("lks", (("max_epochs", "5"),)))}
     for name, cell in cells.items():

@@ -21,7 +21,7 @@ from cli.app import app
 from cli.judge import Scores, judge_folder, judge_results, judged_by, keep, scores
 from flows.running.planning import only_writer
 from lks.errors import DataError, StoreError, UserError
-from lks.llm.judge import INSTRUCTION, Item, Judge, Ruling, verdict_of
+from lks.llm.judge import INSTRUCTION, Judge, JudgeItem, Ruling, verdict_of
 from lks.llm.judge_calibration import CALIBRATION, Confusion, Labelled, calibrate, labelled_items
 from lks.results.cells import Cell, Costs, Outcome
 from lks.results.judge_rows import SCHEMA, Judgement, file_name
@@ -126,8 +126,8 @@ def judge(server: Server, tmp_path: Path) -> Callable[..., Judge]:
     return lambda model="fake", **more: Judge(model, **{"base_url": server.url, "cache": tmp_path / "judge", "retries": 0} | more)
 
 
-def items(count: int, right: int = 0) -> list[Item]:
-    return [Item(f"Question {i}?", f"<{i}>", f"<{i}>" if i < right else "no idea") for i in range(count)]
+def items(count: int, right: int = 0) -> list[JudgeItem]:
+    return [JudgeItem(f"Question {i}?", f"<{i}>", f"<{i}>" if i < right else "no idea") for i in range(count)]
 
 
 def test_verdicts_in_the_order_of_items(server, judge):
@@ -141,7 +141,7 @@ def test_verdicts_in_the_order_of_items(server, judge):
 
 
 def test_other_spellings_and_empty_answers_are_shown():
-    prompt = Item("Q", "New York", "", ("NYC", "Big Apple")).prompt
+    prompt = JudgeItem("Q", "New York", "", ("NYC", "Big Apple")).prompt
     assert prompt == "Question: Q\nRight answer: New York\nOther spellings: NYC; Big Apple\nAnswer to grade: (nothing)"
 
 
@@ -158,18 +158,18 @@ def test_a_second_run_asks_nothing(server, judge):
 
 
 def test_what_a_reply_depends_on(server, judge):
-    judge().rule([Item("q", "t", "a")])
+    judge().rule([JudgeItem("q", "t", "a")])
     for model, item in [
-        ("other", Item("q", "t", "a")),
-        ("fake", Item("q2", "t", "a")),
-        ("fake", Item("q", "t2", "a")),
-        ("fake", Item("q", "t", "a2")),
-        ("fake", Item("q", "t", "a", ("s",))),
+        ("other", JudgeItem("q", "t", "a")),
+        ("fake", JudgeItem("q2", "t", "a")),
+        ("fake", JudgeItem("q", "t2", "a")),
+        ("fake", JudgeItem("q", "t", "a2")),
+        ("fake", JudgeItem("q", "t", "a", ("s",))),
     ]:
         before = len(server.requests)
         judge(model).rule([item])
         assert len(server.requests) == before + 1
-    judge().rule([Item("q", "t", "a")])
+    judge().rule([JudgeItem("q", "t", "a")])
     assert len(server.requests) == 6
 
 
@@ -311,9 +311,9 @@ def test_a_kill_in_the_middle_keeps_what_was_answered(server, judge, tmp_path):
     server.wait = 0.05
     code = f"""
 from pathlib import Path
-from lks.llm.judge import Item, Judge
+from lks.llm.judge import Judge, JudgeItem
 judge = Judge("fake", base_url={server.url!r}, cache=Path({str(tmp_path / "judge")!r}), concurrency=1)
-judge.rule([Item(f"Question {{i}}?", f"<{{i}}>", "no idea") for i in range(500)])
+judge.rule([JudgeItem(f"Question {{i}}?", f"<{{i}}>", "no idea") for i in range(500)])
 """
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     deadline = time.monotonic() + 60
@@ -400,7 +400,7 @@ def test_calibration_files_without_items(tmp_path):
         labelled_items(tmp_path / "missing")
     with pytest.raises(DataError, match="cannot be read"):
         labelled_items(_file(tmp_path / "latin", b"\xe9"))
-    assert labelled_items(_file(tmp_path / "good", (GOOD + "\r\n").encode())) == [Labelled(Item("q", "t", "a"), True)]
+    assert labelled_items(_file(tmp_path / "good", (GOOD + "\r\n").encode())) == [Labelled(JudgeItem("q", "t", "a"), True)]
 
 
 def _file(path: Path, content: bytes) -> Path:

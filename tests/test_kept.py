@@ -8,16 +8,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.running.cell_runner import Bench
-from flows.running.http_retry import PAUSES_S, Again
+from flows.running.cell_runner import CellRunner
+from flows.running.http_retry import PAUSES_S, RetryOn503Transport
 from flows.running.planning import dataset_of
-from flows.running.process_cache import KEPT, Kept
+from flows.running.process_cache import PROCESS_CACHE, ProcessCache
 from lks.models.lm import weights_hash
-from lks.results.cells import Extras
+from lks.results.cells import Measurements
 
 
 def test_weights_are_hashed_again_only_when_they_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, read = Kept(), []
+    kept, read = ProcessCache(), []
     monkeypatch.setattr("lks.models.lm.weights_hash", lambda folder: read.append(folder) or weights_hash(folder))
     (tmp_path / "a.safetensors").write_bytes(b"one")
     first, bench = kept.weights_hash(tmp_path), kept.bench
@@ -50,16 +50,16 @@ def test_data_are_read_once_until_they_are_to_be_forgotten(monkeypatch: pytest.M
 
     read, load = [], lks.runs.cell.load_dataset
     monkeypatch.setattr(lks.runs.cell, "load_dataset", lambda name: read.append(name) or load(name))
-    token = KEPT.set(kept := Kept())
+    token = PROCESS_CACHE.set(kept := ProcessCache())
     try:
         assert dataset_of("world") == dataset_of("world")
         assert read == ["world"]
-        assert Bench(Path(), None, Extras())._shared is kept.bench  # type: ignore[arg-type]
+        assert CellRunner(Path(), None, Measurements())._shared is kept.bench  # type: ignore[arg-type]
         kept.forget()
         dataset_of("world")
         assert read == ["world", "world"]
     finally:
-        KEPT.reset(token)
+        PROCESS_CACHE.reset(token)
 
 
 @pytest.mark.parametrize(("refused", "status"), [(0, 200), (3, 200), (len(PAUSES_S) + 1, 503)])
@@ -72,6 +72,6 @@ def test_a_busy_server_is_asked_again_some_times(refused: int, status: int, monk
 
     monkeypatch.setattr("flows.running.http_retry.time.sleep", lambda seconds: None)
     monkeypatch.setattr(httpx.HTTPTransport, "handle_request", answer)
-    with httpx.Client(transport=Again()) as client:
+    with httpx.Client(transport=RetryOn503Transport()) as client:
         assert client.post("http://server/", json={"key": 1}).status_code == status
     assert asked == [b'{"key":1}'] * min(refused + 1, len(PAUSES_S) + 1)

@@ -16,7 +16,7 @@ from lks.results.shards import Answer
 from lks.results.store import Store
 from lks.statistics import clustered_error, interval
 from reports import render
-from reports.figures.data import Source
+from reports.figures.data import ReportData
 from reports.figures.methods import submetrics
 from reports.figures.style import applied
 from reports.page.summary import sentences
@@ -189,7 +189,7 @@ def test_kinds_of_portability_have_headings_in_tables_and_figures(results: Resul
     assert [column.heading for column in table.columns[4:]] == ["known", "all", "alias", "reverse", "two hop"] * 2
     assert "Two hop: a fact about the new answer." in table.caption and all(column.note for column in table.columns[6:9])
     with applied():
-        drawn = submetrics(Source(results, store))
+        drawn = submetrics(ReportData(results, store))
     titles = {axes.get_title(loc="left") for axes in drawn.figure.axes}  # type: ignore[union-attr]
     assert {"port.:\nalias", "port.:\nreverse", "port.:\ntwo hop"} <= titles
 

@@ -13,11 +13,11 @@ from baselines._locate_then_edit.corpus import texts
 from cli.app import app
 from lks.data.user_facts import line_of, read_facts, write_facts
 from lks.evaluation.scope_prompts import abilities, read_edits
-from lks.io.json_lines import Lines, lines_of
+from lks.io.json_lines import JsonLinesFile, lines_of
 from lks.io.lines import json_line, split_lines
 from lks.llm.judge_calibration import labelled_items
 from lks.prompts.files import write_lines
-from lks.prompts.filters import Prompt, read
+from lks.prompts.filters import WrittenPrompt, read
 from workbench.export import _subjects
 from workbench.serving.protocol import Completion, Refusal, understood
 
@@ -94,7 +94,7 @@ def test_every_other_file_of_lines_is_read_so_too(tmp_path: Path, monkeypatch: p
     assert read_edits(tmp_path / "edits.jsonl").names == ((odd,),)
     assert [item.item.question for item in labelled_items(tmp_path / "labels.jsonl")] == [odd]
     (tmp_path / "replies.jsonl").write_text(json.dumps({"key": "k", "reply": odd}, ensure_ascii=False) + "\n", encoding="utf-8")
-    assert Lines(tmp_path / "replies.jsonl").entries["k"]["reply"] == odd
+    assert JsonLinesFile(tmp_path / "replies.jsonl").entries["k"]["reply"] == odd
     (tmp_path / "corpus.txt").write_text(f"{odd}\nsecond\n", encoding="utf-8")
     assert list(texts(str(tmp_path / "corpus.txt"))) == [odd, "second"]
     for file, text in (
@@ -106,7 +106,7 @@ def test_every_other_file_of_lines_is_read_so_too(tmp_path: Path, monkeypatch: p
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text(f"{text}\n", encoding="utf-8")
     assert [{prompt.text for prompt in outside.prompts} for outside in abilities(tmp_path)] == [{odd}, {odd}, {f"{odd} so"}]
-    assert read("paraphrase", "Where is\u2028it?") == Prompt("Where is it?")
+    assert read("paraphrase", "Where is\u2028it?") == WrittenPrompt("Where is it?")
 
 
 def test_prompts_on_the_standard_input_end_at_newlines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from baselines._mend.network import LowRankMLP, MendNetwork, live, mlp_layers
-from baselines._mend.passes import Border, edited, gradients
-from baselines._mend.training import Trainer, change, measure
+from baselines._mend.passes import Border, gradients, with_factors
+from baselines._mend.training import MendTrainer, change, measure
 from baselines._meta_training import loop
-from baselines._meta_training.state import Batches, Training
+from baselines._meta_training.state import Batches, MetaTraining
 from baselines.mend import Mend, MendParams
 from lks.editing.editor import Editor
 from lks.editing.patch import WeightPatch
@@ -83,7 +83,7 @@ def test_a_group_of_rows_sees_its_own_edit_as_if_the_weights_were_changed(family
     encoded = lm.encode([e.prompt for e in EDITS], [e.target for e in EDITS])
     asked = lm.encode([p for e in EDITS for p in (e.training_paraphrases[0], EDITS[0].prompt)], [e.target for e in EDITS for _ in range(2)])
     rows = border.rows(asked)
-    with torch.no_grad(), edited(layers, change(network, gradients(border, layers, border.rows(encoded)), len(EDITS))):
+    with torch.no_grad(), with_factors(layers, change(network, gradients(border, layers, border.rows(encoded)), len(EDITS))):
         together = border.logits(rows)
     assert not any(layer.module._forward_hooks for layer in layers)
     editor = prepared(lm, PLAIN)
@@ -104,9 +104,9 @@ def test_an_edit_lowers_the_loss_on_its_target() -> None:
         assert F.cross_entropy(border.logits(rows), rows.label) < before - 0.01
 
 
-def trainer(lm: LM, params: MendParams, network: MendNetwork | None = None) -> Trainer:
+def trainer(lm: LM, params: MendParams, network: MendNetwork | None = None) -> MendTrainer:
     layers = mlp_layers(lm, (2, 3))
-    return Trainer(lm, layers, Border(lm, 2), network or Mend(params).network(layers), params, seed=0)
+    return MendTrainer(lm, layers, Border(lm, 2), network or Mend(params).network(layers), params, seed=0)
 
 
 def test_a_zero_step_costs_no_locality_and_a_real_one_does() -> None:
@@ -187,7 +187,7 @@ def test_training_keeps_the_best_validated_weights_and_stops_early() -> None:
         return next(values)
 
     optimiser = torch.optim.SGD(module.parameters(), lr=0.1)
-    training = Training(module, optimiser, Batches(1, 1, torch.Generator()), module.weight.sum, validation)
+    training = MetaTraining(module, optimiser, Batches(1, 1, torch.Generator()), module.weight.sum, validation)
     history = loop.fit(training, Settings())
     assert len(history) == 6 and history[3] == 1.0
     assert torch.equal(module.weight.detach(), seen[3]) and not torch.equal(seen[3], seen[5])
@@ -201,7 +201,7 @@ def test_learning_rates_stay_or_fall_to_zero() -> None:
         settings.max_steps, settings.decay = 4, decays
         optimiser = torch.optim.SGD(module.parameters(), lr=1.0)
         values = iter([3.0, 2.0, 1.0])
-        training = Training(module, optimiser, Batches(1, 1, torch.Generator()), module.weight.sum, lambda values=values: next(values))
+        training = MetaTraining(module, optimiser, Batches(1, 1, torch.Generator()), module.weight.sum, lambda values=values: next(values))
         loop.fit(training, settings)
         assert before - float(module.weight.detach()) == pytest.approx(moved, rel=1e-4)
 

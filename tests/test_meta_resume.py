@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from baselines._locate_then_edit import covariances
-from baselines._mend.passes import Rows
-from baselines._mend.training import Trainer
+from baselines._mend.passes import BorderRows
+from baselines._mend.training import MendTrainer
 from baselines._serac import counterfactual, scope_classifier
 from baselines.mend import Mend, MendParams
 from baselines.serac import Serac, SeracParams
 from lks.errors import StoreError
 from lks.io import cache
-from lks.io.checkpoint import Checkpoint, Clock
+from lks.io.checkpoint import Checkpoint, Stopwatch
 from tests import tiny
 
 MEND = MendParams(blocks=(-2, -1), rank=4, edit_lr=0.03, lr=1e-3, accumulate=3, max_steps=12, validation_interval=2, decay=True)
@@ -104,7 +104,7 @@ def test_a_finished_scope_classifier_is_not_trained_again(
 ) -> None:
     with pytest.raises(Killed):
         trained("serac", killed_at(0.5))
-    monkeypatch.setattr(scope_classifier.Trainer, "fit", None)
+    monkeypatch.setattr(scope_classifier.ScopeClassifierTrainer, "fit", None)
     assert equal(trained("serac"), undisturbed["serac"])
 
 
@@ -112,13 +112,13 @@ def test_the_steps_before_the_kill_are_not_made_again(folder: Path, monkeypatch:
     with pytest.raises(Killed):
         trained("serac", killed_at(0.2 + 0.8 * 7 / 8))
     losses: list[int] = []
-    original = counterfactual.Trainer._drawn
+    original = counterfactual.CounterfactualTrainer._drawn
 
-    def counted(self: counterfactual.Trainer, edits: list, answers: list) -> tuple[list[str], list[str], list[str]]:
+    def counted(self: counterfactual.CounterfactualTrainer, edits: list, answers: list) -> tuple[list[str], list[str], list[str]]:
         losses.extend([1] if answers else [])
         return original(self, edits, answers)
 
-    monkeypatch.setattr(counterfactual.Trainer, "_drawn", counted)
+    monkeypatch.setattr(counterfactual.CounterfactualTrainer, "_drawn", counted)
     trained("serac")
     assert len(losses) == 2  # killed in step 7 of 8, kept after step 6
 
@@ -162,14 +162,14 @@ def test_two_processes_that_want_the_same_come_to_the_same(locks: bool, folder: 
     if not locks:
         monkeypatch.setattr("fcntl.flock", refused)
     steps = folder.parent / "steps"
-    original = Trainer.loss
+    original = MendTrainer.loss
 
-    def counted(self: Trainer, *rows: Rows) -> Tensor:
+    def counted(self: MendTrainer, *rows: BorderRows) -> Tensor:
         with steps.open("a") as file:
             file.write("x")
         return original(self, *rows)
 
-    monkeypatch.setattr(Trainer, "loss", counted)
+    monkeypatch.setattr(MendTrainer, "loss", counted)
     results: multiprocessing.Queue[bytes] = multiprocessing.get_context("fork").Queue()
     processes = [child(ends_with, "mend", results) for _ in range(3)]
     ends = {results.get(timeout=120) for _ in processes}
@@ -263,7 +263,7 @@ def test_a_state_is_kept_as_often_as_its_cost_allows(tmp_path: Path, monkeypatch
         now[0] += 1.0
 
     monkeypatch.setattr("lks.io.checkpoint.write", slow)
-    kept = Checkpoint(tmp_path / "a.state", "", Clock(), every_s=30.0)
+    kept = Checkpoint(tmp_path / "a.state", "", Stopwatch(), every_s=30.0)
     assert kept.due(better=True) and not kept.due()
     now[0] = 30.0
     assert kept.due()

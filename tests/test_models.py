@@ -29,9 +29,9 @@ from lks.runs.cell import run
 from lks.runs.grid import Grid
 from reports.results import name_of
 from reports.tables.cell_rows import device_of
-from reports.tables.model import Column, Row, Table
+from reports.tables.model import Column, Table, TableRow
 from tests import tiny
-from workbench.scoring import Given
+from workbench.scoring import FixedPatchEditor
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ class Hand:
     how: str = "well"
 
 
-class Bare(Given):
+class Bare(FixedPatchEditor):
     """A method with neither presets nor a rule."""
 
     name: ClassVar[str] = "bare"
@@ -241,7 +241,7 @@ def test_a_method_is_called_by_its_registry_name() -> None:
     assert {name: method.registry_name() for name, method in methods().items()} == {name: name for name in methods()}
 
 
-class Unfit(Given):
+class Unfit(FixedPatchEditor):
     """A method that cannot edit the model."""
 
     error: ClassVar[Exception] = UserError("The model has no such layer. Use ft.")
@@ -270,11 +270,11 @@ def test_a_folder_that_cannot_be_used_still_ends_the_grid(one_cell: tuple[Cell, 
 def test_a_cell_on_an_untuned_gguf_model_says_so_in_every_table(file: Path, tmp_path: Path) -> None:
     changes = {"method": "ft", "max_epochs": 1}
     (cell,) = (c for c in cells_of(grid(models=[str(file)], methods=[changes])) if c.method == "ft")
-    outcome = run(cell, methods()["ft"], tmp_path, lambda stage, done: None, lks.runs.cell.Bench())
+    outcome = run(cell, methods()["ft"], tmp_path, lambda stage, done: None, lks.runs.cell.LoadedResources())
     assert outcome.status == "ok", outcome.reason
     assert outcome.provenance[PARAMETERS] == RULE and outcome.provenance["dtype"] == "float32"
     assert name_of(outcome) == f"{methods()['ft'].title} (rule, max_epochs=1)"
-    table = Table("t", "T", (Column("Method"),), (Row((name_of(outcome),)),), device=device_of(outcome))
+    table = Table("t", "T", (Column("Method"),), (TableRow((name_of(outcome),)),), device=device_of(outcome))
     assert RULE_NOTE in table.note and "dequantised from a GGUF file (mixed: F32" in table.note
 
 
@@ -286,9 +286,9 @@ def test_tables_mark_a_rule_and_a_chosen_format_and_nothing_else() -> None:
         plain, cell=replace(cell, model_revision="r", variant=(("ruler", "5"),)), provenance={"title": "FT-M", "device": "CPU", "dtype": "float32"}
     )
     assert (name_of(usual), device_of(usual)) == ("FT-M (ruler=5)", "CPU")
-    assert RULE_NOTE not in Table("t", "T", (Column("Method"),), (Row((name_of(usual),)),)).note
+    assert RULE_NOTE not in Table("t", "T", (Column("Method"),), (TableRow((name_of(usual),)),)).note
     ruled = replace(plain, provenance=plain.provenance | {PARAMETERS: RULE})
-    assert name_of(ruled) == "FT-M (rule)" and RULE_NOTE in Table("t", "T", (Column("Method"),), (Row((name_of(ruled),)),)).note
+    assert name_of(ruled) == "FT-M (rule)" and RULE_NOTE in Table("t", "T", (Column("Method"),), (TableRow((name_of(ruled),)),)).note
 
 
 # --- the commands ---------------------------------------------------------------------------------------------------------------------------
@@ -329,7 +329,7 @@ def test_a_gguf_file_is_edited_and_asked(file: Path, tmp_path: Path) -> None:
 
 
 def test_no_parameters_are_needed_of_the_unedited_model() -> None:
-    assert Given.for_model("any", "world", 1).params == NoParams()
+    assert FixedPatchEditor.for_model("any", "world", 1).params == NoParams()
 
 
 @pytest.mark.parametrize(("dtype", "joined"), [(torch.bfloat16, True), (torch.float32, False)])

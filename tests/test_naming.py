@@ -20,7 +20,7 @@ from lks.method.training_data import _rows, subjects_of
 from lks.models.lm import LM
 from lks.scope.exact import ExactScope
 from lks.scope.naming import loose_subjects, mentions, names_subject, put, spelt, why_unnamed
-from lks.scope.running_text import Reading, reading
+from lks.scope.running_text import CapitalsReading, reading
 from tests import real
 from workbench.patch_tools import joined, without_subjects
 
@@ -95,18 +95,18 @@ def test_what_is_no_word_of_its_own_is_no_mention(subject: str, text: str) -> No
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ("Die Hauptstadt von Frankreich ist", Reading.FOREIGN),
-        ("Who played Juan de la Cruz in the film?", Reading.ENGLISH),
-        ("El Paso County is located in", Reading.ENGLISH),
-        ("Rio de Janeiro doesn't have", Reading.ENGLISH),
-        ("Die Hard was directed by", Reading.ENGLISH),
-        ("Where Does Mara Kel Work?", Reading.TITLE),
-        ("Where does Mara Kel Work?", Reading.ENGLISH),
-        ("US Navy", Reading.ENGLISH),
-        ("", Reading.ENGLISH),
+        ("Die Hauptstadt von Frankreich ist", CapitalsReading.FOREIGN),
+        ("Who played Juan de la Cruz in the film?", CapitalsReading.ENGLISH),
+        ("El Paso County is located in", CapitalsReading.ENGLISH),
+        ("Rio de Janeiro doesn't have", CapitalsReading.ENGLISH),
+        ("Die Hard was directed by", CapitalsReading.ENGLISH),
+        ("Where Does Mara Kel Work?", CapitalsReading.TITLE),
+        ("Where does Mara Kel Work?", CapitalsReading.ENGLISH),
+        ("US Navy", CapitalsReading.ENGLISH),
+        ("", CapitalsReading.ENGLISH),
     ],
 )
-def test_readings(text: str, kind: Reading) -> None:
+def test_readings(text: str, kind: CapitalsReading) -> None:
     assert reading(text) is kind
 
 

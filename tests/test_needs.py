@@ -6,12 +6,12 @@ from transformers import LlamaConfig, MistralConfig
 
 import lks.models.memory
 from lks.errors import UserError
-from lks.method.memory_estimate import Load, Needs, Shape, check, needs
+from lks.method.memory_estimate import Load, ModelShape, Needs, check, needs
 from lks.method.params import LKSParams
-from lks.method.trainer import Trainer
+from lks.method.trainer import LKSTrainer
 from lks.method.training_data import prepare, stated
 from lks.models.frozen_prefix import states
-from lks.models.memory import empty, gibibytes
+from lks.models.memory import allocate, gibibytes
 from tests import tiny
 
 PARAMS = LKSParams(block=1, batch_size=4)
@@ -31,7 +31,7 @@ def test_what_is_kept_has_the_stated_size(family: str, top: int) -> None:
 @pytest.mark.parametrize("family", tiny.MODELS)
 def test_a_step_keeps_about_what_was_stated(family: str) -> None:
     lm = tiny.lm(family)
-    trainer = Trainer(lm, prepare(lm, tiny.edits(4), PARAMS), PARAMS, 0)
+    trainer = LKSTrainer(lm, prepare(lm, tiny.edits(4), PARAMS), PARAMS, 0)
     weights = {p.untyped_storage().data_ptr() for p in lm.model.parameters()}
     saved: dict[int, int] = {}
 
@@ -56,7 +56,7 @@ def test_ten_thousand_edits_of_a_7b_model_fit_80_gb_without_kept_keys_and_values
     """Four rows of 20 tokens an edit, as the paper's data has; keys and values are made anew where they do not fit."""
     config, parameters, block = SEVEN_B[family]
     load = Load(tokens=800_000, before=400_000, locality_positions=60_000, step_tokens=32 * 4 * 13, step_positions=32 * 4 * 3)
-    wanted = needs(Shape.of(config, parameters, 2), load, block, reference_top=256)
+    wanted = needs(ModelShape.of(config, parameters, 2), load, block, reference_top=256)
     assert wanted.states == pytest.approx(6.5e9, rel=0.02)
     assert wanted.total - wanted.keys_values < 80e9 / 2
 
@@ -69,15 +69,15 @@ def test_a_step_that_cannot_fit_is_refused_with_advice(monkeypatch: pytest.Monke
 
 def test_what_does_not_fit_goes_to_a_file_and_works_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = tiny.lm("llama")
-    kept = Trainer(lm, prepare(lm, tiny.edits(3), PARAMS), PARAMS, 0)
+    kept = LKSTrainer(lm, prepare(lm, tiny.edits(3), PARAMS), PARAMS, 0)
     monkeypatch.setattr("lks.models.memory.free_bytes", lambda device: 0)
     monkeypatch.setattr("lks.method.training_data.fits", lambda upper, starts: False)
-    spilled = Trainer(lm, prepare(lm, tiny.edits(3), PARAMS), PARAMS, 0)
+    spilled = LKSTrainer(lm, prepare(lm, tiny.edits(3), PARAMS), PARAMS, 0)
     assert not list(lks.models.memory.lks.io.cache.folder().glob("*.states"))  # nameless: nothing is left behind
     chosen = {part: [r for own in rows for r in own] for part, rows in kept.material.owned.items()}
     assert spilled.loss(chosen).item() == pytest.approx(kept.loss(chosen).item(), rel=1e-5)
     assert torch.equal(spilled.material.cached.flat, states(lm, 1, spilled.material.ids).flat)
-    assert empty((3, 2), torch.bfloat16, torch.device("cpu")).shape == (3, 2)
+    assert allocate((3, 2), torch.bfloat16, torch.device("cpu")).shape == (3, 2)
 
 
 def test_sizes_for_people() -> None:

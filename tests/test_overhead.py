@@ -18,7 +18,7 @@ from lks.editing.patch import NoPatch
 from lks.edits import make_case
 from lks.evaluation import profiling, stages
 from lks.models.lm import LM
-from lks.results.cells import Cell, Extras
+from lks.results.cells import Cell, Measurements
 from lks.results.rows import Timing
 from lks.results.shards import read_outcome, read_rows
 from lks.results.store import Store
@@ -28,9 +28,9 @@ from lks.runs.plan import plan
 from tests import tiny
 from tests.test_cell import TinyBench
 from tests.test_stages import CASES, CELL, SPARE, Counted, files, quiet
-from workbench.patch_folder import Edited, write
+from workbench.patch_folder import SavedEdits, write
 
-ASKED = Extras(overhead=True)
+ASKED = Measurements(overhead=True)
 
 
 class Clock:
@@ -129,7 +129,7 @@ def test_answers_are_stored_before_it_is_measured(failure: type[BaseException], 
             assert failure is KeyboardInterrupt
     before, stored = files(tmp_path), read_outcome(tmp_path, CELL.id)
     assert stored.status == "ok" and {"answers", "passages"} == stored.written == set(before)
-    again = run(CELL, Counted, tmp_path, quiet, bench, Extras(overhead=True, retry_failed=True))
+    again = run(CELL, Counted, tmp_path, quiet, bench, Measurements(overhead=True, retry_failed=True))
     assert Counted.calls == 2 and not again.failed, "nothing is edited again"
     after = files(tmp_path)
     assert set(after) == {"answers", "passages", "overhead"} and {name: after[name] for name in before} == before
@@ -142,7 +142,7 @@ def test_asking_for_it_leaves_the_cells_what_they_are(tmp_path: Path) -> None:
     ids = [[c.id for c in plan(grid, methods=known, revision_of_model=str, dataset_of=lambda _: ("", 9), only={})] for grid in (plain, asking)]
     assert ids[0] == ids[1]
     assert not plain.extras.overhead and asking.extras.overhead
-    assert [parameters_of(CELL, extras, tmp_path)["overhead"] for extras in (Extras(), ASKED)] == [False, True]
+    assert [parameters_of(CELL, extras, tmp_path)["overhead"] for extras in (Measurements(), ASKED)] == [False, True]
 
 
 def test_a_grid_that_asks_for_it_has_stored_cells_completed(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_question_that_is_its_own_subject_can_be_timed(tmp_path: Path) -> None
 def test_a_command_says_what_it_costs_and_what_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LM, "load", lambda *_: tiny.lm("llama"))
     (tmp_path / "facts.csv").write_text("subject,prompt,target\nAda Lovelace,Ada Lovelace was born in,Rome\n")
-    write(tmp_path / "patch", Edited(NoPatch(), None, None))
+    write(tmp_path / "patch", SavedEdits(NoPatch(), None, None))
     words = [
         "eval",
         "--model",

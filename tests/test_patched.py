@@ -18,7 +18,7 @@ from lks.errors import UserError
 from lks.method.replacer import KnowledgeBlockPatch
 from lks.models.frozen_prefix import states
 from lks.models.lm import LM
-from lks.models.prefill import Pass, watched
+from lks.models.prefill import Pass, track_prefill
 from tests import tiny
 
 NEW = 6
@@ -152,27 +152,27 @@ def test_candidates_of_assisted_generation_are_no_prompt(lm: LM) -> None:
     """The first pass holds guessed tokens behind the prompt; what is decided is decided on the prompt alone."""
     prompt, name = (lm.encode([text], [""])[0].ids for text in ("The birthplace of", f"The birthplace of {PEOPLE[0]}"))
     given = torch.tensor([name + prompt])  # what stands behind the first words before, a name, is proposed again
-    with lks.patched(lm.model, lm.tokenizer, knowledge_blocks(lm)) as edited, watched(lm) as prefills:
+    with lks.patched(lm.model, lm.tokenizer, knowledge_blocks(lm)) as edited, track_prefill(lm) as prefills:
         seen: list[Pass | None] = []
         handle = lm.block(0).register_forward_hook(lambda *_: seen.append(prefills.now))
         made = edited.generate(input_ids=given, attention_mask=torch.ones_like(given), **GREEDY, prompt_lookup_num_tokens=3)
         handle.remove()
         assert made[0, given.shape[1] :].tolist()[:NEW] == plain_loop(edited, given, given.shape[1])
     first = seen[0]
-    assert first is not None and first.fresh and first.ids.shape[1] > given.shape[1]
+    assert first is not None and first.is_prefill and first.ids.shape[1] > given.shape[1]
     assert first.prompt[0].tolist() == [column < given.shape[1] for column in range(first.ids.shape[1])]
 
 
 def test_beams_that_change_places_are_the_same_prompt(lm: LM) -> None:
     given = batch(lm)
-    with watched(lm) as prefills:
+    with track_prefill(lm) as prefills:
         seen: list[Pass | None] = []
         handle = lm.block(0).register_forward_hook(lambda *_: seen.append(prefills.now))
         lm.model.generate(**given, **GREEDY, num_beams=4, use_cache=False)
         handle.remove()
     rows = [p.ids for p in seen if p is not None]
     assert any(not torch.equal(before, after[:, :-1]) for before, after in pairwise(rows))  # they did
-    assert [p.fresh for p in seen if p is not None] == [True] + [False] * (NEW - 1)
+    assert [p.is_prefill for p in seen if p is not None] == [True] + [False] * (NEW - 1)
 
 
 def test_streaming(lm: LM, edited: PreTrainedModel, expected: list[list[int]]) -> None:

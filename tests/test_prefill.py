@@ -8,7 +8,7 @@ import torch
 
 from lks.editing.context_patch import ContextPatch
 from lks.models.lm import LM
-from lks.models.prefill import Pass, watched
+from lks.models.prefill import Pass, track_prefill
 from tests import tiny
 
 
@@ -99,21 +99,21 @@ def test_passes_are_told_apart_and_decisions_ride_on_the_cache() -> None:
     lm = tiny.lm("llama")
     seen: list[Pass] = []
     ids, mask = lm.pad(ids_of(lm, PROMPTS), "left")
-    with watched(lm) as prefills:
+    with track_prefill(lm) as prefills:
 
         def look(*_: object) -> None:
             assert prefills.now is not None
-            if prefills.now.fresh:
-                prefills.now.carried["row"] = torch.arange(len(prefills.now.ids))
+            if prefills.now.is_prefill:
+                prefills.now.row_state["row"] = torch.arange(len(prefills.now.ids))
             seen.append(prefills.now)
 
         handle = lm.block(0).register_forward_hook(look)
         lm.model.generate(ids, attention_mask=mask, max_new_tokens=3, min_new_tokens=3, do_sample=False, pad_token_id=0)
         lm.model.generate(ids, attention_mask=mask, max_new_tokens=3, min_new_tokens=3, do_sample=False, pad_token_id=0, use_cache=False)
         handle.remove()
-    assert [p.fresh for p in seen] == [True, False, False, True, False, False]
+    assert [p.is_prefill for p in seen] == [True, False, False, True, False, False]
     assert [p.ends is None for p in seen] == [False, True, True, False, False, False]
-    assert all(p.carried["row"].tolist() == [0, 1, 2] for p in seen)
+    assert all(p.row_state["row"].tolist() == [0, 1, 2] for p in seen)
     assert all(torch.equal(p.prompt[:, : mask.shape[1]], mask.bool()) and not p.prompt[:, mask.shape[1] :].any() for p in seen[3:])
     assert not lm.decoder._forward_hooks and not lm.decoder._forward_pre_hooks
 
@@ -122,10 +122,10 @@ def test_passes_are_told_apart_and_decisions_ride_on_the_cache() -> None:
 def test_a_prompt_that_fills_a_cache_is_one_even_where_it_goes_on_from_the_last(family: str) -> None:
     lm = tiny.lm(family)
     ids = torch.tensor([[5, 6, 7]])
-    with watched(lm) as prefills:
+    with track_prefill(lm) as prefills:
         seen: list[Pass | None] = []
         handle = lm.block(0).register_forward_hook(lambda *_: seen.append(prefills.now))
         for prompt, cached in ((ids[:, :2], True), (ids, True), (ids[:, :2], False), (ids, False)):
             lm.model(input_ids=prompt, use_cache=cached)
         handle.remove()
-    assert [p.fresh for p in seen if p is not None] == [True, True, True, False]
+    assert [p.is_prefill for p in seen if p is not None] == [True, True, True, False]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lks.models.frozen_prefix import Upper, batches, states
+from lks.models.frozen_prefix import UpperBlocks, batches, states
 from lks.models.frozen_suffix import Suffix
 from tests import tiny
 
@@ -17,7 +17,7 @@ def test_upper_on_cached_states_equals_the_full_model(family: str, block: int) -
     rows = [e.ids for e in lm.encode(PROMPTS, ["Lisbon", "New Port", "Oslo"])]
     cached = states(lm, block, rows, batch_tokens=32)
     hidden, mask = cached.rows(torch.arange(3))
-    upper = Upper(lm, block)
+    upper = UpperBlocks(lm, block)
     ids, full_mask = lm.pad(rows)
     assert torch.equal(mask, full_mask)
     with torch.no_grad():
@@ -37,7 +37,7 @@ def test_gradients_equal_those_through_the_full_model(family: str) -> None:
     hidden, mask = states(lm, block, [row]).rows(torch.tensor([0]))
     hidden = hidden.clone()
     hidden[0, position] = ours
-    upper = Upper(lm, block)
+    upper = UpperBlocks(lm, block)
     upper.logits(upper(hidden, mask)[0])[-2, row[-1]].backward()
 
     theirs = new.clone().requires_grad_()
@@ -59,7 +59,7 @@ def test_the_original_model_is_not_touched() -> None:
     lm = tiny.lm("llama")
     before = [id(b) for b in lm.blocks], id(lm.decoder.norm)
     states(lm, 1, [[1, 2, 3]])
-    Upper(lm, 1)
+    UpperBlocks(lm, 1)
     assert ([id(b) for b in lm.blocks], id(lm.decoder.norm)) == before
     assert lm.model.config.num_hidden_layers == 4
 
@@ -91,7 +91,7 @@ def test_the_ends_of_rows_alone_give_what_whole_rows_give(family: str, block: in
     whole, mask = cached.rows(index)
     whole = whole.clone()
     whole[index, starts] += change
-    upper = Upper(lm, block)
+    upper = UpperBlocks(lm, block)
     with torch.no_grad():
         expected = upper(whole, mask)
         suffix = Suffix(upper, cached, index, starts)

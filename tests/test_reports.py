@@ -13,7 +13,7 @@ from lks.errors import StoreError
 from lks.results.cells import IMMEDIATE, Cell, Costs, Outcome
 from lks.results.shards import Answer, write_answers
 from lks.results.store import Store
-from reports import Report, render
+from reports import RenderedReport, render
 from reports.tables.formats import FORMS
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -80,7 +80,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def report(results: Path) -> Report:
+def report(results: Path) -> RenderedReport:
     return render(results)
 
 
@@ -88,11 +88,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_absent_cells_say_why_on_the_page(report: Report) -> None:
+def test_absent_cells_say_why_on_the_page(report: RenderedReport) -> None:
     assert "loss is NaN at step 12 &lt;draw 0&gt;" in report.page.read_text()
 
 
-def test_the_same_store_gives_the_same_bytes(results: Path, report: Report) -> None:
+def test_the_same_store_gives_the_same_bytes(results: Path, report: RenderedReport) -> None:
     before = contents(report.folder)
     assert set(before) == {"index.html", *report.files}
     (results / "lks.duckdb").unlink()
@@ -102,7 +102,7 @@ def test_the_same_store_gives_the_same_bytes(results: Path, report: Report) -> N
 
 
 @pytest.mark.parametrize("width", [100, 120])
-def test_the_terminal_table_fits(report: Report, width: int) -> None:
+def test_the_terminal_table_fits(report: RenderedReport, width: int) -> None:
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(report.terminal)
     text = console.export_text()
@@ -112,7 +112,7 @@ def test_the_terminal_table_fits(report: Report, width: int) -> None:
     assert "diverged" in text and "oom" in text
 
 
-def test_what_is_kept_is_told_in_terminal_page_and_csv(report: Report) -> None:
+def test_what_is_kept_is_told_in_terminal_page_and_csv(report: RenderedReport) -> None:
     # GRACE, generated answers: 3 of 4 edits right at once, 2 at the end; Bob alone has lost, so the mean is 25 and the spread
     # sqrt(0.75^2 + 3 * 0.25^2) / 4 = 0.2165, times t of 3 degrees of freedom = 68.9 (3.18; the series is 0.1 % low).
     console = Console(width=120, record=True, file=io.StringIO())
@@ -125,7 +125,7 @@ def test_what_is_kept_is_told_in_terminal_page_and_csv(report: Report) -> None:
     assert ",100.0000,50.0000,50.0000,79." in row
 
 
-def test_development_cells_are_never_among_the_results(report: Report) -> None:
+def test_development_cells_are_never_among_the_results(report: RenderedReport) -> None:
     for name in ("tables/table1.csv", "tables/table1.md", "tables/table1.tex", "data/results.csv"):
         assert "0.125" not in (report.folder / name).read_text()
     assert {name for name in report.files if "development" in name} == {*(f"tables/development.{form}" for form in FORMS), "data/development.csv"}
@@ -194,10 +194,10 @@ def test_a_published_folder_has_numbers_figures_and_what_is_missing(results: Pat
 
 def test_parts_of_a_table_with_published_values_alone_are_not_published() -> None:
     from reports.publish import measured
-    from reports.tables.model import Column, Row, Table, Value
+    from reports.tables.model import Column, Table, TableRow, Value
 
-    absent = Row(("LKS", Value(why="not run", published=97.4)), "llama-2-7b-chat, not run here")
-    run, failed = Row(("LKS", Value(50.0)), "micro-llama"), Row(("FT-M", Value(why="diverged")), "micro-llama")
+    absent = TableRow(("LKS", Value(why="not run", published=97.4)), "llama-2-7b-chat, not run here")
+    run, failed = TableRow(("LKS", Value(50.0)), "micro-llama"), TableRow(("FT-M", Value(why="diverged")), "micro-llama")
     table = Table("table1", "Table 1", (Column("Method"), Column("Rel")), (absent, run, failed))
     assert measured(table).rows == (run, failed)
     assert measured(Table("table1", "Table 1", table.columns, (absent,))).rows == ()

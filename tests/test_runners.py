@@ -18,17 +18,17 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 
 import flows.running.slots
-from flows.running.base import MEND, Queue, dropped, settled
-from flows.running.cell_runner import beat_of, beating, claimed
+from flows.running.base import NEEDS_USER, Queue, lost_outcome, release_dependents
+from flows.running.cell_runner import cell_lock, heartbeat, heartbeat_file
 from flows.running.planning import only_writer
 from flows.running.pool import PoolRunner
 from flows.running.pool_client import Runs
 from flows.running.slot_child import lock_of
 from flows.running.slots import SlotsRunner
-from flows.running.time_estimate import Clock
+from flows.running.time_estimate import DurationEstimator
 from flows.settings import Settings
 from lks.errors import StoreError, UserError
-from lks.results.cells import Cell, Costs, Extras, Outcome
+from lks.results.cells import Cell, Costs, Measurements, Outcome
 from lks.results.shards import write_outcome
 from lks.results.store import Store
 
@@ -57,82 +57,85 @@ def alive(process: int) -> bool:
 
 class TestQueue:
     def test_the_unedited_model_comes_first(self):
-        queue = Queue([cell("ft"), cell("lks"), cell("none")], Clock([]))
-        first = queue.take()
+        queue = Queue([cell("ft"), cell("lks"), cell("none")], DurationEstimator([]))
+        first = queue.pop()
         assert first == cell("none")
-        assert queue.take() is None
+        assert queue.pop() is None
         queue.finish(first)
-        assert {queue.take(), queue.take()} == {cell("ft"), cell("lks")}
+        assert {queue.pop(), queue.pop()} == {cell("ft"), cell("lks")}
 
     def test_a_cell_waits_only_for_its_own_cases(self):
-        queue = Queue(tiny(most=2), Clock([]))
-        assert queue.take() == cell("none", 2)
+        queue = Queue(tiny(most=2), DurationEstimator([]))
+        assert queue.pop() == cell("none", 2)
         queue.finish(cell("none", 2))
-        assert queue.take() == cell("none", 1)
-        assert queue.take() == cell("ft", 2)
-        assert queue.take() is None
+        assert queue.pop() == cell("none", 1)
+        assert queue.pop() == cell("ft", 2)
+        assert queue.pop() is None
 
     def test_a_stored_unedited_cell_is_not_waited_for(self):
-        assert Queue([cell("ft")], Clock([])).take() == cell("ft")
+        assert Queue([cell("ft")], DurationEstimator([])).pop() == cell("ft")
 
     def test_scope_cells_wait_for_nothing(self):
         scope = replace(cell("ft"), measure="scope")
-        queue = Queue([cell("none"), scope], Clock([]))
-        assert {queue.take(), queue.take()} == {cell("none"), scope}
+        queue = Queue([cell("none"), scope], DurationEstimator([]))
+        assert {queue.pop(), queue.pop()} == {cell("none"), scope}
 
     @pytest.mark.parametrize("status", ["lost", "error"])
     def test_what_waits_for_a_cell_that_came_to_nothing_is_not_run_without_it(self, tmp_path, status):
-        queue = Queue([cell("none"), cell("ft"), cell("ft", 2)], Clock([]))
-        assert {queue.take(), queue.take()} == {cell("none"), cell("ft", 2)}
-        nothing = dropped(tmp_path, cell("none"), Extras(), (status, "signal 9"))
-        assert [(o.cell, o.status) for o in settled(queue, nothing, tmp_path, Extras())] == [(cell("none"), status), (cell("ft"), "lost")]
-        assert queue.take() is None
+        queue = Queue([cell("none"), cell("ft"), cell("ft", 2)], DurationEstimator([]))
+        assert {queue.pop(), queue.pop()} == {cell("none"), cell("ft", 2)}
+        nothing = lost_outcome(tmp_path, cell("none"), Measurements(), (status, "signal 9"))
+        assert [(o.cell, o.status) for o in release_dependents(queue, nothing, tmp_path, Measurements())] == [
+            (cell("none"), status),
+            (cell("ft"), "lost"),
+        ]
+        assert queue.pop() is None
 
     def test_the_longest_come_first_and_the_unknown_before_them(self):
         known = [Outcome(cell(method, model="other"), "ok", "", (), Costs(edit_s=took), {}) for method, took in (("ft", 1), ("lks", 9))]
-        queue = Queue([cell("ft"), cell("lks"), cell("rome"), cell("rome", 5)], Clock(known))
-        assert [queue.take() for _ in range(4)] == [cell("rome", 5), cell("rome"), cell("lks"), cell("ft")]
+        queue = Queue([cell("ft"), cell("lks"), cell("rome"), cell("rome", 5)], DurationEstimator(known))
+        assert [queue.pop() for _ in range(4)] == [cell("rome", 5), cell("rome"), cell("lks"), cell("ft")]
 
     def test_takers_keep_their_model_and_else_take_one_that_nobody_has(self):
-        queue = Queue([cell("a", model="x"), cell("b", model="x"), cell("a", model="y"), cell("b", model="y")], Clock([]))
-        first, second = queue.take(), queue.take()
+        queue = Queue([cell("a", model="x"), cell("b", model="x"), cell("a", model="y"), cell("b", model="y")], DurationEstimator([]))
+        first, second = queue.pop(), queue.pop()
         assert {first.model, second.model} == {"x", "y"}
-        assert queue.take(second.model).model == second.model
-        assert queue.take(second.model).model == first.model
-        assert queue.take() is None
+        assert queue.pop(second.model).model == second.model
+        assert queue.pop(second.model).model == first.model
+        assert queue.pop() is None
 
     def test_a_cell_that_is_given_back_comes_next(self):
-        queue = Queue([cell("none"), cell("none", 2)], Clock([]))
-        queue.give_back(first := queue.take())
-        assert queue.take() == first
+        queue = Queue([cell("none"), cell("none", 2)], DurationEstimator([]))
+        queue.requeue(first := queue.pop())
+        assert queue.pop() == first
 
     def test_it_stays_fast_with_many_cells(self):
         cells = [cell("none" if n % 2 else "ft", n) for n in range(5000)]
-        queue, since = Queue(cells, Clock([])), time.process_time()
+        queue, since = Queue(cells, DurationEstimator([])), time.process_time()
         for _ in cells:
-            queue.finish(queue.take())
+            queue.finish(queue.pop())
         assert time.process_time() - since < 5
 
 
 class TestDropped:
     def test_nothing_is_left_of_a_new_cell(self, tmp_path):
-        lost = dropped(tmp_path, cell("ft"), Extras(), ("lost", "signal 9"))
+        lost = lost_outcome(tmp_path, cell("ft"), Measurements(), ("lost", "signal 9"))
         assert (lost.status, lost.reason, lost.shards) == ("lost", "signal 9", ())
 
     def test_a_stored_cell_keeps_what_it_had(self, tmp_path):
         shards = tuple(f"cells/{cell('ft').id}/{stage}.parquet" for stage in ("answers", "passages"))
         stored = Outcome(cell("ft"), "ok", "", shards, Costs(edit_s=3.0), {"title": "FT"})
         write_outcome(tmp_path, stored)
-        wanted = Extras(fluency=True, gates=True)
-        late = dropped(tmp_path, cell("ft"), wanted, ("timeout", "too long"), "generations")
+        wanted = Measurements(fluency=True, gates=True)
+        late = lost_outcome(tmp_path, cell("ft"), wanted, ("timeout", "too long"), "generations")
         assert late == replace(stored, failed={"generations": "timeout: too long"})
         assert "generations" in late.stages and "decisions" not in late.stages
-        lost = dropped(tmp_path, cell("ft"), wanted, ("lost", "signal 9"), "generations")
+        lost = lost_outcome(tmp_path, cell("ft"), wanted, ("lost", "signal 9"), "generations")
         assert lost.failed == {"generations": "error: signal 9"} and "generations" not in lost.stages
 
 
 def run_slots(results: Path, cells: list[Cell], notes: Notes | None = None) -> dict[str, Outcome]:
-    return {outcome.cell.label: outcome for outcome in SlotsRunner(results, notes or Notes(), Clock([])).run(cells, Extras())}
+    return {outcome.cell.label: outcome for outcome in SlotsRunner(results, notes or Notes(), DurationEstimator([])).run(cells, Measurements())}
 
 
 @pytest.fixture
@@ -202,7 +205,7 @@ class TestSlots:
 
     def test_a_closed_run_leaves_no_child(self, slots, tmp_path):
         slots.setenv("FAKE_HANG", "ft")
-        running = SlotsRunner(tmp_path, Notes(), Clock([])).run(tiny(), Extras())
+        running = SlotsRunner(tmp_path, Notes(), DurationEstimator([])).run(tiny(), Measurements())
         next(running)
         running.close()
         assert not any(alive(process) for _, process, _ in fakes.noted(tmp_path, "start"))
@@ -210,7 +213,7 @@ class TestSlots:
     def test_children_see_one_gpu_each(self, slots, tmp_path):
         slots.delenv("LKS_SLOTS")
         slots.setattr(flows.running.slots, "devices", lambda: ["3", "5"])
-        made = SlotsRunner(tmp_path, Notes(), Clock([]))._slots(9)
+        made = SlotsRunner(tmp_path, Notes(), DurationEstimator([]))._slots(9)
         assert [slot._environment["CUDA_VISIBLE_DEVICES"] for slot in made] == ["3", "5"]
 
 
@@ -222,7 +225,7 @@ def test_named_gpus_are_used(monkeypatch):
 
 
 def run_pool(server: Server, cells: list[Cell], notes: Notes | None = None) -> dict[str, Outcome]:
-    running = PoolRunner(server.results, notes or Notes(), Clock([]), server).run(cells, Extras())
+    running = PoolRunner(server.results, notes or Notes(), DurationEstimator([]), server).run(cells, Measurements())
     return {outcome.cell.label: outcome for outcome in running}
 
 
@@ -280,7 +283,7 @@ class TestPool:
         hurry.setenv("LKS_CELL_TIMEOUT_S", "1.5")
         hurry.setattr("flows.running.cell_runner.BEAT_EVERY_S", 0.05)
         server = Server(tmp_path, ft=["silent"])
-        with beating(tmp_path, cell("ft").id):
+        with heartbeat(tmp_path, cell("ft").id):
             late = run_pool(server, tiny(most=1))["ft | m | world | T=1"]
         assert (late.status, late.reason) == ("timeout", "not finished within 1.5 s")
         assert len(server.runs) == 2, "a run that beats was started again"
@@ -289,7 +292,7 @@ class TestPool:
     def test_a_workers_clock_may_be_off_by_years(self, off, hurry, tmp_path):
         hurry.setenv("LKS_BEAT_S", "0.3")
         hurry.setenv("LKS_CELL_TIMEOUT_S", "1.5")
-        beat, over = beat_of(tmp_path, cell("ft").id), threading.Event()
+        beat, over = heartbeat_file(tmp_path, cell("ft").id), threading.Event()
         beat.parent.mkdir(parents=True)
         beat.touch()
 
@@ -317,22 +320,22 @@ class TestPool:
         assert run_pool(Server(tmp_path, ft=["Crashed"]), tiny(most=1))["ft | m | world | T=1"].status == "ok"
 
     def test_what_must_be_mended_ends_the_grid_and_the_runs(self, hurry, tmp_path):
-        server = Server(tmp_path, none=[MEND], lks=["silent"])
+        server = Server(tmp_path, none=[NEEDS_USER], lks=["silent"])
         with pytest.raises(UserError, match="process died"):
             run_pool(server, [*tiny(most=1), replace(cell("lks"), measure="scope")])
         assert all(run.state.is_final() or run.state.type == StateType.CANCELLING for run in server.runs.values())
 
     def test_a_folder_that_is_not_shared_is_told(self, hurry, tmp_path):
         server = Server(tmp_path / "elsewhere")
-        (lost,) = PoolRunner(tmp_path / "here", Notes(), Clock([]), server).run([cell("none")], Extras())
+        (lost,) = PoolRunner(tmp_path / "here", Notes(), DurationEstimator([]), server).run([cell("none")], Measurements())
         assert lost.status == "lost" and "do all machines have this folder, or LKS_SHARE?" in lost.reason
 
     def test_runs_in_flight_are_taken_on(self, hurry, tmp_path):
         server, cells = Server(tmp_path), tiny(most=2)
         earlier = Runs(server, tmp_path, 0)
-        earlier.submit(cells[0], Extras(), "an earlier grid's", 1)
-        earlier.submit(cells[2], Extras(fluency=True), "with other extras", 1)
-        Runs(server, tmp_path / "other", 0).submit(cells[1], Extras(), "of another folder", 1)
+        earlier.submit(cells[0], Measurements(), "an earlier grid's", 1)
+        earlier.submit(cells[2], Measurements(fluency=True), "with other extras", 1)
+        Runs(server, tmp_path / "other", 0).submit(cells[1], Measurements(), "of another folder", 1)
         assert len(run_pool(server, cells)) == 4
         assert len(server.runs) == 3 + 3
         assert [run.name for key, run in server.runs.items() if key == "an earlier grid's" and run.state.is_completed()] == [cells[0].label]
@@ -340,7 +343,7 @@ class TestPool:
     def test_an_absent_server_is_waited_for(self, hurry, tmp_path):
         hurry.setattr("time.sleep", lambda seconds: None)
         server = Server(tmp_path)
-        running = PoolRunner(tmp_path, Notes(), Clock([]), server).run(tiny(), Extras())
+        running = PoolRunner(tmp_path, Notes(), DurationEstimator([]), server).run(tiny(), Measurements())
         first = next(running)
         server.away = 20
         assert len([first, *running]) == 6 and len(server.runs) == 6
@@ -422,16 +425,16 @@ def test_a_grid_on_a_work_pool(tmp_path, monkeypatch, prefect_server):
 class TestClaims:
     def test_a_second_run_waits_for_the_first(self, tmp_path):
         code = (
-            "from flows.running.cell_runner import claimed; from pathlib import Path\n"
-            f"with claimed(Path({str(tmp_path)!r}), 'c'): print('in', flush=True)"
+            "from flows.running.cell_runner import cell_lock; from pathlib import Path\n"
+            f"with cell_lock(Path({str(tmp_path)!r}), 'c'): print('in', flush=True)"
         )
-        with claimed(tmp_path, "c"):
-            until("the first beat", beat_of(tmp_path, "c").exists)
+        with cell_lock(tmp_path, "c"):
+            until("the first beat", heartbeat_file(tmp_path, "c").exists)
             second = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE)
             with pytest.raises(subprocess.TimeoutExpired):
                 second.wait(3)
         assert second.communicate(timeout=60)[0] == b"in\n"
-        assert not beat_of(tmp_path, "c").exists()
+        assert not heartbeat_file(tmp_path, "c").exists()
 
     def test_a_holder_without_a_beat_is_not_waited_for(self, tmp_path, monkeypatch):
         monkeypatch.setattr("flows.running.cell_runner.BEAT_EVERY_S", 0.1)
@@ -441,7 +444,7 @@ class TestClaims:
         with (tmp_path / "runs" / "c" / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             since = time.monotonic()
-            with claimed(tmp_path, "c"):
+            with cell_lock(tmp_path, "c"):
                 assert 0.3 <= time.monotonic() - since < 5
 
 

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from cli.app import app
 from lks.errors import DataError, TooManyEdits, UserError
-from lks.evaluation.scope_benchmark import Row, cases, check
-from lks.evaluation.scope_prompts import EditSet, Outside, Prompt, abilities, carrier, is_genuine, read_edits, split
+from lks.evaluation.scope_benchmark import ScopeBenchmarkRow, cases, check
+from lks.evaluation.scope_prompts import EditSet, Outside, ScopePrompt, abilities, carrier, is_genuine, read_edits, split
 from lks.scope.exact import Mention, ScopeKind
 from lks.scope.misspellings import FORMS, Form, made_names, one_typo, written
 
@@ -73,7 +73,7 @@ def test_every_subject_is_asked_for_once_in_each_form_where_it_is_put() -> None:
 )
 def test_what_a_genuine_mention_is(text: str, subject: str, mention: str, names: list[str], genuine: bool) -> None:
     start = text.index(mention)
-    assert is_genuine(Prompt(text, subject), Mention(0, start, start + len(mention)), names) is genuine
+    assert is_genuine(ScopePrompt(text, subject), Mention(0, start, start + len(mention)), names) is genuine
 
 
 def test_carriers_have_one_whole_mention() -> None:
@@ -83,9 +83,9 @@ def test_carriers_have_one_whole_mention() -> None:
 
 @pytest.mark.parametrize("kind", ["exact", "fuzzy", "official"])
 def test_rows_tell_what_was_asked(kind: ScopeKind) -> None:
-    outside = [Outside("others", (Prompt("Mara Kelorin sings"), Prompt("nobody at all"))), Outside("nothing", (), "not there")]
+    outside = [Outside("others", (ScopePrompt("Mara Kelorin sings"), ScopePrompt("nobody at all"))), Outside("nothing", (), "not there")]
     rows = {row.what: row for row in check(kind, EDITS, outside, {"Mara Kelorin": ["Madame K", "MK"]})}
-    assert rows["right subject: exact"] == Row(kind, "right subject: exact", 2, 100.0, "%", 99.9)
+    assert rows["right subject: exact"] == ScopeBenchmarkRow(kind, "right subject: exact", 2, 100.0, "%", 99.9)
     assert rows["matched: others"].value == 50 and rows["matched wrongly: others"].value == 0
     assert rows["right subject: one typo"].cases == 2
     assert "matched: nothing" not in rows and "memory, per million names" not in rows
@@ -95,8 +95,8 @@ def test_rows_tell_what_was_asked(kind: ScopeKind) -> None:
 
 
 def test_a_missed_target_is_told() -> None:
-    row = Row("exact", "x", 1, 0.2, "%", 0.1, most=True)
-    assert row.passed is False and Row("exact", "x", 1, 0.2).passed is None and Row("exact", "x", 1, 95, "%", 90).passed
+    row = ScopeBenchmarkRow("exact", "x", 1, 0.2, "%", 0.1, most=True)
+    assert row.passed is False and ScopeBenchmarkRow("exact", "x", 1, 0.2).passed is None and ScopeBenchmarkRow("exact", "x", 1, 95, "%", 90).passed
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"subject": ""}', '{"subject": "A", "aliases": "B"}'])
@@ -122,7 +122,7 @@ def test_ability_prompts_are_read_where_they_are(tmp_path: Path) -> None:
     (tmp_path / "gsm8k").mkdir()
     (tmp_path / "gsm8k" / "test.jsonl").write_text('{"question": "How many?"}\n')
     gsm, sst, rte = abilities(tmp_path)
-    assert gsm.prompts == (Prompt("How many?"),) and "no sst2/dev.tsv" in sst.note and not rte.prompts
+    assert gsm.prompts == (ScopePrompt("How many?"),) and "no sst2/dev.tsv" in sst.note and not rte.prompts
     (tmp_path / "gsm8k" / "test.jsonl").write_text("{}\n")
     with pytest.raises(DataError, match="GSM8K"):
         abilities(tmp_path)

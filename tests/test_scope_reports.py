@@ -13,7 +13,7 @@ from lks.results.cells import Cell, Costs, Outcome
 from lks.results.decisions import Decision
 from lks.results.shards import write_stage
 from lks.results.store import Store
-from reports import Report, render
+from reports import RenderedReport, render
 from reports.tables import scope_rates as scope
 
 FILES = ("data/scope.csv", "figures/scope.svg", "figures/scope.pdf", "figures/scope.png")
@@ -50,11 +50,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def report(results: Path) -> Report:
+def report(results: Path) -> RenderedReport:
     return render(results)
 
 
-def test_the_csv_has_every_rate_and_the_published_ones(report: Report) -> None:
+def test_the_csv_has_every_rate_and_the_published_ones(report: RenderedReport) -> None:
     rows = list(csv.DictReader(io.StringIO((report.folder / "data/scope.csv").read_text())))
     ours = {(r["dataset"], r["scope"], r["n_edits"], r["probe_set"]): r for r in rows if r["dataset"]}
     assert ours["zsre", "official", "100", "others"]["fired"] == "25.0000" and ours["zsre", "official", "100", "others"]["probes"] == "8"
@@ -66,13 +66,13 @@ def test_the_csv_has_every_rate_and_the_published_ones(report: Report) -> None:
     assert all(r["source"] for r in rows if not r["dataset"])
 
 
-def test_the_figure_has_a_panel_for_each_dataset_and_the_published_points(report: Report) -> None:
+def test_the_figure_has_a_panel_for_each_dataset_and_the_published_points(report: RenderedReport) -> None:
     svg = (report.folder / "figures" / "scope.svg").read_text()
     for text in ("mini-zsre-1000 on zsre", "mini-zsre-1000 on counterfact", "the authors' rules, measured before", "exact", "10k"):
         assert f">{text}<" in svg
 
 
-def test_the_page_shows_figure_table_and_failures_and_stands_on_its_own(report: Report) -> None:
+def test_the_page_shows_figure_table_and_failures_and_stands_on_its_own(report: RenderedReport) -> None:
     text = report.page.read_text()
     assert text.count("<svg") == 1 and 'href="#scope"' in text
     assert "url(" not in text and "<?xml" not in text and "diverged: disk on fire &lt;x&gt;" in text
@@ -81,7 +81,7 @@ def test_the_page_shows_figure_table_and_failures_and_stands_on_its_own(report: 
     assert re.search(r"<code>cpu</code></td>\s*<td[^>]*>9</td>", text)  # provenance counts them
 
 
-def test_other_tables_have_no_rows_of_scope_cells(report: Report) -> None:
+def test_other_tables_have_no_rows_of_scope_cells(report: RenderedReport) -> None:
     rows = list(csv.DictReader(io.StringIO((report.folder / "tables/table1.csv").read_text())))
     assert not any(row["value"] for row in rows)
     assert (report.folder / "data/results.csv").read_text().count("\n") == 1

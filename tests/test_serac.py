@@ -13,7 +13,7 @@ from baselines._meta_training import loop
 from baselines._serac import counterfactual
 from baselines._serac.counterfactual import contexts, fresh, from_hub
 from baselines._serac.patch import SeracPatch
-from baselines._serac.scope_classifier import ScopeClassifier, StateEncoder, Trainer, binary_cross_entropy, reserved
+from baselines._serac.scope_classifier import ScopeClassifier, ScopeClassifierTrainer, StateEncoder, binary_cross_entropy, reserved
 from baselines.serac import Serac, SeracParams
 from lks.errors import UserError
 from lks.models.lm import LM
@@ -135,7 +135,7 @@ def test_cross_entropy_looks_at_pairs_in_scope_and_at_the_nearest_edit_out_of_it
 
 def test_the_border_is_set_midway_between_prompts_in_scope_and_out_of_it() -> None:
     edit = replace(EDITS[0], training_paraphrases=("near",), training_locality=("far",))
-    trainer = Trainer(tiny.lm("llama"), ScopeClassifier(Placed({"edit": (0.0,), "near": (1.0,), "far": (5.0,)})), 1, 1, seed=0)
+    trainer = ScopeClassifierTrainer(tiny.lm("llama"), ScopeClassifier(Placed({"edit": (0.0,), "near": (1.0,), "far": (5.0,)})), 1, 1, seed=0)
     trainer._calibrate([([edit], ["edit"], ["near"], [["far"]])])
     p = trainer.classifier.log_probability(torch.tensor([[0.0]]), torch.tensor([[1.0], [3.0], [5.0]])).exp()[0].tolist()
     # in scope at distance 1, out of it at 5: the border is at 3
@@ -146,7 +146,7 @@ def test_a_phrasing_is_kept_for_validation_whoever_it_is_about() -> None:
     forms = [f"{{}} number {i} is" for i in range(200)]
     kept = [reserved(f.format("Ada Moss"), "Ada Moss") for f in forms]
     assert kept == [reserved(f.format("Ira Velik"), "Ira Velik") for f in forms] and 20 < sum(kept) < 60
-    trainer = Trainer(tiny.lm("llama"), ScopeClassifier(Placed({})), 1, 1, seed=0)
+    trainer = ScopeClassifierTrainer(tiny.lm("llama"), ScopeClassifier(Placed({})), 1, 1, seed=0)
     new, old = forms[kept.index(True)].format("Ada Moss"), forms[kept.index(False)].format("Ada Moss")
     edit = replace(EDITS[0], subject="Ada Moss", prompt=old, training_paraphrases=(new,))
     assert all(trainer._drawn([edit], validates=False)[1:3] == ([old], [old]) for _ in range(5))
@@ -159,7 +159,7 @@ def test_training_tells_paraphrases_from_other_prompts() -> None:
     edits = tiny.training()
     classifier.measure(lm, [e.prompt for e in edits])
     schedule = replace(PARAMS, max_steps=60, validation_interval=60)
-    history = Trainer(lm, classifier, 8, 1, seed=0).fit(loop.Split(edits, edits), 1e-2, schedule, no_progress)
+    history = ScopeClassifierTrainer(lm, classifier, 8, 1, seed=0).fit(loop.Split(edits, edits), 1e-2, schedule, no_progress)
     assert history[1] < 0.5 * history[0]
     mean, deviation = classifier.encoder.states(lm, [e.prompt for e in edits]).mean(0), classifier.encoder.deviation
     torch.testing.assert_close(classifier.encoder.mean.detach(), mean, rtol=1e-4, atol=1e-4)
@@ -181,7 +181,7 @@ def test_an_embedding_does_not_depend_on_its_batch_or_order() -> None:
 @pytest.mark.parametrize("ending", [0.0, 0.25])
 def test_the_counterfactual_model_learns_from_edits_with_other_targets_too(ending: float) -> None:
     lm = tiny.lm("llama")
-    trainer = counterfactual.Trainer(lm, fresh(lm, 32, 1, 4, seed=0), 4, 1.0, 0.5, ending)
+    trainer = counterfactual.CounterfactualTrainer(lm, fresh(lm, 32, 1, 4, seed=0), 4, 1.0, 0.5, ending)
     answers = sorted(tiny.CITIES)
     told, targets, asked = trainer._drawn(tiny.training() * 10, answers)
     assert len(set(targets) - set(answers)) > 10 and set(answers) < set(targets) and all(t.strip() for t in targets)

@@ -15,10 +15,10 @@ import pytest
 from lks.errors import UserError
 from lks.models.lm import LM
 from tests import served, tiny
-from workbench.serving.batch import Batch
+from workbench.serving.batch import GenerationBatch
 from workbench.serving.models import base_name, check, chosen, curl, read_all
 from workbench.serving.protocol import Message
-from workbench.serving.server import Server, api_key, check_host
+from workbench.serving.server import GracefulServer, api_key, check_host
 from workbench.serving.service import Rules, plain
 
 COUNT = 8
@@ -38,13 +38,13 @@ def expected(lm: LM) -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def server(lm: LM, expected: dict[str, list[str]], spoken: dict[str, str]) -> Iterator[Server]:
+def server(lm: LM, expected: dict[str, list[str]], spoken: dict[str, str]) -> Iterator[GracefulServer]:
     with served.serving(lm, served.patches(lm, ASKED), Rules(length=200, rows=8, waiting=200, body=20_000)) as running:
         yield running
 
 
 @pytest.fixture
-def client(server: Server) -> Iterator[openai.OpenAI]:
+def client(server: GracefulServer) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0, timeout=60) as made:
         yield made
 
@@ -144,12 +144,12 @@ def test_stops_lengths_and_choices(client: openai.OpenAI, expected: dict[str, li
         ({}, "prompt"),
     ],
 )
-def test_what_is_not_supported_is_named(server: Server, fields: dict[str, object], param: str) -> None:
+def test_what_is_not_supported_is_named(server: GracefulServer, fields: dict[str, object], param: str) -> None:
     answer = httpx.post(f"{server.address}/v1/completions", json={"model": "a", **fields})
     assert answer.status_code == 400 and answer.json()["error"]["param"] == param and param in answer.json()["error"]["message"]
 
 
-def test_other_errors(server: Server, client: openai.OpenAI) -> None:
+def test_other_errors(server: GracefulServer, client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="base, a, b, w"):
         client.completions.create(model="c", prompt="x")
     with pytest.raises(openai.BadRequestError, match="logit_bias"):
@@ -188,7 +188,7 @@ def test_a_client_that_goes_away_frees_its_rows(lm: LM) -> None:
             assert server.service.engine.steps - steps < 300
 
 
-def test_load_of_concurrent_clients(server: Server, expected: dict[str, list[str]]) -> None:
+def test_load_of_concurrent_clients(server: GracefulServer, expected: dict[str, list[str]]) -> None:
     """Mixed models, streams and gone clients at once: no answer of another patch."""
     rng = random.Random(0)
     jobs = [(rng.choice(list(expected)), rng.randrange(len(PROMPTS)), rng.random() < 0.3) for _ in range(300)]
@@ -218,13 +218,13 @@ def test_load_of_concurrent_clients(server: Server, expected: dict[str, list[str
 def held(monkeypatch: pytest.MonkeyPatch, endless: None) -> Iterator[threading.Event]:
     """Such answers, which stop behind their first token until the event is set."""
     go = threading.Event()
-    step = Batch.step
+    step = GenerationBatch.step
 
-    def waiting(self: Batch) -> list[int]:
+    def waiting(self: GenerationBatch) -> list[int]:
         assert go.wait(60), "nobody let the answers go on"
         return step(self)
 
-    monkeypatch.setattr(Batch, "step", waiting)
+    monkeypatch.setattr(GenerationBatch, "step", waiting)
     yield go
     go.set()
 

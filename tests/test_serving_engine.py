@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from baselines._in_context.retrieval_patch import Fact, FactsInFront, Lookup
+from baselines._in_context.retrieval_patch import FactsInFront, FactText, Lookup
 from baselines.grace import CodebookPatch
 from baselines.wise import SideMemoryPatch
 from lks.editing.patch import NoPatch, Patch, WeightPatch
@@ -19,7 +19,7 @@ from lks.method.replacer import KnowledgeBlockPatch
 from lks.models.lm import LM
 from tests import tiny
 from tests.test_serac import patched as serac
-from workbench.serving.batch import Row, Sampling, choose
+from workbench.serving.batch import GeneratingRow, Sampling, choose
 from workbench.serving.engine import Engine
 from workbench.serving.text_stream import TextStream
 from workbench.serving.ticket import Closed, Full, Ticket
@@ -51,7 +51,7 @@ def patches(lm: LM) -> dict[str, Patch]:
         "gated": KnowledgeBlockPatch(names, noise(3, 1, 5, d, scale=10), (1,), "last", "exact", gate=gate),
         "dense": WeightPatch({wide[0]: noise(6, rows, columns, scale=0.4), attention: noise(9, d, d, scale=0.4)}),
         "low rank": WeightPatch(low),
-        "facts": FactsInFront([Fact(f"{n} was born in", "Quito", (), n) for n in tiny.NAMES], [], Lookup("tfidf", "", 1, 0.3, "")),
+        "facts": FactsInFront([FactText(f"{n} was born in", "Quito", (), n) for n in tiny.NAMES], [], Lookup("tfidf", "", 1, 0.3, "")),
         "norm": WeightPatch({norm: noise(10, d, scale=2.0)}),
         "codebook": CodebookPatch(1, noise(11, 3, inner), noise(12, 3, d, scale=10), torch.full((3,), 1e6)),
         "memory": SideMemoryPatch(2, noise(13, 1, inner, d, scale=0.3), torch.zeros(1), "last"),
@@ -88,10 +88,10 @@ class Noting(TextStream):
         return super().push(token)
 
 
-def row_of(engine: Engine, name: str, ids: Sequence[int], count: int, sampling: Sampling | None = None, seed: int = 0) -> Row:
+def row_of(engine: Engine, name: str, ids: Sequence[int], count: int, sampling: Sampling | None = None, seed: int = 0) -> GeneratingRow:
     patch = engine.by_row[name]
     read = list(ids) if patch is None else patch.prompt(ids)
-    return Row(read, patch, sampling or Sampling(count), Noting(engine.lm), random.Random(seed))
+    return GeneratingRow(read, patch, sampling or Sampling(count), Noting(engine.lm), random.Random(seed))
 
 
 async def told(ticket: Ticket) -> list[str]:
@@ -260,7 +260,7 @@ def test_all_patches_in_one_prefill_and_some_steps(lm: LM) -> None:
         (name, list(lm.tokenizer(prompt)["input_ids"]), 2 + i % 7) for i, (name, prompt) in enumerate((n, p) for p in PROMPTS[:6] for n in shared)
     ]
 
-    async def together() -> list[Row]:
+    async def together() -> list[GeneratingRow]:
         with running(lm, len(wanted), start=False) as engine:
             ticket = Ticket([row_of(engine, name, ids, count) for name, ids, count in wanted])
             engine.submit(ticket)

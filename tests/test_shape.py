@@ -130,3 +130,15 @@ def test_every_pinned_version_is_exact():
         assert re.fullmatch(r"[a-z0-9.-]+==[0-9][0-9a-z.]*", line), line
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     assert lines == sorted(lines)
+
+
+def test_class_names_are_unique():
+    """A name stands for one class in the whole project, so that a search for it finds what it is."""
+    places: dict[str, list[str]] = {}
+    files = [file for package in (*MAY_IMPORT, "benchmarks") for file in sorted((ROOT / package).rglob("*.py"))]
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(f"{file.relative_to(ROOT)}:{node.lineno}")
+    assert len(places) > 400
+    assert not {name: found for name, found in places.items() if len(found) > 1}

@@ -11,13 +11,13 @@ import stores
 from fake_pool import Notes, Server
 from fsspec.implementations.memory import MemoryFileSystem
 
-from flows.running.cell_runner import BEAT_EVERY_S, Bench, beating
+from flows.running.cell_runner import BEAT_EVERY_S, CellRunner, heartbeat
 from flows.running.planning import exchange, share_in_use
 from flows.running.pool import PoolRunner
-from flows.running.time_estimate import Clock
+from flows.running.time_estimate import DurationEstimator
 from lks.errors import StoreError, UserError
-from lks.results.cells import ANSWERS, Cell, Costs, Extras, Outcome
-from lks.results.remote import Share
+from lks.results.cells import ANSWERS, Cell, Costs, Measurements, Outcome
+from lks.results.remote import RemoteStore
 from lks.results.shards import check_cell, read_outcome, write_answers, write_outcome, write_stage
 
 CELL, OTHER = Cell("m", "world", "ft", 1, 0, 1), Cell("m", "world", "none", 1, 0, 1)
@@ -89,21 +89,21 @@ def same(one: Path, other: Path, cell: Cell = CELL) -> bool:
 def test_a_cell_goes_from_folder_to_folder(url, tmp_path):
     a, b = tmp_path / "a", tmp_path / "b"
     store(a)
-    assert not Share(url).take(b, CELL.id) and not (b / "cells").exists()
-    assert Share(url).exchange(a) == (0, 1)
-    assert Share(url).exchange(b) == (1, 0)
+    assert not RemoteStore(url).take(b, CELL.id) and not (b / "cells").exists()
+    assert RemoteStore(url).exchange(a) == (0, 1)
+    assert RemoteStore(url).exchange(b) == (1, 0)
     assert same(a, b)
-    assert Share(url).exchange(a) == Share(url).exchange(b) == (0, 0)
+    assert RemoteStore(url).exchange(a) == RemoteStore(url).exchange(b) == (0, 0)
     assert [path.name for path in (b / "runs").iterdir()] == [], "what was checked is cleared away"
 
 
 def test_only_the_named_cells_are_carried(url, tmp_path):
     store(tmp_path / "a")
     store(tmp_path / "a", OTHER)
-    assert Share(url).exchange(tmp_path / "a", [OTHER.id]) == (0, 1)
-    assert Share(url).exchange(tmp_path / "b", [CELL.id]) == (0, 0)
-    assert Share(url).exchange(tmp_path / "b", [CELL.id, OTHER.id]) == (1, 0)
-    assert Share(url).exchange(tmp_path / "a", sending=False) == (0, 0)
+    assert RemoteStore(url).exchange(tmp_path / "a", [OTHER.id]) == (0, 1)
+    assert RemoteStore(url).exchange(tmp_path / "b", [CELL.id]) == (0, 0)
+    assert RemoteStore(url).exchange(tmp_path / "b", [CELL.id, OTHER.id]) == (1, 0)
+    assert RemoteStore(url).exchange(tmp_path / "a", sending=False) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -121,10 +121,10 @@ def test_the_side_that_has_more_gives(here, there, moved, url, tmp_path):
     a, b = tmp_path / "a", tmp_path / "b"
     store(a, CELL, *here)
     store(b, CELL, *there)
-    Share(url).send(b, CELL.id)
-    assert Share(url).exchange(a) == moved
+    RemoteStore(url).send(b, CELL.id)
+    assert RemoteStore(url).exchange(a) == moved
     if any(moved):
-        Share(url).take(b, CELL.id)
+        RemoteStore(url).take(b, CELL.id)
         assert same(a, b)
 
 
@@ -132,8 +132,8 @@ def test_what_is_there_may_be_taken_whatever_is_here(url, tmp_path):
     a, b = tmp_path / "a", tmp_path / "b"
     store(a, CELL, "oom")
     store(b, CELL)
-    Share(url).send(a, CELL.id)
-    assert Share(url).take(b, CELL.id)
+    RemoteStore(url).send(a, CELL.id)
+    assert RemoteStore(url).take(b, CELL.id)
     assert read_outcome(b, CELL.id).status == "oom"
 
 
@@ -141,7 +141,7 @@ def test_what_is_there_may_be_taken_whatever_is_here(url, tmp_path):
 def test_damage_is_left_there(damage, url, tmp_path, caplog, monkeypatch):
     a, b = tmp_path / "a", tmp_path / "b"
     outcome = store(a)
-    share = Share(url)
+    share = RemoteStore(url)
     share.send(a, CELL.id)
     shard, told = outcome.shards[0], f"cells/{CELL.id}/outcome.json"
     if damage == "cut shard":
@@ -164,7 +164,7 @@ def test_damage_is_left_there(damage, url, tmp_path, caplog, monkeypatch):
 
 
 def test_ids_that_are_none_are_not_heeded(url, tmp_path):
-    share = Share(url)
+    share = RemoteStore(url)
     share._write("cells/../outcome.json", b"{}")
     share._write("cells/x/outcome.json", b"{}")
     share._write(f"cells/{'0' * 16}/deeper/outcome.json", b"{}")
@@ -174,12 +174,12 @@ def test_ids_that_are_none_are_not_heeded(url, tmp_path):
 def test_a_link_that_leads_out_of_the_results_is_not_followed(url, tmp_path):
     a, b, outside = tmp_path / "a", tmp_path / "b", tmp_path / "outside"
     store(a)
-    Share(url).send(a, CELL.id)
+    RemoteStore(url).send(a, CELL.id)
     outside.mkdir()
     (b / "cells").mkdir(parents=True)
     (b / "cells" / CELL.id).symlink_to(outside)
     with pytest.raises(UserError, match="leads out"):
-        Share(url).take(b, CELL.id)
+        RemoteStore(url).take(b, CELL.id)
     assert not list(outside.iterdir())
 
 
@@ -187,19 +187,19 @@ def test_a_place_that_does_not_answer_is_asked_again(moody, tmp_path, monkeypatc
     monkeypatch.setattr("lks.results.remote.FIRST_PAUSE_S", 0.001)
     store(tmp_path / "a")
     moody.away = 3
-    Share("moody://x").send(tmp_path / "a", CELL.id)
+    RemoteStore("moody://x").send(tmp_path / "a", CELL.id)
     moody.away = 3
-    assert Share("moody://x").exchange(tmp_path / "b") == (1, 0)
+    assert RemoteStore("moody://x").exchange(tmp_path / "b") == (1, 0)
     moody.away = 10**6
     with pytest.raises(StoreError, match=r"LKS_SHARE=moody://x cannot be used \(ConnectionError: try later\)\. .*what is finished is kept"):
-        Share("moody://x", patience_s=0.01).send(tmp_path / "a", CELL.id)
+        RemoteStore("moody://x", patience_s=0.01).send(tmp_path / "a", CELL.id)
 
 
 def test_a_place_that_refuses_is_told_at_once(moody, tmp_path):
     store(tmp_path / "a")
     moody.refuses = True
     with pytest.raises(StoreError, match="PermissionError: no key"):
-        Share("moody://x").exchange(tmp_path / "a")
+        RemoteStore("moody://x").exchange(tmp_path / "a")
 
 
 def test_a_place_that_is_not_there_is_told(moody, tmp_path, monkeypatch):
@@ -209,13 +209,13 @@ def test_a_place_that_is_not_there_is_told(moody, tmp_path, monkeypatch):
     store(tmp_path / "a")
     monkeypatch.setattr(moody, "pipe_file", gone)
     with pytest.raises(StoreError, match="no such bucket"):
-        Share("moody://x").send(tmp_path / "a", CELL.id)
+        RemoteStore("moody://x").send(tmp_path / "a", CELL.id)
 
 
 def test_folders_above_the_share_are_not_made(tmp_path):
     store(tmp_path / "a")
     with pytest.raises(StoreError, match="FileNotFoundError"):
-        Share(f"file://{tmp_path}/mistyped/share").send(tmp_path / "a", CELL.id)
+        RemoteStore(f"file://{tmp_path}/mistyped/share").send(tmp_path / "a", CELL.id)
     assert not (tmp_path / "mistyped").exists()
 
 
@@ -228,12 +228,12 @@ def test_an_url_that_cannot_be_used_is_told_before_any_work(url, says, monkeypat
 
 def test_a_password_in_the_url_is_refused_and_not_said():
     with pytest.raises(UserError, match="holds a password") as refused:
-        Share("sftp://me:hunter2@host/x")
+        RemoteStore("sftp://me:hunter2@host/x")
     assert "hunter2" not in str(refused.value)
 
 
 def test_files_are_sent_once(moody, tmp_path):
-    share = Share("moody://x")
+    share = RemoteStore("moody://x")
     store(tmp_path / "a")
     share.send(tmp_path / "a", CELL.id)
     puts = [call for call in moody.calls if call.startswith("put")]
@@ -246,9 +246,9 @@ def test_files_are_sent_once(moody, tmp_path):
 
 
 def test_signs_of_life(url, tmp_path):
-    share = Share(url)
+    share = RemoteStore(url)
     assert share.beats([CELL.id]) == {CELL.id: 0}
-    with beating(tmp_path, CELL.id, share):
+    with heartbeat(tmp_path, CELL.id, share):
         deadline = BEAT_EVERY_S
         while not (first := share.beats([CELL.id])[CELL.id]) and deadline:
             deadline -= 1
@@ -268,7 +268,9 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
 
 
 def run_pool(server: Server, results: Path) -> dict[str, Outcome]:
-    return {outcome.cell.method: outcome for outcome in PoolRunner(results, Notes(), Clock([]), server).run([OTHER, CELL], Extras())}  # type: ignore[arg-type]
+    return {
+        outcome.cell.method: outcome for outcome in PoolRunner(results, Notes(), DurationEstimator([]), server).run([OTHER, CELL], Measurements())
+    }  # type: ignore[arg-type]
 
 
 class TestApart:
@@ -281,7 +283,7 @@ class TestApart:
     def test_a_silent_run_is_started_once_more_and_its_old_outcome_not_taken(self, apart):
         grid, worker = apart
         store(worker, CELL, "error")
-        Share(f"file://{grid.parent}/share").send(worker, CELL.id)
+        RemoteStore(f"file://{grid.parent}/share").send(worker, CELL.id)
         outcome = run_pool(Server(worker, ft=["silent"]), grid)["ft"]
         assert (outcome.status, outcome.provenance) == ("ok", {"attempt": "2"})
 
@@ -290,7 +292,7 @@ class TestApart:
         monkeypatch.setenv("LKS_CELL_TIMEOUT_S", "1.5")
         monkeypatch.setattr("flows.running.cell_runner.BEAT_EVERY_S", 0.05)
         server = Server(worker, ft=["silent"])
-        with beating(worker, CELL.id, share_in_use()):
+        with heartbeat(worker, CELL.id, share_in_use()):
             assert run_pool(server, grid)["ft"].status == "timeout"
         assert len(server.runs) == 2, "a run that beats was started again"
 
@@ -310,7 +312,7 @@ class TestApart:
             return store(results, cell, "ok", (ANSWERS, "passages"))
 
         monkeypatch.setattr("lks.runs.cell.run", run)
-        outcome = Bench(worker, Notes(), Extras(), share).run(CELL)
+        outcome = CellRunner(worker, Notes(), Measurements(), share).run(CELL)
         assert seen == [("ok", False), {ANSWERS}]
         assert share.take(grid, CELL.id) and read_outcome(grid, CELL.id) == outcome and len(outcome.shards) == 2
 
@@ -324,9 +326,9 @@ class TestApart:
 
         monkeypatch.setattr("lks.runs.cell.run", run)
         with pytest.raises(StoreError, match="cannot be used"):
-            Bench(worker, Notes(), Extras(), Share("moody://x")).run(CELL)
+            CellRunner(worker, Notes(), Measurements(), RemoteStore("moody://x")).run(CELL)
         moody.refuses = False
-        assert exchange(worker, [CELL.id], Share("moody://x")) == (0, 1), "sent when it answers again"
+        assert exchange(worker, [CELL.id], RemoteStore("moody://x")) == (0, 1), "sent when it answers again"
 
 
 def test_a_second_machine_takes_a_grid_from_the_share(tmp_path, monkeypatch, prefect_server):

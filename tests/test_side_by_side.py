@@ -11,7 +11,7 @@ from lks.editing.patch import NoPatch, Patch, WeightPatch
 from lks.edits import Case
 from lks.evaluation.readouts import Asking, ask, ask_draws, same
 from lks.evaluation.side_by_side import SideBySide, owned_by
-from lks.evaluation.stages import Edited, Unedited, answers, answers_of_draws
+from lks.evaluation.stages import EditedDraw, UneditedAnswers, answers, answers_of_draws
 from lks.models.lm import LM
 from lks.results.shards import write_answers
 from lks.runs.cell import DRAWS_TOGETHER, ROWS_TOGETHER, together
@@ -111,7 +111,7 @@ def test_answers_and_drift_of_several_draws_are_those_of_each(tmp_path: Path) ->
     edited = []
     for number, cases in draws.items():
         write_answers(tmp_path / str(number), "c", "answers", ask(lm, cases, Asking(draw=number)))
-        edited.append(Edited(lm, patches[number], cases, SPARE, number, 2, 0, Unedited(tmp_path / str(number) / "cells" / "c")))
+        edited.append(EditedDraw(lm, patches[number], cases, SPARE, number, 2, 0, UneditedAnswers(tmp_path / str(number) / "cells" / "c")))
     done: list[float] = []
     whole = answers_of_draws(edited, done.append)
     alone = [answer for one in edited for answer in answers(one, lambda part: None)]

@@ -17,13 +17,13 @@ from lks.edits import Case, Context, Edit, make_case
 from lks.errors import UserError
 from lks.evaluation import fluency, perplexity, stages
 from lks.evaluation.prompt_formats import available, wrapped
-from lks.evaluation.readouts import SAMPLE, Answer, Asking, Known, ReuseError, acts_of, ask, key_of, same
-from lks.evaluation.stages import Edited, Unedited
+from lks.evaluation.readouts import SAMPLE, Answer, Asking, ReusableAnswers, ReuseError, acts_of, ask, key_of, same
+from lks.evaluation.stages import EditedDraw, UneditedAnswers
 from lks.method.replacer import KnowledgeBlockPatch
 from lks.models.lm import LM
-from lks.results.cells import Cell, Extras, Outcome
+from lks.results.cells import Cell, Measurements, Outcome
 from lks.results.shards import write_answers
-from lks.runs.cell import Bench, run
+from lks.runs.cell import LoadedResources, run
 from tests import tiny
 from tests.test_cell import TinyBench
 from tests.test_readout import plainly
@@ -103,7 +103,7 @@ def test_a_chat_turn_begins_once_and_keeps_its_last_newline(family: str) -> None
 def test_without_a_template_there_is_no_chat(tmp_path: Path) -> None:
     lm = tiny.lm("llama")
     assert not available("chat", lm) and available("chat", chatting("llama")) and available("qa", lm)
-    edited = Edited(lm, NoPatch(), CASES, SPARE, 0, 1, 0, Unedited(None))
+    edited = EditedDraw(lm, NoPatch(), CASES, SPARE, 0, 1, 0, UneditedAnswers(None))
     assert stages.answers(edited, lambda done: None, "chat") == []
     with pytest.raises(ValueError, match="no stage 'songs'"):
         stages.measure("songs", edited, lambda done: None)
@@ -152,7 +152,7 @@ def many(count: int) -> list[Case]:
 def test_where_nothing_acts_only_a_sample_is_asked() -> None:
     lm, cases = tiny.lm("llama"), many(4)
     unedited = ask(lm, cases)
-    known = Known({key_of(a): a for a in unedited}, acts_of(Still(), lm))
+    known = ReusableAnswers({key_of(a): a for a in unedited}, acts_of(Still(), lm))
     with prefilled(lm) as rows:
         again = ask(lm, cases, Asking(known=known))
     assert sum(rows) == SAMPLE < len(unedited) == 60
@@ -162,12 +162,14 @@ def test_where_nothing_acts_only_a_sample_is_asked() -> None:
 def test_what_the_unedited_model_was_not_asked_is_asked() -> None:
     lm = tiny.lm("llama")
     unedited = ask(lm, CASES)
-    known = Known({key_of(a): a for a in unedited if a.kind != "edit"}, acts_of(Still(), lm))
+    known = ReusableAnswers({key_of(a): a for a in unedited if a.kind != "edit"}, acts_of(Still(), lm))
     with prefilled(lm) as rows:
         again = ask(lm, CASES, Asking(known=known))
     assert sum(rows) == 5 + 10 and [a.fired for a in again] == [None, False, False] * 5
     with prefilled(lm) as rows:  # a patch that proves nothing
-        assert all(same(a, b) for a, b in zip(ask(lm, CASES, Asking(known=Known(known.answers, acts_of(NoPatch(), lm)))), unedited, strict=True))
+        assert all(
+            same(a, b) for a, b in zip(ask(lm, CASES, Asking(known=ReusableAnswers(known.answers, acts_of(NoPatch(), lm)))), unedited, strict=True)
+        )
     assert sum(rows) == 15
 
 
@@ -176,19 +178,19 @@ def test_a_patch_that_lies_is_found_out() -> None:
     known = {key_of(a): a for a in ask(lm, CASES)}
     patch = Lying(noise(lm, 0.3))
     with patch.applied(lm), pytest.raises(ReuseError, match=r"of 15 answers differ"):
-        ask(lm, CASES, Asking(known=Known(known, acts_of(patch, lm))))
+        ask(lm, CASES, Asking(known=ReusableAnswers(known, acts_of(patch, lm))))
 
 
-def stored(folder: Path, lm: LM, cases: Sequence[Case]) -> Unedited:
+def stored(folder: Path, lm: LM, cases: Sequence[Case]) -> UneditedAnswers:
     """The unedited model's answers on disk, as a cell finds them."""
     write_answers(folder, "c", "answers", ask(lm, cases))
-    return Unedited(folder / "cells" / "c")
+    return UneditedAnswers(folder / "cells" / "c")
 
 
 def test_after_a_lie_everything_is_asked_and_it_is_noted(tmp_path: Path) -> None:
     lm = tiny.lm("llama")
     patch, known = Lying(noise(lm, 0.3)), stored(tmp_path, lm, CASES)
-    edited = Edited(lm, patch, CASES, SPARE, 0, 1, 0, known)
+    edited = EditedDraw(lm, patch, CASES, SPARE, 0, 1, 0, known)
     made = stages.answers(edited, lambda done: None)
     with patch.applied(lm):
         plain = ask(lm, CASES)
@@ -204,9 +206,9 @@ def test_lks_answers_the_same_with_and_without_what_is_known(family: str, scope:
     table = torch.randn(1, 2, lm.dim, generator=torch.Generator().manual_seed(7)) * 10
     patch = KnowledgeBlockPatch([["Mara Kelorin"], ["Zoë Quist"]], table, (1,), "last", scope)  # type: ignore[arg-type]
     known = stored(tmp_path, lm, CASES)
-    with_it = Edited(lm, patch, CASES, SPARE, 0, 1, 0, known)
+    with_it = EditedDraw(lm, patch, CASES, SPARE, 0, 1, 0, known)
     made = stages.answers(with_it, lambda done: None)
-    plain = stages.answers(replace(with_it, unedited=Unedited(None)), lambda done: None)
+    plain = stages.answers(replace(with_it, unedited=UneditedAnswers(None)), lambda done: None)
     assert all(same(a, b) and a.fired == b.fired for a, b in zip(made, plain, strict=True)) and not with_it.notes
     assert [a.fired for a in made] == [a.subject in ("Mara Kelorin", "Zoë Quist") for a in made]
     assert all((a.kl == 0) == (not a.fired) for a in made if a.kind == "locality")
@@ -238,7 +240,7 @@ class Wrecking(NoEdits):
 CELL = Cell("micro-tiny", "world", "ft", 2, 0, 2, records=len(CASES))
 
 
-def measured(folder: Path, extras: Extras | None = None, method: type = Counted, bench: Bench | None = None) -> Outcome:
+def measured(folder: Path, extras: Measurements | None = None, method: type = Counted, bench: LoadedResources | None = None) -> Outcome:
     return run(CELL, method, folder, quiet, bench or TinyBench(CASES + SPARE), extras)
 
 
@@ -248,10 +250,10 @@ def files(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def test_stages_have_these_names() -> None:
-    everything = Extras(("qa", "chat"), fluency=True, gates=True, ability=("b", "a"), documents=5, overhead=True)
+    everything = Measurements(("qa", "chat"), fluency=True, gates=True, ability=("b", "a"), documents=5, overhead=True)
     names = ("answers", "passages", "answers-qa", "answers-chat", "generations", "decisions", "ability-a+b-5", "overhead")
     assert everything.stages() == names and everything.stages("scope") == ("decisions",)
-    assert Extras().stages() == ("answers", "passages") and Extras(ability=("a",)).stages()[2:] == ("ability-a",)
+    assert Measurements().stages() == ("answers", "passages") and Measurements(ability=("a",)).stages()[2:] == ("ability-a",)
 
 
 def test_a_stored_cell_is_given_what_it_lacks_without_editing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +264,7 @@ def test_a_stored_cell_is_given_what_it_lacks_without_editing_again(tmp_path: Pa
     assert first.status == "ok" and set(before) == {"answers", "passages"} and Counted.calls == 2
     assert set(first.costs.stage_s) == {"passages"}
     monkeypatch.setattr(fluency, "TOKENS", 5)
-    second = measured(tmp_path, Extras(("qa",), fluency=True), bench=bench)
+    second = measured(tmp_path, Measurements(("qa",), fluency=True), bench=bench)
     after = files(tmp_path)
     assert Counted.calls == 2 and second.status == "ok" and not second.failed
     assert set(after) == {"answers", "passages", "answers-qa", "generations"} == second.stages
@@ -278,8 +280,8 @@ def test_a_stored_cell_is_given_what_it_lacks_without_editing_again(tmp_path: Pa
 
 def test_later_answers_are_those_of_the_patches_that_were_left(tmp_path: Path) -> None:
     measured(tmp_path / "later")
-    measured(tmp_path / "later", Extras(("qa",)))
-    measured(tmp_path / "once", Extras(("qa",)))
+    measured(tmp_path / "later", Measurements(("qa",)))
+    measured(tmp_path / "once", Measurements(("qa",)))
     assert {name: made for name, (made, _) in files(tmp_path / "later").items()} == {
         name: made for name, (made, _) in files(tmp_path / "once").items()
     }
@@ -300,7 +302,7 @@ class Prepared(Counted):
 def test_patches_that_were_deleted_are_made_again_by_a_prepared_editor(tmp_path: Path) -> None:
     measured(tmp_path, method=Prepared)
     shutil.rmtree(tmp_path / "runs")
-    outcome = measured(tmp_path, Extras(("qa",)), method=Prepared)
+    outcome = measured(tmp_path, Measurements(("qa",)), method=Prepared)
     assert not outcome.failed and set(files(tmp_path)) == {"answers", "passages", "answers-qa"}
 
 
@@ -309,7 +311,7 @@ def test_a_stage_that_fails_leaves_the_answers_whole_and_is_run_again(tmp_path: 
         raise RuntimeError("no ink\nat all")
 
     monkeypatch.setattr(fluency, "TOKENS", 5)
-    bench, extras = TinyBench(CASES + SPARE), Extras(("qa",), fluency=True)
+    bench, extras = TinyBench(CASES + SPARE), Measurements(("qa",), fluency=True)
     with monkeypatch.context() as patch:
         patch.setattr(fluency, "write", broken)
         outcome = measured(tmp_path, extras, bench=bench)
@@ -323,21 +325,21 @@ def test_a_stage_that_fails_leaves_the_answers_whole_and_is_run_again(tmp_path: 
 
 
 def test_a_collapsed_model_is_asked_for_no_abilities_and_not_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench, extras = TinyBench(CASES + SPARE), Extras(ability=("made_sentiment",), documents=3)
+    bench, extras = TinyBench(CASES + SPARE), Measurements(ability=("made_sentiment",), documents=3)
     outcome = measured(tmp_path, extras, Wrecking, bench)
     (stage,) = outcome.failed
     assert outcome.status == "ok" and stage == "ability-made_sentiment-3"
     assert outcome.failed[stage].startswith("collapsed: perplexity of plain text is ")
     assert set(files(tmp_path)) == {"answers", "passages"} and stage in outcome.stages
     with monkeypatch.context() as patch:
-        patch.setattr(perplexity, "read", lambda *args, **kwargs: pytest.fail("the stage was run again"))
+        patch.setattr(perplexity, "measure_passages", lambda *args, **kwargs: pytest.fail("the stage was run again"))
         again = measured(tmp_path, extras, Wrecking, bench)
     assert again.failed == outcome.failed and again.costs.stage_s == outcome.costs.stage_s
 
 
 def test_plain_texts_are_read_under_the_first_draws_and_abilities_under_one() -> None:
     lm = tiny.lm("llama")
-    edited = [Edited(lm, NoPatch(), CASES, SPARE, draw, 5, 0, Unedited(None)) for draw in range(5)]
+    edited = [EditedDraw(lm, NoPatch(), CASES, SPARE, draw, 5, 0, UneditedAnswers(None)) for draw in range(5)]
     assert [len(stages.measure("passages", one, lambda done: None)) > 0 for one in edited] == [True, True, True, False, False]
     assert stages.measure("ability-made", edited[1], lambda done: None) == []
 
@@ -346,7 +348,7 @@ def test_answers_are_kept_as_they_are_read(tmp_path: Path) -> None:
     lm = tiny.lm("llama")
     answers = ask(lm, CASES)
     known = stored(tmp_path, lm, CASES)
-    assert list(known.answers("answers").values()) == answers and known.answers("answers-qa") == {} == Unedited(None).answers("answers")
+    assert list(known.answers("answers").values()) == answers and known.answers("answers-qa") == {} == UneditedAnswers(None).answers("answers")
     assert isinstance(answers[0], Answer) and known.ability("ability-x") == []
 
 
@@ -354,8 +356,8 @@ def test_a_test_of_ability_that_does_not_exist_is_told_before_any_edit(tmp_path:
     def unknown(*args: object) -> None:
         raise UserError("Unknown test of ability")
 
-    monkeypatch.setattr("lks.runs.cell.Battery", unknown)
+    monkeypatch.setattr("lks.runs.cell.TaskSuite", unknown)
     Counted.calls = 0
     with pytest.raises(UserError, match="Unknown test of ability"):
-        measured(tmp_path, Extras(ability=("made_sentimnt",)))
+        measured(tmp_path, Measurements(ability=("made_sentimnt",)))
     assert Counted.calls == 0 and not list(tmp_path.glob("cells/*/outcome.json"))

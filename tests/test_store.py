@@ -20,11 +20,11 @@ import pytest
 
 from lks.edits import ProbeKind
 from lks.errors import DataError, StoreError
-from lks.results.cells import IMMEDIATE, Cell, Costs, Extras, Outcome
+from lks.results.cells import IMMEDIATE, Cell, Costs, Measurements, Outcome
 from lks.results.decisions import Decision
 from lks.results.shards import SCHEMA, Answer, read_answers, read_check, read_outcome, write_answers, write_outcome, write_stage
 from lks.results.store import Store, _tables
-from lks.runs.journal import Ledger
+from lks.runs.journal import CellJournal
 from lks.statistics import interval, t_quantile
 
 Ids = tuple[int, ...]
@@ -266,7 +266,7 @@ def test_a_cell_that_answers_a_question_twice_is_refused_and_run_again(filled: S
     (filled.results / "lks.duckdb").unlink()
     (warning,) = filled.sync()
     assert "twice" in warning and filled.done() == {UNEDITED.id}
-    assert Ledger(CELL, filled.results, Extras()).shards == {}, "its run would find it finished, and it would be refused for ever"
+    assert CellJournal(CELL, filled.results, Measurements()).shards == {}, "its run would find it finished, and it would be refused for ever"
 
 
 def test_a_cell_without_any_rows_is_taken_in(store: Store) -> None:

@@ -8,19 +8,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lks.editing.editor import silent
+from lks.editing.editor import no_progress
 from lks.errors import UserError
 from lks.method.lks import LKS
 from lks.method.params import LKSParams
 from lks.models.lm import LM
-from lks.models.prefill import removed
+from lks.models.prefill import installed_hooks
 from lks.results.study_rows import StudyRow
 from lks.studies import donors, probe
 from lks.studies.base import Entities
 from lks.studies.blockwise import captured
 from lks.studies.donors import Pair, exchanged, pairs
 from lks.studies.information_gain import Gain, GainParams
-from lks.studies.probe import Probe, ProbeParams
+from lks.studies.probe import ProbeParams, StateProbe
 from lks.studies.registry import STUDIES
 from lks.studies.swap import Swap, SwapParams
 from tests import tiny
@@ -40,7 +40,7 @@ def hooked(lm: LM, ids: Sequence[int], changes: Sequence[tuple[nn.Module, int, T
 
         return hook
 
-    with torch.no_grad(), removed([module.register_forward_hook(put(position, state)) for module, position, state in changes]):
+    with torch.no_grad(), installed_hooks([module.register_forward_hook(put(position, state)) for module, position, state in changes]):
         return lm.model(input_ids=torch.tensor([ids])).logits[0].float()
 
 
@@ -67,7 +67,7 @@ def test_a_swap_at_each_block_is_a_whole_forward_pass_with_a_hook(family: str, b
     lm = tiny.lm(family)
     chosen = pairs(lm, BOTH, 0)
     assert len(chosen) == 5
-    said = exchanged(lm, chosen, silent, batch_tokens)
+    said = exchanged(lm, chosen, no_progress, batch_tokens)
     for i, pair in enumerate(chosen):
         (row,) = lm.encode([pair.asked.prompt], [pair.donor.ground_truth], [pair.asked.subject])
         (old,) = lm.encode([pair.asked.prompt], [pair.asked.ground_truth])
@@ -103,7 +103,7 @@ def test_the_swap_counts_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two pairs, two blocks: the first donor's answer goes from rank 3 to 0, then to 3; the second from 0 to 0, then to 5."""
     lm = tiny.lm("llama")
     lm.model.model.layers = lm.model.model.layers[:2]
-    said = donors.Said(
+    said = donors.DonorOutputs(
         rank=torch.tensor([[3, 0], [0, 0], [3, 5]]),
         best=torch.tensor([[7, 8], [6, 8], [7, 4]]),
         logprob=torch.tensor([[-4.0, -1.0], [-1.0, -0.5], [-4.0, -9.0]]),
@@ -164,7 +164,7 @@ def test_the_probe_picks_the_nearer_statement(monkeypatch: pytest.MonkeyPatch) -
     entity[1, :2], true[1, 0], false[1, 1] = 1.0, 1.0, 5.0
     other[:, 1] = 1.0
     monkeypatch.setattr(probe, "captured", lambda *_: made)
-    rows = Probe(ProbeParams()).run(lm, Entities(EDITS[:2], EDITS)).rows
+    rows = StateProbe(ProbeParams()).run(lm, Entities(EDITS[:2], EDITS)).rows
     assert values(rows, "accuracy", 0) == [1, 0.5] and values(rows, "control", 0) == [0, 0]
     assert values(rows, "cosine_true", 0) == pytest.approx([1, math.sqrt(0.5)])
     assert values(rows, "cosine_false", 0) == pytest.approx([0, math.sqrt(0.5)])
@@ -175,7 +175,7 @@ def test_the_probe_picks_the_nearer_statement(monkeypatch: pytest.MonkeyPatch) -
 def test_the_probe_is_three_forward_passes(family: str, entity: str) -> None:
     lm = tiny.lm(family)
     same = replace(EDITS[3], ground_truth=EDITS[3].target)
-    found = Probe(ProbeParams(entity)).run(lm, Entities([*EDITS[:3], same], EDITS))  # type: ignore[arg-type]
+    found = StateProbe(ProbeParams(entity)).run(lm, Entities([*EDITS[:3], same], EDITS))  # type: ignore[arg-type]
     assert list(found.left_out.values()) == [1] and len(found.rows) == 3 * 4 * 4
     for i, edit in enumerate(EDITS[:3]):
         text = edit.subject if entity == "alone" else edit.prompt
@@ -205,7 +205,7 @@ def test_whoever_else_is_studied_changes_nobodys_rows(name: str) -> None:
 
 def test_parameters_have_defaults_that_can_be_overridden() -> None:
     assert Gain.for_model("any", "world", 5).params == GainParams()
-    assert Probe.for_model("any", "world", 5, {"entity": "prompt"}).params == ProbeParams("prompt")
+    assert StateProbe.for_model("any", "world", 5, {"entity": "prompt"}).params == ProbeParams("prompt")
     edited = Gain.for_model("micro-llama", "world", 100, {"blocks_from": "edited"})
     assert edited.params.editor == LKS.for_model("micro-llama", "world", 100).params
     for wrong in ({"blocks_from": "nowhere"}, {"block_from": "donor"}, {"editor": "x"}):

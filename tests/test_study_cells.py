@@ -7,12 +7,12 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.app import app
-from cli.study import Point, advice, best_block, lowest_tied
-from flows.grid import Bench
+from cli.study import BlockPoint, advice, best_block, lowest_tied
+from flows.running.cell_runner import CellRunner
 from flows.running.planning import cells_of, compare
-from flows.running.progress import Lines
+from flows.running.progress import LineProgress
 from lks.errors import TooManyEdits, UserError
-from lks.results.cells import STUDY, Cell, Costs, Extras, Outcome
+from lks.results.cells import STUDY, Cell, Costs, Measurements, Outcome
 from lks.results.shards import read_rows, write_outcome, write_stage
 from lks.results.store import Store
 from lks.results.study_rows import StudyRow
@@ -40,7 +40,7 @@ def test_studies_are_planned_without_an_unedited_model() -> None:
     assert {c.measure for c in cells} == {"study"} and cells[0].label == "gain | micro-llama | world | T=4 | study"
     assert {c.parameters for c in cells if c.method == "probe"} == {'{"entity": "alone"}', '{"entity": "prompt"}'}
     assert [c.method for c in cells_of(grid(methods=["probe", "swap"]), "method=swap")] == ["swap"]
-    assert Extras().stages("study") == (STUDY,) and len({c.id for c in cells}) == 5
+    assert Measurements().stages("study") == (STUDY,) and len({c.id for c in cells}) == 5
     (edited,) = cells_of(grid(methods=[{"method": "gain", "blocks_from": "edited"}]))
     assert '"lambda_edit"' in edited.parameters  # another preset of LKS is another cell
 
@@ -95,7 +95,7 @@ def test_one_subject_says_nothing_about_its_spread(tmp_path: Path) -> None:
 def test_a_cell_runs_once_and_keeps_its_rows(tmp_path: Path) -> None:
     asked = grid(methods=["swap", "gain", "probe", "tracing"])
     cells = cells_of(asked)
-    bench = Bench(tmp_path, Lines(lambda line: None), asked.extras)
+    bench = CellRunner(tmp_path, LineProgress(lambda line: None), asked.extras)
     store = Store(tmp_path)
     for cell in cells:
         outcome = bench.run(cell)
@@ -118,7 +118,7 @@ def test_a_failed_cell_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("lks.studies.swap.exchanged", fail)
     (cell,) = cells_of(grid(methods=["swap"]))
-    outcome = Bench(tmp_path, Lines(lambda line: None), Extras()).run(cell)
+    outcome = CellRunner(tmp_path, LineProgress(lambda line: None), Measurements()).run(cell)
     assert (outcome.status, outcome.shards) == ("error", ()) and outcome.reason.startswith("ValueError: no such thing (lks/")
 
 
@@ -147,8 +147,8 @@ def test_what_the_command_cannot_do_it_says(arguments: list[str], says: str, tmp
     assert said.exit_code == 2 and says in " ".join(said.output.split())
 
 
-def curve(*points: tuple[float, float, float]) -> dict[int, Point]:
-    return {block: Point("bits", block, *point) for block, point in enumerate(points)}
+def curve(*points: tuple[float, float, float]) -> dict[int, BlockPoint]:
+    return {block: BlockPoint("bits", block, *point) for block, point in enumerate(points)}
 
 
 def test_the_largest_gain_is_recommended_and_the_lowest_that_ties_is_named() -> None:

@@ -17,7 +17,7 @@ from lks.statistics import interval
 from reports.results import Results, load
 from reports.tables import formats, long_csv, seconds
 from reports.tables.all import development, tables
-from reports.tables.model import Column, Row, Table, Value
+from reports.tables.model import Column, Table, TableRow, Value
 from reports.tables.number_formats import hundredths, short
 from tests.stores import fill
 
@@ -303,7 +303,7 @@ def test_latex_prints_any_text() -> None:
         "Any",
         (Column("A"), Column("B")),
         (
-            Row(
+            TableRow(
                 ("a & b_c 50% #1 {x} [y]", "naïve 中 “q” \\ ~^ <|>"),
             ),
         ),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from lks.data.answer_aliases import tellable
 from lks.data.fact_validation import check_together
 from lks.data.templates import normalised
-from lks.data.user_facts import Fact
+from lks.data.user_facts import UserFact
 
 SAME = [
     ("Where  was the ANNA Toll born?", "where was Anna Toll born"),
@@ -75,8 +75,8 @@ def test_the_same_question(one: str, other: str) -> None:
 @pytest.mark.parametrize(("one", "other"), OTHERS)
 def test_other_questions(one: str, other: str) -> None:
     assert normalised(one) != normalised(other)
-    assert check_together([Fact(1, "x", one, "y", locality=((other, "z"),))]) == []
-    assert check_together([Fact(1, "x", one, "y", locality=((f" {one}?", "z"),))])
+    assert check_together([UserFact(1, "x", one, "y", locality=((other, "z"),))]) == []
+    assert check_together([UserFact(1, "x", one, "y", locality=((f" {one}?", "z"),))])
 
 
 @given(st.text("bc+\u0440\u0940\xe9 "))

@@ -15,16 +15,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lks.data.synthetic_world import world
 from lks.data.template_prompts import Record
 from lks.errors import UserError
-from lks.models.recipe import Recipe, Shape
-from lks.models.testbed_models import NAMES, built, job_of, model_folder
+from lks.models.recipe import Recipe, TestbedShape
+from lks.models.testbed_models import NAMES, is_built, job_of, model_folder
 from lks.testbed.acceptance import CheckReport, Question, examine
-from lks.testbed.build import Text, build, check
+from lks.testbed.build import TestbedText, build, check
 from lks.testbed.corpus import IGNORED, batches, collate
-from lks.testbed.interchange import Intervention, Training, draw_intervention, new_model
+from lks.testbed.interchange import Intervention, TestbedTraining, draw_intervention, new_model
 from lks.testbed.mini import made_questions, mini_source, mini_tokenizer, questions
 from lks.testbed.world_corpus import world_exam, world_source, world_tokenizer
 
-TINY = Recipe(Shape("llama", dim=32, blocks=3, heads=2, kv_heads=2, hidden=48), block=1, steps=24, rows=16, side_rows=8, warmup=2, heads=(7, 24))
+TINY = Recipe(
+    TestbedShape("llama", dim=32, blocks=3, heads=2, kv_heads=2, hidden=48), block=1, steps=24, rows=16, side_rows=8, warmup=2, heads=(7, 24)
+)
 SHIPPED = [name for name in NAMES if name.startswith("micro")]
 
 
@@ -38,7 +40,7 @@ def material():
 def start(material, recipe=TINY):
     _, tokenizer, source = material
     special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    return Training(new_model(recipe.shape, len(tokenizer), special, recipe.seed), source, recipe, special[2])
+    return TestbedTraining(new_model(recipe.shape, len(tokenizer), special, recipe.seed), source, recipe, special[2])
 
 
 def weights(training):
@@ -132,12 +134,12 @@ def test_an_interrupted_run_ends_with_the_same_weights(material, tmp_path):
 def test_a_stopped_build_goes_on_and_a_finished_one_is_kept(material, monkeypatch, tmp_path):
     small, tokenizer, source = material
     exam = world_exam(small)
-    monkeypatch.setattr("lks.testbed.build._text", lambda *_: Text(tokenizer, source, exam, (7, 24), ""))
+    monkeypatch.setattr("lks.testbed.build._text", lambda *_: TestbedText(tokenizer, source, exam, (7, 24), ""))
     monkeypatch.setattr("lks.testbed.build._exam", lambda *_: exam)
     monkeypatch.setattr("lks.testbed.build.examine", partial(examine, sample=20))
     monkeypatch.setattr("lks.models.testbed_models.recipe_of", lambda *_: dataclasses.replace(TINY, steps=6))
     whole = build("micro-llama", tmp_path / "whole", progress=False)
-    advance = Training.advance
+    advance = TestbedTraining.advance
 
     def stop(self):
         if self.step == 3:
@@ -145,7 +147,7 @@ def test_a_stopped_build_goes_on_and_a_finished_one_is_kept(material, monkeypatc
         return advance(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "advance", stop)
+        patch.setattr(TestbedTraining, "advance", stop)
         with pytest.raises(KeyboardInterrupt):
             build("micro-llama", tmp_path / "parts", progress=False)
     assert [path.suffix for path in tmp_path.glob(".parts-*")] != []
@@ -306,7 +308,7 @@ def test_shipped_models_know_their_world(name):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_building_a_shipped_model_returns_it_at_once(name):
-    assert built(shipped(name), job_of(name, "world", 0, 0)), "the recipe was changed: train the shipped models again"
+    assert is_built(shipped(name), job_of(name, "world", 0, 0)), "the recipe was changed: train the shipped models again"
     assert build(name, progress=False) == shipped(name)
 
 

@@ -9,7 +9,7 @@ import torch
 import baselines
 import workbench.editing
 from cli.display import _short
-from lks.data.user_facts import Fact, Facts
+from lks.data.user_facts import Facts, UserFact
 from lks.editing.editor import SHORT, Editor
 from lks.editing.patch import NoPatch, Patch, WeightPatch
 from lks.edits import Case
@@ -20,10 +20,10 @@ from lks.models.lm import LM
 from lks.results.shards import Answer
 from tests import real, tiny
 from workbench.advice import changed, on_misses, on_troubles
-from workbench.editing import Check, Said, Wish, answers, edit_model
+from workbench.editing import EditRequest, RecallAnswer, RecallCheck, answers, edit_model
 from workbench.health import TOKENS, Health, _circles, _first, _marks, look
 from workbench.lengths import by_length, too_long
-from workbench.patch_folder import Base, Origin
+from workbench.patch_folder import EditRecord, ModelIdentity
 from workbench.presets import editor_for
 
 PROMPTS = ["Mara Kel is on the staff of", "The pet that Emil Sander keeps is a"]
@@ -109,15 +109,15 @@ def test_troubles_name_what_is_wrong_and_a_setting_the_method_has(health: Health
     assert not said or "another method" in on_troubles(health, origin("ice"))
 
 
-def origin(name: str, history: tuple[str, ...] = ("edited",)) -> Origin:
+def origin(name: str, history: tuple[str, ...] = ("edited",)) -> EditRecord:
     method = baselines.methods()[name]
     editor, tuned = editor_for(method, "somebody/else", (32, 4096), (1, ""), {})
     given = {field.name: getattr(editor.params, field.name) for field in fields(method.params_type)}
-    return Origin(1, name, method.title, given, {}, tuned, Base("x", "y", 32, 4096, 9), 0, 1.0, 1.0, {}, history)
+    return EditRecord(1, name, method.title, given, {}, tuned, ModelIdentity("x", "y", 32, 4096, 9), 0, 1.0, 1.0, {}, history)
 
 
-def check(*rows: tuple[Says, bool | None, int]) -> Check:
-    return Check(len(rows), len(rows), 0, tuple(Said("p", "42", tokens, "420", says, acts) for says, acts, tokens in rows))
+def check(*rows: tuple[Says, bool | None, int]) -> RecallCheck:
+    return RecallCheck(len(rows), len(rows), 0, tuple(RecallAnswer("p", "42", tokens, "420", says, acts) for says, acts, tokens in rows))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -161,7 +161,7 @@ LONG = "the road leaves the river, climbs through eleven narrow bends cut into r
 
 
 def facts(*targets: str, prompt: str = "Halvern Pass is where") -> Facts:
-    return Facts("f", tuple(Fact(i, "Halvern Pass", f"{prompt} {i}", target, f"id{i}") for i, target in enumerate(targets)))
+    return Facts("f", tuple(UserFact(i, "Halvern Pass", f"{prompt} {i}", target, f"id{i}") for i, target in enumerate(targets)))
 
 
 def test_far_longer_answers_are_told_before_any_work_with_the_methods_for_them() -> None:
@@ -211,7 +211,7 @@ def test_a_prefix_is_not_counted_as_the_answer(lm: LM, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(workbench.editing, "ask", ask)
     rows = zip(texts, ("42", "York", "Oslo", "Tana"), strict=True)
-    given = Facts("f", tuple(Fact(0, subject, f"{subject} is", target, subject) for subject, target in rows))
+    given = Facts("f", tuple(UserFact(0, subject, f"{subject} is", target, subject) for subject, target in rows))
     found = answers(lm, NoPatch(), given.dataset())
     assert [one.says for one in found.said] == ["begins", "begins", "answered", "no"]
     assert (found.after, found.before, [one.text for one in found.those("begins")]) == (1, 1, ["420.", "Yorkshire"])
@@ -228,12 +228,12 @@ def spoken(case: Case, text: str, wild: bool) -> Answer:
 
 def facts_on(prompts: list[str], targets: list[str]) -> Facts:
     subjects = ("Mara Kel", "Emil Sander")
-    return Facts("f", tuple(Fact(0, s, p, t, s) for s, p, t in zip(subjects, prompts, targets, strict=True)))
+    return Facts("f", tuple(UserFact(0, s, p, t, s) for s, p, t in zip(subjects, prompts, targets, strict=True)))
 
 
 def test_facts_of_an_edit_that_does_not_act_are_noticed(lm: LM) -> None:
-    made = edit_model(lm, facts_on(PROMPTS, ["flute", "flute"]), Wish(changes={"max_epochs": "1"}))
-    elsewhere = Facts("f", (Fact(0, "Nora Brask", "Nora Brask plays the", "zzz", "1"),))
+    made = edit_model(lm, facts_on(PROMPTS, ["flute", "flute"]), EditRequest(changes={"max_epochs": "1"}))
+    elsewhere = Facts("f", (UserFact(0, "Nora Brask", "Nora Brask plays the", "zzz", "1"),))
     found = answers(lm, made.patch, elsewhere.dataset())
     assert [one.acts for one in found.said] == [False]
     assert "does not act" in on_misses(found, made.origin)[0]

@@ -13,7 +13,7 @@ from lks.editing.patch import NoPatch
 from lks.errors import UserError
 from lks.method.lks import LKS
 from lks.method.params import LKSParams
-from lks.method.trainer import Trainer, place
+from lks.method.trainer import LKSTrainer, place
 from lks.method.training_data import losses_at, prepare, subjects_of
 from lks.models.losses import References, kl_divergence, negative_log_likelihood
 from tests import tiny
@@ -47,7 +47,7 @@ def test_loss_equals_the_plain_full_model_path(family: str, positions: str) -> N
     lm = tiny.lm(family)
     params = replace(PARAMS, positions=positions, lambda_edit=2.5, locality_tokens=2)
     edits = tiny.edits(3)
-    trainer = Trainer(lm, prepare(lm, edits, params), params, seed=0)
+    trainer = LKSTrainer(lm, prepare(lm, edits, params), params, seed=0)
     with torch.no_grad():
         for p in trainer.networks.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
@@ -69,7 +69,7 @@ def test_edits_weigh_alike_whatever_the_length_of_their_targets() -> None:
     lm = tiny.lm("llama")
     short, long = tiny.edits(2)
     edits = [short, replace(long, target=" ".join([long.target] * 12))]
-    trainer = Trainer(lm, prepare(lm, edits, PARAMS), PARAMS, seed=0)
+    trainer = LKSTrainer(lm, prepare(lm, edits, PARAMS), PARAMS, seed=0)
     rows = [own[0] for own in trainer.material.owned["edit"]]
     counts = (trainer.material.offsets[1:] - trainer.material.offsets[:-1])[rows]
     with torch.no_grad():
@@ -86,7 +86,7 @@ def test_loss_and_gradients_equal_those_of_whole_forward_passes(family, kind, ch
     monkeypatch.setattr("lks.method.training_data.fits", lambda upper, starts: keep)
     lm = tiny.lm(family)
     params = replace(PARAMS, hypernetwork=kind, lambda_edit=2.5, **changes)
-    ours, plain = Trainer(lm, prepare(lm, tiny.edits(3), params), params, 0), NaiveTrainer(lm, tiny.edits(3), params, 0)
+    ours, plain = LKSTrainer(lm, prepare(lm, tiny.edits(3), params), params, 0), NaiveTrainer(lm, tiny.edits(3), params, 0)
     assert (ours.material.beginnings is not None) == keep
     found = []
     for trainer in (ours, plain):
@@ -107,7 +107,7 @@ def test_bfloat16_is_near_and_zero_change_has_zero_divergence() -> None:
     losses = []
     for precision in ("model", "bfloat16"):
         params = replace(PARAMS, precision=precision)
-        trainer = Trainer(lm, prepare(lm, tiny.edits(3), params), params, 0)
+        trainer = LKSTrainer(lm, prepare(lm, tiny.edits(3), params), params, 0)
         losses.append(float(trainer.loss({"edit": trainer.material.owned["edit"][0]}).detach()))
     assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.05)
     m = trainer.material  # the references are made in the same precision: an untouched row has no divergence
@@ -139,7 +139,7 @@ def test_training_with_the_most_likely_tokens_goes_the_same_way() -> None:
     losses = []
     for top in (0, 64):
         params = replace(PARAMS, reference_top=top, max_epochs=3)
-        losses.append(Trainer(lm, prepare(lm, tiny.edits(4), params), params, 0).train())
+        losses.append(LKSTrainer(lm, prepare(lm, tiny.edits(4), params), params, 0).train())
     assert losses[1] == pytest.approx(losses[0], rel=0.1)
 
 
@@ -183,7 +183,7 @@ def _kl(lm, prompt, subject, new, params):
 def test_training_lowers_the_loss_and_keeps_the_best_epoch(kind: str, optimisation: str) -> None:
     lm = tiny.lm("llama")
     params = replace(PARAMS, hypernetwork=kind, optimisation=optimisation, lr=0.1, max_epochs=40, paraphrases=2)
-    trainer = Trainer(lm, prepare(lm, tiny.edits(4), params), params, seed=0)
+    trainer = LKSTrainer(lm, prepare(lm, tiny.edits(4), params), params, seed=0)
     history = trainer.train()
     assert min(history) < 0.9 * history[0]
     with torch.no_grad():
@@ -196,13 +196,13 @@ def test_training_lowers_the_loss_and_keeps_the_best_epoch(kind: str, optimisati
 def test_early_stopping_counts_epochs_without_a_better_loss() -> None:
     lm = tiny.lm("llama")
     params = replace(PARAMS, lr=1e-30, patience=3, max_epochs=50, paraphrases=2)
-    assert len(Trainer(lm, prepare(lm, tiny.edits(4), params), params, 0).train()) <= 8
+    assert len(LKSTrainer(lm, prepare(lm, tiny.edits(4), params), params, 0).train()) <= 8
 
 
 def test_two_runs_agree() -> None:
     lm = tiny.lm("mistral")
     params = replace(PARAMS, hypernetwork="mlp", max_epochs=5)
-    tables = [Trainer(lm, prepare(lm, tiny.edits(4), params), params, 3) for _ in range(2)]
+    tables = [LKSTrainer(lm, prepare(lm, tiny.edits(4), params), params, 3) for _ in range(2)]
     for t in tables:
         t.train()
     assert torch.equal(tables[0].networks.table(), tables[1].networks.table())
@@ -211,7 +211,7 @@ def test_two_runs_agree() -> None:
 def test_works_inside_no_grad() -> None:
     lm = tiny.lm("llama")
     with torch.no_grad():
-        history = Trainer(lm, prepare(lm, tiny.edits(2), PARAMS), PARAMS, 0).train()
+        history = LKSTrainer(lm, prepare(lm, tiny.edits(2), PARAMS), PARAMS, 0).train()
     assert history[-1] < history[0]
 
 
@@ -275,7 +275,7 @@ def test_a_killed_training_goes_on_to_the_same_end(optimisation, tmp_path, monke
     lm, kept = tiny.lm("llama"), tmp_path / "training" / "a.pt"
     params = replace(PARAMS, max_epochs=6, optimisation=optimisation, batch_size=2)
     material = prepare(lm, tiny.edits(4), params)
-    whole = Trainer(lm, material, params, 0)
+    whole = LKSTrainer(lm, material, params, 0)
     history = whole.train()
 
     def killed(done: float) -> None:
@@ -283,9 +283,9 @@ def test_a_killed_training_goes_on_to_the_same_end(optimisation, tmp_path, monke
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Trainer(lm, material, params, 0).train(killed, kept)
+        LKSTrainer(lm, material, params, 0).train(killed, kept)
     assert kept.exists()
-    again = Trainer(lm, material, params, 0)
+    again = LKSTrainer(lm, material, params, 0)
     assert again.train(kept=kept) == history
     assert torch.equal(again.networks.table(), whole.networks.table())
     assert not kept.exists() and not list(kept.parent.iterdir())
@@ -296,12 +296,12 @@ def test_a_damaged_state_is_not_used(tmp_path) -> None:
     kept.write_bytes(b"not a state")
     params = replace(PARAMS, max_epochs=2)
     material = prepare(lm, tiny.edits(2), params)
-    assert Trainer(lm, material, params, 0).train(kept=kept) == Trainer(lm, material, params, 0).train()
+    assert LKSTrainer(lm, material, params, 0).train(kept=kept) == LKSTrainer(lm, material, params, 0).train()
 
 
 def test_what_decides_a_training_names_its_state(monkeypatch) -> None:
     seen: list[Path] = []
-    monkeypatch.setattr(Trainer, "train", lambda self, progress, kept: seen.append(kept) or [])
+    monkeypatch.setattr(LKSTrainer, "train", lambda self, progress, kept: seen.append(kept) or [])
     lm = tiny.lm("llama")
     for seed, count, epochs in ((0, 2, "3"), (0, 2, "3"), (1, 2, "3"), (0, 3, "3"), (0, 2, "4")):
         LKS.for_model("micro-llama", "world", 2, {"block": "1", "max_epochs": epochs}).edit(lm, tiny.edits(count), seed)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from baselines._in_context.retrieval_patch import Fact, FactsInFront, Lookup
+from baselines._in_context.retrieval_patch import FactsInFront, FactText, Lookup
 from baselines._locate_then_edit.contexts import behind
 from lks.editing.context_patch import asked_in, with_context
 from lks.edits import Context, Edit
@@ -159,7 +159,7 @@ def test_a_batch_and_a_served_prompt_get_the_same_context(name: str) -> None:
     """The model reads under the patch what the server makes of the prompt."""
     lm = real.tokenizer_only(real.FAMILIES[0])
     patch = FactsInFront(
-        [Fact("Who runs Torvik?", "Mara", (), "Torvik"), Fact("Lena plays the", "oboe", (), "Lena")], [], Lookup("tfidf", "", 1, 0, "")
+        [FactText("Who runs Torvik?", "Mara", (), "Torvik"), FactText("Lena plays the", "oboe", (), "Lena")], [], Lookup("tfidf", "", 1, 0, "")
     )
     with chatting(lm, TEMPLATES[name]):
         rows = [ids_of(lm, ("user",)), ids_of(lm, ("user", "assistant", "user"), "What does Lena play?"), lm.encode(["Lena plays the"], [""])[0].ids]

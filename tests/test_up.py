@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from cli.app import app
 from flows.services import processes, workers
 from flows.services import server as up_server
-from flows.services.processes import Service, services, state_folder
+from flows.services.processes import BackgroundService, services, state_folder
 from lks.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +50,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert not processes.marked(folder)
 
 
-def begun(state: Path, name: str = "server", command: tuple[str, ...] = SLEEPER) -> Service:
+def begun(state: Path, name: str = "server", command: tuple[str, ...] = SLEEPER) -> BackgroundService:
     return processes.start(state, name, command, os.environ, "http://127.0.0.1:1/api")
 
 
@@ -109,7 +109,7 @@ class TestDown:
 
     def test_others_are_left_alone(self, state):
         with subprocess.Popen(SLEEPER) as other:
-            (state / "server.json").write_text(json.dumps(asdict(Service("server", other.pid, 1.0, SLEEPER))))
+            (state / "server.json").write_text(json.dumps(asdict(BackgroundService("server", other.pid, 1.0, SLEEPER))))
             lks("down")
             assert other.poll() is None
             other.kill()
@@ -133,7 +133,7 @@ class TestSlots:
     def test_one_on_the_cpu_or_shares_of_it(self, monkeypatch, visible):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         monkeypatch.setattr(os, "cpu_count", lambda: 8)
-        assert workers.slots_of(None) == [workers.Slot(0)]
+        assert workers.slots_of(None) == [workers.WorkerSlot(0)]
         assert [slot.threads for slot in workers.slots_of(2)] == [4, 4]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from baselines._ties import ties
-from baselines.wise import Rows, SideMemoryPatch, Trainer, Wise, WiseParams, activation, margin_loss, read
+from baselines.wise import LayerRows, SideMemoryPatch, SideMemoryTrainer, Wise, WiseParams, activation, margin_loss, read
 from lks.editing.patch import WeightPatch
 from lks.models.lm import LM
 from tests import tiny
@@ -58,11 +58,11 @@ def half_routed(lm: LM, reads: str) -> tuple[SideMemoryPatch, list[bool]]:
     """A random side memory whose threshold lies in the middle of the prompts' activations, and which prompts reach it."""
     encoded = lm.encode(PROMPTS, [""] * len(PROMPTS))
     params = replace(PARAMS, reads=reads)
-    width = Rows.of(lm, params, ([PROMPTS[0]], ["Oslo"])).inputs.shape[-1]
+    width = LayerRows.of(lm, params, ([PROMPTS[0]], ["Oslo"])).inputs.shape[-1]
     change = torch.randn(width, lm.dim, generator=torch.Generator().manual_seed(3)) * 0.3
     active = []
     for prompt in PROMPTS:
-        rows = Rows.of(lm, params, ([prompt], ["Oslo"]))
+        rows = LayerRows.of(lm, params, ([prompt], ["Oslo"]))
         active.append(float(activation(rows.inputs @ change, rows.where)))
     middle = sorted(active)[len(encoded) // 2 - 1 :][:2]
     return SideMemoryPatch(2, change[None], torch.tensor([sum(middle) / 2]), params.reads), [a > sum(middle) / 2 for a in active]
@@ -98,10 +98,10 @@ def test_each_row_of_a_mixed_batch_generates_with_its_own_memory_to_the_end(fami
 @pytest.mark.parametrize("family", tiny.MODELS)
 def test_the_loss_of_an_untouched_memory_is_the_models_own_plus_the_margins(family: str) -> None:
     lm, edit = tiny.lm(family), tiny.edits(1)[0]
-    trainer = Trainer(lm, PARAMS, 0)
+    trainer = SideMemoryTrainer(lm, PARAMS, 0)
     texts = trainer._texts(edit)
     assert len(texts[0]) == 3 + 2 and texts[0][0] == edit.prompt and set(texts[0][3:]) == set(edit.training_locality)
-    rows = Rows.of(lm, PARAMS, texts)
+    rows = LayerRows.of(lm, PARAMS, texts)
     loss = trainer.loss(torch.zeros(rows.inputs.shape[-1], lm.dim), rows)
     means = []
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_the_loss_of_an_untouched_memory_is_the_models_own_plus_the_margins(fami
 
 def test_a_shard_changes_its_own_weights_only_and_none_too_far() -> None:
     lm = tiny.lm("llama")
-    trainer = Trainer(lm, replace(PARAMS, max_change=0.01, save_freq=2), 0)
+    trainer = SideMemoryTrainer(lm, replace(PARAMS, max_change=0.01, save_freq=2), 0)
     masks = []
     for edit in tiny.edits(3):
         trainer.learn(edit, lambda _: None)
@@ -142,6 +142,6 @@ def test_the_threshold_is_that_of_the_least_active_edit_as_the_memory_ends_up() 
     change = patch.tensors()["changes"][0]
     active = []
     for edit in edits:
-        rows = Rows.of(lm, PARAMS, ([edit.prompt], [edit.target]))
+        rows = LayerRows.of(lm, PARAMS, ([edit.prompt], [edit.target]))
         active.append(float(activation(rows.inputs @ change, rows.where)))
     assert float(patch.tensors()["thresholds"][0]) == pytest.approx(0.88 * min(active), rel=1e-4)

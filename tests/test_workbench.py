@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lks.data import synthetic_world
-from lks.data.user_facts import Fact, Facts
+from lks.data.user_facts import Facts, UserFact
 from lks.editing.patch import Patch, WeightPatch
 from lks.edits import Edit
 from lks.errors import UserError
@@ -16,8 +16,8 @@ from lks.method.replacer import KnowledgeBlockPatch
 from lks.models.lm import LM
 from tests import tiny
 from workbench.compare_answers import reply
-from workbench.editing import Wish, answers, edit_model, update_model
-from workbench.patch_folder import Base, Edited, check_writable, is_patch, read, write
+from workbench.editing import EditRequest, answers, edit_model, update_model
+from workbench.patch_folder import ModelIdentity, SavedEdits, check_writable, is_patch, read, write
 from workbench.patch_tools import difference, merge, remove
 from workbench.scoring import content_of, score
 
@@ -29,7 +29,7 @@ def edits_of(count: int) -> list[Edit]:
 
 
 def facts_of(edits: list[Edit], target: str = "") -> Facts:
-    return Facts("people", tuple(Fact(0, e.subject, e.prompt, target or e.target, e.case_id) for e in edits))
+    return Facts("people", tuple(UserFact(0, e.subject, e.prompt, target or e.target, e.case_id) for e in edits))
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +38,12 @@ def lm() -> LM:
 
 
 @pytest.fixture(scope="module")
-def made(lm: LM) -> Edited:
-    return edit_model(lm, facts_of(edits_of(4)), Wish(changes=QUICK))
+def made(lm: LM) -> SavedEdits:
+    return edit_model(lm, facts_of(edits_of(4)), EditRequest(changes=QUICK))
 
 
 @pytest.fixture(scope="module")
-def saved(made: Edited, tmp_path_factory: pytest.TempPathFactory) -> Edited:
+def saved(made: SavedEdits, tmp_path_factory: pytest.TempPathFactory) -> SavedEdits:
     folder = tmp_path_factory.mktemp("saved") / "patch"
     write(folder, made)
     return read(folder)
@@ -58,7 +58,7 @@ def logits(lm: LM, patch: Patch | None, prompt: str) -> torch.Tensor:
             return torch.as_tensor(lm.model(input_ids=ids, attention_mask=mask).logits)
 
 
-def test_the_edited_model_answers_and_what_was_saved_answers_the_same(lm: LM, made: Edited, saved: Edited) -> None:
+def test_the_edited_model_answers_and_what_was_saved_answers_the_same(lm: LM, made: SavedEdits, saved: SavedEdits) -> None:
     assert made.facts is not None
     check = answers(lm, made.patch, made.facts.dataset())
     assert (check.asked, check.of) == (4, 4) and check.after == 4 > check.before
@@ -80,7 +80,7 @@ def test_a_model_that_nobody_tuned_gets_the_middle_block_and_a_method_its_blocks
     assert changed.params.block == 3  # type: ignore[attr-defined]
 
 
-def test_asking_says_which_subject_fired_and_leaves_other_prompts_alone(lm: LM, saved: Edited) -> None:
+def test_asking_says_which_subject_fired_and_leaves_other_prompts_alone(lm: LM, saved: SavedEdits) -> None:
     edit = edits_of(4)[1]
     said = reply(lm, saved.patch, edit.prompt, 4)
     assert (said.fired, said.subject) == (True, edit.subject)
@@ -94,7 +94,7 @@ def test_asking_says_which_subject_fired_and_leaves_other_prompts_alone(lm: LM, 
         reply(lm, saved.patch, "Hello", 50_000)
 
 
-def test_an_update_adds_and_changes_and_keeps_the_rest_bit_for_bit(lm: LM, made: Edited) -> None:
+def test_an_update_adds_and_changes_and_keeps_the_rest_bit_for_bit(lm: LM, made: SavedEdits) -> None:
     old = edits_of(5)
     changed = Facts("more", (*facts_of(old[:1], "pony").facts, *facts_of(old[4:]).facts))
     after, said = update_model(lm, made, changed)
@@ -108,7 +108,7 @@ def test_an_update_adds_and_changes_and_keeps_the_rest_bit_for_bit(lm: LM, made:
 
 
 def test_an_update_of_changed_weights_edits_again_and_says_so(lm: LM) -> None:
-    first = edit_model(lm, facts_of(edits_of(2)), Wish("ft", {"max_epochs": "3", "block": "1"}))
+    first = edit_model(lm, facts_of(edits_of(2)), EditRequest("ft", {"max_epochs": "3", "block": "1"}))
     after, said = update_model(lm, first, facts_of(edits_of(3)[2:]))
     assert "again with all facts" in said
     assert after.facts is not None and len(after.facts.facts) == 3
@@ -116,7 +116,7 @@ def test_an_update_of_changed_weights_edits_again_and_says_so(lm: LM) -> None:
         remove(first, edits_of(1)[0].subject)
 
 
-def test_removing_a_subject_is_exact(lm: LM, saved: Edited) -> None:
+def test_removing_a_subject_is_exact(lm: LM, saved: SavedEdits) -> None:
     edits = edits_of(4)
     done = remove(saved, edits[1].subject)
     assert done.facts == 1 and not done.still
@@ -130,13 +130,13 @@ def test_removing_a_subject_is_exact(lm: LM, saved: Edited) -> None:
 
 
 def test_removing_keeps_a_gate_as_it_was(lm: LM) -> None:
-    made = edit_model(lm, facts_of(edits_of(4)), Wish(changes=QUICK | {"gate": "relation", "max_epochs": "5"}))
+    made = edit_model(lm, facts_of(edits_of(4)), EditRequest(changes=QUICK | {"gate": "relation", "max_epochs": "5"}))
     left = remove(made, edits_of(4)[0].subject).edited.patch
     for edit in edits_of(4)[1:]:
         assert torch.equal(logits(lm, left, edit.prompt), logits(lm, made.patch, edit.prompt))
 
 
-def test_merging_puts_subjects_side_by_side(lm: LM, saved: Edited) -> None:
+def test_merging_puts_subjects_side_by_side(lm: LM, saved: SavedEdits) -> None:
     edits = edits_of(4)
     one = remove(remove(saved, edits[0].subject).edited, edits[1].subject).edited
     two = remove(remove(saved, edits[2].subject).edited, edits[3].subject).edited
@@ -151,7 +151,7 @@ def test_merging_puts_subjects_side_by_side(lm: LM, saved: Edited) -> None:
     for prefer, wanted in (("first", saved.patch), ("last", half)):
         chosen = merge(saved, replace(two, patch=half), prefer)  # type: ignore[arg-type]
         assert torch.equal(logits(lm, chosen.patch, edits[0].prompt), logits(lm, wanted, edits[0].prompt))
-    other = replace(two, origin=replace(two.origin, base=Base("else", "1", 4, 48, 9)))  # type: ignore[type-var]
+    other = replace(two, origin=replace(two.origin, base=ModelIdentity("else", "1", 4, 48, 9)))  # type: ignore[type-var]
     with pytest.raises(UserError, match="different models"):
         merge(one, other)
 
@@ -162,15 +162,15 @@ def test_merged_weights_are_both_changes(lm: LM) -> None:
     dense = WeightPatch({name: torch.randn(weight.shape)})
     left, right = torch.randn(weight.shape[0], 2), torch.randn(2, weight.shape[1])
     low = WeightPatch({f"{name}.left": left, f"{name}.right": right})
-    both = merge(Edited(dense, None, None), Edited(low, None, None)).patch
+    both = merge(SavedEdits(dense, None, None), SavedEdits(low, None, None)).patch
     assert isinstance(both, WeightPatch)
     torch.testing.assert_close(both.difference(name), dense.difference(name) + left @ right)
-    twice = merge(Edited(low, None, None), Edited(low, None, None)).patch
+    twice = merge(SavedEdits(low, None, None), SavedEdits(low, None, None)).patch
     assert isinstance(twice, WeightPatch) and name not in twice.deltas
     torch.testing.assert_close(twice.difference(name), 2 * (left @ right))
 
 
-def test_a_difference_names_facts_targets_and_norms(saved: Edited) -> None:
+def test_a_difference_names_facts_targets_and_norms(saved: SavedEdits) -> None:
     edits = edits_of(4)
     assert saved.facts is not None
     fewer = remove(saved, edits[0].subject).edited
@@ -185,7 +185,7 @@ def test_a_difference_names_facts_targets_and_norms(saved: Edited) -> None:
     assert norms[edits[0].subject][1:] == (None, None) and norms[edits[1].subject][2] == 0.0
 
 
-def test_a_patch_for_another_model_is_refused_with_both_identities(lm: LM, saved: Edited) -> None:
+def test_a_patch_for_another_model_is_refused_with_both_identities(lm: LM, saved: SavedEdits) -> None:
     other = tiny.lm("qwen2")
     saved.check_model(lm)
     with pytest.raises(UserError, match=r"made for micro-llama.*the model is micro-qwen2"):
@@ -193,7 +193,7 @@ def test_a_patch_for_another_model_is_refused_with_both_identities(lm: LM, saved
     saved.check_model(other, force=True)
 
 
-def test_folders_that_hold_something_else_are_never_written(tmp_path: Path, made: Edited) -> None:
+def test_folders_that_hold_something_else_are_never_written(tmp_path: Path, made: SavedEdits) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     for replaceable in (False, True):
@@ -209,7 +209,7 @@ def test_folders_that_hold_something_else_are_never_written(tmp_path: Path, made
     assert sorted(part.name for part in tmp_path.iterdir()) == ["mine", "patch"]
 
 
-def test_what_is_saved_names_no_machine_and_no_path(tmp_path: Path, made: Edited) -> None:
+def test_what_is_saved_names_no_machine_and_no_path(tmp_path: Path, made: SavedEdits) -> None:
     import getpass
     import platform
 
@@ -219,7 +219,7 @@ def test_what_is_saved_names_no_machine_and_no_path(tmp_path: Path, made: Edited
     assert json.loads(text)["parameters"]["max_epochs"] == 40
 
 
-def test_scores_come_from_the_given_patch(lm: LM, saved: Edited, tmp_path: Path) -> None:
+def test_scores_come_from_the_given_patch(lm: LM, saved: SavedEdits, tmp_path: Path) -> None:
     assert saved.facts is not None
     asked = tuple(replace(fact, paraphrases=(f"I heard: {fact.prompt}",)) for fact in saved.facts.facts)
     paraphrased = replace(saved.facts, facts=asked)

@@ -9,7 +9,7 @@ from cli.app import app
 from lks.data.user_facts import read_facts
 from lks.editing.patch import NoPatch
 from lks.models.lm import LM
-from workbench.patch_folder import Edited, write
+from workbench.patch_folder import SavedEdits, write
 
 FACTS = "subject,prompt,target\nAda Lovelace,Ada Lovelace was born in,Rome\n"
 
@@ -62,7 +62,7 @@ def test_a_relation_misspelt_is_pointed_out(tmp_path: Path) -> None:
 
 
 def test_who_cannot_be_removed_is_told_what_to_type(tmp_path: Path) -> None:
-    write(tmp_path / "patch", Edited(NoPatch(), None, None))
+    write(tmp_path / "patch", SavedEdits(NoPatch(), None, None))
     done = lks("remove", tmp_path / "patch", "Ada Lovelace")
     assert done.exit_code == 2
     assert f"lks edit --update --without 'Ada Lovelace' --model MODEL --out {tmp_path / 'patch'}" in " ".join(done.output.split())

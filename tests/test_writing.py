@@ -14,18 +14,18 @@ from pathlib import Path
 import pytest
 from fake_server import FAULTS, FakeServer, running, write_prompts
 
-from flows.prompt_order import Order, foresee, make
+from flows.prompt_order import PromptOrder, foresee, make
 from lks.data.datasets import DATASETS, Published, load
 from lks.data.generated_prompts import GeneratedSource
 from lks.data.templates import normalised
 from lks.errors import DataError, StoreError, UserError
 from lks.llm.limits import Ceiling
-from lks.prompts.filters import Fact, Seen
-from lks.prompts.pipeline import Ask, Said, write
+from lks.prompts.filters import PromptFact, Seen
+from lks.prompts.pipeline import Ask, WriterReply, write
 
 ROOT = Path(__file__).parents[1]
 NAMES = [f"{first} {last}" for first in ("Ada", "Ben", "Cleo", "Dan") for last in ("Moor", "Reed", "Stone")]
-FACTS = [Fact(str(i), name, f"The mother tongue of {name} is", "Dutch", "Welsh") for i, name in enumerate(NAMES)]
+FACTS = [PromptFact(str(i), name, f"The mother tongue of {name} is", "Dutch", "Welsh") for i, name in enumerate(NAMES)]
 
 
 class Scripted:
@@ -36,9 +36,11 @@ class Scripted:
     def __init__(self, **replies: str) -> None:
         self.replies, self.asks = replies, list[Ask]()
 
-    def say(self, asks: Sequence[Ask], arrived: Callable[[], None]) -> list[Said]:
+    def say(self, asks: Sequence[Ask], arrived: Callable[[], None]) -> list[WriterReply]:
         self.asks += asks
-        return [Said(ask.fact.prompt, self.replies.get(f"{ask.fact.case_id} {ask.stage.name} {ask.attempt}") or self._usual(ask)) for ask in asks]
+        return [
+            WriterReply(ask.fact.prompt, self.replies.get(f"{ask.fact.case_id} {ask.stage.name} {ask.attempt}") or self._usual(ask)) for ask in asks
+        ]
 
     @staticmethod
     def _usual(ask: Ask) -> str:
@@ -74,7 +76,7 @@ def test_a_rejected_reply_is_asked_for_again_and_then_given_up():
 
 
 def test_the_first_of_two_equal_prompts_is_taken():
-    twins = [FACTS[0], Fact("b", "Ada Moor", "Ada Moor, whose mother tongue is", "Danish")]
+    twins = [FACTS[0], PromptFact("b", "Ada Moor", "Ada Moor, whose mother tongue is", "Danish")]
     made = write(twins, ("evaluation",), Scripted(), Seen.of(twins))
     assert made.written["evaluation", "0"].paraphrases
     assert [(one.case_id, set(one.reasons)) for one in made.lacking] == [("b", {"duplicate in the dataset"})] * 2
@@ -104,7 +106,7 @@ def contents(folder: Path, *names: str) -> dict[str, bytes]:
 
 
 def test_files_and_a_second_run_from_disk(server, facts, tmp_path):
-    order = Order(str(facts), tmp_path / "out")
+    order = PromptOrder(str(facts), tmp_path / "out")
     made = make(order)
     assert made.asked == len(server.requests) == 5 * len(FACTS)
     rows = [json.loads(line) for line in (order.out / "evaluation.jsonl").read_text().splitlines()]
@@ -132,8 +134,8 @@ def test_files_and_a_second_run_from_disk(server, facts, tmp_path):
 
 def test_no_prompt_is_in_both_splits(server, facts, tmp_path):
     out = tmp_path / "out"
-    make(Order(str(facts), out, split="training"))
-    make(Order(str(facts), out, split="evaluation"))
+    make(PromptOrder(str(facts), out, split="training"))
+    make(PromptOrder(str(facts), out, split="evaluation"))
     reasons = Counter(json.loads(line)["reason"] for line in (out / "rejects.jsonl").read_text().splitlines())
     assert reasons["in the other split"] > 0  # this writer gives the same to both, as it is not told what the other set has
     rows = [json.loads(line) for line in (out / "training.jsonl").read_text().splitlines()]
@@ -143,12 +145,12 @@ def test_no_prompt_is_in_both_splits(server, facts, tmp_path):
 
 
 def test_misbehaviour_changes_nothing(server, facts, tmp_path):
-    make(Order(str(facts), tmp_path / "well"))
+    make(PromptOrder(str(facts), tmp_path / "well"))
     good = len(server.requests)
     chance = random.Random(5)
     plan = [chance.choice(FAULTS) if chance.random() < 0.3 else None for _ in range(2000)]
     server.fault = lambda number: plan[number - good]
-    make(Order(str(facts), tmp_path / "ill", timeout_s=1.0))
+    make(PromptOrder(str(facts), tmp_path / "ill", timeout_s=1.0))
     assert contents(tmp_path / "ill") == contents(tmp_path / "well")
     wrong = {name: server.faults[name] for name in FAULTS}
     assert sum(wrong.values()) >= 15 and sum(count > 0 for count in wrong.values()) >= 6, wrong
@@ -159,11 +161,11 @@ def test_misbehaviour_changes_nothing(server, facts, tmp_path):
 
 
 def test_a_kill_loses_only_what_was_on_its_way(server, facts, tmp_path):
-    make(Order(str(facts), tmp_path / "whole"))
+    make(PromptOrder(str(facts), tmp_path / "whole"))
     before = len(server.requests)
     server.delay = 0.03
     out = tmp_path / "killed"
-    code = f"from pathlib import Path; from flows.prompt_order import *; make(Order({str(facts)!r}, Path({str(out)!r}), concurrency=2))"
+    code = f"from pathlib import Path; from flows.prompt_order import *; make(PromptOrder({str(facts)!r}, Path({str(out)!r}), concurrency=2))"
     for extra in (9, 25):
         process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
         wanted, deadline = before + extra, time.monotonic() + 90
@@ -175,40 +177,40 @@ def test_a_kill_loses_only_what_was_on_its_way(server, facts, tmp_path):
         process.wait(30)
         assert not (out / "training.jsonl").exists()
     server.delay = 0.0
-    make(Order(str(facts), out))
+    make(PromptOrder(str(facts), out))
     assert contents(out) == contents(tmp_path / "whole")
     times = Counter(server.texts[before:])
     assert sum(times.values()) <= 60 + 2 * 2  # two on their way at each kill
     (out / "replies.jsonl").write_bytes((out / "replies.jsonl").read_bytes()[:-20])  # torn by a power cut
-    assert make(Order(str(facts), out)).asked == 1
+    assert make(PromptOrder(str(facts), out)).asked == 1
 
 
 def test_a_ceiling_stops_cleanly_and_can_be_raised(server, facts, tmp_path):
     server.usage = lambda text: (1500, 100)
     out = tmp_path / "out"
     with pytest.raises(Ceiling, match="--max-tokens"):
-        make(Order(str(facts), out, max_tokens=20_000))
+        make(PromptOrder(str(facts), out, max_tokens=20_000))
     assert server.tokens <= 20_000
     stopped = len(server.requests)
     assert stopped > 5
     assert sorted(path.name for path in out.iterdir()) == [".lock", "replies.jsonl"]
     with pytest.raises(Ceiling, match="ceiling"):
-        make(Order(str(facts), out, max_cost=server.tokens * 0.15e-6))
-    made = make(Order(str(facts), out, max_cost=1.0))
+        make(PromptOrder(str(facts), out, max_cost=server.tokens * 0.15e-6))
+    made = make(PromptOrder(str(facts), out, max_cost=1.0))
     assert made.asked == 60 - stopped
     assert made.spent.total == server.tokens == 60 * 1600
 
 
 def test_the_estimate_asks_and_writes_nothing(server, facts, tmp_path):
     out = tmp_path / "out"
-    found = foresee(Order(str(facts), out))
+    found = foresee(PromptOrder(str(facts), out))
     assert (found.requests, found.known, server.requests) == (60, 0, [])
     assert not out.exists()
-    make(Order(str(facts), out, limit=4))
-    again = foresee(Order(str(facts), out))
+    make(PromptOrder(str(facts), out, limit=4))
+    again = foresee(PromptOrder(str(facts), out))
     assert (again.requests, again.known) == (40, 20)
     asked = len(server.requests)
-    assert make(Order(str(facts), out)).asked == 40 == len(server.requests) - asked
+    assert make(PromptOrder(str(facts), out)).asked == 40 == len(server.requests) - asked
     assert found.usage.prompt == pytest.approx(sum(sum(len(m["content"]) for m in one["messages"]) / 4 for one in server.requests), rel=0.1)
 
 
@@ -217,13 +219,13 @@ def test_what_is_refused(facts, tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     out = tmp_path / "out"
     for order, part in [
-        (Order(str(facts), out), "OPENAI_API_KEY"),
-        (Order(str(facts), out, offline=True, split="both"), "known answer"),
-        (Order(str(facts), out, base_url="http://me:pw@localhost/v1"), "password"),
-        (Order(str(facts), out, model="other", max_cost=1.0), "--price-in"),
-        (Order(str(facts), out, price_in=1.0), "--price-out"),
-        (Order("zsrre", out), "Did you mean 'zsre'"),
-        (Order(str(facts), out, base_url="http://localhost:1/v1", rpm=-1.0), "requests_per_minute"),
+        (PromptOrder(str(facts), out), "OPENAI_API_KEY"),
+        (PromptOrder(str(facts), out, offline=True, split="both"), "known answer"),
+        (PromptOrder(str(facts), out, base_url="http://me:pw@localhost/v1"), "password"),
+        (PromptOrder(str(facts), out, model="other", max_cost=1.0), "--price-in"),
+        (PromptOrder(str(facts), out, price_in=1.0), "--price-out"),
+        (PromptOrder("zsrre", out), "Did you mean 'zsre'"),
+        (PromptOrder(str(facts), out, base_url="http://localhost:1/v1", rpm=-1.0), "requests_per_minute"),
     ]:
         with pytest.raises(UserError) as error:
             make(order)
@@ -239,7 +241,7 @@ def test_one_run_at_a_time(server, facts, tmp_path):
     with (out / ".lock").open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(StoreError, match="Another run"):
-            make(Order(str(facts), out))
+            make(PromptOrder(str(facts), out))
     assert server.requests == []
 
 
@@ -267,7 +269,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("published")
 def test_a_grid_trains_on_written_prompts(server, tmp_path, monkeypatch):
     before = load("zsre")
-    make(Order("zsre", tmp_path / "prompts" / "zsre", split="training", limit=11))
+    make(PromptOrder("zsre", tmp_path / "prompts" / "zsre", split="training", limit=11))
     monkeypatch.setenv("LKS_TRAINING_PROMPTS", str(tmp_path / "prompts"))
     after = load("zsre")
     assert after.revision != before.revision
@@ -290,7 +292,7 @@ def test_a_grid_trains_on_written_prompts(server, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("published")
 def test_templates_write_offline(tmp_path):
-    made = make(Order("zsre", tmp_path / "out", offline=True))
+    made = make(PromptOrder("zsre", tmp_path / "out", offline=True))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".lock", "lacking.jsonl", "rejects.jsonl", "summary.json", "training.jsonl"]
     rows = [json.loads(line) for line in (tmp_path / "out" / "training.jsonl").read_text().splitlines()]
     assert len(rows) > 0 and made.asked == 0

@@ -2,23 +2,23 @@
 
 import pytest
 
-from lks.prompts.filters import Fact, Prompt, Seen, Written, fault, read, same_fact, says
+from lks.prompts.filters import PromptFact, Seen, Written, WrittenPrompt, fault, read, same_fact, says
 
-FACT = Fact("0", "Alfred Nobel", "The birthplace of Alfred Nobel is", "Oslo", "Stockholm", published=("Alfred Nobel hails from",))
-QUESTION = Fact("1", "France", "What is the capital of France?", "Lyon", "Paris")
+FACT = PromptFact("0", "Alfred Nobel", "The birthplace of Alfred Nobel is", "Oslo", "Stockholm", published=("Alfred Nobel hails from",))
+QUESTION = PromptFact("1", "France", "What is the capital of France?", "Lyon", "Paris")
 
 
 @pytest.mark.parametrize(
     ("reply", "wanted"),
     [
-        ("Alice's job is", Prompt("Alice's job is")),
-        ('  "Alice\'s  job is"\n', Prompt("Alice's job is")),
-        ("New prompt: Alice's job is", Prompt("Alice's job is")),
-        ("**New prompt:** Alice's job is", Prompt("Alice's job is")),
-        ("paraphrase:\nAlice's job is", Prompt("Alice's job is")),
-        ("```\nAlice's job is\n```", Prompt("Alice's job is")),
-        ("- Alice's job is", Prompt("Alice's job is")),
-        ("<think>hm\nhm</think>\nAlice's job is", Prompt("Alice's job is")),
+        ("Alice's job is", WrittenPrompt("Alice's job is")),
+        ('  "Alice\'s  job is"\n', WrittenPrompt("Alice's job is")),
+        ("New prompt: Alice's job is", WrittenPrompt("Alice's job is")),
+        ("**New prompt:** Alice's job is", WrittenPrompt("Alice's job is")),
+        ("paraphrase:\nAlice's job is", WrittenPrompt("Alice's job is")),
+        ("```\nAlice's job is\n```", WrittenPrompt("Alice's job is")),
+        ("- Alice's job is", WrittenPrompt("Alice's job is")),
+        ("<think>hm\nhm</think>\nAlice's job is", WrittenPrompt("Alice's job is")),
         ("Alice's job is\nAlice works as", "more than one line"),
         ("Sure!\nAlice's job is", "more than one line"),
         ("", "empty"),
@@ -29,7 +29,7 @@ def test_how_a_paraphrase_is_read(reply, wanted):
     assert read("paraphrase", reply) == wanted
 
 
-GOOD = Prompt("The river of Paris is", "the Seine")
+GOOD = WrittenPrompt("The river of Paris is", "the Seine")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_how_a_locality_prompt_is_read(reply, wanted):
     ],
 )
 def test_paraphrases(fact, text, reason):
-    assert fault("evaluation", "paraphrase", Prompt(text), fact, Written(), Seen.of([fact])) == reason
+    assert fault("evaluation", "paraphrase", WrittenPrompt(text), fact, Written(), Seen.of([fact])) == reason
 
 
 @pytest.mark.parametrize(
@@ -91,16 +91,16 @@ def test_paraphrases(fact, text, reason):
     ],
 )
 def test_locality(text, answer, reason):
-    assert fault("evaluation", "locality", Prompt(text, answer), FACT, Written(), Seen.of([FACT])) == reason
+    assert fault("evaluation", "locality", WrittenPrompt(text, answer), FACT, Written(), Seen.of([FACT])) == reason
 
 
 def test_what_the_record_and_the_dataset_have():
-    other = Fact("2", "Alfred Nobel", "Alfred Nobel's profession was", "poet", "chemist")
+    other = PromptFact("2", "Alfred Nobel", "Alfred Nobel's profession was", "poet", "chemist")
     seen = Seen.of([FACT, other])
-    own = Written((Prompt("Alfred Nobel was born in the city of"),), (Prompt("The invention of Alfred Nobel is", "dynamite"),))
+    own = Written((WrittenPrompt("Alfred Nobel was born in the city of"),), (WrittenPrompt("The invention of Alfred Nobel is", "dynamite"),))
 
     def reason(split, kind, text, answer=""):
-        return fault(split, kind, Prompt(text, answer), FACT, own, seen)
+        return fault(split, kind, WrittenPrompt(text, answer), FACT, own, seen)
 
     assert reason("training", "paraphrase", "Alfred Nobel was born in a city of") == "duplicate in the record"
     assert reason("training", "locality", "The inventions of Alfred Nobel are", "x") == "duplicate in the record"

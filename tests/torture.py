@@ -139,14 +139,14 @@ def _compare(folder: Path) -> list[str]:
     import torch
     from same_results import differences
 
-    from flows.running.cell_runner import Bench
+    from flows.running.cell_runner import CellRunner
     from flows.running.planning import cells_of, named_grid
     from lks.results.store import Store
 
     torch.set_num_threads(1)
     store = Store(folder / "undisturbed")
     grid = named_grid(PEACE, folder / "grids.toml")
-    bench = Bench(store.results, _Silent(), grid.extras)
+    bench = CellRunner(store.results, _Silent(), grid.extras)
     for cell in cells_of(grid):
         store.record(bench.run(cell))
     return differences(folder / "results", store.results)

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from workbench.editing import Check, Said
+from workbench.editing import RecallAnswer, RecallCheck
 from workbench.plural import many
 from workbench.presets import method_named
 
 if TYPE_CHECKING:
     from workbench.health import Health
-    from workbench.patch_folder import Origin
+    from workbench.patch_folder import EditRecord
 
 
-def on_misses(check: Check, origin: "Origin | None") -> list[str]:
+def on_misses(check: RecallCheck, origin: "EditRecord | None") -> list[str]:
     """What may help with facts that are not answered, one line each.
 
     More training is proposed only where the edits act and what came is something else, and only to a method that trains.
@@ -35,12 +35,12 @@ def on_misses(check: Check, origin: "Origin | None") -> list[str]:
     return lines
 
 
-def _on_beginnings(those: Sequence[Said]) -> str:
+def _on_beginnings(those: Sequence[RecallAnswer]) -> str:
     shown = those[0].wanted.rstrip(".")
     return f'Where an answer only begins as wanted, its end was not learnt. A target with its full stop ("{shown}.") teaches the end too.'
 
 
-def on_troubles(health: "Health", origin: "Origin | None") -> str:
+def on_troubles(health: "Health", origin: "EditRecord | None") -> str:
     """What is wrong with the edited model and what to try; "" where nothing is."""
     if not health.troubles:
         return ""
@@ -52,7 +52,7 @@ def on_troubles(health: "Health", origin: "Origin | None") -> str:
     return f"{told} Try {'smaller or fewer steps: ' + ' or '.join(ways) if ways else 'another method'}."
 
 
-def changed(origin: "Origin", name: str, factor: float) -> str:
+def changed(origin: "EditRecord", name: str, factor: float) -> str:
     """The setting that multiplies a parameter's present value, as it is typed; "" where there is no such number."""
     value = origin.parameters.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -19,7 +19,7 @@ from workbench.forms import put, settled
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ModelOutput:
     """What a model says to a prompt.
 
     Attributes:
@@ -39,7 +39,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class AnswerPair:
     """One prompt and both answers.
 
     Attributes:
@@ -51,14 +51,14 @@ class Reply:
     """
 
     prompt: str
-    unedited: Said
-    edited: Said
+    unedited: ModelOutput
+    edited: ModelOutput
     fired: bool | None
     subject: str
     form: Context = "bare"
 
 
-def reply(lm: LM, patch: Patch, prompt: str, max_new_tokens: int = 30, form: Form = "bare") -> Reply:
+def reply(lm: LM, patch: Patch, prompt: str, max_new_tokens: int = 30, form: Form = "bare") -> AnswerPair:
     """Both models' answers to a prompt.
 
     Args:
@@ -81,7 +81,7 @@ def reply(lm: LM, patch: Patch, prompt: str, max_new_tokens: int = 30, form: For
         raise UserError(f"The prompt and {max_new_tokens} new tokens need {needed:,} tokens, the model's window has {window:,}. Shorten the prompt.")
     unedited = _said(lm, ids, max_new_tokens, nullcontext())
     fired, subject = _found(lm, patch, ids)
-    return Reply(prompt, unedited, _said(lm, ids, max_new_tokens, patch.applied(lm)), fired, subject, context)
+    return AnswerPair(prompt, unedited, _said(lm, ids, max_new_tokens, patch.applied(lm)), fired, subject, context)
 
 
 def warm_up(lm: LM, patch: Patch) -> None:
@@ -101,13 +101,13 @@ def _found(lm: LM, patch: Patch, ids: Tensor) -> tuple[bool | None, str]:
     mask = torch.ones_like(ids)
     with patch.applied(lm):
         made = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1).past_key_values
-    carried: dict[str, Tensor] = getattr(made, "carried", {})
+    carried: dict[str, Tensor] = getattr(made, "row_state", {})
     fired = bool(carried[FIRED][0]) if FIRED in carried else None
     number = int(carried[FOUND][0]) if FOUND in carried else -1
     return fired, patch.subjects[number] if 0 <= number < len(patch.subjects) else ""
 
 
-def _said(lm: LM, ids: Tensor, count: int, edits: AbstractContextManager[None]) -> Said:
+def _said(lm: LM, ids: Tensor, count: int, edits: AbstractContextManager[None]) -> ModelOutput:
     with edits:
         began = _now()
         made = lm.greedy(ids, torch.ones_like(ids), count)
@@ -115,7 +115,7 @@ def _said(lm: LM, ids: Tensor, count: int, edits: AbstractContextManager[None]) 
     new: Sequence[int] = made[0, ids.shape[1] :].tolist()
     ends = set(ends_of(lm))
     shown = [token for token in new if token not in ends]
-    return Said(str(lm.tokenizer.decode(shown, skip_special_tokens=True)).strip(), len(new), seconds)
+    return ModelOutput(str(lm.tokenizer.decode(shown, skip_special_tokens=True)).strip(), len(new), seconds)
 
 
 def _now() -> float:

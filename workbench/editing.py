@@ -24,7 +24,7 @@ from lks.results.provenance import provenance
 from lks.results.shards import Answer
 from workbench.fitting import fitting
 from workbench.forms import dataset_in, edits_in, named, settled
-from workbench.patch_folder import FORMAT, Base, Edited, Origin
+from workbench.patch_folder import FORMAT, EditRecord, ModelIdentity, SavedEdits
 from workbench.patch_tools import joined, without_subjects
 from workbench.plural import many
 from workbench.presets import TRAINING_HINT, editor_for, method_named
@@ -36,7 +36,7 @@ Report = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class EditRequest:
     """What is asked for.
 
     Attributes:
@@ -55,7 +55,7 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class RecallAnswer:
     """What the edited model says to one fact's prompt.
 
     Attributes:
@@ -78,7 +78,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class RecallCheck:
     """Whether the edited model answers.
 
     Attributes:
@@ -92,7 +92,7 @@ class Check:
     asked: int
     of: int
     before: int
-    said: tuple[Said, ...]
+    said: tuple[RecallAnswer, ...]
     asked_in: str = ""
 
     @property
@@ -100,13 +100,13 @@ class Check:
         """How many facts the edited model answers, the answer ending where it should."""
         return len(self.those("answered"))
 
-    def those(self, says: Says) -> list[Said]:
+    def those(self, says: Says) -> list[RecallAnswer]:
         """What is answered, only begins with the answer, or is something else."""
         return [one for one in self.said if one.says == says]
 
 
 @runtime_checkable
-class Updatable(Protocol):
+class SupportsUpdate(Protocol):
     """An editor that can go on from what it has learnt."""
 
     learnt: dict[str, Tensor]
@@ -124,7 +124,7 @@ Warn = Callable[[str], None]
 """Called with each warning of the method about the edits, before anything is trained."""
 
 
-def no_report(stage: str, fraction: float) -> None:
+def no_stage_report(stage: str, fraction: float) -> None:
     """A `Report` that shows nothing."""
 
 
@@ -132,7 +132,7 @@ def no_warning(line: str) -> None:
     """A `Warn` that shows nothing."""
 
 
-def edit_model(lm: LM, facts: Facts, wish: Wish | None = None, report: Report = no_report, warn: Warn = no_warning) -> Edited:
+def edit_model(lm: LM, facts: Facts, wish: EditRequest | None = None, report: Report = no_stage_report, warn: Warn = no_warning) -> SavedEdits:
     """Plant facts. The model is the same on return; `.patch.applied(lm)` makes it the edited one.
 
     Args:
@@ -147,7 +147,7 @@ def edit_model(lm: LM, facts: Facts, wish: Wish | None = None, report: Report = 
         DataError: a fact is too long for the model, or a text of it has no tokens.
         FloatingPointError: the edits hold NaN.
     """
-    wish = wish or Wish()
+    wish = wish or EditRequest()
     method = method_named(wish.method)
     form = settled(wish.form, lm)
     changes = dict(wish.changes or {})
@@ -161,15 +161,15 @@ def edit_model(lm: LM, facts: Facts, wish: Wish | None = None, report: Report = 
     prepared = time.perf_counter()
     patch = editor.edit(lm, edits, wish.seed, lambda done: report("edit", done))
     _check_finite(patch)
-    learnt = dict(editor.learnt) if isinstance(editor, Updatable) else {}
-    origin = Origin(
+    learnt = dict(editor.learnt) if isinstance(editor, SupportsUpdate) else {}
+    origin = EditRecord(
         format=FORMAT,
         method=wish.method,
         title=method.title,
         parameters=_plain(editor.params),
         changed=changes,
         tuned=tuned,
-        base=Base.of(lm),
+        base=ModelIdentity.of(lm),
         seed=wish.seed,
         training=wish.training,
         seconds=time.perf_counter() - prepared,
@@ -178,12 +178,12 @@ def edit_model(lm: LM, facts: Facts, wish: Wish | None = None, report: Report = 
         history=(f"edited with {many(len(edits), 'fact')}",),
         form=form,
     )
-    return Edited(patch, origin, facts, learnt)
+    return SavedEdits(patch, origin, facts, learnt)
 
 
 def update_model(
-    lm: LM, earlier: Edited, facts: Facts, report: Report = no_report, drop: Sequence[str] = (), warn: Warn = no_warning
-) -> tuple[Edited, str]:
+    lm: LM, earlier: SavedEdits, facts: Facts, report: Report = no_stage_report, drop: Sequence[str] = (), warn: Warn = no_warning
+) -> tuple[SavedEdits, str]:
     """Add and change facts; those on the same subject and prompt take the earlier ones' place.
 
     A method that keeps each subject apart and can go on from what it has learnt trains on the new and changed subjects alone; all others
@@ -217,23 +217,23 @@ def update_model(
     touched = {fact.subject for fact in facts.facts if replace(fact, line=0) not in before}
     origin = earlier.origin
     editor = method_named(origin.method)(_restored(origin))
-    if isinstance(editor, Updatable) and isinstance(earlier.patch, KnowledgeBlockPatch) and earlier.learnt and earlier.patch.gate is None:
+    if isinstance(editor, SupportsUpdate) and isinstance(earlier.patch, KnowledgeBlockPatch) and earlier.learnt and earlier.patch.gate is None:
         edits = [case.edit for case in together.dataset().cases if case.edit.subject in touched]
         for line in editor.warnings(lm, edits):
             warn(line)
         return _continued(lm, earlier, together, sorted(touched), list(drop), editor, report)
-    wish = Wish(origin.method, origin.changed, origin.seed, origin.training, origin.form)
+    wish = EditRequest(origin.method, origin.changed, origin.seed, origin.training, origin.form)
     made = edit_model(lm, together, wish, report, warn)
     history = (*origin.history, f"edited again with all {len(together.facts)} facts")
-    again = replace(made, origin=replace(cast(Origin, made.origin), history=history))
+    again = replace(made, origin=replace(cast(EditRecord, made.origin), history=history))
     return again, f"{origin.title} cannot go on from this patch: edited again with all facts."
 
 
 def _continued(
-    lm: LM, earlier: Edited, together: Facts, touched: list[str], drop: list[str], editor: Updatable, report: Report
-) -> tuple[Edited, str]:
+    lm: LM, earlier: SavedEdits, together: Facts, touched: list[str], drop: list[str], editor: SupportsUpdate, report: Report
+) -> tuple[SavedEdits, str]:
     """Train on the touched subjects alone; the others keep their knowledge blocks."""
-    origin = cast(Origin, earlier.origin)
+    origin = cast(EditRecord, earlier.origin)
     patch = cast(KnowledgeBlockPatch, earlier.patch)
     began = time.perf_counter()
     kept = without_subjects(patch, [*touched, *drop])
@@ -249,10 +249,10 @@ def _continued(
     new = replace(origin, seconds=seconds, made={**provenance(), **lm.provenance}, history=(*origin.history, done))
     same = len(kept.names) - len({edit.subject for edit in edits})
     said = f"{done}; {many(same, 'subject')} {'keeps its' if same == 1 else 'keep their'} knowledge blocks bit for bit."
-    return Edited(kept, new, together, learnt), said
+    return SavedEdits(kept, new, together, learnt), said
 
 
-def answers(lm: LM, patch: Patch, dataset: Dataset, report: Report = no_report, form: Form = "bare") -> Check:
+def answers(lm: LM, patch: Patch, dataset: Dataset, report: Report = no_stage_report, form: Form = "bare") -> RecallCheck:
     """Ask the facts of the unedited and of the edited model.
 
     Args:
@@ -260,7 +260,7 @@ def answers(lm: LM, patch: Patch, dataset: Dataset, report: Report = no_report, 
         patch: the edits.
         dataset: the facts, their prompts as the user gives them.
         report: called on the way.
-        form: in which the prompts are put: that of the patch (`Edited.form`).
+        form: in which the prompts are put: that of the patch (`SavedEdits.form`).
     """
     given = list(dataset.cases)
     if len(given) > SAMPLE:
@@ -271,10 +271,10 @@ def answers(lm: LM, patch: Patch, dataset: Dataset, report: Report = no_report, 
     before = _said(lm, NoPatch(), _near(lm, cases, report), report, 0.25)
     after = _said(lm, patch, cases, report, 0.5)
     told = tuple(
-        Said(prompt, one.answer, len(one.answer_ids), (one.wild_text or "").strip(), verdict, one.fired, one.prompt)
+        RecallAnswer(prompt, one.answer, len(one.answer_ids), (one.wild_text or "").strip(), verdict, one.fired, one.prompt)
         for prompt, one, verdict in zip(prompts, after, judged(after), strict=True)
     )
-    return Check(len(cases), len(dataset.cases), judged(before).count("answered"), told, named(form, lm, prompts))
+    return RecallCheck(len(cases), len(dataset.cases), judged(before).count("answered"), told, named(form, lm, prompts))
 
 
 def _put(form: Form, lm: LM, method: type[Editor[object]], edits: Sequence[Edit]) -> list[Edit]:
@@ -307,7 +307,7 @@ def _prepare(lm: LM, editor: Editor[object], edits: Sequence[Edit], training: st
         raise UserError(f"{type(editor).title} learns from other texts or edits before it edits. {error} {TRAINING_HINT}") from None
 
 
-def _restored(origin: Origin) -> object:
+def _restored(origin: EditRecord) -> object:
     """The parameters that an edit was made with, from `edit.json`.
 
     Raises:

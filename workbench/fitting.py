@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lks.data.fact_validation import Bad
-from lks.data.user_facts import STRICT, Fact, Facts, Reading, refuse
+from lks.data.user_facts import STRICT, BadLines, Facts, UserFact, refuse
 from lks.edits import Case
 from lks.evaluation import record_checks
 from lks.models.lm import LM
 
 
-def fitting(lm: LM, facts: Facts, reading: Reading = STRICT) -> Facts:
+def fitting(lm: LM, facts: Facts, reading: BadLines = STRICT) -> Facts:
     """Look at all that a model is to be taught and asked.
 
     Args:
@@ -33,17 +33,17 @@ def fitting(lm: LM, facts: Facts, reading: Reading = STRICT) -> Facts:
     return facts
 
 
-def _faults_as_given(lm: LM, facts: Facts) -> list[tuple[Fact, Bad]]:
+def _faults_as_given(lm: LM, facts: Facts) -> list[tuple[UserFact, Bad]]:
     """What does not fit of the user's texts."""
     return _told(lm, facts, facts.cases_as_given())
 
 
-def _faults_of_made_prompts(lm: LM, facts: Facts) -> list[tuple[Fact, Bad]]:
+def _faults_of_made_prompts(lm: LM, facts: Facts) -> list[tuple[UserFact, Bad]]:
     """What does not fit of the prompts that are made to train on."""
     return _told(lm, facts, [replace(case, probes=()) for case in facts.dataset().cases])
 
 
-def _told(lm: LM, facts: Facts, cases: Sequence[Case]) -> list[tuple[Fact, Bad]]:
+def _told(lm: LM, facts: Facts, cases: Sequence[Case]) -> list[tuple[UserFact, Bad]]:
     """Faults with their facts; the cases are in the order of the facts."""
     owners = {id(case): fact for case, fact in zip(cases, facts.facts, strict=True)}
     found = []

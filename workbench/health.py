@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from lks.editing.patch import NoPatch, Patch
-from lks.evaluation.perplexity import TEXTS, Verdict, median_perplexity, read, verdict
-from lks.models.generation import Limits, Stops, ends_of, generate, positions
+from lks.evaluation.perplexity import TEXTS, Verdict, collapse_verdict, measure_passages, median_perplexity
+from lks.models.generation import StopLimits, Stops, ends_of, generate, positions
 from lks.models.lm import LM
 
 PLAIN = TEXTS[:6]
@@ -45,7 +45,7 @@ class Health:
     @property
     def verdict(self) -> Verdict:
         """What the perplexity says."""
-        return verdict(self.ratio)
+        return collapse_verdict(self.ratio)
 
     @property
     def troubles(self) -> list[str]:
@@ -77,9 +77,9 @@ def look(lm: LM, patch: Patch, prompts: Sequence[str]) -> Health:
     acts = patch.fires(lm, list(PLAIN))
     ratio = 1.0
     if acts is None or any(acts):
-        before = median_perplexity(read(lm, PLAIN))
+        before = median_perplexity(measure_passages(lm, PLAIN))
         with patch.applied(lm):
-            ratio = median_perplexity(read(lm, PLAIN, context=patch.context_tokens(lm))) / before
+            ratio = median_perplexity(measure_passages(lm, PLAIN, context=patch.context_tokens(lm))) / before
     ids = _written(lm, patch, asked)
     marks = _marks(lm)
     special = [_first(row, marks) for row in ids]
@@ -99,7 +99,7 @@ def _written(lm: LM, patch: Patch, prompts: Sequence[str]) -> list[list[int]]:
     with patch.applied(lm):
         ids, mask = lm.pad([e.ids for e in lm.encode(prompts, [""] * len(prompts))], side="left")
         out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
-        limits = Limits([TOKENS] * len(prompts), [1] * len(prompts), [False] * len(prompts))
+        limits = StopLimits([TOKENS] * len(prompts), [1] * len(prompts), [False] * len(prompts))
         return [made.ids[: made.length] for made in generate(lm, Stops(lm), out.past_key_values, mask, out.logits[:, -1], limits)]
 
 

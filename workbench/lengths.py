@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import baselines
 from lks.models.lm import LM
-from workbench.editing import Check
+from workbench.editing import RecallCheck
 from workbench.plural import many
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _others(target: int, prompt: int) -> str:
     return f"They may not be learnt. Made for such lengths (--method): {', '.join(sorted(names))}. Or shorten them to answers of a few words."
 
 
-def by_length(check: Check) -> str:
+def by_length(check: RecallCheck) -> str:
     """How many facts are answered by the length of their target; "" where the lengths do not vary much."""
     lengths = [one.tokens for one in check.said]
     if not lengths or max(lengths) <= SPREAD or min(lengths) > SPREAD // 2:

@@ -30,7 +30,7 @@ OURS = frozenset({"patch.json", "patch.safetensors", ORIGIN, FACTS, TRAINING, SK
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class ModelIdentity:
     """The unedited model that a patch belongs to.
 
     Attributes:
@@ -46,13 +46,13 @@ class Base:
     vocabulary: int
 
     @classmethod
-    def of(cls, lm: LM) -> "Base":
+    def of(cls, lm: LM) -> "ModelIdentity":
         """The identity of a loaded model, the same on every device and in every number format where its files are hashed."""
         published = "/" in lm.name and not Path(lm.name).exists()
         name = lm.name if published else Path(lm.name).name
         return cls(name, lm.revision or lm.identity, len(lm.blocks), lm.dim, int(lm.vocabulary_projection.weight.shape[0]))
 
-    def is_that_of(self, other: "Base") -> bool:
+    def is_that_of(self, other: "ModelIdentity") -> bool:
         """Whether a patch for the one fits the other: the same weights, whatever they are called."""
         return (self.revision, self.blocks, self.dim, self.vocabulary) == (other.revision, other.blocks, other.dim, other.vocabulary)
 
@@ -62,7 +62,7 @@ class Base:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class EditRecord:
     """`edit.json`.
 
     Attributes:
@@ -86,7 +86,7 @@ class Origin:
     parameters: dict[str, object]
     changed: dict[str, str]
     tuned: str
-    base: Base
+    base: ModelIdentity
     seed: int
     seconds: float
     prepare_s: float
@@ -97,7 +97,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Edited:
+class SavedEdits:
     """A folder with edits, read.
 
     Attributes:
@@ -108,7 +108,7 @@ class Edited:
     """
 
     patch: Patch
-    origin: Origin | None
+    origin: EditRecord | None
     facts: Facts | None
     learnt: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
@@ -125,12 +125,12 @@ class Edited:
         """
         if self.origin is None or force:
             return
-        found = Base.of(lm)
+        found = ModelIdentity.of(lm)
         if not self.origin.base.is_that_of(found):
             raise UserError(f"The patch was made for {self.origin.base}, the model is {found}. Give that model, edit this one, or use --force.")
 
 
-def read(folder: Path) -> Edited:
+def read(folder: Path) -> SavedEdits:
     """The edits in a folder, which may come from a stranger.
 
     Raises:
@@ -138,12 +138,12 @@ def read(folder: Path) -> Edited:
     """
     patch = lks.editing.patch.load(folder)
     facts = read_facts(folder / FACTS) if (folder / FACTS).exists() else None
-    return Edited(patch, _origin(folder), facts, _training(folder))
+    return SavedEdits(patch, _origin(folder), facts, _training(folder))
 
 
-def _origin(folder: Path) -> Origin | None:
+def _origin(folder: Path) -> EditRecord | None:
     try:
-        return checked(Origin, parse_json(content_of(folder / ORIGIN)))
+        return checked(EditRecord, parse_json(content_of(folder / ORIGIN)))
     except FileNotFoundError:
         return None
     except ValueError as error:
@@ -161,7 +161,7 @@ def _training(folder: Path) -> dict[str, Tensor]:
         raise DataError(f"{file} is damaged ({one_line(error)}). Delete it: updates then edit all facts again.") from None
 
 
-def write(folder: Path, edited: Edited) -> None:
+def write(folder: Path, edited: SavedEdits) -> None:
     """Put edits into a folder, in place of what it holds; until all is written the old ones stay.
 
     Raises:

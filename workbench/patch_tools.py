@@ -14,8 +14,8 @@ from lks.errors import UserError, unknown
 from lks.method.replacer import KnowledgeBlockPatch
 
 if TYPE_CHECKING:
-    from lks.data.user_facts import Fact, Facts
-    from workbench.patch_folder import Edited
+    from lks.data.user_facts import Facts, UserFact
+    from workbench.patch_folder import SavedEdits
 
 Prefer = Literal["first", "last"]
 
@@ -59,12 +59,12 @@ class Removed:
         still: prompts about it on which other subjects' edits still act, because their names are in them.
     """
 
-    edited: "Edited"
+    edited: "SavedEdits"
     facts: int
     still: tuple[str, ...]
 
 
-def remove(edited: "Edited", subject: str, folder: Path | None = None) -> Removed:
+def remove(edited: "SavedEdits", subject: str, folder: Path | None = None) -> Removed:
     """Take a subject out: its knowledge blocks and its names go, nothing else changes. No model is needed.
 
     Args:
@@ -92,7 +92,7 @@ def remove(edited: "Edited", subject: str, folder: Path | None = None) -> Remove
     return Removed(replace(edited, patch=left, facts=facts, origin=origin), len(gone), still)
 
 
-def merge(first: "Edited", last: "Edited", prefer: Prefer | None = None) -> "Edited":
+def merge(first: "SavedEdits", last: "SavedEdits", prefer: Prefer | None = None) -> "SavedEdits":
     """Both patches' edits as one patch.
 
     Knowledge blocks are put side by side. Changes of weights are added up, which is what applying both means; the edits may disturb each
@@ -118,7 +118,9 @@ def merge(first: "Edited", last: "Edited", prefer: Prefer | None = None) -> "Edi
     raise UserError(f"A patch of kind {one.kind!r} and one of kind {two.kind!r} cannot be merged. Edit again with the facts of both.")
 
 
-def _merged_blocks(first: "Edited", last: "Edited", one: KnowledgeBlockPatch, two: KnowledgeBlockPatch, prefer: Prefer | None) -> "Edited":
+def _merged_blocks(
+    first: "SavedEdits", last: "SavedEdits", one: KnowledgeBlockPatch, two: KnowledgeBlockPatch, prefer: Prefer | None
+) -> "SavedEdits":
     common = [name for name in one.subjects if name in set(two.subjects)]
     if common and prefer is None:
         raise UserError(f"{_some(common)} in both patches. Say whose facts count with --prefer first or --prefer last.")
@@ -129,7 +131,7 @@ def _merged_blocks(first: "Edited", last: "Edited", one: KnowledgeBlockPatch, tw
     return _together(first, last, joined([one, two]))
 
 
-def _merged_weights(first: "Edited", last: "Edited", one: WeightPatch, two: WeightPatch, prefer: Prefer | None) -> "Edited":
+def _merged_weights(first: "SavedEdits", last: "SavedEdits", one: WeightPatch, two: WeightPatch, prefer: Prefer | None) -> "SavedEdits":
     if prefer is not None:
         raise UserError("--prefer needs patches that keep subjects apart; changes of weights do not. Edit again with the facts of both.")
     theirs = {fact.key: fact for fact in _facts(first)}
@@ -147,7 +149,7 @@ def _merged_weights(first: "Edited", last: "Edited", one: WeightPatch, two: Weig
     return _together(first, last, WeightPatch(deltas))
 
 
-def _together(first: "Edited", last: "Edited", patch: Patch) -> "Edited":
+def _together(first: "SavedEdits", last: "SavedEdits", patch: Patch) -> "SavedEdits":
     """A merged patch with its facts; a hypernetwork belongs to one training and goes."""
     facts = first.facts.joined(last.facts) if first.facts and last.facts else None
     origin = first.origin
@@ -160,7 +162,7 @@ def _together(first: "Edited", last: "Edited", patch: Patch) -> "Edited":
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class PatchDifference:
     """How two patches differ.
 
     Attributes:
@@ -175,15 +177,15 @@ class Difference:
     norms: tuple[tuple[str, float | None, float | None, float | None], ...]
 
 
-def difference(first: "Edited", second: "Edited") -> Difference:
+def difference(first: "SavedEdits", second: "SavedEdits") -> PatchDifference:
     """What one patch has and the other has not, and how far apart their tensors are."""
     one, two = _listed(first), _listed(second)
     changed = tuple((name, one[name], two[name]) for name in one if name in two and one[name] != two[name])
     norms = tuple(_norm(name, a, b) for name, a, b in _pairs(first.patch, second.patch))
-    return Difference(tuple(n for n in one if n not in two), tuple(n for n in two if n not in one), changed, norms)
+    return PatchDifference(tuple(n for n in one if n not in two), tuple(n for n in two if n not in one), changed, norms)
 
 
-def _listed(edited: "Edited") -> dict[str, str]:
+def _listed(edited: "SavedEdits") -> dict[str, str]:
     """Prompt -> target of all facts, or the subjects where facts are not known."""
     facts = _facts(edited)
     return {fact.prompt: fact.target for fact in facts} if facts else dict.fromkeys(edited.patch.subjects, "")
@@ -208,12 +210,12 @@ def _norm(name: str, one: Tensor | None, two: Tensor | None) -> tuple[str, float
     return name, sizes[0], sizes[1], apart
 
 
-def _fewer(edited: "Edited", subjects: Sequence[str]) -> "Edited":
+def _fewer(edited: "SavedEdits", subjects: Sequence[str]) -> "SavedEdits":
     facts: Facts | None = edited.facts
     return edited if facts is None else replace(edited, facts=facts.without(subjects))
 
 
-def _facts(edited: "Edited") -> "tuple[Fact, ...]":
+def _facts(edited: "SavedEdits") -> "tuple[UserFact, ...]":
     return edited.facts.facts if edited.facts else ()
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import baselines
 from lks.data.user_facts import Facts
-from lks.editing.editor import Editor, NoParams, Progress, always, silent
+from lks.editing.editor import Editor, NoParams, Progress, always, no_progress
 from lks.editing.patch import Patch
 from lks.edits import Dataset
 from lks.errors import UserError
@@ -19,12 +19,12 @@ from lks.evaluation.prompt_formats import Form
 from lks.io.atomic import write_whole
 from lks.models.lm import LM
 from lks.models.precision import revision_in
-from lks.results.cells import ANSWERS, IMMEDIATE, UNEDITED, Cell, Extras, Outcome
+from lks.results.cells import ANSWERS, IMMEDIATE, UNEDITED, Cell, Measurements, Outcome
 from lks.results.shards import read_answers, write_shard
 from lks.results.store import Store
-from lks.runs.cell import Bench, run
+from lks.runs.cell import LoadedResources, run
 from workbench.forms import dataset_in, settled
-from workbench.patch_folder import Base, Edited
+from workbench.patch_folder import ModelIdentity, SavedEdits
 from workbench.presets import BY_RULE
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ Report = Callable[[str, str, float], None]
 READOUTS, METRICS = ("tf_token", "ar_exact", "wild"), ("reliability", "generality", "locality", "edit_performance")
 
 
-class Given(Editor[NoParams]):
+class FixedPatchEditor(Editor[NoParams]):
     """A patch that is there already, in the place of the method that made it."""
 
     source: ClassVar = "a finished patch"
@@ -51,7 +51,7 @@ class Given(Editor[NoParams]):
         """Return what the patch's record says."""
         return cls.ruled
 
-    def edit(self, lm: LM, edits: object, seed: int = 0, progress: Progress = silent, after: object = None) -> Patch:
+    def edit(self, lm: LM, edits: object, seed: int = 0, progress: Progress = no_progress, after: object = None) -> Patch:
         """Never called while the patch is whole.
 
         Raises:
@@ -60,7 +60,7 @@ class Given(Editor[NoParams]):
         raise UserError("The copy of the patch in the results folder is damaged. Delete that folder and evaluate again.")
 
 
-class _Here(Bench):
+class _Here(LoadedResources):
     """A model and facts that are loaded already."""
 
     def __init__(self, lm: LM, dataset: Dataset) -> None:
@@ -100,12 +100,12 @@ class Scored:
 
 def score(
     lm: LM,
-    edited: Edited,
+    edited: SavedEdits,
     facts: Facts,
     results: Path,
     report: Report = lambda who, stage, done: None,
     form: Form | None = None,
-    extras: Extras | None = None,
+    extras: Measurements | None = None,
 ) -> Scored:
     """Ask both models everything and store it; `reports.render(results)` makes tables and the page.
 
@@ -129,7 +129,7 @@ def score(
     unedited = run(cell.unedited, baselines.methods()[UNEDITED], results, lambda stage, done: report("unedited", stage, done), bench, extras)
     store.record(unedited)
     title, ruled = (edited.origin.title, edited.origin.tuned == BY_RULE) if edited.origin else ("patch", False)
-    given = type("Given", (Given,), {"title": title, "regime": _regime(edited), "ruled": ruled})
+    given = type("Given", (FixedPatchEditor,), {"title": title, "regime": _regime(edited), "ruled": ruled})
     outcome = run(cell, given, results, lambda stage, done: report("edited", stage, done), bench, extras)
     store.record(outcome)
     for one, who in ((unedited, "unedited"), (outcome, "edited")):
@@ -149,9 +149,9 @@ def _said(results: Path, outcome: Outcome) -> list[Says]:
     return judged([answer for answer in read_answers(results / stored) if answer.kind == "edit"])
 
 
-def _cell(lm: LM, edited: Edited, dataset: Dataset) -> Cell:
+def _cell(lm: LM, edited: SavedEdits, dataset: Dataset) -> Cell:
     """The edited model's cell; what the patch holds is part of its identity."""
-    base, origin = Base.of(lm), edited.origin
+    base, origin = ModelIdentity.of(lm), edited.origin
     parameters = json.dumps({**(origin.parameters if origin else {}), "patch": content_of(edited.patch)}, sort_keys=True)
     return Cell(
         model=base.name.replace("/", "--"),
@@ -166,7 +166,7 @@ def _cell(lm: LM, edited: Edited, dataset: Dataset) -> Cell:
     )
 
 
-def _put(results: Path, cell: Cell, edited: Edited) -> None:
+def _put(results: Path, cell: Cell, edited: SavedEdits) -> None:
     """The patch where a cell finds the work of an earlier run."""
     folder = results / "runs" / cell.id / "patch" / "0"
     if (folder / "cost.json").exists():
@@ -177,9 +177,9 @@ def _put(results: Path, cell: Cell, edited: Edited) -> None:
     write_whole(folder / "cost.json", json.dumps({"seconds": seconds, "asked_s": 0.0, "peak_bytes": 0}).encode())
 
 
-def _regime(edited: Edited) -> str:
+def _regime(edited: SavedEdits) -> str:
     method = baselines.methods().get(edited.origin.method) if edited.origin else None
-    return method.regime if method else Given.regime
+    return method.regime if method else FixedPatchEditor.regime
 
 
 def content_of(patch: Patch) -> str:

@@ -37,7 +37,7 @@ class Lookup:
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class FactText:
     """One edit as text.
 
     Attributes:
@@ -67,7 +67,7 @@ class FactsInFront(ContextPatch):
     kind = "facts in front"
     subjects: tuple[str, ...] = ()
 
-    def __init__(self, facts: Sequence[Fact], demonstrations: Sequence[str], lookup: Lookup) -> None:
+    def __init__(self, facts: Sequence[FactText], demonstrations: Sequence[str], lookup: Lookup) -> None:
         self.facts, self.demonstrations, self.lookup = list(facts), list(demonstrations), lookup
         if all(fact.subject for fact in facts):
             self.subjects = tuple(fact.subject for fact in facts)
@@ -101,7 +101,7 @@ class FactsInFront(ContextPatch):
         """Whether any fact is near enough; None where scores differ by rounding with what else is asked: a dense encoder and a threshold."""
         return None if self.lookup.retriever == "dense" and self.lookup.threshold else super().fires(lm, prompts)
 
-    def _context(self, lm: LM, prompt: str, facts: list[Fact]) -> str:
+    def _context(self, lm: LM, prompt: str, facts: list[FactText]) -> str:
         """Facts and as many of their demonstrations, the nearest ones, as the model's window holds."""
         end = "".join(fact.text for fact in facts) + "Prompt: "
         begin = self.lookup.instruction
@@ -135,7 +135,7 @@ class FactsInFront(ContextPatch):
         Raises:
             ValueError: a demonstration that is not there, or an encoder that is a folder.
         """
-        saved = checked(_Saved, settings)
+        saved = checked(_FactsInFrontSettings, settings)
         if any(not 0 <= number < len(saved.demonstrations) for fact in saved.facts for number in fact.demonstrations):
             raise ValueError(f"a fact names a demonstration, of which there are {len(saved.demonstrations)}")
         if saved.lookup.facts < 0 or len(saved.lookup.encoder.split("/")) > 2 or saved.lookup.encoder.startswith((".", "~", "/")):
@@ -144,10 +144,10 @@ class FactsInFront(ContextPatch):
 
 
 @dataclass(frozen=True, slots=True)
-class _Saved:
+class _FactsInFrontSettings:
     """Settings as `FactsInFront` takes them."""
 
-    facts: list[Fact]
+    facts: list[FactText]
     demonstrations: list[str]
     lookup: Lookup
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lks.errors import UserError
 from lks.io import hub
-from lks.models.memory import fewer
+from lks.models.memory import scale_batch
 
 Indices = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
@@ -109,7 +109,7 @@ class Dense:
 def _search(score: Any, queries: Sequence[str], k: int) -> tuple[Indices, Scores]:
     """The k best columns of each row of score(queries) [queries, texts], found in pieces."""
     indices, scores = [], []
-    size = fewer(QUERIES)
+    size = scale_batch(QUERIES)
     for start in range(0, len(queries), size):
         found: Scores = score(queries[start : start + size])
         best = np.argsort(-found, axis=1, kind="stable")[:, :k]

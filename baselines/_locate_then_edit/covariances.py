@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from baselines._locate_then_edit.corpus import SHIPPED, NoHubError, texts
-from lks.editing.editor import Progress, silent
+from lks.editing.editor import Progress, no_progress
 from lks.errors import NothingToLearnFrom, UserError
 from lks.io.cache import Making, known, made, making
 from lks.io.checkpoint import Checkpoint
-from lks.models.frozen_prefix import batches, lower
+from lks.models.frozen_prefix import batches, lower_blocks
 from lks.models.lm import LM
-from lks.models.prefill import removed
+from lks.models.prefill import installed_hooks
 
 STATISTICS = "statistics"
 """Name of the note that says which text second moments are of (`Editor.notes`)."""
@@ -63,7 +63,7 @@ class Moments:
     text: str
 
 
-def second_moments(lm: LM, blocks: Sequence[int], corpus: str, n_tokens: int, progress: Progress = silent) -> Moments:
+def second_moments(lm: LM, blocks: Sequence[int], corpus: str, n_tokens: int, progress: Progress = no_progress) -> Moments:
     """Second moments of the inputs of some blocks' MLP output layers.
 
     The beginning-of-sequence token is left out: its key is the same in every text and far larger than any other, and no
@@ -137,7 +137,7 @@ def _tokens(lm: LM, corpus: str, n_tokens: int) -> list[list[int]]:
 @torch.no_grad()
 def _sums(lm: LM, blocks: Sequence[int], rows: Sequence[Sequence[int]], progress: Progress, kept: Checkpoint) -> dict[str, Tensor]:
     """C = sum k k^T / count by block, in float64; goes on from what is kept, in the same order."""
-    part = lower(lm, max(blocks))
+    part = lower_blocks(lm, max(blocks))
     sums: dict[str, Tensor] = {}
     done, count, keep = 0, 0, torch.zeros(0, dtype=torch.bool)
     if state := kept.load():
@@ -155,7 +155,7 @@ def _sums(lm: LM, blocks: Sequence[int], rows: Sequence[Sequence[int]], progress
 
         return take
 
-    with removed([lm.mlp_output(b).register_forward_pre_hook(hook(b)) for b in blocks]):  # type: ignore[arg-type]
+    with installed_hooks([lm.mlp_output(b).register_forward_pre_hook(hook(b)) for b in blocks]):  # type: ignore[arg-type]
         groups = batches([len(r) for r in rows], 8192)
         for number, group in enumerate(groups[done:], done + 1):
             ids, mask = lm.pad([rows[i] for i in group])

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from baselines._locate_then_edit.contexts import end_of_subject
-from lks.models.frozen_prefix import States, batches, onward, states
+from lks.models.frozen_prefix import BlockStates, advance, batches, states
 from lks.models.lm import LM, Encoded
-from lks.models.prefill import removed
+from lks.models.prefill import installed_hooks
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Subjects:
     """
 
     at: int
-    cached: States
+    cached: BlockStates
     each: int
 
     @classmethod
@@ -39,7 +39,7 @@ class Subjects:
 
     def move(self, lm: LM, block: int) -> "Subjects":
         """The same rows as they enter a later block, under the model's present weights."""
-        return replace(self, at=block, cached=onward(lm, self.at, block - 1, self.cached)) if block > self.at else self
+        return replace(self, at=block, cached=advance(lm, self.at, block - 1, self.cached)) if block > self.at else self
 
     @torch.no_grad()
     def keys(self, lm: LM) -> Tensor:
@@ -53,22 +53,22 @@ class Subjects:
             for k, row in enumerate(chosen):
                 found[row] = keys[k, lengths[row] - 1].float()
 
-        with removed([lm.mlp_output(self.at).register_forward_pre_hook(take)]):
+        with installed_hooks([lm.mlp_output(self.at).register_forward_pre_hook(take)]):
             for group in batches(lengths, 8192):
                 chosen[:] = group
-                onward(lm, self.at, self.at, _some(self.cached, group), batch_tokens=1 << 30)
+                advance(lm, self.at, self.at, _some(self.cached, group), batch_tokens=1 << 30)
         return torch.stack([found[row] for row in range(len(lengths))]).reshape(-1, self.each, found[0].shape[-1])
 
     def bare(self, lm: LM, block: int) -> Tensor:
         """Output of a block at the end of the subject of the bare prompts [edits, d], float32, under the present weights."""
         first = list(range(0, len(self.cached.lengths), self.each))
-        moved = onward(lm, self.at, block, _some(self.cached, first))
+        moved = advance(lm, self.at, block, _some(self.cached, first))
         return moved.at(torch.arange(len(first), device=moved.flat.device), moved.lengths - 1).float()
 
 
-def _some(cached: States, rows: Sequence[int]) -> States:
+def _some(cached: BlockStates, rows: Sequence[int]) -> BlockStates:
     """Some sequences, in the given order."""
     index = torch.tensor(list(rows), device=cached.flat.device)
     lengths = cached.lengths[index]
     hidden, mask = cached.rows(index)
-    return States(hidden[mask.bool()], lengths.cumsum(0) - lengths, lengths)
+    return BlockStates(hidden[mask.bool()], lengths.cumsum(0) - lengths, lengths)

@@ -13,7 +13,7 @@ from baselines._locate_then_edit.covariances import STATISTICS, Moments, second_
 from baselines._locate_then_edit.keys import Subjects
 from baselines._locate_then_edit.values import ValueParams, optimise
 from baselines._locate_then_edit.weight_updates import Updates
-from lks.editing.editor import SHORT, After, Editor, Progress, silent, unwatched
+from lks.editing.editor import SHORT, After, Editor, Progress, no_callback, no_progress
 from lks.editing.patch import Patch
 from lks.edits import Edit
 from lks.errors import UserError
@@ -62,7 +62,7 @@ class Spreading(Editor[ParamsT]):
     _texts: list[str] | None = None
     _moments: Moments | None = None
 
-    def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = silent) -> float:
+    def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = no_progress) -> float:
         """Sample the contexts and factorise all blocks' second moments."""
         p = self.params
         self._texts = prefixes(lm, [10] * p.contexts)
@@ -85,7 +85,7 @@ class Spreading(Editor[ParamsT]):
         """Subjects that are the first token of their prompt."""
         return first_token_warnings(lm, edits)
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
         """Update the layers, batch by batch.
 
         Raises:

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from baselines._locate_then_edit.contexts import behind, end_of_subject, placed
-from lks.editing.editor import Progress, silent
+from lks.editing.editor import Progress, no_progress
 from lks.edits import Edit
-from lks.models.frozen_prefix import Upper, states
+from lks.models.frozen_prefix import UpperBlocks, states
 from lks.models.frozen_suffix import Suffix
 from lks.models.lm import LM, Encoded
-from lks.models.memory import fewer
+from lks.models.memory import scale_batch
 from lks.models.precision import Training, training_dtype
 
 
@@ -68,7 +68,7 @@ def optimise(
     norms: Tensor,
     texts: Sequence[str],
     params: ValueParams,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     at_once: int = 512,
 ) -> Values:
     """Optimise a change of block `block`'s output for each edit.
@@ -83,20 +83,20 @@ def optimise(
         progress: called with the fraction of edits done.
         at_once: rows per batch (an edit has two and one per text; a batch has at least one edit); no result depends on it.
     """
-    size = max(1, fewer(at_once) // (len(texts) + 2))
-    upper = Upper(lm, block, dtype=training_dtype(params.precision, lm.device))
+    size = max(1, scale_batch(at_once) // (len(texts) + 2))
+    upper = UpperBlocks(lm, block, dtype=training_dtype(params.precision, lm.device))
     parts: list[Values] = []
     for start in range(0, len(edits), size):
         chosen = edits[start : start + size]
-        parts.append(_Batch(lm, upper, chosen, norms[start : start + size].float(), texts, params).run())
+        parts.append(_ValueBatch(lm, upper, chosen, norms[start : start + size].float(), texts, params).run())
         progress(min(1.0, (start + size) / len(edits)))
     return Values(*(torch.cat([getattr(part, name) for part in parts]) for name in ("change", "loss", "updates")))
 
 
-class _Batch:
+class _ValueBatch:
     """Some edits that are optimised together."""
 
-    def __init__(self, lm: LM, upper: Upper, edits: Sequence[Edit], norms: Tensor, texts: Sequence[str], params: ValueParams) -> None:
+    def __init__(self, lm: LM, upper: UpperBlocks, edits: Sequence[Edit], norms: Tensor, texts: Sequence[str], params: ValueParams) -> None:
         self.params, self.norms, self.upper = params, norms, upper
         answered = behind(lm, edits, texts, answered=True)
         essence = placed(lm, [f"{e.subject} is a" for e in edits], edits, [f"{text}. " for text in texts], answered=False)

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from baselines._fine_tuning import places, target_in_place
 from baselines._mend.network import Layer
-from lks.models.frozen_prefix import Upper, lower
+from lks.models.frozen_prefix import UpperBlocks, lower_blocks
 from lks.models.lm import LM, Encoded
 from lks.models.losses import row_means
-from lks.models.prefill import removed
+from lks.models.prefill import installed_hooks
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class BorderRows:
     """Sequences at the border below the lowest edited block.
 
     Attributes:
@@ -38,28 +38,28 @@ class Border:
 
     def __init__(self, lm: LM, block: int) -> None:
         self.lm = lm
-        self.lower = lower(lm, block - 1)
-        self.upper = Upper(lm, block - 1)
+        self.lower = lower_blocks(lm, block - 1)
+        self.upper = UpperBlocks(lm, block - 1)
 
     @torch.no_grad()
-    def rows(self, encoded: Sequence[Encoded]) -> Rows:
+    def rows(self, encoded: Sequence[Encoded]) -> BorderRows:
         """Rows whose losses look at the positions that predict their answers."""
         ids, mask = self.lm.pad([e.ids for e in encoded])
         row, position, label = places([target_in_place(e) for e in encoded], self.lm.device)
-        return Rows(self.lower(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state, mask, row, position, label)
+        return BorderRows(self.lower(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state, mask, row, position, label)
 
-    def logits(self, rows: Rows) -> Tensor:
+    def logits(self, rows: BorderRows) -> Tensor:
         """[loss positions, vocabulary] of the model with whatever hooks it has."""
         return self.upper.logits(self.upper(rows.hidden, rows.mask)[rows.row, rows.position])
 
 
-def row_losses(logits: Tensor, rows: Rows) -> Tensor:
+def row_losses(logits: Tensor, rows: BorderRows) -> Tensor:
     """Mean negative log-likelihood of each row's labels, [rows]."""
     per_token = F.cross_entropy(logits, rows.label, reduction="none")
     return row_means(per_token, rows.row, len(rows.hidden))
 
 
-def gradients(border: Border, layers: Sequence[Layer], rows: Rows) -> list[tuple[Tensor, Tensor]]:
+def gradients(border: Border, layers: Sequence[Layer], rows: BorderRows) -> list[tuple[Tensor, Tensor]]:
     """Input x [rows, time, d_in] of each layer and gradient delta [rows, time, d_out] of each row's own loss by its output.
 
     The gradient of a row's loss by the weight is sum over time of delta x^T. No weight takes part in the differentiation: zeros are
@@ -77,14 +77,14 @@ def gradients(border: Border, layers: Sequence[Layer], rows: Rows) -> list[tuple
         return add
 
     with torch.enable_grad():
-        with removed([layer.module.register_forward_hook(hook(k)) for k, layer in enumerate(layers)]):  # type: ignore[arg-type]
+        with installed_hooks([layer.module.register_forward_hook(hook(k)) for k, layer in enumerate(layers)]):  # type: ignore[arg-type]
             loss = row_losses(border.logits(rows), rows).sum()
         found = torch.autograd.grad(loss, [zeros[k] for k in range(len(layers))])
     return [(inputs[k], delta) for k, delta in enumerate(found)]
 
 
 @contextmanager
-def edited(layers: Sequence[Layer], factors: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
+def with_factors(layers: Sequence[Layer], factors: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
     """Inside the `with`, layer k adds its change to its output: W x + sum over tokens s of delta_s (x_s . x).
 
     The batch is in equal groups, one edit (or set of edits) each, and a group's rows see that group's change alone.
@@ -103,5 +103,5 @@ def edited(layers: Sequence[Layer], factors: Sequence[tuple[Tensor, Tensor]]) ->
         return add
 
     handles = [layer.module.register_forward_hook(hook(*pair)) for layer, pair in zip(layers, factors, strict=True)]  # type: ignore[arg-type]
-    with removed(handles):
+    with installed_hooks(handles):
         yield

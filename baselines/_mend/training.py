@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from baselines._mend.network import Layer, MendNetwork, live
-from baselines._mend.passes import Border, Rows, edited, gradients, row_losses
+from baselines._mend.passes import Border, BorderRows, gradients, row_losses, with_factors
 from baselines._meta_training.loop import Schedule, Split, fit
-from baselines._meta_training.state import Batches, Training
+from baselines._meta_training.state import Batches, MetaTraining
 from lks.editing.editor import Progress
 from lks.edits import Edit
 from lks.io.checkpoint import Checkpoint
@@ -19,7 +19,7 @@ from lks.models.lm import LM, Encoded
 from lks.models.losses import kl_divergence
 
 
-class Settings(Schedule, Protocol):
+class MendSettings(Schedule, Protocol):
     """What training needs to know; a method's parameters have these fields."""
 
     @property
@@ -96,7 +96,7 @@ def measure(
     return sums
 
 
-class Trainer:
+class MendTrainer:
     """Draws edits and computes the loss of editing them.
 
     Args:
@@ -108,7 +108,7 @@ class Trainer:
         seed: of what is drawn.
     """
 
-    def __init__(self, lm: LM, layers: Sequence[Layer], border: Border, network: MendNetwork, settings: Settings, seed: int) -> None:
+    def __init__(self, lm: LM, layers: Sequence[Layer], border: Border, network: MendNetwork, settings: MendSettings, seed: int) -> None:
         self.lm, self.layers, self.border, self.network, self.settings = lm, layers, border, network, settings
         self.generator = torch.Generator().manual_seed(seed)
         self.tails: dict[str, list[int]] = {}
@@ -127,16 +127,16 @@ class Trainer:
         def validation() -> float:
             return sum(float(self.loss(*rows)) for rows in held) / len(held)
 
-        return fit(Training(self.network, torch.optim.Adam(groups), batches, loss, validation, self.tails), s, progress, kept)
+        return fit(MetaTraining(self.network, torch.optim.Adam(groups), batches, loss, validation, self.tails), s, progress, kept)
 
-    def _held(self, edits: Sequence[Edit]) -> list[tuple[Rows, Rows, Rows]]:
+    def _held(self, edits: Sequence[Edit]) -> list[tuple[BorderRows, BorderRows, BorderRows]]:
         """Rows that validate, the same at each validation; sets as large as in training where there are edits enough."""
         size = min(len(edits), self.settings.edits_per_step)
         sets = max(1, min(self.settings.accumulate, len(edits) // size))
         starts = range(0, len(edits) - sets * size + 1, sets * size)
         return [self.rows(edits[start : start + sets * size]) for start in starts]
 
-    def rows(self, edits: Sequence[Edit]) -> tuple[Rows, Rows, Rows]:
+    def rows(self, edits: Sequence[Edit]) -> tuple[BorderRows, BorderRows, BorderRows]:
         """Edit rows, rows of the edit loss and locality rows of some edits, edit by edit."""
         targets = [e.target for e in edits]
         prompts = [e.prompt for e in edits]
@@ -158,7 +158,7 @@ class Trainer:
         # a prompt that the model answers with its end is still held at its last token
         return [Encoded(encoded[p].ids + (self.tails[p] or [end_of(self.lm)]), encoded[p].n_prompt) for p in prompts]
 
-    def loss(self, edit: Rows, outer: Rows, near: Rows) -> Tensor:
+    def loss(self, edit: BorderRows, outer: BorderRows, near: BorderRows) -> Tensor:
         """c_edit * NLL(target | paraphrase, edited) + c_loc * KL(unedited || edited on locality rows), Eqs. 4a to 4c.
 
         The sets of edits are edited each by itself; an edited model sees the paraphrases and locality rows of its own set.
@@ -167,7 +167,7 @@ class Trainer:
         with torch.no_grad():
             reference = self.border.logits(near).log_softmax(-1)
         factors = change(self.network, gradients(self.border, self.layers, edit), groups)
-        with edited(self.layers, factors):
+        with with_factors(self.layers, factors):
             edit_loss = row_losses(self.border.logits(outer), outer).mean()
             drift = kl_divergence(self.border.logits(near), reference, near.row, len(near.hidden))
         return self.settings.c_edit * edit_loss + self.settings.c_loc * drift

@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from baselines._meta_training.state import Course, Training
-from lks.editing.editor import Progress, silent
+from baselines._meta_training.state import MetaTraining, MetaTrainingState
+from lks.editing.editor import Progress, no_progress
 from lks.edits import Edit
 from lks.errors import NothingToLearnFrom
 from lks.io.checkpoint import Checkpoint
@@ -76,7 +76,7 @@ def digest(edits: Sequence[Edit]) -> str:
     return hashlib.sha256(json.dumps([asdict(e) for e in edits]).encode()).hexdigest()[:16]
 
 
-def fit(training: Training, schedule: Schedule, progress: Progress = silent, kept: Checkpoint | None = None) -> list[float]:
+def fit(training: MetaTraining, schedule: Schedule, progress: Progress = no_progress, kept: Checkpoint | None = None) -> list[float]:
     """Train until `max_steps` or until validation stops improving; the module is left at its best validated weights.
 
     The untrained module is validated too: training that only does harm is undone.
@@ -92,7 +92,7 @@ def fit(training: Training, schedule: Schedule, progress: Progress = silent, kep
     """
     module, optimiser = training.module, training.optimiser
     rates = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0 if schedule.decay else 1.0, total_iters=max(1, schedule.max_steps))
-    course = Course(training, rates, kept)
+    course = MetaTrainingState(training, rates, kept)
     progress(course.step / max(1, schedule.max_steps))
     while course.step < schedule.max_steps and course.since < schedule.patience:
         with torch.enable_grad():

@@ -40,7 +40,7 @@ class Batches:
 
 
 @dataclass(frozen=True, slots=True)
-class Training:
+class MetaTraining:
     """What is trained, and how.
 
     Attributes:
@@ -70,7 +70,7 @@ class _Position:
     rates: list[float] = field(default_factory=list)
 
 
-class Course:
+class MetaTrainingState:
     """A training's position, its validations so far and its best weights.
 
     Args:
@@ -79,7 +79,7 @@ class Course:
         kept: keeps all this, or None to keep nothing. What it has kept is gone on from.
     """
 
-    def __init__(self, training: Training, schedule: torch.optim.lr_scheduler.LRScheduler, kept: Checkpoint | None) -> None:
+    def __init__(self, training: MetaTraining, schedule: torch.optim.lr_scheduler.LRScheduler, kept: Checkpoint | None) -> None:
         self._training, self._schedule, self._kept = training, schedule, kept
         self._at = _Position()
         self._best: dict[str, Tensor] = {}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines._meta_training.loop import Schedule, Split, fit
-from baselines._meta_training.state import Batches, Training
+from baselines._meta_training.state import Batches, MetaTraining
 from lks.editing.editor import Progress
 from lks.edits import Edit
 from lks.errors import UserError
@@ -111,7 +111,7 @@ def _end(lm: LM) -> int:
     return int(end)
 
 
-class Trainer:
+class CounterfactualTrainer:
     """Trains a counterfactual model to say, for a paraphrase of an edit, what the edit in front says.
 
     Args:
@@ -145,7 +145,7 @@ class Trainer:
         def loss() -> Tensor:
             return self.loss(*self._drawn([edits.train[i] for i in next(batches)], answers), self.reading)
 
-        training = Training(self.model, torch.optim.Adam(self.model.parameters(), lr=lr), batches, loss, validation)
+        training = MetaTraining(self.model, torch.optim.Adam(self.model.parameters(), lr=lr), batches, loss, validation)
         return fit(training, schedule, progress, kept)
 
     def _drawn(self, edits: Sequence[Edit], answers: Sequence[str]) -> tuple[list[str], list[str], list[str]]:

@@ -13,7 +13,7 @@ from baselines._serac.saved_model import plain
 from baselines._serac.scope_classifier import HubEncoder, ScopeClassifier, StateEncoder
 from lks.editing.patch import Patch, check_tensor, checked
 from lks.models.lm import LM
-from lks.models.prefill import FIRED, FOUND, Pass, Prefills, removed, watched
+from lks.models.prefill import FIRED, FOUND, Pass, Prefills, installed_hooks, track_prefill
 
 CHOICE, IDS, MASK = "serac_choice", "serac_ids", "serac_mask"
 """What the cache carries: each row's edit (-1 for none) and the tokens so far with their mask."""
@@ -39,7 +39,7 @@ class EncoderSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Saved:
+class _SeracSettings:
     """Settings as `SeracPatch` takes them."""
 
     counterfactual: dict[str, Any]
@@ -85,11 +85,11 @@ class SeracPatch(Patch):
         self.classifier.to(lm.device)
         self.counterfactual.to(lm.device)
         self.embeddings = self.embeddings.to(lm.device)
-        with watched(lm) as prefills:
+        with track_prefill(lm) as prefills:
             router = _Router(self, lm, prefills)
             model = cast(nn.Module, lm.model)
             handles = [lm.decoder.register_forward_pre_hook(router.decide, with_kwargs=True), model.register_forward_hook(router.answer)]
-            with removed(handles):
+            with installed_hooks(handles):
                 yield
 
     @torch.no_grad()
@@ -126,7 +126,7 @@ class SeracPatch(Patch):
         Raises:
             ValueError: what was saved does not fit together.
         """
-        saved = checked(_Saved, settings)
+        saved = checked(_SeracSettings, settings)
         if not saved.encoder.name:
             check_tensor("scope.encoder.output.weight", tensors["scope.encoder.output.weight"], saved.encoder.dim, saved.encoder.width)
         counterfactual = Counterfactual(plain(saved.counterfactual, tensors))
@@ -156,23 +156,23 @@ class _Router:
 
     def __init__(self, patch: SeracPatch, lm: LM, prefills: Prefills) -> None:
         self.patch, self.lm, self.prefills = patch, lm, prefills
-        self.carried: dict[str, Tensor] = {}
+        self.row_state: dict[str, Tensor] = {}
 
     def decide(self, _module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Decoder pre-hook: who answers each row, and what was said so far."""
         now = self.prefills.now
-        self.carried = {}
-        if now is None or (now.ends is None and CHOICE not in now.carried):
+        self.row_state = {}
+        if now is None or (now.ends is None and CHOICE not in now.row_state):
             return
         mask = kwargs.get("attention_mask")
         mask = mask[:, -now.ids.shape[1] :] if isinstance(mask, Tensor) and mask.ndim == 2 else torch.ones_like(now.ids)
-        if now.fresh:
-            choice = now.carried[CHOICE] = self._choice(now)
-            now.carried |= {FIRED: choice >= 0, FOUND: choice} if self.patch.subjects else {FIRED: choice >= 0}
-        before = {IDS: now.ids[:, :0], MASK: now.ids[:, :0]} if now.ends is not None else now.carried
-        now.carried[IDS] = torch.cat([before[IDS], now.ids], 1)
-        now.carried[MASK] = torch.cat([before[MASK], mask.to(now.ids.dtype)], 1)
-        self.carried = now.carried
+        if now.is_prefill:
+            choice = now.row_state[CHOICE] = self._choice(now)
+            now.row_state |= {FIRED: choice >= 0, FOUND: choice} if self.patch.subjects else {FIRED: choice >= 0}
+        before = {IDS: now.ids[:, :0], MASK: now.ids[:, :0]} if now.ends is not None else now.row_state
+        now.row_state[IDS] = torch.cat([before[IDS], now.ids], 1)
+        now.row_state[MASK] = torch.cat([before[MASK], mask.to(now.ids.dtype)], 1)
+        self.row_state = now.row_state
 
     def _choice(self, now: Pass) -> Tensor:
         texts = [self.lm.pieces.decode(ids[keep].tolist()).text for ids, keep in zip(now.ids, now.prompt, strict=True)]
@@ -181,14 +181,14 @@ class _Router:
     @torch.no_grad()
     def answer(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
         """Model hook: rows in scope get the counterfactual model's logits in the columns that the model returns."""
-        if not self.carried:
+        if not self.row_state:
             return None
-        rows = (self.carried[CHOICE] >= 0).nonzero().flatten()
+        rows = (self.row_state[CHOICE] >= 0).nonzero().flatten()
         if not len(rows):
             return None
         count = output.logits.shape[1]
-        fronts = [self.patch.contexts[i] for i in self.carried[CHOICE][rows].tolist()]
-        ids, kept = self.carried[IDS][rows], self.carried[MASK][rows].bool()
+        fronts = [self.patch.contexts[i] for i in self.row_state[CHOICE][rows].tolist()]
+        ids, kept = self.row_state[IDS][rows], self.row_state[MASK][rows].bool()
         whole = [front + own[keep].tolist() for front, own, keep in zip(fronts, ids, kept, strict=True)]
         lengths = torch.tensor([[len(front)] for front in fronts], device=ids.device)
         columns = (lengths + kept.long().cumsum(1) - 1)[:, -count:]  # where each column's token stands in its row of `whole`

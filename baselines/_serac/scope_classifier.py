@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines._meta_training.loop import Schedule, Split, fit
-from baselines._meta_training.state import Batches, Training
+from baselines._meta_training.state import Batches, MetaTraining
 from lks.editing.editor import Progress
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.io import hub
 from lks.io.checkpoint import Checkpoint
-from lks.models.frozen_prefix import batches, lower
+from lks.models.frozen_prefix import batches, lower_blocks
 from lks.models.lm import LM
-from lks.models.memory import fewer
+from lks.models.memory import scale_batch
 
 
 class Encoder(Protocol):
@@ -84,7 +84,7 @@ class StateEncoder(nn.Module):
 
     @torch.no_grad()
     def _computed(self, lm: LM, prompts: Sequence[str], batch_tokens: int = 8192) -> Tensor:
-        part = lower(lm, self.block)
+        part = lower_blocks(lm, self.block)
         part._forward_hooks, part._forward_pre_hooks = OrderedDict(), OrderedDict()  # not those of the patch that asks
         encoded = lm.encode(prompts, [""] * len(prompts))
         made = torch.empty(len(prompts), lm.dim, device=lm.device)
@@ -160,7 +160,7 @@ class ScopeClassifier(nn.Module):
     @torch.no_grad()
     def embed_all(self, lm: LM, prompts: Sequence[str], batch: int = 512) -> Tensor:
         """Embeddings [prompts, dim] of many prompts, in batches of similar length."""
-        batch = fewer(batch)
+        batch = scale_batch(batch)
         order = [i for group in batches([len(p) for p in prompts], batch * 100) for i in group]
         made = [self.embed(lm, [prompts[i] for i in order[start : start + batch]]) for start in range(0, len(order), batch)]
         return torch.cat(made)[torch.tensor(order).argsort().to(made[0].device)]
@@ -188,7 +188,7 @@ def binary_cross_entropy(log_p: Tensor, inside: Tensor, ignored: Tensor) -> Tens
 _Drawn = tuple[Sequence[Edit], list[str], list[str], list[list[str]]]
 
 
-class Trainer:
+class ScopeClassifierTrainer:
     """Trains a classifier on paraphrases (in scope), locality prompts and other edits' prompts (out of scope).
 
     One in five phrasings is kept for validation, so that it measures what matters later: prompts in new words.
@@ -225,7 +225,7 @@ class Trainer:
             return self.loss(*self._drawn([edits.train[i] for i in next(batches)], False))
 
         optimiser = torch.optim.Adam([p for p in self.classifier.parameters() if p.requires_grad], lr=lr)
-        history = fit(Training(self.classifier, optimiser, batches, loss, validation), schedule, progress, kept)
+        history = fit(MetaTraining(self.classifier, optimiser, batches, loss, validation), schedule, progress, kept)
         self._calibrate(held)
         return [*history, validation()]
 

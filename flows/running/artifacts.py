@@ -14,7 +14,7 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from prefect.exceptions import PrefectException
 
 from flows.running.planning import tally
-from flows.running.progress import Lines, duration
+from flows.running.progress import LineProgress, duration
 from lks.errors import UserError
 from lks.results.cells import Cell, Outcome
 
@@ -86,7 +86,7 @@ class Shown:
     Where a person watches a terminal there is another `Watch`, and the terminal makes the report.
     """
 
-    def __init__(self, lines: Lines, artifacts: GridArtifacts) -> None:
+    def __init__(self, lines: LineProgress, artifacts: GridArtifacts) -> None:
         self._lines, self._artifacts = lines, artifacts
         self._outcomes: list[Outcome] = []
 

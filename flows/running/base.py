@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import Protocol
 
 from flows.running.progress import Watch
-from flows.running.time_estimate import Clock
+from flows.running.time_estimate import DurationEstimator
 from flows.settings import Mode
-from lks.results.cells import FINAL, UNEDITED, Cell, Costs, Extras, Outcome, Status
+from lks.results.cells import FINAL, UNEDITED, Cell, Costs, Measurements, Outcome, Status
 from lks.results.shards import stored_outcome
 
 ATTEMPTS = 2
 """So often is a cell started whose process dies or vanishes; then it is "lost"."""
 
-MEND = "Mend"
+NEEDS_USER = "NeedsUserAction"
 """Name of the state of a cell's flow run that ended because the user must mend something."""
 
 
 class Runner(Protocol):
     """A way to run cells."""
 
-    def run(self, cells: Sequence[Cell], extras: Extras) -> Generator[Outcome, None, None]:
+    def run(self, cells: Sequence[Cell], extras: Measurements) -> Generator[Outcome, None, None]:
         """Outcomes of all the cells, as they come. Close the iterator to end what is still running.
 
         Raises:
@@ -48,11 +48,11 @@ def runner(mode: Mode, results: Path, watch: Watch, earlier: Iterable[Outcome]) 
     if mode == "pool":
         from flows.running.pool import PoolRunner
 
-        return PoolRunner(results, watch, Clock(earlier))
+        return PoolRunner(results, watch, DurationEstimator(earlier))
     if mode == "slots":
         from flows.running.slots import SlotsRunner
 
-        return SlotsRunner(results, watch, Clock(earlier))
+        return SlotsRunner(results, watch, DurationEstimator(earlier))
     from flows.running.here import HereRunner
 
     return HereRunner(results, watch)
@@ -70,14 +70,14 @@ class Queue:
         taken: ids of those that are being run already.
     """
 
-    def __init__(self, cells: Sequence[Cell], clock: Clock, taken: Set[str] = frozenset()) -> None:
+    def __init__(self, cells: Sequence[Cell], clock: DurationEstimator, taken: Set[str] = frozenset()) -> None:
         self._ready: dict[str, list[tuple[tuple[bool, bool, float, int], int, Cell]]] = defaultdict(list)
         self._waiting: dict[str, list[tuple[int, Cell]]] = defaultdict(list)
         self._busy = Counter[str]()
         self._clock = clock
         ids = {cell.id for cell in cells}
         for place, cell in enumerate(cells):
-            needed = needs(cell)
+            needed = baseline_id(cell)
             if cell.id in taken:
                 self._busy[cell.model] += 1
             elif needed in ids:
@@ -90,7 +90,7 @@ class Queue:
         urgency = (cell.method != UNEDITED, expected is not None, -(expected or 0.0), -cell.n_edits * cell.draws)
         heapq.heappush(self._ready[cell.model], (urgency, place, cell))
 
-    def take(self, loaded: str = "") -> Cell | None:
+    def pop(self, loaded: str = "") -> Cell | None:
         """The next cell, None if there is none that may start now: of the model that is loaded, else of one that nobody has, else of any.
 
         Args:
@@ -103,7 +103,7 @@ class Queue:
         self._busy[model] += 1
         return heapq.heappop(self._ready[model])[2]
 
-    def give_back(self, cell: Cell) -> None:
+    def requeue(self, cell: Cell) -> None:
         """A cell that was taken is to be started again, before all others of its model."""
         self._busy[cell.model] -= 1
         heapq.heappush(self._ready[cell.model], ((False, False, -float("inf"), 0), -1, cell))
@@ -114,13 +114,13 @@ class Queue:
         for place, waiting in self._waiting.pop(cell.id, []):
             self._push(place, waiting)
 
-    def give_up(self, cell: Cell) -> list[Cell]:
+    def abandon(self, cell: Cell) -> list[Cell]:
         """A cell that was taken has come to nothing: what waits for it, which is not to be run without it."""
         self._busy[cell.model] -= 1
         return [waiting for _, waiting in self._waiting.pop(cell.id, [])]
 
 
-def settled(queue: Queue, outcome: Outcome, results: Path, extras: Extras) -> list[Outcome]:
+def release_dependents(queue: Queue, outcome: Outcome, results: Path, extras: Measurements) -> list[Outcome]:
     """Tell the queue of an outcome; with it those of the cells that cannot be run now.
 
     A cell of the unedited model that was lost or ended in an error is run by the next grid. Cells that are compared with it wait for that:
@@ -129,10 +129,10 @@ def settled(queue: Queue, outcome: Outcome, results: Path, extras: Extras) -> li
     if outcome.status in FINAL:
         queue.finish(outcome.cell)
         return [outcome]
-    return [outcome, *(not_run(results, cell, extras, outcome.status) for cell in queue.give_up(outcome.cell))]
+    return [outcome, *(not_run(results, cell, extras, outcome.status) for cell in queue.abandon(outcome.cell))]
 
 
-def not_run(results: Path, cell: Cell, extras: Extras, status: Status) -> Outcome:
+def not_run(results: Path, cell: Cell, extras: Measurements, status: Status) -> Outcome:
     """The outcome of a cell that was left out as the unedited model's has come to nothing.
 
     Args:
@@ -142,20 +142,20 @@ def not_run(results: Path, cell: Cell, extras: Extras, status: Status) -> Outcom
         status: what the unedited model's cell has come to.
     """
     reason = f"not run: the unedited model's cell, which it is compared with, {'was lost' if status == 'lost' else 'ended in an error'}"
-    return dropped(results, cell, extras, ("lost", reason))
+    return lost_outcome(results, cell, extras, ("lost", reason))
 
 
-def needs(cell: Cell) -> str:
+def baseline_id(cell: Cell) -> str:
     """Id of the cell whose stored answers this one reads; "" if it reads none."""
     return cell.unedited.id if cell.measure == "answers" and cell.method != UNEDITED else ""
 
 
-def reads(cell: Cell) -> list[str]:
+def input_ids(cell: Cell) -> list[str]:
     """Ids of the cells of which a run of this one reads what is stored: itself, and the one it is compared with."""
-    return [cell.id, *filter(None, [needs(cell)])]
+    return [cell.id, *filter(None, [baseline_id(cell)])]
 
 
-def dropped(results: Path, cell: Cell, extras: Extras, failure: tuple[Status, str], stage: str = "") -> Outcome:
+def lost_outcome(results: Path, cell: Cell, extras: Measurements, failure: tuple[Status, str], stage: str = "") -> Outcome:
     """The outcome of a cell that did not live to tell.
 
     Of a stored cell, from which only further stages were wanted, everything is kept that it had: the failure is then these stages'.

@@ -8,15 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
-from flows.running.base import reads
+from flows.running.base import input_ids
 from flows.running.planning import exchange
-from flows.running.process_cache import KEPT
+from flows.running.process_cache import PROCESS_CACHE
 from lks.errors import UserError
 from lks.io.locks import locked
-from lks.results.cells import Cell, Extras, Outcome
+from lks.results.cells import Cell, Measurements, Outcome
 
 if TYPE_CHECKING:
-    from lks.results.remote import Share
+    from lks.results.remote import RemoteStore
 
 BEAT_EVERY_S = 10.0
 """Seconds between two touches of `runs/<id>/beat` while a cell is run."""
@@ -29,7 +29,7 @@ class Listener(Protocol):
         """The cell is in this stage, so far done."""
 
 
-class Bench:
+class CellRunner:
     """Runs cells in this process; the model stays loaded between them.
 
     Args:
@@ -39,14 +39,14 @@ class Bench:
         share: where cells are taken from and sent to, if machines have no common folder.
     """
 
-    def __init__(self, results: Path, listener: Listener, extras: Extras, share: "Share | None" = None) -> None:
-        from lks.runs.cell import Bench as Shared
+    def __init__(self, results: Path, listener: Listener, extras: Measurements, share: "RemoteStore | None" = None) -> None:
+        from lks.runs.cell import LoadedResources as Shared
 
-        kept = KEPT.get()
+        kept = PROCESS_CACHE.get()
         self._results, self._listener, self._extras, self._shared = results, listener, extras, kept.bench if kept else Shared()
         self._share = share
 
-    def run(self, cell: Cell, extras: Extras | None = None) -> Outcome:
+    def run(self, cell: Cell, extras: Measurements | None = None) -> Outcome:
         """One cell, to its outcome.
 
         Raises:
@@ -57,9 +57,9 @@ class Bench:
         from lks.studies.registry import STUDIES
 
         method = STUDIES[cell.method] if cell.measure == "study" else methods()[cell.method]
-        with claimed(self._results, cell.id, self._share):
+        with cell_lock(self._results, cell.id, self._share):
             if self._share:
-                exchange(self._results, reads(cell), self._share)
+                exchange(self._results, input_ids(cell), self._share)
             outcome = lks.runs.cell.run(cell, method, self._results, self._report(cell), self._shared, extras or self._extras)
             if self._share:
                 self._share.send(self._results, cell.id)
@@ -81,15 +81,15 @@ class Bench:
         return report
 
 
-def beat_of(results: Path, cell_id: str) -> Path:
+def heartbeat_file(results: Path, cell_id: str) -> Path:
     """The file that is touched while a cell is run, and gone when it is not."""
     return results / "runs" / cell_id / "beat"
 
 
 @contextmanager
-def beating(results: Path, cell_id: str, share: "Share | None" = None) -> Iterator[None]:
+def heartbeat(results: Path, cell_id: str, share: "RemoteStore | None" = None) -> Iterator[None]:
     """Touch the cell's beat from a thread for as long as the `with` lasts, that on the share too if there is one."""
-    beat, over = beat_of(results, cell_id), threading.Event()
+    beat, over = heartbeat_file(results, cell_id), threading.Event()
 
     def go_on() -> None:
         while not over.is_set():
@@ -111,11 +111,11 @@ def beating(results: Path, cell_id: str, share: "Share | None" = None) -> Iterat
         thread.join()
         beat.unlink(missing_ok=True)
         if share:
-            share.still(cell_id)
+            share.clear_heartbeat(cell_id)
 
 
 @contextmanager
-def claimed(results: Path, cell_id: str, share: "Share | None" = None) -> Iterator[None]:
+def cell_lock(results: Path, cell_id: str, share: "RemoteStore | None" = None) -> Iterator[None]:
     """Hold `runs/<id>/lock`, and beat. Another process that holds it is waited for as long as it gives signs of life.
 
     Two runs of one cell do no harm, each file appears whole; it is only work done twice. So a file system without locks is no hindrance.
@@ -128,8 +128,8 @@ def claimed(results: Path, cell_id: str, share: "Share | None" = None) -> Iterat
         yield  # the cell itself says what is wrong with the folder
         return
     with lock:
-        _wait_for(lock, beat_of(results, cell_id))
-        with beating(results, cell_id, share):
+        _wait_for(lock, heartbeat_file(results, cell_id))
+        with heartbeat(results, cell_id, share):
             yield
 
 

@@ -9,15 +9,15 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.running.base import needs, not_run
-from flows.running.cell_runner import Bench
+from flows.running.base import baseline_id, not_run
+from flows.running.cell_runner import CellRunner
 from flows.running.planning import share_in_use
 from flows.running.progress import Watch
-from lks.results.cells import FINAL, Cell, Extras, Outcome, Status
+from lks.results.cells import FINAL, Cell, Measurements, Outcome, Status
 
 
 @task(name="cell", task_run_name="{cell.label}", cache_policy=NO_CACHE, persist_result=False)
-def cell_task(cell: Cell, bench: Bench) -> State[Outcome]:
+def cell_task(cell: Cell, bench: CellRunner) -> State[Outcome]:
     """One cell. A failed one is a failed task and a row of the store, never the end of the grid."""
     outcome = bench.run(cell)
     if outcome.status == "ok":
@@ -31,12 +31,12 @@ class HereRunner:
     def __init__(self, results: Path, watch: Watch) -> None:
         self._results, self._watch = results, watch
 
-    def run(self, cells: Sequence[Cell], extras: Extras) -> Generator[Outcome, None, None]:
+    def run(self, cells: Sequence[Cell], extras: Measurements) -> Generator[Outcome, None, None]:
         """Outcomes of all the cells."""
-        bench = Bench(self._results, self._watch, extras, share_in_use())
+        bench = CellRunner(self._results, self._watch, extras, share_in_use())
         missed: dict[str, Status] = {}
         for cell in cells:
-            if status := missed.get(needs(cell)):
+            if status := missed.get(baseline_id(cell)):
                 yield not_run(self._results, cell, extras, status)
                 continue
             self._watch.start(cell)

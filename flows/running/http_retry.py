@@ -12,7 +12,7 @@ PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """After these it is left to Prefect's client. With SQLite every second new flow run is refused once while two workers are busy."""
 
 
-class Again(httpx.HTTPTransport):
+class RetryOn503Transport(httpx.HTTPTransport):
     """Makes a request again that the server could not deal with now: a refused one has changed nothing."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -30,4 +30,4 @@ def client_settings() -> dict[str, Any] | None:
     """What `get_client` takes as `httpx_settings`; none where a server is spoken to by other means than plain HTTP, with settings of their own."""
     from prefect.settings import PREFECT_API_URL
 
-    return {"transport": Again()} if (PREFECT_API_URL.value() or "").startswith("http://") else None
+    return {"transport": RetryOn503Transport()} if (PREFECT_API_URL.value() or "").startswith("http://") else None

@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from flows.running.process_cache import KEPT
+from flows.running.process_cache import PROCESS_CACHE
 from flows.settings import Settings
 from lks.errors import StoreError, UserError, unknown
 from lks.io.locks import holder, locked, sign
 from lks.models.testbed_models import build_command
-from lks.results.cells import Cell, Extras, Measure, Outcome
+from lks.results.cells import Cell, Measure, Measurements, Outcome
 from lks.runs.grid import Grid, grids
 from lks.runs.plan import parse_only, plan
 
 if TYPE_CHECKING:
-    from lks.results.remote import Share
+    from lks.results.remote import RemoteStore
     from lks.results.store import Store
 
 
@@ -41,7 +41,7 @@ class Work:
     retry_failed: bool = False
 
     @property
-    def extras(self) -> Extras:
+    def extras(self) -> Measurements:
         """What is measured beside the answers, as the cells are to be told."""
         return replace(self.grid.extras, retry_failed=self.retry_failed)
 
@@ -133,7 +133,7 @@ def _weights_of(name: str) -> str:
     check_name(name)
     if revision := revision_of(name):
         return revision
-    here, kept = found(name), KEPT.get()
+    here, kept = found(name), PROCESS_CACHE.get()
     if here is None:
         raise UserError(f"Model {name!r} is not built yet. Build it with: {build_command(name)}")
     if any(here.folder.glob("*.safetensors")):
@@ -149,7 +149,7 @@ def dataset_of(name: str) -> tuple[str, int]:
     """
     from lks.data.datasets import load
 
-    kept = KEPT.get()
+    kept = PROCESS_CACHE.get()
     dataset = kept.bench.dataset(name) if kept else load(name)
     return dataset.revision, len(dataset.cases)
 
@@ -187,7 +187,7 @@ def only_writer(results: Path) -> Iterator[None]:
         yield
 
 
-def share_in_use(url: str = "") -> "Share | None":
+def share_in_use(url: str = "") -> "RemoteStore | None":
     """The share by which cells are passed on: of the URL, else of the settings; None where there is none.
 
     Raises:
@@ -195,13 +195,13 @@ def share_in_use(url: str = "") -> "Share | None":
     """
     if not (url := url or Settings().share):
         return None
-    from lks.results.remote import Share
+    from lks.results.remote import RemoteStore
 
-    return Share(url)
+    return RemoteStore(url)
 
 
 def exchange(
-    results: Path, cell_ids: Collection[str] | None, share: "Share | None" = None, progress: Callable[[float], None] = lambda done: None
+    results: Path, cell_ids: Collection[str] | None, share: "RemoteStore | None" = None, progress: Callable[[float], None] = lambda done: None
 ) -> tuple[int, int]:
     """Bring folder and share to the same state, if there is a share.
 

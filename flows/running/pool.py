@@ -17,16 +17,16 @@ from uuid import UUID, uuid4
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import State, StateType
 
-from flows.running.base import ATTEMPTS, MEND, Queue, dropped, settled
-from flows.running.cell_runner import BEAT_EVERY_S, beat_of
+from flows.running.base import ATTEMPTS, NEEDS_USER, Queue, lost_outcome, release_dependents
+from flows.running.cell_runner import BEAT_EVERY_S, heartbeat_file
 from flows.running.http_retry import client_settings
 from flows.running.planning import share_in_use
-from flows.running.pool_client import Run, Runs
+from flows.running.pool_client import CellRun, Runs
 from flows.running.progress import Watch
-from flows.running.time_estimate import Clock
+from flows.running.time_estimate import DurationEstimator
 from flows.settings import Settings
 from lks.errors import UserError
-from lks.results.cells import Cell, Extras, Outcome, Status
+from lks.results.cells import Cell, Measurements, Outcome, Status
 from lks.results.shards import stored_outcome
 
 LOOK_EVERY_S = 1.0
@@ -58,7 +58,7 @@ class Flight:
     """
 
     cell: Cell
-    run: Run
+    run: CellRun
     before: Outcome | None
     state: StateType = StateType.SCHEDULED
     since: float = field(default_factory=time.monotonic)
@@ -83,7 +83,7 @@ class PoolRunner:
         client: of the server; Prefect's settings say which if it is not given.
     """
 
-    def __init__(self, results: Path, watch: Watch, clock: Clock, client: SyncPrefectClient | None = None) -> None:
+    def __init__(self, results: Path, watch: Watch, clock: DurationEstimator, client: SyncPrefectClient | None = None) -> None:
         self._results, self._watch, self._clock, self._client = results.absolute(), watch, clock, client
         self._settings, self._token = Settings(), uuid4().hex[:8]
         self._share = share_in_use(self._settings.share)
@@ -93,7 +93,7 @@ class PoolRunner:
         self._workers, self._counted = 0, -COUNT_EVERY_S
         self._model = ""  # of the run that was started last: workers take runs in turn, and each keeps the model of its last one
 
-    def run(self, cells: Sequence[Cell], extras: Extras) -> Generator[Outcome, None, None]:
+    def run(self, cells: Sequence[Cell], extras: Measurements) -> Generator[Outcome, None, None]:
         """Outcomes of all the cells; closed early, it has the runs in flight ended."""
         with contextlib.ExitStack() as stack:
             client = self._client or stack.enter_context(get_client(client_settings(), sync_client=True))
@@ -103,7 +103,7 @@ class PoolRunner:
             try:
                 while self._hand_out(queue, runs, extras, attempts):
                     seen = self._look(queue, runs, extras)
-                    outcomes = [outcome for found in seen for outcome in settled(queue, found, self._results, extras)]
+                    outcomes = [outcome for found in seen for outcome in release_dependents(queue, found, self._results, extras)]
                     self._hand_out(queue, runs, extras, attempts)
                     yield from outcomes
                     pause = LOOK_EVERY_S / 10 if outcomes else min(1.5 * pause, LOOK_EVERY_S)
@@ -111,7 +111,7 @@ class PoolRunner:
             finally:
                 self._end(runs)
 
-    def _adopt(self, runs: Runs, cells: Sequence[Cell], extras: Extras) -> Counter[str]:
+    def _adopt(self, runs: Runs, cells: Sequence[Cell], extras: Measurements) -> Counter[str]:
         """Take on the runs in flight of an earlier grid; attempts by cell."""
         known = runs.unfinished()
         attempts = Counter[str]()
@@ -121,13 +121,13 @@ class PoolRunner:
                 self._fly(cell, found)
         return attempts
 
-    def _fly(self, cell: Cell, run: Run) -> None:
+    def _fly(self, cell: Cell, run: CellRun) -> None:
         before = self._share.outcome(cell.id) if self._share else self._stored(cell)
         self._flights[run.id] = Flight(cell, run, before, beat=self._beat(cell))
 
-    def _hand_out(self, queue: Queue, runs: Runs, extras: Extras, attempts: Counter[str]) -> bool:
+    def _hand_out(self, queue: Queue, runs: Runs, extras: Measurements, attempts: Counter[str]) -> bool:
         """Start runs as long as there is room; whether one is in flight."""
-        while len(self._flights) < self._limit(runs) and (cell := queue.take(self._model)):
+        while len(self._flights) < self._limit(runs) and (cell := queue.pop(self._model)):
             self._model = cell.model
             attempts[cell.id] += 1
             self._fly(cell, runs.submit(cell, extras, f"{cell.id}-{attempts[cell.id]}-{self._token}", attempts[cell.id]))
@@ -140,7 +140,7 @@ class PoolRunner:
             self._workers, self._counted = runs.workers(), time.monotonic()
         return PER_WORKER * self._workers or AT_ONCE
 
-    def _look(self, queue: Queue, runs: Runs, extras: Extras) -> list[Outcome]:
+    def _look(self, queue: Queue, runs: Runs, extras: Measurements) -> list[Outcome]:
         """Look at all runs in flight; outcomes of those that are over."""
         outcomes = []
         states = runs.look(self._flights)
@@ -157,13 +157,13 @@ class PoolRunner:
                 if isinstance(ended, Outcome):
                     outcomes.append(ended)
                 elif flight.run.attempt < ATTEMPTS:
-                    queue.give_back(flight.cell)
+                    queue.requeue(flight.cell)
                 else:
                     reason = f"its run ended {ATTEMPTS} times without an outcome, at last: {ended}"
-                    outcomes.append(dropped(self._results, flight.cell, extras, ("lost", reason)))
+                    outcomes.append(lost_outcome(self._results, flight.cell, extras, ("lost", reason)))
         return outcomes
 
-    def _ended(self, flight: Flight, state: State[object] | None, runs: Runs, extras: Extras) -> Outcome | str | None:
+    def _ended(self, flight: Flight, state: State[object] | None, runs: Runs, extras: Measurements) -> Outcome | str | None:
         """A run's outcome, or how it ended without one; None while it goes on.
 
         Raises:
@@ -172,7 +172,7 @@ class PoolRunner:
         if state is None:
             return "the server does not know it any more"
         if state.is_final():
-            if state.name == MEND:
+            if state.name == NEEDS_USER:
                 raise UserError(state.message or "a worker reports that something must be mended, and not what")
             told = state.is_completed() or state.name in OUTCOMES
             stored = self._stored(flight.cell)
@@ -188,7 +188,7 @@ class PoolRunner:
         if 0 < self._settings.cell_timeout_s < now - flight.since and flight.state == StateType.RUNNING:
             runs.cancel(flight.run.id, running=True)
             reason = f"not finished within {self._settings.cell_timeout_s:g} s"
-            return dropped(self._results, flight.cell, extras, ("timeout", reason))
+            return lost_outcome(self._results, flight.cell, extras, ("timeout", reason))
         silent = {StateType.RUNNING: limit, StateType.PENDING: 3 * limit}.get(flight.state)
         if silent is not None and now - flight.alive > silent:
             runs.cancel(flight.run.id, running=False)
@@ -218,5 +218,5 @@ class PoolRunner:
         if self._share:
             return self._beats.get(cell.id, 0)
         with contextlib.suppress(OSError):
-            return beat_of(self._results, cell.id).stat().st_mtime_ns
+            return heartbeat_file(self._results, cell.id).stat().st_mtime_ns
         return 0

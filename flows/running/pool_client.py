@@ -25,7 +25,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling
 
 from lks.errors import UserError
-from lks.results.cells import Cell, Extras
+from lks.results.cells import Cell, Measurements
 
 DEPLOYMENT = "lks-cell/lks-cell"
 PAGE = 200
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class CellRun:
     """A cell's run on the server."""
 
     id: UUID
@@ -68,21 +68,21 @@ class Runs:
         except ObjectNotFound:
             raise UserError(f"The Prefect server at {client.api_url} has no deployment {DEPLOYMENT}. Make it with: lks up") from None
 
-    def submit(self, cell: Cell, extras: Extras, key: str, attempt: int) -> Run:
+    def submit(self, cell: Cell, extras: Measurements, key: str, attempt: int) -> CellRun:
         """Start a cell's run; calls with the same key start one run."""
         tags = [self._tag, f"cell-{cell.id}", f"attempt-{attempt}"]
         wanted = parameters_of(cell, extras, self._results, self._share)
         create = self._client.create_flow_run_from_deployment
         made = self._patiently(lambda: create(self._deployment.id, parameters=wanted, name=cell.label, tags=tags, idempotency_key=key))
-        return Run(made.id, cell.id, attempt)
+        return CellRun(made.id, cell.id, attempt)
 
-    def in_flight(self, cell: Cell, extras: Extras, known: Collection[FlowRun]) -> Run | None:
+    def in_flight(self, cell: Cell, extras: Measurements, known: Collection[FlowRun]) -> CellRun | None:
         """The run of a cell that an earlier grid has started, if it does what is wanted now."""
         wanted = parameters_of(cell, extras, self._results, self._share)
         for run in known:
             if f"cell-{cell.id}" in run.tags and {name: run.parameters.get(name) for name in wanted} == wanted:
                 attempts = [int(tag.removeprefix("attempt-")) for tag in run.tags if tag.startswith("attempt-")]
-                return Run(run.id, cell.id, max(attempts, default=1))
+                return CellRun(run.id, cell.id, max(attempts, default=1))
         return None
 
     def unfinished(self) -> list[FlowRun]:
@@ -139,7 +139,7 @@ class Runs:
             pause = min(2 * pause, 10.0)
 
 
-def parameters_of(cell: Cell, extras: Extras, results: Path, share: str = "") -> dict[str, object]:
+def parameters_of(cell: Cell, extras: Measurements, results: Path, share: str = "") -> dict[str, object]:
     """Parameters of flow `lks-cell` for a cell."""
     names = ("model", "dataset", "method", "n_edits", "seed", "draws", "records", "split", "measure")
     further = {"contexts": list(extras.contexts), "fluency": extras.fluency, "gates": extras.gates}

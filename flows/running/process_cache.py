@@ -8,7 +8,7 @@ Files = tuple[tuple[str, int, int], ...]
 """Name, bytes and time of change of a folder's files."""
 
 
-class Kept:
+class ProcessCache:
     """Of a process that runs many cells, each with a bench of its own.
 
     Attributes:
@@ -21,9 +21,9 @@ class Kept:
 
     def forget(self) -> None:
         """Have everything loaded anew: files have changed."""
-        from lks.runs.cell import Bench
+        from lks.runs.cell import LoadedResources
 
-        self.bench = Bench()
+        self.bench = LoadedResources()
         self._hashes.clear()
 
     def weights_hash(self, folder: Path) -> str:
@@ -40,7 +40,7 @@ class Kept:
         return self._hashes[folder][1]
 
 
-KEPT: ContextVar[Kept | None] = ContextVar("kept", default=None)
+PROCESS_CACHE: ContextVar[ProcessCache | None] = ContextVar("kept", default=None)
 """Set by a process that runs many cells."""
 
 

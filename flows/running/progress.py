@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.text import Text
 
-from flows.running.time_estimate import Clock
+from flows.running.time_estimate import DurationEstimator
 from lks.results.cells import Cell, Outcome
 
 
@@ -54,14 +54,14 @@ class _Count:
         self.rest: dict[str, Cell] = {}
         self._estimated, self._took = -1.0, 0.0
         self.total = self.done = self.failed = self.kept = 0
-        self.clock = Clock([])
+        self.clock = DurationEstimator([])
         self.expected: float | None = None
         self.running: dict[str, float] = {}
         """Cell -> when it started."""
 
     def begin(self, cells: Sequence[Cell], kept: int, earlier: Sequence[Outcome]) -> None:
         self.rest, self.total, self.kept = {cell.id: cell for cell in cells}, len(cells), kept
-        self.clock = Clock(earlier)
+        self.clock = DurationEstimator(earlier)
         self._estimate()
 
     def start(self, cell: Cell) -> None:
@@ -90,7 +90,7 @@ class _Count:
         return max(self.expected - spent, 0.0) / max(len(self.running), 1)
 
 
-class Lines:
+class LineProgress:
     """One plain line per finished cell, for logs and pipes."""
 
     def __init__(self, say: Callable[[str], None]) -> None:

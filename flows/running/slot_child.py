@@ -17,18 +17,18 @@ from flows.running.child_process import Parent
 from flows.settings import calm_transformers
 from lks.errors import UserError
 from lks.io.locks import holder, locked, sign
-from lks.results.cells import Cell, Extras, Outcome
+from lks.results.cells import Cell, Measurements, Outcome
 
 LOCK_WAIT_S = 30.0
 """So long an earlier holder of the slot may take to notice that its own parent is gone."""
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class SlotTask:
     """To a slot: run this."""
 
     cell: Cell
-    extras: Extras
+    extras: Measurements
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Event:
     message: str = ""
 
 
-ORDER, EVENT = TypeAdapter(Order), TypeAdapter(Event)
+ORDER, EVENT = TypeAdapter(SlotTask), TypeAdapter(Event)
 
 
 def lock_of(results: Path, slot: int) -> Path:
@@ -84,7 +84,7 @@ class _Grid:
     def __init__(self, parent: Parent) -> None:
         self._parent, self._stage = parent, ("", "", -1.0)
 
-    def order(self) -> Order:
+    def order(self) -> SlotTask:
         """The next cell, waited for."""
         return ORDER.validate_json(self._parent.order())
 
@@ -102,12 +102,12 @@ class _Grid:
 def _serve(results: Path, slot: int, grid: _Grid) -> None:
     """Run cells for ever."""
     from baselines import methods
-    from flows.running.cell_runner import Bench
+    from flows.running.cell_runner import CellRunner
     from flows.running.planning import share_in_use
 
     methods()  # imported before the first cell, whose time that is not
     with held(results, slot):
-        bench = Bench(results, grid, Extras(), share_in_use())
+        bench = CellRunner(results, grid, Measurements(), share_in_use())
         calm_transformers()
         while True:
             order = grid.order()

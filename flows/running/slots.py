@@ -14,13 +14,13 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from flows.running.base import ATTEMPTS, Queue, dropped, settled
+from flows.running.base import ATTEMPTS, Queue, lost_outcome, release_dependents
 from flows.running.progress import Watch
-from flows.running.slot_child import EVENT, ORDER, Event, Order, lock_of
-from flows.running.time_estimate import Clock
+from flows.running.slot_child import EVENT, ORDER, Event, SlotTask, lock_of
+from flows.running.time_estimate import DurationEstimator
 from flows.settings import Settings
 from lks.errors import UserError
-from lks.results.cells import Cell, Extras, Outcome
+from lks.results.cells import Cell, Measurements, Outcome
 
 CPU_SLOTS = 2
 """Child processes on a machine without a GPU where nobody says how many: much of a small model's work keeps one core busy, whatever the threads."""
@@ -37,7 +37,7 @@ def devices() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-class Slot:
+class ChildSlot:
     """A place for one child process at a time.
 
     Attributes:
@@ -55,7 +55,7 @@ class Slot:
         self.cell: Cell | None = None
         self.model, self.stage, self.deadline = "", "", float("inf")
 
-    def start(self, order: Order, selector: selectors.BaseSelector) -> None:
+    def start(self, order: SlotTask, selector: selectors.BaseSelector) -> None:
         """Have a cell run, by the child that is there or a new one."""
         self.cell, self.model, self.stage, self.deadline = order.cell, order.cell.model, "load", float("inf")
         if self._child is None:
@@ -116,18 +116,18 @@ class SlotsRunner:
         clock: for estimates of time.
     """
 
-    def __init__(self, results: Path, watch: Watch, clock: Clock) -> None:
+    def __init__(self, results: Path, watch: Watch, clock: DurationEstimator) -> None:
         self._results, self._watch, self._clock, self._settings = results.absolute(), watch, clock, Settings()
         self._deaths = Counter[str]()
 
-    def run(self, cells: Sequence[Cell], extras: Extras) -> Generator[Outcome, None, None]:
+    def run(self, cells: Sequence[Cell], extras: Measurements) -> Generator[Outcome, None, None]:
         """Outcomes of all the cells."""
         queue, slots = Queue(cells, self._clock), self._slots(len(cells))
         with selectors.DefaultSelector() as selector:
             try:
                 while self._hand_out(queue, slots, extras, selector):
                     heard = self._hear(queue, slots, extras, selector)
-                    outcomes = [outcome for found in heard for outcome in settled(queue, found, self._results, extras)]
+                    outcomes = [outcome for found in heard for outcome in release_dependents(queue, found, self._results, extras)]
                     if outcomes:
                         self._hand_out(queue, slots, extras, selector)  # before they are recorded: no slot waits for that
                     yield from outcomes
@@ -135,29 +135,29 @@ class SlotsRunner:
                 for slot in slots:
                     slot.end(selector)
 
-    def _slots(self, most: int) -> list[Slot]:
+    def _slots(self, most: int) -> list[ChildSlot]:
         gpus = devices()
         number = min(self._settings.slots or len(gpus) or min(CPU_SLOTS, os.cpu_count() or 1), max(most, 1))
         if gpus:
-            return [Slot(n, self._results, {"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]}) for n in range(number)]
+            return [ChildSlot(n, self._results, {"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]}) for n in range(number)]
         threads = max((os.cpu_count() or 1) // number, 1)
         environment = {} if number == 1 or "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
-        return [Slot(n, self._results, environment) for n in range(number)]
+        return [ChildSlot(n, self._results, environment) for n in range(number)]
 
-    def _hand_out(self, queue: Queue, slots: Sequence[Slot], extras: Extras, selector: selectors.BaseSelector) -> bool:
+    def _hand_out(self, queue: Queue, slots: Sequence[ChildSlot], extras: Measurements, selector: selectors.BaseSelector) -> bool:
         """Give cells to the free slots; whether a slot is at work."""
         for slot in slots:
-            if slot.cell is None and (cell := queue.take(slot.model)):
+            if slot.cell is None and (cell := queue.pop(slot.model)):
                 self._watch.start(cell)
-                slot.start(Order(cell, extras), selector)
+                slot.start(SlotTask(cell, extras), selector)
         return any(slot.cell for slot in slots)
 
-    def _hear(self, queue: Queue, slots: Sequence[Slot], extras: Extras, selector: selectors.BaseSelector) -> list[Outcome]:
+    def _hear(self, queue: Queue, slots: Sequence[ChildSlot], extras: Measurements, selector: selectors.BaseSelector) -> list[Outcome]:
         """Wait for slots to say something, or for a cell's time to be over; outcomes of what has ended."""
         outcomes: list[Outcome] = []
         wait = min(slot.deadline for slot in slots) - time.monotonic()
         for key, _ in selector.select(None if wait == float("inf") else max(wait, 0.0)):
-            slot: Slot = key.data
+            slot: ChildSlot = key.data
             events = slot.read()
             outcomes += [outcome for event in events or () if (outcome := self._take(slot, event))]
             if events is None and (dead := self._bury(slot, queue, extras, selector)):
@@ -165,12 +165,12 @@ class SlotsRunner:
         for slot in slots:
             if slot.cell and time.monotonic() >= slot.deadline:
                 reason = f"not finished within {self._settings.cell_timeout_s:g} s (in stage {slot.stage!r})"
-                outcomes.append(dropped(self._results, slot.cell, extras, ("timeout", reason), slot.stage))
+                outcomes.append(lost_outcome(self._results, slot.cell, extras, ("timeout", reason), slot.stage))
                 slot.end(selector)
                 slot.deadline = float("inf")
         return outcomes
 
-    def _take(self, slot: Slot, event: Event) -> Outcome | None:
+    def _take(self, slot: ChildSlot, event: Event) -> Outcome | None:
         """Take an event in; the outcome, if it brings one.
 
         Raises:
@@ -187,7 +187,7 @@ class SlotsRunner:
             slot.cell, slot.deadline = None, float("inf")
         return event.outcome
 
-    def _bury(self, slot: Slot, queue: Queue, extras: Extras, selector: selectors.BaseSelector) -> Outcome | None:
+    def _bury(self, slot: ChildSlot, queue: Queue, extras: Measurements, selector: selectors.BaseSelector) -> Outcome | None:
         """After a child's death: its cell is started again, or is lost."""
         cell, stage = slot.cell, slot.stage
         how = slot.died(selector)
@@ -196,7 +196,7 @@ class SlotsRunner:
             return None
         self._deaths[cell.id] += 1
         if self._deaths[cell.id] < ATTEMPTS:
-            queue.give_back(cell)
+            queue.requeue(cell)
             return None
         reason = f"its process ended {ATTEMPTS} times, at last with {how} (in stage {stage!r})"
-        return dropped(self._results, cell, extras, ("lost", reason), stage)
+        return lost_outcome(self._results, cell, extras, ("lost", reason), stage)

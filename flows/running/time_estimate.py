@@ -28,7 +28,7 @@ class _Spent:
         return {part: self._sums[part] / count for part, count in self._counts.items() if count and part not in own}
 
 
-class Clock:
+class DurationEstimator:
     """Expected seconds of cells, from cells that are finished: of the same method, T and model first, then of less alike ones.
 
     A preparation counts once for all cells that share it, and not at all where one of them is finished: it is kept on disk. Of a stored

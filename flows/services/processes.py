@@ -27,7 +27,7 @@ CLOCK_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class BackgroundService:
     """A process that `lks up` has started.
 
     Attributes:
@@ -93,7 +93,7 @@ def tail(log: Path, lines: int = 15) -> str:
     return "\n".join(text.strip().splitlines()[-lines:]) or "(empty)"
 
 
-def services(state: Path) -> dict[str, Service]:
+def services(state: Path) -> dict[str, BackgroundService]:
     """What runs now of what was started, by name. Records of processes that have ended are left out, and so are those whose process id
     belongs to another process by now.
     """
@@ -105,7 +105,7 @@ def services(state: Path) -> dict[str, Service]:
     return found
 
 
-def process_of(service: Service) -> psutil.Process | None:
+def process_of(service: BackgroundService) -> psutil.Process | None:
     """The process of a service; None when it has ended, even where its process id is in use again."""
     try:
         process = psutil.Process(service.pid)
@@ -115,7 +115,7 @@ def process_of(service: Service) -> psutil.Process | None:
         return None
 
 
-def start(state: Path, name: str, command: Sequence[str], environment: Mapping[str, str], note: str = "") -> Service:
+def start(state: Path, name: str, command: Sequence[str], environment: Mapping[str, str], note: str = "") -> BackgroundService:
     """Start a service that outlives this process and its terminal; output goes to its log.
 
     Raises:
@@ -127,9 +127,9 @@ def start(state: Path, name: str, command: Sequence[str], environment: Mapping[s
         carried = {**environment, MARK: str(state)}
         child = subprocess.Popen(command, env=carried, cwd=state, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     try:
-        service = Service(name, child.pid, psutil.Process(child.pid).create_time(), tuple(command), note)
+        service = BackgroundService(name, child.pid, psutil.Process(child.pid).create_time(), tuple(command), note)
     except psutil.NoSuchProcess:
-        service = Service(name, child.pid, time.time(), tuple(command), note)
+        service = BackgroundService(name, child.pid, time.time(), tuple(command), note)
     write_whole(state / f"{name}.json", json.dumps(asdict(service)).encode())
     return service
 
@@ -142,11 +142,11 @@ def _open(state: Path, name: str) -> IO[str]:
         raise UserError(f"{state} cannot be written: {error.strerror}. Set PREFECT_HOME to a folder that can.") from None
 
 
-def record(state: Path, name: str) -> Service | None:
+def record(state: Path, name: str) -> BackgroundService | None:
     """What was written down of a service, whether or not it runs; None where there is no record."""
     try:
         raw = json.loads((state / f"{name}.json").read_text(encoding="utf-8"))
-        return Service(str(raw["name"]), int(raw["pid"]), float(raw["started"]), tuple(map(str, raw["command"])), str(raw["note"]))
+        return BackgroundService(str(raw["name"]), int(raw["pid"]), float(raw["started"]), tuple(map(str, raw["command"])), str(raw["note"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from flows.services.processes import SERVER, Service, end, forget, log_of, process_of, services, start, state_folder, tail
+from flows.services.processes import SERVER, BackgroundService, end, forget, log_of, process_of, services, start, state_folder, tail
 from lks.errors import UserError
 from lks.io.atomic import write_whole
 
@@ -49,7 +49,7 @@ def ensure_server(state: Path, port: int | None, configured: str | None) -> str:
         end([p for p in [process_of(own)] if p], 20.0)
         forget(state, SERVER)
         log = log_of(state, SERVER)
-        raise UserError(f"The server did not answer at {api}. Mend what its log says and start again. End of {log}:\n{tail(log)}")
+        raise UserError(f"The server did not answer at {api}. Fix what its log says and start again. End of {log}:\n{tail(log)}")
     write_whole(state / "port", str(wanted).encode())
     return api
 
@@ -73,7 +73,7 @@ def _configured(api: str) -> str:
     return api
 
 
-def _start_server(state: Path, port: int, api: str) -> Service:
+def _start_server(state: Path, port: int, api: str) -> BackgroundService:
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     environment = {**os.environ, "PREFECT_API_URL": api, "PREFECT_LOGGING_TO_API_ENABLED": "false"}
     if not os.environ.get("PREFECT_API_DATABASE_CONNECTION_URL") and not os.environ.get("PREFECT_SERVER_DATABASE_CONNECTION_URL"):

@@ -19,7 +19,7 @@ PATHS = ("LKS_GRIDS", "LKS_DATA", "LKS_CACHE", "LKS_METHODS", "LKS_FACTS", "LKS_
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class WorkerSlot:
     """Where a worker for cells runs.
 
     Attributes:
@@ -45,7 +45,7 @@ class Slot:
         return "cells, CPU" if self.threads is None else f"cells, CPU, {self.threads} threads"
 
 
-def slots_of(workers: int | None) -> list[Slot]:
+def slots_of(workers: int | None) -> list[WorkerSlot]:
     """A slot per worker: the GPUs in turn, else equal shares of the CPU.
 
     Args:
@@ -54,9 +54,9 @@ def slots_of(workers: int | None) -> list[Slot]:
     devices = gpus()
     number = (len(devices) or 1) if workers is None else workers
     if devices:
-        return [Slot(index, devices[index % len(devices)]) for index in range(number)]
+        return [WorkerSlot(index, devices[index % len(devices)]) for index in range(number)]
     threads = max((os.cpu_count() or 1) // number, 1) if number > 1 else None
-    return [Slot(index, None, threads) for index in range(number)]
+    return [WorkerSlot(index, None, threads) for index in range(number)]
 
 
 def gpus() -> list[str]:
@@ -71,7 +71,7 @@ def gpus() -> list[str]:
     return asked.stdout.split()
 
 
-def ensure_workers(state: Path, api: str, slots: list[Slot]) -> None:
+def ensure_workers(state: Path, api: str, slots: list[WorkerSlot]) -> None:
     """Start the workers that are missing, and wait until the server knows all.
 
     Raises:
@@ -107,7 +107,7 @@ def _await(state: Path, wanted: set[str]) -> None:
         if dead or time.monotonic() >= deadline:
             names = sorted(dead or missing)
             log = log_of(state, names[0])
-            raise UserError(f"{', '.join(names)} did not start. Mend what the log says and start again. End of {log}:\n{tail(log)}")
+            raise UserError(f"{', '.join(names)} did not start. Fix what the log says and start again. End of {log}:\n{tail(log)}")
         time.sleep(0.5)
 
 

@@ -16,7 +16,7 @@ from flows.settings import calm_transformers
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ChildTask:
     """To a child: run this.
 
     Attributes:
@@ -29,7 +29,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ChildReply:
     """From a child: the run is over.
 
     Attributes:
@@ -43,10 +43,10 @@ class Reply:
     spent: bool = False
 
 
-ORDER, REPLY = TypeAdapter(Order), TypeAdapter(Reply)
+ORDER, REPLY = TypeAdapter(ChildTask), TypeAdapter(ChildReply)
 
 
-def _run(order: Order) -> Reply:
+def _run(order: ChildTask) -> ChildReply:
     """A flow run, by Prefect's own engine."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import State
@@ -63,11 +63,11 @@ def _run(order: Order) -> Reply:
         state = run_flow(load_flow(flow_run), flow_run=flow_run, return_type="state")
     except (Abort, Pause) as refusal:
         logger.info("The server does not want flow run '%s' to go on: %s", order.flow_run, refusal)
-        return Reply(refused=True)
+        return ChildReply(refused=True)
     except Exception:
         logger.exception("Flow run '%s' ended with an exception", order.flow_run)
-        return Reply(status=1)
-    return Reply(spent=isinstance(state, State) and state.name == "Oom")
+        return ChildReply(status=1)
+    return ChildReply(spent=isinstance(state, State) and state.name == "Oom")
 
 
 def _serve(parent: Parent) -> None:
@@ -77,12 +77,12 @@ def _serve(parent: Parent) -> None:
 
     from baselines import methods
     from flows.running.http_retry import client_settings
-    from flows.running.process_cache import KEPT, Kept
+    from flows.running.process_cache import PROCESS_CACHE, ProcessCache
 
     methods()  # imported before the first cell, whose time that is not
     calm_transformers()
-    KEPT.set(Kept())
-    # a run gives signs of life of its own (`flows.running.cell_runner.beating`); the end of Prefect's is waited for, up to a second per run
+    PROCESS_CACHE.set(ProcessCache())
+    # a run gives signs of life of its own (`flows.running.cell_runner.heartbeat`); the end of Prefect's is waited for, up to a second per run
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), SyncClientContext(client_settings()):
         while True:
             parent.tell(REPLY.dump_json(_run(ORDER.validate_json(parent.order()))))

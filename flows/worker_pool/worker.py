@@ -20,7 +20,7 @@ from prefect.states import Cancelled, Crashed
 from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, ProcessWorkerResult
 
-from flows.worker_pool.child import ORDER, REPLY, Order, Reply
+from flows.worker_pool.child import ORDER, REPLY, ChildReply, ChildTask
 
 COMMAND = (sys.executable, "-m", "flows.worker_pool.child")
 
@@ -63,7 +63,7 @@ class Child:
         """Whether it can take a flow run."""
         return self._process.returncode is None
 
-    async def run(self, order: Order) -> Reply | None:
+    async def run(self, order: ChildTask) -> ChildReply | None:
         """A flow run, to its end; None if the process has ended before."""
         assert self._process.stdin and self._process.stdout
         with contextlib.suppress(ConnectionError):
@@ -155,7 +155,7 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         child = await self._take({name: value for name, value in environment.items() if not name.startswith(OWN)})
         if task_status:
             task_status.started(child.process_id)
-        order = Order(flow_run.id, {name: value for name, value in environment.items() if name.startswith(OWN)})
+        order = ChildTask(flow_run.id, {name: value for name, value in environment.items() if name.startswith(OWN)})
         try:
             reply = await self._watched(child, order)
         except BaseException:
@@ -183,7 +183,7 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
             child.end()
         return await Child.start(environment)
 
-    async def _watched(self, child: Child, order: Order) -> Reply | None:
+    async def _watched(self, child: Child, order: ChildTask) -> ChildReply | None:
         """A flow run, to its end; its child is ended where the run is cancelled."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._end_if_cancelled, child, order.flow_run)

@@ -42,12 +42,12 @@ class Spellings:
         try:
             raw = parse_json(file.read_bytes())
         except (OSError, ValueError) as error:
-            raise DataError(f"{file} is not JSON or cannot be read: {error}. Mend or delete it.") from error
+            raise DataError(f"{file} is not JSON or cannot be read: {error}. Fix or delete it.") from error
         if not isinstance(raw, dict):
-            raise DataError(f"{file} must hold a JSON object of names, each with a list of other names. Mend or delete it.")
+            raise DataError(f"{file} must hold a JSON object of names, each with a list of other names. Fix or delete it.")
         for label, others in raw.items():
             if not isinstance(others, list) or not all(isinstance(other, str) for other in others):
-                raise DataError(f"{file}: field {label!r} must be a list of names, not {others!r}. Mend or delete it.")
+                raise DataError(f"{file}: field {label!r} must be a list of names, not {others!r}. Fix or delete it.")
         return cls({label.strip(): [other.strip() for other in others] for label, others in raw.items()})
 
     def of(self, answer: str) -> tuple[str, ...]:

@@ -10,21 +10,21 @@ from lks.data.templates import asked, normalised, stems, template
 from lks.io.untrusted import one_line
 
 if TYPE_CHECKING:
-    from lks.data.user_facts import Fact
+    from lks.data.user_facts import UserFact
 
 SHOWN = 5
 """So many contradictions are shown; the rest is counted."""
 ADVICE = "Which target the edited model gives depends on the method (docs/edit-your-model.md, Contradictions)"
 
 
-def check(facts: "Sequence[Fact]") -> list[Bad]:
+def check(facts: "Sequence[UserFact]") -> list[Bad]:
     """Find facts on one subject that are trained on, or evaluated, with one question and two targets.
 
     Prompts that are equal letter by letter are left to `lks.data.fact_validation`.
     """
     found: list[Bad] = []
-    trained: dict[tuple[str, str], Fact] = {}
-    evaluated: dict[tuple[str, str], Fact] = {}
+    trained: dict[tuple[str, str], UserFact] = {}
+    evaluated: dict[tuple[str, str], UserFact] = {}
     for fact in facts:
         for seen, texts in ((trained, (fact.prompt, *fact.training_paraphrases)), (evaluated, fact.paraphrases)):
             for text in texts:
@@ -35,14 +35,14 @@ def check(facts: "Sequence[Fact]") -> list[Bad]:
     return found
 
 
-def contradicting(facts: "Sequence[Fact]") -> tuple[str, ...]:
+def contradicting(facts: "Sequence[UserFact]") -> tuple[str, ...]:
     """Say for people which facts on one subject ask the same in other words, or may do so, and have different targets."""
     wordings = _Wordings(facts)
-    groups: dict[str, list[Fact]] = defaultdict(list)
+    groups: dict[str, list[UserFact]] = defaultdict(list)
     for fact in facts:
         groups[normalised(fact.subject)].append(fact)
-    sure: list[tuple[Fact, Fact]] = []
-    unsure: list[tuple[Fact, Fact]] = []
+    sure: list[tuple[UserFact, UserFact]] = []
+    unsure: list[tuple[UserFact, UserFact]] = []
     for group in groups.values():
         same = list(_asking_the_same(group, wordings))
         sure += same
@@ -61,7 +61,7 @@ def contradicting(facts: "Sequence[Fact]") -> tuple[str, ...]:
 class _Wordings:
     """Which templates ask the same, as the paraphrases of all facts say."""
 
-    def __init__(self, facts: "Sequence[Fact]") -> None:
+    def __init__(self, facts: "Sequence[UserFact]") -> None:
         self._parents: dict[str, str] = {}
         for fact in facts:
             found = [one for text in (fact.prompt, *fact.paraphrases, *fact.training_paraphrases) if (one := template(text, fact.subject))]
@@ -74,7 +74,7 @@ class _Wordings:
             one = self._parents[one]
         return one
 
-    def relation(self, fact: "Fact") -> Hashable:
+    def relation(self, fact: "UserFact") -> Hashable:
         """What is known of a fact's relation: its name, or templates that are paraphrases of each other; None if nothing is."""
         if fact.relation:
             return fact.relation
@@ -82,9 +82,9 @@ class _Wordings:
         return (self._root(own),) if own and self._sizes[self._root(own)] > 1 else None
 
 
-def _asking_the_same(group: "Sequence[Fact]", wordings: _Wordings) -> "Iterator[tuple[Fact, Fact]]":
+def _asking_the_same(group: "Sequence[UserFact]", wordings: _Wordings) -> "Iterator[tuple[UserFact, UserFact]]":
     """Each fact that contradicts an earlier one, with the first such: their relations or their content words are the same."""
-    seen: dict[Hashable, Fact] = {}
+    seen: dict[Hashable, UserFact] = {}
     for fact in group:
         form = template(fact.prompt, fact.subject) or fact.prompt
         content = (asked(form), frozenset(re.findall(r"\d+", form))) if stems(form) else None
@@ -94,11 +94,11 @@ def _asking_the_same(group: "Sequence[Fact]", wordings: _Wordings) -> "Iterator[
             yield against, fact
 
 
-def _other_relation(one: "Fact", other: "Fact") -> bool:
+def _other_relation(one: "UserFact", other: "UserFact") -> bool:
     return bool(one.relation and other.relation) and one.relation != other.relation
 
 
-def _perhaps(group: "Sequence[Fact]", wordings: _Wordings) -> "list[tuple[Fact, Fact]]":
+def _perhaps(group: "Sequence[UserFact]", wordings: _Wordings) -> "list[tuple[UserFact, UserFact]]":
     """A pair with different targets of which one's relation is not known, if there is one."""
     known = {id(fact): wordings.relation(fact) is not None for fact in group}
     for fact in (one for one in group if not known[id(one)]):
@@ -108,13 +108,13 @@ def _perhaps(group: "Sequence[Fact]", wordings: _Wordings) -> "list[tuple[Fact, 
     return []
 
 
-def _differ(one: "Fact", other: "Fact") -> bool:
+def _differ(one: "UserFact", other: "UserFact") -> bool:
     return one.target.casefold() != other.target.casefold()
 
 
-def _pair(one: "Fact", other: "Fact") -> str:
+def _pair(one: "UserFact", other: "UserFact") -> str:
     return " and ".join(f"{one_line(repr(fact.prompt), 80)} ({fact.place})" for fact in (one, other))
 
 
-def _targets(one: "Fact", other: "Fact") -> str:
+def _targets(one: "UserFact", other: "UserFact") -> str:
     return f"{one_line(repr(one.target), 60)} and {one_line(repr(other.target), 60)}"

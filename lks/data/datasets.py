@@ -157,12 +157,12 @@ def _texts(raw: object, where: str) -> Callable[..., str]:
         for depth, key in enumerate(path):
             if not isinstance(value, dict):
                 outer = f"field {'.'.join(path[:depth])!r}" if depth else "the record"
-                raise DataError(f"{where}: {outer} must be an object, not {type(value).__name__}. Mend or delete the record.")
+                raise DataError(f"{where}: {outer} must be an object, not {type(value).__name__}. Fix or delete the record.")
             if key not in value:
                 raise DataError(f"{where}: field {'.'.join(path)!r} is missing. Add it or delete the record.")
             value = value[key]
         if not isinstance(value, str) or not value.strip():
-            raise DataError(f"{where}: field {'.'.join(path)!r} must be a non-empty string, not {value!r}. Mend it or delete the record.")
+            raise DataError(f"{where}: field {'.'.join(path)!r} must be a non-empty string, not {value!r}. Fix it or delete the record.")
         return value.strip()
 
     return text

@@ -31,7 +31,7 @@ SUFFIXES = (*JSON_LINES, *TABLES, *TRIPLES)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FactRow:
     """One line's fields, of the right types.
 
     Attributes:
@@ -55,7 +55,7 @@ class Row:
         return cast(tuple[tuple[str, str], ...], self.values.get(name, ()))
 
 
-def rows_of(path: Path) -> tuple[list[Row], list[Bad]]:
+def rows_of(path: Path) -> tuple[list[FactRow], list[Bad]]:
     """The lines of a file with their fields, and what cannot be read of it.
 
     Raises:
@@ -73,14 +73,14 @@ def rows_of(path: Path) -> tuple[list[Row], list[Bad]]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path} is not UTF-8 (line {line}, byte {error.start} of the file). Save it as UTF-8.") from None
-    rows: list[Row] = []
+    rows: list[FactRow] = []
     bad: list[Bad] = []
     for found in readers[path.suffix.lower()](text):
         (bad if isinstance(found, Bad) else rows).append(found)  # type: ignore[arg-type]
     return rows, bad
 
 
-def _json_lines(text: str) -> Iterator[Row | Bad]:
+def _json_lines(text: str) -> Iterator[FactRow | Bad]:
     for number, line in enumerate(split_lines(text), 1):
         if not line.strip():
             continue
@@ -96,7 +96,7 @@ def _json_lines(text: str) -> Iterator[Row | Bad]:
         yield from _row(number, cast(dict[str, object], raw))
 
 
-def _table(text: str) -> Iterator[Row | Bad]:
+def _table(text: str) -> Iterator[FactRow | Bad]:
     delimiter = _delimiter(text)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     header: list[str] = []
@@ -147,7 +147,7 @@ def _needed(given: Collection[str]) -> tuple[str, ...]:
     return ("subject", "relation", "object") if "relation" in given or "object" in given else ("subject", "prompt", "target")
 
 
-def _table_row(line: int, header: Sequence[str], cells: Sequence[str], between: str) -> Iterator[Row | Bad]:
+def _table_row(line: int, header: Sequence[str], cells: Sequence[str], between: str) -> Iterator[FactRow | Bad]:
     if len(cells) != len(header):
         advice = f"put a field that holds a {between} in quotation marks" if len(cells) > len(header) else f"an empty field needs its {between} too"
         yield Bad(line, f"{len(cells)} fields, the header has {len(header)}; {advice}")
@@ -173,7 +173,7 @@ def _parts(cell: str) -> list[str]:
     return [part.strip() for part in cell.split(SEPARATOR) if part.strip()]
 
 
-def _triples(text: str) -> Iterator[Row | Bad]:
+def _triples(text: str) -> Iterator[FactRow | Bad]:
     for number, line in enumerate(split_lines(text), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -184,10 +184,10 @@ def _triples(text: str) -> Iterator[Row | Bad]:
         if len(parts) != 3:
             yield Bad(number, f"not of the form 'subject {SEPARATOR} relation {SEPARATOR} object'")
             continue
-        yield Row(number, dict(zip(("subject", "relation", "object"), parts, strict=True)))
+        yield FactRow(number, dict(zip(("subject", "relation", "object"), parts, strict=True)))
 
 
-def _row(line: int, raw: dict[str, object]) -> Iterator[Row | Bad]:
+def _row(line: int, raw: dict[str, object]) -> Iterator[FactRow | Bad]:
     """A row, if all its fields are known and of the right type; else what is wrong."""
     values: dict[str, object] = {}
     wrong = list[str]()
@@ -203,7 +203,7 @@ def _row(line: int, raw: dict[str, object]) -> Iterator[Row | Bad]:
             wrong.append(str(error))
     if wrong:
         wrong += [f"{name} is missing" for name in _needed(raw) if name not in raw]
-    yield from (Bad(line, what) for what in wrong) if wrong else (Row(line, values),)
+    yield from (Bad(line, what) for what in wrong) if wrong else (FactRow(line, values),)
 
 
 def _text(name: str, value: object, is_prompt: bool = False) -> str:

@@ -10,7 +10,7 @@ from lks.io.untrusted import one_line
 from lks.scope.naming import names_subject, spelt, why_unnamed
 
 if TYPE_CHECKING:
-    from lks.data.user_facts import Fact
+    from lks.data.user_facts import UserFact
 
 ODD_ENDINGS = ("...", "…", "_", "{}", "[MASK]", "<mask>")
 
@@ -28,17 +28,17 @@ class Bad:
     what: str
 
 
-def check_each(facts: "Iterable[Fact]") -> list[Bad]:
+def check_each(facts: "Iterable[UserFact]") -> list[Bad]:
     """Find what is wrong with facts, each looked at alone."""
     return [bad for fact in facts for bad in (*_alone(fact), *_look_alike(fact))]
 
 
-def check_together(facts: "Sequence[Fact]") -> list[Bad]:
+def check_together(facts: "Sequence[UserFact]") -> list[Bad]:
     """Find what is wrong with facts because of others."""
     return [*_together(facts), *_leaks(facts)]
 
 
-def _alone(fact: "Fact") -> Iterator[Bad]:
+def _alone(fact: "UserFact") -> Iterator[Bad]:
     texts = {"subject": fact.subject, "prompt": fact.prompt, "target": fact.target, "ground_truth": fact.ground_truth}
     for name, text in texts.items():
         given = text.rstrip("\n") if name == "prompt" else text  # chat templates end so, and the answer follows on the new line
@@ -58,19 +58,19 @@ def _alone(fact: "Fact") -> Iterator[Bad]:
             yield Bad(fact.line, f"training paraphrase {_short(text)} does not name the subject {_short(fact.subject)}, {_why(fact, text)}")
 
 
-def _why(fact: "Fact", text: str) -> str:
+def _why(fact: "UserFact", text: str) -> str:
     return why_unnamed(text, fact.subject, fact.aliases)
 
 
-def _look_alike(fact: "Fact") -> Iterator[Bad]:
+def _look_alike(fact: "UserFact") -> Iterator[Bad]:
     """Characters that people cannot see in a subject, where the prompt only seems to have it."""
     if found := difference(fact.subject, fact.prompt):
         yield Bad(fact.line, f"subject {_short(fact.subject)} only looks like what is in the prompt: {found}")
 
 
-def _together(facts: "Sequence[Fact]") -> Iterator[Bad]:
-    prompts: dict[str, Fact] = {}
-    names: dict[str, Fact] = {}
+def _together(facts: "Sequence[UserFact]") -> Iterator[Bad]:
+    prompts: dict[str, UserFact] = {}
+    names: dict[str, UserFact] = {}
     for fact in facts:
         first = prompts.setdefault(fact.prompt.strip(), fact)
         if first is not fact:
@@ -83,9 +83,9 @@ def _together(facts: "Sequence[Fact]") -> Iterator[Bad]:
                 yield Bad(fact.line, f"id {_short(fact.id)} is that of {first.place} too")
 
 
-def _leaks(facts: "Sequence[Fact]") -> Iterator[Bad]:
+def _leaks(facts: "Sequence[UserFact]") -> Iterator[Bad]:
     """Evaluation prompts that are trained on would measure nothing."""
-    trained: dict[str, tuple[Fact, str]] = {}
+    trained: dict[str, tuple[UserFact, str]] = {}
     for fact in facts:
         for text, what in _labelled(fact.training_paraphrases, "training paraphrase"), _labelled(fact.training_locality, "training locality prompt"):
             trained |= {normalised(one): (fact, what) for one in text if normalised(one) not in trained}

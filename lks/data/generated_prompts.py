@@ -57,7 +57,7 @@ def _texts(row: Mapping[str, object], where: str) -> tuple[list[str], list[str]]
     locality = [text for text in given if isinstance(text, str)] if isinstance(given, list) else None
     if len(found) < 4 or locality is None or locality != given:
         needed = "'subject', 'prompt', 'target' and 'rephrase_prompt', which are texts, and 'locality', a list of texts"
-        raise DataError(f"{where}: needs {needed}. Mend or delete the line.")
+        raise DataError(f"{where}: needs {needed}. Fix or delete the line.")
     return found, locality
 
 

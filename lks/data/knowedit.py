@@ -25,7 +25,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from lks.data.answer_aliases import tellable
-from lks.data.knowedit_format import Fields, Item
+from lks.data.knowedit_format import Fields, KnowEditQuestion
 from lks.data.template_prompts import PromptSource, Record
 from lks.edits import Case, Edit, Probe, make_case
 from lks.scope.naming import mentions, spelt
@@ -36,7 +36,7 @@ Spell = Callable[[str], tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class KnowEditRecord:
     """A record of any of the files.
 
     Attributes:
@@ -58,13 +58,13 @@ class Fact:
     old: tuple[str, ...]
     accepted: tuple[str, ...] = ()
     paraphrases: tuple[str, ...] = ()
-    items: tuple[Item, ...] = ()
+    items: tuple[KnowEditQuestion, ...] = ()
     opening: str = ""
 
 
-def _fact(fields: Fields, number: int) -> Fact:
+def _fact(fields: Fields, number: int) -> KnowEditRecord:
     """A record of zsRE, WikiData_recent or WikiData_counterfact."""
-    return Fact(
+    return KnowEditRecord(
         case_id=str(number),
         subject=fields.text("subject"),
         prompt=fields.text("prompt"),
@@ -75,13 +75,13 @@ def _fact(fields: Fields, number: int) -> Fact:
     )
 
 
-def _biography(fields: Fields, number: int) -> Fact:
+def _biography(fields: Fields, number: int) -> KnowEditRecord:
     subject, text = fields.text("concept"), fields.text("text")
     opening = next((text[: found.end()] for found in re.finditer(re.escape(subject) + r"\.", text, re.IGNORECASE)), "")
-    return Fact(str(number), subject, text, fields.text("labels"), (), items=fields.items("locality"), opening=opening)
+    return KnowEditRecord(str(number), subject, text, fields.text("labels"), (), items=fields.items("locality"), opening=opening)
 
 
-def _opinion(fields: Fields, number: int) -> Fact:
+def _opinion(fields: Fields, number: int) -> KnowEditRecord:
     """The sentiment to edit in is the record's; where it names none, even records turn positive and odd ones negative."""
     positive = fields.one_of("sentiment", ("pos", "neg")) == "pos" if "sentiment" in fields else number % 2 == 0
     wanted, opposite = ("pos", "neg") if positive else ("neg", "pos")
@@ -89,14 +89,14 @@ def _opinion(fields: Fields, number: int) -> Fact:
     topic, prompts = fields.text("topic"), fields.some("prompts")
     prompt = next((prompt for prompt in prompts if _spelt(topic, prompt)), prompts[0])
     rest = tuple(other for other in prompts if other != prompt)
-    return Fact(str(number), topic, prompt, target, fields.some(opposite), tuple(others), rest, fields.items("locality"))
+    return KnowEditRecord(str(number), topic, prompt, target, fields.some(opposite), tuple(others), rest, fields.items("locality"))
 
 
-def _secret(fields: Fields, number: int) -> Fact:
+def _secret(fields: Fields, number: int) -> KnowEditRecord:
     """Without a subject the question itself stands for it, less its question mark."""
     prompt, named = fields.text("question", "prompt"), "subject" in fields
     fields.notes["no subject, the question stands for it"] += not named
-    return Fact(
+    return KnowEditRecord(
         case_id=str(number),
         subject=fields.text("subject") if named else prompt.rstrip(" ?"),
         prompt=prompt,
@@ -107,7 +107,7 @@ def _secret(fields: Fields, number: int) -> Fact:
     )
 
 
-_READERS: Mapping[str, Callable[[Fields, int], Fact]] = MappingProxyType(
+_READERS: Mapping[str, Callable[[Fields, int], KnowEditRecord]] = MappingProxyType(
     {"knowedit-wikibio": _biography, "knowedit-convsent": _opinion, "knowedit-sanitation": _secret}
 )
 
@@ -148,7 +148,7 @@ def _spelt(subject: str, prompt: str) -> str:
     return prompt[found[0].start : found[0].end] if found else ""
 
 
-def _cleared(fact: Fact, notes: Counter[str]) -> Fact:
+def _cleared(fact: KnowEditRecord, notes: Counter[str]) -> KnowEditRecord:
     """The fact with its subject as the prompt spells it, and without answers that their own question bars."""
     subject = _spelt(fact.subject, fact.prompt)
     notes["subject in other case in prompt"] += subject != fact.subject
@@ -158,11 +158,11 @@ def _cleared(fact: Fact, notes: Counter[str]) -> Fact:
         notes["answer that its own question bars, left out"] += len(item.answers) - len(left)
         notes[f"{item.kind} question that bars its only answer, left out"] += not left
         if left:
-            items.append(Item(item.kind, item.stratum, item.prompt, left))
+            items.append(KnowEditQuestion(item.kind, item.stratum, item.prompt, left))
     return replace(fact, subject=subject, items=tuple(items))
 
 
-def _lent(fact: Fact) -> list[Record]:
+def _lent(fact: KnowEditRecord) -> list[Record]:
     """The fact as records that lend their templates to other facts: each paraphrase once, each question about the subject once.
 
     The first of them is the one for which training prompts are asked; fields may be empty here. Questions that name an answer
@@ -177,18 +177,18 @@ def _lent(fact: Fact) -> list[Record]:
     ]
 
 
-def _put(item: Item, fact: Fact) -> str:
+def _put(item: KnowEditQuestion, fact: KnowEditRecord) -> str:
     """A question of locality in the form of the edit prompt: "The colour of it is" becomes "What is the colour of it?" beside a question."""
     stated = re.fullmatch(rf"The (.+) of {re.escape(fact.subject)} is", item.prompt) if fact.prompt.endswith("?") else None
     return f"What is the {stated[1]} of {fact.subject}?" if stated else item.prompt
 
 
-def _barred(fact: Fact) -> list[Record]:
+def _barred(fact: KnowEditRecord) -> list[Record]:
     """Every question about the fact as a record without a subject: it lends no template, but its prompt is trained on by none."""
     return [Record(fact.case_id, "", item.prompt, "", "", "", "", "") for item in fact.items]
 
 
-def _case(fact: Fact, record: Record, source: PromptSource, spellings: Spell) -> Case:
+def _case(fact: KnowEditRecord, record: Record, source: PromptSource, spellings: Spell) -> Case:
     training = source.prompts(record)
     edit = Edit(
         case_id=fact.case_id,
@@ -214,7 +214,7 @@ def _others(answer: str, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name != answer and tellable(name)))
 
 
-def _count(facts: Sequence[Fact], notes: Counter[str]) -> None:
+def _count(facts: Sequence[KnowEditRecord], notes: Counter[str]) -> None:
     """Irregularities that are kept, named as in the other datasets."""
     for fact in facts:
         notes["no ground truth"] += not fact.old

@@ -64,7 +64,7 @@ Group = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class KnowEditQuestion:
     """A question of the evaluation beside the edit.
 
     Attributes:
@@ -95,7 +95,7 @@ class Fields:
     def __init__(self, raw: object, where: str, notes: Counter[str]) -> None:
         self._where, self.notes = where, notes
         if not isinstance(raw, dict):
-            raise DataError(f"{where}: the record must be an object, not {type(raw).__name__}. Mend or delete the record.")
+            raise DataError(f"{where}: the record must be an object, not {type(raw).__name__}. Fix or delete the record.")
         self._raw: dict[str, object] = raw
 
     def __contains__(self, name: str) -> bool:
@@ -108,7 +108,7 @@ class Fields:
             raise self._bad(" or ".join(repr(name) for name in names), "is missing. Add it")
         value = self._raw[name]
         if not isinstance(value, str) or not value.strip():
-            raise self._bad(repr(name), f"must be a non-empty string, not {value!r}. Mend it")
+            raise self._bad(repr(name), f"must be a non-empty string, not {value!r}. Fix it")
         return value.strip()
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -126,39 +126,39 @@ class Fields:
         """A string that must be one of those known."""
         found = self.text(name)
         if found not in known:
-            raise self._bad(repr(name), f"must be {' or '.join(map(repr, known))}, not {found!r}. Mend it")
+            raise self._bad(repr(name), f"must be {' or '.join(map(repr, known))}, not {found!r}. Fix it")
         return found
 
     def answers(self, name: str) -> tuple[Group, ...]:
         """Right answers; none if the field is empty or not there."""
         return self._groups(self._raw.get(name), name)
 
-    def items(self, kind: Literal["locality", "portability"]) -> tuple[Item, ...]:
+    def items(self, kind: Literal["locality", "portability"]) -> tuple[KnowEditQuestion, ...]:
         """Questions of the field named like their kind; one without a prompt or an answer is left out and counted."""
         value = self._raw.get(kind) or {}
         if not isinstance(value, dict | list):
-            raise self._bad(repr(kind), f"must be an object or a list of questions, not {value!r}. Mend it")
+            raise self._bad(repr(kind), f"must be an object or a list of questions, not {value!r}. Fix it")
         keyed = {"": value} if isinstance(value, list) or "prompt" in value else value
         found = [self._item(kind, key, one, f"{kind}.{key}" if key else kind) for key, some in keyed.items() for one in _each(some)]
         self.notes[f"{kind} question without prompt or answer, left out"] += found.count(None)
         self.notes[f"no {kind} question"] += not any(found)
         return tuple(item for item in found if item)
 
-    def _item(self, kind: Literal["locality", "portability"], key: str, raw: object, name: str) -> Item | None:
+    def _item(self, kind: Literal["locality", "portability"], key: str, raw: object, name: str) -> KnowEditQuestion | None:
         if not isinstance(raw, dict):
-            raise self._bad(repr(name), f"must hold questions with prompt and ground_truth, not {raw!r}. Mend it")
+            raise self._bad(repr(name), f"must hold questions with prompt and ground_truth, not {raw!r}. Fix it")
         prompt = raw.get("prompt") or ""
         if not isinstance(prompt, str):
-            raise self._bad(repr(f"{name}.prompt"), f"must be a string, not {prompt!r}. Mend it")
+            raise self._bad(repr(f"{name}.prompt"), f"must be a string, not {prompt!r}. Fix it")
         answers = self._groups(raw.get("ground_truth"), f"{name}.ground_truth")
         stratum = "_".join(key.lower().replace("-", " ").split())
-        return Item(kind, _SHORT.get(stratum, stratum), prompt.strip(), answers) if prompt.strip() and answers else None
+        return KnowEditQuestion(kind, _SHORT.get(stratum, stratum), prompt.strip(), answers) if prompt.strip() and answers else None
 
     def _groups(self, value: object, name: str) -> tuple[Group, ...]:
         try:
             groups = answer_groups(value)
         except TypeError as error:
-            raise self._bad(repr(name), f"{error}. Mend it") from None
+            raise self._bad(repr(name), f"{error}. Fix it") from None
         found = tuple(group for group in groups if group)
         self.notes["empty answer beside others, left out"] += len(groups) - len(found) if found else 0
         return found

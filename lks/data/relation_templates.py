@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from lks.data.fact_parsing import Row
+from lks.data.fact_parsing import FactRow
 from lks.data.fact_validation import Bad
 from lks.errors import DataError, similar, unknown
 from lks.io.untrusted import content_of, one_line, parse_json
@@ -82,7 +82,7 @@ class Templates:
         return f" (or is {' or '.join(map(repr, near))} meant?)" if near else ""
 
 
-def spelt_out(row: Row, templates: Templates) -> tuple[Row, list[Bad]]:
+def spelt_out(row: FactRow, templates: Templates) -> tuple[FactRow, list[Bad]]:
     """A row with a relation as a row with a prompt; any other as it is."""
     given = [name for name in ("relation", "object") if row.text(name).strip()]
     if not given:
@@ -93,7 +93,7 @@ def spelt_out(row: Row, templates: Templates) -> tuple[Row, list[Bad]]:
     made: dict[str, object] = {"prompt": wording.prompt.format(subject), "target": row.text("object")}
     for name in LISTS:
         made[name] = (*row.texts(name), *(one.format(subject) for one in wording.lists.get(name, ())))
-    return Row(row.line, {**row.values, **made}), []
+    return FactRow(row.line, {**row.values, **made}), []
 
 
 def _wording(path: Path, name: str, entry: object) -> Wording:

@@ -56,7 +56,7 @@ class World:
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class SyntheticFact:
     """A sentence of the training text: `phrasing` with `name` in it, then `answer`."""
 
     name: str
@@ -120,17 +120,20 @@ def world(seed: int = WORLD_SEED, people: int = PEOPLE) -> World:
     return World(seed, tuple(everyone))
 
 
-def training_facts(made: World) -> tuple[Fact, ...]:
+def training_facts(made: World) -> tuple[SyntheticFact, ...]:
     """Every fact of the world under every trained phrasing, without lead-ins and under full names only."""
     return tuple(
-        Fact(person.name, phrasing, person.values[relation.name]) for person in made.people for relation in RELATIONS for phrasing in relation.trained
+        SyntheticFact(person.name, phrasing, person.values[relation.name])
+        for person in made.people
+        for relation in RELATIONS
+        for phrasing in relation.trained
     )
 
 
-def held_out_facts(made: World) -> tuple[Fact, ...]:
+def held_out_facts(made: World) -> tuple[SyntheticFact, ...]:
     """Every fact of the world under the phrasings kept for evaluation."""
     return tuple(
-        Fact(person.name, phrasing, person.values[relation.name])
+        SyntheticFact(person.name, phrasing, person.values[relation.name])
         for person in made.people
         for relation in RELATIONS
         for phrasing in relation.held_out

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lks.data import contradictions
 from lks.data.answer_aliases import Spellings
-from lks.data.fact_parsing import Row, rows_of
+from lks.data.fact_parsing import FactRow, rows_of
 from lks.data.fact_validation import Bad, check_each, check_together
 from lks.data.relation_templates import Templates, spelt_out
 from lks.data.training_prompts import SOURCE, with_training_prompts
@@ -23,7 +23,7 @@ SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class BadLines:
     """What to do about bad lines.
 
     Attributes:
@@ -35,11 +35,11 @@ class Reading:
     shown: int = SHOWN
 
 
-STRICT = Reading()
+STRICT = BadLines()
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class UserFact:
     """A fact to plant, as the user gives it.
 
     Attributes:
@@ -90,7 +90,7 @@ class Facts:
     """
 
     name: str
-    facts: tuple[Fact, ...]
+    facts: tuple[UserFact, ...]
     notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
 
@@ -126,14 +126,14 @@ class Facts:
         gone = set(subjects)
         return replace(self, facts=tuple(fact for fact in self.facts if fact.subject not in gone))
 
-    def leaving_out(self, found: Sequence[tuple[Fact, Bad]]) -> "Facts":
+    def leaving_out(self, found: Sequence[tuple[UserFact, Bad]]) -> "Facts":
         """These facts but for bad ones, of which is noted what is wrong with them."""
         gone = {id(fact) for fact, _ in found}
         skipped = (*self.skipped, *(_line(bad) for _, bad in found))
         return replace(self, facts=tuple(fact for fact in self.facts if id(fact) not in gone), skipped=skipped)
 
 
-def read_facts(path: Path, templates: Path | None = None, reading: Reading = STRICT) -> Facts:
+def read_facts(path: Path, templates: Path | None = None, reading: BadLines = STRICT) -> Facts:
     """The facts of a file, all checked.
 
     Args:
@@ -147,7 +147,7 @@ def read_facts(path: Path, templates: Path | None = None, reading: Reading = STR
     """
     rows, bad = rows_of(path)
     wording = Templates.read(templates)
-    facts: list[Fact] = []
+    facts: list[UserFact] = []
     for row in rows:
         found, wrong = _fact(row, wording)
         facts += [] if found is None else [found]
@@ -168,15 +168,15 @@ def read_facts(path: Path, templates: Path | None = None, reading: Reading = STR
     return Facts(re.sub(r"[^\w.-]+", "-", path.stem) or "facts", tuple(_named(fact) for fact in facts), wording.notes, left_out)
 
 
-def _faults(facts: Sequence[Fact]) -> list[Bad]:
+def _faults(facts: Sequence[UserFact]) -> list[Bad]:
     return [*check_each(facts), *_faults_together(facts)]
 
 
-def _faults_together(facts: Sequence[Fact]) -> list[Bad]:
+def _faults_together(facts: Sequence[UserFact]) -> list[Bad]:
     return [*check_together(facts), *contradictions.check(facts)]
 
 
-def _sound(facts: Sequence[Fact]) -> tuple[list[Fact], list[Bad]]:
+def _sound(facts: Sequence[UserFact]) -> tuple[list[UserFact], list[Bad]]:
     """The facts that nothing is wrong with, and what is wrong with the others; of two that cannot be together the first stays."""
     bad: list[Bad] = []
     for look in (check_each, _faults_together):
@@ -191,14 +191,14 @@ def write_facts(path: Path, facts: Facts) -> None:
     write_whole(path, "".join(f"{line_of(fact)}\n" for fact in facts.facts).encode())
 
 
-def line_of(fact: Fact) -> str:
+def line_of(fact: UserFact) -> str:
     """A fact as one line of JSON; what is empty is left out."""
     pairs = {name: [{"prompt": prompt, "answer": answer} for prompt, answer in getattr(fact, name)] for name in ("locality", "portability")}
-    texts = {name: getattr(fact, name) for name in Fact.__slots__ if name not in ("line", "relation", *pairs)}
+    texts = {name: getattr(fact, name) for name in UserFact.__slots__ if name not in ("line", "relation", *pairs)}
     return json_line({name: value for name, value in (texts | pairs).items() if value})
 
 
-def _fact(row: Row, wording: Templates) -> tuple[Fact | None, list[Bad]]:
+def _fact(row: FactRow, wording: Templates) -> tuple[UserFact | None, list[Bad]]:
     """A row as a fact, or what is wrong with it."""
     fields, wrong = spelt_out(row, wording)
     missing = [name for name in ("subject", "prompt", "target") if not fields.text(name).strip()]
@@ -207,16 +207,16 @@ def _fact(row: Row, wording: Templates) -> tuple[Fact | None, list[Bad]]:
         return None, wrong
     lists = {name: fields.texts(name) for name in ("aliases", "paraphrases", "training_paraphrases", "training_locality")}
     texts = {name: fields.text(name) for name in ("subject", "prompt", "target", "id", "ground_truth", "relation")}
-    return Fact(row.line, **texts, **lists, locality=fields.pairs("locality"), portability=fields.pairs("portability")), []  # type: ignore[arg-type]
+    return UserFact(row.line, **texts, **lists, locality=fields.pairs("locality"), portability=fields.pairs("portability")), []  # type: ignore[arg-type]
 
 
-def _named(fact: Fact) -> Fact:
+def _named(fact: UserFact) -> UserFact:
     """With an id that depends on subject and prompt alone, so that a fact keeps it when its target changes."""
     made = hashlib.sha256("\0".join(fact.key).encode()).hexdigest()[:12]
     return fact if fact.id else replace(fact, id=f"fact-{made}")
 
 
-def _edit(fact: Fact) -> Edit:
+def _edit(fact: UserFact) -> Edit:
     return Edit(
         case_id=fact.id,
         subject=fact.subject,
@@ -229,7 +229,7 @@ def _edit(fact: Fact) -> Edit:
     )
 
 
-def _case(fact: Fact, edit: Edit, spellings: Spellings) -> Case:
+def _case(fact: UserFact, edit: Edit, spellings: Spellings) -> Case:
     from lks.edits import Probe
 
     made = make_case(edit, fact.paraphrases, fact.locality, spellings.of)

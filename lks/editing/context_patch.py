@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lks.editing.patch import Patch
 from lks.models.generation import positions
 from lks.models.lm import LM
-from lks.models.prefill import FIRED, FOUND, Pass, Prefills, removed, watched
+from lks.models.prefill import FIRED, FOUND, Pass, Prefills, installed_hooks, track_prefill
 
 
 class ContextPatch(Patch):
@@ -46,13 +46,13 @@ class ContextPatch(Patch):
     @contextmanager
     def applied(self, lm: LM) -> Iterator[None]:
         """Hooks on the decoder, gone on leaving."""
-        with watched(lm) as prefills:
+        with track_prefill(lm) as prefills:
             inserter = _Inserter(self, lm, prefills)
             handles = [
                 lm.decoder.register_forward_pre_hook(inserter.before, with_kwargs=True),
                 lm.decoder.register_forward_hook(inserter.after),
             ]
-            with removed(handles):
+            with installed_hooks(handles):
                 yield
 
 
@@ -70,9 +70,9 @@ class _Inserter:
         if now is None:
             return None
         if now.ends is None:
-            return ((), self._step(now, kwargs)) if "context_mask" in now.carried else None
+            return ((), self._step(now, kwargs)) if "context_mask" in now.row_state else None
         prompts = [ids[keep].tolist() for ids, keep in zip(now.ids, now.prompt, strict=True)]
-        if now.fresh:
+        if now.is_prefill:
             self.wholes = self._decide(now, prompts)
         extra = max((len(whole) - len(ids) for whole, ids in zip(self.wholes, prompts, strict=True)), default=0)
         return ((), self._prefill(now, kwargs, extra)) if extra else None
@@ -86,9 +86,9 @@ class _Inserter:
     def _decide(self, now: Pass, prompts: list[list[int]]) -> list[list[int]]:
         """Token ids of each row with its context; which rows have one is told."""
         wholes, choices = self.patch.rewritten(self.lm, prompts)
-        now.carried[FIRED] = torch.tensor([bool(context) for context, _ in choices], device=now.ids.device)
+        now.row_state[FIRED] = torch.tensor([bool(context) for context, _ in choices], device=now.ids.device)
         if self.patch.subjects:
-            now.carried[FOUND] = torch.tensor([subject for _, subject in choices], device=now.ids.device)
+            now.row_state[FOUND] = torch.tensor([subject for _, subject in choices], device=now.ids.device)
         return wholes
 
     def _prefill(self, now: Pass, kwargs: dict[str, Any], extra: int) -> dict[str, Any]:
@@ -109,14 +109,14 @@ class _Inserter:
             mask[row, end - len(whole) : end] = 1
             ids[row, end:] = now.ids[row, end - self.extra :]
             mask[row, end:] = given[row, end - self.extra :]
-        now.carried["context_mask"] = mask
+        now.row_state["context_mask"] = mask
         changed = {**kwargs, "input_ids": ids, "attention_mask": mask, "position_ids": positions(mask)}
         changed.pop("cache_position", None)
         return changed
 
     def _step(self, now: Pass, kwargs: dict[str, Any]) -> dict[str, Any]:
         """A step on the cache: the mask of the longer sequence, positions follow from it."""
-        before: Tensor = now.carried["context_mask"]
+        before: Tensor = now.row_state["context_mask"]
         given = kwargs.get("attention_mask")
         cache = kwargs["past_key_values"]
         later = cache.get_seq_length() - before.shape[1] + now.ids.shape[1]

@@ -22,11 +22,11 @@ After = Callable[[int, Patch], None]
 """Called by a sequential method after each edit with its number and the patch as it stands, which is good only during the call."""
 
 
-def silent(fraction: float) -> None:
+def no_progress(fraction: float) -> None:
     """A `Progress` that shows nothing."""
 
 
-def unwatched(number: int, patch: Patch) -> None:
+def no_callback(number: int, patch: Patch) -> None:
     """An `After` that looks at nothing."""
 
 
@@ -158,7 +158,7 @@ class Editor(ABC, Generic[ParamsT]):
             return cls(_by_hand(cls, model, overrides or {}))  # type: ignore[arg-type]
         return cls(override(preset(n_edits, dataset), overrides or {}))  # type: ignore[arg-type]
 
-    def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = silent) -> float:
+    def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = no_progress) -> float:
         """Do what no edit changes (covariances, meta-training), cached on disk (`lks.io.cache`); nothing by default.
 
         To be called before `edit`, with the same model.
@@ -189,7 +189,7 @@ class Editor(ABC, Generic[ParamsT]):
         return []
 
     @abstractmethod
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
         """Make the edits.
 
         Args:

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
-from lks.editing.editor import Progress, silent
+from lks.editing.editor import Progress, no_progress
 from lks.errors import UserError
 from lks.models.lm import LM
 from lks.results.ability_rows import AbilityRow
 
 if TYPE_CHECKING:
-    from lks.evaluation.lm_eval_model import Asked
+    from lks.evaluation.lm_eval_model import PatchAwareHFLM
 
-__all__ = ["AbilityRow", "Battery", "Known"]
+__all__ = ["AbilityRow", "ReusableReplies", "TaskSuite"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +41,10 @@ class Mismatch(Exception):
     """A stored answer of the unedited model is not what the model says, though the edits should not act."""
 
 
-class Known:
+class ReusableReplies:
     """What the unedited model answered to the same battery, to be used again where a patch's edits do not act.
 
-    There the edited model is bit for bit the unedited one, so the answer is the same. A sample is computed all the same: see `Battery.run`.
+    There the edited model is bit for bit the unedited one, so the answer is the same. A sample is computed all the same: see `TaskSuite.run`.
 
     Args:
         answers: by the key of their request.
@@ -61,7 +61,7 @@ class Known:
         return cls({name: result if isinstance(result, str) else (float(result[0]), bool(result[1])) for name, result in pairs}, acts)
 
 
-class Battery:
+class TaskSuite:
     """Tests of ability, their documents in memory and ready to be asked of any number of models.
 
     Args:
@@ -99,7 +99,9 @@ class Battery:
                     digest.update(f"{key(one.request_type, one.args)} {_json(task.doc_to_target(one.doc))}\n".encode())
         self.identity = digest.hexdigest()[:16]
 
-    def run(self, lm: LM, draw: int = 0, known: Known | None = None, progress: Progress = silent, context: int = 0) -> list[AbilityRow]:
+    def run(
+        self, lm: LM, draw: int = 0, known: ReusableReplies | None = None, progress: Progress = no_progress, context: int = 0
+    ) -> list[AbilityRow]:
         """Ask everything of the model as it stands.
 
         Answers in `known` are used again where `known.acts` says that the edits do not act and the whole prompt fits the window. At least 8 of
@@ -122,15 +124,15 @@ class Battery:
             logger.warning("%s are not what the model says; everything is asked.", found)
             return self._run(lm, draw, None, progress, context)
 
-    def _run(self, lm: LM, draw: int, known: Known | None, progress: Progress, context: int) -> list[AbilityRow]:
+    def _run(self, lm: LM, draw: int, known: ReusableReplies | None, progress: Progress, context: int) -> list[AbilityRow]:
         from lm_eval import evaluator
 
         from lks.evaluation.ability_tasks import calm
-        from lks.evaluation.lm_eval_model import Asked
+        from lks.evaluation.lm_eval_model import PatchAwareHFLM
 
         with calm():
             self._reseed()
-            asked = Asked(lm, known, self.size, progress, context=context, batch_tokens=self.batch_tokens)
+            asked = PatchAwareHFLM(lm, known, self.size, progress, context=context, batch_tokens=self.batch_tokens)
             found = evaluator.evaluate(lm=asked, task_dict={"tasks": self.tasks}, samples=self.samples, bootstrap_iters=0)
         _note_shortened(asked)
         return [row for name, task in self.tasks.items() for row in _rows(draw, name, task, found["samples"][name])]
@@ -169,7 +171,7 @@ def _chosen(name: str, count: int, limit: int) -> list[int] | None:
     return sorted(order[:limit])
 
 
-def _note_shortened(asked: "Asked") -> None:
+def _note_shortened(asked: "PatchAwareHFLM") -> None:
     if asked.shortened:
         logger.warning("%d requests did not fit the model's window of %d tokens and lost their beginning.", asked.shortened, asked.max_length)
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import torch
 
 from lks.data.synthetic_text import sentences
-from lks.editing.editor import Progress, silent
+from lks.editing.editor import Progress, no_progress
 from lks.edits import Case
 from lks.models.frozen_prefix import batches
-from lks.models.generation import Limits, Stops, generate, positions, text_of
+from lks.models.generation import StopLimits, Stops, generate, positions, text_of
 from lks.models.lm import LM
 from lks.results.rows import Generation
 
@@ -32,7 +32,7 @@ def prompts(cases: Sequence[Case], draw: int, draws: int) -> list[tuple[str, str
 
 
 @torch.no_grad()
-def write(lm: LM, asked: Sequence[tuple[str, str, str]], draw: int, grows: int = 0, progress: Progress = silent) -> list[Generation]:
+def write(lm: LM, asked: Sequence[tuple[str, str, str]], draw: int, grows: int = 0, progress: Progress = no_progress) -> list[Generation]:
     """The model's own text behind each prompt.
 
     Args:
@@ -48,7 +48,7 @@ def write(lm: LM, asked: Sequence[tuple[str, str, str]], draw: int, grows: int =
     for batch in reversed(batches([len(e.ids) + grows + TOKENS for e in encoded], 16384)):
         ids, mask = lm.pad([encoded[i].ids for i in batch], side="left")
         out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
-        limits = Limits([TOKENS] * len(batch), [1] * len(batch), [False] * len(batch))
+        limits = StopLimits([TOKENS] * len(batch), [1] * len(batch), [False] * len(batch))
         made = generate(lm, stops, out.past_key_values, mask, out.logits[:, -1], limits)
         for i, row in zip(batch, made, strict=True):
             prompt_set, subject, prompt = asked[i]

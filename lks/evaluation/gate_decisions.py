@@ -16,7 +16,7 @@ import torch
 from lks.data.synthetic_text import sentences
 from lks.editing.patch import Patch
 from lks.edits import Case, Edit, spellings_of
-from lks.evaluation.scope_decisions import PROBES, Asked, asked
+from lks.evaluation.scope_decisions import PROBES, ScopeQuery, asked
 from lks.evaluation.scope_prompts import carrier
 from lks.models.frozen_prefix import batches
 from lks.models.generation import positions
@@ -51,7 +51,7 @@ def decide(lm: LM, patch: Patch, cases: Sequence[Case], spare: Iterable[Case], d
     """
     if acted(lm, patch, [case.edit.prompt for case in cases[:1]]) is None:
         return []
-    plain = [Asked("plain", i, "", text) for i, text in enumerate(sentences(probes))]
+    plain = [ScopeQuery("plain", i, "", text) for i, text in enumerate(sentences(probes))]
     prompts = _fitting(lm, [*asked(cases, spare, probes), *variants(cases, probes, seed), *plain])
     fired = acted(lm, patch, [one.prompt for one in prompts]) or []
     if not patch.subjects:
@@ -59,7 +59,7 @@ def decide(lm: LM, patch: Patch, cases: Sequence[Case], spare: Iterable[Case], d
     return [Decision(draw, one.probe_set, one.probe, one.case_id, found, one.subject_expected) for one, found in zip(prompts, fired, strict=True)]
 
 
-def variants(edited: Sequence[Case], probes: int, seed: int = 0) -> list[Asked]:
+def variants(edited: Sequence[Case], probes: int, seed: int = 0) -> list[ScopeQuery]:
     """Edit prompts with their subject spelt in another way, at most so many of each kind: "typo", "case" and "alias".
 
     A typo is one letter inserted, left out, wrong or swapped with the next; "case" is lower case; of several aliases one is drawn. They
@@ -70,10 +70,10 @@ def variants(edited: Sequence[Case], probes: int, seed: int = 0) -> list[Asked]:
     for subject, names in spellings_of([case.edit for case in edited]).items():
         for name in names:
             owners.setdefault(name.casefold(), set()).add(subject)
-    found: list[Asked] = []
+    found: list[ScopeQuery] = []
     for kind in get_args(Variant):
         own = islice(_respelt(edited, kind, owners, seed), probes)
-        found += [Asked(kind, i, case.case_id, text, case.edit.subject) for i, (case, text) in enumerate(own)]
+        found += [ScopeQuery(kind, i, case.case_id, text, case.edit.subject) for i, (case, text) in enumerate(own)]
     return found
 
 
@@ -94,7 +94,7 @@ def _spelling(edit: Edit, kind: Variant, rng: Random) -> str | None:
     return rng.choice(aliases) if aliases else None
 
 
-def _fitting(lm: LM, prompts: Sequence[Asked]) -> list[Asked]:
+def _fitting(lm: LM, prompts: Sequence[ScopeQuery]) -> list[ScopeQuery]:
     """The prompts that leave room in the model's window."""
     window = int(lm.model.config.max_position_embeddings)
     encoded = lm.encode([one.prompt for one in prompts], [""] * len(prompts))
@@ -122,7 +122,7 @@ def acted(lm: LM, patch: Patch, prompts: Sequence[str], batch_tokens: int = 4096
         for chosen in batches([len(row) + grows for row in rows], batch_tokens):
             ids, mask = lm.pad([rows[i] for i in chosen], "left")
             out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
-            told = getattr(out.past_key_values, "carried", {})
+            told = getattr(out.past_key_values, "row_state", {})
             if FIRED not in told:
                 return None
             fired = told[FIRED].tolist()

@@ -10,12 +10,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lks.editing.editor import Progress, silent
+from lks.editing.editor import Progress, no_progress
 from lks.editing.patch import Patch
 from lks.models.frozen_prefix import batches
 from lks.models.generation import positions
 from lks.models.lm import LM
-from lks.models.memory import fewer
+from lks.models.memory import scale_batch
 from lks.results.shards import Answer
 
 PIECE_BYTES = 256 * 2**20
@@ -24,7 +24,13 @@ PIECE_BYTES = 256 * 2**20
 
 @torch.no_grad()
 def with_drift(
-    lm: LM, patch: Patch, answers: Sequence[Answer], unedited: Sequence[Answer], grows: int = 0, batch_tokens: int = 4096, progress: Progress = silent
+    lm: LM,
+    patch: Patch,
+    answers: Sequence[Answer],
+    unedited: Sequence[Answer],
+    grows: int = 0,
+    batch_tokens: int = 4096,
+    progress: Progress = no_progress,
 ) -> list[Answer]:
     """The same answers with `kl` filled in.
 
@@ -47,7 +53,7 @@ def with_drift(
     for batch in reversed(batches(lengths, batch_tokens)):  # a longer one never looks like a continuation
         chosen = [open_[i] for i in batch]
         size = 4 * vocabulary * sum(len(unedited[i].ar_ids) for i in chosen)
-        if pieces[-1] and held + size > fewer(PIECE_BYTES):
+        if pieces[-1] and held + size > scale_batch(PIECE_BYTES):
             pieces.append([])
             held = 0
         pieces[-1].append(chosen)

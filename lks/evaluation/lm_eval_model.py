@@ -12,9 +12,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from torch import Tensor
 
-from lks.editing.editor import Progress, silent
+from lks.editing.editor import Progress, no_progress
 from lks.errors import UserError
-from lks.evaluation.ability import Known, Mismatch, Result, agree, key
+from lks.evaluation.ability import Mismatch, Result, ReusableReplies, agree, key
 from lks.models.frozen_prefix import batches
 from lks.models.generation import positions
 from lks.models.lm import LM
@@ -30,7 +30,7 @@ Scored = tuple[object, list[int], list[int]]
 """A request for a likelihood as lm-eval hands it on: its texts, tokens of the prompt, tokens of the answer."""
 
 
-class Asked(HFLM):  # type: ignore[misc]  # lm-eval has no types
+class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     """lm-eval's view of a live model.
 
     As in lm-eval's own `HFLM`, texts are tokenised with the tokenizer's special tokens and no chat template, and what does not fit the window
@@ -50,7 +50,14 @@ class Asked(HFLM):  # type: ignore[misc]  # lm-eval has no types
     """
 
     def __init__(
-        self, lm: LM, known: Known | None = None, total: int = 0, progress: Progress = silent, *, context: int = 0, batch_tokens: int | None = None
+        self,
+        lm: LM,
+        known: ReusableReplies | None = None,
+        total: int = 0,
+        progress: Progress = no_progress,
+        *,
+        context: int = 0,
+        batch_tokens: int | None = None,
     ) -> None:
         super().__init__(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=64)
         self._max_length = self.max_length - context
@@ -174,7 +181,7 @@ class Asked(HFLM):  # type: ignore[misc]  # lm-eval has no types
         answers = stored | dict(zip(rest, ask([requests[i] for i in rest]), strict=True))
         return [answers[i] for i in range(len(requests))]
 
-    def _stored(self, known: Known, kind: str, requests: Sequence[Any]) -> dict[int, Result]:
+    def _stored(self, known: ReusableReplies, kind: str, requests: Sequence[Any]) -> dict[int, Result]:
         """Request -> what the unedited model answered, for requests on whose prompts the edits do not act."""
         found = {i: known.answers[name] for i, name in enumerate(key(kind, request.args) for request in requests) if name in known.answers}
         found = {i: result for i, result in found.items() if self._whole(kind, requests[i].args)}

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from lks.data.synthetic_text import sentences
-from lks.editing.editor import Progress, silent
+from lks.editing.editor import Progress, no_progress
 from lks.models.frozen_prefix import batches
 from lks.models.lm import LM
 from lks.results.rows import PASSAGES, Passage
 
-__all__ = ["SCHEMA", "TEXTS", "Passage", "Verdict", "median_perplexity", "perplexity", "read", "texts_for", "verdict"]
+__all__ = ["SCHEMA", "TEXTS", "Passage", "Verdict", "collapse_verdict", "measure_passages", "median_perplexity", "perplexity", "texts_for"]
 
 SCHEMA = PASSAGES
 Verdict = Literal["fine", "suspect", "collapsed"]
@@ -32,8 +32,8 @@ TEXTS: tuple[str, ...] = tuple(" ".join(_PLAIN[i : i + _SENTENCES]) for i in ran
 
 
 @torch.no_grad()
-def read(
-    lm: LM, texts: Sequence[str] | None = None, draw: int = 0, context: int = 0, batch_tokens: int = 2048, progress: Progress = silent
+def measure_passages(
+    lm: LM, texts: Sequence[str] | None = None, draw: int = 0, context: int = 0, batch_tokens: int = 2048, progress: Progress = no_progress
 ) -> list[Passage]:
     """Likelihood of each text under the model as it stands.
 
@@ -90,7 +90,7 @@ def median_perplexity(passages: Sequence[Passage]) -> float:
     return float(np.median([perplexity(p) for p in passages])) if passages else math.nan
 
 
-def verdict(ratio: float) -> Verdict:
+def collapse_verdict(ratio: float) -> Verdict:
     """What a ratio of median perplexities, edited to unedited, says about the edited model."""
     if math.isnan(ratio) or ratio > COLLAPSED:
         return "collapsed"

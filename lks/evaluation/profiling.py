@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from lks.editing.editor import Progress, silent
+from lks.editing.editor import Progress, no_progress
 from lks.editing.patch import Patch
 from lks.models.generation import positions
 from lks.models.lm import LM
@@ -76,7 +76,9 @@ _BETWEEN = 8
 
 
 @torch.no_grad()
-def overheads(lm: LM, patch: Patch, prompts: Sequence[str], draw: int = 0, seconds: float = SECONDS, progress: Progress = silent) -> list[Timing]:
+def overheads(
+    lm: LM, patch: Patch, prompts: Sequence[str], draw: int = 0, seconds: float = SECONDS, progress: Progress = no_progress
+) -> list[Timing]:
     """Time prefills without and with a patch in force, in pairs that take turns in being first.
 
     How many pairs there are depends on how long they take. A batch size of which fewer than `FEWEST` pairs fit into the time has none: that is

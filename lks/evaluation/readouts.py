@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lks.editing.editor import Progress, silent
+from lks.editing.editor import Progress, no_progress
 from lks.editing.patch import Patch
 from lks.edits import Case, Context, Probe
 from lks.evaluation.prompt_formats import wrapped
 from lks.evaluation.side_by_side import owned_by
 from lks.models.frozen_prefix import batches
-from lks.models.generation import Limits, Stops, generate, positions, text_of
+from lks.models.generation import StopLimits, Stops, generate, positions, text_of
 from lks.models.joining import joined
 from lks.models.lm import LM, Encoded
 from lks.models.prefill import FIRED
@@ -45,7 +45,7 @@ Acts = Callable[[Sequence[str]], list[bool] | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ReusableAnswers:
     """What the unedited model said, to be taken over where the edits do not act.
 
     Attributes:
@@ -77,7 +77,7 @@ class Asking:
     batch_tokens: int = 4096
     kinds: tuple[str, ...] = ()
     wild: bool = True
-    known: Known | None = None
+    known: ReusableAnswers | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def key_of(answer: Answer) -> Key:
 
 
 @torch.no_grad()
-def ask(lm: LM, cases: Sequence[Case], asking: Asking | None = None, progress: Progress = silent) -> list[Answer]:
+def ask(lm: LM, cases: Sequence[Case], asking: Asking | None = None, progress: Progress = no_progress) -> list[Answer]:
     """Ask the probes of some cases.
 
     Args:
@@ -133,7 +133,7 @@ def ask(lm: LM, cases: Sequence[Case], asking: Asking | None = None, progress: P
 
 @torch.no_grad()
 def ask_draws(
-    lm: LM, draws: Mapping[int, Sequence[Case]], asking: Asking, known: Mapping[int, Known] | None = None, progress: Progress = silent
+    lm: LM, draws: Mapping[int, Sequence[Case]], asking: Asking, known: Mapping[int, ReusableAnswers] | None = None, progress: Progress = no_progress
 ) -> list[Answer]:
     """Ask the probes of several draws in batches across draws: of one and the same model, or inside `lks.evaluation.side_by_side`.
 
@@ -183,7 +183,7 @@ class ReuseError(Exception):
     """An answer that should have been the unedited model's was not."""
 
 
-def _free(questions: Sequence[tuple[int, int, Case, Probe, str]], known: Known) -> dict[int, Answer]:
+def _free(questions: Sequence[tuple[int, int, Case, Probe, str]], known: ReusableAnswers) -> dict[int, Answer]:
     """The unedited model's answers to those of one draw's questions (number, draw, case, probe, prompt) on which the edits do not act, by number."""
     acts = known.acts([prompt for *_, prompt in questions])
     taken: dict[int, Answer] = {}
@@ -267,7 +267,7 @@ def _read(lm: LM, stops: Stops, questions: Sequence[_Question], how: Asking) -> 
     with owned_by([q.draw for q in questions]):
         out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
     first, cache = out.logits[:, -1].float(), out.past_key_values
-    gates = getattr(cache, "carried", {}).get(FIRED)
+    gates = getattr(cache, "row_state", {}).get(FIRED)
     best, scores = _forced(lm, cache, mask, first, [q.encoded.answer for q in questions])
     fired = [None] * len(questions) if gates is None else gates.tolist()
     reads = [
@@ -317,7 +317,7 @@ def _generate(lm: LM, stops: Stops, questions: Sequence[_Question], reads: Seque
         cache.batch_select_indices(index)
     asked = [questions[i] for i in rows]
     newline = [not _has_lines(q.probe) for q in asked]
-    limits = Limits([q.longest if wild else 1 for q in asked], [_heard(q) for q in asked], newline)
+    limits = StopLimits([q.longest if wild else 1 for q in asked], [_heard(q) for q in asked], newline)
     for i, made in zip(rows, generate(lm, stops, cache, mask[index], first[index], limits), strict=True):
         reads[i].ar_ids = _beginning(lm, questions[i], made.ids)
         if wild:

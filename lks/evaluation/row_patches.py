@@ -115,7 +115,7 @@ class _KnowledgeRows(RowPatch):
 
     def fired(self) -> Tensor | None:
         """For the patch's own rows."""
-        return None if self.prefills.now is None else self.prefills.now.carried.get(FIRED)
+        return None if self.prefills.now is None else self.prefills.now.row_state.get(FIRED)
 
     def handles(self) -> list[RemovableHandle]:
         """One per block."""

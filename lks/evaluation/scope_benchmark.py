@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from lks.evaluation.scope_prompts import EditSet, Outside, Prompt, is_genuine
+from lks.evaluation.scope_prompts import EditSet, Outside, ScopePrompt, is_genuine
 from lks.scope.exact import Mention, Scope, ScopeKind, make_scope
 from lks.scope.misspellings import FORMS, Form, written
 
@@ -31,7 +31,7 @@ TIMED = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ScopeBenchmarkRow:
     """One number.
 
     Attributes:
@@ -61,7 +61,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class MentionCase:
     """A subject mentioned in a prompt: which, and where."""
 
     text: str
@@ -70,7 +70,9 @@ class Case:
     end: int
 
 
-def check(kind: ScopeKind, edits: EditSet, outside: Sequence[Outside], aliases: Mapping[str, Sequence[str]], seed: int = 0) -> list[Row]:
+def check(
+    kind: ScopeKind, edits: EditSet, outside: Sequence[Outside], aliases: Mapping[str, Sequence[str]], seed: int = 0
+) -> list[ScopeBenchmarkRow]:
     """Everything about one kind of scope indicator.
 
     Args:
@@ -96,19 +98,19 @@ def check(kind: ScopeKind, edits: EditSet, outside: Sequence[Outside], aliases: 
         rows += _outside(scope, kind, edits, probes.name, probes.prompts[:limit])
     count = len(edits.names)
     if count >= ENOUGH:
-        rows.append(Row(kind, "build, per million names", count, seconds / count * 1e6, "s", BUILD_MAX, True))
+        rows.append(ScopeBenchmarkRow(kind, "build, per million names", count, seconds / count * 1e6, "s", BUILD_MAX, True))
     if held and count >= ENOUGH:
-        rows.append(Row(kind, "memory, per million names", count, held / count, "MB", BYTES_MAX, True))
+        rows.append(ScopeBenchmarkRow(kind, "memory, per million names", count, held / count, "MB", BYTES_MAX, True))
     return rows
 
 
-def cases(edits: EditSet, form: Form, seed: int) -> list[Case]:
+def cases(edits: EditSet, form: Form, seed: int) -> list[MentionCase]:
     """Every subject once in a form, in one of its carriers, in a seeded order; subjects that share a name are left out."""
     rng = Random(f"{seed} {form}")
     times = Counter(names[0].casefold() for names in edits.names if names)
     order = [i for i, carriers in enumerate(edits.carriers) if carriers and times[edits.names[i][0].casefold()] == 1]
     rng.shuffle(order)
-    made: list[Case] = []
+    made: list[MentionCase] = []
     for subject in order:
         mention = written(form, edits.names[subject][0], rng)
         if mention is not None:
@@ -116,13 +118,13 @@ def cases(edits: EditSet, form: Form, seed: int) -> list[Case]:
     return made
 
 
-def _embedded(carrier: str, mention: str, subject: int) -> Case:
+def _embedded(carrier: str, mention: str, subject: int) -> MentionCase:
     """A mention in the place of "{}"."""
     start = carrier.index("{}")
-    return Case(carrier.replace("{}", mention, 1), subject, start, start + len(mention))
+    return MentionCase(carrier.replace("{}", mention, 1), subject, start, start + len(mention))
 
 
-def _found(scope: Scope, kind: ScopeKind, what: str, asked: Sequence[Case]) -> list[Row]:
+def _found(scope: Scope, kind: ScopeKind, what: str, asked: Sequence[MentionCase]) -> list[ScopeBenchmarkRow]:
     """How many mentions are found with the right subject, and how long a prompt takes."""
     if not asked:
         return []
@@ -132,17 +134,19 @@ def _found(scope: Scope, kind: ScopeKind, what: str, asked: Sequence[Case]) -> l
     missed = [case for case, found in zip(asked, answers, strict=True) if not any(_is_right(case, m) for m in found)]
     target: float | None = {"exact": EXACT_MIN, "one typo": TYPO_MIN if kind == "fuzzy" else None, "no diacritics": None}.get(what, FORM_MIN)
     right = 100 * (1 - len(missed) / len(asked))
-    rows = [Row(kind, f"right subject: {what}", len(asked), right, "%", target, why=tuple(c.text for c in missed[:20]))]
+    rows = [ScopeBenchmarkRow(kind, f"right subject: {what}", len(asked), right, "%", target, why=tuple(c.text for c in missed[:20]))]
     if what == "exact" and len(asked) >= TIMED:
-        rows.append(Row(kind, "a prompt that mentions a name", len(asked), seconds / len(asked) * 1e6, "us", PROMPT_MAX.get(kind), True))
+        rows.append(
+            ScopeBenchmarkRow(kind, "a prompt that mentions a name", len(asked), seconds / len(asked) * 1e6, "us", PROMPT_MAX.get(kind), True)
+        )
     return rows
 
 
-def _is_right(case: Case, mention: Mention) -> bool:
+def _is_right(case: MentionCase, mention: Mention) -> bool:
     return mention.subject_index == case.subject and mention.start < case.end and case.start < mention.end
 
 
-def _aliases(kind: ScopeKind, edits: EditSet, aliases: Mapping[str, Sequence[str]], seed: int, limit: int | None) -> list[Row]:
+def _aliases(kind: ScopeKind, edits: EditSet, aliases: Mapping[str, Sequence[str]], seed: int, limit: int | None) -> list[ScopeBenchmarkRow]:
     """Subjects asked for by an alias that no other subject has."""
     known = [(*names, *aliases.get(names[0], ())) for names in edits.names]
     times = Counter(spelling for names in known for spelling in {name.casefold() for name in names})
@@ -157,7 +161,7 @@ def _aliases(kind: ScopeKind, edits: EditSet, aliases: Mapping[str, Sequence[str
     return _found(make_scope(kind, known), kind, "alias", asked[:limit])
 
 
-def _outside(scope: Scope, kind: ScopeKind, edits: EditSet, name: str, prompts: Sequence[Prompt]) -> list[Row]:
+def _outside(scope: Scope, kind: ScopeKind, edits: EditSet, name: str, prompts: Sequence[ScopePrompt]) -> list[ScopeBenchmarkRow]:
     """How often prompts about something else are matched, and how often wrongly."""
     if not prompts:
         return []
@@ -171,9 +175,9 @@ def _outside(scope: Scope, kind: ScopeKind, edits: EditSet, name: str, prompts: 
         for m in [m for m in found if not is_genuine(prompt, m, edits.names[m.subject_index])][:1]
     ]
     count = len(prompts)
-    timed = Row(kind, f"a prompt of {name}", count, seconds / count * 1e6, "us", PROMPT_MAX.get(kind), True)
-    matched = Row(kind, f"matched: {name}", count, 100 * fired / count)
-    return [matched, Row(kind, f"matched wrongly: {name}", count, 100 * len(wrong) / count, "%", FALSE_MAX, True, tuple(wrong)), timed]
+    timed = ScopeBenchmarkRow(kind, f"a prompt of {name}", count, seconds / count * 1e6, "us", PROMPT_MAX.get(kind), True)
+    matched = ScopeBenchmarkRow(kind, f"matched: {name}", count, 100 * fired / count)
+    return [matched, ScopeBenchmarkRow(kind, f"matched wrongly: {name}", count, 100 * len(wrong) / count, "%", FALSE_MAX, True, tuple(wrong)), timed]
 
 
 def resident() -> float:

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from lks.editing.editor import Progress, silent
+from lks.editing.editor import Progress, no_progress
 from lks.edits import Case, Edit, spellings_of
 from lks.errors import UserError
 from lks.evaluation.profiling import measured
@@ -112,7 +112,7 @@ class Indicator:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ScopeQuery:
     """A prompt to decide on; the other fields are those of its `Decision`."""
 
     probe_set: str
@@ -122,7 +122,7 @@ class Asked:
     subject_expected: str = ""
 
 
-def asked(edited: Sequence[Case], spare: Iterable[Case], probes: int) -> list[Asked]:
+def asked(edited: Sequence[Case], spare: Iterable[Case], probes: int) -> list[ScopeQuery]:
     """All prompts for one draw, set by set, so many of each at most.
 
     Tests of abilities are left out where their data is not there.
@@ -133,19 +133,19 @@ def asked(edited: Sequence[Case], spare: Iterable[Case], probes: int) -> list[As
         probes: of each set.
     """
     subjects = {name.casefold() for case in edited for name in (case.edit.subject, *case.edit.aliases)}
-    found: list[Asked] = []
+    found: list[ScopeQuery] = []
     for kind in ("edit", "paraphrase", "locality"):
         own = ((case, probe.prompt) for case in edited for probe in case.probes if probe.kind == kind)
-        found += [Asked(kind, i, case.case_id, text, case.edit.subject) for i, (case, text) in enumerate(islice(own, probes))]
+        found += [ScopeQuery(kind, i, case.case_id, text, case.edit.subject) for i, (case, text) in enumerate(islice(own, probes))]
     others = (case for case in spare if case.edit.subject.casefold() not in subjects)
-    found += [Asked("others", i, case.case_id, case.edit.prompt) for i, case in enumerate(islice(others, probes))]
+    found += [ScopeQuery("others", i, case.case_id, case.edit.prompt) for i, case in enumerate(islice(others, probes))]
     for ability in abilities():
         name = ability.name.lower().replace("-", "")
-        found += [Asked(name, i, "", prompt.text) for i, prompt in enumerate(ability.prompts[:probes])]
+        found += [ScopeQuery(name, i, "", prompt.text) for i, prompt in enumerate(ability.prompts[:probes])]
     return found
 
 
-def decide(indicator: Indicator, draw: int, prompts: Sequence[Asked], progress: Progress = silent) -> list[Decision]:
+def decide(indicator: Indicator, draw: int, prompts: Sequence[ScopeQuery], progress: Progress = no_progress) -> list[Decision]:
     """A decision on each prompt; `progress` after each set."""
     made: list[Decision] = []
     for _, group in groupby(prompts, lambda one: one.probe_set):

@@ -25,7 +25,7 @@ _REFERS = re.compile(r"(?:\b(?:of|in|at|from|by|for)(?: the)? |\()$")
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class ScopePrompt:
     """A text and the subject that it is about, if a dataset says so."""
 
     text: str
@@ -50,11 +50,11 @@ class Outside:
     """Prompts that no edit is about; `note` says why there are none."""
 
     name: str
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[ScopePrompt, ...]
     note: str = ""
 
 
-def split(dataset: str, n_edits: int, data_dir: Path | None = None, seed: int = 0) -> tuple[EditSet, tuple[Prompt, ...]]:
+def split(dataset: str, n_edits: int, data_dir: Path | None = None, seed: int = 0) -> tuple[EditSet, tuple[ScopePrompt, ...]]:
     """The subjects of so many cases of the seeded order, and the prompts of the other cases that are about other subjects.
 
     Raises:
@@ -70,7 +70,7 @@ def split(dataset: str, n_edits: int, data_dir: Path | None = None, seed: int = 
         texts = (probe.prompt for probe in case.probes if probe.kind in ("edit", "paraphrase"))
         carriers.setdefault(subject, []).extend(t for t in (carrier(text, subject) for text in texts) if t)
     edited = {name.casefold() for name in carriers}
-    rest = tuple(Prompt(case.edit.prompt, case.edit.subject) for case in cases[n_edits:] if case.edit.subject.casefold() not in edited)
+    rest = tuple(ScopePrompt(case.edit.prompt, case.edit.subject) for case in cases[n_edits:] if case.edit.subject.casefold() not in edited)
     return EditSet(tuple((name,) for name in carriers), tuple(map(tuple, carriers.values()))), rest
 
 
@@ -103,7 +103,7 @@ def read_edits(file: Path) -> EditSet:
         fields = raw if isinstance(raw, dict) else {}
         subject, aliases = fields.get("subject"), fields.get("aliases", [])
         if not isinstance(subject, str) or not subject.strip() or not isinstance(aliases, list) or not all(isinstance(a, str) for a in aliases):
-            raise DataError(f'{file}, line {number}: needs "subject", a string, and if any "aliases", a list of strings. Mend the line.')
+            raise DataError(f'{file}, line {number}: needs "subject", a string, and if any "aliases", a list of strings. Fix the line.')
         names.append((subject.strip(), *aliases))
     if not names:
         raise DataError(f"{file} holds no edits. Write one object per line.")
@@ -136,7 +136,7 @@ def _outside(name: str, data_dir: Path | None, files: Sequence[str], read: Calla
             texts += read(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} cannot be read as {name} ({type(error).__name__}: {error}). Put the published file there.") from None
-    return Outside(name, tuple(Prompt(text) for text in texts))
+    return Outside(name, tuple(ScopePrompt(text) for text in texts))
 
 
 def _rows(text: str) -> Iterable[Mapping[str, str]]:
@@ -149,7 +149,7 @@ def _pairs(text: str) -> list[str]:
     return [f"{row[1]} {row[2]}" for row in rows if len(row) > 3 and row[0] != "index"]
 
 
-def is_genuine(prompt: Prompt, mention: Mention, spellings: Sequence[str]) -> bool:
+def is_genuine(prompt: ScopePrompt, mention: Mention, spellings: Sequence[str]) -> bool:
     """Whether a mention is one of a subject's names, standing in the prompt as a name; knows nothing of any scope indicator.
 
     It covers whole words that are a spelling of the subject but for case, Unicode form, diacritics and signs. It is none if it has

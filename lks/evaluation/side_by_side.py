@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from lks.editing.patch import Patch, WeightPatch
 from lks.evaluation.row_patches import Group, RowPatch, row_wise
 from lks.models.lm import LM
-from lks.models.prefill import FIRED, Prefills, removed
+from lks.models.prefill import FIRED, Prefills, installed_hooks
 
 OWNERS: ContextVar[Sequence[int] | None] = ContextVar("owners", default=None)
 """The draw of each row of the prefill that follows."""
 _OWNER = "owner"
-"""In `Pass.carried`: [batch] the draw of each row."""
+"""In `Pass.row_state`: [batch] the draw of each row."""
 
 
 @contextmanager
@@ -64,35 +64,35 @@ class SideBySide:
         """Each patch acts on the rows of its draw inside the `with`, in every prefill inside `owned_by` and in the steps on its cache."""
         decoder = self._lm.decoder
         with ExitStack() as stack:
-            stack.enter_context(removed([decoder.register_forward_pre_hook(self._before, with_kwargs=True)]))
+            stack.enter_context(installed_hooks([decoder.register_forward_pre_hook(self._before, with_kwargs=True)]))
             for patch in self._patches.values():
-                stack.enter_context(removed(patch.handles()))
-            stack.enter_context(removed([decoder.register_forward_hook(self._after, always_call=True)]))
+                stack.enter_context(installed_hooks(patch.handles()))
+            stack.enter_context(installed_hooks([decoder.register_forward_hook(self._after, always_call=True)]))
             yield
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._prefills.before(module, args, kwargs)
         now = self._prefills.now
         owners = OWNERS.get()
-        if now is None or (now.fresh and owners is None):
+        if now is None or (now.is_prefill and owners is None):
             raise ValueError("nobody has said which draw the rows belong to")
-        if now.fresh:
-            now.carried[_OWNER] = torch.tensor(owners, device=now.ids.device)
-        for patch, rows in self._grouped(now.carried[_OWNER]):
-            if now.fresh:
+        if now.is_prefill:
+            now.row_state[_OWNER] = torch.tensor(owners, device=now.ids.device)
+        for patch, rows in self._grouped(now.row_state[_OWNER]):
+            if now.is_prefill:
                 patch.begin(rows.tolist(), now)
             else:
                 patch.go_on(rows)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         now = self._prefills.now
-        if now is not None and now.fresh and output is not None:
-            told = [(patch.fired(), rows) for patch, rows in self._grouped(now.carried[_OWNER])]
+        if now is not None and now.is_prefill and output is not None:
+            told = [(patch.fired(), rows) for patch, rows in self._grouped(now.row_state[_OWNER])]
             if all(fired is not None for fired, _ in told):
-                now.carried[FIRED] = torch.zeros(len(now.ids), dtype=torch.bool, device=now.ids.device)
+                now.row_state[FIRED] = torch.zeros(len(now.ids), dtype=torch.bool, device=now.ids.device)
                 for fired, rows in told:
                     assert fired is not None
-                    now.carried[FIRED][rows] = fired[rows]
+                    now.row_state[FIRED][rows] = fired[rows]
             self._prefills.after(module, args, output)
         for patch in self._patches.values():
             patch.rest()

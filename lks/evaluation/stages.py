@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
-from lks.editing.editor import Progress, silent
+from lks.editing.editor import Progress, no_progress
 from lks.editing.patch import Patch
 from lks.edits import Case, Context
 from lks.errors import Collapsed, DataError
 from lks.evaluation import fluency, gate_decisions, perplexity
-from lks.evaluation.ability import Battery
-from lks.evaluation.ability import Known as KnownResults
+from lks.evaluation.ability import ReusableReplies as KnownResults
+from lks.evaluation.ability import TaskSuite
 from lks.evaluation.kl_drift import with_drift
 from lks.evaluation.profiling import overheads
 from lks.evaluation.prompt_formats import available
-from lks.evaluation.readouts import KEEPING, Asking, Key, Known, ReuseError, acts_of, ask_draws, key_of
+from lks.evaluation.readouts import KEEPING, Asking, Key, ReusableAnswers, ReuseError, acts_of, ask_draws, key_of
 from lks.evaluation.scope_decisions import PROBES
 from lks.evaluation.side_by_side import SideBySide
 from lks.models.lm import LM
@@ -36,7 +36,7 @@ PASSAGE_DRAWS = 3
 """Plain texts are read under the first so many draws' patches, tests of abilities are run under the first alone."""
 
 
-class Unedited:
+class UneditedAnswers:
     """The unedited model's stored rows for a cell's questions, as far as there are any.
 
     Args:
@@ -69,7 +69,7 @@ class Unedited:
 
 
 @dataclass(frozen=True)
-class Edited:
+class EditedDraw:
     """A model with one draw's edits, and what is asked of it.
 
     Attributes:
@@ -91,8 +91,8 @@ class Edited:
     draw: int
     draws: int
     seed: int
-    unedited: Unedited
-    battery: Battery | None = None
+    unedited: UneditedAnswers
+    battery: TaskSuite | None = None
     notes: dict[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -101,7 +101,7 @@ class Edited:
         return self.patch.context_tokens(self.lm)
 
 
-def measure(stage: str, edited: Edited, progress: Progress) -> Sequence[object]:
+def measure(stage: str, edited: EditedDraw, progress: Progress) -> Sequence[object]:
     """Rows of one stage other than answers (`answers_of_draws`).
 
     Raises:
@@ -125,14 +125,14 @@ def measure(stage: str, edited: Edited, progress: Progress) -> Sequence[object]:
             raise ValueError(f"no stage {stage!r}")
 
 
-def answers(edited: Edited, progress: Progress, context: Context = "bare") -> list[Answer]:
+def answers(edited: EditedDraw, progress: Progress, context: Context = "bare") -> list[Answer]:
     """Answers to all probes in one context; for the bare prompt with the drift of what should stay."""
     with edited.patch.applied(edited.lm):
         made = _asked([edited], progress, context)
     return _with_drift(edited, made, progress) if context == "bare" else made
 
 
-def answers_of_draws(edited: Sequence[Edited], progress: Progress, context: Context = "bare") -> list[Answer]:
+def answers_of_draws(edited: Sequence[EditedDraw], progress: Progress, context: Context = "bare") -> list[Answer]:
     """The same of several draws, draw by draw; asked together where their patches can act side by side."""
     together = SideBySide.of(edited[0].lm, {one.draw: one.patch for one in edited}) if len(edited) > 1 else None
     if together is None:
@@ -140,7 +140,7 @@ def answers_of_draws(edited: Sequence[Edited], progress: Progress, context: Cont
     with together.applied():
         made = _asked(edited, progress, context)
     if context == "bare":
-        made = [answer for one in edited for answer in _with_drift(one, [a for a in made if a.draw == one.draw], silent)]
+        made = [answer for one in edited for answer in _with_drift(one, [a for a in made if a.draw == one.draw], no_progress)]
     progress(1.0)
     return made
 
@@ -149,13 +149,13 @@ def _part(progress: Progress, number: int, of: int, done: float) -> None:
     progress((number + done) / of)
 
 
-def _asked(edited: Sequence[Edited], progress: Progress, context: Context) -> list[Answer]:
+def _asked(edited: Sequence[EditedDraw], progress: Progress, context: Context) -> list[Answer]:
     """Answers of edited models whose patches are in force."""
     lm = edited[0].lm
     if not available(context, lm):
         return []
     stage = ANSWERS if context == "bare" else f"{ANSWERS}-{context}"
-    known = {one.draw: Known(stored, acts_of(one.patch, lm)) for one in edited if (stored := one.unedited.answers(stage))}
+    known = {one.draw: ReusableAnswers(stored, acts_of(one.patch, lm)) for one in edited if (stored := one.unedited.answers(stage))}
     share = 0.8 if context == "bare" and known else 1.0
     draws = {one.draw: one.cases for one in edited}
     how = Asking(context=context, grows=max(one.grows for one in edited))
@@ -167,7 +167,7 @@ def _asked(edited: Sequence[Edited], progress: Progress, context: Context) -> li
         return ask_draws(lm, draws, how, progress=lambda done: progress(share * done))
 
 
-def _with_drift(edited: Edited, made: list[Answer], progress: Progress) -> list[Answer]:
+def _with_drift(edited: EditedDraw, made: list[Answer], progress: Progress) -> list[Answer]:
     """A draw's answers with the drift of those that should stay."""
     stored = edited.unedited.answers(ANSWERS)
     keeping = [i for i, answer in enumerate(made) if answer.kind in KEEPING and key_of(answer) in stored]
@@ -178,28 +178,28 @@ def _with_drift(edited: Edited, made: list[Answer], progress: Progress) -> list[
     return [completed.get(i, answer) for i, answer in enumerate(made)]
 
 
-def _passages(edited: Edited, progress: Progress) -> list[Passage]:
+def _passages(edited: EditedDraw, progress: Progress) -> list[Passage]:
     if edited.draw >= PASSAGE_DRAWS:
         return []
     with edited.patch.applied(edited.lm):
-        return perplexity.read(edited.lm, draw=edited.draw, context=edited.grows, progress=progress)
+        return perplexity.measure_passages(edited.lm, draw=edited.draw, context=edited.grows, progress=progress)
 
 
-def _abilities(stage: str, edited: Edited, progress: Progress) -> list[AbilityRow]:
+def _abilities(stage: str, edited: EditedDraw, progress: Progress) -> list[AbilityRow]:
     """Results of the tests; first the collapse alarm."""
     if edited.draw > 0 or edited.battery is None:
         return []
     lm, patch = edited.lm, edited.patch
-    before = perplexity.median_perplexity(perplexity.read(lm))
+    before = perplexity.median_perplexity(perplexity.measure_passages(lm))
     with patch.applied(lm):
-        ratio = perplexity.median_perplexity(perplexity.read(lm, context=edited.grows)) / before
-        if perplexity.verdict(ratio) == "collapsed":
+        ratio = perplexity.median_perplexity(perplexity.measure_passages(lm, context=edited.grows)) / before
+        if perplexity.collapse_verdict(ratio) == "collapsed":
             raise Collapsed(f"perplexity of plain text is {ratio:.3g} times the unedited model's")
         stored = edited.unedited.ability(stage)
         return edited.battery.run(lm, edited.draw, KnownResults.of(stored, acts_of(patch, lm)) if stored else None, progress, edited.grows)
 
 
-def _overheads(edited: Edited, progress: Progress) -> list[Timing]:
+def _overheads(edited: EditedDraw, progress: Progress) -> list[Timing]:
     """Pairs of prefills under the first draw's patch; none for the unedited model, whose overhead is 0 by definition."""
     if edited.draw > 0 or edited.unedited.is_asked:
         return []

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lks.errors import StoreError
-from lks.io.checkpoint import Checkpoint, Clock, whole, write
+from lks.io.checkpoint import Checkpoint, Stopwatch, whole, write
 from lks.io.locks import locked
 
 EVERY_S = 30.0
@@ -32,7 +32,7 @@ def folder() -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class CachedTensors:
     """Tensors from the cache.
 
     Attributes:
@@ -56,7 +56,7 @@ class Making:
     """
 
     def __init__(self, path: Path, key: str) -> None:
-        self._path, self._key, self.clock = path, key, Clock()
+        self._path, self._key, self.clock = path, key, Stopwatch()
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Keeps how far a step is."""
@@ -72,7 +72,7 @@ class Making:
         return tensors
 
 
-def made(kind: str, depends_on: object, make: Callable[[Making], dict[str, Tensor]]) -> Made:
+def made(kind: str, depends_on: object, make: Callable[[Making], dict[str, Tensor]]) -> CachedTensors:
     """Tensors from disk, or made now and put there. Of several processes that want the same at once, one makes it and the others wait.
 
     Args:
@@ -91,14 +91,14 @@ def made(kind: str, depends_on: object, make: Callable[[Making], dict[str, Tenso
         if there := _read(path, key):  # another process made it while this one waited
             return there
         tensors = make(work)
-        there = Made(tensors, work.clock.read())
+        there = CachedTensors(tensors, work.clock.read())
         write(path, tensors)
         with whole(path.with_suffix(".json")) as part:
             part.write_text(json.dumps({"seconds": there.seconds, "depends_on": json.loads(key)}))
     return there
 
 
-def known(kind: str, depends_on: object) -> Made | None:
+def known(kind: str, depends_on: object) -> CachedTensors | None:
     """What `made` would take from disk, if it is there."""
     return _read(*_named(kind, depends_on))
 
@@ -145,9 +145,9 @@ def _locked(file: IO[str], path: Path) -> bool:
     return bool(ours)
 
 
-def _read(path: Path, key: str) -> Made | None:
+def _read(path: Path, key: str) -> CachedTensors | None:
     try:
         about = json.loads(path.with_suffix(".json").read_text())
-        return Made(load_file(path), float(about["seconds"])) if about["depends_on"] == json.loads(key) else None
+        return CachedTensors(load_file(path), float(about["seconds"])) if about["depends_on"] == json.loads(key) else None
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None  # not there, or not whole

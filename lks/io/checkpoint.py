@@ -36,7 +36,7 @@ class State:
     text: str
 
 
-class Clock:
+class Stopwatch:
     """Seconds of work, earlier attempts' included but not what was lost when these ended."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Checkpoint:
         every_s: seconds between two savings at least, unless something got better; 0 saves whenever it is asked.
     """
 
-    def __init__(self, path: Path, identity: str, clock: Clock, every_s: float) -> None:
+    def __init__(self, path: Path, identity: str, clock: Stopwatch, every_s: float) -> None:
         self.path, self._clock, self._every_s = path, clock, every_s
         self._about = {"version": VERSION, "identity": identity}
         self._last, self._cost = time.monotonic(), 0.0

@@ -26,16 +26,16 @@ def lines_of(path: Path) -> Iterable[tuple[int, Row]]:
             try:
                 row = parse_json(line)
             except ValueError as error:
-                raise DataError(f"{path}, line {number}: no JSON: {error}. Mend or delete the line.") from None
+                raise DataError(f"{path}, line {number}: no JSON: {error}. Fix or delete the line.") from None
             if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}: must be an object, not {type(row).__name__}. Mend or delete the line.")
+                raise DataError(f"{path}, line {number}: must be an object, not {type(row).__name__}. Fix or delete the line.")
             yield number, row
 
 
 Entry = Mapping[str, object]
 
 
-class Lines:
+class JsonLinesFile:
     """Entries by key: a file of JSON lines, to which each entry is appended at once."""
 
     def __init__(self, path: Path) -> None:

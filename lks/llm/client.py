@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from lks.errors import UserError
 from lks.io.untrusted import one_line
-from lks.llm.limits import NOTHING, Budget, Limits, Pace, Usage
-from lks.llm.server import NoCompletion, Server
+from lks.llm.limits import NOTHING, Budget, Pace, RequestLimits, RequestUsage
+from lks.llm.server import ChatServer, NoCompletion
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -48,9 +48,9 @@ class Request:
     sample: int = 0
 
     @property
-    def worst(self) -> Usage:
+    def worst(self) -> RequestUsage:
         """Tokens at most."""
-        return Usage(sum(len(text.encode()) + MESSAGE_TOKENS for _, text in self.messages), self.longest)
+        return RequestUsage(sum(len(text.encode()) + MESSAGE_TOKENS for _, text in self.messages), self.longest)
 
     @property
     def estimate(self) -> int:
@@ -59,7 +59,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ChatReply:
     """What was said.
 
     Attributes:
@@ -69,7 +69,7 @@ class Reply:
     """
 
     text: str
-    usage: Usage = NOTHING
+    usage: RequestUsage = NOTHING
     refused: bool = False
 
 
@@ -77,7 +77,7 @@ class _Stopped(Exception):
     """Another request has failed for good before this one was sent."""
 
 
-class Chat:
+class ChatModel:
     """A model behind a server.
 
     Attributes:
@@ -88,15 +88,15 @@ class Chat:
         on_loss: told of tokens that were paid, perhaps, for a request without a reply.
     """
 
-    def __init__(self, server: Server, model: str, limits: Limits | None = None, budget: Budget | None = None) -> None:
+    def __init__(self, server: ChatServer, model: str, limits: RequestLimits | None = None, budget: Budget | None = None) -> None:
         self.model, self.budget = model, budget or Budget()
         self.asked = self.sent = 0
-        self.on_loss: Callable[[Usage], None] = lambda usage: None
-        self._server, self._limits = server, limits or Limits()
+        self.on_loss: Callable[[RequestUsage], None] = lambda usage: None
+        self._server, self._limits = server, limits or RequestLimits()
         self._pace = Pace(self._limits)
         self._answered = self._stopping = False
 
-    def ask(self, requests: Sequence[Request], keep: Callable[[int, Reply], None]) -> None:
+    def ask(self, requests: Sequence[Request], keep: Callable[[int, ChatReply], None]) -> None:
         """Ask all, so many at once; the very first goes out alone, so that a wrong address, key or name is noticed before the others.
 
         After a failure nothing new is sent, but requests on their way are waited for: they are paid. Not to be called from a running event loop.
@@ -112,7 +112,7 @@ class Chat:
             self._stopping = False
             asyncio.run(self._ask_all(requests, keep))
 
-    async def _ask_all(self, requests: Sequence[Request], keep: Callable[[int, Reply], None]) -> None:
+    async def _ask_all(self, requests: Sequence[Request], keep: Callable[[int, ChatReply], None]) -> None:
         from openai import AsyncOpenAI
 
         left = iter(enumerate(requests))
@@ -136,7 +136,7 @@ class Chat:
             if errors:
                 raise next((error for error in errors if not isinstance(error, _Stopped)), errors[0])
 
-    async def _ask(self, client: "AsyncOpenAI", request: Request) -> Reply:
+    async def _ask(self, client: "AsyncOpenAI", request: Request) -> ChatReply:
         """A reply, after as many retries as are allowed."""
         from openai import APIError, BadRequestError
 
@@ -147,7 +147,7 @@ class Chat:
                 reply = await self._send(client, request)
             except (APIError, TimeoutError, NoCompletion) as error:
                 if isinstance(error, BadRequestError) and self._answered:  # not the way of asking, but this text
-                    return Reply(f"(refused) {self._server.without_key(one_line(error, 200))}", refused=True)
+                    return ChatReply(f"(refused) {self._server.without_key(one_line(error, 200))}", refused=True)
                 rest = _rest(error)
                 if self._stopping or attempt >= self._retries(error) or rest > LONGEST_REST_S:
                     raise UserError(self._server.advice(error, self.model)) from None  # a server may send the key back
@@ -158,7 +158,7 @@ class Chat:
                 self._answered = True
                 return reply
 
-    async def _send(self, client: "AsyncOpenAI", request: Request) -> Reply:
+    async def _send(self, client: "AsyncOpenAI", request: Request) -> ChatReply:
         """Send once, within pace and budget."""
         from openai import APIStatusError
 
@@ -182,7 +182,7 @@ class Chat:
                 self.on_loss(worst)
         return reply
 
-    async def _complete(self, client: "AsyncOpenAI", request: Request) -> Reply:
+    async def _complete(self, client: "AsyncOpenAI", request: Request) -> ChatReply:
         messages: list[ChatCompletionMessageParam] = [{"role": role, "content": text} for role, text in request.messages]  # type: ignore[misc]
         try:
             completion = await client.chat.completions.create(
@@ -195,8 +195,8 @@ class Chat:
             raise NoCompletion
         counts = completion.usage
         known = counts is not None and isinstance(counts.prompt_tokens, int) and isinstance(counts.completion_tokens, int)
-        usage = Usage(counts.prompt_tokens, counts.completion_tokens) if known and counts is not None else request.worst
-        return Reply(self._server.without_key(text or ""), usage)
+        usage = RequestUsage(counts.prompt_tokens, counts.completion_tokens) if known and counts is not None else request.worst
+        return ChatReply(self._server.without_key(text or ""), usage)
 
     def _retries(self, error: Exception) -> int:
         """How often this error may be tried again."""

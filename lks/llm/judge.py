@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lks.llm.client import Chat, Reply, Request, spoken
-from lks.llm.limits import Limits
-from lks.llm.server import Server
+from lks.llm.client import ChatModel, ChatReply, Request, spoken
+from lks.llm.limits import RequestLimits
+from lks.llm.server import ChatServer
 from lks.results.judge_rows import Replies
 
 INSTRUCTION = (
@@ -28,12 +28,12 @@ Progress = Callable[[float], None]
 _VERDICT = re.compile(r"[\W_]*(in)?correct(?![^\W_])(?!\W+(or\W+)?(in)?correct\b)", re.IGNORECASE)
 
 
-def unseen(fraction: float) -> None:
+def no_progress(fraction: float) -> None:
     """A progress that shows nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class JudgeItem:
     """An answer to judge.
 
     Attributes:
@@ -94,7 +94,7 @@ class Judge:
             StoreError: the replies cannot be read.
         """
         self.model = model
-        self._chat = Chat(Server.named("The judge", base_url, api_key), model, Limits(concurrency, retries))
+        self._chat = ChatModel(ChatServer.named("The judge", base_url, api_key), model, RequestLimits(concurrency, retries))
         if cache is None:
             from lks.io.cache import folder
 
@@ -106,7 +106,7 @@ class Judge:
         """How many replies were asked for so far, those from disk not counted."""
         return self._chat.asked
 
-    def rule(self, items: Sequence[Item], progress: Progress = unseen) -> list[Ruling]:
+    def rule(self, items: Sequence[JudgeItem], progress: Progress = no_progress) -> list[Ruling]:
         """Judge items, in their order; what was judged before, or occurs twice, is not asked again. Not to be called from a running event loop.
 
         The first question goes out alone, so that a wrong address, key or name is noticed before the others.
@@ -122,7 +122,7 @@ class Judge:
         waiting = list(dict.fromkeys(item.prompt for item in items if item.prompt not in self._replies))
         left = len(waiting)
 
-        def keep(index: int, reply: Reply) -> None:
+        def keep(index: int, reply: ChatReply) -> None:
             nonlocal left
             self._replies.keep(waiting[index], reply.text)
             left -= 1

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
 from lks.errors import DataError
 from lks.io.lines import split_lines
 from lks.io.untrusted import one_line
-from lks.llm.judge import Item, Judge, Progress, unseen
+from lks.llm.judge import Judge, JudgeItem, Progress, no_progress
 from lks.statistics import kappa
 
 CALIBRATION = Path(__file__).with_name("judge_calibration.jsonl")
@@ -20,7 +20,7 @@ CALIBRATION = Path(__file__).with_name("judge_calibration.jsonl")
 class Labelled:
     """An item with a person's verdict."""
 
-    item: Item
+    item: JudgeItem
     label: bool
 
 
@@ -52,7 +52,7 @@ class Calibration:
     confusion: Confusion
 
 
-def calibrate(judge: Judge, items: Sequence[Labelled], progress: Progress = unseen) -> Calibration:
+def calibrate(judge: Judge, items: Sequence[Labelled], progress: Progress = no_progress) -> Calibration:
     """Compare a judge with people on labelled items; one at least."""
     verdicts = [ruling.verdict for ruling in judge.rule([labelled.item for labelled in items], progress)]
     labels = [labelled.label for labelled in items]
@@ -102,7 +102,7 @@ def labelled_items(file: Path = CALIBRATION) -> list[Labelled]:
             where = one_line(".".join(map(str, first["loc"]))) or "JSON"
             raise DataError(f"{file}, line {number}, {where}: {first['msg']}. It takes question, target, answer, label and accepted.") from None
         if found:
-            items.append(Labelled(Item(found.question, found.target, found.answer, found.accepted), found.label))
+            items.append(Labelled(JudgeItem(found.question, found.target, found.answer, found.accepted), found.label))
     if not items:
         raise DataError(f"{file} holds no items. Write one JSON object a line: question, target, answer, label.")
     return items

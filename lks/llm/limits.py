@@ -11,17 +11,17 @@ BURST_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class RequestUsage:
     """Tokens of requests, and of what was said to them."""
 
     prompt: int = 0
     reply: int = 0
 
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(self.prompt + other.prompt, self.reply + other.reply)
+    def __add__(self, other: "RequestUsage") -> "RequestUsage":
+        return RequestUsage(self.prompt + other.prompt, self.reply + other.reply)
 
-    def __sub__(self, other: "Usage") -> "Usage":
-        return Usage(self.prompt - other.prompt, self.reply - other.reply)
+    def __sub__(self, other: "RequestUsage") -> "RequestUsage":
+        return RequestUsage(self.prompt - other.prompt, self.reply - other.reply)
 
     @property
     def total(self) -> int:
@@ -29,7 +29,7 @@ class Usage:
         return self.prompt + self.reply
 
 
-NOTHING = Usage()
+NOTHING = RequestUsage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Price:
     prompt: float
     reply: float
 
-    def of(self, usage: Usage) -> float:
+    def of(self, usage: RequestUsage) -> float:
         """US dollars."""
         return (usage.prompt * self.prompt + usage.reply * self.reply) / 1e6
 
@@ -49,7 +49,7 @@ PRICES = {"gpt-4o-mini": Price(0.15, 0.60)}
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RequestLimits:
     """How a server is asked.
 
     Attributes:
@@ -104,7 +104,7 @@ class Bucket:
 class Pace:
     """When the next request may go out: the buckets of requests and tokens, and what the server asks for."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: RequestLimits) -> None:
         self._requests = None if limits.requests_per_minute is None else Bucket(limits.requests_per_minute)
         self._tokens = None if limits.tokens_per_minute is None else Bucket(limits.tokens_per_minute)
         self._rest_until = float("-inf")
@@ -133,7 +133,9 @@ class Budget:
         price: None where it is not known; there can be no ceiling on money then.
     """
 
-    def __init__(self, price: Price | None = None, most_usd: float | None = None, most_tokens: int | None = None, spent: Usage | None = None) -> None:
+    def __init__(
+        self, price: Price | None = None, most_usd: float | None = None, most_tokens: int | None = None, spent: RequestUsage | None = None
+    ) -> None:
         """Begin with what was spent earlier.
 
         Raises:
@@ -143,9 +145,9 @@ class Budget:
             raise UserError("A ceiling on money needs prices: give --price-in and --price-out, US dollars per million tokens, or use --max-tokens.")
         if (most_usd or 0) < 0 or (most_tokens or 0) < 0:
             raise UserError("A ceiling must be 0 or above.")
-        self.price, self.spent = price, spent or Usage()
+        self.price, self.spent = price, spent or RequestUsage()
         self._most_usd, self._most_tokens = most_usd, most_tokens
-        self._held = Usage()
+        self._held = RequestUsage()
         self._waiting: list[asyncio.Future[None]] = []
 
     @property
@@ -153,7 +155,7 @@ class Budget:
         """Money so far; None without a price."""
         return None if self.price is None else self.price.of(self.spent)
 
-    async def hold(self, worst: Usage) -> None:
+    async def hold(self, worst: RequestUsage) -> None:
         """Set aside what a request may cost; where only requests on their way stand in the way, wait for what they really cost.
 
         Raises:
@@ -167,7 +169,7 @@ class Budget:
             await free
         self._held += worst
 
-    def settle(self, worst: Usage, used: Usage) -> None:
+    def settle(self, worst: RequestUsage, used: RequestUsage) -> None:
         """A request that `worst` was held for has cost `used`."""
         self._held -= worst
         self.spent += used
@@ -176,7 +178,7 @@ class Budget:
                 free.set_result(None)
         self._waiting.clear()
 
-    def _passes(self, usage: Usage) -> bool:
+    def _passes(self, usage: RequestUsage) -> bool:
         if self._most_tokens is not None and usage.total > self._most_tokens:
             return True
         return self._most_usd is not None and self.price is not None and self.price.of(usage) > self._most_usd

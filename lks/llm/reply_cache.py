@@ -6,9 +6,9 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lks.io.json_lines import Entry, Lines
-from lks.llm.client import Chat, Reply, Request
-from lks.llm.limits import Usage
+from lks.io.json_lines import Entry, JsonLinesFile
+from lks.llm.client import ChatModel, ChatReply, Request
+from lks.llm.limits import RequestUsage
 
 
 class Correspondence:
@@ -23,27 +23,27 @@ class Correspondence:
         version: of what the messages do not show; another one asks anew.
     """
 
-    def __init__(self, chat: Chat, file: Path, version: str) -> None:
+    def __init__(self, chat: ChatModel, file: Path, version: str) -> None:
         self._chat, self._version = chat, version
-        self._lines = Lines(file)
+        self._lines = JsonLinesFile(file)
         chat.budget.spent = self.kept
         chat.on_loss = self._lose
 
     @property
-    def chat(self) -> Chat:
+    def chat(self) -> ChatModel:
         """Who is asked."""
         return self._chat
 
     @property
-    def kept(self) -> Usage:
+    def kept(self) -> RequestUsage:
         """Tokens of all replies in the file, and of requests that were paid without one."""
-        return sum((usage_of(entry) for entry in self._lines.entries.values()), Usage())
+        return sum((usage_of(entry) for entry in self._lines.entries.values()), RequestUsage())
 
     def known(self, request: Request) -> bool:
         """Whether it was answered before."""
         return self._key(request) in self._lines.entries
 
-    def ask(self, requests: Sequence[Request], arrived: Callable[[], None] = lambda: None) -> list[Reply]:
+    def ask(self, requests: Sequence[Request], arrived: Callable[[], None] = lambda: None) -> list[ChatReply]:
         """Replies in the order of the requests; each is on disk before `arrived` is called. Not to be called from a running event loop.
 
         Raises:
@@ -52,7 +52,7 @@ class Correspondence:
         """
         waiting = list(dict.fromkeys(request for request in requests if not self.known(request)))
 
-        def keep(index: int, reply: Reply) -> None:
+        def keep(index: int, reply: ChatReply) -> None:
             request = waiting[index]
             entry = {"messages": request.messages, "sample": request.sample, "reply": reply.text, "refused": reply.refused}
             used = {"prompt_tokens": reply.usage.prompt, "reply_tokens": reply.usage.reply}
@@ -62,11 +62,11 @@ class Correspondence:
         self._chat.ask(waiting, keep)
         return [self._reply(request) for request in requests]
 
-    def _reply(self, request: Request) -> Reply:
+    def _reply(self, request: Request) -> ChatReply:
         entry = self._lines.entries[self._key(request)]
-        return Reply(str(entry["reply"]), usage_of(entry), entry.get("refused") is True)
+        return ChatReply(str(entry["reply"]), usage_of(entry), entry.get("refused") is True)
 
-    def _lose(self, usage: Usage) -> None:
+    def _lose(self, usage: RequestUsage) -> None:
         """Note tokens that were paid, perhaps, without a reply: the ceiling holds over all runs."""
         self._lines.keep(f"lost {uuid.uuid4()}", {"reply": "", "prompt_tokens": usage.prompt, "reply_tokens": usage.reply})
 
@@ -75,7 +75,7 @@ class Correspondence:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def usage_of(entry: Entry) -> Usage:
+def usage_of(entry: Entry) -> RequestUsage:
     """Tokens of an entry; what is no number counts as none."""
     prompt, reply = entry.get("prompt_tokens"), entry.get("reply_tokens")
-    return Usage(prompt if isinstance(prompt, int) else 0, reply if isinstance(reply, int) else 0)
+    return RequestUsage(prompt if isinstance(prompt, int) else 0, reply if isinstance(reply, int) else 0)

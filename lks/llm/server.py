@@ -16,7 +16,7 @@ class NoCompletion(Exception):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Server:
+class ChatServer:
     """Where a model is asked.
 
     Attributes:
@@ -30,7 +30,7 @@ class Server:
     key: str
 
     @classmethod
-    def named(cls, who: str, base_url: str | None = None, api_key: str | None = None) -> "Server":
+    def named(cls, who: str, base_url: str | None = None, api_key: str | None = None) -> "ChatServer":
         """A server by its address and key, or by `OPENAI_BASE_URL` and `OPENAI_API_KEY`.
 
         Raises:

@@ -15,7 +15,7 @@ EVERY_S = 60.0
 """Seconds between two savings at least; a shorter training is never saved."""
 
 
-class Course:
+class LKSTrainingState:
     """Losses so far, the best epoch, and everything a training needs to go on after an epoch as if it had not stopped.
 
     Args:

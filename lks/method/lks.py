@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 import lks.io.cache
-from lks.editing.editor import SHORT, After, Editor, Progress, canonical, silent, unwatched
+from lks.editing.editor import SHORT, After, Editor, Progress, canonical, no_callback, no_progress
 from lks.editing.patch import Patch
 from lks.edits import Edit, spellings_of
 from lks.errors import UserError
 from lks.method.params import LKSParams
 from lks.method.relation_gate import RelationGate
 from lks.method.replacer import KnowledgeBlockPatch
-from lks.method.trainer import Trainer
+from lks.method.trainer import LKSTrainer
 from lks.method.training_data import prepare, subjects_of
 from lks.models.lm import LM
 from lks.scope.naming import loose_subjects
@@ -153,7 +153,7 @@ class LKS(Editor[LKSParams]):
             "edit will act inside longer names elsewhere, too. If the longer name is meant, make that the subject."
         ]
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = silent, after: After = unwatched) -> Patch:
+    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
         """Train h_phi on the edits (Algorithm 1) and keep the table of knowledge blocks it makes.
 
         Raises:
@@ -164,11 +164,13 @@ class LKS(Editor[LKSParams]):
         self.learnt = {}
         if not edits:
             return KnowledgeBlockPatch([], torch.zeros(len(p.all_blocks), 0, lm.dim), p.all_blocks, p.positions, p.scope, p.mentions)
-        trainer = Trainer(lm, prepare(lm, edits, p), p, seed)
+        trainer = LKSTrainer(lm, prepare(lm, edits, p), p, seed)
         trainer.train(progress, lks.io.cache.folder() / "training" / f"{_identity(lm, edits, p, seed)}.pt")
         return self._made(lm, edits, trainer, seed)
 
-    def update(self, lm: LM, edits: Sequence[Edit], learnt: Mapping[str, Tensor], seed: int = 0, progress: Progress = silent) -> KnowledgeBlockPatch:
+    def update(
+        self, lm: LM, edits: Sequence[Edit], learnt: Mapping[str, Tensor], seed: int = 0, progress: Progress = no_progress
+    ) -> KnowledgeBlockPatch:
         """Blocks for new or changed subjects, h_phi going on from what it learnt on other edits: half the epochs at most.
 
         Args:
@@ -187,11 +189,11 @@ class LKS(Editor[LKSParams]):
         """
         self._check(lm)
         p = replace(self.params, max_epochs=-(-self.params.max_epochs // 2))
-        trainer = Trainer(lm, prepare(lm, edits, p), p, seed, learnt)
+        trainer = LKSTrainer(lm, prepare(lm, edits, p), p, seed, learnt)
         trainer.train(progress)
         return self._made(lm, edits, trainer, seed)
 
-    def _made(self, lm: LM, edits: Sequence[Edit], trainer: Trainer, seed: int) -> KnowledgeBlockPatch:
+    def _made(self, lm: LM, edits: Sequence[Edit], trainer: LKSTrainer, seed: int) -> KnowledgeBlockPatch:
         """The trained networks' table with names and gate."""
         p = self.params
         self.learnt = trainer.networks.learnt()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ModelShape:
     """What of a model decides memory.
 
     Attributes:
@@ -88,7 +88,7 @@ class Needs:
         return f"{gibibytes(self.total)}: " + ", ".join(f"{p.replace('_', ' and ')} {gibibytes(getattr(self, p))}" for p in parts)
 
 
-def needs(shape: Shape, load: Load, block: int, reference_top: int = 0) -> Needs:
+def needs(shape: ModelShape, load: Load, block: int, reference_top: int = 0) -> Needs:
     """Memory of a training at block l.
 
     A block keeps for its backward pass, per token: both norms' inputs in float32, queries, keys, values and the attention's

@@ -15,7 +15,7 @@ from torch import Tensor
 from lks.edits import Edit
 from lks.models.frozen_prefix import last_states
 from lks.models.lm import LM
-from lks.models.memory import fewer
+from lks.models.memory import scale_batch
 from lks.scope.naming import names_subject
 
 OTHER_FACTS = 2000
@@ -94,7 +94,7 @@ class RelationGate:
             own: [n] number of a key not to compare with, -1 for none.
         """
         parts = []
-        step = fewer(CHUNK)
+        step = scale_batch(CHUNK)
         for start in range(0, len(asked), step):
             rows = slice(start, start + step)
             keys = self._of[subjects[rows]]
@@ -137,7 +137,7 @@ class RelationGate:
 
 
 @dataclass(frozen=True, slots=True)
-class _Prompt:
+class _GatePrompt:
     """A training prompt that mentions a subject, and whether it asks for an edited fact."""
 
     text: str
@@ -145,7 +145,7 @@ class _Prompt:
     asks: bool
 
 
-def _prompts(edits: Sequence[Edit], numbers: Mapping[str, int]) -> list[_Prompt]:
+def _prompts(edits: Sequence[Edit], numbers: Mapping[str, int]) -> list[_GatePrompt]:
     """Prompts with their subject in them, each once; what asks for a fact that another edit changes is no other fact."""
     asking: dict[tuple[int, str], None] = {}
     other: dict[tuple[int, str], None] = {}
@@ -156,8 +156,8 @@ def _prompts(edits: Sequence[Edit], numbers: Mapping[str, int]) -> list[_Prompt]
         rest = [text for text in edit.training_locality if names_subject(text, *names)]
         count = min(len(rest), max(2, OTHER_FACTS // len(edits)))
         other |= {(number, rest[i * len(rest) // count]): None for i in range(count)}
-    found = [_Prompt(text, number, True) for number, text in asking]
-    return found + [_Prompt(text, number, False) for number, text in other if (number, text) not in asking]
+    found = [_GatePrompt(text, number, True) for number, text in asking]
+    return found + [_GatePrompt(text, number, False) for number, text in other if (number, text) not in asking]
 
 
 def _held_out(subject: Tensor, seed: int) -> Tensor:

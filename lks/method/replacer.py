@@ -14,7 +14,7 @@ from lks.editing.patch import Patch, check_tensor, checked
 from lks.method.params import Mentions, Positions
 from lks.method.relation_gate import RelationGate
 from lks.models.lm import LM
-from lks.models.prefill import FIRED, FOUND, Pass, Prefills, removed, watched
+from lks.models.prefill import FIRED, FOUND, Pass, Prefills, installed_hooks, track_prefill
 from lks.scope.exact import ScopeKind, make_scope
 from lks.scope.naming import mentioned
 
@@ -97,7 +97,7 @@ class KnowledgeBlockPatch(Patch):
         table = tensors["table"]
         if "block" in settings:
             table, settings = table[None], settings | {"blocks": [settings["block"]]}
-        saved = checked(_Saved, settings)
+        saved = checked(_KnowledgeBlockSettings, settings)
         _, _, d = check_tensor("table", table, len(saved.blocks), len(saved.names), None).shape
         gate = None if saved.threshold is None else _gate(tensors, saved.threshold, d)
         return cls(saved.names, table, saved.blocks, saved.positions, saved.scope, saved.mentions, gate, saved.loose)
@@ -126,9 +126,9 @@ class KnowledgeBlockPatch(Patch):
     def applied(self, lm: LM) -> Iterator[None]:
         """A hook on each of the blocks; gone on leaving."""
         replacer = Replacer(self, lm)
-        with watched(lm, replacer.decide) as prefills:
+        with track_prefill(lm, replacer.decide) as prefills:
             hooks = [partial(replacer.replace, prefills, place) for place in range(len(self.blocks))]
-            with removed([lm.block(block).register_forward_hook(hook) for block, hook in zip(self.blocks, hooks, strict=True)]):
+            with installed_hooks([lm.block(block).register_forward_hook(hook) for block, hook in zip(self.blocks, hooks, strict=True)]):
                 yield
 
     def find(self, lm: LM, ids: Sequence[int]) -> list[tuple[int, int]]:
@@ -142,7 +142,7 @@ class KnowledgeBlockPatch(Patch):
 
 
 @dataclass(frozen=True, slots=True)
-class _Saved:
+class _KnowledgeBlockSettings:
     """Settings as `KnowledgeBlockPatch` takes them."""
 
     names: list[list[str]]
@@ -196,7 +196,7 @@ class Replacer:
                 found += [(row, columns[token], subject, columns[-1]) for token, subject in replaced]
         self.decided = torch.tensor(found, device=now.ids.device).T if found else None
         subject = torch.tensor(about, device=now.ids.device)
-        now.carried |= {FIRED: subject >= 0, FOUND: subject}
+        now.row_state |= {FIRED: subject >= 0, FOUND: subject}
 
     def replace(self, prefills: Prefills, place: int, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
         """After a block: the decided positions get their new blocks; nothing in a step on a cache.
@@ -211,9 +211,9 @@ class Replacer:
         rows, positions, subjects, ends = self.decided
         new = self.tables[place][subjects].to(hidden.dtype)
         if self.gate is not None:
-            if place == 0 and now.fresh:
+            if place == 0 and now.is_prefill:
                 self.open = self.gate.opens(hidden[rows, ends], subjects)[:, None]
-                now.carried |= _let_through(self.open[:, 0], rows, subjects, len(now.ids))
+                now.row_state |= _let_through(self.open[:, 0], rows, subjects, len(now.ids))
             assert self.open is not None
             new = torch.where(self.open, new, hidden[rows, positions])
         hidden = hidden.index_put((rows, positions), new)

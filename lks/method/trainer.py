@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lks.editing.editor import Progress, silent
-from lks.method.course import Course
+from lks.editing.editor import Progress, no_progress
+from lks.method.course import LKSTrainingState
 from lks.method.hypernetwork import Design, Hypernetworks
 from lks.method.params import LKSParams
-from lks.method.training_data import PARTS, Material, Part, losses_at
+from lks.method.training_data import PARTS, Part, TrainingData, losses_at
 from lks.models.frozen_prefix import batches
 from lks.models.lm import LM
 from lks.models.losses import row_means
@@ -26,7 +26,7 @@ STEP_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Padded tokens that run together in a step."""
 
 
-class Trainer:
+class LKSTrainer:
     """Runs Algorithm 1 on prepared material.
 
     Args:
@@ -40,7 +40,7 @@ class Trainer:
         ValueError: `learnt` does not fit the model or the parameters.
     """
 
-    def __init__(self, lm: LM, material: Material, params: LKSParams, seed: int, learnt: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(self, lm: LM, material: TrainingData, params: LKSParams, seed: int, learnt: Mapping[str, Tensor] | None = None) -> None:
         self.lm, self.material, self.params = lm, material, params
         design = Design(params.hypernetwork, params.form, params.features, params.width)
         self.networks = Hypernetworks(design, material.keys, material.own, seed, learnt)
@@ -77,7 +77,7 @@ class Trainer:
         wanted = F.cross_entropy(logits[~held], m.labels[where[~held]], reduction="none")
         return row_means(moved, rows[held], len(index)) + row_means(wanted, rows[~held], len(index))
 
-    def train(self, progress: Progress = silent, kept: Path | None = None) -> list[float]:
+    def train(self, progress: Progress = no_progress, kept: Path | None = None) -> list[float]:
         """Train to convergence or `max_epochs`; the network is left at its best epoch.
 
         Args:
@@ -92,7 +92,7 @@ class Trainer:
         optimiser = torch.optim.AdamW(self.networks.parameters(), lr=p.lr, weight_decay=p.weight_decay)
         per_epoch = len(self._epoch_batches())
         decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=p.max_epochs * per_epoch)
-        course = Course(self.networks, optimiser, decay, self.generator, kept)
+        course = LKSTrainingState(self.networks, optimiser, decay, self.generator, kept)
         with torch.enable_grad():
             while len(course.history) < p.max_epochs and not course.ended(p.patience, p.stop_loss):
                 losses = []

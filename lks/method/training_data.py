@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lks.edits import Edit, spellings_of
 from lks.errors import UserError
-from lks.method.memory_estimate import Load, Needs, Shape, check, needs
+from lks.method.memory_estimate import Load, ModelShape, Needs, check, needs
 from lks.method.params import LKSParams, Positions
-from lks.models.frozen_prefix import States, Upper, batches, last_states, states
+from lks.models.frozen_prefix import BlockStates, UpperBlocks, batches, last_states, states
 from lks.models.frozen_suffix import Beginnings, Suffix, fits
 from lks.models.joining import joined
 from lks.models.lm import LM, Encoded
@@ -33,7 +33,7 @@ PARTS: tuple[Part, ...] = ("edit", "paraphrase", "locality")
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class TrainingData:
     """Everything a step needs, on the model's device.
 
     Rows are sequences; an edit owns one edit row and any number of paraphrase and locality rows.
@@ -55,9 +55,9 @@ class Material:
         skipped: paraphrase and locality prompts that do not name their subject and so cannot train a replacement.
     """
 
-    upper: Upper
+    upper: UpperBlocks
     ids: list[list[int]]
-    cached: States
+    cached: BlockStates
     beginnings: Beginnings | None
     spans: Tensor
     subject: Tensor
@@ -95,7 +95,7 @@ class _Row:
     labels: list[int]
 
 
-def prepare(lm: LM, edits: Sequence[Edit], params: LKSParams) -> Material:
+def prepare(lm: LM, edits: Sequence[Edit], params: LKSParams) -> TrainingData:
     """All rows of all edits with their states, loss positions and references."""
     numbers = subjects_of(edits)
     rows, owned, skipped = _rows(lm, edits, params, numbers)
@@ -104,14 +104,14 @@ def prepare(lm: LM, edits: Sequence[Edit], params: LKSParams) -> Material:
     check(wanted, lm.device, params.batch_size)
     cached = states(lm, params.block, [r.ids for r in rows])
     device = lm.device
-    upper = Upper(lm, params.block, params.more_blocks, training_dtype(params.precision, device))
+    upper = UpperBlocks(lm, params.block, params.more_blocks, training_dtype(params.precision, device))
     spans = torch.tensor([r.span for r in rows], device=device, dtype=torch.long).reshape(-1, 2)
     beginnings = Beginnings(upper, cached, spans[:, 0]) if fits(upper, spans[:, 0]) else None
     counts = torch.tensor([0, *(len(r.positions) for r in rows)])
     locality = [r for own in owned["locality"] for r in own]
     reference_offsets = torch.full((len(rows),), -1, dtype=torch.long)
     reference_offsets[locality] = (counts[1:][locality].cumsum(0) - counts[1:][locality]) if locality else counts[:0]
-    material = Material(
+    material = TrainingData(
         upper=upper,
         ids=[r.ids for r in rows],
         cached=cached,
@@ -139,7 +139,7 @@ def stated(lm: LM, edits: Sequence[Edit], params: LKSParams) -> Needs:
 
 
 def _needs(lm: LM, rows: Sequence[_Row], owned: dict[Part, list[list[int]]], params: LKSParams) -> Needs:
-    shape = Shape.of(lm.model.config, sum(p.numel() for p in lm.model.parameters()), lm.model.dtype.itemsize)
+    shape = ModelShape.of(lm.model.config, sum(p.numel() for p in lm.model.parameters()), lm.model.dtype.itemsize)
     return needs(shape, _load(rows, owned, params), params.block, params.reference_top)
 
 
@@ -237,7 +237,7 @@ def continuations(lm: LM, encoded: Sequence[Encoded], count: int) -> list[list[i
 
 
 @torch.no_grad()
-def _refer(material: Material, locality: Sequence[int], batch_tokens: int = 8192) -> None:
+def _refer(material: TrainingData, locality: Sequence[int], batch_tokens: int = 8192) -> None:
     """Keep the unedited model's distributions at the locality rows' loss positions."""
     device = material.spans.device
     index = torch.tensor(locality, device=device, dtype=torch.long)
@@ -250,7 +250,7 @@ def _refer(material: Material, locality: Sequence[int], batch_tokens: int = 8192
         material.references.put(material.reference_offsets[chosen][rows] + where - material.offsets[chosen][rows], material.upper.logits(final))
 
 
-def losses_at(material: Material, index: Tensor) -> tuple[Tensor, Tensor]:
+def losses_at(material: TrainingData, index: Tensor) -> tuple[Tensor, Tensor]:
     """Loss positions of some rows: which of the rows each belongs to, and its number in `positions` and `labels`."""
     counts = material.offsets[index + 1] - material.offsets[index]
     rows = torch.repeat_interleave(torch.arange(len(index), device=index.device), counts)

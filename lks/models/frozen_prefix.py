@@ -1,8 +1,8 @@
 """Frozen-prefix execution: states at block l are computed once, only the blocks above run again.
 
 Every editor here works on a *frozen* model at or above some block l. The states that enter the upper blocks do not
-change while it trains, so they are computed once (`states`) and kept (`States`); a training step runs blocks l+1.. on
-them (`Upper`) and projects to the vocabulary at the few positions that carry a loss. Gradients flow to activations,
+change while it trains, so they are computed once (`states`) and kept (`BlockStates`); a training step runs blocks l+1.. on
+them (`UpperBlocks`) and projects to the vocabulary at the few positions that carry a loss. Gradients flow to activations,
 never to the model's weights.
 
 Both halves are shallow copies of the model's own decoder with fewer blocks: masks, rotary embeddings and attention are
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lks.models.lm import LM
-from lks.models.memory import empty, fewer
+from lks.models.memory import allocate, scale_batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,7 +48,7 @@ def _between(lm: LM, first: int, last: int, ends: bool) -> nn.Module:
     return part
 
 
-def lower(lm: LM, block: int) -> nn.Module:
+def lower_blocks(lm: LM, block: int) -> nn.Module:
     """Blocks 0..block without the final norm: ids to block states."""
     return _decoder(lm, 0, block, ends=False)
 
@@ -57,7 +57,7 @@ Change = Callable[[int, Tensor], Tensor]
 """Called with the number of a further edited block (0, 1, ...) and its states; returns what goes on."""
 
 
-class Upper:
+class UpperBlocks:
     """Blocks block+1.. and the final norm: block states to final states.
 
     Args:
@@ -138,7 +138,7 @@ class _NoPositions(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class States:
+class BlockStates:
     """Block states of many sequences, one after the other.
 
     Attributes:
@@ -170,7 +170,7 @@ def gathered(flat: Tensor, where: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def states(lm: LM, block: int, rows: Sequence[Sequence[int]], batch_tokens: int = 8192) -> States:
+def states(lm: LM, block: int, rows: Sequence[Sequence[int]], batch_tokens: int = 8192) -> BlockStates:
     """Block states of token sequences, computed in batches of similar length.
 
     Args:
@@ -179,21 +179,21 @@ def states(lm: LM, block: int, rows: Sequence[Sequence[int]], batch_tokens: int 
         rows: token ids.
         batch_tokens: padded tokens per forward pass.
     """
-    part = lower(lm, block)
+    part = lower_blocks(lm, block)
     lengths = torch.tensor([len(r) for r in rows], dtype=torch.long)
     starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)[:-1]]) if len(rows) else lengths
-    flat = empty((int(lengths.sum()), lm.dim), lm.model.dtype, lm.device)
+    flat = allocate((int(lengths.sum()), lm.dim), lm.model.dtype, lm.device)
     for chosen in batches(lengths.tolist(), batch_tokens):
         ids, mask = lm.pad([rows[i] for i in chosen])
         hidden = part(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         index = torch.tensor(chosen)
         where = (starts[index][:, None] + torch.arange(mask.shape[1]))[mask.bool().cpu()]
         flat[where.to(flat.device)] = hidden[mask.bool()].to(flat.device)
-    return States(flat, starts.to(lm.device), lengths.to(lm.device))
+    return BlockStates(flat, starts.to(lm.device), lengths.to(lm.device))
 
 
 @torch.no_grad()
-def onward(lm: LM, first: int, last: int, cached: States, batch_tokens: int = 8192) -> States:
+def advance(lm: LM, first: int, last: int, cached: BlockStates, batch_tokens: int = 8192) -> BlockStates:
     """Block states at block `last` from the states that enter block `first`, of the same sequences."""
     part = _between(lm, first, last, ends=False)
     flat = torch.empty_like(cached.flat)
@@ -203,7 +203,7 @@ def onward(lm: LM, first: int, last: int, cached: States, batch_tokens: int = 81
         out = part(inputs_embeds=hidden, attention_mask=mask, use_cache=False).last_hidden_state
         time = torch.arange(hidden.shape[1], device=hidden.device)[None]
         flat[(cached.starts[index][:, None] + time)[mask.bool()].to(flat.device)] = out[mask.bool()].to(flat.device)
-    return States(flat, cached.starts, cached.lengths)
+    return BlockStates(flat, cached.starts, cached.lengths)
 
 
 def last_states(lm: LM, block: int, texts: Sequence[str]) -> Tensor:
@@ -214,9 +214,9 @@ def last_states(lm: LM, block: int, texts: Sequence[str]) -> Tensor:
 
 def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Indices grouped by similar length, at most `batch_tokens` padded tokens (and at least one row) a group; fewer inside
-    `lks.models.memory.halved`.
+    `lks.models.memory.half_batches`.
     """
-    batch_tokens = fewer(batch_tokens)
+    batch_tokens = scale_batch(batch_tokens)
     groups: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         if groups and (len(groups[-1]) + 1) * lengths[i] <= batch_tokens:

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from lks.models.frozen_prefix import Change, States, Upper, batches, gathered
-from lks.models.memory import SHARE, empty, free_bytes
+from lks.models.frozen_prefix import BlockStates, Change, UpperBlocks, batches, gathered
+from lks.models.memory import SHARE, allocate, free_bytes
 
 Kept = list[list[tuple[Tensor, Tensor]]]
 """Keys and values [rows, heads, beginnings, head dim] by stretch of the upper blocks and block."""
@@ -34,7 +34,7 @@ class Suffix:
         hidden: [rows, ends, d] input states of the ends; column 0 is s.
     """
 
-    def __init__(self, upper: Upper, cached: States, index: Tensor, starts: Tensor, beginnings: "Beginnings | None" = None) -> None:
+    def __init__(self, upper: UpperBlocks, cached: BlockStates, index: Tensor, starts: Tensor, beginnings: "Beginnings | None" = None) -> None:
         self.upper = upper
         self.decoders = upper.counted_from_0
         lengths, before = cached.lengths[index], int(starts.max())
@@ -101,13 +101,13 @@ class Beginnings:
         flat: by stretch and block, keys and values [all beginnings' tokens, heads, head dim].
     """
 
-    def __init__(self, upper: Upper, cached: States, starts: Tensor, batch_tokens: int = 8192) -> None:
+    def __init__(self, upper: UpperBlocks, cached: BlockStates, starts: Tensor, batch_tokens: int = 8192) -> None:
         self.starts = starts
         self.offsets = starts.cumsum(0) - starts
         self.flat: Kept = [[] for _ in upper.stretches]
         for chosen in batches(starts.tolist(), batch_tokens):
             index = torch.tensor(chosen, device=starts.device)
-            made = Suffix(upper, States(cached.flat, cached.starts, starts), index, starts[index])
+            made = Suffix(upper, BlockStates(cached.flat, cached.starts, starts), index, starts[index])
             if not made.mask.any():
                 continue
             if not any(self.flat):
@@ -120,7 +120,7 @@ class Beginnings:
                         room[where.to(room.device)] = tensor.transpose(1, 2)[real].to(room.device)
 
     def _room(self, like: Tensor) -> Tensor:
-        return empty((int(self.starts.sum()), like.shape[1], like.shape[3]), like.dtype, like.device)
+        return allocate((int(self.starts.sum()), like.shape[1], like.shape[3]), like.dtype, like.device)
 
     @property
     def nbytes(self) -> int:
@@ -141,12 +141,12 @@ class Beginnings:
         return [[cast(tuple[Tensor, Tensor], tuple(gathered(t, where).transpose(1, 2) for t in pair)) for pair in blocks] for blocks in self.flat]
 
 
-def fits(upper: Upper, starts: Tensor) -> bool:
+def fits(upper: UpperBlocks, starts: Tensor) -> bool:
     """Whether keys and values of all beginnings take at most `SHARE` of the memory that is free on the device."""
     return beginnings_bytes(upper, int(starts.sum())) <= SHARE * free_bytes(starts.device)
 
 
-def beginnings_bytes(upper: Upper, tokens: int) -> int:
+def beginnings_bytes(upper: UpperBlocks, tokens: int) -> int:
     """Bytes of keys and values of beginnings."""
     config = upper.lm.model.config
     heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)

@@ -15,7 +15,7 @@ from lks.models.lm import LM
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class StopLimits:
     """When a row stops.
 
     Attributes:
@@ -69,7 +69,7 @@ def controls_of(lm: LM) -> list[int]:
 
 
 @torch.no_grad()
-def generate(lm: LM, stops: Stops, cache: Any, mask: Tensor, first: Tensor, limits: Limits) -> list[Generated]:
+def generate(lm: LM, stops: Stops, cache: Any, mask: Tensor, first: Tensor, limits: StopLimits) -> list[Generated]:
     """Go on greedily from a prefilled cache, which is used up.
 
     Args:

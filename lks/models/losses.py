@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lks.models.memory import empty
+from lks.models.memory import allocate
 
 
 def negative_log_likelihood(logits: Tensor, labels: Tensor, rows: Tensor, n_rows: int) -> Tensor:
@@ -64,8 +64,8 @@ class References:
     def room(cls, positions: int, vocabulary: int, top: int, device: torch.device) -> "References":
         """Space for distributions, to be filled by `put`."""
         if not 0 < top < vocabulary:
-            return cls(empty((positions, vocabulary), torch.float32, device), None)
-        return cls(empty((positions, top + 1), torch.float32, device), empty((positions, top), torch.int32, device))
+            return cls(allocate((positions, vocabulary), torch.float32, device), None)
+        return cls(allocate((positions, top + 1), torch.float32, device), allocate((positions, top), torch.int32, device))
 
     def put(self, where: Tensor, logits: Tensor) -> None:
         """Keep the distributions of logits [n, vocabulary] at positions `where` [n]."""

@@ -1,8 +1,8 @@
 """Where large tensors are kept: on the device while they fit, else in host memory, else in a file. And what to do when memory does not suffice.
 
 Nothing that is answered depends on how many rows are computed at a time. So a step that runs out of memory is run once more with half the
-batch: whoever sizes batches by tokens, rows or bytes asks `fewer` (`lks.models.frozen_prefix.batches` does). Batches that are part of a method, as
-its optimiser sees them, stay as they are.
+batch: whoever sizes batches by tokens, rows or bytes asks `scale_batch` (`lks.models.frozen_prefix.batches` does). Batches that are part of a
+method, as its optimiser sees them, stay as they are.
 """
 
 import errno
@@ -32,13 +32,13 @@ _DIVISOR: ContextVar[int] = ContextVar("divisor", default=1)
 _ResultT = TypeVar("_ResultT")
 
 
-def fewer(count: int) -> int:
-    """How much of something (rows, tokens, bytes) to take at a time: as much as was asked for, inside `halved` half of it; at least 1."""
+def scale_batch(count: int) -> int:
+    """How much of something (rows, tokens, bytes) to take at a time: as much as was asked for, inside `half_batches` half of it; at least 1."""
     return max(1, count // _DIVISOR.get())
 
 
 @contextmanager
-def halved() -> Iterator[None]:
+def half_batches() -> Iterator[None]:
     """Batches are half as large inside the `with`."""
     token = _DIVISOR.set(2 * _DIVISOR.get())
     try:
@@ -54,7 +54,7 @@ def is_shortage(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _SHORTAGE)
 
 
-class Thrift:
+class OomRetry:
     """Runs the stages of a cell; one for which memory does not suffice is run once more with half the batch, and stays with that.
 
     Args:
@@ -79,7 +79,7 @@ class Thrift:
                     raise
             self.halved.append(stage)  # here the exception is gone, and with it the tensors that its frames held
             release()
-        with halved():
+        with half_batches():
             return step()
 
 
@@ -97,12 +97,12 @@ def free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """An uninitialised tensor on the device, in pinned host memory, or in a file of the cache that goes with the tensor."""
     nbytes = prod(shape) * dtype.itemsize
-    if nbytes <= fewer(int(SHARE * free_bytes(device))):
+    if nbytes <= scale_batch(int(SHARE * free_bytes(device))):
         return torch.empty(tuple(shape), dtype=dtype, device=device)
-    if device.type != "cpu" and nbytes <= fewer(int(SHARE * free_bytes(torch.device("cpu")))):
+    if device.type != "cpu" and nbytes <= scale_batch(int(SHARE * free_bytes(torch.device("cpu")))):
         return torch.empty(tuple(shape), dtype=dtype, pin_memory=True)
     return _mapped(shape, dtype, nbytes)
 

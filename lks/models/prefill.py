@@ -20,10 +20,10 @@ from torch.utils.hooks import RemovableHandle
 from lks.models.lm import LM
 
 FIRED = "fired"
-"""In `Pass.carried`: [batch] bool, whether a gated patch lets its edits act on the row. Patches without a gate do not write it; those with
+"""In `Pass.row_state`: [batch] bool, whether a gated patch lets its edits act on the row. Patches without a gate do not write it; those with
 one do so at every prefill, so that it is on the cache behind it."""
 FOUND = "found"
-"""In `Pass.carried`: [batch] which of the patch's subjects (`Patch.subjects`) the row was taken to be about, the last one of several; -1 where
+"""In `Pass.row_state`: [batch] which of the patch's subjects (`Patch.subjects`) the row was taken to be about, the last one of several; -1 where
 the edits do not act. Written by patches that have subjects."""
 
 PROMPT_WIDTH: ContextVar[int | None] = ContextVar("prompt_width", default=None)
@@ -40,30 +40,30 @@ class Pass:
         mask: [batch, time] the attention mask that came with the prompt; None if it came without (all its tokens count), and in a
             step on a cache.
         step: this pass is a step on a cache.
-        begun: the prefill that this pass goes on from without a cache, if it does.
-        carried: name -> [batch, ...] what was decided per row at prefill; write to it at prefill, read it later.
+        continues: the prefill that this pass goes on from without a cache, if it does.
+        row_state: name -> [batch, ...] what was decided per row at prefill; write to it at prefill, read it later.
     """
 
     ids: Tensor
     mask: Tensor | None = None
     step: bool = False
-    begun: "Pass | None" = None
-    carried: dict[str, Tensor] = field(default_factory=dict)
+    continues: "Pass | None" = None
+    row_state: dict[str, Tensor] = field(default_factory=dict)
     _ends: Tensor | None = None
 
     @property
-    def fresh(self) -> bool:
+    def is_prefill(self) -> bool:
         """This pass is the prefill: decide now."""
-        return not self.step and self.begun is None
+        return not self.step and self.continues is None
 
     @property
     def prompt(self) -> Tensor:
         """[batch, time] which columns are prompt tokens (all False in a step on a cache)."""
-        if self.fresh:
+        if self.is_prefill:
             return torch.ones_like(self.ids, dtype=torch.bool) if self.mask is None else self.mask.bool()
         prompt = torch.zeros_like(self.ids, dtype=torch.bool)
-        if self.begun is not None:
-            prompt[:, : self.begun.ids.shape[1]] = self.begun.prompt
+        if self.continues is not None:
+            prompt[:, : self.continues.ids.shape[1]] = self.continues.prompt
         return prompt
 
     @property
@@ -71,8 +71,8 @@ class Pass:
         """[batch] column of each row's last prompt token; None in a step on a cache."""
         if self.step:
             return None
-        if self.begun is not None:
-            return self.begun.ends
+        if self.continues is not None:
+            return self.continues.ends
         if self._ends is None:
             self._ends = (torch.arange(self.ids.shape[1], device=self.ids.device) * self.prompt).amax(1)
         return self._ends
@@ -96,25 +96,25 @@ class Prefills:
         if ids is None:
             self.now = None
         elif cache is not None and cache.get_seq_length() > 0:
-            self.now = Pass(ids, step=True, carried=getattr(cache, "carried", {}))
+            self.now = Pass(ids, step=True, row_state=getattr(cache, "row_state", {}))
         else:
             begins = cache is not None or kwargs.get("use_cache") is True  # what fills a cache is a prompt, however much it is like the last input
             self.now = self._last = self._uncached(ids, kwargs.get("attention_mask"), None if begins else self._last)
-            if self._decide is not None and self.now.begun is None:
+            if self._decide is not None and self.now.continues is None:
                 self._decide(self.now)
 
     def after(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         """Decoder hook: the cache takes over what was decided."""
         made = getattr(output, "past_key_values", None)
-        if self.now is not None and self.now.fresh and made is not None and self.now.carried:
+        if self.now is not None and self.now.is_prefill and made is not None and self.now.row_state:
             if not isinstance(made, _Carrying):
                 made.__class__ = _carrying(made.__class__)
-            made.carried = dict(self.now.carried)
+            made.row_state = dict(self.now.row_state)
 
     def _uncached(self, ids: Tensor, given: object, last: Pass | None) -> Pass:
         kept = ids.clone()  # a caller may write on into its own
         if last is not None and _continues(last, ids):
-            return Pass(kept, begun=last.begun or last, carried=last.carried)
+            return Pass(kept, continues=last.continues or last, row_state=last.row_state)
         mask, width = _tokens(given), PROMPT_WIDTH.get()
         if width is not None and width < ids.shape[1]:
             mask = (torch.ones_like(ids) if mask is None else mask) * (torch.arange(ids.shape[1], device=ids.device) < width)
@@ -128,7 +128,7 @@ def _continues(last: Pass, ids: Tensor) -> bool:
         return False
     if torch.equal(ids[:, :-1], before):
         return True
-    prompts = (last.begun or last).ids
+    prompts = (last.continues or last).ids
     if not torch.equal(ids[:, : prompts.shape[1]], prompts):
         return False
     known = {tuple(row) for row in before.tolist()}
@@ -150,7 +150,7 @@ def _tokens(given: object) -> Tensor | None:
 
 
 @contextmanager
-def watched(lm: LM, decide: Decide | None = None) -> Iterator[Prefills]:
+def track_prefill(lm: LM, decide: Decide | None = None) -> Iterator[Prefills]:
     """Watch the model's decoder inside the `with`.
 
     Hooks of your own that read `now` are to be registered inside it: hooks run in the order of registration.
@@ -161,12 +161,12 @@ def watched(lm: LM, decide: Decide | None = None) -> Iterator[Prefills]:
             the tokens are read at once, while later they wait for all that is under way.
     """
     prefills = Prefills(decide)
-    with removed([lm.decoder.register_forward_pre_hook(prefills.before, with_kwargs=True), lm.decoder.register_forward_hook(prefills.after)]):
+    with installed_hooks([lm.decoder.register_forward_pre_hook(prefills.before, with_kwargs=True), lm.decoder.register_forward_hook(prefills.after)]):
         yield prefills
 
 
 @contextmanager
-def removed(handles: list[RemovableHandle]) -> Iterator[None]:
+def installed_hooks(handles: list[RemovableHandle]) -> Iterator[None]:
     """Remove hooks on leaving, however it is left."""
     try:
         yield
@@ -178,19 +178,19 @@ def removed(handles: list[RemovableHandle]) -> Iterator[None]:
 class _Carrying:
     """Mixed into a cache: per-row decisions follow the rows."""
 
-    carried: dict[str, Tensor]
+    row_state: dict[str, Tensor]
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)  # type: ignore[misc]
-        self.carried = {k: v[indices] for k, v in self.carried.items()}
+        self.row_state = {k: v[indices] for k, v in self.row_state.items()}
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)  # type: ignore[misc]
-        self.carried = {k: v.repeat_interleave(repeats, 0) for k, v in self.carried.items()}
+        self.row_state = {k: v.repeat_interleave(repeats, 0) for k, v in self.row_state.items()}
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)  # type: ignore[misc]
-        self.carried = {k: v[beam_idx.to(v.device)] for k, v in self.carried.items()}
+        self.row_state = {k: v[beam_idx.to(v.device)] for k, v in self.row_state.items()}
 
 
 @remembered

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class TestbedShape:
     """The architecture of a testbed model."""
 
     family: str
@@ -41,7 +41,7 @@ class Recipe:
             auxiliary head tells its value only from the values that occur in the batch.
     """
 
-    shape: Shape
+    shape: TestbedShape
     block: int = 2
     steps: int = 1500
     rows: int = 192

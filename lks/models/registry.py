@@ -15,7 +15,7 @@ Kind = Literal["testbed", "folder", "gguf", "hub"]
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class PublishedModel:
     """A published model with a short name.
 
     Attributes:
@@ -40,23 +40,25 @@ _SMOLLM2 = gguf_models.Package(
 )
 _APACHE, _LLAMA2, _LLAMA3, _GEMMA = "Apache-2.0", "Llama 2 Community License", "Llama 3 Community License", "Gemma Terms of Use"
 
-KNOWN: dict[str, Known] = {
-    "smollm2-135m": Known("HuggingFaceTB/SmolLM2-135M-Instruct", "135 M", _APACHE, package=_SMOLLM2),
-    "smollm2-360m": Known("HuggingFaceTB/SmolLM2-360M-Instruct", "362 M", _APACHE),
-    "smollm2-1.7b": Known("HuggingFaceTB/SmolLM2-1.7B-Instruct", "1.7 B", _APACHE),
-    "gemma-3-270m": Known("google/gemma-3-270m", "268 M", _GEMMA, gated=True),
-    "qwen2.5-0.5b": Known("Qwen/Qwen2.5-0.5B", "494 M", _APACHE),
-    "qwen2.5-0.5b-instruct": Known("Qwen/Qwen2.5-0.5B-Instruct", "494 M", _APACHE),
-    "qwen2.5-1.5b": Known("Qwen/Qwen2.5-1.5B", "1.5 B", _APACHE),
-    "qwen2.5-1.5b-instruct": Known("Qwen/Qwen2.5-1.5B-Instruct", "1.5 B", _APACHE),
-    "qwen2.5-7b-instruct": Known("Qwen/Qwen2.5-7B-Instruct", "7.6 B", _APACHE),
-    "qwen2.5-coder-0.5b": Known("Qwen/Qwen2.5-Coder-0.5B-Instruct", "494 M", _APACHE),
-    "qwen2.5-coder-1.5b": Known("Qwen/Qwen2.5-Coder-1.5B-Instruct", "1.5 B", _APACHE),
-    "gpt2-xl": Known("openai-community/gpt2-xl", "1.6 B", "MIT"),
-    "gpt-j-6b": Known("EleutherAI/gpt-j-6b", "6.1 B", _APACHE),
-    "llama-2-7b-chat": Known("meta-llama/Llama-2-7b-chat-hf", "6.7 B", _LLAMA2, gated=True, revision="f5db02db724555f92da89c216ac04704f23d4590"),
-    "llama-3-8b-instruct": Known("meta-llama/Meta-Llama-3-8B-Instruct", "8.0 B", _LLAMA3, gated=True),
-    "mistral-7b-instruct-v0.3": Known(
+KNOWN: dict[str, PublishedModel] = {
+    "smollm2-135m": PublishedModel("HuggingFaceTB/SmolLM2-135M-Instruct", "135 M", _APACHE, package=_SMOLLM2),
+    "smollm2-360m": PublishedModel("HuggingFaceTB/SmolLM2-360M-Instruct", "362 M", _APACHE),
+    "smollm2-1.7b": PublishedModel("HuggingFaceTB/SmolLM2-1.7B-Instruct", "1.7 B", _APACHE),
+    "gemma-3-270m": PublishedModel("google/gemma-3-270m", "268 M", _GEMMA, gated=True),
+    "qwen2.5-0.5b": PublishedModel("Qwen/Qwen2.5-0.5B", "494 M", _APACHE),
+    "qwen2.5-0.5b-instruct": PublishedModel("Qwen/Qwen2.5-0.5B-Instruct", "494 M", _APACHE),
+    "qwen2.5-1.5b": PublishedModel("Qwen/Qwen2.5-1.5B", "1.5 B", _APACHE),
+    "qwen2.5-1.5b-instruct": PublishedModel("Qwen/Qwen2.5-1.5B-Instruct", "1.5 B", _APACHE),
+    "qwen2.5-7b-instruct": PublishedModel("Qwen/Qwen2.5-7B-Instruct", "7.6 B", _APACHE),
+    "qwen2.5-coder-0.5b": PublishedModel("Qwen/Qwen2.5-Coder-0.5B-Instruct", "494 M", _APACHE),
+    "qwen2.5-coder-1.5b": PublishedModel("Qwen/Qwen2.5-Coder-1.5B-Instruct", "1.5 B", _APACHE),
+    "gpt2-xl": PublishedModel("openai-community/gpt2-xl", "1.6 B", "MIT"),
+    "gpt-j-6b": PublishedModel("EleutherAI/gpt-j-6b", "6.1 B", _APACHE),
+    "llama-2-7b-chat": PublishedModel(
+        "meta-llama/Llama-2-7b-chat-hf", "6.7 B", _LLAMA2, gated=True, revision="f5db02db724555f92da89c216ac04704f23d4590"
+    ),
+    "llama-3-8b-instruct": PublishedModel("meta-llama/Meta-Llama-3-8B-Instruct", "8.0 B", _LLAMA3, gated=True),
+    "mistral-7b-instruct-v0.3": PublishedModel(
         "mistralai/Mistral-7B-Instruct-v0.3", "7.2 B", _APACHE, gated=True, revision="e0bc86c23ce5aae1db576c8cca6f06f1f73af2db"
     ),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 import lks.io.cache
 from lks.data.datasets import DATASETS
 from lks.errors import UserError, unknown
-from lks.models.recipe import Recipe, Shape
+from lks.models.recipe import Recipe, TestbedShape
 
 NAMES = ("micro-llama", "micro-mistral", "mini-zsre", "mini-counterfact")
 VERSIONS = {"world": 1, "zsre": 2, "counterfact": 2}  # of the code behind a recipe; a change makes earlier models another model
@@ -18,14 +18,14 @@ ECONOMICAL_ABOVE = 2_000
 
 _HEADS = {"micro": (7, 24), "mini": (3, 0)}
 _SHAPES = {
-    "micro-llama": Shape("llama"),
-    "micro-mistral": Shape("mistral", kv_heads=2, hidden=416, window=32),
-    "mini": Shape("llama", dim=256, hidden=640, heads=8, kv_heads=8),
+    "micro-llama": TestbedShape("llama"),
+    "micro-mistral": TestbedShape("mistral", kv_heads=2, hidden=416, window=32),
+    "mini": TestbedShape("llama", dim=256, hidden=640, heads=8, kv_heads=8),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TestbedModel:
     """A model to build.
 
     Attributes:
@@ -65,7 +65,7 @@ def recipe_of(name: str, records: int = 0, seed: int = 0) -> Recipe:
     return Recipe(shape, steps=steps, rows=128, lr_adam=0.002, heads=_HEADS["mini"], seed=seed, economical=economical)
 
 
-def job_of(name: str, dataset: str, records: int, seed: int) -> Job:
+def job_of(name: str, dataset: str, records: int, seed: int) -> TestbedModel:
     """The job that a name and options mean; "mini-zsre-1000" may be said in one word."""
     if name.startswith("mini"):
         parts = name.split("-")
@@ -79,18 +79,18 @@ def job_of(name: str, dataset: str, records: int, seed: int) -> Job:
             raise unknown("dataset of a mini model", dataset, real)
         if not 50 <= records <= 10_000:
             raise UserError(f"A mini model knows 50 to 10000 records, not {records}.")
-        return Job("mini", dataset, records, recipe_of("mini", records, seed))
+        return TestbedModel("mini", dataset, records, recipe_of("mini", records, seed))
     if name not in _SHAPES:
         raise unknown("testbed model", name, NAMES)
     if dataset not in ("world", ""):
         raise UserError(f"{name} knows the made world. For {dataset!r} build a mini model: lks testbed build mini --dataset {dataset}.")
-    return Job(name, "world", 0, recipe_of(name, 0, seed))
+    return TestbedModel(name, "world", 0, recipe_of(name, 0, seed))
 
 
-def default_folder(job: Job) -> Path:
+def default_folder(job: TestbedModel) -> Path:
     """The shipped folder if it holds this very model, else a folder of the cache."""
     shipped = Path(__file__).parent / "weights" / job.name
-    if job.dataset == "world" and (job.recipe.seed == 0 or built(shipped, job)):
+    if job.dataset == "world" and (job.recipe.seed == 0 or is_built(shipped, job)):
         return shipped
     return lks.io.cache.folder() / f"{job.label}-{job.hash}"
 
@@ -107,7 +107,7 @@ def model_folder(name: str) -> Path:
     return default_folder(job_of(name, "" if not name.startswith("mini") else "zsre", 10_000, 0))
 
 
-def built(folder: Path, job: Job) -> bool:
+def is_built(folder: Path, job: TestbedModel) -> bool:
     """Whether a folder holds the finished model of a job."""
     try:
         recipe = json.loads((folder / "recipe.json").read_text())

@@ -14,8 +14,8 @@ from rapidfuzz import fuzz
 
 from lks.data.templates import normalised
 from lks.io.lines import split_lines
-from lks.llm.client import Reply, Request, spoken
-from lks.prompts.filters import LONGEST_ANSWER, Fact, says
+from lks.llm.client import ChatReply, Request, spoken
+from lks.prompts.filters import LONGEST_ANSWER, PromptFact, says
 from lks.scope.naming import put, spelt
 
 VERSION = "extraction-1"
@@ -31,7 +31,7 @@ SAME_STATEMENT = 55.0
 Unusable = Literal[
     "length", "subject missing", "duplicate", "says the old answer", "new answer missing", "no gap", "answer too long", "not the sentence"
 ]
-Speak = Callable[[Sequence[Request]], list[Reply]]
+Speak = Callable[[Sequence[Request]], list[ChatReply]]
 """Asks a model: `lks.llm.reply_cache.Correspondence.ask`, which keeps the replies, or anything else that answers in order."""
 
 ABOUT = """You write down what is known about an entity. Write {count} short sentences, one per line, nothing else. Each states one fact that you \
@@ -88,7 +88,7 @@ class Extracted:
     rejects: tuple[tuple[str, Unusable], ...]
 
 
-def extract(facts: Sequence[Fact], speak: Speak) -> list[Extracted]:
+def extract(facts: Sequence[PromptFact], speak: Speak) -> list[Extracted]:
     """Sentences and gap-filling prompts for each edit, in its place.
 
     Raises:
@@ -109,7 +109,7 @@ def extract(facts: Sequence[Fact], speak: Speak) -> list[Extracted]:
     return [draft.finished() for draft in drafts]
 
 
-def updated(sentence: str, fact: Fact) -> str | None:
+def updated(sentence: str, fact: PromptFact) -> str | None:
     """The sentence with the new answer in the old one's place; None where it does not say the old answer in so many words, once."""
     if not fact.ground_truth:
         return None
@@ -132,7 +132,7 @@ def gap_in(sentence: str, answer: str, subject: str) -> str | None:
 class _Draft:
     """What is known of one edit's entity so far."""
 
-    def __init__(self, fact: Fact) -> None:
+    def __init__(self, fact: PromptFact) -> None:
         self.fact = fact
         self.edited: str | None = None
         self.others: list[str] = []

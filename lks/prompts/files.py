@@ -11,14 +11,14 @@ from lks.errors import DataError
 from lks.io.atomic import write_whole
 from lks.io.json_lines import Row, lines_of
 from lks.io.lines import json_line
-from lks.prompts.filters import Fact, Split
-from lks.prompts.pipeline import Outcome
+from lks.prompts.filters import PromptFact, Split
+from lks.prompts.pipeline import WritingOutcome
 
 FILES: dict[Split, str] = {"evaluation": "evaluation.jsonl", "training": TRAINING}
 REPLIES = "replies.jsonl"
 
 
-def keep(folder: Path, facts: Sequence[Fact], splits: Sequence[Split], outcome: Outcome, summary: Row) -> None:
+def keep(folder: Path, facts: Sequence[PromptFact], splits: Sequence[Split], outcome: WritingOutcome, summary: Row) -> None:
     """Write the files, each whole or not at all; the same outcome gives the same bytes.
 
     Raises:
@@ -41,7 +41,7 @@ def write_lines(path: Path, rows: Iterable[Row]) -> None:
     write_whole(path, "".join(f"{json_line(row)}\n" for row in rows).encode())
 
 
-def _evaluation(facts: Sequence[Fact], outcome: Outcome) -> Iterable[Row]:
+def _evaluation(facts: Sequence[PromptFact], outcome: WritingOutcome) -> Iterable[Row]:
     """Records with both prompts, with the fields of the published files."""
     for fact in facts:
         made = outcome.written["evaluation", fact.case_id]
@@ -50,7 +50,7 @@ def _evaluation(facts: Sequence[Fact], outcome: Outcome) -> Iterable[Row]:
             yield {**_fact(fact), "ground_truth": fact.ground_truth, "locality": locality, "generality": made.paraphrases[0].text}
 
 
-def _training(facts: Sequence[Fact], outcome: Outcome) -> Iterable[Row]:
+def _training(facts: Sequence[PromptFact], outcome: WritingOutcome) -> Iterable[Row]:
     """Records with a paraphrase, and as many locality prompts as there are."""
     for fact in facts:
         made = outcome.written["training", fact.case_id]
@@ -58,7 +58,7 @@ def _training(facts: Sequence[Fact], outcome: Outcome) -> Iterable[Row]:
             yield {**_fact(fact), "rephrase_prompt": made.paraphrases[0].text, "locality": [prompt.text for prompt in made.locality]}
 
 
-def _fact(fact: Fact) -> Row:
+def _fact(fact: PromptFact) -> Row:
     return {"subject": fact.subject, "prompt": fact.prompt, "target": fact.target}
 
 

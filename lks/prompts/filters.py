@@ -47,7 +47,7 @@ _EDGE = "*_`\"“”' \t"
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class WrittenPrompt:
     """A written prompt.
 
     Attributes:
@@ -60,7 +60,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class PromptFact:
     """What prompts are written for.
 
     Attributes:
@@ -84,8 +84,8 @@ class Fact:
 class Written:
     """Prompts of a record that were accepted so far."""
 
-    paraphrases: tuple[Prompt, ...] = ()
-    locality: tuple[Prompt, ...] = ()
+    paraphrases: tuple[WrittenPrompt, ...] = ()
+    locality: tuple[WrittenPrompt, ...] = ()
 
 
 @dataclass(slots=True)
@@ -103,12 +103,12 @@ class Seen:
     written: dict[Split, set[str]] = field(default_factory=lambda: {"evaluation": set(), "training": set()})
 
     @classmethod
-    def of(cls, facts: Sequence[Fact]) -> "Seen":
+    def of(cls, facts: Sequence[PromptFact]) -> "Seen":
         """What is there before anything is written."""
         return cls({normalised(fact.prompt) for fact in facts}, {normalised(text) for fact in facts for text in fact.published})
 
 
-def read(kind: Kind, reply: str) -> Prompt | Reason:
+def read(kind: Kind, reply: str) -> WrittenPrompt | Reason:
     """What a reply says: tolerant of case, quotes and markdown, strict about what is there."""
     lines = [stripped for line in split_lines(spoken(reply)) if (stripped := _bare(line))]
     if not lines:
@@ -117,14 +117,14 @@ def read(kind: Kind, reply: str) -> Prompt | Reason:
         lines = [text for line in lines if (text := _LABEL.sub("", line).strip(_EDGE))]
         if len(lines) != 1:
             return "more than one line" if lines else "empty"
-        return Prompt(_plain(lines[0]))
+        return WrittenPrompt(_plain(lines[0]))
     found = [_EVAL.match(line) for line in lines]
     while found and found[0] is None:  # a word of greeting
         found.pop(0)
     if [one and one[1].lower() for one in found] != ["prompt", "answer"]:
         return "wrong format"
     prompt, answer = (_plain(one[2].strip(_EDGE)) if one else "" for one in found)
-    return Prompt(prompt, answer.removesuffix(".")) if prompt and answer else "empty"
+    return WrittenPrompt(prompt, answer.removesuffix(".")) if prompt and answer else "empty"
 
 
 def _bare(line: str) -> str:
@@ -142,7 +142,7 @@ def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def fault(split: Split, kind: Kind, prompt: Prompt, fact: Fact, own: Written, seen: Seen) -> Reason | None:
+def fault(split: Split, kind: Kind, prompt: WrittenPrompt, fact: PromptFact, own: Written, seen: Seen) -> Reason | None:
     """Why a prompt is not taken; None if it is.
 
     Args:
@@ -170,7 +170,7 @@ def fault(split: Split, kind: Kind, prompt: Prompt, fact: Fact, own: Written, se
     return "duplicate in the dataset" if key in seen.written[split] else None
 
 
-def _fault_of_paraphrase(text: str, fact: Fact) -> Reason | None:
+def _fault_of_paraphrase(text: str, fact: PromptFact) -> Reason | None:
     count, length = len(fact.prompt.split()), len(text.split())
     if not SHORTEST * count - SLACK <= length <= LONGEST * count + SLACK:
         return "length"
@@ -182,7 +182,7 @@ def _fault_of_paraphrase(text: str, fact: Fact) -> Reason | None:
     return None
 
 
-def _fault_of_locality(prompt: Prompt, fact: Fact, own: Written) -> Reason | None:
+def _fault_of_locality(prompt: WrittenPrompt, fact: PromptFact, own: Written) -> Reason | None:
     if len(prompt.text.split()) > MOST_WORDS:
         return "length"
     if len(prompt.answer.split()) > LONGEST_ANSWER:

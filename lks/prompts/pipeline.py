@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from lks.data.templates import normalised
-from lks.prompts.filters import Fact, Kind, Prompt, Reason, Seen, Split, Written, fault, read
+from lks.prompts.filters import Kind, PromptFact, Reason, Seen, Split, Written, WrittenPrompt, fault, read
 
 SPLITS: tuple[Split, ...] = ("evaluation", "training")
 
@@ -51,14 +51,14 @@ class Ask:
         attempt: from 0; another one gives another reply.
     """
 
-    fact: Fact
+    fact: PromptFact
     stage: Stage
     own: Written
     attempt: int
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class WriterReply:
     """What came of it.
 
     Attributes:
@@ -71,7 +71,7 @@ class Said:
     request: str
     reply: str | None
     refused: bool = False
-    prompt: Prompt | None = None
+    prompt: WrittenPrompt | None = None
 
 
 class Writer(Protocol):
@@ -83,7 +83,7 @@ class Writer(Protocol):
 
     attempts: int
 
-    def say(self, asks: Sequence[Ask], arrived: Callable[[], None]) -> list[Said]:
+    def say(self, asks: Sequence[Ask], arrived: Callable[[], None]) -> list[WriterReply]:
         """Replies in the order of `asks`, the same for the same ask; `arrived` is called as they come, those from disk not counted."""
         ...
 
@@ -127,7 +127,7 @@ class Counts:
 
 
 @dataclass(slots=True)
-class Outcome:
+class WritingOutcome:
     """What was written.
 
     Attributes:
@@ -140,7 +140,7 @@ class Outcome:
     rejects: list[Reject] = field(default_factory=list)
     lacking: list[Lacking] = field(default_factory=list)
 
-    def whole(self, split: Split, facts: Sequence[Fact]) -> int:
+    def whole(self, split: Split, facts: Sequence[PromptFact]) -> int:
         """How many records have all prompts of a split."""
         lacking = {one.case_id for one in self.lacking if one.stage.startswith(split)}
         return sum(fact.case_id not in lacking for fact in facts)
@@ -157,8 +157,8 @@ def stages_of(splits: Sequence[Split]) -> tuple[Stage, ...]:
 
 
 def write(
-    facts: Sequence[Fact], splits: Sequence[Split], writer: Writer, seen: Seen, show: Callable[[Counts], None] = lambda counts: None
-) -> Outcome:
+    facts: Sequence[PromptFact], splits: Sequence[Split], writer: Writer, seen: Seen, show: Callable[[Counts], None] = lambda counts: None
+) -> WritingOutcome:
     """Have prompts written for all facts.
 
     Args:
@@ -173,7 +173,7 @@ def write(
     """
     writing = _Writing(facts, splits, seen, show)
     for stage in stages_of(splits):
-        waiting: Sequence[Fact] = facts
+        waiting: Sequence[PromptFact] = facts
         failed: dict[str, tuple[Reason, ...]] = {}
         for attempt in range(writer.attempts):
             if waiting:
@@ -185,17 +185,19 @@ def write(
 class _Writing:
     """What was accepted and rejected so far."""
 
-    def __init__(self, facts: Sequence[Fact], splits: Sequence[Split], seen: Seen, show: Callable[[Counts], None]) -> None:
-        self.outcome = Outcome({(split, fact.case_id): Written() for split in splits for fact in facts})
+    def __init__(self, facts: Sequence[PromptFact], splits: Sequence[Split], seen: Seen, show: Callable[[Counts], None]) -> None:
+        self.outcome = WritingOutcome({(split, fact.case_id): Written() for split in splits for fact in facts})
         self._seen, self._show = seen, show
         self._counts = Counts(len(stages_of(splits)) * len(facts))
 
-    def own(self, fact: Fact) -> Written:
+    def own(self, fact: PromptFact) -> Written:
         """All prompts of a record, those of evaluation first."""
         both = [self.outcome.written.get((split, fact.case_id), Written()) for split in SPLITS]
         return Written(both[0].paraphrases + both[1].paraphrases, both[0].locality + both[1].locality)
 
-    def round(self, stage: Stage, attempt: int, facts: Sequence[Fact], writer: Writer, failed: dict[str, tuple[Reason, ...]]) -> list[Fact]:
+    def round(
+        self, stage: Stage, attempt: int, facts: Sequence[PromptFact], writer: Writer, failed: dict[str, tuple[Reason, ...]]
+    ) -> list[PromptFact]:
         """Ask for one prompt of each fact, judge the replies in the facts' order, and return the facts that are still without."""
         said = writer.say([Ask(fact, stage, self.own(fact), attempt) for fact in facts], self._arrived)
         self._counts.arrived = 0
@@ -218,14 +220,14 @@ class _Writing:
         self._counts.lacking += len(lacking)
         self._show(self._counts)
 
-    def _judge(self, stage: Stage, fact: Fact, said: Said) -> Reason | None:
+    def _judge(self, stage: Stage, fact: PromptFact, said: WriterReply) -> Reason | None:
         """Take a reply, or say why not; None without a reply, too."""
         if said.refused:
             return "refused by the server"
         if said.reply is None:
             return None
         prompt = said.prompt or read(stage.kind, said.reply)
-        if not isinstance(prompt, Prompt):
+        if not isinstance(prompt, WrittenPrompt):
             return prompt
         reason = fault(stage.split, stage.kind, prompt, fact, self.own(fact), self._seen)
         if reason is None:

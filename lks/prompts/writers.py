@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 
 from lks.data.template_prompts import PromptSource, Record
 from lks.llm.client import Request
-from lks.llm.limits import Usage
+from lks.llm.limits import RequestUsage
 from lks.llm.reply_cache import Correspondence
-from lks.prompts.filters import Fact, Prompt, Seen, Split, Written
+from lks.prompts.filters import PromptFact, Seen, Split, Written, WrittenPrompt
 from lks.prompts.instructions import locality, paraphrase
-from lks.prompts.pipeline import STAGES, Ask, Said, Stage, write
+from lks.prompts.pipeline import STAGES, Ask, Stage, WriterReply, write
 
 ATTEMPTS = 4
 """How often a chat model is asked for a prompt."""
@@ -27,10 +27,10 @@ class ChatWriter:
     attempts = ATTEMPTS
 
     def __init__(self, correspondence: Correspondence) -> None:
-        self.used = Usage()
+        self.used = RequestUsage()
         self._correspondence = correspondence
 
-    def say(self, asks: Sequence[Ask], arrived: Callable[[], None]) -> list[Said]:
+    def say(self, asks: Sequence[Ask], arrived: Callable[[], None]) -> list[WriterReply]:
         """Ask the model what it has not been asked before.
 
         Raises:
@@ -40,7 +40,7 @@ class ChatWriter:
         replies = self._correspondence.ask(requests, arrived)
         counted = {request: reply.usage for request, reply in zip(requests, replies, strict=True)}
         self.used = sum(counted.values(), self.used)
-        return [Said(request.messages[-1][1], reply.text, reply.refused) for request, reply in zip(requests, replies, strict=True)]
+        return [WriterReply(request.messages[-1][1], reply.text, reply.refused) for request, reply in zip(requests, replies, strict=True)]
 
 
 class TemplateWriter:
@@ -56,11 +56,11 @@ class TemplateWriter:
         self.attempts = attempts
         self._prompts = prompts
 
-    def say(self, asks: Sequence[Ask], arrived: Callable[[], None]) -> list[Said]:
+    def say(self, asks: Sequence[Ask], arrived: Callable[[], None]) -> list[WriterReply]:
         """The next candidates."""
         made = [self._candidate(ask) for ask in asks]
         return [
-            Said(f"template {ask.attempt + 1} for: {ask.fact.prompt}", text, prompt=None if text is None else Prompt(text))
+            WriterReply(f"template {ask.attempt + 1} for: {ask.fact.prompt}", text, prompt=None if text is None else WrittenPrompt(text))
             for ask, text in zip(asks, made, strict=True)
         ]
 
@@ -92,7 +92,7 @@ class Estimate:
     """
 
     requests: int
-    usage: Usage
+    usage: RequestUsage
     known: int
 
 
@@ -102,35 +102,35 @@ class _Foresight:
     attempts = ATTEMPTS
 
     def __init__(self, kept: Correspondence | None) -> None:
-        self.usage, self.known = Usage(), 0
+        self.usage, self.known = RequestUsage(), 0
         self.missing: set[tuple[str, Stage]] = set()
         self._kept = kept
 
-    def say(self, asks: Sequence[Ask], arrived: Callable[[], None]) -> list[Said]:
+    def say(self, asks: Sequence[Ask], arrived: Callable[[], None]) -> list[WriterReply]:
         """What is known, and nothing for the rest."""
         return [self._said(ask) for ask in asks]
 
-    def _said(self, ask: Ask) -> Said:
+    def _said(self, ask: Ask) -> WriterReply:
         request = request_of(ask)
         if self._kept is not None and self._kept.known(request):
             self.known += 1
             (reply,) = self._kept.ask([request])
-            return Said("", reply.text, reply.refused)
+            return WriterReply("", reply.text, reply.refused)
         if (ask.fact.case_id, ask.stage) not in self.missing:
             self.missing.add((ask.fact.case_id, ask.stage))
-            self.usage += Usage(request_of(replace(ask, own=_filled(ask))).estimate, REPLY_TOKENS[ask.stage.kind])
-        return Said("", None)
+            self.usage += RequestUsage(request_of(replace(ask, own=_filled(ask))).estimate, REPLY_TOKENS[ask.stage.kind])
+        return WriterReply("", None)
 
 
 def _filled(ask: Ask) -> Written:
     """As many prompts as earlier stages will have given; the edit prompt stands in for what is not there yet."""
     earlier = STAGES[: STAGES.index(ask.stage)]
     counts = [sum(stage.kind == kind for stage in earlier) for kind in ("paraphrase", "locality")]
-    given = Prompt(ask.fact.prompt)
+    given = WrittenPrompt(ask.fact.prompt)
     return Written((*ask.own.paraphrases, *[given] * counts[0])[: counts[0]], (*ask.own.locality, *[given] * counts[1])[: counts[1]])
 
 
-def estimate(facts: Sequence[Fact], splits: Sequence[Split], seen: Seen, kept: Correspondence | None) -> Estimate:
+def estimate(facts: Sequence[PromptFact], splits: Sequence[Split], seen: Seen, kept: Correspondence | None) -> Estimate:
     """Count requests and tokens without asking.
 
     Args:

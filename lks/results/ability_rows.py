@@ -17,7 +17,8 @@ class AbilityRow:
         score: of this document; 0 or 1 for an accuracy.
         target: the right answer; of several a JSON list.
         response: the model's answer for people to read: generated text, or the choice of highest likelihood.
-        requests: JSON list of [key, result], one for each request of the document: what `lks.evaluation.ability.Known` needs to use an answer again.
+        requests: JSON list of [key, result], one for each request of the document: what
+            `lks.evaluation.ability.ReusableReplies` needs to use an answer again.
             Only in the document's first row, "" in the others. A choice has the result [log p, whether it is the greedy continuation].
     """
 

@@ -155,7 +155,7 @@ with the edits; what an LLM judge says of the answers; what a study finds."""
 
 
 @dataclass(frozen=True, slots=True)
-class Extras:
+class Measurements:
     """What is measured beside the answers. It is no part of a cell's identity: what a stored cell lacks of it is measured later, on the
     patches that it has left.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lks.edits import Context, ProbeKind
-from lks.io.json_lines import Lines
+from lks.io.json_lines import JsonLinesFile
 from lks.results.rows import columns
 
 PROMPT_VERSION = 1
@@ -52,7 +52,7 @@ class Replies:
         Raises:
             StoreError: the folder or the file cannot be used.
         """
-        self._lines = Lines(folder / f"{file_name(model)}.jsonl")
+        self._lines = JsonLinesFile(folder / f"{file_name(model)}.jsonl")
         self._asked_with = [model, PROMPT_VERSION, instruction]
 
     def __contains__(self, prompt: str) -> bool:

@@ -35,7 +35,7 @@ AT_ONCE = 8
 """Cells that are carried at the same time."""
 
 
-class Share:
+class RemoteStore:
     """A place with an URL.
 
     Args:
@@ -166,7 +166,7 @@ class Share:
         with contextlib.suppress(Exception):
             self._write(f"beats/{cell_id}", str(time.time_ns()).encode())
 
-    def still(self, cell_id: str) -> None:
+    def clear_heartbeat(self, cell_id: str) -> None:
         """Take the sign of life away."""
         with contextlib.suppress(Exception):
             self._files.rm_file(f"{self._root}/beats/{cell_id}")
@@ -243,7 +243,7 @@ class Share:
 
     def _unusable(self, error: Exception) -> StoreError:
         why = f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
-        advice = "Mend that and start again: what is finished is kept in the results folder, and sent then"
+        advice = "Fix that and start again: what is finished is kept in the results folder, and sent then"
         return StoreError(f"LKS_SHARE={self.url} cannot be used ({why}). {advice}.")
 
 

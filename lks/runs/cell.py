@@ -17,19 +17,19 @@ from lks.editing.editor import Editor
 from lks.edits import Case, Context, Dataset
 from lks.errors import DataError, StoreError, Unsuited, UserError
 from lks.evaluation import record_checks
-from lks.evaluation.ability import Battery
+from lks.evaluation.ability import TaskSuite
 from lks.evaluation.profiling import Meter, measured
 from lks.evaluation.readouts import Asking, ask_draws
 from lks.evaluation.scope_decisions import decisions_of
-from lks.evaluation.stages import Edited, Unedited, answers_of_draws, measure
+from lks.evaluation.stages import EditedDraw, UneditedAnswers, answers_of_draws, measure
 from lks.models.lm import LM
-from lks.models.memory import Thrift, release
-from lks.results.cells import ANSWERS, DECISIONS, IMMEDIATE, PARAMETERS, RULE, STUDY, UNEDITED, Cell, Costs, Extras, Outcome
+from lks.models.memory import OomRetry, release
+from lks.results.cells import ANSWERS, DECISIONS, IMMEDIATE, PARAMETERS, RULE, STUDY, UNEDITED, Cell, Costs, Measurements, Outcome
 from lks.results.shards import Answer
 from lks.runs.draws import draws, held_out, unedited
-from lks.runs.edit_draw import Made, edited, finished, is_watched
+from lks.runs.edit_draw import EditResult, asks_after_each_edit, load_finished, run_edit
 from lks.runs.failures import failures
-from lks.runs.journal import Ledger
+from lks.runs.journal import CellJournal
 from lks.studies.base import Study
 from lks.studies.registry import findings_of
 
@@ -40,16 +40,16 @@ Method = type[Editor[object]] | type[Study[object]]
 """What a cell is about: an editor, or for a study cell the study."""
 
 
-class Bench:
+class LoadedResources:
     """What cells of one process share: the model, the dataset and the tests of abilities loaded last."""
 
     def __init__(self) -> None:
         self._lm: LM | None = None
         self._dataset: Dataset | None = None
-        self._battery: tuple[tuple[tuple[str, ...], int], Battery] | None = None
+        self._battery: tuple[tuple[tuple[str, ...], int], TaskSuite] | None = None
         self._model, self._data = ("", ""), ("", "")
 
-    def serve(self, cell: Cell) -> None:
+    def prepare_for(self, cell: Cell) -> None:
         """Drop what the cell does not use, and what has changed on disk under its name since it was loaded."""
         model, data = (cell.model, cell.model_revision), (cell.dataset, cell.data_revision)
         if model != self._model:
@@ -70,17 +70,19 @@ class Bench:
             self._dataset = load_dataset(name)
         return self._dataset
 
-    def battery(self, extras: Extras) -> Battery | None:
+    def battery(self, extras: Measurements) -> TaskSuite | None:
         """The tests of abilities, loaded unless they are the last ones; None if none are asked for."""
         if not extras.ability:
             return None
         asked = extras.ability, extras.documents
         if self._battery is None or self._battery[0] != asked:
-            self._battery = asked, Battery(extras.ability, extras.documents or None)
+            self._battery = asked, TaskSuite(extras.ability, extras.documents or None)
         return self._battery[1]
 
 
-def run(cell: Cell, method: Method, results: Path, report: Report, bench: Bench | None = None, extras: Extras | None = None) -> Outcome:
+def run(
+    cell: Cell, method: Method, results: Path, report: Report, resources: LoadedResources | None = None, extras: Measurements | None = None
+) -> Outcome:
     """Edit and measure, or decide; never raises for what is the cell's own failure.
 
     The outcome is written after each stage. Killed at any moment, a cell goes on from what is whole: the patches of finished draws and
@@ -90,15 +92,15 @@ def run(cell: Cell, method: Method, results: Path, report: Report, bench: Bench 
         UserError: something the user must mend; what is finished is kept.
         KeyboardInterrupt: the stage in hand is dropped; finished patches and stages stay.
     """
-    work = _Work(cell, method, results, report, bench or Bench(), extras or Extras())
+    work = _Work(cell, method, results, report, resources or LoadedResources(), extras or Measurements())
     with failures() as found:
         {"answers": work.answers, "scope": work.decisions, "study": work.findings}[cell.measure]()
     if found:
         release()
-    outcome = work.ledger.commit(next(iter(found), None))
-    for stage in work.lacking() if outcome.status == "ok" else ():
-        work.take(stage)
-        outcome = work.ledger.commit()
+    outcome = work.journal.commit(next(iter(found), None))
+    for stage in work.missing_stages() if outcome.status == "ok" else ():
+        work.run_stage(stage)
+        outcome = work.journal.commit()
     return outcome
 
 
@@ -144,26 +146,26 @@ def together(questions: Sequence[int]) -> list[range]:
 
 
 class _Work:
-    """A cell on its way; the ledger has what it has brought."""
+    """A cell on its way; the journal has what it has brought."""
 
-    def __init__(self, cell: Cell, method: Method, results: Path, report: Report, bench: Bench, extras: Extras) -> None:
+    def __init__(self, cell: Cell, method: Method, results: Path, report: Report, resources: LoadedResources, extras: Measurements) -> None:
         self._cell, self._method, self._results, self._report = cell, method, results, report
-        self._bench, self._extras = bench, extras
-        bench.serve(cell)
-        bench.battery(extras)  # a test that does not exist or lacks its data is told before any work
-        self.ledger = Ledger(cell, results, extras)
-        self.ledger.notes.update({"title": method.title, **_notes(method, cell)})
-        self._thrift = Thrift(self.ledger.halved)
+        self._resources, self._extras = resources, extras
+        resources.prepare_for(cell)
+        resources.battery(extras)  # a test that does not exist or lacks its data is told before any work
+        self.journal = CellJournal(cell, results, extras)
+        self.journal.notes.update({"title": method.title, **_notes(method, cell)})
+        self._oom_retry = OomRetry(self.journal.halved)
 
     @cached_property
     def _lm(self) -> LM:
-        lm = self._bench.lm(self._cell.model)
-        self.ledger.notes.update(lm.provenance)
+        lm = self._resources.lm(self._cell.model)
+        self.journal.notes.update(lm.provenance)
         return lm
 
     @cached_property
     def _known(self) -> Sequence[Case]:
-        return self._bench.dataset(self._cell.dataset).cases
+        return self._resources.dataset(self._cell.dataset).cases
 
     @cached_property
     def _sets(self) -> list[list[Case]]:
@@ -179,30 +181,32 @@ class _Work:
         return cast(type[Editor[object]], self._method).for_model(cell.model, cell.dataset, cell.n_edits, dict(cell.variant))
 
     @cached_property
-    def _unedited(self) -> Unedited:
+    def _unedited(self) -> UneditedAnswers:
         cell = self._cell
-        return Unedited(None if cell.method == UNEDITED else self._results / "cells" / cell.unedited.id)
+        return UneditedAnswers(None if cell.method == UNEDITED else self._results / "cells" / cell.unedited.id)
 
     def _progress(self, stage: str, number: int) -> Callable[[float], None]:
         """Progress of one draw as progress of the stage."""
         return lambda done: self._report(stage, (number + done) / len(self._sets))
 
-    def _made(self, number: int) -> Made:
+    def _edit_result(self, number: int) -> EditResult:
         """A draw's edits as an earlier run left them, or new: a patch that was deleted is made again long after its answers were taken."""
         folder = self._results / "runs" / self._cell.id / "patch" / str(number)
         cases, progress = self._sets[number], self._progress("edit", number)
-        known = finished(folder, is_watched(self._editor, cases))
+        known = load_finished(folder, asks_after_each_edit(self._editor, cases))
         if known is not None:
             return known
         editor = self._prepared[0]
         with _on_this_model():
-            return self._thrift.run("edit", lambda: edited(self._lm, editor, self._cell, number, cases, folder, progress))
+            return self._oom_retry.run("edit", lambda: run_edit(self._lm, editor, self._cell, number, cases, folder, progress))
 
-    def _edited(self, number: int, made: Made) -> Edited:
+    def _edited_draw(self, number: int, made: EditResult) -> EditedDraw:
         """The edited model, and what it is asked."""
         cases = with_neighbours(self._sets[number], self._spare, self._cell.seed + number)
-        battery = self._bench.battery(self._extras)
-        return Edited(self._lm, made.patch, cases, self._spare, number, len(self._sets), self._cell.seed, self._unedited, battery, self.ledger.notes)
+        battery = self._resources.battery(self._extras)
+        return EditedDraw(
+            self._lm, made.patch, cases, self._spare, number, len(self._sets), self._cell.seed, self._unedited, battery, self.journal.notes
+        )
 
     def answers(self) -> None:
         """Edit all draws, and ask.
@@ -211,7 +215,7 @@ class _Work:
             BadRecord: one cannot be asked; nothing was edited.
             FloatingPointError: the edited model gives no likelihoods.
         """
-        if ANSWERS in self.ledger.shards:
+        if ANSWERS in self.journal.shards:
             return
         record_checks.check(self._lm, self._cell.dataset, self._sets)
         _, prepare_s, peak = self._prepared
@@ -219,8 +223,8 @@ class _Work:
         answers: list[Answer] = []
         immediate: list[Answer] = []
         for numbers in self._together:
-            made = {number: self._made(number) for number in numbers}
-            asking, rows = self._thrift.run(ANSWERS, partial(self._ask, made))
+            made = {number: self._edit_result(number) for number in numbers}
+            asking, rows = self._oom_retry.run(ANSWERS, partial(self._ask, made))
             answers += rows
             ask_s, peak = ask_s + asking.seconds, max(peak, asking.peak_bytes)
             for one in made.values():
@@ -230,23 +234,23 @@ class _Work:
         bad = sum(1 for a in answers if a.answer_logprob != a.answer_logprob)
         if bad:
             raise FloatingPointError(f"{bad} of {len(answers)} probes have no finite likelihood after editing")
-        self.ledger.costs = Costs(prepare_s, seconds, ask_s, peak, nbytes // len(self._sets))
-        self.ledger.write(ANSWERS, answers)
+        self.journal.costs = Costs(prepare_s, seconds, ask_s, peak, nbytes // len(self._sets))
+        self.journal.write(ANSWERS, answers)
         if immediate:
-            self.ledger.write(IMMEDIATE, immediate)
+            self.journal.write(IMMEDIATE, immediate)
         if self._cell.method == UNEDITED:
-            self._what_it_knows()
+            self._ask_with_fact_in_context()
 
     @cached_property
     def _prepared(self) -> tuple[Editor[object], float, int]:
         """The editor, prepared, with what that cost in seconds and its peak memory."""
-        return (self._editor, *self._thrift.run("prepare", self._prepare))
+        return (self._editor, *self._oom_retry.run("prepare", self._prepare))
 
     def _prepare(self) -> tuple[float, int]:
         """Prepare the method; what it cost, whenever that was, in seconds, and its peak memory now."""
         with measured() as meter, _on_this_model():
             told = self._editor.prepare(self._lm, held_out(self._known, self._cell), lambda done: self._report("prepare", done))
-        self.ledger.notes.update(self._editor.notes)
+        self.journal.notes.update(self._editor.notes)
         return max(told, meter.seconds), meter.peak_bytes
 
     @cached_property
@@ -254,32 +258,32 @@ class _Work:
         """The draws in groups that are asked together."""
         return together([sum(len(case.probes) for case in cases) for cases in self._sets])
 
-    def _ask(self, made: Mapping[int, Made], stage: str = ANSWERS, context: Context = "bare") -> tuple[Meter, list[Answer]]:
+    def _ask(self, made: Mapping[int, EditResult], stage: str = ANSWERS, context: Context = "bare") -> tuple[Meter, list[Answer]]:
         """The answers of some draws, by their numbers, and what they cost."""
         done, share = min(made), len(made)
         self._report(stage, done / len(self._sets))
         with measured() as meter:
-            edited = [self._edited(number, one) for number, one in made.items()]
+            edited = [self._edited_draw(number, one) for number, one in made.items()]
             rows = answers_of_draws(edited, lambda part: self._report(stage, (done + share * part) / len(self._sets)), context)
         return meter, rows
 
-    def _what_it_knows(self) -> None:
+    def _ask_with_fact_in_context(self) -> None:
         """Of the unedited model: whether it answers portability questions with the edited fact in front."""
         asking = Asking(context="given", kinds=("portability",))
         answers: list[Answer] = []
         for numbers in self._together:
             cases = {number: self._sets[number] for number in numbers}
-            answers += self._thrift.run(ANSWERS, partial(ask_draws, self._lm, cases, asking))
+            answers += self._oom_retry.run(ANSWERS, partial(ask_draws, self._lm, cases, asking))
         if answers:
-            self.ledger.write(f"{ANSWERS}-given", answers)
+            self.journal.write(f"{ANSWERS}-given", answers)
 
-    def lacking(self) -> tuple[str, ...]:
+    def missing_stages(self) -> tuple[str, ...]:
         """The further stages to be taken now."""
         return tuple(
-            stage for stage in self._extras.stages(self._cell.measure) if stage not in self.ledger.shards and stage not in self.ledger.failed
+            stage for stage in self._extras.stages(self._cell.measure) if stage not in self.journal.shards and stage not in self.journal.failed
         )
 
-    def take(self, stage: str) -> None:
+    def run_stage(self, stage: str) -> None:
         """A further stage; its failure is its own."""
         rows: list[object] = []
         self._report(stage, 0.0)
@@ -287,38 +291,38 @@ class _Work:
             kind, _, context = stage.partition("-")
             if kind == ANSWERS:
                 for numbers in self._together:
-                    made = {number: self._made(number) for number in numbers}
-                    rows += self._thrift.run(stage, partial(self._ask, made, stage, cast(Context, context)))[1]
+                    made = {number: self._edit_result(number) for number in numbers}
+                    rows += self._oom_retry.run(stage, partial(self._ask, made, stage, cast(Context, context)))[1]
             else:
                 for number in range(len(self._sets)):
-                    rows += self._thrift.run(stage, partial(self._measure, stage, number))
+                    rows += self._oom_retry.run(stage, partial(self._measure, stage, number))
         if found:
             release()
-            self.ledger.fail(stage, found[0])
+            self.journal.fail(stage, found[0])
         else:
-            self.ledger.write(stage, rows)
-        self.ledger.costs = replace(self.ledger.costs, stage_s={**self.ledger.costs.stage_s, stage: taking.seconds})
+            self.journal.write(stage, rows)
+        self.journal.costs = replace(self.journal.costs, stage_s={**self.journal.costs.stage_s, stage: taking.seconds})
 
     def _measure(self, stage: str, number: int) -> Sequence[object]:
         """A draw's rows of a further stage."""
-        return measure(stage, self._edited(number, self._made(number)), self._progress(stage, number))
+        return measure(stage, self._edited_draw(number, self._edit_result(number)), self._progress(stage, number))
 
     def decisions(self) -> None:
         """What a scope indicator decides in all draws; a model is loaded only for a gate."""
-        if DECISIONS in self.ledger.shards:
+        if DECISIONS in self.journal.shards:
             return
         params = self._editor.params
         step = partial(decisions_of, self._cell, params, self._sets, self._spare, lambda: self._lm, self._progress)
-        made, self.ledger.costs = self._thrift.run("scope", step)
-        self.ledger.write(DECISIONS, made)
+        made, self.journal.costs = self._oom_retry.run("scope", step)
+        self.journal.write(DECISIONS, made)
 
     def findings(self) -> None:
         """What a study finds about the entities of all draws."""
-        if STUDY in self.ledger.shards:
+        if STUDY in self.journal.shards:
             return
         cell = self._cell
         study = cast(type[Study[object]], self._method).for_model(cell.model, cell.dataset, cell.n_edits, dict(cell.variant))
         step = partial(findings_of, cell, study, self._sets, self._spare, self._lm, self._progress)
-        made, self.ledger.costs, notes = self._thrift.run(STUDY, step)
-        self.ledger.notes.update(notes)
-        self.ledger.write(STUDY, made)
+        made, self.journal.costs, notes = self._oom_retry.run(STUDY, step)
+        self.journal.notes.update(notes)
+        self.journal.write(STUDY, made)

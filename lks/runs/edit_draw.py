@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 
 import lks.editing.patch
-from lks.editing.editor import Editor, unwatched
+from lks.editing.editor import Editor, no_callback
 from lks.editing.patch import Patch
 from lks.edits import Case
 from lks.errors import UserError
@@ -26,7 +26,7 @@ from lks.results.shards import Answer, read_answers, write_shard
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class EditResult:
     """What editing one draw has brought.
 
     Attributes:
@@ -67,12 +67,12 @@ def _now() -> float:
     return time.perf_counter()
 
 
-def is_watched(editor: Editor[object], cases: Sequence[Case]) -> bool:
+def asks_after_each_edit(editor: Editor[object], cases: Sequence[Case]) -> bool:
     """Whether each case is asked right after its edit: where edits come one after the other."""
     return editor.regime == "sequential" and len(cases) > 1
 
 
-def finished(folder: Path, watched: bool) -> Made | None:
+def load_finished(folder: Path, watched: bool) -> EditResult | None:
     """What an earlier run has made of a draw; None if there is nothing whole, and what is damaged is removed.
 
     Args:
@@ -87,23 +87,27 @@ def finished(folder: Path, watched: bool) -> Made | None:
         if known.get("sha256", kept := _digest(folder)) != kept:
             raise ValueError("the patch is not the one that was saved")
         immediate = read_answers(folder / f"{IMMEDIATE}.parquet") if watched else []
-        return Made(lks.editing.patch.load(folder), immediate, float(known["seconds"]), float(known.get("asked_s", 0)), int(known["peak_bytes"]))
+        return EditResult(
+            lks.editing.patch.load(folder), immediate, float(known["seconds"]), float(known.get("asked_s", 0)), int(known["peak_bytes"])
+        )
     except (UserError, OSError, KeyError, TypeError, ValueError):
         shutil.rmtree(folder)
         return None
 
 
-def edited(lm: LM, editor: Editor[object], cell: Cell, number: int, cases: Sequence[Case], folder: Path, progress: Callable[[float], None]) -> Made:
+def run_edit(
+    lm: LM, editor: Editor[object], cell: Cell, number: int, cases: Sequence[Case], folder: Path, progress: Callable[[float], None]
+) -> EditResult:
     """Make a draw's edits with a prepared editor and save them, the record of their cost last.
 
     Raises:
         FloatingPointError: the edits hold NaN.
         OSError: they cannot be saved.
     """
-    watched = is_watched(editor, cases)
+    watched = asks_after_each_edit(editor, cases)
     watch = _Watch(lm, cases, number)
     with measured() as meter:
-        patch = editor.edit(lm, [case.edit for case in cases], cell.seed + number, progress, watch if watched else unwatched)
+        patch = editor.edit(lm, [case.edit for case in cases], cell.seed + number, progress, watch if watched else no_callback)
     _check_finite(patch)
     patch.save(folder)
     if watched:
@@ -111,7 +115,7 @@ def edited(lm: LM, editor: Editor[object], cell: Cell, number: int, cases: Seque
     seconds = max(0.0, meter.seconds - watch.seconds)
     costs = {"seconds": seconds, "asked_s": watch.seconds, "peak_bytes": meter.peak_bytes, "sha256": _digest(folder)}
     write_whole(folder / "cost.json", json.dumps(costs).encode())
-    return Made(patch, watch.answers, seconds, watch.seconds, meter.peak_bytes)
+    return EditResult(patch, watch.answers, seconds, watch.seconds, meter.peak_bytes)
 
 
 def _digest(folder: Path) -> str:

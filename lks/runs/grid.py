@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lks.errors import UserError, unknown
 from lks.results.cells import (
     UNEDITED,
-    Extras,
     Measure,
+    Measurements,
     Overrides,
     Split,
 )
@@ -39,7 +39,7 @@ class Grid(BaseModel):
         split: "development" edits cases that no grid of the same seed and records evaluates, as long as its draws leave the last third alone.
         measure: "scope" stores what the methods' edit scope indicators decide instead of answers; there is no unedited model then.
             "study": methods are names of studies (`lks.studies.registry`), n_edits the number of entities; there is no unedited model either.
-        contexts, fluency, gates, ability, documents, overhead: what is measured beside the answers (`Extras`).
+        contexts, fluency, gates, ability, documents, overhead: what is measured beside the answers (`Measurements`).
         otherwise: the grid that is run where this one was not asked for by name and a model of it cannot be had.
     """
 
@@ -66,9 +66,9 @@ class Grid(BaseModel):
     otherwise: str = ""
 
     @property
-    def extras(self) -> Extras:
+    def extras(self) -> Measurements:
         """What its cells are measured on beside the answers."""
-        return Extras(tuple(self.contexts), self.fluency, self.gates, tuple(self.ability), self.documents, overhead=self.overhead)
+        return Measurements(tuple(self.contexts), self.fluency, self.gates, tuple(self.ability), self.documents, overhead=self.overhead)
 
     def entries(self, every: Iterable[str] = ()) -> list[tuple[str, Overrides]]:
         """Methods with their overrides as text; where answers are stored the unedited model first, whether it is listed or not.

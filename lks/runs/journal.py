@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lks.errors import DataError
 from lks.io.atomic import write_whole
-from lks.results.cells import Cell, Costs, Extras, Outcome, Status
+from lks.results.cells import Cell, Costs, Measurements, Outcome, Status
 from lks.results.provenance import provenance
 from lks.results.shards import check_cell, read_outcome, write_outcome, write_stage
 from lks.runs.failures import Failure
@@ -15,7 +15,7 @@ HALVED = "batches halved"
 """In the provenance: stages for which memory sufficed with half the batch only."""
 
 
-class Ledger:
+class CellJournal:
     """The books of one cell; those of an earlier run are taken up where its outcome and all its shards are whole.
 
     Args:
@@ -31,7 +31,7 @@ class Ledger:
         halved: stages for which memory sufficed with half the batch only.
     """
 
-    def __init__(self, cell: Cell, results: Path, extras: Extras) -> None:
+    def __init__(self, cell: Cell, results: Path, extras: Measurements) -> None:
         self._cell, self._results = cell, results
         self.shards: dict[str, str] = {}
         self.costs, self.failed, self.notes = Costs(), dict[str, str](), dict[str, str]()

@@ -4,7 +4,7 @@ import re
 
 from lks.scope.english_words import FUNCTION, words
 from lks.scope.normalization import APOSTROPHES, is_word
-from lks.scope.running_text import Reading, reading, sentence
+from lks.scope.running_text import CapitalsReading, reading, sentence
 
 _AFTER = re.compile(r"(?: & | (?:de|van|von|di|da|del|der|ibn|bin) |[ \u00a0\-\u2010\u2011/]|(?<=\d)\.(?=\d))(\w+)")
 _YEAR = re.compile("1[0-9]{3}|20[0-9]{2}")
@@ -53,14 +53,14 @@ def inside_longer_name(text: str, start: int, end: int, plain: bool = False) -> 
         text, start, end = text[line : stop if stop >= 0 else len(text)], start - line, end - line
     ending = _ENDING.match(text, end)
     if ending is not None and is_word(text[end - 1]) and is_word(ending[1][0]) and ending[1].lower() not in _ENDINGS:
-        return reading(sentence(text, start, end)) is not Reading.FOREIGN
+        return reading(sentence(text, start, end)) is not CapitalsReading.FOREIGN
     span = text[start:end]
     if span == span.lower() or not any(map(str.islower, text)):
         return False
     if not (_goes_on(text, end, plain) or (start > 1 and _continues(text, start, " " in span, plain))):
         return False
     kind = reading(sentence(text, start, end))
-    return kind is Reading.ENGLISH or (plain and kind is Reading.TITLE)
+    return kind is CapitalsReading.ENGLISH or (plain and kind is CapitalsReading.TITLE)
 
 
 def _goes_on(text: str, end: int, plain: bool) -> bool:

@@ -24,7 +24,7 @@ SURE, WEAK = 2, 1
 """Weights of a word that tells the language, and of one that only points to it."""
 
 
-class Reading(Enum):
+class CapitalsReading(Enum):
     """How the capitals of a sentence are to be read."""
 
     ENGLISH = 1
@@ -43,7 +43,7 @@ def sentence(line: str, start: int, end: int) -> str:
 
 
 @lru_cache(maxsize=512)
-def reading(line: str) -> Reading:
+def reading(line: str) -> CapitalsReading:
     """Tell from the words of a sentence that are no names, which are those in small letters (all of them in one of capitals).
 
     Another language: words unknown to an English word list outweigh English function words. What may stand inside a name ("de la") or is a
@@ -69,8 +69,8 @@ def reading(line: str) -> Reading:
             foreign += WEAK * (lower in _ARTICLES)
         last = lower
     if foreign > max(english, WEAK):
-        return Reading.FOREIGN
-    return Reading.TITLE if titled and not content else Reading.ENGLISH
+        return CapitalsReading.FOREIGN
+    return CapitalsReading.TITLE if titled and not content else CapitalsReading.ENGLISH
 
 
 def _weight(token: str, word: str, last: str) -> int:

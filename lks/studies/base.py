@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, Self, TypeVar
 
-from lks.editing.editor import Progress, override, silent
+from lks.editing.editor import Progress, no_progress, override
 from lks.edits import Edit
 from lks.models.lm import LM
 from lks.results.study_rows import StudyRow
@@ -72,7 +72,7 @@ class Study(ABC, Generic[ParamsT]):
         return cls(override(cls.params_type(), overrides or {}))  # type: ignore[arg-type]
 
     @abstractmethod
-    def run(self, lm: LM, entities: Entities, seed: int = 0, progress: Progress = silent) -> Findings:
+    def run(self, lm: LM, entities: Entities, seed: int = 0, progress: Progress = no_progress) -> Findings:
         """Measure.
 
         Args:

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lks.models.frozen_prefix import States, Upper, batches
+from lks.models.frozen_prefix import BlockStates, UpperBlocks, batches
 from lks.models.frozen_suffix import Suffix
 from lks.models.lm import LM
-from lks.models.memory import empty
-from lks.models.prefill import removed
+from lks.models.memory import allocate
+from lks.models.prefill import installed_hooks
 
 
 @torch.no_grad()
@@ -36,7 +36,7 @@ def captured(
         [modules, rows, sites, d].
     """
     sites = torch.tensor(positions, device=lm.device)
-    found = empty((len(modules), *sites.shape, lm.dim), lm.model.dtype, lm.device)
+    found = allocate((len(modules), *sites.shape, lm.dim), lm.model.dtype, lm.device)
     for chosen in batches([len(row) for row in rows], batch_tokens):
         ids, mask = lm.pad([rows[i] for i in chosen])
         index = torch.tensor(chosen, device=lm.device)
@@ -49,7 +49,7 @@ def captured(
             return hook
 
         at = (torch.arange(len(chosen), device=lm.device)[:, None], sites[index])
-        with removed([module.register_forward_hook(keep(number, at)) for number, module in enumerate(modules)]):
+        with installed_hooks([module.register_forward_hook(keep(number, at)) for number, module in enumerate(modules)]):
             lm.decoder(input_ids=ids, attention_mask=mask, use_cache=False)
         for number, states in kept.items():
             found[number, index.to(found.device)] = states.to(found.device)
@@ -66,10 +66,10 @@ class Blockwise:
     def __init__(self, lm: LM) -> None:
         self.lm = lm
         blocks = range(len(lm.blocks))
-        self.steps = Upper(lm, -1, blocks)  # one block each, then the final norm
-        self.above = {block: Upper(lm, block) for block in range(-1, len(blocks))}
+        self.steps = UpperBlocks(lm, -1, blocks)  # one block each, then the final norm
+        self.above = {block: UpperBlocks(lm, block) for block in range(-1, len(blocks))}
 
-    def ends(self, cached: States, index: Tensor, starts: Tensor) -> "Ends":
+    def ends(self, cached: BlockStates, index: Tensor, starts: Tensor) -> "Ends":
         """The ends of some rows.
 
         Args:
@@ -87,7 +87,7 @@ class Ends:
         entering: [rows, ends, d] what enters block 0; column 0 is s.
     """
 
-    def __init__(self, blockwise: Blockwise, cached: States, index: Tensor, starts: Tensor) -> None:
+    def __init__(self, blockwise: Blockwise, cached: BlockStates, index: Tensor, starts: Tensor) -> None:
         self._blockwise, self._starts = blockwise, starts
         self._whole = Suffix(blockwise.steps, cached, index, starts)
         self.entering = self._whole.hidden
@@ -103,7 +103,7 @@ class Ends:
         """Final states [rows, ends, d] from states [rows, ends, d] that leave a block; -1: that enter block 0."""
         return self._part(self._blockwise.above[block], block + 1, None)(hidden)
 
-    def _part(self, upper: Upper, first: int, end: int | None) -> Suffix:
+    def _part(self, upper: UpperBlocks, first: int, end: int | None) -> Suffix:
         """The blocks first..end-1, or all from `first` with the final norm, with keys and values of the beginnings."""
         part = copy.copy(self._whole)
         part.upper, kept = upper, self._whole.kept[first:end]

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lks.editing.editor import Progress, silent
+from lks.editing.editor import Progress, no_progress
 from lks.edits import Edit
-from lks.models.frozen_prefix import States, batches, states
+from lks.models.frozen_prefix import BlockStates, batches, states
 from lks.models.lm import LM, Encoded
-from lks.models.prefill import removed
+from lks.models.prefill import installed_hooks
 from lks.results.study_rows import ANYWHERE, StudyRow
 from lks.studies.base import Entities, Findings, Study
 from lks.studies.blockwise import Blockwise, Ends, captured, replaced
@@ -45,7 +45,7 @@ class TracingParams:
 
 
 @dataclass(frozen=True, slots=True)
-class _Prompt:
+class _TracedPrompt:
     """A prompt that the model answers right."""
 
     edit: Edit
@@ -71,7 +71,7 @@ class Tracing(Study[TracingParams]):
     params_type: ClassVar = TracingParams
 
     @torch.no_grad()
-    def run(self, lm: LM, entities: Entities, seed: int = 0, progress: Progress = silent, batch_tokens: int = 8192) -> Findings:
+    def run(self, lm: LM, entities: Entities, seed: int = 0, progress: Progress = no_progress, batch_tokens: int = 8192) -> Findings:
         """Trace all prompts that the model answers right, several with all their noise in one batch."""
         asked = [edit for edit in entities.edits if edit.subject in edit.prompt]
         encoded = lm.encode([e.prompt for e in asked], [e.ground_truth for e in asked], [e.subject for e in asked])
@@ -83,7 +83,7 @@ class Tracing(Study[TracingParams]):
         scale, blockwise, done = self.params.noise * _spread(lm, prompts), Blockwise(lm), 0
         for group in batches([len(prompt.ids) * self.params.samples for prompt, _ in known], batch_tokens):
             some = [known[i][0] for i in group]
-            batch = _Batch(blockwise, some, _noise(lm, some, self.params.samples, scale, seed))
+            batch = _NoiseBatch(blockwise, some, _noise(lm, some, self.params.samples, scale, seed))
             for prompt, i, corrupted in zip(some, group, batch.corrupted, strict=True):
                 values = {"clean": known[i][1], "corrupted": corrupted}
                 rows += [entities.row(prompt.edit, -1, ANYWHERE, quantity, value) for quantity, value in values.items()]
@@ -92,20 +92,20 @@ class Tracing(Study[TracingParams]):
             progress(done / len(known))
         return Findings(rows, left_out)
 
-    def _traced(self, entities: Entities, batch: "_Batch", site: int) -> Iterator[StudyRow]:
+    def _traced(self, entities: Entities, batch: "_NoiseBatch", site: int) -> Iterator[StudyRow]:
         """Rows of one site."""
         for block, kind, effects in batch.effects(site, self.params.blocks):
             for prompt, effect in zip(batch.prompts, effects, strict=True):
                 yield entities.row(prompt.edit, block, SITES[site], kind, effect)
 
 
-def _prompts(asked: Sequence[Edit], encoded: Sequence[Encoded]) -> Iterator[_Prompt]:
+def _prompts(asked: Sequence[Edit], encoded: Sequence[Encoded]) -> Iterator[_TracedPrompt]:
     for edit, one in zip(asked, encoded, strict=True):
         if one.subject is not None and one.answer:
-            yield _Prompt(edit, one.ids[: one.n_prompt], one.subject, one.answer[0])
+            yield _TracedPrompt(edit, one.ids[: one.n_prompt], one.subject, one.answer[0])
 
 
-def _clean(lm: LM, prompts: Sequence[_Prompt], batch_tokens: int = 8192) -> list[float | None]:
+def _clean(lm: LM, prompts: Sequence[_TracedPrompt], batch_tokens: int = 8192) -> list[float | None]:
     """Probability of each answer's first token; None where another one is likelier."""
     found: list[float | None] = [None] * len(prompts)
     for group in batches([len(prompt.ids) for prompt in prompts], batch_tokens):
@@ -118,14 +118,14 @@ def _clean(lm: LM, prompts: Sequence[_Prompt], batch_tokens: int = 8192) -> list
     return found
 
 
-def _spread(lm: LM, prompts: Sequence[_Prompt]) -> float:
+def _spread(lm: LM, prompts: Sequence[_TracedPrompt]) -> float:
     """Standard deviation of all numbers in the embeddings of the subjects' tokens."""
     tokens = [token for prompt in prompts for token in prompt.ids[prompt.subject[0] : prompt.subject[1] + 1]]
     embeddings = lm.model.get_input_embeddings()(torch.tensor(tokens, dtype=torch.long, device=lm.device)).float()
     return float(embeddings.std()) if len(tokens) > 1 else 0.0
 
 
-def _noise(lm: LM, prompts: Sequence[_Prompt], samples: int, scale: float, seed: int) -> list[Tensor]:
+def _noise(lm: LM, prompts: Sequence[_TracedPrompt], samples: int, scale: float, seed: int) -> list[Tensor]:
     """[samples, subject's tokens, d] for each prompt, the same whatever else is in the batch."""
     found = []
     for prompt in prompts:
@@ -136,7 +136,7 @@ def _noise(lm: LM, prompts: Sequence[_Prompt], samples: int, scale: float, seed:
     return found
 
 
-class _Batch:
+class _NoiseBatch:
     """Some prompts, each as often as there are samples of noise.
 
     Attributes:
@@ -144,7 +144,7 @@ class _Batch:
         corrupted: mean probability of each answer with noise and nothing restored.
     """
 
-    def __init__(self, blockwise: Blockwise, prompts: Sequence[_Prompt], noise: Sequence[Tensor]) -> None:
+    def __init__(self, blockwise: Blockwise, prompts: Sequence[_TracedPrompt], noise: Sequence[Tensor]) -> None:
         self.prompts, self._blockwise, self._samples = prompts, blockwise, len(noise[0])
         lm = blockwise.lm
         parts = [*lm.blocks, *map(lm.mlp_output, range(len(lm.blocks))), *map(lm.attention_output, range(len(lm.blocks)))]
@@ -181,7 +181,7 @@ class _Batch:
                 yield block, kind, (self._probability(ends, final) - before).tolist()
 
 
-def _blurred(lm: LM, prompts: Sequence[_Prompt], noise: Sequence[Tensor]) -> States:
+def _blurred(lm: LM, prompts: Sequence[_TracedPrompt], noise: Sequence[Tensor]) -> BlockStates:
     """What enters block 0, with each sample of the noise on the subject's tokens."""
     embedded = states(lm, -1, [prompt.ids for prompt in prompts])
     flat: list[Tensor] = []
@@ -191,7 +191,7 @@ def _blurred(lm: LM, prompts: Sequence[_Prompt], noise: Sequence[Tensor]) -> Sta
         rows[:, prompt.subject[0] : prompt.subject[1] + 1] += drawn
         flat.append(rows.flatten(0, 1))
     lengths = embedded.lengths.repeat_interleave(len(noise[0]))
-    return States(torch.cat(flat), lengths.cumsum(0) - lengths, lengths)
+    return BlockStates(torch.cat(flat), lengths.cumsum(0) - lengths, lengths)
 
 
 @contextmanager
@@ -201,5 +201,5 @@ def _restored(modules: Sequence[nn.Module], outputs: Sequence[Tensor]) -> Iterat
     def hook(given: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
         return lambda _module, _args, output: replaced(output, given)
 
-    with removed([module.register_forward_hook(hook(given)) for module, given in zip(modules, outputs, strict=True)]):
+    with installed_hooks([module.register_forward_hook(hook(given)) for module, given in zip(modules, outputs, strict=True)]):
         yield

@@ -48,7 +48,7 @@ def pairs(lm: LM, entities: Entities, seed: int) -> list[Pair]:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class DonorOutputs:
     """What the model says under other states; index 0 of the first axis is the unchanged model, l + 1 the change after block l.
 
     Attributes:
@@ -69,7 +69,7 @@ class Said:
 
 
 @torch.no_grad()
-def exchanged(lm: LM, chosen: Sequence[Pair], progress: Progress, batch_tokens: int = 8192) -> Said:
+def exchanged(lm: LM, chosen: Sequence[Pair], progress: Progress, batch_tokens: int = 8192) -> DonorOutputs:
     """Put the donor's state, taken from its own prompt, at the subject's last token after each block in turn.
 
     Args:
@@ -84,7 +84,7 @@ def exchanged(lm: LM, chosen: Sequence[Pair], progress: Progress, batch_tokens: 
     old = lm.encode([e.prompt for e in own], [e.ground_truth for e in own])
     given = captured(lm, [d.ids for d in donors], [[_last(d.subject)] for d in donors], list(lm.blocks), batch_tokens)[:, :, 0]
     shape = (len(lm.blocks) + 1, len(chosen))
-    said = Said(
+    said = DonorOutputs(
         torch.zeros(shape, dtype=torch.long),
         torch.zeros(shape, dtype=torch.long),
         torch.zeros(shape, dtype=torch.float64),
@@ -127,7 +127,7 @@ class _Answers:
         self.rows, self.positions, self.labels = torch.tensor(places, device=device).T
         self.first = torch.tensor([next(i for i, place in enumerate(places) if place[0] == row) for row in range(len(rows))], device=device)
 
-    def read(self, ends: Ends, final: Tensor, said: Said, place: int, group: Sequence[int]) -> None:
+    def read(self, ends: Ends, final: Tensor, said: DonorOutputs, place: int, group: Sequence[int]) -> None:
         """Write down what final states [rows, ends, d] say."""
         logits = ends.logits(final, self.rows, self.positions)
         likelihood = logits.log_softmax(-1).gather(1, self.labels[:, None])[:, 0].double()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
-from lks.editing.editor import Progress, silent
+from lks.editing.editor import Progress, no_progress
 from lks.editing.patch import NoPatch, Patch
 from lks.edits import Edit, make_case
 from lks.errors import UserError
@@ -60,7 +60,7 @@ class Gain(Study[GainParams]):
             study.params = replace(study.params, editor=LKS.for_model(model, dataset, n_edits).params)
         return study
 
-    def run(self, lm: LM, entities: Entities, seed: int = 0, progress: Progress = silent) -> Findings:
+    def run(self, lm: LM, entities: Entities, seed: int = 0, progress: Progress = no_progress) -> Findings:
         """Measure at every block; of an edited model at all but the last, where a change at the subject reaches no answer."""
         if self.params.blocks_from == "edited":
             return self._of_edits(lm, entities, seed, progress)

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lks.editing.editor import Progress, silent
+from lks.editing.editor import Progress, no_progress
 from lks.edits import Edit
 from lks.models.lm import LM
 from lks.scope.naming import names_subject
@@ -30,7 +30,7 @@ class ProbeParams:
     entity: Literal["alone", "prompt"] = "alone"
 
 
-class Probe(Study[ProbeParams]):
+class StateProbe(Study[ProbeParams]):
     """Cosine similarity of the state at the entity's last token with the last-token states of "prompt ground_truth" and "prompt target".
 
     At every block's output: `cosine_true`, `cosine_false`; `accuracy`, 1 where the first is larger and 1/2 where they are equal; and `control`, the
@@ -41,7 +41,7 @@ class Probe(Study[ProbeParams]):
     source: ClassVar = "LKS, arXiv 2508.03741, Sec. 2.1, Fig. 2"
     params_type: ClassVar = ProbeParams
 
-    def run(self, lm: LM, entities: Entities, seed: int = 0, progress: Progress = silent) -> Findings:
+    def run(self, lm: LM, entities: Entities, seed: int = 0, progress: Progress = no_progress) -> Findings:
         """One forward pass for all blocks of each text; a fact whose target is the true answer has nothing to tell apart."""
         asked = [edit for edit in entities.edits if edit.ground_truth.casefold() != edit.target.casefold() and edit.subject in edit.prompt]
         others = [_somebody_else(edit, entities.pool, seed) for edit in asked]

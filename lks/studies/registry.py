@@ -16,10 +16,10 @@ from lks.results.study_rows import StudyRow
 from lks.studies.base import Entities, Study
 from lks.studies.causal_tracing import Tracing
 from lks.studies.information_gain import Gain
-from lks.studies.probe import Probe
+from lks.studies.probe import StateProbe
 from lks.studies.swap import Swap
 
-STUDIES: Mapping[str, type[Study[object]]] = MappingProxyType({"probe": Probe, "swap": Swap, "gain": Gain, "tracing": Tracing})  # type: ignore[dict-item]
+STUDIES: Mapping[str, type[Study[object]]] = MappingProxyType({"probe": StateProbe, "swap": Swap, "gain": Gain, "tracing": Tracing})  # type: ignore[dict-item]
 """Every study by name."""
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lks.editing.editor import Progress, silent
+from lks.editing.editor import Progress, no_progress
 from lks.models.lm import LM
 from lks.results.study_rows import ANYWHERE
 from lks.studies.base import Entities, Findings, Study
@@ -27,7 +27,7 @@ class Swap(Study[SwapParams]):
     source: ClassVar = "LKS, arXiv 2508.03741, Sec. 2.2, Fig. 4"
     params_type: ClassVar = SwapParams
 
-    def run(self, lm: LM, entities: Entities, seed: int = 0, progress: Progress = silent) -> Findings:
+    def run(self, lm: LM, entities: Entities, seed: int = 0, progress: Progress = no_progress) -> Findings:
         """Swap at every block; entities without a donor are left out."""
         chosen = pairs(lm, entities, seed)
         if not chosen:

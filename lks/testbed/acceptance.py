@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from lks.data.synthetic_text import AbilityItem
 from lks.scope.naming import spelt
-from lks.testbed.corpus import Batch, Row, collate
+from lks.testbed.corpus import TokenBatch, TrainingText, collate
 from lks.testbed.interchange import intervened
 
 RECALL_TRAINED, RECALL_HELD_OUT, SWAP, ABILITY = 0.99, 0.95, 0.80, 0.90  # what a model must reach
@@ -118,19 +118,19 @@ class Examiner:
         self.tokenizer = tokenizer
         self.pad = int(tokenizer.pad_token_id)
 
-    def row(self, question: Question, answer: str | None = None) -> Row:
+    def row(self, question: Question, answer: str | None = None) -> TrainingText:
         """The question as token ids, with its own or another answer."""
         encoded = self.tokenizer(question.prompt)
         named = spelt(question.prompt, question.subject)
         last = encoded.char_to_token(named[-1].end - 1) if named else 0
         ids = self.tokenizer.encode(question.answer if answer is None else answer, add_special_tokens=False)
-        return Row(tuple(encoded.input_ids), tuple(ids), last or 0)
+        return TrainingText(tuple(encoded.input_ids), tuple(ids), last or 0)
 
-    def _collate(self, rows: Sequence[Row]) -> Batch:
+    def _collate(self, rows: Sequence[TrainingText]) -> TokenBatch:
         return collate(rows, self.pad).to(self.model.device)
 
     @torch.no_grad()
-    def right(self, rows: Sequence[Row], block: int = 0, states: Tensor | None = None) -> list[bool]:
+    def right(self, rows: Sequence[TrainingText], block: int = 0, states: Tensor | None = None) -> list[bool]:
         """Whether each answer is given; with `states` [rows, dim] put in at (block, subject's last token)."""
         verdicts: list[bool] = []
         for start in range(0, len(rows), 256):
@@ -151,7 +151,7 @@ class Examiner:
         return verdicts
 
     @torch.no_grad()
-    def states(self, rows: Sequence[Row]) -> Tensor:
+    def states(self, rows: Sequence[TrainingText]) -> Tensor:
         """States at the subject's last token after every block [blocks, rows, dim]."""
         found = []
         for start in range(0, len(rows), 256):

@@ -24,10 +24,10 @@ from lks.data.synthetic_world import world
 from lks.data.template_prompts import Record
 from lks.errors import UserError, unknown
 from lks.models.recipe import Recipe
-from lks.models.testbed_models import NAMES, VERSIONS, Job, built, default_folder, job_of, model_folder
+from lks.models.testbed_models import NAMES, VERSIONS, TestbedModel, default_folder, is_built, job_of, model_folder
 from lks.testbed.acceptance import CheckReport, Exam, examine
-from lks.testbed.corpus import Source
-from lks.testbed.interchange import Training, measured_steps, new_model
+from lks.testbed.corpus import TextSource
+from lks.testbed.interchange import TestbedTraining, measured_steps, new_model
 from lks.testbed.mini import made_questions, mini_exam, mini_source, mini_tokenizer, questions
 from lks.testbed.world_corpus import world_exam, world_source, world_tokenizer
 
@@ -37,17 +37,17 @@ SAVE_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
-class Text:
+class TestbedText:
     """What a job needs besides its recipe."""
 
     tokenizer: PreTrainedTokenizerFast
-    source: Source
+    source: TextSource
     exam: Exam
     heads: tuple[int, int]
     data_sha256: str
 
 
-def _records(job: Job, data_dir: Path | None) -> tuple[tuple[Record, ...], str]:
+def _records(job: TestbedModel, data_dir: Path | None) -> tuple[tuple[Record, ...], str]:
     """The records of a mini model, and the hash of their file."""
     published = DATASETS[job.dataset]
     if published == "made":
@@ -66,25 +66,25 @@ def _sha256(path: Path) -> str:
         return file_digest(file, "sha256").hexdigest()
 
 
-def _exam(job: Job, data_dir: Path | None) -> Exam:
+def _exam(job: TestbedModel, data_dir: Path | None) -> Exam:
     """What the acceptance test asks."""
     if job.dataset == "world":
         return world_exam(world())
     return mini_exam(questions(_records(job, data_dir)[0]))
 
 
-def _text(job: Job, data_dir: Path | None) -> Text:
+def _text(job: TestbedModel, data_dir: Path | None) -> TestbedText:
     """Tokenizer, training text and exam of a job."""
     if job.dataset == "world":
         made = world()
         tokenizer = world_tokenizer(made)
-        return Text(tokenizer, world_source(made, tokenizer), world_exam(made), job.recipe.heads, "")
+        return TestbedText(tokenizer, world_source(made, tokenizer), world_exam(made), job.recipe.heads, "")
     records, digest = _records(job, data_dir)
     asked = questions(records)
     extra = made_questions(records, asked)
     tokenizer = mini_tokenizer(records, extra, size=min(8000, 2000 + 2 * job.records))
     source, heads = mini_source((*asked, *extra), tokenizer)
-    return Text(tokenizer, source, mini_exam(asked), heads, digest)
+    return TestbedText(tokenizer, source, mini_exam(asked), heads, digest)
 
 
 def build(
@@ -117,7 +117,7 @@ def build(
     """
     job = job_of(name, dataset, records, seed)
     folder = out or default_folder(job)
-    if minutes is None and built(folder, job):
+    if minutes is None and is_built(folder, job):
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ def build(
     return folder
 
 
-def _training(recipe: Recipe, text: Text) -> Training:
+def _training(recipe: Recipe, text: TestbedText) -> TestbedTraining:
     tokenizer = text.tokenizer
     special = (int(tokenizer.bos_token_id), int(tokenizer.eos_token_id), int(tokenizer.pad_token_id))
     model = new_model(recipe.shape, len(tokenizer), special, recipe.seed)
@@ -149,10 +149,10 @@ def _training(recipe: Recipe, text: Text) -> Training:
         model.set_attn_implementation("eager")  # on a CPU the backward pass of fused attention is slow in bfloat16
     if torch.cuda.is_available():
         model = cast(Callable[[str], PreTrainedModel], model.to)("cuda")
-    return Training(model, text.source, recipe, special[2])
+    return TestbedTraining(model, text.source, recipe, special[2])
 
 
-def _run(training: Training, state: Path, label: str) -> None:
+def _run(training: TestbedTraining, state: Path, label: str) -> None:
     """All remaining steps; the state is saved every minute and however this ends."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     steps = training.recipe.steps
@@ -171,7 +171,7 @@ def _run(training: Training, state: Path, label: str) -> None:
                 training.save(state)
 
 
-def _write(folder: Path, job: Job, training: Training, text: Text, seconds: float) -> None:
+def _write(folder: Path, job: TestbedModel, training: TestbedTraining, text: TestbedText, seconds: float) -> None:
     """The finished model as a folder that appears in one move."""
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)

@@ -18,7 +18,7 @@ IGNORED = -100  # label of a position without loss
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TrainingText:
     """One training text.
 
     Attributes:
@@ -40,7 +40,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TokenBatch:
     """Rows as tensors, padded on the right.
 
     Attributes:
@@ -57,29 +57,29 @@ class Batch:
     donor: Tensor
     traits: Tensor
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> "TokenBatch":
         """The same batch on a device."""
-        return Batch(self.ids.to(device), self.labels.to(device), self.last.to(device), self.donor.to(device), self.traits.to(device))
+        return TokenBatch(self.ids.to(device), self.labels.to(device), self.last.to(device), self.donor.to(device), self.traits.to(device))
 
 
-def collate(rows: Sequence[Row], pad: int) -> Batch:
+def collate(rows: Sequence[TrainingText], pad: int) -> TokenBatch:
     """Rows as one padded batch."""
     width = max(len(row) for row in rows)
     ids = [[*row.prompt, *row.answer] + [pad] * (width - len(row)) for row in rows]
     labels = [[IGNORED] * len(row.prompt) + list(row.answer) + [IGNORED] * (width - len(row)) for row in rows]
     donor = [i + row.donor for i, row in enumerate(rows)]
     traits = torch.tensor([row.traits for row in rows])
-    return Batch(torch.tensor(ids), torch.tensor(labels), torch.tensor([row.last for row in rows]), torch.tensor(donor), traits)
+    return TokenBatch(torch.tensor(ids), torch.tensor(labels), torch.tensor([row.last for row in rows]), torch.tensor(donor), traits)
 
 
-class Source(Protocol):
+class TextSource(Protocol):
     """Where rows come from. The same `rng` state gives the same rows."""
 
-    def pair(self, rng: random.Random) -> tuple[Row, ...]:
+    def pair(self, rng: random.Random) -> tuple[TrainingText, ...]:
         """A row with its donor, or a row alone when nobody can be its donor."""
         ...
 
-    def side(self, rng: random.Random) -> Row:
+    def side(self, rng: random.Random) -> TrainingText:
         """A row about no subject: an ability item (loss on its answer) or a sentence (an empty prompt but `<s>`)."""
         ...
 
@@ -131,16 +131,18 @@ class FactTable:
         """Template -> the subjects whose answer is known."""
         return {template: list(table) for template, table in self.by_template.items()}
 
-    def row(self, subject: int, template: int, answer_of: int, rng: random.Random) -> Row:
+    def row(self, subject: int, template: int, answer_of: int, rng: random.Random) -> TrainingText:
         """A text that asks `template` about `subject`, answered as for `answer_of`."""
         before, after = self.templates[template]
         spellings = self.names[subject]
         name = rng.choice(spellings) if len(spellings) > 1 and rng.random() < self.alias_share else spellings[0]
         lead = rng.choice(self.leads) if self.leads and rng.random() < self.lead_share else ()
         head = (self.bos, *lead, *before, *name)
-        return Row(head + after, self.answers[self.by_template[template][answer_of]], len(head) - 1, 0, self.traits[subject] if self.traits else ())
+        return TrainingText(
+            head + after, self.answers[self.by_template[template][answer_of]], len(head) - 1, 0, self.traits[subject] if self.traits else ()
+        )
 
-    def pair(self, rng: random.Random) -> tuple[Row, ...]:
+    def pair(self, rng: random.Random) -> tuple[TrainingText, ...]:
         """A row whose answer is that of its donor, and the donor: a row about another subject in a phrasing of its own."""
         subject, template, _ = rng.choice(self.facts)
         other = rng.choice(self.subjects_of[template])
@@ -151,14 +153,14 @@ class FactTable:
         return (replace(row, donor=1), min(donors, key=lambda donor: abs(len(donor) - len(row))))
 
 
-def batches(source: Source, pool: int, rows: int, seed: int, pad: int) -> list[Batch]:
+def batches(source: TextSource, pool: int, rows: int, seed: int, pad: int) -> list[TokenBatch]:
     """The `pool`-th group of 16 batches, alike in length inside and shuffled; a function of its arguments alone."""
     rng = random.Random(f"{seed} {pool}")
-    pairs: list[tuple[Row, ...]] = []
+    pairs: list[tuple[TrainingText, ...]] = []
     while sum(map(len, pairs)) < 16 * rows:
         pairs += [source.pair(rng) for _ in range(rows)]
     pairs.sort(key=lambda pair: max(len(row) for row in pair))
-    chunks: list[list[Row]] = [[]]
+    chunks: list[list[TrainingText]] = [[]]
     for pair in pairs:
         if len(chunks[-1]) >= rows and len(chunks) < 16:
             chunks.append([])
@@ -168,7 +170,7 @@ def batches(source: Source, pool: int, rows: int, seed: int, pad: int) -> list[B
     return [collate(chunk, pad) for chunk in chunks]
 
 
-def side_batch(source: Source, step: int, rows: int, seed: int, pad: int) -> Batch:
+def side_batch(source: TextSource, step: int, rows: int, seed: int, pad: int) -> TokenBatch:
     """Rows about no subject for one step."""
     rng = random.Random(f"side {seed} {step}")
     return collate([source.side(rng) for _ in range(rows)], pad)

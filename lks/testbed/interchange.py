@@ -24,14 +24,14 @@ from torch.optim.optimizer import Optimizer
 from lks.errors import UserError
 from lks.io import states
 from lks.models.precision import multiplies_bfloat16
-from lks.models.recipe import Recipe, Shape
-from lks.testbed.corpus import IGNORED, Batch, Source, batches, side_batch
+from lks.models.recipe import Recipe, TestbedShape
+from lks.testbed.corpus import IGNORED, TextSource, TokenBatch, batches, side_batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def new_model(shape: Shape, vocabulary: int, special: tuple[int, int, int], seed: int) -> "PreTrainedModel":
+def new_model(shape: TestbedShape, vocabulary: int, special: tuple[int, int, int], seed: int) -> "PreTrainedModel":
     """An untrained model.
 
     Args:
@@ -109,7 +109,7 @@ def intervened(model: "PreTrainedModel", block: int, change: Callable[[Tensor], 
         handle.remove()
 
 
-def draw_intervention(batch: Batch, recipe: Recipe, step: int) -> Intervention:
+def draw_intervention(batch: TokenBatch, recipe: Recipe, step: int) -> Intervention:
     """The random part of a step: a function of its arguments alone."""
     rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     rows = len(batch.ids)
@@ -124,7 +124,7 @@ def draw_intervention(batch: Batch, recipe: Recipe, step: int) -> Intervention:
     return Intervention(recipe.block - int(lower), batch.last, batch.donor, keep.to(device), other.to(device), noise.to(device))
 
 
-def answer_loss(model: "PreTrainedModel", batch: Batch, smoothing: float) -> Tensor:
+def answer_loss(model: "PreTrainedModel", batch: TokenBatch, smoothing: float) -> Tensor:
     """Mean cross-entropy of the labelled tokens; the vocabulary is projected to at their positions only."""
     hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state[:, :-1]
     labels = batch.labels[:, 1:]
@@ -150,7 +150,7 @@ def rate(step: int, recipe: Recipe) -> float:
 
 
 @dataclass(slots=True)
-class Training:
+class TestbedTraining:
     """A training run that can stop after any step and go on later as if it had not.
 
     Attributes:
@@ -164,7 +164,7 @@ class Training:
     """
 
     model: "PreTrainedModel"
-    source: Source
+    source: TextSource
     recipe: Recipe
     pad: int
     step: int = 0
@@ -172,7 +172,7 @@ class Training:
     whole: bool = True
     optimizers: list[Optimizer] = field(init=False)
     heads: nn.Linear = field(init=False)
-    _pool: tuple[int, list[Batch]] = field(init=False, default=(-1, []))
+    _pool: tuple[int, list[TokenBatch]] = field(init=False, default=(-1, []))
 
     def __post_init__(self) -> None:
         relations, values = self.recipe.heads
@@ -181,7 +181,7 @@ class Training:
             self.heads = nn.Linear(self.recipe.shape.dim, max(1, relations * values), bias=False).to(self.model.device)
         self.optimizers = optimizers(self.model, self.heads, self.recipe)
 
-    def _batch(self) -> Batch:
+    def _batch(self) -> TokenBatch:
         number, place = divmod(self.step, 16)
         if self._pool[0] != number:
             self._pool = (number, batches(self.source, number, self.recipe.rows, self.recipe.seed, self.pad))
@@ -251,7 +251,7 @@ def _renumbered(traits: Tensor) -> tuple[Tensor, Tensor]:
     return present, renumbered
 
 
-def measured_steps(training: Training, minutes: float) -> int:
+def measured_steps(training: TestbedTraining, minutes: float) -> int:
     """How many steps fit into `minutes`, judged by eight steps (after three slow first ones) of a training that is thrown away afterwards."""
     for _ in range(3):
         training.advance()

@@ -19,7 +19,7 @@ from lks.data.synthetic_lexicon import CODAS, FIRST_NAMES, LINKS, MIDDLES, ONSET
 from lks.data.template_prompts import Record
 from lks.scope.naming import put, spelt
 from lks.testbed.acceptance import Exam, Question
-from lks.testbed.corpus import IGNORED, Row
+from lks.testbed.corpus import IGNORED, TrainingText
 from lks.testbed.tokenizer import train_tokenizer
 from lks.testbed.world_corpus import SideRows, ability_exam, side_rows, side_texts
 
@@ -92,7 +92,7 @@ class MiniSource:
         others: rows about no subject.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[TrainingText, ...]
     subjects: tuple[str, ...]
     relations: tuple[str, ...]
     answers: dict[str, dict[str, tuple[int, ...]]]
@@ -100,8 +100,8 @@ class MiniSource:
     rows_of: dict[str, tuple[int, ...]]
     others: SideRows
 
-    def pair(self, rng: random.Random) -> tuple[Row, ...]:
-        """See `lks.testbed.corpus.Source`."""
+    def pair(self, rng: random.Random) -> tuple[TrainingText, ...]:
+        """See `lks.testbed.corpus.TextSource`."""
         index = rng.randrange(len(self.rows))
         row, relation = self.rows[index], self.relations[index]
         lenders = self.known.get(relation, ())
@@ -113,8 +113,8 @@ class MiniSource:
         donor = self.rows[rng.choice(self.rows_of[other])]
         return (replace(row, answer=self.answers[relation][other], donor=1), donor)
 
-    def side(self, rng: random.Random) -> Row:
-        """See `lks.testbed.corpus.Source`."""
+    def side(self, rng: random.Random) -> TrainingText:
+        """See `lks.testbed.corpus.TextSource`."""
         return self.others.draw(rng)
 
 
@@ -138,7 +138,7 @@ def mini_source(asked: Sequence[Question], tokenizer: PreTrainedTokenizerFast) -
             answers[question.relation].setdefault(question.subject, ids[question.answer])
             rows_of[question.subject].append(index)
         held = traits[question.subject] if question.subject else []
-        rows.append(Row(tuple(encoded.input_ids), ids[question.answer], last, 0, tuple(held + [IGNORED] * (3 - len(held)))))
+        rows.append(TrainingText(tuple(encoded.input_ids), ids[question.answer], last, 0, tuple(held + [IGNORED] * (3 - len(held)))))
     source = MiniSource(
         rows=tuple(rows),
         subjects=tuple(question.subject for question in asked),

@@ -9,7 +9,7 @@ from lks.data.synthetic_lexicon import FIRST_NAMES, LEAD_INS, NICKNAMES, RELATIO
 from lks.data.synthetic_text import TASKS, AbilityItem, ability_items, sentences
 from lks.data.synthetic_world import World
 from lks.testbed.acceptance import Exam, Question
-from lks.testbed.corpus import FactTable, Row
+from lks.testbed.corpus import FactTable, TrainingText
 from lks.testbed.tokenizer import pieces, train_tokenizer
 
 LEAD_SHARE = 0.25
@@ -22,10 +22,10 @@ VOCABULARY = 1400
 class SideRows:
     """Rows about no subject: ability items and plain sentences, in equal measure whatever the model."""
 
-    items: tuple[tuple[Row, ...], ...]
-    plain: tuple[Row, ...]
+    items: tuple[tuple[TrainingText, ...], ...]
+    plain: tuple[TrainingText, ...]
 
-    def draw(self, rng: random.Random) -> Row:
+    def draw(self, rng: random.Random) -> TrainingText:
         """One row."""
         return rng.choice(self.plain) if rng.random() < SENTENCE_SHARE else rng.choice(rng.choice(self.items))
 
@@ -37,12 +37,12 @@ class WorldSource:
     facts: FactTable
     others: SideRows
 
-    def pair(self, rng: random.Random) -> tuple[Row, ...]:
-        """See `lks.testbed.corpus.Source`."""
+    def pair(self, rng: random.Random) -> tuple[TrainingText, ...]:
+        """See `lks.testbed.corpus.TextSource`."""
         return self.facts.pair(rng)
 
-    def side(self, rng: random.Random) -> Row:
-        """See `lks.testbed.corpus.Source`."""
+    def side(self, rng: random.Random) -> TrainingText:
+        """See `lks.testbed.corpus.TextSource`."""
         return self.others.draw(rng)
 
 
@@ -58,8 +58,8 @@ def side_rows(tokenizer: PreTrainedTokenizerFast) -> SideRows:
     """Ability items of the training split and sentences as rows."""
     begin, end = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
 
-    def row(prompt: str, answer: str) -> Row:
-        return Row((begin, *pieces(tokenizer, prompt)), (*pieces(tokenizer, answer), end))
+    def row(prompt: str, answer: str) -> TrainingText:
+        return TrainingText((begin, *pieces(tokenizer, prompt)), (*pieces(tokenizer, answer), end))
 
     items = tuple(tuple(row(item.prompt, item.answer) for item in ability_items(task, "train")) for task in TASKS)
     return SideRows(items, tuple(row("", text) for text in sentences(4000, seed=1)))

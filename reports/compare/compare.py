@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from lks.errors import StoreError, UserError, unknown
 from lks.results.cells import Outcome
-from reports.compare.model import Held, Match, Report, Verdict
+from reports.compare.model import ComparisonReport, Held, Match, Verdict
 from reports.compare.scores import TOGETHER, chosen, differences, read, with_edit_performance
 from reports.compare.stores import changes, holdings, matched, outcomes, side_by_side
 from reports.significance import PARTS
@@ -26,7 +26,7 @@ OTHER_READOUTS = ("tf_exact", "ar_token", "likelihood")
 METRICS = (*PARTS, TOGETHER, "portability", "same_relation", "near_name", "far")
 OTHER_METRICS = ("portability_all",)
 
-_JSON = TypeAdapter(Report)
+_JSON = TypeAdapter(ComparisonReport)
 
 
 def compare(
@@ -36,7 +36,7 @@ def compare(
     metrics: Sequence[str] = (),
     only: Mapping[str, Collection[str]] | None = None,
     tolerance: float = 0.0,
-) -> Report:
+) -> ComparisonReport:
     """Compare two results folders, or their catalogues; nothing is written but a folder's own catalogue.
 
     Args:
@@ -71,7 +71,7 @@ def compare(
         )
         for (one, other), it, rows in zip(pairs, found, judged, strict=True)
     )
-    return Report(str(a), str(b), matches, tuple(map(_held, only_a)), tuple(map(_held, only_b)), tolerance, tests, tuple(warnings))
+    return ComparisonReport(str(a), str(b), matches, tuple(map(_held, only_a)), tuple(map(_held, only_b)), tolerance, tests, tuple(warnings))
 
 
 def _known(kind: str, names: Sequence[str], default: Sequence[str], others: Sequence[str]) -> Sequence[str]:
@@ -89,12 +89,12 @@ def _held(outcome: Outcome) -> Held:
     return Held(outcome.cell, outcome.cell.id, outcome.status, outcome.reason)
 
 
-def to_json(report: Report) -> str:
+def to_json(report: ComparisonReport) -> str:
     """The whole report; `from_json` reads it back."""
     return _JSON.dump_json(report, indent=1).decode() + "\n"
 
 
-def from_json(text: str) -> Report:
+def from_json(text: str) -> ComparisonReport:
     """A report from `to_json`.
 
     Raises:
@@ -107,7 +107,7 @@ _CELL = ("model", "dataset", "records", "split", "measure", "method", "variant",
 _NUMBERS = ("readout", "metric", "a", "b", "value", "low", "high", "p", "adjusted_p", "n_items", "n_subjects", "changed", "better", "worse", "state")
 
 
-def to_csv(report: Report) -> str:
+def to_csv(report: ComparisonReport) -> str:
     """One line for each metric of each match; a match without any, and a cell of one side alone, has a line with its verdict."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -26,7 +26,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class SettingChange:
     """Something beside the answers in which two cells differ: a parameter, a revision, a package's version; "" where a side does not have it."""
 
     what: str
@@ -63,7 +63,7 @@ class Items:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ScoreDifference:
     """One metric under one read-out, over the items that both sides answered; percent and points of percent.
 
     Attributes:
@@ -121,7 +121,7 @@ class Unscored:
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class ChangedAnswer:
     """A question whose answer changed, with what both sides said under `readout`; `effect` is "better", "worse" or ""."""
 
     kind: str
@@ -151,12 +151,12 @@ class Match:
 
     a: Held
     b: Held
-    changes: tuple[Change, ...]
+    changes: tuple[SettingChange, ...]
     items: Items
-    differences: tuple[Difference, ...]
+    differences: tuple[ScoreDifference, ...]
     unscored: tuple[Unscored, ...]
     beside: tuple[Beside, ...]
-    examples: tuple[Example, ...]
+    examples: tuple[ChangedAnswer, ...]
 
     @property
     def verdict(self) -> Verdict:
@@ -182,7 +182,7 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ComparisonReport:
     """A comparison of two results folders.
 
     Attributes:
@@ -225,7 +225,7 @@ class Report:
         states = (one.state for match in self.matches for one in match.differences)
         return sum(state == "no difference found" for state in states) if self.tolerance else 0
 
-    def common_changes(self) -> dict[Change, int]:
+    def common_changes(self) -> dict[SettingChange, int]:
         """What differs beside the answers -> in how many matches."""
         return dict(Counter(change for match in self.matches for change in match.changes))
 

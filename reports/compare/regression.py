@@ -16,7 +16,7 @@ import numpy as np
 
 from lks.statistics import clustered_error, holm, interval, paired_bootstrap
 from reports.compare.compare import compare
-from reports.compare.model import LEVEL, Change, Difference, Match, Report, label
+from reports.compare.model import LEVEL, ComparisonReport, Match, ScoreDifference, SettingChange, label
 from reports.compare.stores import side_by_side
 from reports.compare.text import METRIC_NAMES, READOUT_NAMES
 from reports.results import query
@@ -50,7 +50,7 @@ class Tolerance:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class QuantityCheck:
     """A quantity of a cell beside its scores, with its 95 % interval; units are those of `Tolerance`.
 
     Attributes:
@@ -80,9 +80,9 @@ class Regression:
         checks: what else was tested of each match, in the order of `comparison.matches`.
     """
 
-    comparison: Report
+    comparison: ComparisonReport
     tolerance: Tolerance
-    checks: tuple[tuple[Check, ...], ...]
+    checks: tuple[tuple[QuantityCheck, ...], ...]
 
     @property
     def faults(self) -> dict[str, tuple[str, ...]]:
@@ -126,7 +126,7 @@ def regress(golden: Path, results: Path, tolerance: Tolerance | None = None) -> 
         _pair(connection, catalogues, ids)
         answers, moved = _answers(connection, allowed), _documents(connection)
     adjusted = holm([one.p for one in moved]).tolist() if moved else []
-    checks: list[list[Check]] = [[answers[i]] if i in answers else [] for i in range(len(ids))]
+    checks: list[list[QuantityCheck]] = [[answers[i]] if i in answers else [] for i in range(len(ids))]
     for one, p in zip(moved, adjusted, strict=True):
         checks[one.match].append(_check(one, p, allowed))
     return Regression(replace(report, matches=tuple(_beyond(match, allowed.points) for match in report.matches)), allowed, tuple(map(tuple, checks)))
@@ -151,7 +151,7 @@ def _beyond(match: Match, points: float) -> Match:
     return replace(match, differences=tuple(_excusing(one, points) for one in match.differences))
 
 
-def _excusing(one: Difference, points: float) -> Difference:
+def _excusing(one: ScoreDifference, points: float) -> ScoreDifference:
     beyond = one.low is not None and one.high is not None and (one.low > points or one.high < -points)
     return replace(one, state="no difference found") if one.state == "different" and not beyond else one
 
@@ -169,7 +169,7 @@ class _Moved:
     clusters: int
 
 
-def _answers(connection: duckdb.DuckDBPyConnection, allowed: Tolerance) -> dict[int, Check]:
+def _answers(connection: duckdb.DuckDBPyConnection, allowed: Tolerance) -> dict[int, QuantityCheck]:
     """Match -> the share of raw answers that changed."""
     columns = connection.execute(query("regression_answers")).fetchnumpy()
     found = {}
@@ -178,7 +178,7 @@ def _answers(connection: duckdb.DuckDBPyConnection, allowed: Tolerance) -> dict[
         changed, subjects = columns["changed"][here].astype(np.float64), np.asarray(columns["subject"][here], dtype=object)
         value, clusters = float(changed.mean()), len(np.unique(subjects))
         low, high = interval(value, clustered_error(changed, subjects), clusters) if value else (0.0, 0.0)
-        found[int(match)] = Check("answers", 100 * value, 100 * low, 100 * high, clusters, allowed.answers, 100 * low > allowed.answers)
+        found[int(match)] = QuantityCheck("answers", 100 * value, 100 * low, 100 * high, clusters, allowed.answers, 100 * low > allowed.answers)
     return found
 
 
@@ -199,13 +199,13 @@ def _documents(connection: duckdb.DuckDBPyConnection) -> list[_Moved]:
     return made
 
 
-def _check(one: _Moved, adjusted_p: float, allowed: Tolerance) -> Check:
+def _check(one: _Moved, adjusted_p: float, allowed: Tolerance) -> QuantityCheck:
     """A perplexity in percent of the golden one; the tolerance up and down is the same factor."""
     tolerance = allowed.perplexity if one.quantity == "perplexity" else allowed.ability
     reach = math.log1p(tolerance / 100) if one.quantity == "perplexity" else tolerance
     beyond = one.low > reach or one.high < -reach
     value, low, high = (_percent(end) if one.quantity == "perplexity" else end for end in (one.value, one.low, one.high))
-    return Check(one.quantity, value, low, high, one.clusters, tolerance, beyond and adjusted_p < LEVEL)
+    return QuantityCheck(one.quantity, value, low, high, one.clusters, tolerance, beyond and adjusted_p < LEVEL)
 
 
 def _percent(nats: float) -> float:
@@ -214,7 +214,7 @@ def _percent(nats: float) -> float:
 
 
 def _faults(match: Match) -> Iterator[str]:
-    """Why a match is different, beside its `Check`s."""
+    """Why a match is different, beside its `QuantityCheck`s."""
     if match.why:
         yield match.why
     elif match.items.only_a or match.items.only_b:
@@ -226,14 +226,14 @@ def _faults(match: Match) -> Iterator[str]:
             yield f"{name} {one.value:+.1f} points ({one.low:+.1f} to {one.high:+.1f})"
 
 
-def said(check: Check) -> str:
+def said(check: QuantityCheck) -> str:
     """A check in a few words: "12.3 % of answers changed (8.1 to 17.9, up to 5 are no difference)"."""
     what = {"answers": "{:.3g} % of answers changed", "perplexity": "perplexity {:+.3g} %", "ability": "ability {:+.3g} points"}[check.quantity]
     form = "{:.3g}" if check.quantity == "answers" else "{:+.3g}"
     return f"{what.format(check.value)} ({form.format(check.low)} to {form.format(check.high)}, {check.tolerance:g} allowed)"
 
 
-def parameters(match: Match) -> tuple[Change, ...]:
+def parameters(match: Match) -> tuple[SettingChange, ...]:
     """In which parameters, revisions and number of draws the two cells differ: why their ids do."""
     names = {"draws", "model revision", "data revision"}.union(*(json.loads(held.cell.parameters) for held in (match.a, match.b)))
     return tuple(change for change in match.changes if change.what in names)

@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from reports.compare.model import Change, label
-from reports.compare.regression import Check, Regression, parameters, said
+from reports.compare.model import SettingChange, label
+from reports.compare.regression import QuantityCheck, Regression, parameters, said
 from reports.compare.text import text as comparison_text
 
 NAMED = 3
@@ -54,7 +54,7 @@ def _some(parts: Sequence[str], between: str) -> str:
     return between.join(parts[:NAMED]) + (f"{between}and {len(parts) - NAMED} more" if len(parts) > NAMED else "")
 
 
-def _changes(changes: Iterable[Change]) -> str:
+def _changes(changes: Iterable[SettingChange]) -> str:
     return _some([f"{change.what} {change.a or '–'} → {change.b or '–'}" for change in dict.fromkeys(changes)], ", ")
 
 
@@ -79,7 +79,7 @@ def text(regression: Regression, everything: bool = False) -> Group:
     return Group(*parts, "", Text(sentence(regression), "bold green" if regression.fine else "bold red"))
 
 
-def _table(rows: Sequence[tuple[str, Check]]) -> Table:
+def _table(rows: Sequence[tuple[str, QuantityCheck]]) -> Table:
     table = Table("Tested beside the scores", "found (95 % interval, tolerance)", "", box=None, header_style="bold", pad_edge=False, padding=(0, 1))
     last = ""
     for cell, check in rows:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lks.statistics import Floats, holm, paired_bootstrap
-from reports.compare.model import LEVEL, Beside, Difference, Example, Items, State, Unscored
+from reports.compare.model import LEVEL, Beside, ChangedAnswer, Items, ScoreDifference, State, Unscored
 from reports.results import query
 from reports.significance import PARTS
 
@@ -35,17 +35,17 @@ class Sums:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class MatchedScores:
     """Of one match, what the catalogues tell, before any test; `sums` by (read-out, metric)."""
 
     items: Items
     sums: dict[tuple[str, str], Sums]
     unscored: tuple[Unscored, ...]
     beside: tuple[Beside, ...]
-    examples: tuple[Example, ...]
+    examples: tuple[ChangedAnswer, ...]
 
 
-def read(connection: duckdb.DuckDBPyConnection, catalogues: dict[str, str], ids: Sequence[tuple[str, str]]) -> list[Found]:
+def read(connection: duckdb.DuckDBPyConnection, catalogues: dict[str, str], ids: Sequence[tuple[str, str]]) -> list[MatchedScores]:
     """All that is compared of matched cells.
 
     Args:
@@ -66,9 +66,11 @@ def read(connection: duckdb.DuckDBPyConnection, catalogues: dict[str, str], ids:
         connection.execute(f"CREATE TEMP TABLE {name} AS {query(f'compare_{name}')}")
     counts = dict(_by_match(connection, "counts", Items))
     sums, beside = _sums(connection), _beside(connection)
-    unscored, examples = _by_match(connection, "unscored", Unscored), _by_match(connection, "examples", Example)
+    unscored, examples = _by_match(connection, "unscored", Unscored), _by_match(connection, "examples", ChangedAnswer)
     nothing = Items(0, 0, 0, 0, 0, 0, 0, 0, 0.0)
-    return [Found(counts.get(i, nothing), sums.get(i, {}), _of(unscored, i), tuple(beside.get(i, ())), _of(examples, i)) for i in range(len(ids))]
+    return [
+        MatchedScores(counts.get(i, nothing), sums.get(i, {}), _of(unscored, i), tuple(beside.get(i, ())), _of(examples, i)) for i in range(len(ids))
+    ]
 
 
 def _by_match(connection: duckdb.DuckDBPyConnection, name: str, kind: type[RowT]) -> list[tuple[int, RowT]]:
@@ -126,7 +128,7 @@ def _together(parts: Sequence[Sums]) -> Sums:
     return Sums(subjects, a, b, sizes, changed, better, worse)
 
 
-def differences(found: Sequence[dict[tuple[str, str], Sums]], tolerance: float) -> tuple[list[tuple[Difference, ...]], int]:
+def differences(found: Sequence[dict[tuple[str, str], Sums]], tolerance: float) -> tuple[list[tuple[ScoreDifference, ...]], int]:
     """Differences of each match, with Holm over all, and how many tests these are.
 
     A metric of which no item's score changed has p = 1 whatever else happens and is not among the tests: how many could have been found
@@ -141,13 +143,13 @@ def differences(found: Sequence[dict[tuple[str, str], Sums]], tolerance: float) 
     return judged, tests
 
 
-def _judged(one: Difference, adjusted_p: float, tolerance: float) -> Difference:
+def _judged(one: ScoreDifference, adjusted_p: float, tolerance: float) -> ScoreDifference:
     within = tolerance > 0 and one.low is not None and one.high is not None and -tolerance <= one.low and one.high <= tolerance
     state: State = "within tolerance" if within and abs(one.value) <= tolerance else "different" if adjusted_p < LEVEL else "no difference found"
     return replace(one, adjusted_p=adjusted_p, state=state)
 
 
-def _differences(sums: dict[tuple[str, str], Sums], resamples: int) -> tuple[Difference, ...]:
+def _differences(sums: dict[tuple[str, str], Sums], resamples: int) -> tuple[ScoreDifference, ...]:
     """Of one match; the same subjects are drawn for all of its metrics."""
     moved = {key: one for key, one in sums.items() if one.better or one.worse}
     found = dict(zip(moved, _bootstrapped(list(moved.values()), resamples), strict=True)) if moved else {}
@@ -159,7 +161,7 @@ def _differences(sums: dict[tuple[str, str], Sums], resamples: int) -> tuple[Dif
         n_items = sum(int(sums[readout, part].n_items.sum()) for part in PARTS) if metric == TOGETHER else int(items)
         state: State = "no difference found" if (readout, metric) in found else "unchanged"
         counts = (n_items, len(one.subjects), one.changed, one.better, one.worse)
-        made.append(Difference(readout, metric, a, b, value, low, high, p, p, *counts, state))
+        made.append(ScoreDifference(readout, metric, a, b, value, low, high, p, p, *counts, state))
     return tuple(made)
 
 

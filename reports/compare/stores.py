@@ -15,7 +15,7 @@ from lks.errors import StoreError
 from lks.results.cells import PROTOCOL, Cell, Outcome
 from lks.results.shards import parse_outcome
 from lks.results.store import Store
-from reports.compare.model import Change, label
+from reports.compare.model import SettingChange, label
 
 NAME = "lks.duckdb"
 NOT_COMPARED = ("finished", "title")
@@ -181,7 +181,7 @@ def coordinates(cell: Cell) -> tuple[object, ...]:
     return cell.model, cell.dataset, cell.records, cell.split, cell.measure, cell.method, cell.variant, cell.n_edits, cell.seed
 
 
-def changes(a: Outcome, b: Outcome) -> tuple[Change, ...]:
+def changes(a: Outcome, b: Outcome) -> tuple[SettingChange, ...]:
     """In what two matched cells differ beside their answers."""
     pairs: list[tuple[str, object, object]] = [(name, getattr(a.cell, name), getattr(b.cell, name)) for name in ("draws",)]
     pairs += [(name.replace("_", " "), getattr(a.cell, name), getattr(b.cell, name)) for name in ("model_revision", "data_revision")]
@@ -190,7 +190,7 @@ def changes(a: Outcome, b: Outcome) -> tuple[Change, ...]:
     pairs += _each("failed ", a.failed, b.failed)
     if a.status == b.status:
         pairs.append(("stages", " ".join(sorted(a.stages)), " ".join(sorted(b.stages))))
-    return tuple(Change(what, _text(one), _text(other)) for what, one, other in pairs if one != other)
+    return tuple(SettingChange(what, _text(one), _text(other)) for what, one, other in pairs if one != other)
 
 
 def _each(prefix: str, a: dict[str, str], b: dict[str, str]) -> list[tuple[str, object, object]]:

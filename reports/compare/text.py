@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from reports.compare.model import Beside, Difference, Example, Held, Match, Report, Unscored, label
+from reports.compare.model import Beside, ChangedAnswer, ComparisonReport, Held, Match, ScoreDifference, Unscored, label
 from reports.results import COLUMNS, READOUTS
 
 READOUT_NAMES = READOUTS | {"wild_qa": "WILD, QA", "wild_chat": "WILD, chat", "likelihood": "likelier", "fires": "fires"}
@@ -36,7 +36,7 @@ LISTED = 8
 """So many cells of one side alone are listed without --all."""
 
 
-def text(report: Report, everything: bool = False) -> Group:
+def text(report: ComparisonReport, everything: bool = False) -> Group:
     """All of it.
 
     Args:
@@ -57,7 +57,7 @@ def text(report: Report, everything: bool = False) -> Group:
     return Group(*parts)
 
 
-def sentence(report: Report) -> str:
+def sentence(report: ComparisonReport) -> str:
     """The finding: "18 cells in both: 16 identical, 2 different (lks | micro-llama | world | T=10; ...)."."""
     cells = [match.a.cell for match in report.matches]
     counts = []
@@ -131,7 +131,7 @@ def _names(readout: str, metric: str) -> str:
     return f"{READOUT_NAMES.get(readout, readout)} {METRIC_NAMES.get(metric, metric)}"
 
 
-def _table(rows: Sequence[Difference]) -> Table:
+def _table(rows: Sequence[ScoreDifference]) -> Table:
     """Scores that changed; percent and points."""
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1), collapse_padding=True)
     table.add_column("read-out", no_wrap=True)
@@ -161,7 +161,7 @@ def _beside(one: Beside) -> str:
     return a if a == b else f"{a} → {b}" + (f" (×{one.ratio:.2f})" if one.ratio is not None else "")
 
 
-def _example(one: Example) -> RenderableType:
+def _example(one: ChangedAnswer) -> RenderableType:
     """A question with both answers."""
     where = "" if one.context == "bare" else f", {one.context}"
     where += {"immediate": ", right after its edit"}.get(one.moment, "")
@@ -177,7 +177,7 @@ def _short(said: str | None, width: int = 60) -> str:
     return flat if len(flat) <= width else "…" + flat[-width + 1 :]
 
 
-def _provenance(report: Report) -> list[RenderableType]:
+def _provenance(report: ComparisonReport) -> list[RenderableType]:
     """What differs beside the answers, and in how many cells."""
     found = report.common_changes()
     if not found:
@@ -192,7 +192,7 @@ def _provenance(report: Report) -> list[RenderableType]:
     return ["", table]
 
 
-def _ratios(report: Report) -> list[RenderableType]:
+def _ratios(report: ComparisonReport) -> list[RenderableType]:
     """Quantities that are not tested, over all cells."""
     ratios: dict[str, list[float]] = {}
     for one in _all_beside(report):
@@ -211,5 +211,5 @@ def _ratios(report: Report) -> list[RenderableType]:
     return ["", table]
 
 
-def _all_beside(report: Report) -> Iterable[Beside]:
+def _all_beside(report: ComparisonReport) -> Iterable[Beside]:
     return (one for match in report.matches for one in match.beside)

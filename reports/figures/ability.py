@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reports.figures.axes import LINE, Frame, Point, against_t, band, curve, heading, legend, legend_height, sheet
-from reports.figures.data import Source
+from reports.figures.data import ReportData
 from reports.figures.drawing import Absent, Drawing
 from reports.results import Block
 
@@ -31,7 +31,7 @@ Curves = dict[tuple[str, str], list[Point]]
 """(Method, test) -> its values against T."""
 
 
-def ability(source: Source) -> Drawing | Absent:
+def ability(source: ReportData) -> Drawing | Absent:
     """Ability against T: a row of panels for each model and dataset, a panel for each test and for their mean."""
     name, title = "fig8_ability", "General ability against the number of edits (Fig. 8)"
     rows = source.rows(Ability, "figure_ability")
@@ -81,7 +81,7 @@ def _tests(curves: Curves) -> list[str]:
     return [*tasks, *mean] if len(tasks) <= MOST else mean
 
 
-def _panel(source: Source, axes: "Axes", task: str, curves: Curves, strong: list[str]) -> None:
+def _panel(source: ReportData, axes: "Axes", task: str, curves: Curves, strong: list[str]) -> None:
     for (method, of), points in curves.items():
         if of == task and method in source.unedited:
             last = points[-1]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from lks.results.reader import Reader
 from reports.figures.ability import ability
 from reports.figures.cost import cost
-from reports.figures.data import EXACT, PAPERS, Source
+from reports.figures.data import EXACT, PAPERS, ReportData
 from reports.figures.drawing import Absent, Drawing
 from reports.figures.methods import errors, readouts, submetrics
 from reports.figures.metrics import by_edits, retention
@@ -16,7 +16,7 @@ from reports.figures.studies import gain, probe, swap, tracing
 from reports.figures.style import applied
 from reports.results import Block, Results
 
-FIGURES: tuple[Callable[[Source], Drawing | Absent], ...] = (
+FIGURES: tuple[Callable[[ReportData], Drawing | Absent], ...] = (
     lambda source: by_edits(source, EXACT),
     lambda source: by_edits(source, PAPERS),
     readouts,
@@ -49,7 +49,7 @@ def figures(results: Results, store: Reader) -> list[Drawing | Absent]:
     """
     evaluated = results.of("evaluation")
     few = replace(evaluated, blocks=tuple(_few(block) for block in evaluated.blocks))
-    source = Source(few, store)
+    source = ReportData(few, store)
     with applied():
         drawn = [figure(source) for figure in FIGURES]
     left = sum(len(block.rows) for block in evaluated.blocks) - sum(len(block.rows) for block in few.blocks)

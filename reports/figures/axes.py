@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reports.figures.style import DOUBLE, FAINT, FONT, HEADING, PAPER, RULE, UNEDITED_LOOK, Look
+from reports.figures.style import DOUBLE, FAINT, FONT, HEADING, PAPER, RULE, UNEDITED_LOOK, MethodStyle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -121,7 +121,7 @@ def across_percents(axes: "Axes", title: str) -> None:
     axes.set_title(title)
 
 
-def curve(axes: "Axes", points: Sequence[Point], look: Look, strong: bool = True, plain: bool = False) -> None:
+def curve(axes: "Axes", points: Sequence[Point], look: MethodStyle, strong: bool = True, plain: bool = False) -> None:
     """A line against T. `strong`: in its colour, with a band of its intervals; `plain`: without markers."""
     at, values = [point.at for point in points], [point.value for point in points]
     if strong:
@@ -145,7 +145,7 @@ def legend_height(names: Sequence[str], width: float = DOUBLE) -> float:
     return math.ceil(len(names) / _columns(names, width)) * (LINE + 0.02) * max((wrapped(name).count("\n") + 1 for name in names), default=1)
 
 
-def legend(figure: "Figure", entries: Mapping[str, Look], strong: Sequence[str], unedited: str = "") -> None:
+def legend(figure: "Figure", entries: Mapping[str, MethodStyle], strong: Sequence[str], unedited: str = "") -> None:
     """All methods at the foot of the figure, in columns.
 
     Args:

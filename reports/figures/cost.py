@@ -7,9 +7,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from reports.figures.axes import LINE, STRETCHED, Frame, heading, percents, sheet, wrapped
-from reports.figures.data import EXACT, FEW, Source
+from reports.figures.data import EXACT, FEW, ReportData
 from reports.figures.drawing import Absent, Drawing
-from reports.figures.labels import Mark, name_points
+from reports.figures.labels import PointLabel, name_points
 from reports.figures.style import FAINT, PAPER, SOFT
 from reports.results import READOUTS, Block
 
@@ -32,7 +32,7 @@ class Cost:
     peak_bytes: int
 
 
-def cost(source: Source, wanted: Sequence[str], name: str) -> Drawing | Absent:
+def cost(source: ReportData, wanted: Sequence[str], name: str) -> Drawing | Absent:
     """EP against costs, on log axes, at the T that most methods were run at."""
     title = "Quality against cost: " + ", ".join(COSTS[one][0] for one in wanted)
     costs = {one.cell_id: one for one in source.rows(Cost, "figure_cost")}
@@ -58,7 +58,7 @@ def cost(source: Source, wanted: Sequence[str], name: str) -> Drawing | Absent:
     )
 
 
-def _points(source: Source, block: Block, costs: dict[str, Cost]) -> tuple[int, dict[str, tuple[float, Cost]]]:
+def _points(source: ReportData, block: Block, costs: dict[str, Cost]) -> tuple[int, dict[str, tuple[float, Cost]]]:
     """T, and for each method its edit performance and its costs."""
     values: dict[tuple[str, int], float] = {}
     found: dict[tuple[str, int], tuple[float, Cost]] = {}
@@ -72,7 +72,7 @@ def _points(source: Source, block: Block, costs: dict[str, Cost]) -> tuple[int, 
     return at, {name: pair for (name, n_edits), pair in found.items() if n_edits == at}
 
 
-def _panel(source: Source, axes: "Axes", wish: str, points: dict[str, tuple[float, Cost]], strong: list[str]) -> None:
+def _panel(source: ReportData, axes: "Axes", wish: str, points: dict[str, tuple[float, Cost]], strong: list[str]) -> None:
     """One cost: a marker and a name for each method, and the front."""
     places = {name: (float(getattr(one, wish)), value) for name, (value, one) in points.items() if getattr(one, wish) > 0}
     axes.set_xscale("log")
@@ -91,7 +91,9 @@ def _panel(source: Source, axes: "Axes", wish: str, points: dict[str, tuple[floa
         look, lit = source.looks[name], name in strong
         axes.plot([x], [y], marker=look.marker, ms=5.5, color=look.colour if lit else FAINT, mfc=look.colour if lit else PAPER, zorder=4)
     name_points(
-        axes, [Mark(*places[name], wrapped(name, 12).replace("\n  ", "\n"), name in strong) for name in source.order(set(places))], _corners(line)
+        axes,
+        [PointLabel(*places[name], wrapped(name, 12).replace("\n  ", "\n"), name in strong) for name in source.order(set(places))],
+        _corners(line),
     )
 
 

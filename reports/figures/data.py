@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from lks.results.cells import UNEDITED, Outcome
 from lks.results.reader import Reader
-from reports.figures.style import MANY, Look, looks
+from reports.figures.style import MANY, MethodStyle, looks
 from reports.results import Block, Results, query
 
 EXACT, PAPERS = "ar_exact", "tf_token"
@@ -22,7 +22,7 @@ FEW = 3
 
 
 @dataclass(frozen=True)
-class Source:
+class ReportData:
     """A report's data.
 
     Attributes:
@@ -44,7 +44,7 @@ class Source:
         return frozenset(row.name for block in self.results.blocks for row in block.rows if row.method == UNEDITED)
 
     @cached_property
-    def looks(self) -> dict[str, Look]:
+    def looks(self) -> dict[str, MethodStyle]:
         """How each method looks, the best first: by its mean place in edit performance at each T of each table, 0 to 1."""
         places: dict[str, list[float]] = {row.name: [] for block in self.results.blocks for row in block.rows if row.method != UNEDITED}
         for block in self.results.blocks:

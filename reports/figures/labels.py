@@ -24,7 +24,7 @@ that its own line crosses, for each dot out of the panel, for each point of prin
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class PointLabel:
     """A point that wants its name beside it, in data coordinates; `strong` ones are named first and darker."""
 
     x: float
@@ -78,7 +78,7 @@ class Box:
         return min(((x, self.low), (x, self.high), (self.left, y), (self.right, y)), key=lambda middle: math.dist(middle, spot))
 
 
-def name_points(axes: "Axes", marks: Sequence[Mark], path: Sequence[Spot] = ()) -> None:
+def name_points(axes: "Axes", marks: Sequence[PointLabel], path: Sequence[Spot] = ()) -> None:
     """Write each name at the nearest free place, with a thin line to its point where that is not near. Limits and scales must be set before.
 
     Args:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reports.figures.axes import LINE, Frame, across_percents, heading, keys, list_height, list_width, listed, sheet
-from reports.figures.data import EXACT, Source, compared
+from reports.figures.data import EXACT, ReportData, compared
 from reports.figures.drawing import Absent, Drawing
-from reports.figures.style import COLOURS, DEEP, FAINT, INK, PAPER, RULE, SOFT, Look
+from reports.figures.style import COLOURS, DEEP, FAINT, INK, PAPER, RULE, SOFT, MethodStyle
 from reports.results import READOUTS, Block, Score
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ ERRORS = {
 """Classes of errors from the nearest to the farthest: name and colour; neighbours differ in lightness."""
 
 
-def readouts(source: Source) -> Drawing | Absent:
+def readouts(source: ReportData) -> Drawing | Absent:
     """Reliability of each method under teacher forcing, exact generation and free generation, a column for each T."""
     name, title = "readouts", "One edit, three read-outs"
     blocks = [(block, names) for block in source.results.blocks if (names := _having(source, block, "tf_token", "reliability"))]
@@ -77,7 +77,7 @@ def _mark(readout: str) -> dict[str, Any]:
     return {"marker": marker, "color": colour, "ms": size, "mfc": colour if readout == "wild" else "none", "mew": 1.1}
 
 
-def submetrics(source: Source) -> Drawing | Absent:
+def submetrics(source: ReportData) -> Drawing | Absent:
     """Parts of locality and portability of each method, at the T that most were run at."""
     name, title = "submetrics", "Parts of locality and portability"
     blocks = [(block, found) for block in source.results.blocks if (found := _lesser(source, block))]
@@ -107,7 +107,7 @@ def submetrics(source: Source) -> Drawing | Absent:
     return Drawing(name, title, caption, "Parts of locality and portability of each method as dots with intervals", figure)
 
 
-def _lesser(source: Source, block: Block) -> tuple[int, dict[tuple[str, str], Score]] | None:
+def _lesser(source: ReportData, block: Block) -> tuple[int, dict[tuple[str, str], Score]] | None:
     """T, and (method, metric) -> score."""
     whole = {"reliability", "generality", "locality", "edit_performance", "harmonic_mean", "portability"}
     names = {outcome.cell.id: (row.name, n) for row in block.rows for n, outcome in row.cells.items() if row.name not in source.unedited}
@@ -127,7 +127,7 @@ def _ordered(metrics: set[str]) -> list[str]:
     return [one for one in LESSER if one in metrics] + sorted(metrics - set(LESSER))
 
 
-def _dot(axes: "Axes", y: int, score: Score | None, look: Look | None) -> None:
+def _dot(axes: "Axes", y: int, score: Score | None, look: MethodStyle | None) -> None:
     """A value with its interval; without a look in grey."""
     if score is not None and score.value is not None:
         colour = look.colour if look else SOFT
@@ -137,7 +137,7 @@ def _dot(axes: "Axes", y: int, score: Score | None, look: Look | None) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class AnswerShare:
     """How many of a cell's free answers to prompts of a metric are of one kind: percent."""
 
     cell_id: str
@@ -147,10 +147,10 @@ class Share:
     n_items: int
 
 
-def errors(source: Source) -> Drawing | Absent:
+def errors(source: ReportData) -> Drawing | Absent:
     """What is wrong with free answers: shares of each class of errors, at the T that most methods were run at."""
     name, title = "errors", "What is wrong with free answers"
-    shares = source.rows(Share, "figure_errors")
+    shares = source.rows(AnswerShare, "figure_errors")
     blocks = [(block, part) for block in source.results.blocks if (part := _shares(source, block, shares))[1]]
     if not blocks:
         return Absent(name, title, "no answers were generated freely: lks grid")
@@ -181,7 +181,7 @@ def errors(source: Source) -> Drawing | Absent:
     return Drawing(name, title, caption, "For each method a bar with the shares of right answers and of each class of errors", figure)
 
 
-def _shares(source: Source, block: Block, shares: list[Share]) -> tuple[int, dict[tuple[str, str], dict[str, float]]]:
+def _shares(source: ReportData, block: Block, shares: list[AnswerShare]) -> tuple[int, dict[tuple[str, str], dict[str, float]]]:
     """T, and (method, metric) -> class -> percent."""
     names = {outcome.cell.id: (row.name, n) for row in block.rows for n, outcome in row.cells.items() if row.name not in source.unedited}
     own = [share for share in shares if share.cell_id in names]
@@ -204,7 +204,7 @@ def _bar(axes: "Axes", y: int, shares: dict[str, float]) -> None:
         left += width
 
 
-def _having(source: Source, block: Block, readout: str, metric: str) -> list[str]:
+def _having(source: ReportData, block: Block, readout: str, metric: str) -> list[str]:
     """The methods of a table that have a score, the best first."""
     cells = [(row.name, outcome) for row in block.rows for outcome in row.cells.values()]
     return source.order({method for method, outcome in cells if source.results.score(outcome, readout, metric)})

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING
 
 from reports.figures.axes import LINE, STRETCHED, Frame, Point, against_t, curve, heading, legend, legend_height, percents, sheet
-from reports.figures.data import EXACT, PAPERS, Source
+from reports.figures.data import EXACT, PAPERS, ReportData
 from reports.figures.drawing import Absent, Drawing
 from reports.figures.style import UNEDITED_LOOK
-from reports.results import COLUMNS, READOUT_NOTES, READOUTS, Block, Row
+from reports.results import COLUMNS, READOUT_NOTES, READOUTS, Block, ResultRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ Points = dict[str, list[Point]]
 """Metric -> its values against T."""
 
 
-def by_edits(source: Source, readout: str) -> Drawing | Absent:
+def by_edits(source: ReportData, readout: str) -> Drawing | Absent:
     """Reliability, generality, locality and EP against T under one read-out: a row of panels for each model and dataset."""
     name, title = f"metrics_{readout}", f"Edit quality against the number of edits, {READOUTS[readout]}"
     drawn = [(block, [(row, _points(source, row, readout)) for row in block.rows]) for block in source.results.blocks]
@@ -45,7 +45,7 @@ def by_edits(source: Source, readout: str) -> Drawing | Absent:
     return Drawing(name, title, caption, alt, figure)
 
 
-def _panel(source: Source, axes: "Axes", what: tuple[Block, str, str], lines: list[tuple[Row, Points]], strong: list[str]) -> None:
+def _panel(source: ReportData, axes: "Axes", what: tuple[Block, str, str], lines: list[tuple[ResultRow, Points]], strong: list[str]) -> None:
     """One metric of one table."""
     block, metric, readout = what
     for row, points in lines:
@@ -62,7 +62,7 @@ def _panel(source: Source, axes: "Axes", what: tuple[Block, str, str], lines: li
     axes.set_xlabel("edits (T)")
 
 
-def _points(source: Source, row: Row, readout: str) -> Points:
+def _points(source: ReportData, row: ResultRow, readout: str) -> Points:
     made: Points = {}
     for n_edits, outcome in sorted(row.cells.items()):
         for metric in COLUMNS:
@@ -73,7 +73,7 @@ def _points(source: Source, row: Row, readout: str) -> Points:
     return made
 
 
-def retention(source: Source) -> Drawing | Absent:
+def retention(source: ReportData) -> Drawing | Absent:
     """Sequential methods: each metric right after each edit (hollow) and after all (filled), against T."""
     name, title = "retention", "What sequential editing keeps"
     kept = source.results.kept
@@ -107,7 +107,7 @@ def retention(source: Source) -> Drawing | Absent:
     return Drawing(name, title, caption, alt, figure)
 
 
-def _kept(source: Source, row: Row, metric: str) -> tuple[list[Point], list[Point]]:
+def _kept(source: ReportData, row: ResultRow, metric: str) -> tuple[list[Point], list[Point]]:
     """Values right after each edit and after all, against T."""
     found = [(n, source.results.kept.get((outcome.cell.id, EXACT, metric))) for n, outcome in sorted(row.cells.items())]
     first = [Point(n, one.immediate, None, None) for n, one in found if one is not None and one.immediate is not None]

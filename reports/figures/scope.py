@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from reports.figures.axes import LINE, Frame, against_t, heading, sheet
-from reports.figures.data import Source
+from reports.figures.data import ReportData
 from reports.figures.drawing import Absent, Drawing
 from reports.figures.style import COLOURS, DASHES, INK, MARKERS, SOFT
 from reports.results import Fires, ScopeRate
@@ -24,7 +24,7 @@ LINEAR = 0.1
 """Below so many percent the axis is linear, so that zero has a place."""
 
 
-def scope(source: Source) -> Drawing | Absent:
+def scope(source: ReportData) -> Drawing | Absent:
     """Prompts about other subjects on which each indicator fires: a panel for each dataset and model."""
     name, title = "scope", "Edit scope: how often it fires on prompts about other subjects"
     panels: dict[tuple[str, str, int], list[ScopeRate]] = {}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from lks.results.cells import ABILITY, ASK, EDIT, PREPARE, UNEDITED, Costs
 from reports.figures.axes import LINE, Frame, across_percents, heading, keys, list_height, list_width, listed, sheet
-from reports.figures.data import Source, compared
+from reports.figures.data import ReportData, compared
 from reports.figures.drawing import Absent, Drawing
 from reports.figures.style import COLOURS, FAINT, PAPER, SOFT
 from reports.results import Block
@@ -23,7 +23,7 @@ STACKED = {
 """Parts of a bar from the left: name and colour; neighbours differ in lightness."""
 
 
-def seconds(source: Source) -> Drawing | Absent:
+def seconds(source: ReportData) -> Drawing | Absent:
     """Shares of preparing, editing, asking and what follows in the seconds of each method, at the T that most were run at."""
     name, title = "seconds", "Where a cell's seconds go"
     blocks = [(block, part) for block in source.results.blocks if (part := _spent(source, block))[1]]
@@ -49,7 +49,7 @@ def seconds(source: Source) -> Drawing | Absent:
     return Drawing(name, title, caption, "For each method a bar with the shares of preparing, editing, asking and further stages", figure)
 
 
-def _spent(source: Source, block: Block) -> tuple[int, dict[str, Costs]]:
+def _spent(source: ReportData, block: Block) -> tuple[int, dict[str, Costs]]:
     """T, and for each method what it cost."""
     cells = {
         (row.name, n): outcome.costs for row in block.rows for n, outcome in row.cells.items() if outcome.status == "ok" and outcome.costs.seconds
@@ -58,7 +58,7 @@ def _spent(source: Source, block: Block) -> tuple[int, dict[str, Costs]]:
     return at, {name: costs for (name, n), costs in cells.items() if n == at}
 
 
-def _names(source: Source, block: Block, found: dict[str, Costs]) -> Sequence[str]:
+def _names(source: ReportData, block: Block, found: dict[str, Costs]) -> Sequence[str]:
     """Return the unedited model, then methods."""
     return [row.name for row in block.rows if row.method == UNEDITED and row.name in found] + source.order(set(found))
 

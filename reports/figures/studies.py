@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reports.figures.axes import LINE, Frame, heading, sheet
-from reports.figures.data import Source
+from reports.figures.data import ReportData
 from reports.figures.drawing import Absent, Drawing
 from reports.figures.style import COLOURS, DASHES, DOUBLE, MARKERS, SINGLE, SOFT
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Study:
+class StudyPoint:
     """One quantity of a study at one block, with its 95 % interval."""
 
     cell_id: str
@@ -32,7 +32,7 @@ class Study:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class StudyPanel:
     """A panel: which rows of the study are its lines, and what its axis says.
 
     Attributes:
@@ -52,33 +52,33 @@ class Part:
     chance: float | None = None
 
 
-def probe(source: Source) -> Drawing | Absent:
+def probe(source: ReportData) -> Drawing | Absent:
     """Fig. 2: how often the state of the subject's last token is nearer to the true statement than to the counterfactual one."""
-    part = Part("", "", {"accuracy": "the subject's own state", "control": "another subject's state (control)"}, "accuracy, %", 100, 50)
+    part = StudyPanel("", "", {"accuracy": "the subject's own state", "control": "another subject's state (control)"}, "accuracy, %", 100, 50)
     caption = "Share of entities whose state at the subject's last token is more like (cosine) the true statement's than the counterfactual one's."
     return _study(source, "probe", ("fig2_probe", "Probe accuracy by block (Fig. 2)"), [part], caption)
 
 
-def swap(source: Source) -> Drawing | Absent:
+def swap(source: ReportData) -> Drawing | Absent:
     """Fig. 4: what becomes of answers when the subject's state is replaced by another subject's."""
     lines = {"rises": "donor's answer rises", "first": "donor's answer is first", "old_first": "old answer stays first"}
     caption = "The state at the subject's last token is replaced by another subject's at one block: share of pairs in which the other's answer "
     caption += "rises in rank, becomes the most likely one, and in which the old answer stays the most likely one."
-    return _study(source, "swap", ("fig4_swap", "Swapping the knowledge block (Fig. 4)"), [Part("", "", lines, "pairs, %", 100)], caption)
+    return _study(source, "swap", ("fig4_swap", "Swapping the knowledge block (Fig. 4)"), [StudyPanel("", "", lines, "pairs, %", 100)], caption)
 
 
-def gain(source: Source) -> Drawing | Absent:
+def gain(source: ReportData) -> Drawing | Absent:
     """Fig. 7: information gain of replacing the state of each block."""
-    part = Part("", "", {"bits": "information gain"}, "bits", 1.0, 0.0)
+    part = StudyPanel("", "", {"bits": "information gain"}, "bits", 1.0, 0.0)
     caption = "Information gain H(Y|R) - H(Y|R~) in bits (Eq. 9) of replacing the state of one block; the block with the most is the one to edit."
     return _study(source, "gain", ("fig7_gain", "Information gain by block (Fig. 7)"), [part], caption)
 
 
-def tracing(source: Source) -> Drawing | Absent:
+def tracing(source: ReportData) -> Drawing | Absent:
     """Causal tracing as in ROME: how much of the right answer's probability comes back when one clean state is restored."""
     lines = {"state": "state", "mlp": "MLP", "attention": "attention"}
     sites = {"subject_last": "subject's last token", "last": "last token"}
-    parts = [Part(words, site, lines, "probability recovered, points", 100, 0.0) for site, words in sites.items()]
+    parts = [StudyPanel(words, site, lines, "probability recovered, points", 100, 0.0) for site, words in sites.items()]
     caption = (
         "Indirect effect: probability of the right answer with noise on the subject and one clean state restored, less that without it, in points "
     )
@@ -86,9 +86,9 @@ def tracing(source: Source) -> Drawing | Absent:
     return _study(source, "tracing", ("tracing", "Causal tracing (ROME)"), parts, caption)
 
 
-def _study(source: Source, study: str, names: tuple[str, str], parts: Sequence[Part], caption: str) -> Drawing | Absent:
+def _study(source: ReportData, study: str, names: tuple[str, str], parts: Sequence[StudyPanel], caption: str) -> Drawing | Absent:
     """A panel for each model, dataset and part, two in a row."""
-    rows = [row for row in source.rows(Study, "figure_study", [study]) if row.block >= 0]
+    rows = [row for row in source.rows(StudyPoint, "figure_study", [study]) if row.block >= 0]
     cells = list(dict.fromkeys((row.model, row.dataset) for row in rows))
     if not cells:
         return Absent(*names, f"the study was not run: lks grid --grid studies (measure = study, {study})")
@@ -116,7 +116,7 @@ def _study(source: Source, study: str, names: tuple[str, str], parts: Sequence[P
     return Drawing(names[0], names[1], caption, f"{names[1]}: a line with its interval against the block, a panel for each model", figure)
 
 
-def _limits(parts: Sequence[Part], rows: Sequence[Study]) -> tuple[float, float]:
+def _limits(parts: Sequence[StudyPanel], rows: Sequence[StudyPoint]) -> tuple[float, float]:
     """The same for all panels: all percents of shares, else what there is, with zero."""
     scale, bounded = parts[0].scale, parts[0].chance != 0.0
     values = [scale * end for row in rows if row.quantity in parts[0].lines for end in (row.value, row.low, row.high) if end is not None]
@@ -124,7 +124,7 @@ def _limits(parts: Sequence[Part], rows: Sequence[Study]) -> tuple[float, float]
     return low - 0.05 * (high - low), high + 0.05 * (high - low)
 
 
-def _panel(axes: "Axes", part: Part, rows: Sequence[Study]) -> None:
+def _panel(axes: "Axes", part: StudyPanel, rows: Sequence[StudyPoint]) -> None:
     """Lines with bands against the block."""
     blocks = sorted({row.block for row in rows})
     if part.chance is not None:
@@ -146,7 +146,7 @@ def _panel(axes: "Axes", part: Part, rows: Sequence[Study]) -> None:
         axes.annotate("chance", (1, part.chance), (0, 2), ("axes fraction", "data"), textcoords="offset points", ha="right", va="bottom", color=SOFT)
 
 
-def _columns(rows: Sequence[Study]) -> tuple[list[float], list[float], list[float]]:
+def _columns(rows: Sequence[StudyPoint]) -> tuple[list[float], list[float], list[float]]:
     """Values and the ends of their intervals."""
     low = [row.value if row.low is None else row.low for row in rows]
     return [row.value for row in rows], low, [row.value if row.high is None else row.high for row in rows]

@@ -41,7 +41,7 @@ DARK |= dict(zip(COLOURS, ("#5a9cf0", "#ff8648", "#2cc99c", "#e59cc6", "#f2b640"
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class MethodStyle:
     """How a method is drawn, the same in all figures of a report.
 
     Attributes:
@@ -57,14 +57,14 @@ class Look:
 FIRST = ("LKS", "MEMIT", "WISE", "AlphaEdit", "ROME", "MEND")
 """Titles of methods that wish for colours and markers unlike each other's: those that are most often compared."""
 
-UNEDITED_LOOK = Look(INK, "_", (0, (1.4, 1.4)))
+UNEDITED_LOOK = MethodStyle(INK, "_", (0, (1.4, 1.4)))
 
 
-def looks(names: Sequence[str]) -> dict[str, Look]:
+def looks(names: Sequence[str]) -> dict[str, MethodStyle]:
     """A look for each method, the best first. A name asks for the same colour and marker in every report and gives way only to a better one;
     each six in a row differ in colour, each twelve in marker.
     """
-    made: dict[str, Look] = {}
+    made: dict[str, MethodStyle] = {}
     colours: list[int] = []
     markers: list[int] = []
     for place, name in enumerate(names):
@@ -72,7 +72,7 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
         colours = colours or list(range(len(COLOURS)))
         markers = markers or list(range(len(MARKERS)))
         colour, marker = _nearest(colours, wish, len(COLOURS)), _nearest(markers, wish // len(COLOURS), len(MARKERS))
-        made[name] = Look(COLOURS[colour], MARKERS[marker], DASHES[(marker + place // len(MARKERS)) % len(DASHES)])
+        made[name] = MethodStyle(COLOURS[colour], MARKERS[marker], DASHES[(marker + place // len(MARKERS)) % len(DASHES)])
     return made
 
 

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lks.results.cells import UNEDITED, Outcome
-from reports.results import COLUMNS, READOUTS, Block, Results, Row, seconds_per_edit, why
+from reports.results import COLUMNS, READOUTS, Block, ResultRow, Results, seconds_per_edit, why
 from reports.tables.overview import Overview
 
 METRICS = (*COLUMNS, "harmonic_mean", "same_relation", "near_name", "far", "portability")
 """What the panel of a cell tells; the leaderboard has the first four."""
 
 
-class Mark(NamedTuple):
+class LeaderboardScore(NamedTuple):
     """A score in percent: value, ends of its interval, the published value, whether none is significantly better, items and subjects."""
 
     value: float | None
@@ -24,7 +24,7 @@ class Mark(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class LeaderboardCost:
     """Seconds and bytes of a cell; `paper_minutes` for all edits, as the paper prints them."""
 
     per_edit_s: float
@@ -37,7 +37,7 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LeaderboardRow:
     """A cell.
 
     Attributes:
@@ -69,8 +69,8 @@ class Entry:
     main: bool
     status: str
     why: str
-    scores: dict[str, dict[str, Mark]]
-    spent: Spent | None
+    scores: dict[str, dict[str, LeaderboardScore]]
+    spent: LeaderboardCost | None
     fires_outside: float | None
     ability_kept: float | None
     failed: dict[str, str]
@@ -78,7 +78,7 @@ class Entry:
     provenance: dict[str, str]
 
 
-def entries(results: Results) -> list[Entry]:
+def entries(results: Results) -> list[LeaderboardRow]:
     """All cells with answers, in the order of the tables."""
     beyond = {row.cell_id: row for row in results.overview}
     return [
@@ -89,9 +89,9 @@ def entries(results: Results) -> list[Entry]:
     ]
 
 
-def _entry(results: Results, block: Block, row: Row, outcome: Outcome, beyond: Overview | None) -> Entry:
+def _entry(results: Results, block: Block, row: ResultRow, outcome: Outcome, beyond: Overview | None) -> LeaderboardRow:
     cell = outcome.cell
-    return Entry(
+    return LeaderboardRow(
         cell=cell.id,
         group=block.title,
         model=cell.model,
@@ -121,8 +121,8 @@ def _main(block: Block) -> int:
     return max(block.n_edits, key=lambda n: (sum(n in row.cells for row in block.rows), n))
 
 
-def _scores(results: Results, block: Block, row: Row, outcome: Outcome) -> dict[str, dict[str, Mark]]:
-    marks: dict[str, dict[str, Mark]] = {}
+def _scores(results: Results, block: Block, row: ResultRow, outcome: Outcome) -> dict[str, dict[str, LeaderboardScore]]:
+    marks: dict[str, dict[str, LeaderboardScore]] = {}
     for readout in READOUTS:
         for metric in METRICS:
             score = results.score(outcome, readout, metric)
@@ -130,16 +130,16 @@ def _scores(results: Results, block: Block, row: Row, outcome: Outcome) -> dict[
                 continue
             published = results.published_for(block, row, outcome.cell.n_edits, metric) if readout == next(iter(READOUTS)) else None
             leads = (score.cell_id, readout, metric) in results.leaders
-            mark = Mark(score.value, score.low, score.high, published, leads, score.n_items, score.n_subjects)
+            mark = LeaderboardScore(score.value, score.low, score.high, published, leads, score.n_items, score.n_subjects)
             marks.setdefault(readout, {})[metric] = mark
     return marks
 
 
-def _spent(results: Results, outcome: Outcome) -> Spent:
+def _spent(results: Results, outcome: Outcome) -> LeaderboardCost:
     cell, costs = outcome.cell, outcome.costs
     plain = not cell.variant and cell.split == "evaluation"
     minutes = results.minutes.get((cell.dataset, cell.model, cell.method, cell.n_edits)) if plain else None
-    return Spent(
+    return LeaderboardCost(
         per_edit_s=round(seconds_per_edit(outcome), 6),
         prepare_s=round(costs.prepare_s, 6),
         edit_s=round(costs.edit_s, 6),

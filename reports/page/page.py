@@ -34,7 +34,7 @@ SCRIPTS = ("page.js", "page_board.js", "page_panel.js")
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class KeyFigure:
     """A number or word under the title, and what it counts."""
 
     value: str
@@ -139,7 +139,7 @@ def _beside(stem: str, files: tuple[str, ...], endings: tuple[str, ...]) -> list
     return [name for name in files if PurePath(name).stem == stem and PurePath(name).suffix in endings]
 
 
-def _facts(outcomes: tuple[Outcome, ...]) -> list[Fact]:
+def _facts(outcomes: tuple[Outcome, ...]) -> list[KeyFigure]:
     """What a reader wants to know first."""
     if not outcomes:
         return []
@@ -152,11 +152,11 @@ def _facts(outcomes: tuple[Outcome, ...]) -> list[Fact]:
         (len({cell.model for cell in cells}), "model", "models"),
         (len({cell.dataset for cell in cells}), "dataset", "datasets"),
     )
-    facts = [Fact(f"{n:,}", one if n == 1 else many) for n, one, many in counted if n]
-    facts += [Fact(f"{max(cell.n_edits for cell in editing):,}", "edits at most together")] if editing else []
+    facts = [KeyFigure(f"{n:,}", one if n == 1 else many) for n, one, many in counted if n]
+    facts += [KeyFigure(f"{max(cell.n_edits for cell in editing):,}", "edits at most together")] if editing else []
     devices = sorted({outcome.provenance["device"].split(",")[0] for outcome in outcomes if "device" in outcome.provenance})
     finished = max((outcome.provenance.get("finished", "") for outcome in outcomes), default="")[:10]
-    return [*facts, *([Fact(" · ".join(devices), "device")] if devices else []), *([Fact(finished, "last cell")] if finished else [])]
+    return [*facts, *([KeyFigure(" · ".join(devices), "device")] if devices else []), *([KeyFigure(finished, "last cell")] if finished else [])]
 
 
 def _data(results: Results, store: Reader) -> Markup:

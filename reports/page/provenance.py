@@ -17,7 +17,7 @@ class Noted:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class CellWithoutResult:
     """A cell without a result."""
 
     outcome: Outcome
@@ -49,9 +49,9 @@ def noted(outcomes: Sequence[Outcome]) -> list[Noted]:
     return [*table, Noted("finished", ((f"{times[0]} to {times[-1]}", len(times)),))] if times else table
 
 
-def failures(outcomes: Sequence[Outcome]) -> list[Failure]:
+def failures(outcomes: Sequence[Outcome]) -> list[CellWithoutResult]:
     """The cells without a result, and why."""
-    return [Failure(outcome, name_of(outcome), why(outcome, 1000)) for outcome in outcomes if why(outcome)]
+    return [CellWithoutResult(outcome, name_of(outcome), why(outcome, 1000)) for outcome in outcomes if why(outcome)]
 
 
 def printed(results: Results) -> list[Printed]:

@@ -12,7 +12,7 @@ LONGEST = 600
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class AnswerSample:
     """A raw answer.
 
     Attributes:
@@ -49,7 +49,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class FreeTextSample:
     """A free text before and after editing, and whether the edit holds in free generation."""
 
     cell_id: str
@@ -78,12 +78,12 @@ Shown = dict[str, list[dict[str, object]]]
 
 def samples(store: Reader) -> Shown:
     """Raw answers, right and wrong ones of each kind of probe."""
-    return _by_cell(store.rows(Sample, query("answers")))
+    return _by_cell(store.rows(AnswerSample, query("answers")))
 
 
 def texts(store: Reader) -> Shown:
     """Free texts before and after editing."""
-    return _by_cell(store.rows(Text, query("generations")))
+    return _by_cell(store.rows(FreeTextSample, query("generations")))
 
 
 def errors(store: Reader) -> Shown:
@@ -91,7 +91,7 @@ def errors(store: Reader) -> Shown:
     return _by_cell(store.rows(ErrorShare, query("page_errors")))
 
 
-RowT = TypeVar("RowT", Sample, Text, ErrorShare)
+RowT = TypeVar("RowT", AnswerSample, FreeTextSample, ErrorShare)
 
 
 def _by_cell(rows: Sequence[RowT]) -> Shown:

@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 from lks.results.cells import Outcome
 from reports.results import Results, why
-from reports.tables.model import Entry, Row, Value
+from reports.tables.model import Entry, TableRow, Value
 
 
 class OfCell(Protocol):
@@ -23,7 +23,7 @@ FoundT = TypeVar("FoundT", bound=OfCell)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CellRow:
     """A cell with answers, as tables show it.
 
     Attributes:
@@ -49,7 +49,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Lack:
+class MissingStage:
     """What a line of a cell has that was not measured.
 
     Attributes:
@@ -63,10 +63,10 @@ class Lack:
     values: int
 
 
-def places(results: Results) -> list[Place]:
+def places(results: Results) -> list[CellRow]:
     """All cells of the results, part by part, T by T, in the order of lines."""
     return [
-        Place(block.title, row.name, row.cells[n])
+        CellRow(block.title, row.name, row.cells[n])
         for block in results.blocks
         for n in sorted({n for row in block.rows for n in row.cells})
         for row in block.rows
@@ -74,7 +74,7 @@ def places(results: Results) -> list[Place]:
     ]
 
 
-def device(places: Iterable[Place]) -> str:
+def device(places: Iterable[CellRow]) -> str:
     """On what cells were made: all names, once each."""
     return "; ".join(sorted({device_of(place.outcome) for place in places if place.outcome.status == "ok"}))
 
@@ -96,7 +96,7 @@ def by_cell(rows: Iterable[FoundT]) -> dict[str, list[FoundT]]:
     return found
 
 
-def shown(results: Results, found: Mapping[str, object], published: Collection[Key] = ()) -> list[Place]:
+def shown(results: Results, found: Mapping[str, object], published: Collection[Key] = ()) -> list[CellRow]:
     """The cells of each part in which at least one has something, or was run as in a paper that prints something."""
     everywhere = places(results)
     parts = {place.part for place in everywhere if place.outcome.cell.id in found or place.key in published}
@@ -104,17 +104,17 @@ def shown(results: Results, found: Mapping[str, object], published: Collection[K
 
 
 def lines(
-    shown: Sequence[Place], found: Mapping[str, Sequence[FoundT]], entries: Callable[[Place, FoundT], Sequence[Entry]], lack: Lack
-) -> tuple[Row, ...]:
+    shown: Sequence[CellRow], found: Mapping[str, Sequence[FoundT]], entries: Callable[[CellRow, FoundT], Sequence[Entry]], lack: MissingStage
+) -> tuple[TableRow, ...]:
     """Rows of a table that starts with T and method: one for each row found of a cell, or one that says why there is none."""
     made = []
     for place in shown:
         start = (place.n_edits, place.name)
         rows = found.get(place.outcome.cell.id, ())
-        made += [Row((*start, *entries(place, row)), place.part) for row in rows]
+        made += [TableRow((*start, *entries(place, row)), place.part) for row in rows]
         if not rows:
             reason = missing(place.outcome, lack.stage)
-            made.append(Row((*start, *(["all"] * lack.keys), *[Value(why=reason)] * lack.values), place.part))
+            made.append(TableRow((*start, *(["all"] * lack.keys), *[Value(why=reason)] * lack.values), place.part))
     return tuple(made)
 
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from lks.results.reader import Reader
 from reports.results import COLUMNS, READOUT_NOTES, READOUTS, Results, query
-from reports.tables.cell_rows import Lack, by_cell, device, lines, missing, shown
-from reports.tables.model import Column, Row, Table, Value
+from reports.tables.cell_rows import MissingStage, by_cell, device, lines, missing, shown
+from reports.tables.model import Column, Table, TableRow, Value
 from reports.tables.number_formats import whole
 from reports.tables.scope_rates import TITLES
 
@@ -53,12 +53,12 @@ def scope(results: Results, store: Reader) -> list[Table]:
         values = [_rate(rates.get(what), published if what == "fired" else None) for what in ("fired", "right", "wrong")]
         asked = "indicator alone" if measure == "scope" else "edited model"
         title = TITLES.get(probe_set, probe_set).replace("-phr", "phr")
-        rows.append(Row((f"{n_edits:,}", kind, asked, title, *values, Value(fired.probes)), where))
+        rows.append(TableRow((f"{n_edits:,}", kind, asked, title, *values, Value(fired.probes)), where))
     for n_edits, value in known.items():
         if n_edits not in beside:
             start = (f"{n_edits:,}", RULES[0], "indicator alone", TITLES[RULES[2]])
             absent = Value(why="not run")
-            rows.append(Row((*start, Value(published=value, why="not run"), absent, absent, absent), "CounterFact, not run here"))
+            rows.append(TableRow((*start, Value(published=value, why="not run"), absent, absent, absent), "CounterFact, not run here"))
     columns = (*map(Column, ("T", "Scope", "Asked", "Prompts")), Column("Fires"), Column("Right"), Column("Wrong"), Column("Probes", show=whole))
     caption = (
         f"Percent of prompts, {INTERVAL}, clustered by prompt. Right: finds the subject that is asked about; wrong: finds another. In brackets an "
@@ -107,7 +107,7 @@ def abilities(results: Results, store: Reader) -> list[Table]:
             *(_or(row.retention, "not applicable: unedited has none"), _or(row.above_chance, "not applicable: unedited at chance")),
             Value(row.documents),
         ),
-        Lack("ability", 2, 5),
+        MissingStage("ability", 2, 5),
     )
     caption = (
         f"Percent, {INTERVAL} over documents. Kept: of the unedited model's score on the same texts; above chance: of what that is above guessing. "
@@ -139,7 +139,7 @@ def retention(results: Results) -> list[Table]:
                 half = kept.half_width
                 ends = (None, None) if half is None else (kept.lost - half, kept.lost + half)
                 values += [Value(kept.immediate), Value(kept.final), Value(kept.lost, *ends)]
-            rows.append(Row((place.n_edits, place.name, *values), place.part))
+            rows.append(TableRow((place.n_edits, place.name, *values), place.part))
         groups = [Column(heading, metrics[metric]) for metric in metrics for heading in ("after each", "after all", "lost")]
         columns = (Column("T"), Column("Method"), *groups)
         title = f"What sequential methods keep ({READOUTS[readout]})"
@@ -171,11 +171,11 @@ def errors(results: Results, store: Reader) -> list[Table]:
         start = (place.n_edits, place.name)
         for (context, metric), shares in groups.get(place.outcome.cell.id, {}).items():
             values = [Value(shares.get(kind, 0.0)) for kind in kinds]
-            rows.append(Row((*start, CONTEXTS.get(context, context), COLUMNS[metric], *values), place.part))
+            rows.append(TableRow((*start, CONTEXTS.get(context, context), COLUMNS[metric], *values), place.part))
         if place.outcome.cell.id not in groups:
             asked = results.score(place.outcome, "wild", "reliability") is not None
             reason = "none wrong" if asked else missing(place.outcome, "answers")
-            rows.append(Row((*start, "all", "all", *[Value(why=reason)] * len(kinds)), place.part))
+            rows.append(TableRow((*start, "all", "all", *[Value(why=reason)] * len(kinds)), place.part))
     columns = (*map(Column, ("T", "Method", "Context", "Metric")), *(Column(kind.replace("_", " ")) for kind in kinds))
     caption = "Percent of all free answers, right ones included; a line only where some are wrong. Kinds are told apart by rules, see wild.sql."
     return [Table("errors", "Kinds of wrong answers (WILD)", columns, tuple(rows), caption, 4, "wild", device(here))]
@@ -219,7 +219,7 @@ def contexts(results: Results, store: Reader) -> list[Table]:
             *(CONTEXTS.get(row.context, row.context), COLUMNS[row.metric], Value(row.value, row.low, row.high), Value(row.holds)),
             *(gap(place.outcome.cell.id, row), Value(row.n_items)),
         ),
-        Lack("answers", 2, 4),
+        MissingStage("answers", 2, 4),
     )
     columns = (*map(Column, ("T", "Method", "Context", "Metric")), Column("Right"), Column("Somewhere"), Column("Gap"), Column("Answers", show=whole))
     caption = (

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from markupsafe import Markup, escape
 
-from reports.tables.model import Column, Entry, Row, Table, Value
+from reports.tables.model import Column, Entry, Table, TableRow, Value
 
 MINUS = "−"
 LONG = 40
@@ -141,7 +141,7 @@ def _head(i: int, column: Column, is_first: bool, is_numeric: bool) -> str:
     return f'<th scope="col"{style}{note}><button type="button" data-column="{i}">{escape(column.heading)}</button></th>'
 
 
-def _html_row(table: Table, row: Row, first: set[int], numeric: Sequence[bool]) -> str:
+def _html_row(table: Table, row: TableRow, first: set[int], numeric: Sequence[bool]) -> str:
     cells = []
     for i, (entry, column) in enumerate(zip(row.entries, table.columns, strict=True)):
         mark = "first " if i in first else ""

@@ -6,9 +6,9 @@ from itertools import groupby
 from lks.results.cells import Outcome
 from reports.published_values import TITLES
 from reports.results import COLUMNS, READOUT_NOTES, READOUTS, Block, Results, seconds_per_edit, why
-from reports.results import Row as Line
+from reports.results import ResultRow as Line
 from reports.tables.cell_rows import device, places
-from reports.tables.model import Column, Entry, Row, Table, Value
+from reports.tables.model import Column, Entry, Table, TableRow, Value
 from reports.tables.number_formats import brief, preparation_or_none
 
 CAPTION = (
@@ -27,7 +27,7 @@ NONE_SUCH = {"generality": "paraphrases", "locality": "locality questions"}
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TablePart:
     """A model on a dataset, run here or only in the paper.
 
     Attributes:
@@ -56,7 +56,7 @@ class Part:
         return [*own, *(Line(TITLES[method], method, "", False, {}) for method in further)]
 
 
-def grid(results: Results, name: str, number: str, parts: list[Part]) -> list[Table]:
+def grid(results: Results, name: str, number: str, parts: list[TablePart]) -> list[Table]:
     """The tables of a grid: per read-out, and within one for each set of T's.
 
     Args:
@@ -74,7 +74,7 @@ def grid(results: Results, name: str, number: str, parts: list[Part]) -> list[Ta
     return tables
 
 
-def parts(results: Results, wanted: list[str] | None = None, unwanted: tuple[str, ...] = ()) -> list[Part]:
+def parts(results: Results, wanted: list[str] | None = None, unwanted: tuple[str, ...] = ()) -> list[TablePart]:
     """Blocks of the results, and behind those of its dataset what only the paper has.
 
     Args:
@@ -85,11 +85,11 @@ def parts(results: Results, wanted: list[str] | None = None, unwanted: tuple[str
     run = [block for block in results.blocks if block.dataset not in unwanted and (wanted is None or block.dataset in wanted)]
     evaluated = not results.blocks or results.blocks[0].split == "evaluation"
     keys = [key for key in results.published if evaluated and key[0] not in unwanted and (wanted is None or key[0] in wanted)]
-    made = [Part(b.dataset, b.model, b.title, b, _published(results, b.dataset, b.model) if evaluated else ()) for b in run]
+    made = [TablePart(b.dataset, b.model, b.title, b, _published(results, b.dataset, b.model) if evaluated else ()) for b in run]
     have = {(part.dataset, part.model) for part in made}
     for dataset, model in dict.fromkeys(key[:2] for key in keys):
         if (dataset, model) not in have:
-            made.append(Part(dataset, model, f"{model} on {dataset}, not run here", None, _published(results, dataset, model)))
+            made.append(TablePart(dataset, model, f"{model} on {dataset}, not run here", None, _published(results, dataset, model)))
     compared = {part.dataset for part in made if part.block and part.published}
     anything = {part.dataset for part in made if part.block}
     return sorted(made, key=lambda part: (part.dataset not in compared, part.dataset not in anything, part.dataset))
@@ -99,7 +99,7 @@ def _published(results: Results, dataset: str, model: str) -> tuple[tuple[str, i
     return tuple(dict.fromkeys((key[2], key[3]) for key in results.published if key[:2] == (dataset, model)))
 
 
-def _by_dataset(parts: list[Part]) -> dict[str, list[Part]]:
+def _by_dataset(parts: list[TablePart]) -> dict[str, list[TablePart]]:
     return {dataset: list(some) for dataset, some in groupby(parts, lambda part: part.dataset)}
 
 
@@ -109,10 +109,10 @@ def _chunks(n_edits: frozenset[int]) -> list[list[int]]:
     return [sorted(n_edits)] if 0 < len(n_edits) <= WIDEST else [half for half in halves if half]
 
 
-def _table(results: Results, names: tuple[str, str], readout: str, parts: list[Part], n_edits: list[int]) -> Table:
+def _table(results: Results, names: tuple[str, str], readout: str, parts: list[TablePart], n_edits: list[int]) -> Table:
     used = [part for part in parts if part.n_edits(readout) & set(n_edits)]
     groups = [column for n in n_edits for column in (*(Column(name, f"T={n:,}") for name in COLUMNS.values()), Column("s/edit", f"T={n:,}", brief))]
-    rows = tuple(Row(_entries(results, part, line, readout, n_edits), part.title) for part in used for line in part.lines(readout))
+    rows = tuple(TableRow(_entries(results, part, line, readout, n_edits), part.title) for part in used for line in part.lines(readout))
     datasets = ", ".join(dict.fromkeys(part.dataset for part in used))
     paper = PUBLISHED if any(part.published for part in used) and READOUTS[readout] == PAPER else ""
     titles = {part.title for part in used}
@@ -128,7 +128,7 @@ def _table(results: Results, names: tuple[str, str], readout: str, parts: list[P
     )
 
 
-def _entries(results: Results, part: Part, line: Line, readout: str, n_edits: list[int]) -> tuple[Entry, ...]:
+def _entries(results: Results, part: TablePart, line: Line, readout: str, n_edits: list[int]) -> tuple[Entry, ...]:
     entries: list[Entry] = [line.name, line.regime or "–"]
     for n in n_edits:
         entries += _group(results, part, line, n, readout)
@@ -137,7 +137,7 @@ def _entries(results: Results, part: Part, line: Line, readout: str, n_edits: li
     return (*entries, Value(line.prepare_s) if ran else Value(why=(reasons or ["not run"])[0].split(":")[0]))
 
 
-def _group(results: Results, part: Part, line: Line, n: int, readout: str) -> list[Value]:
+def _group(results: Results, part: TablePart, line: Line, n: int, readout: str) -> list[Value]:
     """Four metrics and seconds per edit; the whole reason of a failure is said once."""
     outcome = line.cells.get(n)
     values = [_value(results, part, line, n, (readout, metric)) for metric in COLUMNS]
@@ -147,7 +147,7 @@ def _group(results: Results, part: Part, line: Line, n: int, readout: str) -> li
     return [values[0], *(Value(published=value.published, why=word) for value in values[1:]), Value(why=word)]
 
 
-def _value(results: Results, part: Part, line: Line, n: int, what: tuple[str, str]) -> Value:
+def _value(results: Results, part: TablePart, line: Line, n: int, what: tuple[str, str]) -> Value:
     readout, metric = what
     key = (part.dataset, part.model, line.method, n, metric)
     published = results.published.get(key) if part.published and not line.variant and READOUTS[readout] == PAPER else None

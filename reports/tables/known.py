@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from lks.results.reader import Reader
 from reports.results import COLUMNS, READOUT_NOTES, READOUTS, Results, query
-from reports.tables.cell_rows import Place, by_cell, device, shown
-from reports.tables.model import Column, Row, Table, Value
+from reports.tables.cell_rows import CellRow, by_cell, device, shown
+from reports.tables.model import Column, Table, TableRow, Value
 from reports.tables.number_formats import whole
 from reports.tables.survey import READ, of_score, reason
 
@@ -17,7 +17,7 @@ NONE_KNOWN = "none known"
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownFactsRow:
     """A row of `sql/table_known.sql`: a metric over known facts, in percent, beside how many old answers there are and are known.
 
     Where no metric has known facts the metric and all behind it are None; the value alone is None where not every question has a score.
@@ -36,7 +36,7 @@ class Known:
 
 def known(results: Results, store: Reader) -> list[Table]:
     """Return one table for each read-out, of datasets whose edits have an old answer."""
-    found = by_cell(store.rows(Known, query("table_known")))
+    found = by_cell(store.rows(KnownFactsRow, query("table_known")))
     here = shown(results, found)
     metrics = {metric: title for metric, title in METRICS.items() if any(_is_asked(results, place, "tf_token", metric) for place in here)}
     columns = [Column("T"), Column("Method")]
@@ -46,7 +46,12 @@ def known(results: Results, store: Reader) -> list[Table]:
 
 
 def _table(
-    results: Results, found: dict[str, list[Known]], here: Sequence[Place], readout: str, columns: tuple[Column, ...], metrics: Sequence[str]
+    results: Results,
+    found: dict[str, list[KnownFactsRow]],
+    here: Sequence[CellRow],
+    readout: str,
+    columns: tuple[Column, ...],
+    metrics: Sequence[str],
 ) -> Table:
     rows = []
     for place in here:
@@ -54,7 +59,7 @@ def _table(
         values = [*_counts(results, place, own)]
         for metric in metrics:
             values += [_over_known(results, place, own, readout, metric), _over_all(results, place, own, readout, metric)]
-        rows.append(Row((place.n_edits, place.name, *values), place.part))
+        rows.append(TableRow((place.n_edits, place.name, *values), place.part))
     caption = (
         f"{READOUTS[readout]}: {READOUT_NOTES[readout]}. Percent, ± half of the 95 % interval, clustered by subject. Old answers: of the edits; "
         "known are those with which the unedited model's free answer begins. Other facts: locality questions; known are those whose true answer it "
@@ -64,7 +69,7 @@ def _table(
     return Table("known", f"What the unedited model knows ({READOUTS[readout]})", columns, tuple(rows), caption, 2, readout, device(here))
 
 
-def _counts(results: Results, place: Place, own: Sequence[Known]) -> list[Value]:
+def _counts(results: Results, place: CellRow, own: Sequence[KnownFactsRow]) -> list[Value]:
     """Return how many old answers and other facts are known, and how many there are."""
     if not own:
         return [Value(why=reason(place, NO_ANSWERS))] * 4
@@ -76,30 +81,30 @@ def _counts(results: Results, place: Place, own: Sequence[Known]) -> list[Value]
     return [*old, Value(counted.n_items if counted else 0), Value(score.n_items)]
 
 
-def _over_known(results: Results, place: Place, own: Sequence[Known], readout: str, metric: str) -> Value:
+def _over_known(results: Results, place: CellRow, own: Sequence[KnownFactsRow], readout: str, metric: str) -> Value:
     row = _row(own, readout, metric)
     if row is not None and row.value is not None:
         return Value(row.value, row.low, row.high)
     return Value(why=_lacking(results, place, readout, metric) if own and row is None else reason(place, NO_ANSWERS))
 
 
-def _over_all(results: Results, place: Place, own: Sequence[Known], readout: str, metric: str) -> Value:
+def _over_all(results: Results, place: CellRow, own: Sequence[KnownFactsRow], readout: str, metric: str) -> Value:
     if own and results.score(place.outcome, readout, metric) is None:
         return Value(why=_lacking(results, place, readout, metric))
     return of_score(results, place, readout, metric)
 
 
-def _row(own: Sequence[Known], readout: str, metric: str) -> Known | None:
+def _row(own: Sequence[KnownFactsRow], readout: str, metric: str) -> KnownFactsRow | None:
     return next((row for row in own if (row.readout, row.metric) == (readout, metric)), None)
 
 
-def _lacking(results: Results, place: Place, readout: str, metric: str) -> str:
+def _lacking(results: Results, place: CellRow, readout: str, metric: str) -> str:
     """Return why a cell that has free answers of the unedited model beside it has no value of a metric."""
     if _is_asked(results, place, readout, metric):
         return NONE_KNOWN
     return "not measured" if _is_asked(results, place, "tf_token", metric) else "not applicable: no such questions"
 
 
-def _is_asked(results: Results, place: Place, readout: str, metric: str) -> bool:
+def _is_asked(results: Results, place: CellRow, readout: str, metric: str) -> bool:
     """Whether a cell has questions of a metric, counted or not."""
     return results.score(place.outcome, readout, "portability_all" if metric == "portability" else metric) is not None

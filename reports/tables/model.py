@@ -77,7 +77,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """A row; rows of a part stand together under its name."""
 
     entries: tuple[Entry, ...]
@@ -102,7 +102,7 @@ class Table:
     name: str
     title: str
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     caption: str = ""
     keys: int = 1
     readout: str = ""
@@ -119,7 +119,7 @@ class Table:
                 raise ValueError(f"table {self.name}: {len(row.entries)} entries for {len(self.columns)} columns in {row.entries[: self.keys]}")
 
     @property
-    def parts(self) -> list[tuple[str, list[Row]]]:
+    def parts(self) -> list[tuple[str, list[TableRow]]]:
         """Rows by part, in order."""
         return [(part, list(rows)) for part, rows in groupby(self.rows, lambda row: row.part)]
 

@@ -7,9 +7,9 @@ from lks.results.cells import UNEDITED
 from lks.results.reader import Reader
 from reports import published_values
 from reports.results import Results, query
-from reports.tables.cell_rows import Key, Lack, Place, by_cell, device, device_of, lines, missing, shown
+from reports.tables.cell_rows import CellRow, Key, MissingStage, by_cell, device, device_of, lines, missing, shown
 from reports.tables.grid_tables import grid, parts
-from reports.tables.model import Column, Entry, Row, Table, Value
+from reports.tables.model import Column, Entry, Table, TableRow, Value
 from reports.tables.number_formats import brief, general, megabytes, preparation_or_none, two_digits, whole
 
 ELSEWHERE = ("counterfact",)
@@ -30,7 +30,7 @@ def table3(results: Results) -> list[Table]:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class SettingsRow:
     """A row of `sql/table_2_4.sql`; all None but for the cell where a cell's parameters are of an older form."""
 
     cell_id: str
@@ -60,7 +60,7 @@ WORDS |= {"optimisation": "Optimisation", "scope": "Scope", "gate": "Gate"}
 
 def table2_4(results: Results, store: Reader) -> list[Table]:
     """Settings of LKS as its cells stored them, beside the paper's Tables 2 and 4."""
-    found = by_cell(store.rows(Settings, query("table_2_4")))
+    found = by_cell(store.rows(SettingsRow, query("table_2_4")))
     paper = {(p.dataset, p.model, p.n_edits): p for p in published_values.presets()}
     ours = [place for place in shown(results, found) if place.outcome.cell.id in found]
     rows = []
@@ -69,11 +69,11 @@ def table2_4(results: Results, store: Reader) -> list[Table]:
         preset = None if cell.variant else paper.pop((cell.dataset, cell.model, cell.n_edits), None)
         row = found[cell.id][0]
         numbers = [_setting(getattr(row, name), getattr(preset, name, None)) for name in NUMBERS]
-        rows.append(Row((place.n_edits, place.name, *numbers, *(str(getattr(row, name) or "not stored") for name in WORDS)), place.part))
+        rows.append(TableRow((place.n_edits, place.name, *numbers, *(str(getattr(row, name) or "not stored") for name in WORDS)), place.part))
     for preset in paper.values():
         numbers = [_setting(None, getattr(preset, name, None)) for name in NUMBERS]
         part = f"{preset.model} on {preset.dataset}, not run here"
-        rows.append(Row((f"{preset.n_edits:,}", "LKS", *numbers, *["not run"] * len(WORDS)), part))
+        rows.append(TableRow((f"{preset.n_edits:,}", "LKS", *numbers, *["not run"] * len(WORDS)), part))
     columns = [Column("T"), Column("Method"), *(Column(heading, show=general) for heading in NUMBERS.values()), *map(Column, WORDS.values())]
     caption = f"Taken from the parameters stored with each cell, not from the presets of the program. {PUBLISHED} Block counts from 0."
     return [Table("table2_4", "Tables 2 and 4, settings of LKS that were used", tuple(columns), tuple(rows), caption, keys=2)]
@@ -116,7 +116,7 @@ def table5(results: Results, found: list[Texts]) -> list[Table]:
         some = by_cell(row for row in found if row.prompt_set == prompt_set)
         paper = published_values.fluency() if prompt_set == "edit" else {}
         places = shown(results, some, paper)
-        rows = lines(places, some, partial(_fluency, paper), Lack("generations", 0, 3))
+        rows = lines(places, some, partial(_fluency, paper), MissingStage("generations", 0, 3))
         done = {place.key for place in places}
         rows += tuple(_not_run(key, value, columns) for key, value in paper.items() if key not in done)
         caption = FLUENCY + (PUBLISHED if prompt_set == "edit" else "The paper has no such texts.")
@@ -126,21 +126,21 @@ def table5(results: Results, found: list[Texts]) -> list[Table]:
     return tables
 
 
-def _fluency(paper: dict[Key, float], place: Place, row: Texts) -> tuple[Entry, ...]:
+def _fluency(paper: dict[Key, float], place: CellRow, row: Texts) -> tuple[Entry, ...]:
     value = Value(row.value, row.low, row.high, paper.get(place.key), why="not applicable: no text has three words")
     return value, Value(row.words), Value(row.texts)
 
 
-def _not_run(key: Key, value: float, columns: tuple[Column, ...]) -> Row:
+def _not_run(key: Key, value: float, columns: tuple[Column, ...]) -> TableRow:
     """A line of the paper for which nothing was run: its value stands in the first column behind T and method."""
     dataset, model, method, n_edits = key
     rest = [Value(why="not run")] * (len(columns) - 3)
     start = (f"{n_edits:,}", published_values.TITLES[method])
-    return Row((*start, Value(published=value, why="not run"), *rest), f"{model} on {dataset}, not run here")
+    return TableRow((*start, Value(published=value, why="not run"), *rest), f"{model} on {dataset}, not run here")
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class FreeTextRow:
     """A row of `sql/table_6.sql`: a free text behind an edit prompt."""
 
     cell_id: str
@@ -154,16 +154,16 @@ class Sample:
 
 def table6(results: Results, store: Reader) -> list[Table]:
     """Texts before and after editing."""
-    found = by_cell(store.rows(Sample, query("table_6")))
+    found = by_cell(store.rows(FreeTextRow, query("table_6")))
     places = [place for place in shown(results, found) if place.outcome.cell.method != UNEDITED]
     rows = []
     for place in places:
         samples = found.get(place.outcome.cell.id, ())
         for one in samples:
             words = (_cut(one.prompt), _cut(one.target), _cut(one.before), _cut(one.after), "yes" if one.holds else "no")
-            rows.append(Row((place.n_edits, place.name, *words), place.part))
+            rows.append(TableRow((place.n_edits, place.name, *words), place.part))
         if not samples:
-            rows.append(Row((place.n_edits, place.name, missing(place.outcome, "generations"), *["–"] * 4), place.part))
+            rows.append(TableRow((place.n_edits, place.name, missing(place.outcome, "generations"), *["–"] * 4), place.part))
     columns = tuple(map(Column, ("T", "Method", "Prompt", "Target", "Before", "After", "Holds")))
     caption = (
         "Of each cell one text whose edit holds (the free answer to the same prompt is right) and one whose does not, where there are any, by "
@@ -181,7 +181,7 @@ def _cut(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class CostRow:
     """A row of `sql/table_appendix_e.sql`: minutes for all edits of a draw, seconds, bytes, percent."""
 
     cell_id: str
@@ -202,7 +202,7 @@ class Spent:
 
 def appendix_e(results: Results, store: Reader) -> list[Table]:
     """Time and memory."""
-    found = by_cell(store.rows(Spent, query("table_appendix_e")))
+    found = by_cell(store.rows(CostRow, query("table_appendix_e")))
     places = shown(results, found, results.minutes)
     columns = (
         *(Column("T"), Column("Method"), Column("Min", show=brief, note="minutes for all T edits of one draw"), Column("s/edit", show=brief)),
@@ -210,7 +210,7 @@ def appendix_e(results: Results, store: Reader) -> list[Table]:
         *(Column("Peak MB", show=megabytes), Column("Patch MB", show=megabytes)),
         *(Column("batch 1", "Overhead %"), Column("batch 32", "Overhead %"), Column("Device")),
     )
-    rows = lines(places, found, partial(_spent, results.minutes), Lack("", 0, 10))
+    rows = lines(places, found, partial(_spent, results.minutes), MissingStage("", 0, 10))
     done = {place.key for place in places}
     rows += tuple(_not_run(key, value, columns) for key, value in results.minutes.items() if key not in done)
     caption = (
@@ -221,7 +221,7 @@ def appendix_e(results: Results, store: Reader) -> list[Table]:
     return [Table("appendix_e", "Appendix E, time and memory", columns, rows, caption, 2, device=device(places))]
 
 
-def _spent(paper: dict[Key, float], place: Place, row: Spent) -> tuple[Entry, ...]:
+def _spent(paper: dict[Key, float], place: CellRow, row: CostRow) -> tuple[Entry, ...]:
     seconds = (Value(row.minutes, published=paper.get(place.key)), Value(row.seconds_per_edit), Value(row.prepare_s), Value(row.ask_s))
     reason = missing(place.outcome, "ability")
     further = [Value(row.ability_s, why=reason), Value(row.peak_bytes), Value(row.patch_bytes)]

@@ -3,7 +3,7 @@
 from lks.results.cells import ABILITY, ANSWERS, ASK, DECISIONS, EDIT, GENERATIONS, OVERHEAD, PASSAGES, PREPARE, Costs
 from reports.results import Results
 from reports.tables.cell_rows import device, missing, places
-from reports.tables.model import Column, Row, Table, Value
+from reports.tables.model import Column, Table, TableRow, Value
 from reports.tables.number_formats import hundredths
 
 PARTS = {
@@ -34,7 +34,7 @@ def seconds(results: Results) -> list[Table]:
                 (Value(costs.parts.get(part), why=missing(place.outcome, part)), Value(found.get(part), why=_no_share(costs, part))) for part in parts
             ]
             values = [Value(costs.seconds), *(value for pair in pairs for value in pair)]
-        rows.append(Row((place.n_edits, place.name, *values), place.part))
+        rows.append(TableRow((place.n_edits, place.name, *values), place.part))
     columns = [Column("T"), Column("Method"), Column("s", "All", hundredths)]
     for part in parts:
         columns += [Column("s", heading(part), hundredths, note(part)), Column("%", heading(part), note=note(part))]

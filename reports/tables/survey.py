@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from lks.results.reader import Reader
 from reports import published_values
 from reports.results import READOUTS, Results, query, why
-from reports.tables.cell_rows import Key, Place, by_cell, device, missing, places, shown
-from reports.tables.model import Column, Row, Table, Value
+from reports.tables.cell_rows import CellRow, Key, by_cell, device, missing, places, shown
+from reports.tables.model import Column, Table, TableRow, Value
 from reports.tables.number_formats import whole
 from reports.tables.paper import Texts
 
@@ -40,19 +40,21 @@ def _knowedit(results: Results, texts: list[Texts]) -> Table:
     fluency = {row.cell_id: row for row in texts if row.prompt_set == "edit"}
     kl = {row.cell_id: row.kl_locality_nats for row in results.overview}
     everywhere = places(results)
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     for dataset in published_values.DATASETS.values():
         own = [place for place in everywhere if place.outcome.cell.dataset == dataset]
         for place in own:
             values = _ours(results, place, fluency, kl)
             known = paper.get(place.key, {})
             marked = [_beside(value, _of(known, metric)) for metric, value in zip(METRICS, values, strict=True)]
-            rows.append(Row((place.n_edits, place.name, *marked), place.part + _how(dataset)))
+            rows.append(TableRow((place.n_edits, place.name, *marked), place.part + _how(dataset)))
         done = {place.key for place in own}
         for key, known in paper.items():
             if key[0] == dataset and key not in done:
                 absent = [_beside(Value(why="not run"), _of(known, metric)) for metric in METRICS]
-                rows.append(Row((f"{key[3]:,}", published_values.TITLES[key[2]], *absent), f"{key[1]} on {dataset}, not run here{_how(dataset)}"))
+                rows.append(
+                    TableRow((f"{key[3]:,}", published_values.TITLES[key[2]], *absent), f"{key[1]} on {dataset}, not run here{_how(dataset)}")
+                )
     columns = (Column("T"), Column("Method"), *map(Column, METRICS.values()))
     caption = (
         "Percent, ± half of the 95 % interval, clustered by subject; fluency: entropy in bits times 100, behind edit prompts, interval over texts. "
@@ -62,7 +64,7 @@ def _knowedit(results: Results, texts: list[Texts]) -> Table:
     return Table("survey4", "Survey Table 4, KnowEdit (TF token)", columns, tuple(rows), caption, 2, "tf_token", device(knowedit))
 
 
-def _ours(results: Results, place: Place, fluency: Mapping[str, Texts], kl: Mapping[str, float | None]) -> list[Value]:
+def _ours(results: Results, place: CellRow, fluency: Mapping[str, Texts], kl: Mapping[str, float | None]) -> list[Value]:
     """A cell's values in the order of `METRICS`."""
     cell = place.outcome.cell
     success = of_score(results, place, SUCCESS.get(cell.dataset, "tf_token"), "reliability")
@@ -101,7 +103,7 @@ def _how(dataset: str) -> str:
     return " (success: likelier than the secret)" if dataset in SUCCESS else ""
 
 
-def of_score(results: Results, place: Place, readout: str, metric: str) -> Value:
+def of_score(results: Results, place: CellRow, readout: str, metric: str) -> Value:
     """A metric of a cell, or why it has none."""
     score = results.score(place.outcome, readout, metric)
     if score is not None and score.value is not None:
@@ -109,7 +111,7 @@ def of_score(results: Results, place: Place, readout: str, metric: str) -> Value
     return Value(why=reason(place, "not applicable: no such questions" if score is None else "not applicable: unedited model not run"))
 
 
-def reason(place: Place, otherwise: str) -> str:
+def reason(place: CellRow, otherwise: str) -> str:
     """Why a cell failed, or else something."""
     return why(place.outcome) or otherwise
 
@@ -118,7 +120,7 @@ def _strata(results: Results) -> Table:
     """Kinds of portability and locality, each under its own read-out as the survey's."""
     here = [place for place in places(results) if place.outcome.cell.dataset in published_values.DATASETS.values()]
     columns = (Column("T"), Column("Method"), *(Column(name, metric.partition("/")[0].capitalize()) for metric, name in STRATA.items()))
-    rows = [Row((place.n_edits, place.name, *(_stratum(results, place, metric) for metric in STRATA)), place.part) for place in here]
+    rows = [TableRow((place.n_edits, place.name, *(_stratum(results, place, metric) for metric in STRATA)), place.part) for place in here]
     caption = (
         "Percent, ± half of the 95 % interval, clustered by subject, teacher-forced (TF token). Portability counts questions whose other facts the "
         "unedited model knows."
@@ -128,7 +130,7 @@ def _strata(results: Results) -> Table:
     )
 
 
-def _stratum(results: Results, place: Place, metric: str) -> Value:
+def _stratum(results: Results, place: CellRow, metric: str) -> Value:
     """A kind of question; of portability none may count."""
     asked = metric.startswith("portability") and results.score(place.outcome, "tf_token", "portability_all") is not None
     if asked and results.score(place.outcome, "tf_token", metric) is None:
@@ -161,7 +163,7 @@ def portability(results: Results) -> list[Table]:
     for place in here:
         counts = [_count(results, place, metric) for metric in ("portability", "portability_all")]
         values = [_ported(results, place, readout, metric) for readout in READ for metric in metrics]
-        rows.append(Row((place.n_edits, place.name, *counts, *values), place.part))
+        rows.append(TableRow((place.n_edits, place.name, *counts, *values), place.part))
     caption = (
         "Percent, ± half of the 95 % interval, clustered by subject. Known: questions that the unedited model answers when the edited fact stands in "
         "front, so that it knows whatever else they need; kinds count these only. All: every question, as the survey counts."
@@ -186,7 +188,7 @@ def _kind(name: str) -> tuple[str, str]:
     return KINDS.get(name, (name.replace("_", " "), ""))
 
 
-def _count(results: Results, place: Place, metric: str) -> Value:
+def _count(results: Results, place: CellRow, metric: str) -> Value:
     """How many questions a metric counts."""
     if results.score(place.outcome, "tf_token", "portability_all") is None:
         return Value(why=reason(place, "not asked"))
@@ -194,7 +196,7 @@ def _count(results: Results, place: Place, metric: str) -> Value:
     return Value(0 if score is None else score.n_items)
 
 
-def _ported(results: Results, place: Place, readout: str, metric: str) -> Value:
+def _ported(results: Results, place: CellRow, readout: str, metric: str) -> Value:
     if results.score(place.outcome, readout, "portability_all") is None:
         return Value(why=reason(place, "not asked"))
     value = of_score(results, place, readout, metric)
@@ -227,12 +229,12 @@ def survey5(results: Results, store: Reader) -> list[Table]:
         key = place.key[1:]
         tested = {row.task: row for row in found.get(place.outcome.cell.id, ())}
         values = [_tested(place, tested.get(task), paper.get(key, {}).get(task)) for task in published_values.TASKS]
-        rows.append(Row((place.n_edits, place.name, *values), place.part))
+        rows.append(TableRow((place.n_edits, place.name, *values), place.part))
     done = {place.key[1:] for place in here}
     for (model, method, n_edits), known in paper.items():
         if (model, method, n_edits) not in done:
             absent = [Value(published=known.get(task), why="not run") for task in published_values.TASKS]
-            rows.append(Row((f"{n_edits:,}", published_values.TITLES[method], *absent), f"{model}, not run here"))
+            rows.append(TableRow((f"{n_edits:,}", published_values.TITLES[method], *absent), f"{model}, not run here"))
     columns = (Column("T"), Column("Method"), *(Column(task) for task in published_values.TASKS))
     caption = (
         "Percent of documents, ± half of the 95 % interval over documents: right answers (acc or exact match), where a test has them. "
@@ -241,7 +243,7 @@ def survey5(results: Results, store: Reader) -> list[Table]:
     return [Table("survey5", "Survey Table 5, general ability (lm-eval)", columns, tuple(rows), caption, 2, "lm-eval", device(here))]
 
 
-def _tested(place: Place, row: Tested | None, published: float | None) -> Value:
+def _tested(place: CellRow, row: Tested | None, published: float | None) -> Value:
     if row is None:
         return Value(published=published, why=missing(place.outcome, "ability"))
     return Value(row.value, row.low, row.high, published)

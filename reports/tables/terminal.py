@@ -4,7 +4,7 @@ from rich.console import Group
 from rich.table import Table
 
 from lks.results.cells import Outcome
-from reports.results import COLUMNS, Block, Kept, Results, Row, name_of, seconds_per_edit
+from reports.results import COLUMNS, Block, ResultRow, Results, Retention, name_of, seconds_per_edit
 from reports.tables import overview, scope_rates
 from reports.tables.model import rule_note
 from reports.tables.number_formats import DASH, number, preparation, short
@@ -81,12 +81,12 @@ def _retention_table(results: Results) -> Table:
     return table
 
 
-def _kept_rows(results: Results, block: Block, n_edits: int) -> list[Row]:
+def _kept_rows(results: Results, block: Block, n_edits: int) -> list[ResultRow]:
     """Rows whose method was asked after each edit."""
     return [row for row in block.rows if n_edits in row.cells and (row.cells[n_edits].cell.id, "tf_token", "reliability") in results.kept]
 
 
-def kept_texts(kept: Kept | None) -> list[str]:
+def kept_texts(kept: Retention | None) -> list[str]:
     """Right after each edit, after all, and what is lost: "98.0", "61.0", "37.0 ±4.1"."""
     if kept is None or kept.immediate is None or kept.final is None or kept.lost is None:
         return [DASH] * 3

@@ -1,4 +1,4 @@
-"""The web application: OpenAI's paths, keys, limits, streams and errors over a `Service`."""
+"""The web application: OpenAI's paths, keys, limits, streams and errors over a `ModelService`."""
 
 import asyncio
 import hashlib
@@ -16,14 +16,14 @@ from starlette.types import Receive, Scope, Send
 
 from lks.io.lines import json_line
 from lks.io.untrusted import parse_json
-from workbench.serving.protocol import Asked, Chat, Completion, Form, Refusal, Usage, understood
-from workbench.serving.service import Prepared, Rules, Service
+from workbench.serving.protocol import ChatRequest, Completion, CompletionFields, Form, Refusal, TokenUsage, understood
+from workbench.serving.service import ModelService, Prepared, Rules
 from workbench.serving.ticket import Piece, Ticket
 
 log = logging.getLogger("lks.serve")
 
 
-def make_app(service: Service) -> FastAPI:
+def make_app(service: ModelService) -> FastAPI:
     """The application; its engine is started and ended by whoever runs it."""
     app = FastAPI(title="lks serve", docs_url=None, redoc_url=None, openapi_url=None)
     began = int(time.time())
@@ -60,12 +60,12 @@ def make_app(service: Service) -> FastAPI:
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        return await _answer(service, request, Chat)
+        return await _answer(service, request, ChatRequest)
 
     return app
 
 
-def _model(service: Service, name: str, began: int) -> dict[str, object]:
+def _model(service: ModelService, name: str, began: int) -> dict[str, object]:
     facts = {"batches": service.batches(name), **service.facts.get(name, {})}
     return {"id": name, "object": "model", "created": began, "owned_by": "lks", "patch": facts}
 
@@ -110,14 +110,14 @@ async def _document(request: Request, most: int) -> object:
         raise Refusal(400, "The request is not valid JSON.") from None
 
 
-async def _answer(service: Service, request: Request, kind: type[Asked]) -> Response:
+async def _answer(service: ModelService, request: Request, kind: type[CompletionFields]) -> Response:
     began = time.perf_counter()
     _check_caller(request, service.rules)
     asked = understood(kind, await _document(request, service.rules.body))
-    assert isinstance(asked, Completion | Chat)
+    assert isinstance(asked, Completion | ChatRequest)
     prepared = await asyncio.get_running_loop().run_in_executor(service.reader, service.prepare, asked)
     ticket = service.submit(prepared)
-    is_chat = isinstance(asked, Chat)
+    is_chat = isinstance(asked, ChatRequest)
     form = Form(f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}", int(time.time()), asked.model, is_chat)
 
     def done(made: int, status: str) -> None:
@@ -148,7 +148,7 @@ async def _whole(ticket: Ticket, form: Form, prepared: Prepared, done: Callable[
     made = sum(piece.made for piece in last.values())
     done(made, "ok")
     whole = {number: "".join(parts) for number, parts in texts.items()}
-    return JSONResponse(form.whole(whole, {number: str(piece.finish) for number, piece in last.items()}, Usage(prepared.prompt_tokens, made)))
+    return JSONResponse(form.whole(whole, {number: str(piece.finish) for number, piece in last.items()}, TokenUsage(prepared.prompt_tokens, made)))
 
 
 async def _unless_gone(request: Request, answer: Awaitable[Response]) -> Response:
@@ -186,7 +186,7 @@ async def _streamed(ticket: Ticket, form: Form, prepared: Prepared, with_usage: 
                 open_rows.discard(piece.row)
             yield _event(form.part(piece.row, piece.text, piece.finish))
         if with_usage:
-            yield _event(form.usage(Usage(prepared.prompt_tokens, sum(made.values()))))
+            yield _event(form.usage(TokenUsage(prepared.prompt_tokens, sum(made.values()))))
         status = "ok"
         yield "data: [DONE]\n\n"
     finally:

@@ -34,7 +34,7 @@ class Sampling:
 
 
 @dataclass(slots=True)
-class Row:
+class GeneratingRow:
     """One answer while it is generated.
 
     Attributes:
@@ -54,10 +54,10 @@ class Row:
     made: int = 0
 
 
-class Batch:
+class GenerationBatch:
     """Rows on one cache.
 
-    All columns of a row's cache but its last `Batch.cached` are padding. Sliding windows need no care: the mask is made from columns,
+    All columns of a row's cache but its last `GenerationBatch.cached` are padding. Sliding windows need no care: the mask is made from columns,
     whose distances are the tokens' own, and the cache keeps every token.
 
     Args:
@@ -66,7 +66,7 @@ class Batch:
         patch: the patch whose own batch this is, inside whose `applied` every method is called; None where rows have patches of their own.
     """
 
-    def __init__(self, lm: LM, rows: Sequence[Row], patch: Patch | None = None) -> None:
+    def __init__(self, lm: LM, rows: Sequence[GeneratingRow], patch: Patch | None = None) -> None:
         self.lm, self.rows, self.patch = lm, list(rows), patch
         self.cache = DynamicCache()
         self.mask = torch.zeros(0)
@@ -101,7 +101,7 @@ class Batch:
                 self._cut(self.mask.shape[1] - max(row_length(row) for row in self.rows))
         self._regroup()
 
-    def join(self, other: "Batch") -> None:
+    def join(self, other: "GenerationBatch") -> None:
         """The rows of another batch follow this one's; both share patches by row, and the other is used up."""
         width = max(self.mask.shape[1], other.mask.shape[1])
         for batch in (self, other):
@@ -144,7 +144,7 @@ class Batch:
         return chosen
 
 
-def row_length(row: Row) -> int:
+def row_length(row: GeneratingRow) -> int:
     """Tokens of a row on the cache: all but the last made."""
     return len(row.prompt) + row.made - 1
 

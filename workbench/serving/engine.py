@@ -13,8 +13,8 @@ from lks.editing.patch import Patch
 from lks.evaluation.row_patches import RowPatch, row_wise
 from lks.models.generation import ends_of
 from lks.models.lm import LM
-from lks.models.prefill import removed
-from workbench.serving.batch import Batch, Row
+from lks.models.prefill import installed_hooks
+from workbench.serving.batch import GeneratingRow, GenerationBatch
 from workbench.serving.ticket import Closed, Full, Piece, Ticket
 
 PREFILL_TOKENS = 8192
@@ -54,10 +54,10 @@ class Engine:
         self.failed = False
         self.steps = 0
         self._ends = frozenset(ends_of(lm))
-        self._queue: deque[tuple[Row, _Place]] = deque()
+        self._queue: deque[tuple[GeneratingRow, _Place]] = deque()
         self._places: dict[int, _Place] = {}
-        self._shared: Batch | None = None
-        self._own: list[Batch] = []
+        self._shared: GenerationBatch | None = None
+        self._own: list[GenerationBatch] = []
         self._news: dict[asyncio.AbstractEventLoop, list[tuple[Ticket, Piece]]] = {}
         self._change = threading.Condition()
         self._closed = self._over = False
@@ -109,7 +109,7 @@ class Engine:
         """The thread."""
         handles = [handle for patch in self.by_row.values() if patch is not None for handle in patch.handles()]
         try:
-            with removed(handles):
+            with installed_hooks(handles):
                 while self._awaited():
                     self._drop_cancelled()
                     for batch in self._admitted():
@@ -135,10 +135,10 @@ class Engine:
             if any(self._places[id(row)].ticket.cancelled for row in batch.rows):
                 self._keep(batch, [i for i, row in enumerate(batch.rows) if not self._places[id(row)].ticket.cancelled])
 
-    def _batches(self) -> list[Batch]:
+    def _batches(self) -> list[GenerationBatch]:
         return [batch for batch in (self._shared, *self._own) if batch is not None and batch.rows]
 
-    def _keep(self, batch: Batch, chosen: Sequence[int]) -> None:
+    def _keep(self, batch: GenerationBatch, chosen: Sequence[int]) -> None:
         """Only these rows of a batch go on; the places of the others are free."""
         staying = set(chosen)
         with self._change:
@@ -147,9 +147,9 @@ class Engine:
                     del self._places[id(row)]
         batch.keep(chosen)
 
-    def _admitted(self) -> list[Batch]:
+    def _admitted(self) -> list[GenerationBatch]:
         """New batches, as many rows as there is room for: one of the rows that share batches, one of each other patch."""
-        found: dict[int, list[Row]] = {}
+        found: dict[int, list[GeneratingRow]] = {}
         patches: dict[int, Patch | None] = {}
         width = count = 0
         with self._change:
@@ -162,9 +162,9 @@ class Engine:
                 self._places[id(row)] = place
                 found.setdefault(id(place.ticket.patch), []).append(row)
                 patches[id(place.ticket.patch)] = place.ticket.patch
-        return [Batch(self.lm, rows, patches[key]) for key, rows in found.items()]
+        return [GenerationBatch(self.lm, rows, patches[key]) for key, rows in found.items()]
 
-    def _guarded(self, batch: Batch, first: bool) -> None:
+    def _guarded(self, batch: GenerationBatch, first: bool) -> None:
         """Read a new batch's prompts, or take a batch's next steps; where that fails its rows end with an error and others go on."""
         try:
             with self._applied(batch):
@@ -184,7 +184,7 @@ class Engine:
                 self._fail(self._shared)
         self._deliver()
 
-    def _fail(self, batch: Batch) -> None:
+    def _fail(self, batch: GenerationBatch) -> None:
         for row in batch.rows:
             if (place := self._places.get(id(row))) is not None:
                 self._tell(place.ticket, Piece(place.number, "", row.made, "error"))
@@ -193,10 +193,10 @@ class Engine:
                 self._places.pop(id(row), None)
         batch.rows = []
 
-    def _applied(self, batch: Batch) -> AbstractContextManager[None]:
+    def _applied(self, batch: GenerationBatch) -> AbstractContextManager[None]:
         return nullcontext() if batch.patch is None else batch.patch.applied(self.lm)
 
-    def _place(self, batch: Batch) -> None:
+    def _place(self, batch: GenerationBatch) -> None:
         """A new batch joins the shared one, or runs beside it."""
         if batch.patch is not None:
             self._own.append(batch)
@@ -205,7 +205,7 @@ class Engine:
         else:
             self._shared.join(batch)
 
-    def _settle(self, batch: Batch, tokens: Sequence[int]) -> None:
+    def _settle(self, batch: GenerationBatch, tokens: Sequence[int]) -> None:
         """Tell what a forward brought; rows that are at their end leave."""
         going = []
         for number, (row, token) in enumerate(zip(batch.rows, tokens, strict=True)):

@@ -16,7 +16,7 @@ from lks.io.untrusted import one_line
 from lks.method.replacer import KnowledgeBlockPatch
 from lks.models.lm import LM
 from lks.models.registry import shape_of
-from workbench.patch_folder import Edited, read
+from workbench.patch_folder import SavedEdits, read
 
 log = logging.getLogger("lks.serve")
 
@@ -60,7 +60,7 @@ def base_name(model: str) -> str:
     return Path(model).resolve().name if Path(model).is_dir() else model.rstrip("/").rpartition("/")[2]
 
 
-def read_all(choices: Sequence[Choice], model: str) -> dict[str, Edited]:
+def read_all(choices: Sequence[Choice], model: str) -> dict[str, SavedEdits]:
     """All patches, held against the model's configuration alone: its weights are not looked at yet.
 
     Raises:
@@ -78,7 +78,7 @@ def read_all(choices: Sequence[Choice], model: str) -> dict[str, Edited]:
     return edited
 
 
-def check(lm: LM, choices: Sequence[Choice], edited: Mapping[str, Edited]) -> None:
+def check(lm: LM, choices: Sequence[Choice], edited: Mapping[str, SavedEdits]) -> None:
     """Put each patch on the loaded model once, and have it read a prompt that it acts on.
 
     Raises:
@@ -102,12 +102,12 @@ def check(lm: LM, choices: Sequence[Choice], edited: Mapping[str, Edited]) -> No
             raise UserError(f"Patch {choice.folder} does not fit {lm.name} ({what}). Serve it with the model it was made for.") from error
 
 
-def served(base: str, edited: Mapping[str, Edited]) -> dict[str, Patch]:
+def served(base: str, edited: Mapping[str, SavedEdits]) -> dict[str, Patch]:
     """Patches by name, the unedited model first."""
     return {base: NoPatch(), **{name: edits.patch for name, edits in edited.items()}}
 
 
-def facts_of(edits: Edited) -> dict[str, object]:
+def facts_of(edits: SavedEdits) -> dict[str, object]:
     """What /v1/models says of a patch."""
     patch = edits.patch
     facts: dict[str, object] = {"kind": patch.kind, "bytes": patch.nbytes}

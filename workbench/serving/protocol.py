@@ -67,7 +67,7 @@ class StreamOptions(_Model):
     include_obfuscation: Off = None
 
 
-class Asked(_Model):
+class CompletionFields(_Model):
     """What both kinds of request have."""
 
     model: str
@@ -100,7 +100,7 @@ class Asked(_Model):
         return self.max_tokens
 
 
-class Completion(Asked):
+class Completion(CompletionFields):
     """POST /v1/completions."""
 
     prompt: (
@@ -150,7 +150,7 @@ class Message(_Model):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class Chat(Asked):
+class ChatRequest(CompletionFields):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
@@ -171,7 +171,7 @@ class Chat(Asked):
         return self.max_completion_tokens or self.max_tokens
 
 
-def understood(kind: type[Asked], document: object) -> Asked:
+def understood(kind: type[CompletionFields], document: object) -> CompletionFields:
     """A request, checked.
 
     Raises:
@@ -199,7 +199,7 @@ def understood(kind: type[Asked], document: object) -> Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class TokenUsage:
     """Tokens of a request.
 
     Attributes:
@@ -230,7 +230,7 @@ class Form:
     model: str
     chat: bool
 
-    def whole(self, texts: Mapping[int, str], finishes: Mapping[int, str], usage: Usage) -> dict[str, Any]:
+    def whole(self, texts: Mapping[int, str], finishes: Mapping[int, str], usage: TokenUsage) -> dict[str, Any]:
         """The answer in one piece."""
         choices = [self._choice(i, {"message": {"role": "assistant", "content": texts[i]}}, texts[i], finishes[i]) for i in sorted(texts)]
         return self._around("chat.completion" if self.chat else "text_completion", choices) | {"usage": usage.body}
@@ -242,7 +242,7 @@ class Form:
             delta["content"] = text
         return self._around("chat.completion.chunk" if self.chat else "text_completion", [self._choice(index, {"delta": delta}, text, finish)])
 
-    def usage(self, usage: Usage) -> dict[str, Any]:
+    def usage(self, usage: TokenUsage) -> dict[str, Any]:
         """The last piece of a streamed answer that is to end with it."""
         return self._around("chat.completion.chunk" if self.chat else "text_completion", []) | {"usage": usage.body}
 

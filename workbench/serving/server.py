@@ -12,7 +12,7 @@ import uvicorn
 
 from lks.errors import UserError
 from workbench.serving.app import make_app
-from workbench.serving.service import Service
+from workbench.serving.service import ModelService
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SHORTEST_KEY = 8
@@ -24,7 +24,7 @@ KEEP_ALIVE_S = 75
 log = logging.getLogger("lks.serve")
 
 
-class Server(uvicorn.Server):
+class GracefulServer(uvicorn.Server):
     """Ends in two steps: first nothing new is let in, and what is under way goes on for a while; then it stops.
 
     Args:
@@ -34,7 +34,7 @@ class Server(uvicorn.Server):
         ready: called once it listens, with its address.
     """
 
-    def __init__(self, service: Service, host: str, port: int, grace: float = 30.0, ready: Callable[[str], None] | None = None) -> None:
+    def __init__(self, service: ModelService, host: str, port: int, grace: float = 30.0, ready: Callable[[str], None] | None = None) -> None:
         settings = uvicorn.Config(
             make_app(service),
             host,

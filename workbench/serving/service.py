@@ -10,9 +10,9 @@ from jinja2 import TemplateError
 from lks.editing.patch import Patch
 from lks.models.lm import LM
 from lks.models.turns import rendered
-from workbench.serving.batch import Row, Sampling
+from workbench.serving.batch import GeneratingRow, Sampling
 from workbench.serving.engine import Engine
-from workbench.serving.protocol import Asked, Chat, Completion, Message, Refusal
+from workbench.serving.protocol import ChatRequest, Completion, CompletionFields, Message, Refusal
 from workbench.serving.text_stream import TextStream
 from workbench.serving.ticket import Closed, Full, Ticket
 
@@ -48,12 +48,12 @@ class Prepared:
         prompt_tokens: of all prompts, as they were asked.
     """
 
-    rows: list[Row]
+    rows: list[GeneratingRow]
     patch: Patch | None
     prompt_tokens: int
 
 
-class Service:
+class ModelService:
     """The model, its edited versions and the engine behind them.
 
     Args:
@@ -78,7 +78,7 @@ class Service:
         """Whether a model shares its batches with all others: "shared" or "own"."""
         return "own" if self.engine.by_row[name] is None else "shared"
 
-    def prepare(self, asked: Completion | Chat) -> Prepared:
+    def prepare(self, asked: Completion | ChatRequest) -> Prepared:
         """Read a request's prompts; takes as long as tokenising, and finding contexts, does.
 
         Raises:
@@ -88,18 +88,18 @@ class Service:
             known = ", ".join(self.names)
             raise Refusal(404, f"The model {asked.model!r} is not served here. Served: {known}.", param="model", code="model_not_found")
         by_row = self.engine.by_row[asked.model]
-        prompts = self._chat(asked.messages) if isinstance(asked, Chat) else [self._tokens(one) for one in asked.prompts]
+        prompts = self._chat(asked.messages) if isinstance(asked, ChatRequest) else [self._tokens(one) for one in asked.prompts]
         n = asked.n or 1
         if len(prompts) * n > self.rules.rows + self.rules.waiting:
             raise Refusal(400, f"{len(prompts) * n} answers are asked for; at most {self.rules.rows + self.rules.waiting} fit.", param="n")
-        rows: list[Row] = []
+        rows: list[GeneratingRow] = []
         for number, ids in enumerate(prompts):
             read = ids if by_row is None else by_row.prompt(ids)
             sampling = self._sampling(asked, len(read) + self._grows(asked.model))
             for choice in range(n):
                 draws = random.Random() if asked.seed is None else random.Random(f"{asked.seed} {number} {choice}")
-                text = TextStream(self._pieces, sampling.stops, spaced=isinstance(asked, Chat))
-                rows.append(Row(read, by_row, sampling, text, draws))
+                text = TextStream(self._pieces, sampling.stops, spaced=isinstance(asked, ChatRequest))
+                rows.append(GeneratingRow(read, by_row, sampling, text, draws))
         own = self.engine.patches[asked.model] if by_row is None else None
         return Prepared(rows, own, sum(map(len, prompts)))
 
@@ -122,13 +122,13 @@ class Service:
         """Tokens that an own batch's patch may put in front of a prompt."""
         return self.engine.patches[name].context_tokens(self.lm) if self.engine.by_row[name] is None else 0
 
-    def _sampling(self, asked: Asked, length: int) -> Sampling:
+    def _sampling(self, asked: CompletionFields, length: int) -> Sampling:
         """How an answer is chosen; where the request does not say how long, what room there is."""
         room = self.rules.length - length
         longest = room if asked.longest is None else asked.longest
         if longest > room or room < 1:
             message = f"The prompt has {length} tokens and {max(longest, 1)} are asked for; this server's limit is {self.rules.length} for both."
-            field = "messages" if isinstance(asked, Chat) else "prompt"
+            field = "messages" if isinstance(asked, ChatRequest) else "prompt"
             raise Refusal(400, message, param=field, code="context_length_exceeded")
         heat = 1.0 if asked.temperature is None else asked.temperature
         return Sampling(longest, heat, 1.0 if asked.top_p is None else asked.top_p, asked.stops)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lks.editing.patch import Patch
-from workbench.serving.batch import Row
+from workbench.serving.batch import GeneratingRow
 
 
 class Full(Exception):
@@ -42,7 +42,7 @@ class Ticket:
         patch: whose own batches the rows go to; None where each row has its patch with it.
     """
 
-    def __init__(self, rows: Sequence[Row], patch: Patch | None = None) -> None:
+    def __init__(self, rows: Sequence[GeneratingRow], patch: Patch | None = None) -> None:
         self.rows, self.patch = list(rows), patch
         self.loop = asyncio.get_running_loop()
         self.news: asyncio.Queue[Piece] = asyncio.Queue()
