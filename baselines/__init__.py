@@ -37,13 +37,17 @@ def _editor(module: str) -> type[Editor[object]]:
     contents = vars(importlib.import_module(module)).values()
     own = [c for c in contents if inspect.isclass(c) and issubclass(c, Editor) and c.__module__ == module]
     if len(own) != 1:
-        raise UserError(f"{importlib.import_module(module).__file__} must define exactly one Editor, it defines {len(own)}.")
+        raise UserError(
+            f"{importlib.import_module(module).__file__} must define exactly one Editor, it defines {len(own)}."
+        )
     return own[0]
 
 
 def _check_own(folder: Path) -> None:
     if not folder.is_dir():
-        raise UserError(f"LKS_METHODS={folder}: no such folder. Make it, with one file per method, or unset the variable.")
+        raise UserError(
+            f"LKS_METHODS={folder}: no such folder. Make it, with one file per method, or unset the variable."
+        )
     taken = {"lks"} | {module.name for module in pkgutil.iter_modules(__path__[:1])}
     for file in sorted(folder.glob("*.py")):
         if file.stem in taken:

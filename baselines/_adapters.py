@@ -82,7 +82,9 @@ class Adapter:
     factors: Callable[[Any], tuple[Tensor, Tensor]]
 
 
-def trained(lm: LM, edits: Sequence[Edit], adapter: Adapter, settings: AdapterSettings, seed: int, progress: Progress) -> WeightPatch:
+def trained(
+    lm: LM, edits: Sequence[Edit], adapter: Adapter, settings: AdapterSettings, seed: int, progress: Progress
+) -> WeightPatch:
     """Train an adapter on the targets of some edits and give it back as low-rank differences of the adapted weights.
 
     Raises:
@@ -96,15 +98,26 @@ def trained(lm: LM, edits: Sequence[Edit], adapter: Adapter, settings: AdapterSe
         try:
             tuner, rule = adapter.tuner(lm.model, settings.epochs * len(groups))
         except ValueError as error:
-            raise UserError(f"No adapter for {lm.name or 'the model'}: {error} Name its attention projections in `target_modules`.") from error
-        _train(lm, [[examples[i] for i in group] for group in groups], settings, rule, random.Random(seed), progress)
+            raise UserError(
+                f"No adapter for {lm.name or 'the model'}: {error} Name its attention projections in `target_modules`."
+            ) from error
+        _train(
+            lm,
+            [[examples[i] for i in group] for group in groups],
+            settings,
+            rule,
+            random.Random(seed),
+            progress,
+        )
         return WeightPatch(low_rank(tuner, adapter.factors))
 
 
 def config_of(lm_model: nn.Module, target_modules: str) -> dict[str, Any]:
     """Settings of peft's configuration that depend on the model: which modules, and how they keep their weights."""
     return {
-        "target_modules": [name.strip() for name in target_modules.split(",")] if target_modules else _usual(lm_model),
+        "target_modules": [name.strip() for name in target_modules.split(",")]
+        if target_modules
+        else _usual(lm_model),
         "fan_in_fan_out": any(isinstance(module, Conv1D) for module in lm_model.modules()),
     }
 
@@ -114,7 +127,9 @@ def _usual(model: nn.Module) -> Any:
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as CHOSEN
 
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    return CHOSEN.get(family_of(cast("PreTrainedModel", model))) or next((list(choice) for choice in USUAL if names.issuperset(choice)), None)
+    return CHOSEN.get(family_of(cast("PreTrainedModel", model))) or next(
+        (list(choice) for choice in USUAL if names.issuperset(choice)), None
+    )
 
 
 def low_rank(tuner: nn.Module, factors: Callable[[Any], tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
@@ -174,7 +189,14 @@ def _groups(lengths: Sequence[int], size: int) -> list[list[int]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def _train(lm: LM, groups: list[list[TrainingSequence]], s: AdapterSettings, rule: Rule, shuffle: random.Random, progress: Progress) -> None:
+def _train(
+    lm: LM,
+    groups: list[list[TrainingSequence]],
+    s: AdapterSettings,
+    rule: Rule,
+    shuffle: random.Random,
+    progress: Progress,
+) -> None:
     """Epochs over the batches in random order; the model itself is in eval mode, the adapter's dropout is active."""
     optimiser = torch.optim.Adam([p for p in lm.model.parameters() if p.requires_grad], lr=s.lr)
     step = 0
@@ -198,4 +220,6 @@ def batch_loss(lm: LM, examples: Sequence[TrainingSequence]) -> Tensor:
     ids, mask = lm.pad([e.ids for e in examples])
     final = lm.decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     row, position, label = places(examples, lm.device)
-    return negative_log_likelihood(lm.capped(lm.vocabulary_projection(final[row, position])).float(), label, row, len(examples))
+    return negative_log_likelihood(
+        lm.capped(lm.vocabulary_projection(final[row, position])).float(), label, row, len(examples)
+    )

@@ -60,22 +60,30 @@ class TrainingSequence:
 
 def target_in_place(encoded: Encoded) -> TrainingSequence:
     """Every target token predicted by the token before it: the usual language-modelling loss on the target."""
-    return TrainingSequence(encoded.ids, [(t - 1, encoded.ids[t]) for t in range(encoded.n_prompt, len(encoded.ids))])
+    return TrainingSequence(
+        encoded.ids, [(t - 1, encoded.ids[t]) for t in range(encoded.n_prompt, len(encoded.ids))]
+    )
 
 
 def target_from_last_token(encoded: Encoded) -> TrainingSequence:
     """Every target token asked of the prompt's last token, a bag of next tokens: FT-L's loss."""
-    return TrainingSequence(encoded.ids[: encoded.n_prompt], [(encoded.n_prompt - 1, token) for token in encoded.answer])
+    return TrainingSequence(
+        encoded.ids[: encoded.n_prompt], [(encoded.n_prompt - 1, token) for token in encoded.answer]
+    )
 
 
 def places(examples: Sequence[TrainingSequence], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Row, position and label of every loss position of a batch, each [places]."""
-    found = [(row, position, label) for row, example in enumerate(examples) for position, label in example.places]
+    found = [
+        (row, position, label) for row, example in enumerate(examples) for position, label in example.places
+    ]
     row, position, label = torch.tensor(found, device=device, dtype=torch.long).reshape(-1, 3).T
     return row, position, label
 
 
-def tune(lm: LM, examples: Sequence[TrainingSequence], settings: FineTuningSettings, seed: int, progress: Progress) -> WeightPatch:
+def tune(
+    lm: LM, examples: Sequence[TrainingSequence], settings: FineTuningSettings, seed: int, progress: Progress
+) -> WeightPatch:
     """Train one matrix in place with Adam, keep the difference, put the matrix back.
 
     The loss of a batch is the mean over its examples of the mean negative log-likelihood of the example's labels.
@@ -134,7 +142,9 @@ def _train(
             break
 
 
-def _loss(upper: UpperBlocks, cached: BlockStates, examples: Sequence[TrainingSequence], chosen: Tensor) -> Tensor:
+def _loss(
+    upper: UpperBlocks, cached: BlockStates, examples: Sequence[TrainingSequence], chosen: Tensor
+) -> Tensor:
     hidden, mask = cached.rows(chosen.to(cached.flat.device))
     final = upper(hidden, mask)
     row, position, label = places(examples, final.device)

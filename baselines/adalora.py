@@ -88,7 +88,14 @@ class AdaLoRA(Editor[AdaLoRAParams]):
         "mini": lambda n_edits, dataset: _small(n_edits),
     }
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
+    def edit(
+        self,
+        lm: LM,
+        edits: Sequence[Edit],
+        seed: int = 0,
+        progress: Progress = no_progress,
+        after: After = no_callback,
+    ) -> Patch:
         """Train adapters under the schedule, take them out again, keep their factors.
 
         Raises:
@@ -96,9 +103,13 @@ class AdaLoRA(Editor[AdaLoRAParams]):
         """
         p = self.params
         if not 0 < p.target_rank < p.initial_rank:
-            raise UserError(f"AdaLoRA's target_rank={p.target_rank} must be above 0 and below initial_rank={p.initial_rank}: raise the latter.")
+            raise UserError(
+                f"AdaLoRA's target_rank={p.target_rank} must be above 0 and below initial_rank={p.initial_rank}: raise the latter."
+            )
         if not (p.warmup >= 0 and p.settle >= 0 and p.warmup + p.settle < 1):
-            raise UserError(f"AdaLoRA's warmup={p.warmup} and settle={p.settle} must leave steps between them: lower one.")
+            raise UserError(
+                f"AdaLoRA's warmup={p.warmup} and settle={p.settle} must leave steps between them: lower one."
+            )
         return trained(lm, edits, Adapter(self._tuner, factors), p, seed, progress)
 
     def _tuner(self, model: nn.Module, steps: int) -> tuple[nn.Module, Rule]:
@@ -147,7 +158,12 @@ class Allocation(Rule):
         The authors' own code and peft take this mean of norms where Eq. 4 has a sum of squares; published values of gamma
         belong to the code, so it is followed.
         """
-        return self.gamma * torch.stack([_skewness(p.T @ p) for p in self._left] + [_skewness(q @ q.T) for q in self._right]).mean()
+        return (
+            self.gamma
+            * torch.stack(
+                [_skewness(p.T @ p) for p in self._left] + [_skewness(q @ q.T) for q in self._right]
+            ).mean()
+        )
 
     def stepped(self, step: int) -> None:
         """Score the triplets and zero those outside the budget."""

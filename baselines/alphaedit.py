@@ -58,7 +58,9 @@ class AlphaEdit(Spreading[AlphaEditParams]):
         # own choice, none is published for these models: the paper's Llama-3 values (blocks 4-8, threshold 2e-2, L2 1, batches of 100) with
         # MEMIT's value optimisation for Llama-2 and Mistral, as EasyEdit's maintainers advise (issue 502); L2 10 for Mistral (issue 490)
         "llama-2-7b-chat": always(AlphaEditParams(first_block=4, last_block=8, batch_size=100)),
-        "mistral-7b-instruct-v0.3": always(AlphaEditParams(first_block=4, last_block=8, batch_size=100, penalty=10.0)),
+        "mistral-7b-instruct-v0.3": always(
+            AlphaEditParams(first_block=4, last_block=8, batch_size=100, penalty=10.0)
+        ),
         # own choice, on held-out cases: docs/baselines.md. The mini model has never met text in front of a question
         "micro": _small(lr=0.5, steps=25, contexts=5, penalty=10.0),
         "mini": _small(lr=0.1, steps=40, contexts=0, penalty=30.0),

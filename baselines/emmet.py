@@ -28,7 +28,14 @@ class EMMETParams(SpreadParams):
 
 def _small(lr: float, steps: int, contexts: int, stabiliser: float) -> Callable[[int, str], EMMETParams]:
     return lambda n_edits, dataset: EMMETParams(
-        first_block=2, last_block=2, lr=lr, steps=steps, contexts=contexts, stabiliser=stabiliser, corpus=dataset, corpus_tokens=100_000
+        first_block=2,
+        last_block=2,
+        lr=lr,
+        steps=steps,
+        contexts=contexts,
+        stabiliser=stabiliser,
+        corpus=dataset,
+        corpus_tokens=100_000,
     )
 
 

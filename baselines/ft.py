@@ -55,7 +55,14 @@ class FineTuning(Editor[FTParams]):
         "mini": always(FTParams(block=3, lr=2e-3, max_epochs=25, batch_size=8)),
     }
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
+    def edit(
+        self,
+        lm: LM,
+        edits: Sequence[Edit],
+        seed: int = 0,
+        progress: Progress = no_progress,
+        after: After = no_callback,
+    ) -> Patch:
         """Train the matrix in place, keep the difference, put the matrix back."""
         encoded = lm.encode([e.prompt for e in edits], [e.target for e in edits])
         return tune(lm, [target_in_place(e) for e in encoded], self.params, seed, progress)

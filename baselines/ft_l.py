@@ -72,7 +72,14 @@ class LastTokenFineTuning(Editor[FTLParams]):
         "mini": always(FTLParams(block=2, lr=2e-3, batch_size=8)),
     }
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
+    def edit(
+        self,
+        lm: LM,
+        edits: Sequence[Edit],
+        seed: int = 0,
+        progress: Progress = no_progress,
+        after: After = no_callback,
+    ) -> Patch:
         """Train the matrix in place, keep the difference, put the matrix back."""
         example = target_from_last_token if self.params.objective == "last_token" else target_in_place
         encoded = lm.encode([e.prompt for e in edits], [e.target for e in edits])

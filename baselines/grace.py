@@ -94,14 +94,18 @@ class Codebook:
         """
         if not self.labels:
             return self._open(query, label, self.eps)
-        distance, nearest = _nearest(query[None], self.keys, torch.tensor(self.radii, device=self.keys.device))
+        distance, nearest = _nearest(
+            query[None], self.keys, torch.tensor(self.radii, device=self.keys.device)
+        )
         d, i = float(distance), int(nearest)
         if d > self.eps + self.radii[i]:
             return self._open(query, label, self.eps)
         if label == self.labels[i]:
             self.radii[i] = max(self.radii[i], d * (1 + ROOM))
             return CodebookEntry(i, {i: self.radii[i]})
-        if d <= ROOM * self.eps:  # the same prompt again: half of no distance would leave both keys without reach
+        if (
+            d <= ROOM * self.eps
+        ):  # the same prompt again: half of no distance would leave both keys without reach
             own, self.radii[i] = self.radii[i], -1.0
         else:
             own = self.radii[i] = d / 2
@@ -120,7 +124,9 @@ def _nearest(queries: Tensor, keys: Tensor, radii: Tensor) -> tuple[Tensor, Tens
 
     Differences are taken before squares: keys that were split lie close together.
     """
-    distances = torch.cdist(queries.float(), keys, compute_mode="donot_use_mm_for_euclid_dist").masked_fill(radii < 0, torch.inf)
+    distances = torch.cdist(queries.float(), keys, compute_mode="donot_use_mm_for_euclid_dist").masked_fill(
+        radii < 0, torch.inf
+    )
     nearest = distances.min(1)
     return nearest.values, nearest.indices
 
@@ -149,7 +155,9 @@ class CodebookPatch(Patch):
     kind = "codebook"
     subjects: tuple[str, ...] = ()
 
-    def __init__(self, block: int, keys: Tensor, values: Tensor, radii: Tensor, subjects: Sequence[str] = ()) -> None:
+    def __init__(
+        self, block: int, keys: Tensor, values: Tensor, radii: Tensor, subjects: Sequence[str] = ()
+    ) -> None:
         self.block, self.keys, self.values, self.radii = block, keys, values, radii
         self.subjects = tuple(subjects)
 
@@ -174,7 +182,10 @@ class CodebookPatch(Patch):
             ValueError: keys, values, radii and subjects do not fit together.
         """
         saved, keys = checked(_CodebookSettings, settings), check_tensor("keys", tensors["keys"], None, None)
-        values, radii = check_tensor("values", tensors["values"], len(keys), None), check_tensor("radii", tensors["radii"], len(keys))
+        values, radii = (
+            check_tensor("values", tensors["values"], len(keys), None),
+            check_tensor("radii", tensors["radii"], len(keys)),
+        )
         if len(saved.subjects) not in (0, len(keys)):
             raise ValueError(f"{len(keys)} keys, {len(saved.subjects)} subjects")
         return cls(saved.block, keys, values, radii, saved.subjects)
@@ -190,12 +201,23 @@ class CodebookPatch(Patch):
     @contextmanager
     def applied(self, lm: LM) -> Iterator[None]:
         """A hook on the layer, gone on leaving."""
-        there = type(self)(self.block, self.keys.to(lm.device), self.values.to(lm.device), self.radii.to(lm.device), self.subjects)
-        with track_prefill(lm) as prefills, installed_hooks([lm.mlp_output(self.block).register_forward_hook(_replacing(there, prefills))]):
+        there = type(self)(
+            self.block,
+            self.keys.to(lm.device),
+            self.values.to(lm.device),
+            self.radii.to(lm.device),
+            self.subjects,
+        )
+        with (
+            track_prefill(lm) as prefills,
+            installed_hooks([lm.mlp_output(self.block).register_forward_hook(_replacing(there, prefills))]),
+        ):
             yield
 
 
-def _replacing(patch: CodebookPatch, prefills: Prefills) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
+def _replacing(
+    patch: CodebookPatch, prefills: Prefills
+) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
     """The hook."""
 
     def replace(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
@@ -242,7 +264,14 @@ class Grace(Editor[GraceParams]):
         "mini": lambda n_edits, dataset: GraceParams(block=3, eps=6.0, lr=1.0),
     }
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
+    def edit(
+        self,
+        lm: LM,
+        edits: Sequence[Edit],
+        seed: int = 0,
+        progress: Progress = no_progress,
+        after: After = no_callback,
+    ) -> Patch:
         """Lay out the code-book, train its values, show it as it stood after each edit."""
         p = self.params
         lm.block(p.block)
@@ -253,7 +282,9 @@ class Grace(Editor[GraceParams]):
         book = Codebook(p.eps, torch.empty_like(queries))
         entries = [book.add(query, tuple(e.answer)) for query, e in zip(queries, encoded, strict=True)]
         drawn = torch.rand(outputs.shape, generator=torch.Generator().manual_seed(seed)).to(outputs.device)
-        values = ValueTrainer(lm, p, encoded, outputs).train([e.key for e in entries], outputs if p.initial == "warm" else drawn, progress)
+        values = ValueTrainer(lm, p, encoded, outputs).train(
+            [e.key for e in entries], outputs if p.initial == "warm" else drawn, progress
+        )
         patch = CodebookPatch(p.block, book.keys[:0], values[:0], torch.zeros(0))
         radii: dict[int, float] = {}
         latest: dict[int, int] = {}
@@ -263,16 +294,22 @@ class Grace(Editor[GraceParams]):
             if after is not no_callback or number == len(entries) - 1:
                 n, last = len(latest), [latest[k] for k in range(len(latest))]
                 subjects = [edits[number].subject for number in last]
-                patch = CodebookPatch(p.block, book.keys[:n], values[last], torch.tensor([radii[k] for k in range(n)]), subjects)
+                patch = CodebookPatch(
+                    p.block, book.keys[:n], values[last], torch.tensor([radii[k] for k in range(n)]), subjects
+                )
             after(number, patch)
         return patch
 
 
 @torch.no_grad()
-def at_the_end(lm: LM, block: int, encoded: Sequence[Encoded], batch_tokens: int = 8192) -> tuple[Tensor, Tensor]:
+def at_the_end(
+    lm: LM, block: int, encoded: Sequence[Encoded], batch_tokens: int = 8192
+) -> tuple[Tensor, Tensor]:
     """Input [prompts, k] and output [prompts, d] of a block's MLP output layer at each prompt's last token, in float32."""
     part, seen = lower_blocks(lm, block), list[tuple[Tensor, Tensor]]()
-    hook = lm.mlp_output(block).register_forward_hook(lambda _module, args, output: seen.append((args[0], output)))
+    hook = lm.mlp_output(block).register_forward_hook(
+        lambda _module, args, output: seen.append((args[0], output))
+    )
     found: dict[int, tuple[Tensor, Tensor]] = {}
     with installed_hooks([hook]):
         for chosen in batches([e.n_prompt for e in encoded], batch_tokens):
@@ -280,8 +317,12 @@ def at_the_end(lm: LM, block: int, encoded: Sequence[Encoded], batch_tokens: int
             part(input_ids=ids, attention_mask=mask, use_cache=False)
             given, made = seen.pop()
             row, last = torch.arange(len(chosen), device=lm.device), mask.sum(1) - 1
-            found.update(zip(chosen, zip(given[row, last].float(), made[row, last].float(), strict=True), strict=True))
-    return torch.stack([found[i][0] for i in range(len(encoded))]), torch.stack([found[i][1] for i in range(len(encoded))])
+            found.update(
+                zip(chosen, zip(given[row, last].float(), made[row, last].float(), strict=True), strict=True)
+            )
+    return torch.stack([found[i][0] for i in range(len(encoded))]), torch.stack(
+        [found[i][1] for i in range(len(encoded))]
+    )
 
 
 class ValueTrainer:
@@ -295,7 +336,14 @@ class ValueTrainer:
         batch_tokens: padded tokens per batch of values.
     """
 
-    def __init__(self, lm: LM, params: GraceParams, encoded: Sequence[Encoded], outputs: Tensor, batch_tokens: int = 4096) -> None:
+    def __init__(
+        self,
+        lm: LM,
+        params: GraceParams,
+        encoded: Sequence[Encoded],
+        outputs: Tensor,
+        batch_tokens: int = 4096,
+    ) -> None:
         self.lm, self.params, self.encoded, self.batch_tokens = lm, params, encoded, batch_tokens
         self.upper = UpperBlocks(lm, params.block)
         self.cached: BlockStates = states(lm, params.block, [e.ids for e in encoded])
@@ -312,7 +360,9 @@ class ValueTrainer:
             progress: called with the fraction done.
         """
         values, latest = initial.clone(), dict[int, int]()
-        rounds: list[list[tuple[int, int]]] = []  # of (edit, the edit whose value it starts from); no key twice in a round
+        rounds: list[
+            list[tuple[int, int]]
+        ] = []  # of (edit, the edit whose value it starts from); no key twice in a round
         turns: Counter[int] = Counter()
         for number, key in enumerate(keys):
             if turns[key] == len(rounds):
@@ -322,7 +372,9 @@ class ValueTrainer:
             turns[key] += 1
         done = 0
         for together in rounds:
-            for chosen in batches([len(self.encoded[number].ids) for number, _ in together], self.batch_tokens):
+            for chosen in batches(
+                [len(self.encoded[number].ids) for number, _ in together], self.batch_tokens
+            ):
                 index, start = torch.tensor([together[i] for i in chosen], device=values.device).T
                 progress(done / len(keys))
                 values[index] = self.optimise(index, values[start])
@@ -362,5 +414,7 @@ class ValueTrainer:
         final = suffix(torch.cat([first[:, None], suffix.hidden[:, 1:]], 1))
         labels, mask = self.lm.pad([self.encoded[i].answer for i in index.tolist()])
         row, column = mask.nonzero(as_tuple=True)
-        per_token = F.cross_entropy(self.upper.logits(final[row, column]), labels[row, column], reduction="none")
+        per_token = F.cross_entropy(
+            self.upper.logits(final[row, column]), labels[row, column], reduction="none"
+        )
         return row_means(per_token, row, len(index))

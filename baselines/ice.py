@@ -56,7 +56,14 @@ class ICE(Editor[ICEParams]):
         "mini": always(ICEParams()),
     }
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
+    def edit(
+        self,
+        lm: LM,
+        edits: Sequence[Edit],
+        seed: int = 0,
+        progress: Progress = no_progress,
+        after: After = no_callback,
+    ) -> Patch:
         """Write the facts down."""
         p = self.params
         if edits:

@@ -75,11 +75,20 @@ class IKE(Editor[IKEParams]):
             NothingToLearnFrom: there are none.
         """
         if len({e.subject for e in training}) < 2:
-            raise NothingToLearnFrom("IKE makes its demonstrations from edits of at least two subjects that are not evaluated. Use a larger dataset.")
+            raise NothingToLearnFrom(
+                "IKE makes its demonstrations from edits of at least two subjects that are not evaluated. Use a larger dataset."
+            )
         self.training = tuple(training)
         return 0.0
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
+    def edit(
+        self,
+        lm: LM,
+        edits: Sequence[Edit],
+        seed: int = 0,
+        progress: Progress = no_progress,
+        after: After = no_callback,
+    ) -> Patch:
         """Write the facts down, each with the demonstrations nearest to it.
 
         Raises:
@@ -90,7 +99,9 @@ class IKE(Editor[IKEParams]):
         if not edits:
             return FactsInFront([], [], lookup)
         if not self.training:
-            raise UserError("IKE has no edits to make demonstrations of. Call prepare with training edits first.")
+            raise UserError(
+                "IKE has no edits to make demonstrations of. Call prepare with training edits first."
+            )
         memory = retriever(p.retriever, p.encoder)
         memory.fit([joined(e.prompt, e.target) for e in self.training])
         nearest, _ = memory.search([joined(e.prompt, e.target) for e in edits], p.demonstrations)
@@ -98,7 +109,14 @@ class IKE(Editor[IKEParams]):
         facts = []
         for edit, row in zip(edits, nearest.tolist(), strict=True):
             shown = [demonstration(self.training, i, FORMS[n % len(FORMS)]) for n, i in enumerate(row)]
-            facts.append(FactText(edit.prompt, edit.target, tuple(texts.setdefault(text, len(texts)) for text in reversed(shown)), edit.subject))
+            facts.append(
+                FactText(
+                    edit.prompt,
+                    edit.target,
+                    tuple(texts.setdefault(text, len(texts)) for text in reversed(shown)),
+                    edit.subject,
+                )
+            )
         progress(1.0)
         return FactsInFront(facts, list(texts), lookup)
 
@@ -110,7 +128,11 @@ def demonstration(training: Sequence[Edit], index: int, form: Form) -> str:
     if form == "update" and edit.training_paraphrases:
         prompt = edit.training_paraphrases[0]
     elif form == "retain":
-        others = (o for o in [*training[index + 1 :], *training[:index]] if o.subject != edit.subject and o.ground_truth)
+        others = (
+            o
+            for o in [*training[index + 1 :], *training[:index]]
+            if o.subject != edit.subject and o.ground_truth
+        )
         if other := next(others, None):
             prompt, answer = other.prompt, other.ground_truth
     return f"New Fact: {joined(edit.prompt, edit.target)}\nPrompt: {joined(prompt, answer)}\n\n"

@@ -69,7 +69,14 @@ class LoRA(Editor[LoRAParams]):
         "mini": lambda n_edits, dataset: _small(n_edits),
     }
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
+    def edit(
+        self,
+        lm: LM,
+        edits: Sequence[Edit],
+        seed: int = 0,
+        progress: Progress = no_progress,
+        after: After = no_callback,
+    ) -> Patch:
         """Train adapters, take them out again, keep their factors."""
         return trained(lm, edits, Adapter(self._tuner, factors), self.params, seed, progress)
 
@@ -77,7 +84,9 @@ class LoRA(Editor[LoRAParams]):
         from peft import LoraConfig, LoraModel
 
         p = self.params
-        config = LoraConfig(r=p.rank, lora_alpha=p.alpha, lora_dropout=p.dropout, **config_of(model, p.target_modules))
+        config = LoraConfig(
+            r=p.rank, lora_alpha=p.alpha, lora_dropout=p.dropout, **config_of(model, p.target_modules)
+        )
         return LoraModel(model, config, ADAPTER), Rule()
 
 

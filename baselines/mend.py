@@ -101,7 +101,11 @@ class Mend(Editor[MendParams]):
     def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = no_progress) -> float:
         """Meta-train the network, or take it from the cache."""
         parts = loop.split(training, self.title, self.params.validation_edits)
-        depends = {"model": lm.identity, "parameters": canonical(self.params), "training": loop.digest(training)}
+        depends = {
+            "model": lm.identity,
+            "parameters": canonical(self.params),
+            "training": loop.digest(training),
+        }
         kept = made("mend", depends, lambda making: self._train(lm, parts, progress, making))
         self._trained = kept.tensors
         progress(1.0)
@@ -123,15 +127,26 @@ class Mend(Editor[MendParams]):
             encoded = lm.encode([e.prompt for e in parts.train], [e.target for e in parts.train])
             kept = making.checkpoint("measuring")
             network.normalise(making.step("moments", lambda: measure(network, border, layers, encoded, kept)))
-        MendTrainer(lm, layers, border, network, self.params, seed=0).fit(parts, progress, making.checkpoint("training"))
+        MendTrainer(lm, layers, border, network, self.params, seed=0).fit(
+            parts, progress, making.checkpoint("training")
+        )
         return network.state_dict()
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
+    def edit(
+        self,
+        lm: LM,
+        edits: Sequence[Edit],
+        seed: int = 0,
+        progress: Progress = no_progress,
+        after: After = no_callback,
+    ) -> Patch:
         """Sum the changes of all edits, each from its own gradient at the unedited model."""
         if not edits:
             return WeightPatch({})
         if self._trained is None:
-            raise UserError(f"{self.title} edits with a network that was trained beforehand: call `prepare` with training edits first.")
+            raise UserError(
+                f"{self.title} edits with a network that was trained beforehand: call `prepare` with training edits first."
+            )
         blocks = self._blocks(lm)
         layers, border = mlp_layers(lm, blocks), Border(lm, min(blocks))
         network = self.network(layers).to(lm.device)
@@ -142,7 +157,9 @@ class Mend(Editor[MendParams]):
         for chosen in batches([len(e.ids) for e in encoded], 4096):
             found = gradients(border, layers, border.rows([encoded[i] for i in chosen]))
             with torch.no_grad():
-                for total, (right, left), (_, delta) in zip(sums, change(network, found, 1), found, strict=True):
+                for total, (right, left), (_, delta) in zip(
+                    sums, change(network, found, 1), found, strict=True
+                ):
                     kept = live(delta).reshape(-1)
                     total.add(left[0][kept], right[0][kept])
             done += len(chosen)

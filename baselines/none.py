@@ -19,6 +19,13 @@ class Unedited(Editor[NoParams]):
     params_type: ClassVar = NoParams
     presets: ClassVar = {"default": lambda n_edits, dataset: NoParams()}
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
+    def edit(
+        self,
+        lm: LM,
+        edits: Sequence[Edit],
+        seed: int = 0,
+        progress: Progress = no_progress,
+        after: After = no_callback,
+    ) -> Patch:
         """No change."""
         return NoPatch()

@@ -15,4 +15,6 @@ class RROME(ROME):
     title: ClassVar = "R-ROME"
     source: ClassVar = "Gupta et al. 2024, arXiv 2403.07175"
     one_key: ClassVar = True
-    presets: ClassVar = dict(ROME.presets)  # EasyEdit, hparams/R-ROME/llama-7b.yaml: as ROME; Mistral and small models: own choice, as ROME
+    presets: ClassVar = dict(
+        ROME.presets
+    )  # EasyEdit, hparams/R-ROME/llama-7b.yaml: as ROME; Mistral and small models: own choice, as ROME

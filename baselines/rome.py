@@ -50,7 +50,13 @@ class ROMEParams(ValueParams):
 def _small(block: int, lr: float, steps: int, contexts: int) -> Callable[[int, str], ROMEParams]:
     """Parameters for a testbed model: its own text, few tokens."""
     return lambda n_edits, dataset: ROMEParams(
-        block=block, lr=lr, steps=steps, short_contexts=contexts, long_contexts=contexts, corpus=dataset, corpus_tokens=100_000
+        block=block,
+        lr=lr,
+        steps=steps,
+        short_contexts=contexts,
+        long_contexts=contexts,
+        corpus=dataset,
+        corpus_tokens=100_000,
     )
 
 
@@ -95,7 +101,14 @@ class ROME(Editor[ROMEParams]):
         """Subjects that are the first token of their prompt."""
         return first_token_warnings(lm, edits)
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
+    def edit(
+        self,
+        lm: LM,
+        edits: Sequence[Edit],
+        seed: int = 0,
+        progress: Progress = no_progress,
+        after: After = no_callback,
+    ) -> Patch:
         """Update the layer once per edit.
 
         Raises:
@@ -107,10 +120,18 @@ class ROME(Editor[ROMEParams]):
         with Updates(lm, [block]) as updates:
             if edits:
                 keys = Subjects.before(lm, behind(lm, edits, self._texts, answered=False), block).keys(lm)
-                together = self._changes(lm, edits, keys[:, 0], progress) if self.params.values == "together" else None
+                together = (
+                    self._changes(lm, edits, keys[:, 0], progress)
+                    if self.params.values == "together"
+                    else None
+                )
                 for number, edit in enumerate(edits):
                     bare = keys[number : number + 1, 0]
-                    change = self._changes(lm, [edit], bare, no_progress)[0] if together is None else together[number]
+                    change = (
+                        self._changes(lm, [edit], bare, no_progress)[0]
+                        if together is None
+                        else together[number]
+                    )
                     updates.add(block, *self._factors(lm, keys[number], change))
                     progress((number + 1) / len(edits))
                     if after is not no_callback:
@@ -130,7 +151,11 @@ class ROME(Editor[ROMEParams]):
         direction = mean.double()[:, None] if self._moment is None else self._moment.inverse(mean[:, None])
         key = mean if self.one_key else keys[0]
         # what the layer gives for `key` now may differ from what it gave for the bare prompt, which v* was reckoned from
-        missing = _output(lm, self.params.block, keys[:1])[0] + change - _output(lm, self.params.block, key[None])[0]
+        missing = (
+            _output(lm, self.params.block, keys[:1])[0]
+            + change
+            - _output(lm, self.params.block, key[None])[0]
+        )
         direction = direction / direction.norm()
         return missing[:, None] / float(key.double() @ direction[:, 0]), direction.T
 

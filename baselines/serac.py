@@ -91,7 +91,18 @@ _LLAMA_2 = SeracParams(
     clip=100.0,
 )
 # own choice: there is no yaml, and no small public model with Mistral's vocabulary of 32,768 pieces, so a fresh one is trained
-_MISTRAL = replace(_LLAMA_2, counterfactual="", dim=512, layers=6, heads=8, lr=3e-4, vary_targets=0.8, reading=1.0, ending=0.1, clip=1.0)
+_MISTRAL = replace(
+    _LLAMA_2,
+    counterfactual="",
+    dim=512,
+    layers=6,
+    heads=8,
+    lr=3e-4,
+    vary_targets=0.8,
+    reading=1.0,
+    ending=0.1,
+    clip=1.0,
+)
 
 
 class Serac(Editor[SeracParams]):
@@ -120,7 +131,11 @@ class Serac(Editor[SeracParams]):
     def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = no_progress) -> float:
         """Train both networks, or take them from the cache."""
         parts = loop.split(training, self.title, self.params.validation_edits)
-        depends = {"model": lm.identity, "parameters": canonical(self.params), "training": loop.digest(training)}
+        depends = {
+            "model": lm.identity,
+            "parameters": canonical(self.params),
+            "training": loop.digest(training),
+        }
         kept = made("serac", depends, lambda making: self._train(lm, parts, progress, making))
         self._trained = kept.tensors
         progress(1.0)
@@ -133,31 +148,61 @@ class Serac(Editor[SeracParams]):
 
     def _counterfactual(self, lm: LM) -> Counterfactual:
         p = self.params
-        found = _counterfactual.from_hub(lm, p.counterfactual) if p.counterfactual else _counterfactual.fresh(lm, p.dim, p.layers, p.heads, seed=0)
+        found = (
+            _counterfactual.from_hub(lm, p.counterfactual)
+            if p.counterfactual
+            else _counterfactual.fresh(lm, p.dim, p.layers, p.heads, seed=0)
+        )
         return found.to(lm.device)
 
     def _train(self, lm: LM, parts: loop.Split, progress: Progress, making: Making) -> dict[str, Tensor]:
         p = self.params
-        scope = making.step("scope", lambda: self._train_scope(lm, parts, lambda done: progress(0.2 * done), making.checkpoint("scope-training")))
+        scope = making.step(
+            "scope",
+            lambda: self._train_scope(
+                lm, parts, lambda done: progress(0.2 * done), making.checkpoint("scope-training")
+            ),
+        )
         model = self._counterfactual(lm)
-        answers = _counterfactual.CounterfactualTrainer(lm, model, p.batch_size, p.vary_targets, p.reading, p.ending)
-        answers.fit(parts, p.lr, p, lambda done: progress(0.2 + 0.8 * done), making.checkpoint("answers-training"))
-        return {f"scope.{k}": v for k, v in scope.items()} | {f"counterfactual.{k}": v for k, v in model.tensors().items()}
+        answers = _counterfactual.CounterfactualTrainer(
+            lm, model, p.batch_size, p.vary_targets, p.reading, p.ending
+        )
+        answers.fit(
+            parts, p.lr, p, lambda done: progress(0.2 + 0.8 * done), making.checkpoint("answers-training")
+        )
+        return {f"scope.{k}": v for k, v in scope.items()} | {
+            f"counterfactual.{k}": v for k, v in model.tensors().items()
+        }
 
-    def _train_scope(self, lm: LM, parts: loop.Split, progress: Progress, kept: Checkpoint) -> dict[str, Tensor]:
+    def _train_scope(
+        self, lm: LM, parts: loop.Split, progress: Progress, kept: Checkpoint
+    ) -> dict[str, Tensor]:
         p = self.params
         classifier = self._encoder(lm).make().to(lm.device)
         seen = loop.Split(parts.train[: p.scope_edits], parts.validation[: p.scope_edits])
-        classifier.measure(lm, [prompt for e in seen.train for prompt in (e.prompt, *e.training_locality[:1])])
-        scope_classifier.ScopeClassifierTrainer(lm, classifier, p.scope_batch, p.locality_prompts, seed=0).fit(seen, p.scope_lr, p, progress, kept)
+        classifier.measure(
+            lm, [prompt for e in seen.train for prompt in (e.prompt, *e.training_locality[:1])]
+        )
+        scope_classifier.ScopeClassifierTrainer(
+            lm, classifier, p.scope_batch, p.locality_prompts, seed=0
+        ).fit(seen, p.scope_lr, p, progress, kept)
         return {name: weight.detach() for name, weight in classifier.named_parameters()}
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
+    def edit(
+        self,
+        lm: LM,
+        edits: Sequence[Edit],
+        seed: int = 0,
+        progress: Progress = no_progress,
+        after: After = no_callback,
+    ) -> Patch:
         """Put the edits into the memory, their prompts embedded once."""
         if not edits:
             return NoPatch()
         if self._trained is None:
-            raise UserError(f"{self.title} edits with networks that were trained beforehand: call `prepare` with training edits first.")
+            raise UserError(
+                f"{self.title} edits with networks that were trained beforehand: call `prepare` with training edits first."
+            )
         encoder = self._encoder(lm)
         classifier, counterfactual = encoder.make().to(lm.device), self._counterfactual(lm)
         load(classifier, counterfactual, self._trained)
@@ -166,4 +211,12 @@ class Serac(Editor[SeracParams]):
         progress(0.5)
         contexts = _counterfactual.contexts(lm, prompts, [e.target for e in edits])
         progress(1.0)
-        return SeracPatch(contexts, embeddings, classifier, encoder, counterfactual, self.params.threshold, [e.subject for e in edits])
+        return SeracPatch(
+            contexts,
+            embeddings,
+            classifier,
+            encoder,
+            counterfactual,
+            self.params.threshold,
+            [e.subject for e in edits],
+        )

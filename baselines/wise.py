@@ -113,7 +113,9 @@ def margin_loss(inside: Tensor, outside: Tensor, alpha: float, beta: float, gamm
     """
     loss = (beta - inside).relu().mean()
     if len(outside):
-        loss = loss + (outside - alpha).relu().mean() + (gamma - (inside[:, None] - outside[None])).relu().mean()
+        loss = (
+            loss + (outside - alpha).relu().mean() + (gamma - (inside[:, None] - outside[None])).relu().mean()
+        )
     return loss
 
 
@@ -163,10 +165,15 @@ class SideMemoryPatch(Patch):
         Raises:
             ValueError: changes and thresholds do not fit together.
         """
-        saved, changes = checked(_SideMemorySettings, settings), check_tensor("changes", tensors["changes"], None, None, None)
+        saved, changes = (
+            checked(_SideMemorySettings, settings),
+            check_tensor("changes", tensors["changes"], None, None, None),
+        )
         if not changes.numel() and len(changes):
             raise ValueError(f"{len(changes)} memories without a value")
-        return cls(saved.block, changes, check_tensor("thresholds", tensors["thresholds"], len(changes)), saved.reads)
+        return cls(
+            saved.block, changes, check_tensor("thresholds", tensors["thresholds"], len(changes)), saved.reads
+        )
 
     def choose(self, inputs: Tensor, where: Tensor) -> Tensor:
         """The memory of each row [batch]: the most active of those that reach their threshold; -1 for the model's own weight.
@@ -185,11 +192,18 @@ class SideMemoryPatch(Patch):
     def applied(self, lm: LM) -> Iterator[None]:
         """A hook on the layer, gone on leaving."""
         there = type(self)(self.block, self.changes.to(lm.device), self.thresholds.to(lm.device), self.reads)
-        with track_prefill(lm) as prefills, installed_hooks([lm.mlp_output(self.block).register_forward_hook(_routing(there, prefills, lm.opening))]):
+        with (
+            track_prefill(lm) as prefills,
+            installed_hooks(
+                [lm.mlp_output(self.block).register_forward_hook(_routing(there, prefills, lm.opening))]
+            ),
+        ):
             yield
 
 
-def _routing(patch: SideMemoryPatch, prefills: Prefills, begin: Sequence[int]) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
+def _routing(
+    patch: SideMemoryPatch, prefills: Prefills, begin: Sequence[int]
+) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
     """The hook."""
 
     def route(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
@@ -197,7 +211,9 @@ def _routing(patch: SideMemoryPatch, prefills: Prefills, begin: Sequence[int]) -
         if now is None:
             return None
         if now.is_prefill:
-            chosen = now.row_state["side_memory"] = patch.choose(args[0], read(patch.reads, now.ids, now.prompt, begin))
+            chosen = now.row_state["side_memory"] = patch.choose(
+                args[0], read(patch.reads, now.ids, now.prompt, begin)
+            )
             now.row_state[FIRED] = chosen >= 0
         if not len(patch.changes):
             return None
@@ -212,7 +228,15 @@ def _routing(patch: SideMemoryPatch, prefills: Prefills, begin: Sequence[int]) -
 
 
 _SMALL = WiseParams(
-    block=1, n_iter=40, mask_ratio=1.0, act_ratio=0.5, reads="last", save_freq=10**6, merge_freq=10**6, contexts=2, locality_prompts=4
+    block=1,
+    n_iter=40,
+    mask_ratio=1.0,
+    act_ratio=0.5,
+    reads="last",
+    save_freq=10**6,
+    merge_freq=10**6,
+    contexts=2,
+    locality_prompts=4,
 )
 """Own choice for the testbed models, from sweeps at T = 10 to 100 on held-out cases.
 
@@ -244,11 +268,20 @@ class Wise(Editor[WiseParams]):
         "mini": lambda n_edits, dataset: replace(_SMALL, block=1, lr=0.15, alpha=2.5, beta=10.0, gamma=5.0),
     }
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
+    def edit(
+        self,
+        lm: LM,
+        edits: Sequence[Edit],
+        seed: int = 0,
+        progress: Progress = no_progress,
+        after: After = no_callback,
+    ) -> Patch:
         """Train shards one edit after the other, saving and merging them on the way."""
         lm.block(self.params.block)
         trainer = SideMemoryTrainer(lm, self.params, seed) if edits else None
-        patch = SideMemoryPatch(self.params.block, torch.zeros(0, 0, lm.dim), torch.zeros(0), self.params.reads)
+        patch = SideMemoryPatch(
+            self.params.block, torch.zeros(0, 0, lm.dim), torch.zeros(0), self.params.reads
+        )
         for number, edit in enumerate(edits):
             assert trainer is not None
             trainer.learn(edit, lambda done, n=number: progress((n + done) / len(edits)))  # type: ignore[misc]
@@ -284,7 +317,10 @@ class SideMemoryTrainer:
         self.lm, self.params = lm, params
         self.upper = UpperBlocks(lm, params.block)
         self.generator = torch.Generator().manual_seed(seed)
-        self.leads = ["", *(f"{text}. " for text in prefixes(lm, [5 + 5 * (i % 2) for i in range(params.contexts)], seed))]
+        self.leads = [
+            "",
+            *(f"{text}. " for text in prefixes(lm, [5 + 5 * (i % 2) for i in range(params.contexts)], seed)),
+        ]
         self.saved: list[Shard] = []
         self.inputs: list[Tensor] = []  # of each edit, at the tokens that are read: [tokens, k]
         self.shard: Shard | None = None
@@ -297,7 +333,9 @@ class SideMemoryTrainer:
         self.inputs.append(rows.inputs[0, rows.where[0]].to(self.lm.model.dtype))
         if self.shard is None:
             shape = rows.inputs.shape[-1], self.lm.dim
-            self.mask = (torch.rand(shape, generator=self.generator) < p.mask_ratio).float().to(self.lm.device)
+            self.mask = (
+                (torch.rand(shape, generator=self.generator) < p.mask_ratio).float().to(self.lm.device)
+            )
             self.shard = Shard(torch.zeros(shape, device=self.lm.device), ())
         self.shard = Shard(self._descend(self.shard.change, rows, progress), (*self.shard.edits, number))
         if (number + 1) % p.save_freq == 0:
@@ -313,22 +351,34 @@ class SideMemoryTrainer:
         if not self.params.retrieve:
             shards = [self._merged(shards)]
         thresholds = torch.stack([self._threshold(shard) for shard in shards])
-        return SideMemoryPatch(self.params.block, torch.stack([s.change for s in shards]), thresholds, self.params.reads)
+        return SideMemoryPatch(
+            self.params.block, torch.stack([s.change for s in shards]), thresholds, self.params.reads
+        )
 
     def _texts(self, edit: Edit) -> tuple[list[str], list[str]]:
         """Prompts with the target, behind each lead, then out-of-scope prompts without; and their answers."""
         count = len(edit.training_locality)
-        others = [edit.training_locality[i] for i in torch.randperm(count, generator=self.generator)[: self.params.locality_prompts].tolist()]
-        return [preceded(self.lm, edit.prompt, lead) for lead in self.leads] + others, [edit.target] * len(self.leads) + [""] * len(others)
+        others = [
+            edit.training_locality[i]
+            for i in torch.randperm(count, generator=self.generator)[: self.params.locality_prompts].tolist()
+        ]
+        return [preceded(self.lm, edit.prompt, lead) for lead in self.leads] + others, [edit.target] * len(
+            self.leads
+        ) + [""] * len(others)
 
     def _merged(self, shards: Sequence[Shard]) -> Shard:
         if len(shards) == 1:
             return shards[0]
-        return Shard(ties([s.change for s in shards], self.params.density), tuple(i for s in shards for i in s.edits))
+        return Shard(
+            ties([s.change for s in shards], self.params.density), tuple(i for s in shards for i in s.edits)
+        )
 
     def _threshold(self, shard: Shard) -> Tensor:
         """epsilon: the smallest routing activation of the memory's own edits (Sec. 2.3.1), with the memory as it stands."""
-        found = [torch.linalg.vector_norm(self.inputs[i].float() @ shard.change, dim=-1).mean() for i in shard.edits]
+        found = [
+            torch.linalg.vector_norm(self.inputs[i].float() @ shard.change, dim=-1).mean()
+            for i in shard.edits
+        ]
         return self.params.act_ratio * torch.stack(found).min()
 
     def _descend(self, change: Tensor, rows: "LayerRows", progress: Progress) -> Tensor:
@@ -353,8 +403,12 @@ class SideMemoryTrainer:
         """Target's negative log-likelihood plus activation margin (Eq. 4)."""
         p = self.params
         product = rows.inputs @ change
-        final = self.upper((rows.hidden + product.to(rows.hidden.dtype))[: rows.answered], rows.mask[: rows.answered])
-        nll = negative_log_likelihood(self.upper.logits(final[rows.row, rows.position]), rows.label, rows.row, rows.answered)
+        final = self.upper(
+            (rows.hidden + product.to(rows.hidden.dtype))[: rows.answered], rows.mask[: rows.answered]
+        )
+        nll = negative_log_likelihood(
+            self.upper.logits(final[rows.row, rows.position]), rows.label, rows.row, rows.answered
+        )
         active = activation(product, rows.where)
         return nll + margin_loss(active[: rows.answered], active[rows.answered :], p.alpha, p.beta, p.gamma)
 
@@ -390,10 +444,20 @@ class LayerRows:
         encoded: list[Encoded] = lm.encode(*texts)
         ids, mask = lm.pad([e.ids for e in encoded])
         seen: list[Tensor] = []
-        with installed_hooks([lm.mlp_output(params.block).register_forward_hook(lambda _module, args, _output: seen.append(args[0]))]):
-            hidden = lower_blocks(lm, params.block)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        with installed_hooks(
+            [
+                lm.mlp_output(params.block).register_forward_hook(
+                    lambda _module, args, _output: seen.append(args[0])
+                )
+            ]
+        ):
+            hidden = lower_blocks(lm, params.block)(
+                input_ids=ids, attention_mask=mask, use_cache=False
+            ).last_hidden_state
         ends = torch.tensor([e.n_prompt for e in encoded], device=lm.device)
         prompt = torch.arange(ids.shape[1], device=lm.device)[None] < ends[:, None]
         read_at = read(params.reads, ids, prompt, lm.opening)
         row, position, label = places([target_in_place(e) for e in encoded], lm.device)
-        return cls(seen[0].float(), hidden, mask, read_at, sum(1 for a in texts[1] if a), row, position, label)
+        return cls(
+            seen[0].float(), hidden, mask, read_at, sum(1 for a in texts[1] if a), row, position, label
+        )

@@ -12,7 +12,14 @@ HERE = Path(__file__).parent
 def names() -> list[str]:
     """Modules that define `main`, but for this one."""
     files = sorted(file for file in HERE.glob("[!_]*.py"))
-    return [file.stem for file in files if any(isinstance(n, ast.FunctionDef) and n.name == "main" for n in ast.parse(file.read_text("utf-8")).body)]
+    return [
+        file.stem
+        for file in files
+        if any(
+            isinstance(n, ast.FunctionDef) and n.name == "main"
+            for n in ast.parse(file.read_text("utf-8")).body
+        )
+    ]
 
 
 def main(wanted: Sequence[str]) -> int:
@@ -26,7 +33,11 @@ def main(wanted: Sequence[str]) -> int:
     for name in wanted or known:
         sys.stdout.write(f"\n== {name} ==\n")
         sys.stdout.flush()
-        failed += bool(subprocess.run([sys.executable, "-m", f"{HERE.name}.{name}"], cwd=HERE.parent, check=False).returncode)
+        failed += bool(
+            subprocess.run(
+                [sys.executable, "-m", f"{HERE.name}.{name}"], cwd=HERE.parent, check=False
+            ).returncode
+        )
     return min(failed, 1)
 
 

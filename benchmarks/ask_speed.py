@@ -66,25 +66,48 @@ class Plain:
         while len(own) < len(best):  # it stopped before
             logits = self.lm.model(input_ids=torch.tensor([[*prompt, *own]], device=self.lm.device)).logits
             own.append(int(logits[0, -1].argmax()))
-        return best, own, str(self.lm.tokenizer.decode(said, skip_special_tokens=True)).strip(" "), logprob, rival
+        return (
+            best,
+            own,
+            str(self.lm.tokenizer.decode(said, skip_special_tokens=True)).strip(" "),
+            logprob,
+            rival,
+        )
 
     def forced(self, prompt: str, answer: str) -> tuple[list[int], float, list[int]]:
         """Argmax at the answer's tokens, their log p, and the prompt's tokens."""
         (row,) = self.lm.encode([prompt], [answer])
-        logits = self.lm.model(input_ids=torch.tensor([row.ids], device=self.lm.device)).logits[0, row.n_prompt - 1 : -1].float().log_softmax(-1)
-        return logits.argmax(-1).tolist(), float(logits[range(len(row.answer)), row.answer].sum()), row.ids[: row.n_prompt]
+        logits = (
+            self.lm.model(input_ids=torch.tensor([row.ids], device=self.lm.device))
+            .logits[0, row.n_prompt - 1 : -1]
+            .float()
+            .log_softmax(-1)
+        )
+        return (
+            logits.argmax(-1).tolist(),
+            float(logits[range(len(row.answer)), row.answer].sum()),
+            row.ids[: row.n_prompt],
+        )
 
     def free(self, prompt: Sequence[int]) -> list[int]:
         """Greedy tokens up to the natural stop."""
 
         def ended(ids: torch.Tensor, _scores: object, **_kwargs: object) -> torch.Tensor:
             made = ids[0, len(prompt) :]
-            stops = self.stops.end[made[-1]] or (self.stops.newline[made[-1]] and self.stops.word[made[:-1]].any())
+            stops = self.stops.end[made[-1]] or (
+                self.stops.newline[made[-1]] and self.stops.word[made[:-1]].any()
+            )
             return torch.tensor([bool(stops)], device=ids.device)
 
         ids = torch.tensor([list(prompt)], device=self.lm.device)
-        settings: dict[str, Any] = {"max_new_tokens": LONGEST, "do_sample": False, "pad_token_id": self.lm.tokenizer.pad_token_id}
-        made = self.lm.model.generate(ids, attention_mask=torch.ones_like(ids), stopping_criteria=[ended], **settings)  # type: ignore[operator]
+        settings: dict[str, Any] = {
+            "max_new_tokens": LONGEST,
+            "do_sample": False,
+            "pad_token_id": self.lm.tokenizer.pad_token_id,
+        }
+        made = self.lm.model.generate(
+            ids, attention_mask=torch.ones_like(ids), stopping_criteria=[ended], **settings
+        )  # type: ignore[operator]
         return [int(token) for token in made[0, len(prompt) :]]
 
 
@@ -111,11 +134,29 @@ def against_plain(lm: LM, cases: Sequence[Case], sample: int, console: Console) 
     said = dict(zip([*chosen[::2], *chosen[1::2]], [*first, *second], strict=True))
     plain_s = (before_s + after_s) * len(probes) / len(said)
     wrong = [i for i in said if different(answers[i], said[i])]
-    table = Table(title=f"{lm.name}: {len(cases):,} cases, {len(probes):,} probes", box=None, header_style="bold", title_justify="left")
-    for heading in ("one by one s (scaled)", "batched s", "ratio", "probes a second", "mean free tokens", "different"):
+    table = Table(
+        title=f"{lm.name}: {len(cases):,} cases, {len(probes):,} probes",
+        box=None,
+        header_style="bold",
+        title_justify="left",
+    )
+    for heading in (
+        "one by one s (scaled)",
+        "batched s",
+        "ratio",
+        "probes a second",
+        "mean free tokens",
+        "different",
+    ):
         table.add_column(heading, justify="right")
     tokens = sum(answer.wild_tokens for answer in answers) / len(answers)
-    numbers = (f"{plain_s:,.1f}", f"{batched_s:,.1f}", f"{plain_s / batched_s:.1f}", f"{len(probes) / batched_s:,.0f}", f"{tokens:.1f}")
+    numbers = (
+        f"{plain_s:,.1f}",
+        f"{batched_s:,.1f}",
+        f"{plain_s / batched_s:.1f}",
+        f"{len(probes) / batched_s:,.0f}",
+        f"{tokens:.1f}",
+    )
     table.add_row(*numbers, f"{len(wrong)} of {len(said)}")
     console.print(table)
 
@@ -123,24 +164,49 @@ def against_plain(lm: LM, cases: Sequence[Case], sample: int, console: Console) 
 def with_and_without(lm: LM, cases: Sequence[Case], spare: Sequence[Case], console: Console) -> None:
     """Print seconds for what should stay, with and without the unedited model's answers; the blocks are random, which costs as much."""
     table = torch.randn(1, len(cases), lm.dim, generator=torch.Generator().manual_seed(0))
-    patch = KnowledgeBlockPatch([[case.edit.subject, *case.edit.aliases] for case in cases], table, (len(lm.blocks) // 2,), "last", "exact")
+    patch = KnowledgeBlockPatch(
+        [[case.edit.subject, *case.edit.aliases] for case in cases],
+        table,
+        (len(lm.blocks) // 2,),
+        "last",
+        "exact",
+    )
     asked = with_neighbours(cases, spare, 0)
-    shown = Table(title="What should stay, under knowledge blocks", box=None, header_style="bold", title_justify="left")
+    shown = Table(
+        title="What should stay, under knowledge blocks", box=None, header_style="bold", title_justify="left"
+    )
     for heading in ("asked", "of which nothing acts on", "all asked s", "taken over s", "ratio"):
         shown.add_column(heading, justify="left" if heading == "asked" else "right")
     battery = TaskSuite(["made"], DOCUMENTS)
-    known = ReusableAnswers({key_of(answer): answer for answer in ask(lm, asked, Asking(kinds=("neighbour",)))}, acts_of(patch, lm))
+    known = ReusableAnswers(
+        {key_of(answer): answer for answer in ask(lm, asked, Asking(kinds=("neighbour",)))},
+        acts_of(patch, lm),
+    )
     results = battery.run(lm)
     with patch.applied(lm):
         whole, whole_s = timed(lambda: ask(lm, asked, Asking(kinds=("neighbour",))))
         part, part_s = timed(lambda: ask(lm, asked, Asking(kinds=("neighbour",), known=known)))
         untouched = sum(not acts for acts in known.acts([answer.prompt for answer in whole]) or [])
-        equal = [(a.tf_ids, a.ar_ids, a.wild_text) for a in whole] == [(a.tf_ids, a.ar_ids, a.wild_text) for a in part]
-        shown.add_row(f"{len(whole)} neighbours", f"{untouched}", f"{whole_s:.2f}", f"{part_s:.2f}", f"{whole_s / part_s:.1f}")
+        equal = [(a.tf_ids, a.ar_ids, a.wild_text) for a in whole] == [
+            (a.tf_ids, a.ar_ids, a.wild_text) for a in part
+        ]
+        shown.add_row(
+            f"{len(whole)} neighbours",
+            f"{untouched}",
+            f"{whole_s:.2f}",
+            f"{part_s:.2f}",
+            f"{whole_s / part_s:.1f}",
+        )
         every, every_s = timed(lambda: battery.run(lm))
         some, some_s = timed(lambda: battery.run(lm, known=KnownResults.of(results, acts_of(patch, lm))))
         equal = equal and [row.score for row in every] == [row.score for row in some]
-        shown.add_row(f"{battery.size} requests of tests of ability", "", f"{every_s:.2f}", f"{some_s:.2f}", f"{every_s / some_s:.1f}")
+        shown.add_row(
+            f"{battery.size} requests of tests of ability",
+            "",
+            f"{every_s:.2f}",
+            f"{some_s:.2f}",
+            f"{every_s / some_s:.1f}",
+        )
     console.print(shown)
     console.print("The answers are the same." if equal else "THE ANSWERS DIFFER.")
 
@@ -150,7 +216,10 @@ def side_by_side(lm: LM, cases: Sequence[Case], console: Console) -> None:
     layer = lm.mlp_output(len(lm.blocks) // 2)
     name, weight = lm.parameter_name(layer), cast(Tensor, layer.weight)
     noise = torch.Generator().manual_seed(0)
-    patches = {n: WeightPatch({name: 0.1 * weight.std() * torch.randn(weight.shape, generator=noise).to(weight)}) for n in range(DRAWS)}
+    patches = {
+        n: WeightPatch({name: 0.1 * weight.std() * torch.randn(weight.shape, generator=noise).to(weight)})
+        for n in range(DRAWS)
+    }
     sets = {number: [cases[number]] for number in patches}
     beside = SideBySide.of(lm, patches)
     assert beside is not None
@@ -168,23 +237,41 @@ def side_by_side(lm: LM, cases: Sequence[Case], console: Console) -> None:
     _, after_s = timed(alone)
     one_by_one_s = (before_s + after_s) / 2
     different = sum(not same(a, b) for a, b in zip(first, together, strict=True))
-    table = Table(title=f"{DRAWS} draws of one edit, a changed matrix each", box=None, header_style="bold", title_justify="left")
+    table = Table(
+        title=f"{DRAWS} draws of one edit, a changed matrix each",
+        box=None,
+        header_style="bold",
+        title_justify="left",
+    )
     for heading in ("one draw after the other s", "side by side s", "ratio", "probes", "different"):
         table.add_column(heading, justify="right")
-    table.add_row(f"{one_by_one_s:.2f}", f"{together_s:.2f}", f"{one_by_one_s / together_s:.1f}", f"{len(first)}", f"{different}")
+    table.add_row(
+        f"{one_by_one_s:.2f}",
+        f"{together_s:.2f}",
+        f"{one_by_one_s / together_s:.1f}",
+        f"{len(first)}",
+        f"{different}",
+    )
     console.print(table)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print all three tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ask_speed", description="Batched evaluation against one probe at a time.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ask_speed", description="Batched evaluation against one probe at a time."
+    )
     parser.add_argument("model", nargs="?", default="micro-llama")
     parser.add_argument("n_edits", nargs="?", type=int, default=1000)
     parser.add_argument("--dataset", default="world")
     parser.add_argument("--sample", type=int, default=SAMPLE, help="probes asked one by one")
     asked = parser.parse_args(argv)
     lm, cases, console = LM.load(asked.model), load(asked.dataset).cases, Console()
-    against_plain(lm, draws(cases, Cell(asked.model, asked.dataset, UNEDITED, asked.n_edits, 0, 1))[0], asked.sample, console)
+    against_plain(
+        lm,
+        draws(cases, Cell(asked.model, asked.dataset, UNEDITED, asked.n_edits, 0, 1))[0],
+        asked.sample,
+        console,
+    )
     half = Cell(asked.model, asked.dataset, UNEDITED, min(asked.n_edits, len(cases) // 2), 0, 1)
     with_and_without(lm, draws(cases, half)[0], unedited(cases, half), console)
     side_by_side(lm, cases, console)

@@ -59,7 +59,12 @@ class EditTiming:
 
 
 def timings(
-    name: str, method: type[Editor[object]], lm: LM, cases: Sequence[Case], cells: Sequence[Cell], limit: float = LIMIT_S
+    name: str,
+    method: type[Editor[object]],
+    lm: LM,
+    cases: Sequence[Case],
+    cells: Sequence[Cell],
+    limit: float = LIMIT_S,
 ) -> Iterator[EditTiming]:
     """The method's time at each cell's T, fewest edits first; a T that would take too long is left out, a failure is the last."""
     last = 0.0
@@ -77,16 +82,26 @@ def timings(
             with measured() as meter:
                 editor.edit(lm, edits)
         except (UserError, RuntimeError, ValueError, FloatingPointError) as error:
-            yield EditTiming(name, cell.n_edits, 0.0, None, 0, f"{type(error).__name__}: {error}".splitlines()[0])
+            yield EditTiming(
+                name, cell.n_edits, 0.0, None, 0, f"{type(error).__name__}: {error}".splitlines()[0]
+            )
             return
         last = meter.seconds / cell.n_edits
-        yield EditTiming(name, cell.n_edits, max(prepare_s, preparing.seconds if prepare_s else 0.0), meter.seconds, meter.peak_bytes)
+        yield EditTiming(
+            name,
+            cell.n_edits,
+            max(prepare_s, preparing.seconds if prepare_s else 0.0),
+            meter.seconds,
+            meter.peak_bytes,
+        )
 
 
 def cells_for(model: str, n_edits: Sequence[int] = ()) -> list[Cell]:
     """Cells of one draw: on the records that a mini model knows, on the made world for a micro model, else on zsRE."""
     family, _, rest = model.partition("-")
-    dataset, _, records = rest.partition("-") if family == "mini" else ("world" if family == "micro" else "zsre", "", "")
+    dataset, _, records = (
+        rest.partition("-") if family == "mini" else ("world" if family == "micro" else "zsre", "", "")
+    )
     chosen = n_edits or ((1, 10, 100, 300) if family == "micro" else (1, 10, 100, 1000))
     return [Cell(model, dataset, UNEDITED, n, 0, 1, records=int(records or 0)) for n in sorted(chosen)]
 
@@ -106,7 +121,11 @@ def chosen_methods(names: str) -> Mapping[str, type[Editor[object]]]:
     for name in filter(None, names.split(",")):
         if name not in found:
             raise unknown("method", name, found)
-    return {name: method for name, method in found.items() if name in names.split(",") or (not names and name != UNEDITED)}
+    return {
+        name: method
+        for name, method in found.items()
+        if name in names.split(",") or (not names and name != UNEDITED)
+    }
 
 
 def table(model: str, n_edits: Sequence[int], found: Sequence[EditTiming]) -> Table:
@@ -117,13 +136,20 @@ def table(model: str, n_edits: Sequence[int], found: Sequence[EditTiming]) -> Ta
         made.add_column(heading, justify="right")
     for name in dict.fromkeys(timing.method for timing in found):
         own = {timing.n_edits: timing for timing in found if timing.method == name}
-        texts = [short(own[n].per_edit or 0.0) if n in own and not own[n].why else (own[n].why if n in own else "") for n in n_edits]
+        texts = [
+            short(own[n].per_edit or 0.0) if n in own and not own[n].why else (own[n].why if n in own else "")
+            for n in n_edits
+        ]
         peak = max(timing.peak_bytes for timing in own.values())
-        made.add_row(name, *texts, short(max(timing.prepare_s for timing in own.values())), f"{peak / 1e6:,.0f}")
+        made.add_row(
+            name, *texts, short(max(timing.prepare_s for timing in own.values())), f"{peak / 1e6:,.0f}"
+        )
     return made
 
 
-def run(model: str, names: str, n_edits: Sequence[int], limit: float, say: Callable[[str], None]) -> tuple[list[Cell], list[EditTiming]]:
+def run(
+    model: str, names: str, n_edits: Sequence[int], limit: float, say: Callable[[str], None]
+) -> tuple[list[Cell], list[EditTiming]]:
     """All timings of a model; `say` is told of each."""
     cells = cells_for(model, n_edits)
     cases = load(cells[0].dataset).cases
@@ -132,27 +158,56 @@ def run(model: str, names: str, n_edits: Sequence[int], limit: float, say: Calla
     for name, method in chosen_methods(names).items():
         for timing in timings(name, method, lm, cases, cells, limit):
             found.append(timing)
-            say(f"{name} T={timing.n_edits:,}: {timing.why or f'{short(timing.edit_s or 0.0)} s, {short(timing.per_edit or 0.0)} per edit'}")
+            say(
+                f"{name} T={timing.n_edits:,}: {timing.why or f'{short(timing.edit_s or 0.0)} s, {short(timing.per_edit or 0.0)} per edit'}"
+            )
     return cells, found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print a table and write JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.edit_speed", description="Seconds per edit of each method.")
-    parser.add_argument("--model", default="", help="default: mini-zsre-1000 if it is built, else micro-llama")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.edit_speed", description="Seconds per edit of each method."
+    )
+    parser.add_argument(
+        "--model", default="", help="default: mini-zsre-1000 if it is built, else micro-llama"
+    )
     parser.add_argument("--methods", default="", help="names with commas; default: all")
-    parser.add_argument("--edits", default="", help="numbers of edits with commas; default: 1,10,100,1000, on a micro model 1,10,100,300")
-    parser.add_argument("--limit", type=float, default=LIMIT_S, help="seconds that T edits may take, going by the T before")
-    parser.add_argument("--json", type=Path, default=None, help="default: benchmarks/edit_speed-MODEL.json in the results folder")
+    parser.add_argument(
+        "--edits",
+        default="",
+        help="numbers of edits with commas; default: 1,10,100,1000, on a micro model 1,10,100,300",
+    )
+    parser.add_argument(
+        "--limit", type=float, default=LIMIT_S, help="seconds that T edits may take, going by the T before"
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=None,
+        help="default: benchmarks/edit_speed-MODEL.json in the results folder",
+    )
     asked = parser.parse_args(argv)
     model = asked.model or default_model()
     console = Console()
-    cells, found = run(model, asked.methods, [int(n) for n in filter(None, asked.edits.split(","))], asked.limit, console.print)
+    cells, found = run(
+        model,
+        asked.methods,
+        [int(n) for n in filter(None, asked.edits.split(","))],
+        asked.limit,
+        console.print,
+    )
     console.print(table(model, [cell.n_edits for cell in cells], found))
     file = asked.json or Settings().results / "benchmarks" / f"edit_speed-{Path(model).name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     rows = [{**asdict(timing), "per_edit_s": timing.per_edit} for timing in found]
-    file.write_text(json.dumps({"model": model, "dataset": cells[0].dataset, "provenance": provenance(), "timings": rows}, indent=1) + "\n")
+    file.write_text(
+        json.dumps(
+            {"model": model, "dataset": cells[0].dataset, "provenance": provenance(), "timings": rows},
+            indent=1,
+        )
+        + "\n"
+    )
     console.print(f"Written: {file}", highlight=False, soft_wrap=True)
 
 

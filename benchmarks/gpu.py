@@ -132,20 +132,31 @@ class GpuBenchmark:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         a = torch.randn(self.scale.side, self.scale.side, device=device, dtype=torch.bfloat16)
         product, copy = _best(lambda: a @ a), _best(a.clone)
-        return {"matmul_tflops": 2 * self.scale.side**3 / product / 1e12, "copy_gb_per_s": 2 * a.numel() * a.element_size() / copy / 1e9}
+        return {
+            "matmul_tflops": 2 * self.scale.side**3 / product / 1e12,
+            "copy_gb_per_s": 2 * a.numel() * a.element_size() / copy / 1e9,
+        }
 
     def lks(self, count: int) -> Result:
         """Train LKS at the published number of epochs."""
         block = SHAPES[self.scale.shape].block
-        params = LKSParams(block, max_epochs=self.scale.epochs, patience=self.scale.epochs, stop_loss=0.0, precision="fast")
+        params = LKSParams(
+            block, max_epochs=self.scale.epochs, patience=self.scale.epochs, stop_loss=0.0, precision="fast"
+        )
         found, _ = lks_shape.measure(self.random, lks_shape.edits_of(count), params)
         peak = lks_shape.peak_tflops()
-        return {**asdict(found), "per_edit_s": found.per_edit, "share_of_makers_peak": found.tflops / peak if peak else None}
+        return {
+            **asdict(found),
+            "per_edit_s": found.per_edit,
+            "share_of_makers_peak": found.tflops / peak if peak else None,
+        }
 
     def overhead(self) -> Result:
         """Measure what a patch adds to prefill and generation, at batch 1 and 32."""
         edits = lks_shape.edits_of(self.scale.few)
-        rows = inference_overhead.overheads(self.random, edits, SHAPES[self.scale.shape].block, self.scale.overhead_s, self.scale.kinds)
+        rows = inference_overhead.overheads(
+            self.random, edits, SHAPES[self.scale.shape].block, self.scale.overhead_s, self.scale.kinds
+        )
         return {"rows": [{**asdict(row), "share_percent": row.share} for row in rows]}
 
     def memit(self, count: int) -> Result:
@@ -153,7 +164,9 @@ class GpuBenchmark:
         method = baselines.methods()["memit"]
         preset = method.untuned(len(self.random.blocks), self.random.dim)
         assert preset is not None
-        editor: Editor[object] = method(override(preset(count, ""), {"corpus": "world", "corpus_tokens": str(self.scale.corpus_tokens)}))
+        editor: Editor[object] = method(
+            override(preset(count, ""), {"corpus": "world", "corpus_tokens": str(self.scale.corpus_tokens)})
+        )
         with measured() as preparing:
             editor.prepare(self.random)
         with measured() as editing:
@@ -176,7 +189,10 @@ class GpuBenchmark:
             patch = method(preset(len(cases), "zsre")).edit(lm, [case.edit for case in cases])
         with patch.applied(lm), measured() as asking:
             answers = ask(lm, cases[:: max(1, len(cases) // ASKED)], Asking(kinds=("edit", "paraphrase")))
-        right = {kind: [a.ar_ids == a.answer_ids for a in answers if a.kind == kind] for kind in ("edit", "paraphrase")}
+        right = {
+            kind: [a.ar_ids == a.answer_ids for a in answers if a.kind == kind]
+            for kind in ("edit", "paraphrase")
+        }
         return {
             "model": Path(lm.name).name,
             "n_edits": len(cases),
@@ -207,7 +223,9 @@ def _best(work: Callable[[], object], rounds: int = 8) -> float:
     return min(taken)
 
 
-def run(steps: Sequence[Step], limit: float, keep: Callable[[dict[str, Result]], None]) -> Iterator[tuple[Step, Result]]:
+def run(
+    steps: Sequence[Step], limit: float, keep: Callable[[dict[str, Result]], None]
+) -> Iterator[tuple[Step, Result]]:
     """Run the steps that fit; each result is kept before the next step begins.
 
     Args:
@@ -224,7 +242,12 @@ def run(steps: Sequence[Step], limit: float, keep: Callable[[dict[str, Result]],
             start = time.perf_counter()
             try:
                 result = step.run()
-            except (UserError, RuntimeError, ValueError, FloatingPointError) as error:  # the other steps are still worth having
+            except (
+                UserError,
+                RuntimeError,
+                ValueError,
+                FloatingPointError,
+            ) as error:  # the other steps are still worth having
                 result = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
             result["took_s"] = time.perf_counter() - start
             release()
@@ -249,10 +272,22 @@ def _short(result: Result) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=float, default=LIMIT_S, help="seconds that all steps may take together (default 540)")
-    parser.add_argument("--out", type=Path, default=None, help="JSON file; default: benchmarks/gpu.json in the results folder")
-    parser.add_argument("--model", default="", help="a real model: folder, GGUF file or name; without it the steps real-... are left out")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--limit", type=float, default=LIMIT_S, help="seconds that all steps may take together (default 540)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=None, help="JSON file; default: benchmarks/gpu.json in the results folder"
+    )
+    parser.add_argument(
+        "--model",
+        default="",
+        help="a real model: folder, GGUF file or name; without it the steps real-... are left out",
+    )
     parser.add_argument("--only", default="", help="names of steps with commas; default: all")
     asked = parser.parse_args(argv)
     console, gpu = Console(), torch.cuda.is_available()
@@ -264,8 +299,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = [step for step in steps if not asked.only or step.name in asked.only.split(",")]
     file = asked.out or Settings().results / "benchmarks" / "gpu.json"
     device = torch.cuda.get_device_name() if gpu else "CPU, in miniature: tries the code, measures nothing"
-    console.print(f"{device}. Steps: {', '.join(f'{s.name} (~{s.seconds:.0f} s)' if gpu else s.name for s in chosen)}.", soft_wrap=True)
-    console.print(f"At most {asked.limit:.0f} s; every finished step is kept in {file}.", highlight=False, soft_wrap=True)
+    console.print(
+        f"{device}. Steps: {', '.join(f'{s.name} (~{s.seconds:.0f} s)' if gpu else s.name for s in chosen)}.",
+        soft_wrap=True,
+    )
+    console.print(
+        f"At most {asked.limit:.0f} s; every finished step is kept in {file}.",
+        highlight=False,
+        soft_wrap=True,
+    )
     head = {"device": device, "provenance": provenance(), "limit_s": asked.limit}
     kept: dict[str, Result] = {}
 

@@ -76,7 +76,9 @@ class _Still(nn.Module):
         super().__init__()
         self.number = number
 
-    def forward(self, hidden_states: Tensor, *_: object, past_key_values: Cache | None = None, **__: object) -> Tensor:
+    def forward(
+        self, hidden_states: Tensor, *_: object, past_key_values: Cache | None = None, **__: object
+    ) -> Tensor:
         """A copy [batch, time, d]."""
         if past_key_values is not None:
             key = hidden_states[:, None, :, :1]
@@ -103,7 +105,13 @@ def large(small: LM) -> LM:
     """A random Llama of dimension 1024 with 12 blocks and another model's tokenizer."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = LlamaConfig(vocab_size=len(small.tokenizer), hidden_size=1024, intermediate_size=2752, num_hidden_layers=12, num_attention_heads=16)
+        config = LlamaConfig(
+            vocab_size=len(small.tokenizer),
+            hidden_size=1024,
+            intermediate_size=2752,
+            num_hidden_layers=12,
+            num_attention_heads=16,
+        )
         model = LlamaForCausalLM(config)
     cast(nn.Module, model).to(small.device)
     return LM(model, small.tokenizer, "llama-1024")
@@ -112,7 +120,10 @@ def large(small: LM) -> LM:
 def strangers(edits: Sequence[Edit], patch: KnowledgeBlockPatch) -> list[str]:
     """The edits' prompts about nobody who is edited: first names and last names in other pairs."""
     rng = random.Random(0)
-    prompts = [e.prompt.replace(e.subject, f"{e.subject.split()[0]} {rng.choice(edits).subject.split()[-1]}") for e in edits]
+    prompts = [
+        e.prompt.replace(e.subject, f"{e.subject.split()[0]} {rng.choice(edits).subject.split()[-1]}")
+        for e in edits
+    ]
     return [prompt for prompt in prompts if not patch.scope.find(prompt)]
 
 
@@ -143,10 +154,16 @@ def switch(hooks: Mapping[int, dict[int, object]], modules: Sequence[nn.Module],
                 registered.update(hooks[id(registered)])  # type: ignore[arg-type]
 
 
-def pairs(lm: LM, work: Callable[[], object], seconds: float, rng: random.Random) -> list[tuple[float, float]]:
+def pairs(
+    lm: LM, work: Callable[[], object], seconds: float, rng: random.Random
+) -> list[tuple[float, float]]:
     """Seconds of (plain, patched) passes of a patched model, one after the other in either order, until the time is up; at least 5 pairs."""
     modules = [lm.decoder, *lm.blocks]
-    hooks = {id(registered): dict(registered) for m in modules for registered in (m._forward_hooks, m._forward_pre_hooks)}
+    hooks = {
+        id(registered): dict(registered)
+        for m in modules
+        for registered in (m._forward_hooks, m._forward_pre_hooks)
+    }
     taken: list[tuple[float, float]] = []
     end = time.perf_counter() + seconds
     while len(taken) < 6 or time.perf_counter() < end:
@@ -177,13 +194,20 @@ def work_of(lm: LM, prompts: Sequence[str], kind: str) -> Callable[[], object]:
 
     def generate() -> object:
         return lm.model.generate(  # type: ignore[operator]
-            ids, attention_mask=mask, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0
+            ids,
+            attention_mask=mask,
+            max_new_tokens=NEW_TOKENS,
+            min_new_tokens=NEW_TOKENS,
+            do_sample=False,
+            pad_token_id=0,
         )
 
     return prefill if kind == "prefill" else generate
 
 
-def overheads(lm: LM, edits: Sequence[Edit], block: int, seconds: float, kinds: Sequence[str]) -> Iterator[Overhead]:
+def overheads(
+    lm: LM, edits: Sequence[Edit], block: int, seconds: float, kinds: Sequence[str]
+) -> Iterator[Overhead]:
     """Every combination of prompts, how many at once, and prefill or generation."""
     bare, gated = patches(lm, edits, block)
     prompts: dict[What, list[str]] = {"outside": strangers(edits, bare), "inside": [e.prompt for e in edits]}
@@ -225,7 +249,9 @@ def shown(found: Sequence[Overhead], n_edits: int) -> Table:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--edits", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=6.0, help="per row of the table")
     parser.add_argument("--work", default="prefill,generate")

@@ -78,13 +78,26 @@ class ShapeResult:
         """Return the cells of the table."""
         share = f" ({self.tflops / peak:.0%})" if (peak := peak_tflops()) else ""
         step_ms = self.train_s / self.steps * 1e3
-        times = [f"{self.n_edits:,}", f"{self.prepare_s:.1f}", f"{self.train_s:.1f}", f"{self.per_edit:.4f}", f"{step_ms:.0f}"]
+        times = [
+            f"{self.n_edits:,}",
+            f"{self.prepare_s:.1f}",
+            f"{self.train_s:.1f}",
+            f"{self.per_edit:.4f}",
+            f"{step_ms:.0f}",
+        ]
         return [*times, f"{self.tflops:.2f}{share}", gibibytes(self.peak_bytes), gibibytes(self.stated_bytes)]
 
 
 def peak_tflops() -> float | None:
     """Return what the maker says the GPU at hand can do in bfloat16; None without one or for one that is not listed."""
-    return next((v for k, v in PEAK_TFLOPS.items() if torch.cuda.is_available() and k in torch.cuda.get_device_name()), None)
+    return next(
+        (
+            v
+            for k, v in PEAK_TFLOPS.items()
+            if torch.cuda.is_available() and k in torch.cuda.get_device_name()
+        ),
+        None,
+    )
 
 
 def measure(lm: LM, edits: Sequence[Edit], params: LKSParams) -> tuple[ShapeResult, LKSTrainer]:
@@ -98,7 +111,9 @@ def measure(lm: LM, edits: Sequence[Edit], params: LKSParams) -> tuple[ShapeResu
     rows = min(params.batch_size, len(edits)) * (1 + params.paraphrases + params.locality_prompts)
     rate = step_flops(lm, material, rows) * steps / training.seconds / 1e12
     peak = max(preparing.peak_bytes, training.peak_bytes)
-    return ShapeResult(len(edits), preparing.seconds, training.seconds, steps, rate, peak, stated(lm, edits, params).total), trainer
+    return ShapeResult(
+        len(edits), preparing.seconds, training.seconds, steps, rate, peak, stated(lm, edits, params).total
+    ), trainer
 
 
 def top_five(trainer: LKSTrainer) -> Table:
@@ -107,7 +122,10 @@ def top_five(trainer: LKSTrainer) -> Table:
     batch = trainer._epoch_batches()[0]
     with profile(activities=kinds) as seen:
         torch.autograd.backward(trainer.loss(batch))
-    found = [(e.key, e.self_device_time_total if torch.cuda.is_available() else e.self_cpu_time_total, e.count) for e in seen.key_averages()]
+    found = [
+        (e.key, e.self_device_time_total if torch.cuda.is_available() else e.self_cpu_time_total, e.count)
+        for e in seen.key_averages()
+    ]
     whole = sum(t for _, t, _ in found)
     table = Table("operation", "share", "calls", title="one step: where the time goes")
     for key, spent, count in sorted(found, key=lambda f: -f[1])[:5]:
@@ -123,13 +141,17 @@ def main(shape: str = "", wanted: str = "") -> None:
     start = time.perf_counter()
     lm = random_model(shape)
     console = Console(width=140)
-    console.print(f"{shape} made in {time.perf_counter() - start:.0f} s on {torch.cuda.get_device_name() if gpu else 'CPU'}")
+    console.print(
+        f"{shape} made in {time.perf_counter() - start:.0f} s on {torch.cuda.get_device_name() if gpu else 'CPU'}"
+    )
     table = Table(title=f"LKS, {EPOCHS} epochs, {shape}")
     for column in ("T", "prepare s", "train s", "s/edit", "ms/step", "TFLOP/s", "peak memory", "stated"):
         table.add_column(column, justify="right")
     trainer: LKSTrainer | None = None
     for count in counts:
-        params = LKSParams(SHAPES[shape].block, max_epochs=EPOCHS, patience=EPOCHS, stop_loss=0.0, precision="fast")
+        params = LKSParams(
+            SHAPES[shape].block, max_epochs=EPOCHS, patience=EPOCHS, stop_loss=0.0, precision="fast"
+        )
         found, trainer = measure(lm, edits_of(count), params)
         table.add_row(*found.row())
         console.print(f"T={count}: done")

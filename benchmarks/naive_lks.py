@@ -71,7 +71,9 @@ class NaiveTrainer(LKSTrainer):
         if part != "locality":
             return negative_log_likelihood(picked, m.labels[where], rows, len(index))
         with torch.no_grad():
-            unedited = self.lm.model(input_ids=ids, attention_mask=mask).logits.float()[rows, m.positions[where]]
+            unedited = self.lm.model(input_ids=ids, attention_mask=mask).logits.float()[
+                rows, m.positions[where]
+            ]
         return kl_divergence(picked, unedited.log_softmax(-1), rows, len(index))
 
     def _new(self, subjects: Tensor) -> list[Tensor]:
@@ -84,7 +86,10 @@ class NaiveTrainer(LKSTrainer):
         for number, (block, network) in enumerate(zip(self.blocks, self.networks, strict=True)):
             assert isinstance(network, Hypernetwork)
             keys = states[block + 1][torch.arange(len(texts)), last].detach().float()
-            made.append(network.anchor[subjects] + network.scale * network.network((keys - self.means[number]) / self.scales[number]))
+            made.append(
+                network.anchor[subjects]
+                + network.scale * network.network((keys - self.means[number]) / self.scales[number])
+            )
         return made
 
 
@@ -93,8 +98,14 @@ def _replaced(blocks: Sequence[nn.Module], spans: Tensor, new: Sequence[Tensor])
     with ExitStack() as hooks:
         for block, made in zip(blocks, new, strict=True):
 
-            def put(_module: object, _args: object, output: Tensor | tuple[Tensor, ...], made: Tensor = made) -> Tensor | tuple[Tensor, ...]:
-                return (place(output[0], spans, made), *output[1:]) if isinstance(output, tuple) else place(output, spans, made)
+            def put(
+                _module: object, _args: object, output: Tensor | tuple[Tensor, ...], made: Tensor = made
+            ) -> Tensor | tuple[Tensor, ...]:
+                return (
+                    (place(output[0], spans, made), *output[1:])
+                    if isinstance(output, tuple)
+                    else place(output, spans, made)
+                )
 
             hooks.callback(block.register_forward_hook(put).remove)
         yield
@@ -132,14 +143,23 @@ def main(model: str = "small", n_edits: int = 64, epochs: int = 2) -> None:
         "plain": trained(NaiveTrainer(lm, edits, params, 0), weight_gradients=True),
     }
     plain = runs["plain"][1]
-    table = Table(title=f"{model}, {len(edits)} edits of {dataset}, {epochs} epochs of {-(-len(edits) // params.batch_size)} steps, {lm.device}")
+    table = Table(
+        title=f"{model}, {len(edits)} edits of {dataset}, {epochs} epochs of {-(-len(edits) // params.batch_size)} steps, {lm.device}"
+    )
     for column in ("path", "s", "ms/step", "plain / this", "with preparation", "loss, first epoch", "last"):
         table.add_column(column, justify="right")
     steps = epochs * -(-len(edits) // params.batch_size)
     for name, (history, seconds) in runs.items():
         before = preparing if name != "plain" else 0.0
         ratios = f"{plain / seconds:.1f}", f"{plain / (seconds + before):.1f}"
-        table.add_row(name, f"{seconds:.2f}", f"{seconds / steps * 1e3:.1f}", *ratios, f"{history[0]:.5f}", f"{history[-1]:.5f}")
+        table.add_row(
+            name,
+            f"{seconds:.2f}",
+            f"{seconds / steps * 1e3:.1f}",
+            *ratios,
+            f"{history[0]:.5f}",
+            f"{history[-1]:.5f}",
+        )
     Console(width=140).print(table)
     Console(width=140).print(f"Preparation, once: {preparing:.2f} s for any number of epochs.")
 

@@ -95,7 +95,11 @@ def running(folder: Path, workers: int) -> Iterator[dict[str, str]]:
         port = int(probe.getsockname()[1])
     (folder / "data").mkdir()  # no tests of abilities: they would make prompts by the thousand
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
-    environment |= {"PREFECT_HOME": str(folder / "home"), "LKS_DATA": str(folder / "data"), "LKS_GRIDS": str(folder / "grids.toml")}
+    environment |= {
+        "PREFECT_HOME": str(folder / "home"),
+        "LKS_DATA": str(folder / "data"),
+        "LKS_GRIDS": str(folder / "grids.toml"),
+    }
     environment.setdefault("OMP_NUM_THREADS", "1")
     lks = [sys.executable, "-c", "from cli.app import app; app()"]
     start = [*lks, "up", "--port", str(port), "--workers", str(workers), "--results", str(folder / "results")]
@@ -110,13 +114,26 @@ def processes(folder: Path, grid: subprocess.Popen[bytes]) -> dict[str, list[psu
     """Who is looked at, by role."""
     from flows.services.processes import marked
 
-    found: dict[str, list[psutil.Process]] = {"grid flow": [psutil.Process(grid.pid)], "server": [], "worker": [], "child": []}
+    found: dict[str, list[psutil.Process]] = {
+        "grid flow": [psutil.Process(grid.pid)],
+        "server": [],
+        "worker": [],
+        "child": [],
+    }
     for process in marked(folder / "home" / "lks-grid" / socket.gethostname()):
         try:
             line = " ".join(process.cmdline())
         except psutil.Error:
             continue
-        role = "child" if "flows.worker_pool.child" in line else "worker" if "flows.worker" in line else "server" if "server" in line else ""
+        role = (
+            "child"
+            if "flows.worker_pool.child" in line
+            else "worker"
+            if "flows.worker" in line
+            else "server"
+            if "server" in line
+            else ""
+        )
         if "uvicorn" in line or role:
             found[role or "server"].append(process)
     return found
@@ -139,7 +156,9 @@ def run_grid(folder: Path, environment: Mapping[str, str], cells: int, console: 
                 done = watched.look(results, processes(folder, grid))
                 status.update(f"{done:,} of {cells:,} cells")
     if grid.returncode:
-        raise SystemExit(f"The grid ended with {grid.returncode}:\n{(folder / 'grid.log').read_text()[-3000:]}")
+        raise SystemExit(
+            f"The grid ended with {grid.returncode}:\n{(folder / 'grid.log').read_text()[-3000:]}"
+        )
     return watched
 
 
@@ -156,13 +175,26 @@ def show(console: Console, cells: Sequence[Finished], watched: Watched, workers:
     """Overhead of the first, middle and last tenth, and memory at these times."""
     part = max(len(cells) // 10, 2)
     middle = (len(cells) - part) // 2
-    table = Table("cells", "per second", "ms each, of a worker", "their own ms", "overhead, ms", title="Overhead", box=None, title_justify="left")
+    table = Table(
+        "cells",
+        "per second",
+        "ms each, of a worker",
+        "their own ms",
+        "overhead, ms",
+        title="Overhead",
+        box=None,
+        title_justify="left",
+    )
     for start in (0, middle, len(cells) - part):
         some = cells[start : start + part]
         each = (some[-1].at - some[0].at) / (len(some) - 1)
         own = mean(one.own_s for one in some)
         values = (1 / each, each * workers * 1e3, own * 1e3, (each * workers - own) * 1e3)
-        table.add_row(f"{start + 1:,} to {start + part:,}", f"{values[0]:.2f}", *(f"{value:,.0f}" for value in values[1:]))
+        table.add_row(
+            f"{start + 1:,} to {start + part:,}",
+            f"{values[0]:.2f}",
+            *(f"{value:,.0f}" for value in values[1:]),
+        )
     console.print(table)
     roles = list(watched.looks[-1].memory)
     memory = Table("cells on disk", *roles, title="Memory, MB", box=None, title_justify="left")
@@ -170,17 +202,31 @@ def show(console: Console, cells: Sequence[Finished], watched: Watched, workers:
         look = watched.at(wanted * len(cells))
         memory.add_row(f"{look.done:,}", *(f"{look.memory.get(role, 0) / 1e6:,.0f}" for role in roles))
     console.print(memory)
-    spent = Table("cells on disk", *roles, "load of the machine", title="Processor milliseconds per cell", box=None, title_justify="left")
+    spent = Table(
+        "cells on disk",
+        *roles,
+        "load of the machine",
+        title="Processor milliseconds per cell",
+        box=None,
+        title_justify="left",
+    )
     edges = [watched.at(part / 5 * len(cells)) for part in range(6)]
     for one, two in itertools.pairwise(edges):
-        each = [1e3 * (two.seconds.get(role, 0) - one.seconds.get(role, 0)) / max(two.done - one.done, 1) for role in roles]
-        spent.add_row(f"{one.done:,} to {two.done:,}", *(f"{value:,.0f}" for value in each), f"{two.load:.1f}")
+        each = [
+            1e3 * (two.seconds.get(role, 0) - one.seconds.get(role, 0)) / max(two.done - one.done, 1)
+            for role in roles
+        ]
+        spent.add_row(
+            f"{one.done:,} to {two.done:,}", *(f"{value:,.0f}" for value in each), f"{two.load:.1f}"
+        )
     console.print(spent)
 
 
 def main() -> None:
     """Start everything, run the grid, say what it cost."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cells", type=int, default=5000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="copy of all logs and results")

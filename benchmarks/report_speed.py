@@ -36,7 +36,20 @@ def answers(cell: Cell, right: float) -> list[Answer]:
             given, text = (wanted, said) if good else ((1, 0, 0), rng.choice(WORDS))
             made.append(
                 Answer(
-                    *(0, f"case-{number}", subject, kind, 0, f"{kind} of {subject} is", said, wanted, given, given, text, -rng.random()),
+                    *(
+                        0,
+                        f"case-{number}",
+                        subject,
+                        kind,
+                        0,
+                        f"{kind} of {subject} is",
+                        said,
+                        wanted,
+                        given,
+                        given,
+                        text,
+                        -rng.random(),
+                    ),
                     stratum="same_relation" if kind == "neighbour" else "",
                     rival=WORDS[(number + 1) % len(WORDS)],
                     rival_tokens=3,
@@ -57,10 +70,26 @@ def make(results: Path, n_edits: int, methods: int) -> int:
         name = f"method{number}" if number else UNEDITED
         cell = Cell("micro-made", "zsre", name, n_edits, 0, 1)
         rows = answers(cell, number / (methods + 1))
-        fired = [Decision(0, "edit", i, f"case-{i}", (f"Subject {i}",), f"Subject {i}") for i in range(min(n_edits, 500))]
+        fired = [
+            Decision(0, "edit", i, f"case-{i}", (f"Subject {i}",), f"Subject {i}")
+            for i in range(min(n_edits, 500))
+        ]
         passages = [Passage(0, i, 100, -300.0 - number) for i in range(50)]
-        shards = tuple(write_stage(results, cell.id, stage, made) for stage, made in ((ANSWERS, rows), (DECISIONS, fired), (PASSAGES, passages)))
-        write_outcome(results, Outcome(cell, "ok", "", shards, Costs(1.0, 60.0 * number, 9.0, 10**9, 10**6), {"title": name, "device": "made up"}))
+        shards = tuple(
+            write_stage(results, cell.id, stage, made)
+            for stage, made in ((ANSWERS, rows), (DECISIONS, fired), (PASSAGES, passages))
+        )
+        write_outcome(
+            results,
+            Outcome(
+                cell,
+                "ok",
+                "",
+                shards,
+                Costs(1.0, 60.0 * number, 9.0, 10**9, 10**6),
+                {"title": name, "device": "made up"},
+            ),
+        )
         total += len(rows)
     return total
 
@@ -73,11 +102,22 @@ def main() -> None:
     asked = parser.parse_args()
     from reports import render
 
-    table = Table("what", "seconds", "memory, MB", title=f"{asked.methods + 1} cells of T = {asked.edits:,}", title_justify="left", box=None)
+    table = Table(
+        "what",
+        "seconds",
+        "memory, MB",
+        title=f"{asked.methods + 1} cells of T = {asked.edits:,}",
+        title_justify="left",
+        box=None,
+    )
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results"
         total = make(results, asked.edits, asked.methods)
-        for what, step in (("taking in", Store(results).sync), ("report", lambda: render(results)), ("report again", lambda: render(results))):
+        for what, step in (
+            ("taking in", Store(results).sync),
+            ("report", lambda: render(results)),
+            ("report again", lambda: render(results)),
+        ):
             start = time.perf_counter()
             step()
             table.add_row(what, f"{time.perf_counter() - start:.1f}", f"{resident() / 1e6:,.0f}")
@@ -85,7 +125,10 @@ def main() -> None:
         page = (results / "report" / "index.html").stat().st_size
     console = Console()
     console.print(table)
-    console.print(f"{total:,} answers; the report has {size / 1e6:.1f} MB, of which the page {page / 1e6:.2f} MB.", highlight=False)
+    console.print(
+        f"{total:,} answers; the report has {size / 1e6:.1f} MB, of which the page {page / 1e6:.2f} MB.",
+        highlight=False,
+    )
 
 
 if __name__ == "__main__":

@@ -73,17 +73,41 @@ def measure(kind: ScopeKind, count: int) -> ScopeSpeed:
     build, build_cpu = time.perf_counter() - start, time.process_time() - cpu
     gc.collect()
     memory = resident() - before
-    return ScopeSpeed(kind, count, per_prompt(scope, [edit.prompt for edit in cases]), per_prompt(scope, inside), build, build_cpu, memory)
+    return ScopeSpeed(
+        kind,
+        count,
+        per_prompt(scope, [edit.prompt for edit in cases]),
+        per_prompt(scope, inside),
+        build,
+        build_cpu,
+        memory,
+    )
 
 
 def main() -> None:
     """Print the table."""
-    table = Table("scope", "names", "µs per prompt", "µs with a name", "build s", "CPU s", "MB", box=None, header_style="bold")
+    table = Table(
+        "scope",
+        "names",
+        "µs per prompt",
+        "µs with a name",
+        "build s",
+        "CPU s",
+        "MB",
+        box=None,
+        header_style="bold",
+    )
     for kind, count in PLAN:
         command = [sys.executable, "-m", "benchmarks.scope_speed", kind, str(count)]
         answer = subprocess.run(command, capture_output=True, text=True, check=True)
         m = ScopeSpeed(**json.loads(answer.stdout))
-        numbers = (f"{m.outside_us:,.1f}", f"{m.inside_us:,.1f}", f"{m.build_s:.2f}", f"{m.build_cpu_s:.2f}", f"{m.memory / 1e6:.0f}")
+        numbers = (
+            f"{m.outside_us:,.1f}",
+            f"{m.inside_us:,.1f}",
+            f"{m.build_s:.2f}",
+            f"{m.build_cpu_s:.2f}",
+            f"{m.memory / 1e6:.0f}",
+        )
         table.add_row(m.kind, f"{m.count:,}", *numbers)
     Console().print(table)
 

@@ -61,19 +61,30 @@ async def ask(client: openai.AsyncOpenAI, name: str, prompt: str, stream: bool) 
     if not stream:
         made = await client.completions.create(model=name, prompt=prompt, max_tokens=LONGEST, temperature=0)
         return made.choices[0].text
-    parts = await client.completions.create(model=name, prompt=prompt, max_tokens=LONGEST, temperature=0, stream=True)
+    parts = await client.completions.create(
+        model=name, prompt=prompt, max_tokens=LONGEST, temperature=0, stream=True
+    )
     return "".join([part.choices[0].text async for part in parts])
 
 
-async def load(address: str, prompts: Sequence[str], expected: Mapping[str, Sequence[str]], requests: int, clients: int) -> Tally:
+async def load(
+    address: str, prompts: Sequence[str], expected: Mapping[str, Sequence[str]], requests: int, clients: int
+) -> Tally:
     """Clients that ask one after the other until all requests are made."""
     rng, tally, start = random.Random(0), Tally(), time.perf_counter()
-    jobs = iter([(rng.choice(list(expected)), rng.randrange(len(prompts)), rng.random() < 0.3) for _ in range(requests)])
+    jobs = iter(
+        [
+            (rng.choice(list(expected)), rng.randrange(len(prompts)), rng.random() < 0.3)
+            for _ in range(requests)
+        ]
+    )
     with Progress() as progress:
         bar = progress.add_task("requests", total=requests)
 
         async def one_client() -> None:
-            async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=300) as client:
+            async with openai.AsyncOpenAI(
+                base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=300
+            ) as client:
                 for name, number, stream in jobs:
                     text = await ask(client, name, prompts[number], stream)
                     if text == expected[name][number]:
@@ -89,7 +100,9 @@ async def load(address: str, prompts: Sequence[str], expected: Mapping[str, Sequ
     return tally
 
 
-def generated(lm: LM, prompts: Sequence[Sequence[int]], patch: RowPatch | None, tokens: int) -> Callable[[], None]:
+def generated(
+    lm: LM, prompts: Sequence[Sequence[int]], patch: RowPatch | None, tokens: int
+) -> Callable[[], None]:
     """A prefill and steps in the server's batch, all rows with one patch."""
 
     def work() -> None:
@@ -108,13 +121,20 @@ def by_transformers(lm: LM, prompts: Sequence[Sequence[int]], tokens: int) -> Ca
 
     def work() -> None:
         lm.model.generate(  # type: ignore[operator]
-            ids, attention_mask=mask, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=0
+            ids,
+            attention_mask=mask,
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=0,
         )
 
     return work
 
 
-def compared(lm: LM, plain: Callable[[], None], other: Callable[[], None], seconds: float) -> list[tuple[float, float]]:
+def compared(
+    lm: LM, plain: Callable[[], None], other: Callable[[], None], seconds: float
+) -> list[tuple[float, float]]:
     """Seconds of (plain, other), one after the other in either order, until the time is up."""
     rng, taken = random.Random(0), list[tuple[float, float]]()
     end = time.perf_counter() + seconds
@@ -128,26 +148,43 @@ def compared(lm: LM, plain: Callable[[], None], other: Callable[[], None], secon
     return taken[1:]
 
 
-def overheads(lm: LM, made: Mapping[str, Patch], prompts: Sequence[str], tokens: int, seconds: float) -> Table:
+def overheads(
+    lm: LM, made: Mapping[str, Patch], prompts: Sequence[str], tokens: int, seconds: float
+) -> Table:
     """Each patch, and transformers, against the unedited model in the server's batch."""
     encoded = [list(lm.tokenizer(prompt)["input_ids"]) for prompt in prompts]
     by_row = {name: row_wise(patch, lm) for name, patch in made.items()}
     work = {name: generated(lm, encoded, patch, tokens) for name, patch in by_row.items()}
-    others = {**{name: one for name, one in work.items() if name != "base"}, "unedited again": generated(lm, encoded, by_row["base"], tokens)}
+    others = {
+        **{name: one for name, one in work.items() if name != "base"},
+        "unedited again": generated(lm, encoded, by_row["base"], tokens),
+    }
     others["transformers' generate"] = by_transformers(lm, encoded, tokens)
-    table = Table("against the unedited rows", "pairs", "unedited ms", "ratio (95 % interval)", "added %", box=None)
-    with installed_hooks([handle for patch in by_row.values() if patch is not None for handle in patch.handles()]):
+    table = Table(
+        "against the unedited rows", "pairs", "unedited ms", "ratio (95 % interval)", "added %", box=None
+    )
+    with installed_hooks(
+        [handle for patch in by_row.values() if patch is not None for handle in patch.handles()]
+    ):
         for name, other in others.items():
             taken = compared(lm, work["base"], other, seconds)
             ratio, low, high = interval([b / a for a, b in taken], random.Random(0))
             plain = sorted(a for a, _ in taken)[len(taken) // 2]
-            table.add_row(name, str(len(taken)), f"{1e3 * plain:.1f}", f"{ratio:.4f} ({low:.4f} to {high:.4f})", f"{100 * (ratio - 1):.2f}")
+            table.add_row(
+                name,
+                str(len(taken)),
+                f"{1e3 * plain:.1f}",
+                f"{ratio:.4f} ({low:.4f} to {high:.4f})",
+                f"{100 * (ratio - 1):.2f}",
+            )
     return table
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="micro-llama")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=32)
@@ -168,7 +205,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                       f"{tally.wrong_patch} with another model's answer, {tally.other} with an answer of none.")  # fmt: skip
     if asked.seconds:
         batch = (prompts * asked.rows)[: asked.rows]
-        console.print(f"{asked.rows} rows, {asked.tokens} new tokens, {threading.active_count()} threads; target {TARGET:.0f} % for knowledge blocks")
+        console.print(
+            f"{asked.rows} rows, {asked.tokens} new tokens, {threading.active_count()} threads; target {TARGET:.0f} % for knowledge blocks"
+        )
         console.print(overheads(lm, made, batch, asked.tokens, asked.seconds))
 
 

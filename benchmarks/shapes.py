@@ -58,6 +58,8 @@ def random_model(name: str) -> LM:
     config = LlamaConfig(**sizes) if shape.family == "llama" else MistralConfig(**sizes)
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if device == "cuda" else torch.float32)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16 if device == "cuda" else torch.float32
+        )
     assert isinstance(model, nn.Module)
     return LM(model, tokenizer, name, "random")

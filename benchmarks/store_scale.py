@@ -40,8 +40,17 @@ def write(results: Path, cell: Cell) -> Outcome:
     """A finished cell on disk, as a run leaves it: two shards and an outcome."""
     rows = answers(cell, METHODS.index(cell.method) / len(METHODS))
     passages = [Passage(0, i, 100, -300.0) for i in range(20)]
-    shards = tuple(write_stage(results, cell.id, stage, made) for stage, made in ((ANSWERS, rows), (PASSAGES, passages)))
-    outcome = Outcome(cell, "ok", "", shards, Costs(1.0, 2.0, 3.0, 10**9, 10**6), {"title": cell.method, "device": "made up"})
+    shards = tuple(
+        write_stage(results, cell.id, stage, made) for stage, made in ((ANSWERS, rows), (PASSAGES, passages))
+    )
+    outcome = Outcome(
+        cell,
+        "ok",
+        "",
+        shards,
+        Costs(1.0, 2.0, 3.0, 10**9, 10**6),
+        {"title": cell.method, "device": "made up"},
+    )
     write_outcome(results, outcome)
     return outcome
 
@@ -68,16 +77,35 @@ def main() -> None:
 
     made = list(cells(asked.cells + asked.more + 1))
     progress = Console(stderr=True)
-    table = Table("what", "seconds", "of processor", "memory, MB", title=f"{asked.cells:,} cells, {2 * asked.cells:,} shards", box=None)
+    table = Table(
+        "what",
+        "seconds",
+        "of processor",
+        "memory, MB",
+        title=f"{asked.cells:,} cells, {2 * asked.cells:,} shards",
+        box=None,
+    )
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results"
         store = Store(results)
         write_all(results, made[: asked.cells], "writing")
-        steps: list[tuple[str, Callable[[], object]]] = [("taking in all", store.sync), ("looking again", store.sync)]
-        steps.append((f"writing {asked.more:,} more", lambda: write_all(results, made[asked.cells : -1], "writing more")))
+        steps: list[tuple[str, Callable[[], object]]] = [
+            ("taking in all", store.sync),
+            ("looking again", store.sync),
+        ]
+        steps.append(
+            (
+                f"writing {asked.more:,} more",
+                lambda: write_all(results, made[asked.cells : -1], "writing more"),
+            )
+        )
         steps.append((f"taking in {asked.more:,} more", store.sync))
         steps.append(("recording one", lambda: store.record(write(results, made[-1]))))
-        steps += [("reading outcomes", store.outcomes), ("report", lambda: render(results)), ("report again", lambda: render(results))]
+        steps += [
+            ("reading outcomes", store.outcomes),
+            ("report", lambda: render(results)),
+            ("report again", lambda: render(results)),
+        ]
         for what, step in steps:
             progress.print(f"{what} ...", highlight=False)
             wall, own = timed(step)

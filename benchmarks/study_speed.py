@@ -27,9 +27,17 @@ Places = tuple[Tensor, Tensor]
 @torch.no_grad()
 def naive(lm: LM, chosen: list[Pair], batch_tokens: int = 8192) -> Tensor:
     """Log p of the donors' answers [blocks, pairs], one whole forward pass for each block."""
-    rows = lm.encode([p.asked.prompt for p in chosen], [p.donor.ground_truth for p in chosen], [p.asked.subject for p in chosen])
-    donors = lm.encode([p.donor.prompt for p in chosen], [""] * len(chosen), [p.donor.subject for p in chosen])
-    given = captured(lm, [d.ids for d in donors], [[d.subject[1]] for d in donors if d.subject], list(lm.blocks))[:, :, 0]
+    rows = lm.encode(
+        [p.asked.prompt for p in chosen],
+        [p.donor.ground_truth for p in chosen],
+        [p.asked.subject for p in chosen],
+    )
+    donors = lm.encode(
+        [p.donor.prompt for p in chosen], [""] * len(chosen), [p.donor.subject for p in chosen]
+    )
+    given = captured(
+        lm, [d.ids for d in donors], [[d.subject[1]] for d in donors if d.subject], list(lm.blocks)
+    )[:, :, 0]
     found = torch.zeros(len(lm.blocks), len(chosen), dtype=torch.float64)
     for group in batches([len(row.ids) for row in rows], batch_tokens):
         ids, mask = lm.pad([rows[i].ids for i in group])
@@ -37,7 +45,13 @@ def naive(lm: LM, chosen: list[Pair], batch_tokens: int = 8192) -> Tensor:
         places = torch.arange(len(group), device=lm.device)
         for block in range(len(lm.blocks)):
 
-            def put(_module: object, _args: object, output: Tensor, new: Tensor = given[block, group], where: Places = (places, at)) -> Tensor:
+            def put(
+                _module: object,
+                _args: object,
+                output: Tensor,
+                new: Tensor = given[block, group],
+                where: Places = (places, at),
+            ) -> Tensor:
                 return output.index_put(where, new)
 
             with installed_hooks([lm.block(block).register_forward_hook(put)]):
@@ -60,7 +74,13 @@ def main(model: str = "micro-llama", dataset: str = "world", entities: str = "30
     fast = exchanged(lm, chosen, no_progress).logprob[1:]
     end = time.perf_counter()
     made = Table("model", "pairs", "whole passes s", "ends only s", "ratio", "largest difference", box=None)
-    cells = [model, str(len(chosen)), f"{middle - start:.2f}", f"{end - middle:.2f}", f"{(middle - start) / (end - middle):.1f}"]
+    cells = [
+        model,
+        str(len(chosen)),
+        f"{middle - start:.2f}",
+        f"{end - middle:.2f}",
+        f"{(middle - start) / (end - middle):.1f}",
+    ]
     made.add_row(*cells, f"{(slow - fast).abs().max().item():.1e}")
     Console(width=120).print(made)
 

@@ -26,12 +26,16 @@ from lks.models.lm import LM
 
 def plain(lm: LM, edit: Edit, block: int, norm: float, texts: Sequence[str], params: ValueParams) -> Tensor:
     """The change [d] of one edit by the whole model and torch's Adam."""
-    rows = behind(lm, [edit], texts, answered=True)[0] + lm.encode([f"{edit.subject} is a"], [""], [edit.subject])
+    rows = behind(lm, [edit], texts, answered=True)[0] + lm.encode(
+        [f"{edit.subject} is a"], [""], [edit.subject]
+    )
     ids, mask = lm.pad([r.ids for r in rows])
     ends = torch.tensor([end_of_subject(r) for r in rows])
     delta = torch.zeros(lm.dim, requires_grad=True)
 
-    def add(_module: object, _args: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+    def add(
+        _module: object, _args: object, output: Tensor | tuple[Tensor, ...]
+    ) -> Tensor | tuple[Tensor, ...]:
         changed = (output[0] if isinstance(output, tuple) else output).clone()
         changed[torch.arange(len(rows)), ends] += delta
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
@@ -44,7 +48,9 @@ def plain(lm: LM, edit: Edit, block: int, norm: float, texts: Sequence[str], par
         for step in range(params.steps):
             optimiser.zero_grad()
             scores = lm.model(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)
-            nll = torch.stack([-_target(scores[k], r.ids, r.n_prompt) for k, r in enumerate(rows[:-1])]).mean()
+            nll = torch.stack(
+                [-_target(scores[k], r.ids, r.n_prompt) for k, r in enumerate(rows[:-1])]
+            ).mean()
             kl = F.kl_div(reference, scores[-1, ends[-1]], log_target=True, reduction="sum")
             loss = nll + params.kl_weight * kl + params.weight_decay * delta.norm() / norm**2
             if float(loss.detach()) < params.stop_loss or step == params.steps - 1:
@@ -69,8 +75,21 @@ def main(model: str = "micro-llama", n_edits: int = 100) -> None:
     lm = LM.load(model, device="cpu")
     data = "world" if model.startswith("micro") else model.split("-")[1]
     edits = [case.edit for case in load(data).cases[:n_edits]]
-    table = Table("method", "edits", "at once, s/edit", "one by one, s/edit", "whole model, s/edit", "ratio", "difference", title=model)
-    for name, texts in (("rome", prefixes(lm, [5] * 10 + [10] * 10)), ("memit", prefixes(lm, [10] * 5)), ("alphaedit", prefixes(lm, [10] * 5))):
+    table = Table(
+        "method",
+        "edits",
+        "at once, s/edit",
+        "one by one, s/edit",
+        "whole model, s/edit",
+        "ratio",
+        "difference",
+        title=model,
+    )
+    for name, texts in (
+        ("rome", prefixes(lm, [5] * 10 + [10] * 10)),
+        ("memit", prefixes(lm, [10] * 5)),
+        ("alphaedit", prefixes(lm, [10] * 5)),
+    ):
         params = methods()[name].for_model(model, data, n_edits).params
         block = params.block if hasattr(params, "block") else params.last_block  # type: ignore[attr-defined]
         norms = torch.full((len(edits),), 10.0)
@@ -86,7 +105,15 @@ def main(model: str = "micro-llama", n_edits: int = 100) -> None:
         theirs = torch.stack([plain(lm, edit, block, 10.0, texts, params) for edit in few])  # type: ignore[arg-type]
         slow = (time.perf_counter() - start) / len(few)
         difference = float((ours[: len(few)] - theirs).norm() / theirs.norm())
-        table.add_row(name, str(n_edits), f"{at_once:.4f}", f"{single:.4f}", f"{slow:.4f}", f"{slow / at_once:.1f}", f"{difference:.1e}")
+        table.add_row(
+            name,
+            str(n_edits),
+            f"{at_once:.4f}",
+            f"{single:.4f}",
+            f"{slow:.4f}",
+            f"{slow / at_once:.1f}",
+            f"{difference:.1e}",
+        )
     Console().print(table)
 
 

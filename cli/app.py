@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from lks.runs.grid import Grid
     from reports import RenderedReport
 
-gc.set_threshold(100_000)  # importing torch and transformers makes a million objects that stay: looking through them took a sixth of the start
+gc.set_threshold(
+    100_000
+)  # importing torch and transformers makes a million objects that stay: looking through them took a sixth of the start
 
 EXIT_USER, EXIT_STOPPED = 2, 130
 
@@ -87,12 +89,32 @@ app = typer.Typer(
     "LKS_FACTS (folder of facts of your own), LKS_DTYPE (number format of models: auto, float32 or bfloat16), LKS_METHODS (folder of methods), "
     "LKS_TRAINING_PROMPTS (folder of written training prompts).",
 )
-BENCHMARK, OWN_MODEL, SERVERS, DEVELOPMENT = "Benchmark", "Your own model", "Servers and workers", "Development"
+BENCHMARK, OWN_MODEL, SERVERS, DEVELOPMENT = (
+    "Benchmark",
+    "Your own model",
+    "Servers and workers",
+    "Development",
+)
 """Panels of `lks --help`."""
 
-Results = Annotated[Path | None, typer.Option("--results", help="Folder of all results. Default: $LKS_RESULTS or results.", metavar="DIR")]
-GridName = Annotated[str | None, typer.Option("--grid", help="A name of [bold]lks list grids[/]. Default: $LKS_GRID or first.", metavar="NAME")]
-Only = Annotated[str, typer.Option("--only", help="Keep only these cells: key=value,... of model, dataset, method, n_edits, seed.", metavar="FILTER")]
+Results = Annotated[
+    Path | None,
+    typer.Option("--results", help="Folder of all results. Default: $LKS_RESULTS or results.", metavar="DIR"),
+]
+GridName = Annotated[
+    str | None,
+    typer.Option(
+        "--grid", help="A name of [bold]lks list grids[/]. Default: $LKS_GRID or first.", metavar="NAME"
+    ),
+]
+Only = Annotated[
+    str,
+    typer.Option(
+        "--only",
+        help="Keep only these cells: key=value,... of model, dataset, method, n_edits, seed.",
+        metavar="FILTER",
+    ),
+]
 
 
 @app.command(rich_help_panel=BENCHMARK)
@@ -100,10 +122,23 @@ def grid(
     grid: GridName = None,
     results: Results = None,
     only: Only = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and an estimate; run nothing.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run cells again that failed for good (out of memory, diverged).")] = False,
-    runner: Annotated[Mode | None, typer.Option("--runner", help="How cells are run: docs/running.md. Default: $LKS_RUNNER or here.")] = None,
-    wait: Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for another grid on the folder.", metavar="S")] = 0.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the cells and an estimate; run nothing.")
+    ] = False,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed", help="Run cells again that failed for good (out of memory, diverged)."
+        ),
+    ] = False,
+    runner: Annotated[
+        Mode | None,
+        typer.Option("--runner", help="How cells are run: docs/running.md. Default: $LKS_RUNNER or here."),
+    ] = None,
+    wait: Annotated[
+        float,
+        typer.Option("--wait", min=0, help="Seconds to wait for another grid on the folder.", metavar="S"),
+    ] = 0.0,
 ) -> None:
     """Run what is missing of a grid, then print the result table.
 
@@ -118,13 +153,26 @@ def grid(
       lks grid --only method=lks,n_edits=100  part of it, and the unedited model
     """
     from cli.readying import make_ready
-    from flows.running.planning import await_writer, cells_of, compare, existing, folder_of, named_grid, only_writer
+    from flows.running.planning import (
+        await_writer,
+        cells_of,
+        compare,
+        existing,
+        folder_of,
+        named_grid,
+        only_writer,
+    )
     from flows.settings import Settings
 
     folder, console = folder_of(results), Console()
     asked = named_grid(grid or Settings().grid, Settings().grids)
     cells = cells_of(asked, only)
-    if not grid and not dry_run and (runner or Settings().runner) != "pool" and (other := _in_place_of(asked, console)):
+    if (
+        not grid
+        and not dry_run
+        and (runner or Settings().runner) != "pool"
+        and (other := _in_place_of(asked, console))
+    ):
         asked, cells = other, cells_of(other, only)
     if not dry_run:
         _exchange(folder, {cell.id for cell in cells})
@@ -142,7 +190,9 @@ def grid(
             make_ready(console, sorted({cell.model for cell in work.todo}))
         _run_flow(console, runner or Settings().runner, (asked.name, folder, only, retry_failed))
     else:
-        console.print(f"Nothing to do: all {len(work.cells)} cells of {asked.name!r} are in {folder}.", highlight=False)
+        console.print(
+            f"Nothing to do: all {len(work.cells)} cells of {asked.name!r} are in {folder}.", highlight=False
+        )
     _show_results(console, folder)
 
 
@@ -190,7 +240,11 @@ def _show_irregularities(work: "Work") -> None:
     for name in sorted({cell.dataset for cell in work.todo}):
         dataset = load(name)
         if dataset.notes:
-            Console().print(f"{name}: {len(dataset.cases)} cases, kept among them: {irregularities(dataset)}", highlight=False, soft_wrap=True)
+            Console().print(
+                f"{name}: {len(dataset.cases)} cases, kept among them: {irregularities(dataset)}",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def _run_flow(console: Console, runner: Mode, asked: tuple[str, Path, str, bool]) -> None:
@@ -204,7 +258,9 @@ def _run_flow(console: Console, runner: Mode, asked: tuple[str, Path, str, bool]
     calm_prefect(quiet=True)
     calm_transformers()
     with ExitStack() as stack:
-        with console.status("starting Prefect" if runner == "pool" else "starting Prefect and its temporary server"):
+        with console.status(
+            "starting Prefect" if runner == "pool" else "starting Prefect and its temporary server"
+        ):
             from prefect.settings import PREFECT_API_URL
 
             from flows.grid import WATCH
@@ -215,7 +271,9 @@ def _run_flow(console: Console, runner: Mode, asked: tuple[str, Path, str, bool]
             if runner != "pool":
                 stack.enter_context(temporary_server())
             elif not PREFECT_API_URL.value():
-                raise UserError("--runner pool needs a Prefect server with workers. Start them with `lks up`, then set PREFECT_API_URL as it says.")
+                raise UserError(
+                    "--runner pool needs a Prefect server with workers. Start them with `lks up`, then set PREFECT_API_URL as it says."
+                )
         watch = stack.enter_context(Screen(console)) if console.is_terminal else LineProgress(_say)
         WATCH.set(watch)
         counts = flow(*asked, runner)
@@ -233,7 +291,9 @@ def _show_results(console: Console, folder: Path) -> "RenderedReport":
 
     with console.status("report") as shown:
         written = render(folder, lambda what: shown.update(f"report: {what}"))
-    wide = Console(width=1000).measure(written.terminal).maximum  # a narrow terminal wraps lines, which reads better than one-letter columns
+    wide = (
+        Console(width=1000).measure(written.terminal).maximum
+    )  # a narrow terminal wraps lines, which reads better than one-letter columns
     Console(width=max(console.width, wide)).print(written.terminal)
     for warning in written.warnings:
         console.print(f"[yellow]damaged:[/] {warning}", highlight=False, soft_wrap=True)
@@ -250,7 +310,19 @@ def _show_plan(work: "Work") -> None:
     console = Console()
     clock = DurationEstimator(work.earlier)
     missing, known = {cell.id for cell in work.todo}, methods()
-    table = Table("method", "model", "dataset", "cases", "T", "draws", "seed", "state", "estimate", box=None, header_style="bold")
+    table = Table(
+        "method",
+        "model",
+        "dataset",
+        "cases",
+        "T",
+        "draws",
+        "seed",
+        "state",
+        "estimate",
+        box=None,
+        header_style="bold",
+    )
     for cell in work.cells:
         rule = [f"({RULE})"] if cell.measure != "study" and known[cell.method].by_rule(cell.model) else []
         method = " ".join([cell.method, *rule, *(f"{k}={v}" for k, v in cell.variant)])
@@ -258,12 +330,26 @@ def _show_plan(work: "Work") -> None:
         whole = len(lacking) == len(work.grid.extras.stages(cell.measure))
         state = "stored" if cell.id not in missing else "to run" if whole else f"lacks {', '.join(lacking)}"
         estimate = duration(clock.expect([cell])) if cell.id in missing else ""
-        table.add_row(method, cell.model, cell.dataset, cell.split, str(cell.n_edits), str(cell.draws), str(cell.seed), state, estimate)
+        table.add_row(
+            method,
+            cell.model,
+            cell.dataset,
+            cell.split,
+            str(cell.n_edits),
+            str(cell.draws),
+            str(cell.seed),
+            state,
+            estimate,
+        )
     console.print(table)
     if any(cell.measure != "study" and known[cell.method].by_rule(cell.model) for cell in work.cells):
         console.print(RULE_NOTE, soft_wrap=True, highlight=False)
     expected = clock.expect(work.todo)
-    time = f"about {duration(expected)}, going by earlier runs" if expected is not None else "no estimate, nothing like it has been run here"
+    time = (
+        f"about {duration(expected)}, going by earlier runs"
+        if expected is not None
+        else "no estimate, nothing like it has been run here"
+    )
     rest = f"{len(work.todo)} to run: {time}" if work.todo else "all stored, nothing to run"
     console.print(f"{len(work.cells)} cells, {rest}.", highlight=False)
 
@@ -272,9 +358,19 @@ def _show_plan(work: "Work") -> None:
 def report(
     results: Results = None,
     publish: Annotated[
-        Path | None, typer.Option("--publish", help="Also write numbers, figures and a page for a repository into this folder.", metavar="DIR")
+        Path | None,
+        typer.Option(
+            "--publish",
+            help="Also write numbers, figures and a page for a repository into this folder.",
+            metavar="DIR",
+        ),
     ] = None,
-    grid: Annotated[str | None, typer.Option("--grid", help="With --publish: list cells of this grid that have no result.", metavar="NAME")] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(
+            "--grid", help="With --publish: list cells of this grid that have no result.", metavar="NAME"
+        ),
+    ] = None,
 ) -> None:
     """Write tables, figures and the HTML page from what is stored, and print the table.
 
@@ -303,11 +399,24 @@ def report(
 @app.command("judge", rich_help_panel=BENCHMARK)
 def judge_answers(
     model: Annotated[str, typer.Option("--model", help="Name of the judge on its server.", metavar="NAME")],
-    base_url: Annotated[str | None, typer.Option("--base-url", help="The server. Default: $OPENAI_BASE_URL, else OpenAI's.", metavar="URL")] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            "--base-url", help="The server. Default: $OPENAI_BASE_URL, else OpenAI's.", metavar="URL"
+        ),
+    ] = None,
     results: Results = None,
-    calibration: Annotated[Path | None, typer.Option("--calibration", help="Answers that people have labelled.", metavar="FILE.jsonl")] = None,
-    only_calibrate: Annotated[bool, typer.Option("--only-calibrate", help="Say how far the judge agrees with people; judge nothing.")] = False,
-    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Questions on their way at most.")] = 8,
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibration", help="Answers that people have labelled.", metavar="FILE.jsonl"),
+    ] = None,
+    only_calibrate: Annotated[
+        bool,
+        typer.Option("--only-calibrate", help="Say how far the judge agrees with people; judge nothing."),
+    ] = False,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", min=1, help="Questions on their way at most.")
+    ] = 8,
 ) -> None:
     """Have an LLM judge the free answers, beside the deterministic score; first say how far it agrees with people.
 

@@ -35,9 +35,16 @@ CODE = (".py", ".sql", ".toml", ".txt", ".jsonl")
 
 ci = typer.Typer(invoke_without_command=True, rich_markup_mode="rich")
 
-Results = Annotated[Path | None, typer.Option("--results", help=f"Folder of the run. Default: {RESULTS}.", metavar="DIR")]
-Golden = Annotated[Path | None, typer.Option("--golden", help="Golden results. Default: tests/golden/ci of the checkout.", metavar="DIR")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write everything that was found there.", metavar="FILE")]
+Results = Annotated[
+    Path | None, typer.Option("--results", help=f"Folder of the run. Default: {RESULTS}.", metavar="DIR")
+]
+Golden = Annotated[
+    Path | None,
+    typer.Option("--golden", help="Golden results. Default: tests/golden/ci of the checkout.", metavar="DIR"),
+]
+Json = Annotated[
+    Path | None, typer.Option("--json", help="Write everything that was found there.", metavar="FILE")
+]
 
 
 @ci.callback()
@@ -77,7 +84,12 @@ def check(ctx: typer.Context, results: Results = None, golden: Golden = None, js
 @ci.command("accept")
 def accept(
     ctx: typer.Context,
-    reason: Annotated[str, typer.Option("--reason", help="Why results changed, for those who read it in a year.", show_default=False)] = "",
+    reason: Annotated[
+        str,
+        typer.Option(
+            "--reason", help="Why results changed, for those who read it in a year.", show_default=False
+        ),
+    ] = "",
     results: Results = None,
     golden: Golden = None,
 ) -> None:
@@ -91,12 +103,19 @@ def accept(
     folder, target = results or given[0] or RESULTS, golden or given[1] or GOLDEN
     why = " ".join(reason.split())
     if not why:
-        raise UserError('Golden results are not changed without a reason. Say why: lks ci accept --reason "..."')
+        raise UserError(
+            'Golden results are not changed without a reason. Say why: lks ci accept --reason "..."'
+        )
     outcomes = _finished(folder)
     line = note(why, outcomes, _difference(target, folder))
     _replace_golden(target, folder, [outcome.cell.id for outcome in outcomes], line)
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
-    Console().print(f"{target}: {len(outcomes)} cells, {size / 1e6:.2f} MB. Noted: {line}", highlight=False, soft_wrap=True, markup=False)
+    Console().print(
+        f"{target}: {len(outcomes)} cells, {size / 1e6:.2f} MB. Noted: {line}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def begin(folder: Path) -> None:
@@ -118,7 +137,11 @@ def begin(folder: Path) -> None:
         if mark.exists() and mark.read_bytes() == code:
             return
         if mark.exists():
-            Console().print(f"The code has changed since {folder} was filled: everything is run anew.", highlight=False, soft_wrap=True)
+            Console().print(
+                f"The code has changed since {folder} was filled: everything is run anew.",
+                highlight=False,
+                soft_wrap=True,
+            )
         for name in MADE:
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -134,7 +157,9 @@ def _code() -> bytes:
     digest = hashlib.sha256()
     for package in ("lks", "baselines", "flows", "cli"):
         for file in sorted(path for path in (root / package).rglob("*") if path.suffix in CODE):
-            digest.update(f"{file.relative_to(root).as_posix()} ".encode() + hashlib.sha256(file.read_bytes()).digest())
+            digest.update(
+                f"{file.relative_to(root).as_posix()} ".encode() + hashlib.sha256(file.read_bytes()).digest()
+            )
     versions = {name: version for name, version in provenance().items() if name not in ("finished", "device")}
     return (json_format.dumps({"code": digest.hexdigest(), **versions}, indent=1) + "\n").encode()
 
@@ -160,14 +185,21 @@ def compared(golden: Path, results: Path) -> "Regression":
     from reports.compare.regression import regress
 
     if not (golden / "cells").is_dir():
-        raise UserError(f'No golden results in {golden}. If those in {results} are right: lks ci accept --golden {golden} --reason "..."')
+        raise UserError(
+            f'No golden results in {golden}. If those in {results} are right: lks ci accept --golden {golden} --reason "..."'
+        )
     with tempfile.TemporaryDirectory(prefix="lks-ci-") as scratch:
         was, now = Path(scratch) / "golden", Path(scratch) / "results"
         _copy(golden, was, [path.name for path in (golden / "cells").iterdir()])
         _copy(results, now, [cell.id for cell in _cells()])
         found = regress(was, now)
-        warnings = tuple(line.replace(str(was), str(golden)).replace(str(now), str(results)) for line in found.comparison.warnings)
-    return replace(found, comparison=replace(found.comparison, a=str(golden), b=str(results), warnings=warnings))
+        warnings = tuple(
+            line.replace(str(was), str(golden)).replace(str(now), str(results))
+            for line in found.comparison.warnings
+        )
+    return replace(
+        found, comparison=replace(found.comparison, a=str(golden), b=str(results), warnings=warnings)
+    )
 
 
 def _cells() -> "list[Cell]":
@@ -199,20 +231,30 @@ def _finished(folder: Path) -> "list[Outcome]":
 
     mark = folder / MARK
     if not mark.exists():
-        raise UserError(f"{folder} holds no results of `lks ci`. Run it first, or name its folder with --results.")
+        raise UserError(
+            f"{folder} holds no results of `lks ci`. Run it first, or name its folder with --results."
+        )
     if mark.read_bytes() != _code():
-        raise UserError(f"The code has changed since {folder} was filled. Run `lks ci` again, look at what it says, then accept.")
+        raise UserError(
+            f"The code has changed since {folder} was filled. Run `lks ci` again, look at what it says, then accept."
+        )
     cells = _cells()
     missing = [cell.label for cell in cells if not (folder / "cells" / cell.id / "outcome.json").exists()]
     if missing:
-        raise UserError(f"{folder} lacks {len(missing)} of {len(cells)} cells ({missing[0]}). Run `lks ci` to its end first.")
+        raise UserError(
+            f"{folder} lacks {len(missing)} of {len(cells)} cells ({missing[0]}). Run `lks ci` to its end first."
+        )
     outcomes = [read_outcome(folder, cell.id) for cell in cells]
     for outcome in outcomes:
         failed = (
-            outcome.reason or outcome.status if outcome.status != "ok" else "; ".join(f"{stage}: {said}" for stage, said in outcome.failed.items())
+            outcome.reason or outcome.status
+            if outcome.status != "ok"
+            else "; ".join(f"{stage}: {said}" for stage, said in outcome.failed.items())
         )
         if failed:
-            raise UserError(f"A failed cell is no golden result: {outcome.cell.label} ({failed}). Fix it, and run `lks ci` again.")
+            raise UserError(
+                f"A failed cell is no golden result: {outcome.cell.label} ({failed}). Fix it, and run `lks ci` again."
+            )
     return outcomes
 
 
@@ -224,14 +266,20 @@ def _difference(golden: Path, results: Path) -> str:
         return "First golden results."
     try:
         return sentence(compared(golden, results))
-    except StoreError as error:  # of another protocol, or without a cell in common: a reason to accept new ones
+    except (
+        StoreError
+    ) as error:  # of another protocol, or without a cell in common: a reason to accept new ones
         return f"Not compared: {error}"
 
 
 def note(reason: str, outcomes: "Sequence[Outcome]", difference: str) -> str:
     """A line for the file of reasons: date, reason, versions, what is accepted."""
     origin = outcomes[0].provenance
-    versions = ", ".join(f"{name} {origin[name]}" for name in ("lks-grid", "torch", "transformers", "python", "device") if name in origin)
+    versions = ", ".join(
+        f"{name} {origin[name]}"
+        for name in ("lks-grid", "torch", "transformers", "python", "device")
+        if name in origin
+    )
     return f"- {datetime.now(UTC):%Y-%m-%d}: {reason} ({versions}) {difference}"
 
 
@@ -241,7 +289,11 @@ def _replace_golden(golden: Path, results: Path, ids: Sequence[str], line: str) 
     for leftover in (part, old):
         shutil.rmtree(leftover, ignore_errors=True)
     reasons = golden / REASONS
-    before = reasons.read_text(encoding="utf-8") if reasons.exists() else "Why golden results changed, the newest last.\n\n"
+    before = (
+        reasons.read_text(encoding="utf-8")
+        if reasons.exists()
+        else "Why golden results changed, the newest last.\n\n"
+    )
     _copy(results, part, ids)
     (part / REASONS).write_text(f"{before}{line}\n", encoding="utf-8")
     if golden.exists():

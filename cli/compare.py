@@ -12,12 +12,35 @@ WIDTH = 100
 
 A = Annotated[Path, typer.Argument(help="What was: a results folder or its lks.duckdb.", show_default=False)]
 B = Annotated[Path, typer.Argument(help="What is.", show_default=False)]
-Readouts = Annotated[list[str] | None, typer.Option("--readout", help="Compare this read-out; may be repeated.", metavar="NAME")]
-Metrics = Annotated[list[str] | None, typer.Option("--metric", help="Compare this metric; may be repeated.", metavar="NAME")]
-Only = Annotated[str, typer.Option("--only", help="Keep only these cells: key=value,... of model, dataset, method, n_edits, seed.", metavar="FILTER")]
-Tolerance = Annotated[float, typer.Option("--tolerance", help="Differences within so many points, interval and all, are the same.", metavar="POINTS")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write everything that was found there.", metavar="FILE")]
-Csv = Annotated[Path | None, typer.Option("--csv", help="Write all differences there, one a line.", metavar="FILE")]
+Readouts = Annotated[
+    list[str] | None,
+    typer.Option("--readout", help="Compare this read-out; may be repeated.", metavar="NAME"),
+]
+Metrics = Annotated[
+    list[str] | None, typer.Option("--metric", help="Compare this metric; may be repeated.", metavar="NAME")
+]
+Only = Annotated[
+    str,
+    typer.Option(
+        "--only",
+        help="Keep only these cells: key=value,... of model, dataset, method, n_edits, seed.",
+        metavar="FILTER",
+    ),
+]
+Tolerance = Annotated[
+    float,
+    typer.Option(
+        "--tolerance",
+        help="Differences within so many points, interval and all, are the same.",
+        metavar="POINTS",
+    ),
+]
+Json = Annotated[
+    Path | None, typer.Option("--json", help="Write everything that was found there.", metavar="FILE")
+]
+Csv = Annotated[
+    Path | None, typer.Option("--csv", help="Write all differences there, one a line.", metavar="FILE")
+]
 All = Annotated[bool, typer.Option("--all", help="Show what did not change too.")]
 
 

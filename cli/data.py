@@ -18,7 +18,11 @@ LINE_EVERY_S = 10.0
 """Seconds between two lines of progress where there is no terminal."""
 FEW_TEMPLATES = "Templates come from the facts themselves and the published data on this machine. Without --offline a model writes for any fact."
 
-data = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Have evaluation and training prompts written for facts.")
+data = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Have evaluation and training prompts written for facts.",
+)
 
 
 @data.callback()
@@ -26,19 +30,42 @@ def _group() -> None:
     """A group even while it has one command."""
 
 
-Out = Annotated[Path, typer.Option("--out", help="Folder of the files, and of all replies: a stopped run goes on there.", metavar="DIR")]
-DatasetName = Annotated[str, typer.Option("--dataset", help="zsre, counterfact, or a file of facts (docs/data.md).", metavar="NAME|FACTS.jsonl")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", help="Folder of the files, and of all replies: a stopped run goes on there.", metavar="DIR"
+    ),
+]
+DatasetName = Annotated[
+    str,
+    typer.Option(
+        "--dataset", help="zsre, counterfact, or a file of facts (docs/data.md).", metavar="NAME|FACTS.jsonl"
+    ),
+]
 Model = Annotated[str, typer.Option("--model", help="Name of the model on its server.", metavar="NAME")]
-BaseUrl = Annotated[str | None, typer.Option("--base-url", help="The server. Default: $OPENAI_BASE_URL, else OpenAI's.", metavar="URL")]
+BaseUrl = Annotated[
+    str | None,
+    typer.Option("--base-url", help="The server. Default: $OPENAI_BASE_URL, else OpenAI's.", metavar="URL"),
+]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many facts.")]
-MaxCost = Annotated[float | None, typer.Option("--max-cost", min=0, help="Spend at most so much for this folder.", metavar="USD")]
-MaxTokens = Annotated[int | None, typer.Option("--max-tokens", min=0, help="Use at most so many tokens for this folder.")]
+MaxCost = Annotated[
+    float | None,
+    typer.Option("--max-cost", min=0, help="Spend at most so much for this folder.", metavar="USD"),
+]
+MaxTokens = Annotated[
+    int | None, typer.Option("--max-tokens", min=0, help="Use at most so many tokens for this folder.")
+]
 Rpm = Annotated[float | None, typer.Option("--rpm", help="Requests per minute at most.")]
 Tpm = Annotated[float | None, typer.Option("--tpm", help="Tokens per minute at most.")]
 Concurrency = Annotated[int, typer.Option("--concurrency", min=1, help="Requests on their way at most.")]
-PriceIn = Annotated[float | None, typer.Option("--price-in", min=0, help="USD per million tokens asked. Known for gpt-4o-mini.")]
+PriceIn = Annotated[
+    float | None,
+    typer.Option("--price-in", min=0, help="USD per million tokens asked. Known for gpt-4o-mini."),
+]
 PriceOut = Annotated[float | None, typer.Option("--price-out", min=0, help="USD per million tokens replied.")]
-Timeout = Annotated[float, typer.Option("--timeout", help="Seconds until a request counts as failed.", metavar="S")]
+Timeout = Annotated[
+    float, typer.Option("--timeout", help="Seconds until a request counts as failed.", metavar="S")
+]
 
 
 @data.command("make")
@@ -46,12 +73,16 @@ def make_prompts(
     dataset: DatasetName,
     out: Out,
     split: Annotated[
-        Literal["evaluation", "training", "both"] | None, typer.Option("--split", help="Which set. Default: both; with --offline: training.")
+        Literal["evaluation", "training", "both"] | None,
+        typer.Option("--split", help="Which set. Default: both; with --offline: training."),
     ] = None,
     model: Model = "gpt-4o-mini",
     base_url: BaseUrl = None,
     limit: Limit = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Ask no model: take training prompts from templates of the dataset.")] = False,
+    offline: Annotated[
+        bool,
+        typer.Option("--offline", help="Ask no model: take training prompts from templates of the dataset."),
+    ] = False,
     max_cost: MaxCost = None,
     max_tokens: MaxTokens = None,
     rpm: Rpm = None,
@@ -60,7 +91,12 @@ def make_prompts(
     price_in: PriceIn = None,
     price_out: PriceOut = None,
     timeout: Timeout = 60.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many requests, tokens and dollars it will take; ask nothing.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Say how many requests, tokens and dollars it will take; ask nothing."
+        ),
+    ] = False,
 ) -> None:
     """Write evaluation.jsonl and training.jsonl for the facts, with a chat model or from templates.
 
@@ -134,7 +170,13 @@ class _Bar:
 
     def __init__(self, console: Console, what: str = "prompts") -> None:
         self._console, self._said, self._what = console, time.monotonic(), what
-        columns = (TextColumn(what), BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[more]}"), TimeRemainingColumn())
+        columns = (
+            TextColumn(what),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[more]}"),
+            TimeRemainingColumn(),
+        )
         self._bar = Bar(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._bar.add_task("", total=None, more="")
 
@@ -142,7 +184,9 @@ class _Bar:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
 
     def show(self, progress: "Progress") -> None:
@@ -154,7 +198,9 @@ class _Bar:
         self._bar.update(self._task, total=counts.wanted, completed=min(done, counts.wanted), more=more)
         if not self._console.is_terminal and time.monotonic() - self._said > LINE_EVERY_S:
             self._said = time.monotonic()
-            self._console.print(f"{done}/{counts.wanted} {self._what}, {more}", highlight=False, soft_wrap=True)
+            self._console.print(
+                f"{done}/{counts.wanted} {self._what}, {more}", highlight=False, soft_wrap=True
+            )
 
 
 def _money(usd: float | None) -> str:
@@ -187,9 +233,16 @@ def _say_made(console: Console, order: "PromptOrder", made: "WrittenPrompts") ->
 
     summary = made.summary
     for split, whole in made.whole.items():
-        console.print(f"{order.out / FILES[split]}: {whole:,} of {summary['facts']:,} records have all prompts", highlight=False, soft_wrap=True)
+        console.print(
+            f"{order.out / FILES[split]}: {whole:,} of {summary['facts']:,} records have all prompts",
+            highlight=False,
+            soft_wrap=True,
+        )
     if not order.offline:
-        console.print(f"{made.asked:,} requests now; for this folder in all {made.spent.total:,} tokens{_money(made.usd)}", highlight=False)
+        console.print(
+            f"{made.asked:,} requests now; for this folder in all {made.spent.total:,} tokens{_money(made.usd)}",
+            highlight=False,
+        )
     if made.rejected:
         table = Table("rejected because", "replies", box=None, header_style="bold")
         for reason, count in made.rejected.items():
@@ -197,4 +250,8 @@ def _say_made(console: Console, order: "PromptOrder", made: "WrittenPrompts") ->
         console.print(table)
     if made.lacking:
         why = f". {FEW_TEMPLATES}" if order.offline else ""
-        console.print(f"{made.lacking:,} prompts are lacking: {order.out / 'lacking.jsonl'}{why}", highlight=False, soft_wrap=True)
+        console.print(
+            f"{made.lacking:,} prompts are lacking: {order.out / 'lacking.jsonl'}{why}",
+            highlight=False,
+            soft_wrap=True,
+        )

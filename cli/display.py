@@ -7,7 +7,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -36,7 +44,14 @@ class Bar:
     """A progress bar per stage, with the time that is left; off a terminal nothing is shown."""
 
     def __init__(self, console: Console) -> None:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(24),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._tasks: dict[str, TaskID] = {}
         self._spent: dict[str, float] = {}
@@ -47,7 +62,9 @@ class Bar:
         self._last = time.perf_counter()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._progress.stop()
 
     def __call__(self, stage: str, fraction: float) -> None:
@@ -65,7 +82,9 @@ class Bar:
 
     def spent(self) -> str:
         """What all stages took, for people."""
-        each = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self._spent.items() if seconds >= 0.05)
+        each = ", ".join(
+            f"{stage} {seconds:.1f} s" for stage, seconds in self._spent.items() if seconds >= 0.05
+        )
         return f"{sum(self._spent.values()):.1f} s ({each})" if each else "less than 0.1 s"
 
 
@@ -101,7 +120,9 @@ def grid_of_facts() -> Table:
     return table
 
 
-def show_check(console: Console, edited: "SavedEdits", found: "tuple[RecallCheck, Health]", seconds: float, out: Path) -> None:
+def show_check(
+    console: Console, edited: "SavedEdits", found: "tuple[RecallCheck, Health]", seconds: float, out: Path
+) -> None:
     """What editing has brought: what is answered, at which price, and what to do where it is not."""
     from workbench.advice import on_misses, on_troubles
     from workbench.lengths import by_length
@@ -114,12 +135,19 @@ def show_check(console: Console, edited: "SavedEdits", found: "tuple[RecallCheck
     table.add_row("answered", f"{check.after} of {check.asked} facts{sample}; {check.before} before the edit")
     begins, missed = check.those("begins"), check.those("no")
     if begins:
-        table.add_row("", f"{len(begins)} only {'begins' if len(begins) == 1 else 'begin'} with the answer, {len(missed)} not answered")
+        table.add_row(
+            "",
+            f"{len(begins)} only {'begins' if len(begins) == 1 else 'begin'} with the answer, {len(missed)} not answered",
+        )
     if check.asked_in:
         table.add_row("asked", check.asked_in)
     if lengths := by_length(check):
         table.add_row("by length", lengths)
-    table.add_row("harm", "; ".join(health.troubles) or f"none found (plain text, and what follows {many(health.looked, 'answer')})")
+    table.add_row(
+        "harm",
+        "; ".join(health.troubles)
+        or f"none found (plain text, and what follows {many(health.looked, 'answer')})",
+    )
     if origin is not None:
         changed = "".join(f", {name}={value}" for name, value in origin.changed.items())
         table.add_row("method", f"{origin.title}, {origin.tuned}{changed}")
@@ -131,9 +159,14 @@ def show_check(console: Console, edited: "SavedEdits", found: "tuple[RecallCheck
     table.add_row("patch", str(out))
     console.print(table, highlight=False)
     for one in begins[:MISSES]:
-        note(console, f"Begins with the answer: {one.prompt!r}: {_short(one.text, one.wanted)} instead of {one.wanted!r}")
+        note(
+            console,
+            f"Begins with the answer: {one.prompt!r}: {_short(one.text, one.wanted)} instead of {one.wanted!r}",
+        )
     for one in missed[:MISSES]:
-        note(console, f"Not answered: {one.prompt!r}: {_short(one.text, one.wanted)} instead of {one.wanted!r}")
+        note(
+            console, f"Not answered: {one.prompt!r}: {_short(one.text, one.wanted)} instead of {one.wanted!r}"
+        )
     more = sum(max(0, len(those) - MISSES) for those in (begins, missed))
     if more:
         note(console, f"{more} more are not shown; `lks eval` shows all.")
@@ -151,7 +184,10 @@ def _short(text: str, wanted: str) -> str:
 def show_reply(console: Console, reply: "AnswerPair", as_json: bool) -> None:
     """Both answers: as a small table, or as one line of JSON."""
     if as_json:
-        speeds = {"unedited_tokens_per_s": round(reply.unedited.rate, 1), "edited_tokens_per_s": round(reply.edited.rate, 1)}
+        speeds = {
+            "unedited_tokens_per_s": round(reply.unedited.rate, 1),
+            "edited_tokens_per_s": round(reply.edited.rate, 1),
+        }
         console.file.write(json_line({**asdict(reply), **speeds}) + "\n")
         console.file.flush()
         return
@@ -160,7 +196,9 @@ def show_reply(console: Console, reply: "AnswerPair", as_json: bool) -> None:
     table = grid_of_facts()
     table.add_row("prompt", Text(reply.prompt) + Text(f"  ({NAMES[reply.form]})", style="dim"))
     for name, said in (("unedited", reply.unedited), ("edited", reply.edited)):
-        table.add_row(name, Text(said.text) + Text(f"  ({said.tokens} tokens, {said.rate:.0f} per s)", style="dim"))
+        table.add_row(
+            name, Text(said.text) + Text(f"  ({said.tokens} tokens, {said.rate:.0f} per s)", style="dim")
+        )
     if reply.fired is None:
         fired = "always in force: this kind of patch has no gate"
     elif not reply.fired:
@@ -187,19 +225,31 @@ def show_scores(console: Console, results: Path, scored: "Scored", facts: "Facts
             cells = []
             for outcome in (scored.unedited, scored.edited):
                 found = loaded.score(outcome, readout, metric)
-                cells.append("-" if found is None or found.value is None else f"{found.value:.1f}{_interval(found.low, found.high)}")
+                cells.append(
+                    "-"
+                    if found is None or found.value is None
+                    else f"{found.value:.1f}{_interval(found.low, found.high)}"
+                )
             if cells == ["-", "-"]:
                 missing.add(metric)
             else:
                 table.add_row(f"{short} {heading}", *cells)
     before, after = scored.answered
-    note(console, f"Answered, and the answer ends there: {after} of {scored.asked} facts; {before} before the edit." + _beginning(scored.begins))
+    note(
+        console,
+        f"Answered, and the answer ends there: {after} of {scored.asked} facts; {before} before the edit."
+        + _beginning(scored.begins),
+    )
     note(console, f"{scored.what}: percent, with 95 % intervals")
     console.print(table, highlight=False)
     note(console, " ".join(READOUT_NOTES))
     for line in _overheads(results, scored):
         note(console, line)
-    note(console, f"{many(len(facts.facts), 'fact')}." + (" With so few an interval is wide." if len(facts.facts) < FEW else ""))
+    note(
+        console,
+        f"{many(len(facts.facts), 'fact')}."
+        + (" With so few an interval is wide." if len(facts.facts) < FEW else ""),
+    )
     if {"generality", "locality"} & missing:
         note(console, "EP is the mean of all three, and is not there without one of them.")
     for metric, field in (("generality", "paraphrases"), ("locality", "locality")):
@@ -217,9 +267,13 @@ def _overheads(results: Path, scored: "Scored") -> list[str]:
 
     if OVERHEAD not in scored.edited.written:
         return []
-    rows = Store(results).query("SELECT batch, value, low, high FROM overheads WHERE cell_id = ?", [scored.edited.cell.id])
+    rows = Store(results).query(
+        "SELECT batch, value, low, high FROM overheads WHERE cell_id = ?", [scored.edited.cell.id]
+    )
     found = {batch: f"{value:+.1f} % ({low:+.1f} to {high:+.1f})" for batch, value, low, high in rows}
-    each = "; ".join(f"batch {size}: {found.get(size, 'not measured, it would take too long here')}" for size in BATCHES)
+    each = "; ".join(
+        f"batch {size}: {found.get(size, 'not measured, it would take too long here')}" for size in BATCHES
+    )
     return [f"Overhead of reading prompts, {each}"]
 
 

@@ -19,36 +19,82 @@ if TYPE_CHECKING:
     from workbench.editing import EditRequest
     from workbench.patch_folder import SavedEdits
 
-Model = Annotated[str, typer.Option("--model", "-m", help="A folder, a name of [bold]lks list models[/], or OWNER/NAME on the hub.", metavar="MODEL")]
-FactsFile = Annotated[Path | None, typer.Option("--facts", "-f", help="Facts: .jsonl, .csv, or .txt with triples.", metavar="FILE")]
-TemplatesFile = Annotated[Path | None, typer.Option("--templates", help="TOML or JSON: how each relation of triples is asked.", metavar="FILE")]
-PatchFolder = Annotated[Path, typer.Option("--patch", "-p", help="Folder that [bold]lks edit[/] wrote.", metavar="DIR")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1. Default: the GPU if there is one.", metavar="DEVICE")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A folder, a name of [bold]lks list models[/], or OWNER/NAME on the hub.",
+        metavar="MODEL",
+    ),
+]
+FactsFile = Annotated[
+    Path | None,
+    typer.Option("--facts", "-f", help="Facts: .jsonl, .csv, or .txt with triples.", metavar="FILE"),
+]
+TemplatesFile = Annotated[
+    Path | None,
+    typer.Option("--templates", help="TOML or JSON: how each relation of triples is asked.", metavar="FILE"),
+]
+PatchFolder = Annotated[
+    Path, typer.Option("--patch", "-p", help="Folder that [bold]lks edit[/] wrote.", metavar="DIR")
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu, cuda, cuda:1. Default: the GPU if there is one.", metavar="DEVICE"),
+]
 Force = Annotated[bool, typer.Option("--force", help="Use the patch though it was made for another model.")]
 
 FORM_HELP = (
     "How prompts are put to the model. bare: as they are. qa: Q: ..., then A:. chat: as a user's turn in the model's chat template. "
     "auto: a question or instruction as chat if there is a template, a sentence to complete bare."
 )
-EditForm = Annotated[Literal["auto", "bare", "qa", "chat"] | None, typer.Option("--form", help=f"{FORM_HELP} Default: auto.")]
-AskForm = Annotated[Literal["auto", "bare", "qa", "chat"] | None, typer.Option("--form", help=f"{FORM_HELP} Default: as the patch was trained.")]
+EditForm = Annotated[
+    Literal["auto", "bare", "qa", "chat"] | None, typer.Option("--form", help=f"{FORM_HELP} Default: auto.")
+]
+AskForm = Annotated[
+    Literal["auto", "bare", "qa", "chat"] | None,
+    typer.Option("--form", help=f"{FORM_HELP} Default: as the patch was trained."),
+]
 
 
 def edit(
     model: Model,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the patch.", metavar="DIR")],
     facts: FactsFile = None,
-    method: Annotated[str | None, typer.Option("--method", help="A name of [bold]lks list methods[/]. Default: lks.", metavar="NAME")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="A parameter of the method; repeatable.", metavar="NAME=VALUE")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", help="A name of [bold]lks list methods[/]. Default: lks.", metavar="NAME"),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A parameter of the method; repeatable.", metavar="NAME=VALUE"),
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of all randomness. Default: 0.")] = None,
     templates: TemplatesFile = None,
-    training: Annotated[str, typer.Option("--training", help="Dataset for methods that train on other edits first.", metavar="NAME")] = "",
+    training: Annotated[
+        str,
+        typer.Option(
+            "--training", help="Dataset for methods that train on other edits first.", metavar="NAME"
+        ),
+    ] = "",
     form: EditForm = None,
-    update: Annotated[bool, typer.Option("--update", help="Add to the patch in --out, and change facts of it.")] = False,
-    without: Annotated[list[str] | None, typer.Option("--without", help="With --update: leave a subject's facts out; repeatable.")] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Add to the patch in --out, and change facts of it.")
+    ] = False,
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--without", help="With --update: leave a subject's facts out; repeatable."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the patch in --out.")] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out bad lines of --facts; skipped.txt in --out lists them.")] = False,
-    all_errors: Annotated[bool, typer.Option("--all-errors", help="Show all that is wrong with --facts, not the first 20 things.")] = False,
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Leave out bad lines of --facts; skipped.txt in --out lists them."),
+    ] = False,
+    all_errors: Annotated[
+        bool,
+        typer.Option("--all-errors", help="Show all that is wrong with --facts, not the first 20 things."),
+    ] = False,
     device: Device = None,
 ) -> None:
     """Plant facts in a model: write a patch that makes it the edited one.
@@ -71,7 +117,9 @@ def edit(
 
     if facts is None and not without:
         raise UserError("Give a file of facts with --facts.")
-    _check_update(update, overwrite, bool(without), bool(method or settings or seed is not None or training or form))
+    _check_update(
+        update, overwrite, bool(without), bool(method or settings or seed is not None or training or form)
+    )
     console = Console()
     check_name(model)
     wish = EditRequest(method or "lks", changes_of(settings or []), seed or 0, training, form or "auto")
@@ -84,7 +132,11 @@ def edit(
     check_writable(out, update or overwrite)
     check_form(model, form)
     earlier = read(out) if update else None
-    together = given if earlier is None or earlier.facts is None else earlier.facts.without(without or []).joined(given)
+    together = (
+        given
+        if earlier is None or earlier.facts is None
+        else earlier.facts.without(without or []).joined(given)
+    )
     for line in (*given.notes, *contradicting(together.facts)):
         note(console, line)
     _edit(console, (model, device), (given, reading), wish, (out, earlier, without or []))
@@ -97,7 +149,9 @@ def _check_update(update: bool, overwrite: bool, without: bool, method: bool) ->
     if without and not update:
         raise UserError("--without takes facts out of a patch that is there: give --update too.")
     if update and method:
-        raise UserError("--update keeps method, parameters, seed and form of the patch. Leave them out, or use --overwrite with all facts.")
+        raise UserError(
+            "--update keeps method, parameters, seed and form of the patch. Leave them out, or use --overwrite with all facts."
+        )
 
 
 def _edit(
@@ -122,9 +176,14 @@ def _edit(
     if reading != STRICT:  # else `edit_model` looks
         given = fitting(lm, given, reading)
     if given.skipped:
-        note(console, f"{_wrong(len(given.skipped))} with the facts: these lines are left out, and listed in {out / SKIPPED}.")
+        note(
+            console,
+            f"{_wrong(len(given.skipped))} with the facts: these lines are left out, and listed in {out / SKIPPED}.",
+        )
     check_writable(out, earlier is not None or out.exists(), _room(lm, len(given.facts)))
-    for line in too_long(lm, method_named(earlier.origin.method if earlier and earlier.origin else wish.method), given):
+    for line in too_long(
+        lm, method_named(earlier.origin.method if earlier and earlier.origin else wish.method), given
+    ):
         note(console, line)
 
     def warn(line: str) -> None:
@@ -156,7 +215,10 @@ def _room(lm: "LM", count: int) -> int:
 def ask(
     model: Model,
     patch: PatchFolder,
-    prompts: Annotated[list[str] | None, typer.Argument(help="Default, or -: one per line from the standard input.", metavar="[PROMPT]...")] = None,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Argument(help="Default, or -: one per line from the standard input.", metavar="[PROMPT]..."),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Generated at most.")] = 30,
     form: AskForm = None,
     chat: Annotated[bool, typer.Option("--chat", help="The same as --form chat.")] = False,
@@ -180,7 +242,9 @@ def ask(
         raise UserError(f"--chat is --form chat, but --form {form} is given too. Give one of them.")
     console = Console()
     if broken := [prompt for prompt in prompts or [] if has_half_character(prompt)]:
-        raise UserError(f"Prompt {broken[0]!a} is not UTF-8. Use a terminal with UTF-8, or give the prompts on the standard input.")
+        raise UserError(
+            f"Prompt {broken[0]!a} is not UTF-8. Use a terminal with UTF-8, or give the prompts on the standard input."
+        )
     edited = read(patch)
     chosen = "chat" if chat else form
     check_form(model, chosen)
@@ -190,10 +254,14 @@ def ask(
     asked = 0
     for prompt in _typed(console) if not prompts or prompts == ["-"] else prompts:
         if prompt.strip():
-            show_reply(console, reply(lm, edited.patch, prompt, max_new_tokens, chosen or edited.form), as_json)
+            show_reply(
+                console, reply(lm, edited.patch, prompt, max_new_tokens, chosen or edited.form), as_json
+            )
             asked += 1
     if not asked:
-        raise UserError("No prompt was given. Put it behind the options in quotation marks, or one per line on the standard input.")
+        raise UserError(
+            "No prompt was given. Put it behind the options in quotation marks, or one per line on the standard input."
+        )
 
 
 def _typed(console: Console) -> "list[str] | _Lines":
@@ -203,7 +271,9 @@ def _typed(console: Console) -> "list[str] | _Lines":
     try:
         return split_lines(sys.stdin.buffer.read().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise UserError(f"The standard input is not UTF-8 (byte {error.start}). Give prompts in UTF-8, one per line.") from None
+        raise UserError(
+            f"The standard input is not UTF-8 (byte {error.start}). Give prompts in UTF-8, one per line."
+        ) from None
 
 
 class _Lines:
@@ -229,9 +299,14 @@ def evaluate(
     model: Model,
     patch: PatchFolder,
     facts: FactsFile = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Results folder. Default: eval/ beside the patch.", metavar="DIR")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Results folder. Default: eval/ beside the patch.", metavar="DIR"),
+    ] = None,
     templates: TemplatesFile = None,
-    overhead: Annotated[bool, typer.Option("--overhead", help="Time prompts with and without the patch, too: about 20 s.")] = False,
+    overhead: Annotated[
+        bool, typer.Option("--overhead", help="Time prompts with and without the patch, too: about 20 s.")
+    ] = False,
     form: AskForm = None,
     force: Force = False,
     device: Device = None,
@@ -265,7 +340,15 @@ def evaluate(
     questions = sum(len(case.probes) for case in known.dataset().cases)
     note(console, f"Asking {many(questions, 'question')} of the unedited and of the edited model.")
     with Bar(console) as bar:
-        scored = score(lm, edited, known, results, lambda who, stage, done: bar(f"{who}: {stage}", done), form, Measurements(overhead=overhead))
+        scored = score(
+            lm,
+            edited,
+            known,
+            results,
+            lambda who, stage, done: bar(f"{who}: {stage}", done),
+            form,
+            Measurements(overhead=overhead),
+        )
         bar("report", 0.0)
         report = render(results)
         bar("report", 1.0)
@@ -297,7 +380,9 @@ def remove(
         done = take_out(edited, subject, patch)
         edited = done.edited
         said.append(f"Removed {subject!r}: {done.facts} {'fact' if done.facts == 1 else 'facts'}.")
-        said += [f"Another subject's edits still act on {prompt!r}: its name is in there." for prompt in done.still]
+        said += [
+            f"Another subject's edits still act on {prompt!r}: its name is in there." for prompt in done.still
+        ]
     write(patch, edited)
     left = len(edited.patch.subjects)
     for line in said:

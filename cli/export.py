@@ -10,14 +10,25 @@ from workbench.export import Precision, merge, publish
 
 
 def export(
-    model: Annotated[str, typer.Option("--model", help="The model that was edited: name, folder or hub id.", metavar="MODEL")],
+    model: Annotated[
+        str,
+        typer.Option("--model", help="The model that was edited: name, folder or hub id.", metavar="MODEL"),
+    ],
     patch: Annotated[Path, typer.Option("--patch", help="Folder of the patch.", metavar="DIR")],
     out: Annotated[Path, typer.Option("--out", help="New folder.", metavar="DIR")],
-    merged: Annotated[bool, typer.Option("--merge", help="Fold a patch of weights into a plain checkpoint.")] = False,
+    merged: Annotated[
+        bool, typer.Option("--merge", help="Fold a patch of weights into a plain checkpoint.")
+    ] = False,
     precision: Annotated[
-        Precision | None, typer.Option("--dtype", help="Of the merged checkpoint. Default: as models run here, float32 on a CPU, bfloat16 on a GPU.")
+        Precision | None,
+        typer.Option(
+            "--dtype",
+            help="Of the merged checkpoint. Default: as models run here, float32 on a CPU, bfloat16 on a GPU.",
+        ),
     ] = None,
-    licence: Annotated[str, typer.Option("--license", help="For the card, as the hub names it.", metavar="ID")] = "other",
+    licence: Annotated[
+        str, typer.Option("--license", help="For the card, as the hub names it.", metavar="ID")
+    ] = "other",
 ) -> None:
     """Write a patch, or with --merge the edited model, as a folder for others or for the hub.
 

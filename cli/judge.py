@@ -106,17 +106,32 @@ def judge_results(
     from lks.results.store import Store
 
     store = Store(results)
-    counts = {str(cell_id): int(str(number)) for cell_id, number in store.query(_CELLS, [list(KINDS)]) if cell_id not in skip}
+    counts = {
+        str(cell_id): int(str(number))
+        for cell_id, number in store.query(_CELLS, [list(KINDS)])
+        if cell_id not in skip
+    }
     total, done = sum(counts.values()), 0
     for cell_id, number in counts.items():
         answers = store.rows(_Answer, _ANSWERS, [list(KINDS), cell_id])
-        items = [JudgeItem(given.prompt, given.answer, given.said, tuple(given.accepted)) for given in answers]
+        items = [
+            JudgeItem(given.prompt, given.answer, given.said, tuple(given.accepted)) for given in answers
+        ]
         rulings = judge.rule(items, partial(_part, progress, done / total, number / total))
         done += number
         yield (
             cell_id,
             [
-                Judgement(judge.model, a.draw, a.case_id, a.kind, a.probe_index, a.context, ruling.verdict, ruling.reply)
+                Judgement(
+                    judge.model,
+                    a.draw,
+                    a.case_id,
+                    a.kind,
+                    a.probe_index,
+                    a.context,
+                    ruling.verdict,
+                    ruling.reply,
+                )
                 for a, ruling in zip(answers, rulings, strict=True)
             ],
         )
@@ -187,8 +202,12 @@ def judge_folder(console: Console, results: Path, judge: Judge, calibration: Pat
         calibration_of(console, judge, calibration)
         before = judged_by(store, judge.model)
         now = _judge_cells(console, store, judge, before)
-    console.print(f"{now} cells judged, {len(before)} had been before; {judge.asked} questions asked.", highlight=False)
-    console.print(_table({outcome.cell.id: outcome.cell for outcome in store.outcomes()}, scores(store, judge.model)))
+    console.print(
+        f"{now} cells judged, {len(before)} had been before; {judge.asked} questions asked.", highlight=False
+    )
+    console.print(
+        _table({outcome.cell.id: outcome.cell for outcome in store.outcomes()}, scores(store, judge.model))
+    )
 
 
 def _judge_cells(console: Console, store: "Store", judge: Judge, skip: Collection[str]) -> int:
@@ -197,12 +216,18 @@ def _judge_cells(console: Console, store: "Store", judge: Judge, skip: Collectio
     number = 0
     with _bar(console) as bar:
         task = bar.add_task(f"cells 0/{total}", total=1)
-        for number, (cell_id, made) in enumerate(judge_results(store.results, judge, lambda done: bar.update(task, completed=done), skip), 1):
+        for number, (cell_id, made) in enumerate(
+            judge_results(store.results, judge, lambda done: bar.update(task, completed=done), skip), 1
+        ):
             outcome = keep(store, cell_id, judge.model, made)
             bar.update(task, description=f"cells {number}/{total}")
             if not console.is_terminal:
                 neither = sum(row.verdict is None for row in made)
-                console.print(f"[{number}/{total}] {outcome.cell.label}: {len(made)} answers, {neither} neither", markup=False, soft_wrap=True)
+                console.print(
+                    f"[{number}/{total}] {outcome.cell.label}: {len(made)} answers, {neither} neither",
+                    markup=False,
+                    soft_wrap=True,
+                )
     return number
 
 
@@ -214,12 +239,29 @@ def scores(store: "Store", model: str) -> list[Scores]:
 def _table(cells: dict[str, Cell], found: Sequence[Scores]) -> Table:
     """Judge and deterministic score side by side, in percent."""
     table = Table(box=None, header_style="bold")
-    for heading in ("cell", "seed", "context", "reliability judged", "wild", "generality judged", "wild", "answers", "neither"):
+    for heading in (
+        "cell",
+        "seed",
+        "context",
+        "reliability judged",
+        "wild",
+        "generality judged",
+        "wild",
+        "answers",
+        "neither",
+    ):
         table.add_column(heading, justify="left" if heading in ("cell", "context") else "right")
     for row in found:
         shares = (row.reliability, row.wild_reliability, row.generality, row.wild_generality)
         percent = ["" if share is None else f"{100 * share:.1f}" for share in shares]
-        table.add_row(cells[row.cell_id].label, str(cells[row.cell_id].seed), row.context, *percent, str(row.answers), str(row.neither))
+        table.add_row(
+            cells[row.cell_id].label,
+            str(cells[row.cell_id].seed),
+            row.context,
+            *percent,
+            str(row.answers),
+            str(row.neither),
+        )
     return table
 
 

@@ -28,7 +28,12 @@ def show() -> None:
 
 @models.command("fetch")
 def fetch(
-    names: Annotated[list[str], typer.Argument(help="Names of [bold]lks models list[/], OWNER/NAME on the hub, or GGUF files.", metavar="NAME...")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help="Names of [bold]lks models list[/], OWNER/NAME on the hub, or GGUF files.", metavar="NAME..."
+        ),
+    ],
 ) -> None:
     """Download models from the hub (or a Python package), convert GGUF files, and keep the result for later commands.
 
@@ -55,7 +60,12 @@ def fetch(
 
 @models.command("remove")
 def remove(
-    names: Annotated[list[str], typer.Argument(help="Names of [bold]lks models list[/], OWNER/NAME on the hub, or GGUF files.", metavar="NAME...")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help="Names of [bold]lks models list[/], OWNER/NAME on the hub, or GGUF files.", metavar="NAME..."
+        ),
+    ],
 ) -> None:
     """Delete fetched and converted models from this machine. Your own folders and GGUF files, and results, stay.
 
@@ -79,14 +89,25 @@ def table() -> Table:
     from lks.models.registry import KNOWN
     from lks.models.testbed_models import NAMES, build_command
 
-    made = Table("model", "parameters", "licence", "where from", "revision", "on this machine", box=None, header_style="bold")
+    made = Table(
+        "model",
+        "parameters",
+        "licence",
+        "where from",
+        "revision",
+        "on this machine",
+        box=None,
+        header_style="bold",
+    )
     for name in NAMES:
         try:
             made.add_row(name, "", "Apache-2.0", "testbed", revision_of_model(name), "yes")
         except UserError:
             made.add_row(name, "", "Apache-2.0", "testbed", "", f"no: {build_command(name)}")
     for name, known in KNOWN.items():
-        source = f"{known.repository}{' (gated)' if known.gated else ''}" + (f", or package {known.package.requirement}" if known.package else "")
+        source = f"{known.repository}{' (gated)' if known.gated else ''}" + (
+            f", or package {known.package.requirement}" if known.package else ""
+        )
         made.add_row(name, known.parameters, known.licence, source, *_here(name))
     made.add_row("FOLDER", "", "", "a model in the layout of Hugging Face, with *.safetensors files", "", "")
     made.add_row("FILE.gguf", "", "", "a GGUF file of a known family", "", "")
@@ -110,7 +131,9 @@ def _removed(name: str) -> int:
 
     kind, freed = kind_of(name), 0
     if kind in ("folder", "testbed"):
-        raise UserError(f"{name} is {'a folder of yours' if kind == 'folder' else 'a testbed model'}; delete it yourself if you do not need it.")
+        raise UserError(
+            f"{name} is {'a folder of yours' if kind == 'folder' else 'a testbed model'}; delete it yourself if you do not need it."
+        )
     if kind == "hub":
         freed += _removed_from_hub_cache(repository_of(name))
     here, file = found(name), package_file(name)

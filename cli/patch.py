@@ -11,7 +11,9 @@ from rich.text import Text
 from cli.display import byte_text, folder_line, grid_of_facts, note
 from lks.errors import UserError
 
-patch = typer.Typer(no_args_is_help=True, help="Look after patches: what is in one, two made one, two compared.")
+patch = typer.Typer(
+    no_args_is_help=True, help="Look after patches: what is in one, two made one, two compared."
+)
 
 Folder = Annotated[Path, typer.Argument(help="Folder of a patch.", metavar="PATCH")]
 LISTED = 20
@@ -33,13 +35,24 @@ def info(folder: Folder) -> None:
         table.add_row("parameters", Text(joined_parameters(origin.parameters) or "none"))
         table.add_row("model", Text(str(origin.base)))
         table.add_row("form", origin.form)
-    subjects = edited.patch.subjects or tuple(dict.fromkeys(fact.subject for fact in edited.facts.facts) if edited.facts else ())
-    table.add_row("subjects", Text(f"{len(subjects):,}: {_listed(subjects)}" if subjects else "the patch does not say"))
-    table.add_row("facts", f"{len(edited.facts.facts):,}" if edited.facts else "not known, there is no facts.jsonl")
+    subjects = edited.patch.subjects or tuple(
+        dict.fromkeys(fact.subject for fact in edited.facts.facts) if edited.facts else ()
+    )
+    table.add_row(
+        "subjects", Text(f"{len(subjects):,}: {_listed(subjects)}" if subjects else "the patch does not say")
+    )
+    table.add_row(
+        "facts", f"{len(edited.facts.facts):,}" if edited.facts else "not known, there is no facts.jsonl"
+    )
     table.add_row("tensors", byte_text(edited.patch.nbytes))
     table.add_row("on disk", byte_text(size(folder)))
     if origin is not None:
-        table.add_row("made", Text(f"{origin.made.get('finished', '?')}, on {origin.made.get('device', '?')}, in {origin.seconds:.1f} s"))
+        table.add_row(
+            "made",
+            Text(
+                f"{origin.made.get('finished', '?')}, on {origin.made.get('device', '?')}, in {origin.seconds:.1f} s"
+            ),
+        )
         table.add_row("history", Text("\n".join(origin.history)))
     else:
         table.add_row("made", "not known, there is no edit.json")
@@ -51,7 +64,10 @@ def merge(
     first: Folder,
     last: Folder,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the merged patch.", metavar="DIR")],
-    prefer: Annotated[Literal["first", "last"] | None, typer.Option("--prefer", help="Whose facts count where both have a subject.")] = None,
+    prefer: Annotated[
+        Literal["first", "last"] | None,
+        typer.Option("--prefer", help="Whose facts count where both have a subject."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the patch in --out.")] = False,
 ) -> None:
     """Make two patches one.
@@ -71,7 +87,10 @@ def merge(
     facts = f", {len(made.facts.facts):,} facts" if made.facts else ""
     folder_line(console, f"Merged{facts}", out)
     if made.patch.kind == "weights":
-        note(console, "Changes of weights were added up. Look at what became of both sets of facts with lks eval.")
+        note(
+            console,
+            "Changes of weights were added up. Look at what became of both sets of facts with lks eval.",
+        )
 
 
 @patch.command()

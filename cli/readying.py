@@ -34,7 +34,9 @@ def make_ready(console: Console, names: Iterable[str], device: str | None = None
             bars: list[Bar] = []
 
             def show(what: str, done: float, stack: ExitStack = stack, bars: list[Bar] = bars) -> None:
-                if not bars:  # not before there is something to show: a download from the hub has bars of its own
+                if (
+                    not bars
+                ):  # not before there is something to show: a download from the hub has bars of its own
                     bars.append(stack.enter_context(Bar(console)))
                 bars[0](what, done)
 
@@ -50,5 +52,7 @@ def _check_device(name: str | None) -> None:
         try:
             torch.empty(0, device=name)
         except (RuntimeError, AssertionError) as error:
-            raise UserError(f"Device {name!r} cannot be used: {str(error).splitlines()[0]} Use cpu, or leave --device out.") from None
+            raise UserError(
+                f"Device {name!r} cannot be used: {str(error).splitlines()[0]} Use cpu, or leave --device out."
+            ) from None
     precision.chosen(torch.device(name) if name else precision.default_device())

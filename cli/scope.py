@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from lks.evaluation.scope_prompts import EditSet, Outside
     from lks.scope.exact import ScopeKind
 
-scope = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Examine the scope indicator: which prompts an edit applies to.")
+scope = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Examine the scope indicator: which prompts an edit applies to.",
+)
 
 OTHERS = {"zsre": ("counterfact",), "counterfact": ("zsre",), "world": ("zsre",)}
 """Whose prompts are asked as well; where nothing stands here, those of both published files."""
@@ -31,17 +35,34 @@ def _group() -> None:
 
 @scope.command("check")
 def check_scope(
-    dataset: Annotated[str, typer.Option("--dataset", help="Edit subjects of it; names are in [bold]lks list datasets[/].")] = "counterfact",
-    edits: Annotated[Path | None, typer.Option("--edits", help='Edit these: lines of {"subject": ..., "aliases": [...]}.', metavar="FILE")] = None,
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="Edit subjects of it; names are in [bold]lks list datasets[/].")
+    ] = "counterfact",
+    edits: Annotated[
+        Path | None,
+        typer.Option(
+            "--edits", help='Edit these: lines of {"subject": ..., "aliases": [...]}.', metavar="FILE"
+        ),
+    ] = None,
     n_edits: Annotated[
         int | None,
-        typer.Option("--n-edits", min=1, help=f"T: so many cases are edited; the others' prompts are asked too. Default: at most {MOST:,}."),
+        typer.Option(
+            "--n-edits",
+            min=1,
+            help=f"T: so many cases are edited; the others' prompts are asked too. Default: at most {MOST:,}.",
+        ),
     ] = None,
-    kinds: Annotated[str, typer.Option("--scope", help="Of exact, fuzzy and official; only the first one's targets count.")] = "exact,fuzzy",
+    kinds: Annotated[
+        str, typer.Option("--scope", help="Of exact, fuzzy and official; only the first one's targets count.")
+    ] = "exact,fuzzy",
     names: Annotated[int, typer.Option("--names", min=0, help="Add made-up names up to so many.")] = 0,
-    data: Annotated[Path | None, typer.Option("--data", help="Folder of the datasets. Default: $LKS_DATA.", metavar="DIR")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of the datasets. Default: $LKS_DATA.", metavar="DIR")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of cases, carriers and typos.")] = 0,
-    why: Annotated[bool, typer.Option("--why", help="Show cases that speak against a missed target.")] = False,
+    why: Annotated[
+        bool, typer.Option("--why", help="Show cases that speak against a missed target.")
+    ] = False,
 ) -> None:
     """Right subject, false matches, speed and memory, each with its target. Exit 1 if the first scope misses one.
 
@@ -64,14 +85,24 @@ def check_scope(
         if probes.note:
             console.print(f"[yellow]{probes.note}[/]", highlight=False, soft_wrap=True)
     if not known:
-        console.print("[yellow]Aliases were left out: no entity_aliases/aliases.json in the data folder[/]", highlight=False)
+        console.print(
+            "[yellow]Aliases were left out: no entity_aliases/aliases.json in the data folder[/]",
+            highlight=False,
+        )
     rows = [row for kind in asked for row in check(kind, edited, outside, known, seed)]
     table = _table(rows, f"{len(edited.names):,} names of {edits or dataset}")
     Console(width=max(console.width, Console(width=1000).measure(table).maximum)).print(table)
     if why:
         for row in rows:
             if row.passed is False:
-                console.print(f"{row.kind}, {row.what}:", *row.why[:20], sep="\n  ", highlight=False, markup=False, soft_wrap=True)
+                console.print(
+                    f"{row.kind}, {row.what}:",
+                    *row.why[:20],
+                    sep="\n  ",
+                    highlight=False,
+                    markup=False,
+                    soft_wrap=True,
+                )
     if any(row.kind == asked[0] and row.passed is False for row in rows):
         raise typer.Exit(1)
 
@@ -85,11 +116,15 @@ def _kinds(text: str) -> "list[ScopeKind]":
         if kind not in known:
             raise unknown("scope", kind, known)
     if not asked:
-        raise UserError(f"No scope in --scope {text!r}. Name some of {', '.join(known)}, with commas between.")
+        raise UserError(
+            f"No scope in --scope {text!r}. Name some of {', '.join(known)}, with commas between."
+        )
     return cast("list[ScopeKind]", asked)
 
 
-def _material(dataset: str, file: Path | None, n_edits: int | None, data: Path | None, seed: int) -> "tuple[EditSet, list[Outside]]":
+def _material(
+    dataset: str, file: Path | None, n_edits: int | None, data: Path | None, seed: int
+) -> "tuple[EditSet, list[Outside]]":
     """Edits, and prompts about something else."""
     from lks.data.datasets import load
     from lks.data.datasets import names as known
@@ -111,7 +146,11 @@ def _material(dataset: str, file: Path | None, n_edits: int | None, data: Path |
         except DataError as error:
             outside.append(Outside(other, (), f"{other} was left out: {error}"))
             continue
-        prompts = (ScopePrompt(case.edit.prompt, case.edit.subject) for case in cases if case.edit.subject.casefold() not in subjects)
+        prompts = (
+            ScopePrompt(case.edit.prompt, case.edit.subject)
+            for case in cases
+            if case.edit.subject.casefold() not in subjects
+        )
         outside.append(Outside(other, tuple(prompts)))
     return edited, outside + abilities(data)
 
@@ -141,14 +180,20 @@ def _aliases(data: Path | None) -> dict[str, list[str]]:
         raise DataError(f"{file} is not JSON: {error}. Fix or delete it.") from None
     if not isinstance(raw, dict):
         raise DataError(f"{file} must hold an object of lists. Fix or delete it.")
-    return {str(name): [str(alias) for alias in aliases] for name, aliases in raw.items() if isinstance(aliases, list)}
+    return {
+        str(name): [str(alias) for alias in aliases]
+        for name, aliases in raw.items()
+        if isinstance(aliases, list)
+    }
 
 
 def _table(rows: "list[ScopeBenchmarkRow]", title: str) -> Table:
     """All numbers, target and verdict."""
     table = Table(box=None, header_style="bold", title=title, title_justify="left")
     for heading in ("scope", "what", "cases", "measured", "target", ""):
-        table.add_column(heading, justify="right" if heading in ("cases", "measured", "target") else "left", no_wrap=True)
+        table.add_column(
+            heading, justify="right" if heading in ("cases", "measured", "target") else "left", no_wrap=True
+        )
     for row in rows:
         sign = "≤" if row.most else "≥"
         target = "" if row.target is None else f"{sign} {row.target:g} {row.unit}"

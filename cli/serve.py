@@ -26,17 +26,39 @@ SAMPLE = "The capital of France is"
 
 def serve(
     model: Annotated[str, typer.Option("--model", help="Shipped model, folder or hub id.", metavar="MODEL")],
-    patch: Annotated[list[str] | None, typer.Option("--patch", help="An edited version; give it several times.", metavar="[NAME=]DIR")] = None,
-    name: Annotated[str, typer.Option("--name", help="Of the unedited model. Default: the last part of MODEL.")] = "",
-    host: Annotated[str, typer.Option("--host", help="Address; another than this machine's own needs a key.")] = "127.0.0.1",
+    patch: Annotated[
+        list[str] | None,
+        typer.Option("--patch", help="An edited version; give it several times.", metavar="[NAME=]DIR"),
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", help="Of the unedited model. Default: the last part of MODEL.")
+    ] = "",
+    host: Annotated[
+        str, typer.Option("--host", help="Address; another than this machine's own needs a key.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
-    api_key_file: Annotated[Path | None, typer.Option("--api-key-file", help="Key of clients. Default: $LKS_API_KEY, else none.")] = None,
-    max_length: Annotated[int, typer.Option("--max-length", min=0, help="Tokens of a prompt and its answer. Default: 2048 or the window.")] = 0,
-    max_concurrent: Annotated[int, typer.Option("--max-concurrent", min=1, help="Answers generated at once.")] = 32,
-    max_waiting: Annotated[int, typer.Option("--max-waiting", min=0, help="Answers that may wait; more get 429.")] = 256,
+    api_key_file: Annotated[
+        Path | None, typer.Option("--api-key-file", help="Key of clients. Default: $LKS_API_KEY, else none.")
+    ] = None,
+    max_length: Annotated[
+        int,
+        typer.Option(
+            "--max-length", min=0, help="Tokens of a prompt and its answer. Default: 2048 or the window."
+        ),
+    ] = 0,
+    max_concurrent: Annotated[
+        int, typer.Option("--max-concurrent", min=1, help="Answers generated at once.")
+    ] = 32,
+    max_waiting: Annotated[
+        int, typer.Option("--max-waiting", min=0, help="Answers that may wait; more get 429.")
+    ] = 256,
     max_body: Annotated[int, typer.Option("--max-body", min=1, help="Largest request, in KiB.")] = 1024,
-    grace: Annotated[float, typer.Option("--grace", min=0, help="Seconds for answers under way when ending.")] = 30.0,
-    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, ... Default: a GPU if there is one.")] = None,
+    grace: Annotated[
+        float, typer.Option("--grace", min=0, help="Seconds for answers under way when ending.")
+    ] = 30.0,
+    device: Annotated[
+        str | None, typer.Option("--device", help="cpu, cuda, ... Default: a GPU if there is one.")
+    ] = None,
 ) -> None:
     """Serve a model and edited versions of it at once, with OpenAI's interface: each patch is a model name.
 
@@ -81,10 +103,14 @@ def _check_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except (OSError, OverflowError, UnicodeError) as error:
             what = getattr(error, "strerror", None) or str(error)
-            raise UserError(f"Nothing can listen at {host}, port {port}: {what}. Choose another --port or --host.") from None
+            raise UserError(
+                f"Nothing can listen at {host}, port {port}: {what}. Choose another --port or --host."
+            ) from None
 
 
-def _service(model: str, device: str | None, named: "tuple[str, list[Choice], dict[str, SavedEdits]]", rules: "Rules") -> "ModelService":
+def _service(
+    model: str, device: str | None, named: "tuple[str, list[Choice], dict[str, SavedEdits]]", rules: "Rules"
+) -> "ModelService":
     """The loaded model with its patches, each tried once. `named` is the unedited model's name, the patches' names and the patches."""
     from transformers.utils import logging as transformers_log
 
@@ -97,10 +123,17 @@ def _service(model: str, device: str | None, named: "tuple[str, list[Choice], di
     lm = LM.load(model, device)
     window = int(getattr(lm.model.config, "max_position_embeddings", 0) or LENGTH)
     if rules.length > window:
-        raise UserError(f"--max-length {rules.length} is more than the {window} tokens that {model} can read. Give at most {window}.")
+        raise UserError(
+            f"--max-length {rules.length} is more than the {window} tokens that {model} can read. Give at most {window}."
+        )
     check(lm, choices, edited)
-    facts: dict[str, dict[str, object]] = {base: {"kind": "nothing"}, **{name: facts_of(edits) for name, edits in edited.items()}}
-    return ModelService(lm, served(base, edited), replace(rules, length=rules.length or min(window, LENGTH)), facts)
+    facts: dict[str, dict[str, object]] = {
+        base: {"kind": "nothing"},
+        **{name: facts_of(edits) for name, edits in edited.items()},
+    }
+    return ModelService(
+        lm, served(base, edited), replace(rules, length=rules.length or min(window, LENGTH)), facts
+    )
 
 
 def _run(console: Console, service: "ModelService", where: tuple[str, int, float], sample: str) -> None:
@@ -112,10 +145,14 @@ def _run(console: Console, service: "ModelService", where: tuple[str, int, float
     log.handlers, log.propagate = [logging.StreamHandler()], False
     log.handlers[0].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log.setLevel(logging.INFO)
-    server = GracefulServer(service, where[0], where[1], where[2], lambda address: _say(console, service, address, sample))
+    server = GracefulServer(
+        service, where[0], where[1], where[2], lambda address: _say(console, service, address, sample)
+    )
     server.run_with_engine()
     if service.engine.failed:
-        raise UserError("The engine failed; the log above says why. Start again with fewer answers at once (--max-concurrent) if memory ran out.")
+        raise UserError(
+            "The engine failed; the log above says why. Start again with fewer answers at once (--max-concurrent) if memory ran out."
+        )
     console.print("Ended.")
 
 
@@ -127,8 +164,15 @@ def _say(console: Console, service: "ModelService", address: str, sample: str) -
     for name in service.names:
         facts = service.facts.get(name, {})
         kind = str(facts.get("kind", ""))
-        table.add_row(name, "unedited" if kind == "nothing" else kind, str(facts.get("subjects", "")), service.batches(name))
+        table.add_row(
+            name,
+            "unedited" if kind == "nothing" else kind,
+            str(facts.get("subjects", "")),
+            service.batches(name),
+        )
     console.print(table)
     rules = service.rules
-    console.print(f"{address}/v1  up to {rules.length} tokens each, {rules.rows} answers at once, {rules.waiting} waiting. Ctrl-C ends.")
+    console.print(
+        f"{address}/v1  up to {rules.length} tokens each, {rules.rows} answers at once, {rules.waiting} waiting. Ctrl-C ends."
+    )
     console.print(Text(curl(address, service.names[-1], rules.key is not None, sample)))

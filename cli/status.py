@@ -39,11 +39,24 @@ class RunningFlow:
 
 def status(
     grid: Annotated[
-        str | None, typer.Option("--grid", help="A name of [bold]lks list grids[/]. Default: $LKS_GRID or first.", metavar="NAME")
+        str | None,
+        typer.Option(
+            "--grid", help="A name of [bold]lks list grids[/]. Default: $LKS_GRID or first.", metavar="NAME"
+        ),
     ] = None,
-    results: Annotated[Path | None, typer.Option("--results", help="Folder of all results. Default: that of lks up, else results.")] = None,
-    cells: Annotated[bool, typer.Option("--cells", help="Each stored cell, and where its seconds went.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it until Ctrl-C, or until nothing of the grid is missing.")] = False,
+    results: Annotated[
+        Path | None,
+        typer.Option("--results", help="Folder of all results. Default: that of lks up, else results."),
+    ] = None,
+    cells: Annotated[
+        bool, typer.Option("--cells", help="Each stored cell, and where its seconds went.")
+    ] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Go on showing it until Ctrl-C, or until nothing of the grid is missing."
+        ),
+    ] = False,
 ) -> None:
     """Show what is stored, what failed and where to look, what a grid still lacks, and what runs now.
 
@@ -89,7 +102,11 @@ def _page(grid: str, folder: Path, cells: bool = False) -> tuple[RenderableType,
     runs, lines = _runs()
     lines = [*_machine(), *lines]
     store = existing(folder)
-    stored = [Text(f"No results in {folder} yet. Run: lks grid")] if store is None else _stored(folder, store.outcomes(), cells)
+    stored = (
+        [Text(f"No results in {folder} yet. Run: lks grid")]
+        if store is None
+        else _stored(folder, store.outcomes(), cells)
+    )
     left, missing = _left(grid, store, sum(run.is_cell and run.state == "Running" for run in runs))
     return Group(*lines, *stored, left, *_now(runs)), missing
 
@@ -104,9 +121,18 @@ def _machine() -> list[Text]:
         service = running.get(file.stem)
         if service:
             since = time.strftime("%F %T", time.localtime(service.started))
-            lines.append(Text(f"{service.name}: up since {since} ({duration(time.time() - service.started)}), {service.note}"))
+            lines.append(
+                Text(
+                    f"{service.name}: up since {since} ({duration(time.time() - service.started)}), {service.note}"
+                )
+            )
         elif record(state, file.stem):
-            lines.append(Text(f"{file.stem}: down; why: end of {log_of(state, file.stem)}; start it again with: lks up", style="red"))
+            lines.append(
+                Text(
+                    f"{file.stem}: down; why: end of {log_of(state, file.stem)}; start it again with: lks up",
+                    style="red",
+                )
+            )
     return lines
 
 
@@ -124,27 +150,45 @@ def _runs() -> tuple[list[RunningFlow], list[Text]]:
         try:
             return _unfinished(), []
         except (httpx.HTTPError, PrefectException, RuntimeError) as error:
-            return [], [Text(f"The server at {api} does not answer ({type(error).__name__}); what runs is not known.", style="red")]
+            return [], [
+                Text(
+                    f"The server at {api} does not answer ({type(error).__name__}); what runs is not known.",
+                    style="red",
+                )
+            ]
 
 
 def _unfinished() -> list[RunningFlow]:
     """Flow runs of this project that are not over, those that run first."""
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+    from prefect.client.schemas.filters import (
+        FlowFilter,
+        FlowFilterName,
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
     from prefect.client.schemas.objects import StateType
 
     types = [StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED, StateType.CANCELLING]
     unfinished = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)))
     names = ["lks-grid", "lks-cell", "lks-data", "lks-report"]
     with get_client(sync_client=True) as client:
-        flows = {flow.id: flow.name for flow in client.read_flows(flow_filter=FlowFilter(name=FlowFilterName(any_=names)))}
-        found = client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=names)), flow_run_filter=unfinished, limit=200)
+        flows = {
+            flow.id: flow.name
+            for flow in client.read_flows(flow_filter=FlowFilter(name=FlowFilterName(any_=names)))
+        }
+        found = client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=names)), flow_run_filter=unfinished, limit=200
+        )
     runs = []
     for run in found:
         name = flows.get(run.flow_id, "")
         is_cell = name == "lks-cell"
         label = run.name if is_cell or run.name.startswith(name) else f"{name} ({run.name})"
-        runs.append(RunningFlow(label, run.state_name or "?", run.estimated_run_time.total_seconds(), is_cell))
+        runs.append(
+            RunningFlow(label, run.state_name or "?", run.estimated_run_time.total_seconds(), is_cell)
+        )
     return sorted(runs, key=lambda run: (run.state != "Running", run.is_cell, run.name))
 
 
@@ -167,10 +211,19 @@ def _stored(folder: Path, outcomes: "list[Outcome]", cells: bool = False) -> lis
     from flows.running.progress import duration
 
     counts = ", ".join(f"{number} {state}" for state, number in tally(outcomes).items()) or "nothing"
-    lines = [Text(f"{folder}: {counts}; {duration(sum(outcome.costs.seconds for outcome in outcomes))} of work")]
+    lines = [
+        Text(f"{folder}: {counts}; {duration(sum(outcome.costs.seconds for outcome in outcomes))} of work")
+    ]
     for outcome in outcomes if cells else ():
-        parts = ", ".join(f"{part} {spent:.1f} s" for part, spent in outcome.costs.parts.items() if spent >= 0.05)
-        lines.append(Text(f"  {outcome.cell.label}: {duration(outcome.costs.seconds)}" + (f" ({parts})" if parts else "")))
+        parts = ", ".join(
+            f"{part} {spent:.1f} s" for part, spent in outcome.costs.parts.items() if spent >= 0.05
+        )
+        lines.append(
+            Text(
+                f"  {outcome.cell.label}: {duration(outcome.costs.seconds)}"
+                + (f" ({parts})" if parts else "")
+            )
+        )
     for outcome in outcomes:
         failed = {"": f"{outcome.status}: {outcome.reason}"} if outcome.status != "ok" else outcome.failed
         for stage, why in failed.items():
@@ -193,7 +246,9 @@ def _left(grid: str, store: "Store | None", at_once: int) -> tuple[Text, int]:
     left = DurationEstimator(work.earlier).expect(work.todo)
     text = f"Grid {asked.name!r}: {len(work.cells) - len(work.todo)} of {len(work.cells)} cells done"
     if work.todo:
-        text += f", {len(work.todo)} to run" + ("" if left is None else f", about {duration(left / max(at_once, 1))}")
+        text += f", {len(work.todo)} to run" + (
+            "" if left is None else f", about {duration(left / max(at_once, 1))}"
+        )
     return Text(text), len(work.todo)
 
 

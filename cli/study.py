@@ -15,7 +15,11 @@ from lks.runs.grid import Grid
 if TYPE_CHECKING:
     from lks.results.store import Store
 
-study = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Study a model: where its facts are, and at which block to edit it.")
+study = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Study a model: where its facts are, and at which block to edit it.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +44,26 @@ def _group() -> None:
 
 @study.command("layers")
 def layers(
-    model: Annotated[str, typer.Option("--model", help="A name of [bold]lks list models[/], or a folder.", metavar="NAME")],
-    dataset: Annotated[str, typer.Option("--dataset", help="Facts of it; the model should know them.")] = "world",
+    model: Annotated[
+        str, typer.Option("--model", help="A name of [bold]lks list models[/], or a folder.", metavar="NAME")
+    ],
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="Facts of it; the model should know them.")
+    ] = "world",
     entities: Annotated[int, typer.Option("--entities", min=2, help="How many are studied.")] = 200,
-    source: Annotated[str, typer.Option("--source", help="New blocks: donor (another entity's) or edited (made by LKS).")] = "donor",
-    records: Annotated[int, typer.Option("--records", min=0, help="Only the first so many facts; 0 means all.")] = 0,
+    source: Annotated[
+        str, typer.Option("--source", help="New blocks: donor (another entity's) or edited (made by LKS).")
+    ] = "donor",
+    records: Annotated[
+        int, typer.Option("--records", min=0, help="Only the first so many facts; 0 means all.")
+    ] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Which entities, which donors.")] = 0,
-    results: Annotated[Path | None, typer.Option("--results", help="Folder of all results. Default: $LKS_RESULTS or results.", metavar="DIR")] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            "--results", help="Folder of all results. Default: $LKS_RESULTS or results.", metavar="DIR"
+        ),
+    ] = None,
 ) -> None:
     """Recommend a block to edit: where a new state tells the model most, in bits (LKS, Eq. 9).
 
@@ -63,20 +80,37 @@ def layers(
     from flows.running.planning import folder_of
 
     if source not in ("donor", "edited"):
-        raise UserError(f"--source {source!r}: say donor (another entity's state) or edited (blocks that LKS makes; one training per block).")
-    gain: str | dict[str, str | int | float | bool] = "gain" if source == "donor" else {"method": "gain", "blocks_from": source}
+        raise UserError(
+            f"--source {source!r}: say donor (another entity's state) or edited (blocks that LKS makes; one training per block)."
+        )
+    gain: str | dict[str, str | int | float | bool] = (
+        "gain" if source == "donor" else {"method": "gain", "blocks_from": source}
+    )
     methods = [gain, "swap", "probe"]
     asked = Grid(
-        name="study", models=[model], datasets=[dataset], methods=methods, n_edits=[entities], seeds=[seed], records=records, measure="study"
+        name="study",
+        models=[model],
+        datasets=[dataset],
+        methods=methods,
+        n_edits=[entities],
+        seeds=[seed],
+        records=records,
+        measure="study",
     )
     console = Console()
     cells, store = run_missing(console, asked, folder_of(results))
     curves: Curves = {}
     for cell in cells:
-        for point in store.rows(BlockPoint, "SELECT quantity, block, value, low, high FROM study_curves WHERE cell_id = ? AND block >= 0", [cell.id]):
+        for point in store.rows(
+            BlockPoint,
+            "SELECT quantity, block, value, low, high FROM study_curves WHERE cell_id = ? AND block >= 0",
+            [cell.id],
+        ):
             curves.setdefault(point.quantity, {})[point.block] = point
     if not curves.get("bits"):
-        raise UserError(f"No entity of {dataset!r} has a donor that is asked the same. Use more --entities or another --dataset.")
+        raise UserError(
+            f"No entity of {dataset!r} has a donor that is asked the same. Use more --entities or another --dataset."
+        )
     shown = table(curves, f"{model}, {entities} entities of {dataset}")
     Console(width=max(console.width, Console(width=1000).measure(shown).maximum)).print(shown)
     console.print(advice(curves), highlight=False, soft_wrap=True)
@@ -111,14 +145,34 @@ def run_missing(console: Console, grid: Grid, folder: Path) -> "tuple[list[Cell]
 def table(curves: Curves, title: str) -> Table:
     """Block by block; the recommended one is marked."""
     made = Table(box=None, header_style="bold", title=title, title_justify="left")
-    for heading in ("block", "gain, bits", "95 %", "donor's answer rises", "becomes first", "old stays first", "probe right"):
+    for heading in (
+        "block",
+        "gain, bits",
+        "95 %",
+        "donor's answer rises",
+        "becomes first",
+        "old stays first",
+        "probe right",
+    ):
         made.add_column(heading, justify="right")
     best = best_block(curves["bits"])
     for block in sorted({block for curve in curves.values() for block in curve}):
         gain = curves["bits"].get(block)
-        spread = f"{gain.low:.2f} to {gain.high:.2f}" if gain and gain.low is not None and gain.high is not None else ""
-        shares = [_percent(curves.get(quantity, {}).get(block)) for quantity in ("rises", "first", "old_first", "accuracy")]
-        made.add_row(f"{block} *" if block == best else str(block), f"{gain.value:.2f}" if gain else "", spread, *shares)
+        spread = (
+            f"{gain.low:.2f} to {gain.high:.2f}"
+            if gain and gain.low is not None and gain.high is not None
+            else ""
+        )
+        shares = [
+            _percent(curves.get(quantity, {}).get(block))
+            for quantity in ("rises", "first", "old_first", "accuracy")
+        ]
+        made.add_row(
+            f"{block} *" if block == best else str(block),
+            f"{gain.value:.2f}" if gain else "",
+            spread,
+            *shares,
+        )
     return made
 
 
@@ -135,7 +189,10 @@ def lowest_tied(gain: dict[int, BlockPoint]) -> int:
     """The lowest block whose interval meets that of the best block."""
     best = gain[best_block(gain)]
     return next(
-        block for block in sorted(gain) if block == best.block or (best.low is not None and (gain[block].high or gain[block].value) >= best.low)
+        block
+        for block in sorted(gain)
+        if block == best.block
+        or (best.low is not None and (gain[block].high or gain[block].value) >= best.low)
     )
 
 

@@ -6,21 +6,46 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-testbed = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Train and check small models that know the made world or real records.")
+testbed = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Train and check small models that know the made world or real records.",
+)
 
-Model = Annotated[str | None, typer.Argument(help="micro-llama, micro-mistral or mini-DATASET-RECORDS; both micro models if nothing is given.")]
-DataFolder = Annotated[Path | None, typer.Option("--data", help="Folder of the datasets. Default: $LKS_DATA, else downloaded.", metavar="DIR")]
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        help="micro-llama, micro-mistral or mini-DATASET-RECORDS; both micro models if nothing is given."
+    ),
+]
+DataFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="Folder of the datasets. Default: $LKS_DATA, else downloaded.", metavar="DIR"
+    ),
+]
 
 
 @testbed.command("build")
 def build_models(
     name: Model = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Build a mini model that knows this dataset: zsre or counterfact.")] = None,
-    records: Annotated[int, typer.Option("--records", min=50, max=10_000, help="How many of its records the mini model knows.")] = 10_000,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the model. Default: where grids look for it.", metavar="DIR")] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", help="Build a mini model that knows this dataset: zsre or counterfact."),
+    ] = None,
+    records: Annotated[
+        int,
+        typer.Option("--records", min=50, max=10_000, help="How many of its records the mini model knows."),
+    ] = 10_000,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for the model. Default: where grids look for it.", metavar="DIR"),
+    ] = None,
     data: DataFolder = None,
     seed: Annotated[int, typer.Option("--seed", help="Of weights and batches.")] = 0,
-    minutes: Annotated[float | None, typer.Option("--minutes", help="Train about so long instead of the recipe's steps.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", help="Train about so long instead of the recipe's steps.")
+    ] = None,
 ) -> None:
     """Train a small model from scratch, on a GPU if there is one; a stopped build goes on where it was.
 
@@ -33,7 +58,15 @@ def build_models(
     from lks.testbed.build import build
 
     for wanted in [name] if name else _asked_models(dataset):
-        folder = build(wanted, out, dataset=dataset or "world", records=records, data_dir=data, seed=seed, minutes=minutes)
+        folder = build(
+            wanted,
+            out,
+            dataset=dataset or "world",
+            records=records,
+            data_dir=data,
+            seed=seed,
+            minutes=minutes,
+        )
         Console().print(f"{wanted}: {folder}", highlight=False, soft_wrap=True)
 
 

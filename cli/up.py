@@ -30,10 +30,23 @@ END_S = 20.0
 
 def up(
     workers: Annotated[
-        int | None, typer.Option("--workers", min=0, help="Workers for cells here. Default: one per GPU, else one.", metavar="N")
+        int | None,
+        typer.Option(
+            "--workers", min=0, help="Workers for cells here. Default: one per GPU, else one.", metavar="N"
+        ),
     ] = None,
-    port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port of the server, on this machine only. Default: 4200.")] = None,
-    results: Annotated[Path | None, typer.Option("--results", help="Folder of all results. Default: $LKS_RESULTS or results.", metavar="DIR")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--port", min=1, max=65535, help="Port of the server, on this machine only. Default: 4200."
+        ),
+    ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            "--results", help="Folder of all results. Default: $LKS_RESULTS or results.", metavar="DIR"
+        ),
+    ] = None,
 ) -> None:
     """Start a Prefect server, work pools, deployments and workers in the background; a second time only what is missing.
 
@@ -92,7 +105,9 @@ def down() -> None:
     for file in state.glob("*.json"):
         forget(state, file.stem)
     if left:
-        raise UserError(f"Processes {', '.join(str(process.pid) for process in left)} do not end, not even when killed: is a disk gone?")
+        raise UserError(
+            f"Processes {', '.join(str(process.pid) for process in left)} do not end, not even when killed: is a disk gone?"
+        )
 
 
 def _end(console: Console, processes: list[psutil.Process], names: Mapping[int, str], what: str) -> None:
@@ -129,7 +144,9 @@ def _report(console: Console, runs: list[str], server: BackgroundService | None)
         with temporary_settings({PREFECT_API_URL: api, PREFECT_CLIENT_MAX_RETRIES: 0}):
             report_ended(runs)
     except (httpx.HTTPError, PrefectException) as error:
-        console.print(f"The server at {api} could not be told which runs are over ({type(error).__name__}); it notices after some minutes.")
+        console.print(
+            f"The server at {api} could not be told which runs are over ({type(error).__name__}); it notices after some minutes."
+        )
 
 
 def _report_gone(state: Path) -> list[str]:
@@ -140,7 +157,9 @@ def _report_gone(state: Path) -> list[str]:
     worker = services(state).get(FLOWS_WORKER)
     if worker is None:
         return []
-    return report_gone(worker.command[worker.command.index("--name") + 1], worker.started, flow_runs(marked(state)))
+    return report_gone(
+        worker.command[worker.command.index("--name") + 1], worker.started, flow_runs(marked(state))
+    )
 
 
 def _family(service: BackgroundService | None) -> list[psutil.Process]:
@@ -165,5 +184,9 @@ def _show(console: Console, state: Path, api: str, names: tuple[str, ...], resul
     console.print(f"Logs: {state}/*.log")
     console.print(f"Results: {results}")
     console.print(f"Deployments: {', '.join(f'{name}/{name}' for name in names)}")
-    console.print(f"Pages: {api.removesuffix('/api')}\n\nNext, in any terminal:\n  export PREFECT_API_URL={api}")
-    console.print(f"  prefect deployment run {names[0]}/{names[0]} --param grid=micro --watch\n  lks status --results {results}\n  lks down")
+    console.print(
+        f"Pages: {api.removesuffix('/api')}\n\nNext, in any terminal:\n  export PREFECT_API_URL={api}"
+    )
+    console.print(
+        f"  prefect deployment run {names[0]}/{names[0]} --param grid=micro --watch\n  lks status --results {results}\n  lks down"
+    )

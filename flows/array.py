@@ -45,11 +45,21 @@ def run(grid: Grid, index: int, results: Path, only: str = "") -> Outcome:
     share = share_in_use()
     exchange(results, input_ids(cell), share)
     stored = stored_outcome(results, cell.id)
-    if stored and stored.status in FINAL and (stored.status != "ok" or set(grid.extras.stages(cell.measure)) <= stored.stages):
+    if (
+        stored
+        and stored.status in FINAL
+        and (stored.status != "ok" or set(grid.extras.stages(cell.measure)) <= stored.stages)
+    ):
         logger.info("%s is stored: %s", cell.label, stored.status)
         return stored
-    if cell.measure == "answers" and cell.method != UNEDITED and not stored_outcome(results, cell.unedited.id):
-        raise UserError(f"{cell.label} is compared with the unedited model, whose cell is not stored. Run that first: --only method={UNEDITED}")
+    if (
+        cell.measure == "answers"
+        and cell.method != UNEDITED
+        and not stored_outcome(results, cell.unedited.id)
+    ):
+        raise UserError(
+            f"{cell.label} is compared with the unedited model, whose cell is not stored. Run that first: --only method={UNEDITED}"
+        )
     return CellRunner(results, LineProgress(logger.info), grid.extras, share).run(cell)
 
 
@@ -62,12 +72,16 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         0, 1 for a failed cell, 2 for what the user must mend.
     """
-    parser = argparse.ArgumentParser(prog="python -m flows.array", description="Run one cell of a grid by its place, for job arrays.")
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.array", description="Run one cell of a grid by its place, for job arrays."
+    )
     parser.add_argument("--grid", required=True, help="a name of `lks list grids`")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--index", type=int, help="place of the cell, from 0")
     what.add_argument("--count", action="store_true", help="print the number of cells")
-    parser.add_argument("--results", type=Path, help="folder of all results; default: $LKS_RESULTS or results")
+    parser.add_argument(
+        "--results", type=Path, help="folder of all results; default: $LKS_RESULTS or results"
+    )
     parser.add_argument("--only", default="", help="keep only these cells: key=value,...")
     asked = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

@@ -28,8 +28,17 @@ def _name() -> str:
     """Of the flow run: "lks | llama-2-7b | zsre | T=1000"."""
     given = runtime.flow_run.parameters
     variant = tuple(sorted((given.get("variant") or {}).items()))
-    place = (given["model"], given["dataset"], given["method"], given["n_edits"], given.get("seed", 0), given.get("draws", 1))
-    return Cell(*place, variant, split=given.get("split", "evaluation"), measure=given.get("measure", "answers")).label
+    place = (
+        given["model"],
+        given["dataset"],
+        given["method"],
+        given["n_edits"],
+        given.get("seed", 0),
+        given.get("draws", 1),
+    )
+    return Cell(
+        *place, variant, split=given.get("split", "evaluation"), measure=given.get("measure", "answers")
+    ).label
 
 
 @flow(name="lks-cell", flow_run_name=_name, persist_result=False)
@@ -86,19 +95,50 @@ def cell(
         UserError: an unknown name, missing data, or another identity than expected.
     """
     asked: dict[str, str | int | float | bool] = {"method": method, **(variant or {})}
-    how = {"contexts": contexts or [], "fluency": fluency, "gates": gates, "ability": ability or [], "documents": documents, "overhead": overhead}
-    where = {"models": [model], "datasets": [dataset], "seeds": [seed], "draws": {n_edits: draws}, "records": records}
-    coordinates = Grid.model_validate({"name": "cell", "methods": [asked], "n_edits": [n_edits], "split": split, "measure": measure, **where, **how})
+    how = {
+        "contexts": contexts or [],
+        "fluency": fluency,
+        "gates": gates,
+        "ability": ability or [],
+        "documents": documents,
+        "overhead": overhead,
+    }
+    where = {
+        "models": [model],
+        "datasets": [dataset],
+        "seeds": [seed],
+        "draws": {n_edits: draws},
+        "records": records,
+    }
+    coordinates = Grid.model_validate(
+        {
+            "name": "cell",
+            "methods": [asked],
+            "n_edits": [n_edits],
+            "split": split,
+            "measure": measure,
+            **where,
+            **how,
+        }
+    )
     if method == EVERY:
         raise UserError(f"A cell has one method; {EVERY!r} is for grids. See: lks list methods")
-    return _outcome(coordinates, replace(coordinates.extras, retry_failed=retry_failed), cell_id, folder_of(results), share)
+    return _outcome(
+        coordinates,
+        replace(coordinates.extras, retry_failed=retry_failed),
+        cell_id,
+        folder_of(results),
+        share,
+    )
 
 
 def _outcome(coordinates: Grid, extras: Measurements, cell_id: str, folder: Path, url: str) -> list[str]:
     """Shards of the one cell of a grid. What else it came to is the state of the flow run, which a grid on a work pool goes by."""
     try:
         share = share_in_use(url)
-        with heartbeat(folder, cell_id, share) if cell_id else contextlib.nullcontext():  # making a cell of it reads data and a model's weights
+        with (
+            heartbeat(folder, cell_id, share) if cell_id else contextlib.nullcontext()
+        ):  # making a cell of it reads data and a model's weights
             wanted = _wanted(coordinates, cell_id)
         outcome = CellRunner(folder, LineProgress(get_run_logger().info), extras, share).run(wanted)
     except UserError as error:

@@ -58,7 +58,11 @@ def data(datasets: list[Name] | None = None, order: PromptOrder | None = None) -
     for one in found:
         log.info("%s: %d cases, revision %s (%s)", one.name, one.cases, one.revision or "?", one.notes)
     rows = [f"| {one.name} | {one.cases or ''} | {one.revision} | {one.notes} |" for one in found]
-    write_markdown("lks-data", "\n".join(["| dataset | cases | revision | notes |", "|---|---|---|---|", *rows]), "Datasets on the worker's machine")
+    write_markdown(
+        "lks-data",
+        "\n".join(["| dataset | cases | revision | notes |", "|---|---|---|---|", *rows]),
+        "Datasets on the worker's machine",
+    )
     return found
 
 
@@ -71,7 +75,13 @@ def _write(order: PromptOrder) -> None:
         if time.monotonic() - said > LINE_EVERY_S:
             said = time.monotonic()
             counts = progress.counts
-            log.info("%d of %d prompts, %d rejected, %d tokens", counts.accepted, counts.wanted, counts.rejected, progress.spent.total)
+            log.info(
+                "%d of %d prompts, %d rejected, %d tokens",
+                counts.accepted,
+                counts.wanted,
+                counts.rejected,
+                progress.spent.total,
+            )
 
     made = make(order, show)
     log.info(

@@ -10,7 +10,16 @@ from pydantic import Field
 
 from flows.running.artifacts import GridArtifacts, Shown
 from flows.running.base import runner as runner_of
-from flows.running.planning import await_writer, cells_of, compare, exchange, folder_of, named_grid, only_writer, tally
+from flows.running.planning import (
+    await_writer,
+    cells_of,
+    compare,
+    exchange,
+    folder_of,
+    named_grid,
+    only_writer,
+    tally,
+)
 from flows.running.progress import LineProgress, Watch
 from flows.settings import Mode, Settings
 from lks.results.cells import Outcome
@@ -63,7 +72,9 @@ def grid(
         kept = len(work.cells) - len(work.todo)
         watch.begin(work.todo, kept, work.earlier)
         outcomes: list[Outcome] = []
-        with contextlib.closing(runner_of(runner or settings.runner, folder, watch, work.earlier).run(work.todo, work.extras)) as running:
+        with contextlib.closing(
+            runner_of(runner or settings.runner, folder, watch, work.earlier).run(work.todo, work.extras)
+        ) as running:
             for outcome in running:
                 store.record(outcome)
                 outcomes.append(outcome)

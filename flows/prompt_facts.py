@@ -43,7 +43,10 @@ def material_of(dataset: str, limit: int | None, offline: bool) -> PromptMateria
     if isinstance(kind, Published):
         file = find(kind)
         records = parse(content_of(file), file)
-        facts = tuple(PromptFact(r.case_id, r.subject, r.prompt, r.target, r.ground_truth, (r.generality, r.locality)) for r in records)
+        facts = tuple(
+            PromptFact(r.case_id, r.subject, r.prompt, r.target, r.ground_truth, (r.generality, r.locality))
+            for r in records
+        )
         return PromptMaterial(facts[:limit], records)
     if not Path(dataset).is_file():
         error = unknown("dataset", dataset, PUBLISHED)
@@ -53,7 +56,14 @@ def material_of(dataset: str, limit: int | None, offline: bool) -> PromptMateria
     own = read_facts(Path(dataset))
     own = replace(own, facts=own.facts[:limit])
     facts = tuple(
-        PromptFact(one.id, one.subject, one.prompt, one.target, one.ground_truth, (*one.paraphrases, *(prompt for prompt, _ in one.locality)))
+        PromptFact(
+            one.id,
+            one.subject,
+            one.prompt,
+            one.target,
+            one.ground_truth,
+            (*one.paraphrases, *(prompt for prompt, _ in one.locality)),
+        )
         for one in own.facts
     )
     return PromptMaterial(facts, _pool(facts) if offline else (), own)
@@ -61,7 +71,10 @@ def material_of(dataset: str, limit: int | None, offline: bool) -> PromptMateria
 
 def _pool(facts: Sequence[PromptFact]) -> tuple[Record, ...]:
     """Records that lend their templates to a user's facts: those, and the published ones where they are on this machine."""
-    found = [Record(fact.case_id, fact.subject, fact.prompt, fact.target, fact.ground_truth, "", "", "") for fact in facts]
+    found = [
+        Record(fact.case_id, fact.subject, fact.prompt, fact.target, fact.ground_truth, "", "", "")
+        for fact in facts
+    ]
     for name in PUBLISHED:
         kind = DATASETS[name]
         if isinstance(kind, Published):
@@ -84,7 +97,11 @@ def keep_facts(path: Path, material: PromptMaterial, outcome: WritingOutcome) ->
         evaluation, training = (outcome.written.get((split, one.id)) for split in SPLITS)
         if evaluation is not None:
             paraphrases = (*one.paraphrases, *(prompt.text for prompt in evaluation.paraphrases))
-            one = replace(one, paraphrases=paraphrases, locality=(*one.locality, *((prompt.text, prompt.answer) for prompt in evaluation.locality)))
+            one = replace(
+                one,
+                paraphrases=paraphrases,
+                locality=(*one.locality, *((prompt.text, prompt.answer) for prompt in evaluation.locality)),
+            )
         if training is not None:
             trained = (*one.training_paraphrases, *(prompt.text for prompt in training.paraphrases))
             held = (*one.training_locality, *(prompt.text for prompt in training.locality))

@@ -128,9 +128,13 @@ def check_order(order: PromptOrder) -> None:
             "--offline writes the training set only: an evaluation prompt needs a known answer, and templates know none. Use --split training."
         )
     if order.base_url and (urlsplit(order.base_url).username or urlsplit(order.base_url).query):
-        raise UserError("The address of the server must hold neither a password nor parameters: OPENAI_API_KEY is for the key.")
+        raise UserError(
+            "The address of the server must hold neither a password nor parameters: OPENAI_API_KEY is for the key."
+        )
     if order.price is None and order.max_cost is not None and not order.offline:
-        raise UserError(f"The prices of {order.model} are not known: --max-cost needs --price-in and --price-out. Or use --max-tokens.")
+        raise UserError(
+            f"The prices of {order.model} are not known: --max-cost needs --price-in and --price-out. Or use --max-tokens."
+        )
 
 
 def make(order: PromptOrder, show: Callable[[Progress], None] = lambda progress: None) -> WrittenPrompts:
@@ -146,14 +150,26 @@ def make(order: PromptOrder, show: Callable[[Progress], None] = lambda progress:
         seen = _seen(order, material.facts)
         if server is None:
             templates = TemplateWriter(TemplateSource(material.records), TEMPLATE_ATTEMPTS)
-            outcome = write(material.facts, order.splits, templates, seen, lambda counts: show(Progress(counts, NOTHING, None)))
+            outcome = write(
+                material.facts,
+                order.splits,
+                templates,
+                seen,
+                lambda counts: show(Progress(counts, NOTHING, None)),
+            )
             used = spent = NOTHING
             usd, asked = None, 0
         else:
             correspondence = _correspondence(order, server)
             budget = correspondence.chat.budget
             writer = ChatWriter(correspondence)
-            outcome = write(material.facts, order.splits, writer, seen, lambda counts: show(Progress(counts, budget.spent, budget.usd)))
+            outcome = write(
+                material.facts,
+                order.splits,
+                writer,
+                seen,
+                lambda counts: show(Progress(counts, budget.spent, budget.usd)),
+            )
             used, spent, usd, asked = writer.used, budget.spent, budget.usd, correspondence.chat.asked
         summary = _summary(order, material.facts, outcome, used)
         keep(order.out, material.facts, order.splits, outcome, summary)
@@ -163,7 +179,9 @@ def make(order: PromptOrder, show: Callable[[Progress], None] = lambda progress:
     return WrittenPrompts(summary, whole, outcome.reasons(), len(outcome.lacking), spent, usd, asked)
 
 
-def extracted(order: PromptOrder, show: Callable[[Progress], None] = lambda progress: None) -> list[Extracted]:
+def extracted(
+    order: PromptOrder, show: Callable[[Progress], None] = lambda progress: None
+) -> list[Extracted]:
     """What a model knows of the subjects, brought up to date, as gap-filling prompts; kept in extracted.jsonl.
 
     Raises:
@@ -200,7 +218,11 @@ def foresee(order: PromptOrder) -> Estimate:
     if order.offline:
         return Estimate(0, RequestUsage(), 0)
     kept = order.out / REPLIES
-    known = Correspondence(ChatModel(ChatServer("The model", "", ""), order.model), kept, VERSION) if kept.is_file() else None
+    known = (
+        Correspondence(ChatModel(ChatServer("The model", "", ""), order.model), kept, VERSION)
+        if kept.is_file()
+        else None
+    )
     return estimate(facts, order.splits, _seen(order, facts), known)
 
 
@@ -213,12 +235,16 @@ def _seen(order: PromptOrder, facts: Sequence[PromptFact]) -> Seen:
 
 
 def _correspondence(order: PromptOrder, server: ChatServer, version: str = VERSION) -> Correspondence:
-    limits = RequestLimits(order.concurrency, 6, order.timeout_s, requests_per_minute=order.rpm, tokens_per_minute=order.tpm)
+    limits = RequestLimits(
+        order.concurrency, 6, order.timeout_s, requests_per_minute=order.rpm, tokens_per_minute=order.tpm
+    )
     chat = ChatModel(server, order.model, limits, Budget(order.price, order.max_cost, order.max_tokens))
     return Correspondence(chat, order.out / REPLIES, version)
 
 
-def _summary(order: PromptOrder, facts: Sequence[PromptFact], outcome: WritingOutcome, used: RequestUsage) -> dict[str, object]:
+def _summary(
+    order: PromptOrder, facts: Sequence[PromptFact], outcome: WritingOutcome, used: RequestUsage
+) -> dict[str, object]:
     """Counts and costs; nothing of when, where and by whose key, so that a second run writes the same."""
     usd = order.price.of(used) if order.price and not order.offline else None
     whole = {split: outcome.whole(split, facts) for split in order.splits}
@@ -246,8 +272,12 @@ def _alone(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("a")
     except OSError as error:
-        raise StoreError(f"{folder} cannot be written: {error.strerror}. Name another folder with --out.") from None
+        raise StoreError(
+            f"{folder} cannot be written: {error.strerror}. Name another folder with --out."
+        ) from None
     with file:
         if locked(file) is False:
-            raise StoreError(f"Another run is writing to {folder}. Wait for it, or name another folder with --out.")
+            raise StoreError(
+                f"Another run is writing to {folder}. Wait for it, or name another folder with --out."
+            )
         yield

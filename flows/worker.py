@@ -18,10 +18,15 @@ ASK_EVERY_S = "2"
 
 def main(arguments: list[str] | None = None) -> None:
     """Run cells until SIGTERM or Ctrl-C, which end the one in hand."""
-    parser = argparse.ArgumentParser(prog="python -m flows.worker", description="Run cells of a work pool, in one process that keeps the model.")
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.worker",
+        description="Run cells of a work pool, in one process that keeps the model.",
+    )
     parser.add_argument("--pool", default="gpu", help="work pool, of type process")
     parser.add_argument("--name", help="of the worker, on the server's pages")
-    parser.add_argument("--limit", type=int, default=1, help="cells at once, each in a process with a model of its own")
+    parser.add_argument(
+        "--limit", type=int, default=1, help="cells at once, each in a process with a model of its own"
+    )
     asked = parser.parse_args(arguments)
     if asked.limit < 1:
         parser.error("--limit: at least 1")
@@ -41,7 +46,9 @@ async def _work(pool: str, name: str | None, limit: int) -> None:
     say, worker = Console(soft_wrap=True, highlight=False).print, CellWorker(pool, name=name, limit=limit)
 
     def end() -> None:
-        loop.remove_signal_handler(signal.SIGTERM)  # a second one ends this process as it is, and its children with it
+        loop.remove_signal_handler(
+            signal.SIGTERM
+        )  # a second one ends this process as it is, and its children with it
         task.cancel()
 
     loop.add_signal_handler(signal.SIGTERM, end)

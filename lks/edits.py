@@ -106,7 +106,10 @@ def make_case(
     rival = edit.ground_truth if old != _folded(edit.target) else ""
     accepted = tuple(name for name in spellings(edit.target) if not rival or _folded(name) != old)
     probes = [Probe("edit", 0, edit.prompt, edit.target, accepted, rival=rival)]
-    probes += [Probe("paraphrase", i, prompt, edit.target, accepted, rival=rival) for i, prompt in enumerate(paraphrases)]
+    probes += [
+        Probe("paraphrase", i, prompt, edit.target, accepted, rival=rival)
+        for i, prompt in enumerate(paraphrases)
+    ]
     for i, (prompt, answer) in enumerate(locality):
         stratum = "same_subject" if names_subject(prompt, edit.subject, *edit.aliases) else "other"
         probes.append(Probe("locality", i, prompt, answer, spellings(answer), stratum))

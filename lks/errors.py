@@ -54,7 +54,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 
 def similar(name: str, known: Iterable[str]) -> list[str]:
     """At most two of the known names that a name may be a slip of the pen for, the nearest first."""
-    return [match for match, _, _ in process.extract(name, sorted(known), scorer=fuzz.WRatio, score_cutoff=60, limit=2)]
+    return [
+        match
+        for match, _, _ in process.extract(name, sorted(known), scorer=fuzz.WRatio, score_cutoff=60, limit=2)
+    ]
 
 
 class Collapsed(Exception):

@@ -118,7 +118,9 @@ class Clustered:
         """From the scores [items, columns] of the same items in every column, and the cluster [items] of each item."""
         values, labels = np.asarray(scores, dtype=np.float64), np.asarray(clusters)
         if values.ndim != 2 or labels.shape != values.shape[:1]:
-            raise ValueError(f"scores {values.shape} and clusters {labels.shape} do not have one row for each item")
+            raise ValueError(
+                f"scores {values.shape} and clusters {labels.shape} do not have one row for each item"
+            )
         if not values.size or not np.isfinite(values).all():
             raise ValueError("scores must be finite and not empty")
         order = np.argsort(labels, kind="stable")
@@ -147,7 +149,12 @@ class Differences:
 
 
 def paired_bootstrap(
-    sums: Floats, sizes: Floats, reference: int | NDArray[np.intp], resamples: int = 10_000, seed: int = 0, level: float = 0.95
+    sums: Floats,
+    sizes: Floats,
+    reference: int | NDArray[np.intp],
+    resamples: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> Differences:
     """Differences of means to a reference on the same clusters, by drawing clusters with replacement, the same for all columns.
 
@@ -169,11 +176,17 @@ def paired_bootstrap(
     columns = np.arange(sums.shape[1])
     other = np.broadcast_to(np.asarray(reference, dtype=np.intp), columns.shape)
     if resamples < 1 or not 0 < level < 1 or not np.isin(other, columns).all():
-        raise ValueError(f"reference {reference} must be a column, resamples {resamples} at least 1, level {level} between 0 and 1")
+        raise ValueError(
+            f"reference {reference} must be a column, resamples {resamples} at least 1, level {level} between 0 and 1"
+        )
     shares = sums / sizes.sum(0)
-    means = np.ascontiguousarray(_resampled_means(sums, sizes, resamples, seed).T)  # what follows goes over the draws of each column
+    means = np.ascontiguousarray(
+        _resampled_means(sums, sizes, resamples, seed).T
+    )  # what follows goes over the draws of each column
     drawn = means - means[other]
-    quantile = np.nanquantile if np.isnan(drawn).any() else np.quantile  # the first goes column by column, many times slower
+    quantile = (
+        np.nanquantile if np.isnan(drawn).any() else np.quantile
+    )  # the first goes column by column, many times slower
     low, high = quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=1)
     far = np.minimum((drawn <= ROUNDING).sum(1), (drawn >= -ROUNDING).sum(1))
     differing = (abs(shares - shares[:, other]) > ROUNDING / len(sums)).sum(0)
@@ -181,13 +194,17 @@ def paired_bootstrap(
     held = np.broadcast_to((sizes > 0).sum(0), columns.shape)
     unknown = (np.minimum(held, held[other]) < 2) & (other != columns)
     reach = np.where(unknown, np.inf, np.where(p > 1 - level, 0, -np.inf))
-    return Differences(shares.sum(0) - shares.sum(0)[other], np.minimum(low, 0 - reach), np.maximum(high, reach), p)
+    return Differences(
+        shares.sum(0) - shares.sum(0)[other], np.minimum(low, 0 - reach), np.maximum(high, reach), p
+    )
 
 
 def _check_columns(sums: Floats, sizes: Floats) -> None:
     if sums.ndim != 2 or not sums.size or sizes.shape not in {sums.shape, (len(sums), 1)}:
         raise ValueError(f"sums {sums.shape} and sizes {sizes.shape} do not have one row for each cluster")
-    if not (np.isfinite(sums).all() and np.isfinite(sizes).all() and (sizes >= 0).all() and sizes.sum(0).all()):
+    if not (
+        np.isfinite(sums).all() and np.isfinite(sizes).all() and (sizes >= 0).all() and sizes.sum(0).all()
+    ):
         raise ValueError("sums and sizes must be finite, sizes not negative, and every column needs items")
 
 
@@ -195,7 +212,11 @@ def _resampled_means(sums: Floats, sizes: Floats, resamples: int, seed: int) -> 
     """Means [resamples, columns] over clusters drawn with replacement, NaN where a draw has no items."""
     clusters = len(sums)
     rows = max(1, WEIGHT_BYTES // (8 * clusters))
-    every = _one_part(clusters, resamples, seed) if resamples <= rows else _weights(clusters, resamples, seed, rows)
+    every = (
+        _one_part(clusters, resamples, seed)
+        if resamples <= rows
+        else _weights(clusters, resamples, seed, rows)
+    )
     with np.errstate(invalid="ignore"):
         return np.concatenate([(weights @ sums) / (weights @ sizes) for weights in every])
 
@@ -205,7 +226,9 @@ def _weights(clusters: int, resamples: int, seed: int, rows: int) -> Iterator[Fl
     generator = np.random.default_rng(seed)
     for count in (min(rows, resamples - start) for start in range(0, resamples, rows)):
         drawn = generator.integers(0, clusters, size=(count, clusters)) + clusters * np.arange(count)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=count * clusters).reshape(count, clusters).astype(np.float64)
+        yield (
+            np.bincount(drawn.ravel(), minlength=count * clusters).reshape(count, clusters).astype(np.float64)
+        )
 
 
 @lru_cache(maxsize=4)
@@ -219,7 +242,9 @@ def _one_part(clusters: int, resamples: int, seed: int) -> tuple[Floats]:
 def mcnemar(only_first: int, only_second: int) -> float:
     """Exact two-sided p value (McNemar 1947): a fair coin for each item, all independent, that one of two methods alone has right; 1.0 if none."""
     if min(only_first, only_second) < 0:
-        raise ValueError(f"only_first and only_second must not be negative, not {only_first} and {only_second}")
+        raise ValueError(
+            f"only_first and only_second must not be negative, not {only_first} and {only_second}"
+        )
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
 
 
@@ -233,7 +258,9 @@ def holm(p_values: ArrayLike) -> Floats:
     return adjusted
 
 
-def tied(values: ArrayLike, adjusted_p: ArrayLike, level: float = 0.05, lowest: bool = False) -> NDArray[np.bool_]:
+def tied(
+    values: ArrayLike, adjusted_p: ArrayLike, level: float = 0.05, lowest: bool = False
+) -> NDArray[np.bool_]:
     """Which columns a table marks: the best (highest, or `lowest`) of the means [columns], and all that are not significantly worse.
 
     `adjusted_p` [columns] is of the comparisons with the best; its own is not looked at. Means that are NaN never are. As the best is chosen
@@ -242,7 +269,9 @@ def tied(values: ArrayLike, adjusted_p: ArrayLike, level: float = 0.05, lowest: 
     means, p = np.asarray(values, dtype=np.float64), np.asarray(adjusted_p, dtype=np.float64)
     known = np.isfinite(means)
     if p.shape != means.shape or not known.any():
-        raise ValueError(f"values {means.shape} and adjusted_p {p.shape} must have the same length and a mean that is known")
+        raise ValueError(
+            f"values {means.shape} and adjusted_p {p.shape} must have the same length and a mean that is known"
+        )
     best = means == (np.min if lowest else np.max)(means[known])
     _check_p(np.where(known & ~best, p, 1))
     marked: NDArray[np.bool_] = best | (known & (p > level))
@@ -258,8 +287,12 @@ def kappa(first: ArrayLike, second: ArrayLike) -> float:
     """Agreement of two label sequences beyond chance (Cohen 1960), (observed - chance) / (1 - chance); 1.0 if all labels are one and the same."""
     one, other = np.asarray(first), np.asarray(second)
     if one.ndim != 1 or not one.size or one.shape != other.shape:
-        raise ValueError(f"first {one.shape} and second {other.shape} must have the same length and not be empty")
+        raise ValueError(
+            f"first {one.shape} and second {other.shape} must have the same length and not be empty"
+        )
     n = len(one)
     names, numbers = np.unique(np.concatenate([one, other]), return_inverse=True)
-    chance = int(np.bincount(numbers[:n], minlength=len(names)) @ np.bincount(numbers[n:], minlength=len(names)))
+    chance = int(
+        np.bincount(numbers[:n], minlength=len(names)) @ np.bincount(numbers[n:], minlength=len(names))
+    )
     return (int((one == other).sum()) * n - chance) / (n * n - chance) if chance < n * n else 1.0

@@ -64,7 +64,9 @@ def render(results: Path, tell: TOLD_TO = lambda what: None) -> RenderedReport:
 
     tell("reading what is stored")
     if not (results / "protocol.json").exists():
-        raise StoreError(f"{results} holds no results. Run `lks grid` first, or name another folder with --results.")
+        raise StoreError(
+            f"{results} holds no results. Run `lks grid` first, or name another folder with --results."
+        )
     store = Store(results)
     warnings = store.sync()
     folder = results / "report"
@@ -76,7 +78,12 @@ def render(results: Path, tell: TOLD_TO = lambda what: None) -> RenderedReport:
         made = tables.tables(loaded, copy)
         if loaded.of("development").blocks:
             made["development"] = tables.development(loaded)
-        files = {f"tables/{stem}.{ending}": form(of_stem) for stem, of_stem in made.items() if of_stem for ending, form in formats.FORMS.items()}
+        files = {
+            f"tables/{stem}.{ending}": form(of_stem)
+            for stem, of_stem in made.items()
+            if of_stem
+            for ending, form in formats.FORMS.items()
+        }
         files |= {f"data/{name}": text for name, text in long_csv.files(loaded, copy).items()}
         written = {name: text.encode() for name, text in files.items()}
         tell("figures")
@@ -89,7 +96,16 @@ def render(results: Path, tell: TOLD_TO = lambda what: None) -> RenderedReport:
     _remove_others(folder, written)
     files_of = tuple(name for name in written if name != "index.html")
     shown = loaded.of("evaluation").outcomes
-    return RenderedReport(folder, folder / "index.html", files_of, loaded.warnings, terminal.tables(loaded), tuple(drawn), shown, made)
+    return RenderedReport(
+        folder,
+        folder / "index.html",
+        files_of,
+        loaded.warnings,
+        terminal.tables(loaded),
+        tuple(drawn),
+        shown,
+        made,
+    )
 
 
 def _images(folder: Path, figures: Sequence[Drawing | Absent]) -> dict[str, bytes]:
@@ -100,8 +116,14 @@ def _images(folder: Path, figures: Sequence[Drawing | Absent]) -> dict[str, byte
             continue
         names = {kind: f"figures/{figure.name}.{kind}" for kind in KINDS}
         svg = figure.file("svg")
-        same = all((folder / name).is_file() for name in names.values()) and (folder / names["svg"]).read_bytes() == svg
-        made |= {name: svg if kind == "svg" else (folder / name).read_bytes() if same else figure.file(kind) for kind, name in names.items()}
+        same = (
+            all((folder / name).is_file() for name in names.values())
+            and (folder / names["svg"]).read_bytes() == svg
+        )
+        made |= {
+            name: svg if kind == "svg" else (folder / name).read_bytes() if same else figure.file(kind)
+            for kind, name in names.items()
+        }
     return made
 
 

@@ -48,9 +48,15 @@ def _page(name: str, report: RenderedReport, wanted: Sequence[Cell]) -> str:
         parts += [formats.markdown([table]).strip() for table in shown if table.rows]
     drawn = [figure for figure in report.figures if isinstance(figure, Drawing)]
     parts += ["## Figures"] * bool(drawn)
-    parts += [f"![{_line(figure.alt)}](figures/{figure.name}.svg)\n\n**{_line(figure.title)}.** {_line(figure.caption)}" for figure in drawn]
+    parts += [
+        f"![{_line(figure.alt)}](figures/{figure.name}.svg)\n\n**{_line(figure.title)}.** {_line(figure.caption)}"
+        for figure in drawn
+    ]
     parts += ["## Not run", _missing(outcomes, wanted)]
-    rows = [f"| {one.what} | {'; '.join(_counted(value, count, len(outcomes)) for value, count in one.values)} |" for one in noted(outcomes)]
+    rows = [
+        f"| {one.what} | {'; '.join(_counted(value, count, len(outcomes)) for value, count in one.values)} |"
+        for one in noted(outcomes)
+    ]
     parts += ["## How it was made", "\n".join(["| | |", "|---|---|", *rows])]
     return "\n\n".join(parts) + "\n"
 
@@ -72,8 +78,13 @@ def _missing(outcomes: Sequence[Outcome], wanted: Sequence[Cell]) -> str:
     lacking: dict[tuple[str, str, int], list[str]] = {}
     for cell in wanted:
         if cell.id not in known:
-            lacking.setdefault((cell.model, cell.dataset, cell.n_edits), []).append(" ".join([cell.method, *(f"{k}={v}" for k, v in cell.variant)]))
-    lines = [f"- {model} on {dataset}, T = {n_edits:,}: {', '.join(methods)}" for (model, dataset, n_edits), methods in lacking.items()]
+            lacking.setdefault((cell.model, cell.dataset, cell.n_edits), []).append(
+                " ".join([cell.method, *(f"{k}={v}" for k, v in cell.variant)])
+            )
+    lines = [
+        f"- {model} on {dataset}, T = {n_edits:,}: {', '.join(methods)}"
+        for (model, dataset, n_edits), methods in lacking.items()
+    ]
     lines += [
         f"- {failure.name} on {failure.outcome.cell.model}, T = {failure.outcome.cell.n_edits}: {_line(failure.why)}"
         for failure in failures(outcomes)

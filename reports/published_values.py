@@ -69,7 +69,14 @@ class Preset:
 def survey_knowedit() -> tuple[Survey, ...]:
     """The survey's Table 4, under our names of methods and datasets."""
     return tuple(
-        Survey(DATASETS[r["dataset"]], r["model"], _method(r["method"]), int(r["n_edits"]), r["metric"], float(r["value"]))
+        Survey(
+            DATASETS[r["dataset"]],
+            r["model"],
+            _method(r["method"]),
+            int(r["n_edits"]),
+            r["metric"],
+            float(r["value"]),
+        )
         for r in _rows("survey_table4_knowedit")
     )
 
@@ -78,7 +85,8 @@ def survey_knowedit() -> tuple[Survey, ...]:
 def survey_general() -> tuple[Survey, ...]:
     """The survey's Table 5, under our names of methods."""
     return tuple(
-        Survey(r["task"], r["model"], _method(r["method"]), int(r["n_edits"]), "", float(r["value"])) for r in _rows("survey_table5_general")
+        Survey(r["task"], r["model"], _method(r["method"]), int(r["n_edits"]), "", float(r["value"]))
+        for r in _rows("survey_table5_general")
     )
 
 
@@ -86,7 +94,14 @@ def survey_general() -> tuple[Survey, ...]:
 def presets() -> tuple[Preset, ...]:
     """The paper's Tables 2 and 4."""
     return tuple(
-        Preset(r["dataset"], r["model"], int(r["n_edits"]), float(r["lambda_edit"]), int(r["max_epochs"]), int(r["batch_size"]))
+        Preset(
+            r["dataset"],
+            r["model"],
+            int(r["n_edits"]),
+            float(r["lambda_edit"]),
+            int(r["max_epochs"]),
+            int(r["batch_size"]),
+        )
         for r in _rows("table2_table4")
     )
 
@@ -94,7 +109,10 @@ def presets() -> tuple[Preset, ...]:
 @cache
 def fluency() -> dict[tuple[str, str, str, int], float]:
     """(dataset, model, method, T) -> entropy in bits, from the paper's Table 5."""
-    return {(r["dataset"], r["model"], r["method"], int(r["n_edits"])): float(r["value"]) for r in _rows("table5_fluency")}
+    return {
+        (r["dataset"], r["model"], r["method"], int(r["n_edits"])): float(r["value"])
+        for r in _rows("table5_fluency")
+    }
 
 
 def _method(name: str) -> str:

@@ -150,7 +150,11 @@ class Block:
     def title(self) -> str:
         """How people read it: "micro-llama on world"."""
         split = "" if self.split == "evaluation" else f", {self.split} cases"
-        return f"{self.model} on {self.dataset}" + (f" (first {self.records:,} records)" if self.records else "") + split
+        return (
+            f"{self.model} on {self.dataset}"
+            + (f" (first {self.records:,} records)" if self.records else "")
+            + split
+        )
 
 
 @dataclass(frozen=True)
@@ -211,7 +215,11 @@ class Results:
 
     def published_for(self, block: Block, row: ResultRow, n_edits: int, metric: str) -> float | None:
         """The paper's value (teacher-forced tokens) for the same model, dataset, method and T."""
-        return None if row.variant or block.split != "evaluation" else self.published.get((block.dataset, block.model, row.method, n_edits, metric))
+        return (
+            None
+            if row.variant or block.split != "evaluation"
+            else self.published.get((block.dataset, block.model, row.method, n_edits, metric))
+        )
 
 
 def load(store: Reader, warnings: Sequence[str] = ()) -> Results:
@@ -225,13 +233,20 @@ def load(store: Reader, warnings: Sequence[str] = ()) -> Results:
     current = [outcome for outcome in store.outcomes() if outcome.cell.id in shown]
     outcomes = tuple(outcome for outcome in current if outcome.cell.measure == "answers")
     blocks = _blocks(outcomes)
-    tables = [[cell for row in block.rows for cell in row.cells.values()] for block in blocks if block.split == "evaluation"]
+    tables = [
+        [cell for row in block.rows for cell in row.cells.values()]
+        for block in blocks
+        if block.split == "evaluation"
+    ]
     scores = store.rows(Score, query("results"))
     return Results(
         outcomes=outcomes,
         blocks=blocks,
         scores={(score.cell_id, score.readout, score.metric): score for score in scores},
-        kept={(kept.cell_id, kept.readout, kept.metric): kept for kept in store.rows(Retention, query("retention"))},
+        kept={
+            (kept.cell_id, kept.readout, kept.metric): kept
+            for kept in store.rows(Retention, query("retention"))
+        },
         scope_cells=tuple(outcome for outcome in current if outcome.cell.measure == "scope"),
         study_cells=tuple(outcome for outcome in current if outcome.cell.measure == "study"),
         scope=tuple(store.rows(ScopeRate, query("scope"))),
@@ -263,7 +278,11 @@ def why(outcome: Outcome | None, width: int = 60) -> str:
         return "not run"
     if outcome.status == "ok":
         return ""
-    text = f"{outcome.status}: {outcome.reason}" if outcome.reason and outcome.status != "oom" else outcome.status
+    text = (
+        f"{outcome.status}: {outcome.reason}"
+        if outcome.reason and outcome.status != "oom"
+        else outcome.status
+    )
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
 
 
@@ -273,7 +292,9 @@ def seconds_per_edit(outcome: Outcome) -> float:
 
 
 def _blocks(outcomes: tuple[Outcome, ...]) -> tuple[Block, ...]:
-    groups = _grouped(outcomes, lambda o: (o.cell.split != "evaluation", o.cell.dataset, o.cell.records, o.cell.model))
+    groups = _grouped(
+        outcomes, lambda o: (o.cell.split != "evaluation", o.cell.dataset, o.cell.records, o.cell.model)
+    )
     blocks = []
     for _, members in sorted(groups.items()):
         n_edits = tuple(sorted({outcome.cell.n_edits for outcome in members}))
@@ -284,18 +305,26 @@ def _blocks(outcomes: tuple[Outcome, ...]) -> tuple[Block, ...]:
 
 def _rows(outcomes: list[Outcome]) -> tuple[ResultRow, ...]:
     several_seeds = len({outcome.cell.seed for outcome in outcomes}) > 1
-    groups = _grouped(outcomes, lambda o: (o.cell.method != UNEDITED, o.cell.method, o.cell.variant, o.cell.seed))
+    groups = _grouped(
+        outcomes, lambda o: (o.cell.method != UNEDITED, o.cell.method, o.cell.variant, o.cell.seed)
+    )
     rows = []
     for _, members in sorted(groups.items()):
         first = members[0]
         name = name_of(first) + (f" (seed {first.cell.seed})" if several_seeds else "")
-        regimes = [o.provenance["regime"] for o in members if "regime" in o.provenance and o.cell.method != UNEDITED]
+        regimes = [
+            o.provenance["regime"] for o in members if "regime" in o.provenance and o.cell.method != UNEDITED
+        ]
         cells = {outcome.cell.n_edits: outcome for outcome in members}
-        rows.append(ResultRow(name, first.cell.method, regimes[0] if regimes else "", bool(first.cell.variant), cells))
+        rows.append(
+            ResultRow(name, first.cell.method, regimes[0] if regimes else "", bool(first.cell.variant), cells)
+        )
     return tuple(rows)
 
 
-def _grouped(outcomes: tuple[Outcome, ...] | list[Outcome], key: Callable[[Outcome], tuple[object, ...]]) -> dict[tuple[object, ...], list[Outcome]]:
+def _grouped(
+    outcomes: tuple[Outcome, ...] | list[Outcome], key: Callable[[Outcome], tuple[object, ...]]
+) -> dict[tuple[object, ...], list[Outcome]]:
     groups: dict[tuple[object, ...], list[Outcome]] = {}
     for outcome in outcomes:
         groups.setdefault(key(outcome), []).append(outcome)
@@ -304,15 +333,24 @@ def _grouped(outcomes: tuple[Outcome, ...] | list[Outcome], key: Callable[[Outco
 
 def _published() -> dict[tuple[str, str, str, int, str], float]:
     rows = _csv("table1_zsre") + _csv("table3_counterfact")
-    return {(r["dataset"], r["model"], r["method"], int(r["n_edits"]), r["metric"]): float(r["value"]) for r in rows}
+    return {
+        (r["dataset"], r["model"], r["method"], int(r["n_edits"]), r["metric"]): float(r["value"])
+        for r in rows
+    }
 
 
 def _minutes() -> dict[tuple[str, str, str, int], float]:
-    return {(r["dataset"], r["model"], r["method"], int(r["n_edits"])): float(r["minutes"]) for r in _csv("appendixE_minutes")}
+    return {
+        (r["dataset"], r["model"], r["method"], int(r["n_edits"])): float(r["minutes"])
+        for r in _csv("appendixE_minutes")
+    }
 
 
 def _fires() -> list[Fires]:
-    return [Fires(r["scope"], int(r["n_edits"]), float(r["low"]), float(r["high"]), r["source"]) for r in _csv("scope_fires")]
+    return [
+        Fires(r["scope"], int(r["n_edits"]), float(r["low"]), float(r["high"]), r["source"])
+        for r in _csv("scope_fires")
+    ]
 
 
 def _csv(name: str) -> list[dict[str, str]]:

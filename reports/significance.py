@@ -49,7 +49,9 @@ class Comparison:
     tied: bool
 
 
-def comparisons(store: Reader, groups: Sequence[Sequence[Outcome]], readouts: Sequence[str]) -> list[Comparison]:
+def comparisons(
+    store: Reader, groups: Sequence[Sequence[Outcome]], readouts: Sequence[str]
+) -> list[Comparison]:
     """All comparisons of some tables.
 
     Args:
@@ -76,7 +78,10 @@ def _sums(store: Reader) -> Sums:
     for cell_id, readout, metric, subject, total, n_items in store.query(
         f"SELECT cell_id, readout, metric, subject, total, n_items FROM subject_sums WHERE metric IN ({names}) AND total IS NOT NULL"
     ):
-        found.setdefault((str(cell_id), str(readout), str(metric)), {})[str(subject)] = float(str(total)), int(str(n_items))
+        found.setdefault((str(cell_id), str(readout), str(metric)), {})[str(subject)] = (
+            float(str(total)),
+            int(str(n_items)),
+        )
     return found
 
 
@@ -90,13 +95,23 @@ def _rivals(group: Sequence[Outcome], sums: Sums) -> Iterator[list[str]]:
     for outcome in group:
         cell = outcome.cell
         if outcome.status == "ok" and cell.method != UNEDITED and cell.id in subjects:
-            alike.setdefault((cell.n_edits, cell.seed, cell.draws, frozenset(subjects[cell.id])), []).append(cell.id)
+            alike.setdefault((cell.n_edits, cell.seed, cell.draws, frozenset(subjects[cell.id])), []).append(
+                cell.id
+            )
     yield from (cells for cells in alike.values() if len(cells) > 1)
 
 
 def _against_best(cells: Sequence[str], readouts: Sequence[str], sums: Sums) -> list[Comparison]:
     """Each metric under each read-out of these cells against the cell that has most of it; subjects are drawn once for all."""
-    subjects = sorted({subject for cell in cells for readout in readouts for part in PARTS for subject in sums.get((cell, readout, part), ())})
+    subjects = sorted(
+        {
+            subject
+            for cell in cells
+            for readout in readouts
+            for part in PARTS
+            for subject in sums.get((cell, readout, part), ())
+        }
+    )
     names: list[Column] = []
     columns: list[tuple[np.ndarray, np.ndarray]] = []
     best: list[int] = []
@@ -106,7 +121,9 @@ def _against_best(cells: Sequence[str], readouts: Sequence[str], sums: Sums) -> 
         if len(known) < 2:
             continue
         own = [_column(cell, readout, parts, subjects, sums) for cell in known]
-        best += [len(columns) + int(np.argmax([scores.sum() / counts.sum() for scores, counts in own]))] * len(known)
+        best += [
+            len(columns) + int(np.argmax([scores.sum() / counts.sum() for scores, counts in own]))
+        ] * len(known)
         names += [(cell, readout, metric) for cell in known]
         columns += own
     if not columns:
@@ -116,7 +133,9 @@ def _against_best(cells: Sequence[str], readouts: Sequence[str], sums: Sums) -> 
     return [_comparison(name, names[best[i]][0], found, i) for i, name in enumerate(names)]
 
 
-def _column(cell: str, readout: str, parts: Sequence[str], subjects: Sequence[str], sums: Sums) -> tuple[np.ndarray, np.ndarray]:
+def _column(
+    cell: str, readout: str, parts: Sequence[str], subjects: Sequence[str], sums: Sums
+) -> tuple[np.ndarray, np.ndarray]:
     """Sums and sizes [subjects] whose ratio of totals is the mean of the parts' means."""
     scores, counts = np.zeros(len(subjects)), np.zeros(len(subjects))
     for part in parts:
@@ -142,16 +161,21 @@ def _adjusted(table: list[Comparison]) -> list[Comparison]:
     adjusted[real] = holm([table[i].p for i in real])
     marks = tied([one.difference if one.cell_id != one.best_id else 0.0 for one in table], adjusted)
     return [
-        replace(one, adjusted_p=float(p), tied=bool(mark) or one.cell_id == one.best_id) for one, p, mark in zip(table, adjusted, marks, strict=True)
+        replace(one, adjusted_p=float(p), tied=bool(mark) or one.cell_id == one.best_id)
+        for one, p, mark in zip(table, adjusted, marks, strict=True)
     ]
 
 
 def _with_mcnemar(store: Reader, made: list[Comparison]) -> list[Comparison]:
     """With McNemar's p where scores are 0 or 1."""
-    pairs = [one for one in made if one.readout in EXACT and one.metric in PARTS and one.cell_id != one.best_id]
+    pairs = [
+        one for one in made if one.readout in EXACT and one.metric in PARTS and one.cell_id != one.best_id
+    ]
     if not pairs:
         return made
-    values = ", ".join(f"('{one.best_id}', '{one.cell_id}', '{one.readout}', '{one.metric}')" for one in pairs)
+    values = ", ".join(
+        f"('{one.best_id}', '{one.cell_id}', '{one.readout}', '{one.metric}')" for one in pairs
+    )
     rows = store.query(
         f"""WITH pairs(best_id, cell_id, readout, metric) AS (VALUES {values}),
         items AS MATERIALIZED (
@@ -166,4 +190,6 @@ def _with_mcnemar(store: Reader, made: list[Comparison]) -> list[Comparison]:
         GROUP BY ALL"""
     )
     exact = {tuple(map(str, row[:4])): mcnemar(int(str(row[4])), int(str(row[5]))) for row in rows}
-    return [replace(one, mcnemar_p=exact.get((one.best_id, one.cell_id, one.readout, one.metric))) for one in made]
+    return [
+        replace(one, mcnemar_p=exact.get((one.best_id, one.cell_id, one.readout, one.metric))) for one in made
+    ]

@@ -81,7 +81,12 @@ class Browser:
         """Press a key where the focus is."""
         text = {"Enter": "\r", " ": " "}.get(key)
         for _ in range(times):
-            common = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": KEYS[key], "modifiers": 8 if shift else 0}
+            common = {
+                "key": key,
+                "code": "Space" if key == " " else key,
+                "windowsVirtualKeyCode": KEYS[key],
+                "modifiers": 8 if shift else 0,
+            }
             self.call("Input.dispatchKeyEvent", type="keyDown", **common, **({"text": text} if text else {}))
             self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 
@@ -92,25 +97,46 @@ class Browser:
             " const box = node.getClientRects()[0]; return [box.x + box.width / 2, box.y + box.height / 2]; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1)
+            self.call(
+                "Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1
+            )
 
     def type(self, text: str) -> None:
         """Write where the focus is."""
         self.call("Input.insertText", text=text)
 
-    def look(self, width: int, height: int, scheme: str = "light", motion: str = "reduce", phone: bool = False) -> None:
+    def look(
+        self, width: int, height: int, scheme: str = "light", motion: str = "reduce", phone: bool = False
+    ) -> None:
         """Size of the window in CSS pixels, colour scheme, and whether motion is wanted."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2 if phone else 1, mobile=phone)
-        features = [{"name": "prefers-color-scheme", "value": scheme}, {"name": "prefers-reduced-motion", "value": motion}]
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=2 if phone else 1,
+            mobile=phone,
+        )
+        features = [
+            {"name": "prefers-color-scheme", "value": scheme},
+            {"name": "prefers-reduced-motion", "value": motion},
+        ]
         self.call("Emulation.setEmulatedMedia", features=features)
 
     def picture(self, path: Path, whole: bool = False) -> None:
         """What is seen, or the whole page, as PNG."""
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]))
+        path.write_bytes(
+            base64.b64decode(
+                self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
+            )
+        )
 
     def print(self, path: Path) -> None:
         """The page as PDF."""
-        path.write_bytes(base64.b64decode(self.call("Page.printToPDF", printBackground=False, preferCSSPageSize=True)["data"]))
+        path.write_bytes(
+            base64.b64decode(
+                self.call("Page.printToPDF", printBackground=False, preferCSSPageSize=True)["data"]
+            )
+        )
 
 
 @contextmanager
@@ -119,11 +145,21 @@ def browser(folder: Path) -> Iterator[Browser]:
     assert CHROMIUM is not None
     profile = folder / "profile"
     (profile / "DevToolsActivePort").unlink(missing_ok=True)  # of an earlier run
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-port=0", f"--user-data-dir={profile}"]
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--remote-debugging-port=0",
+        f"--user-data-dir={profile}",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         with connect(_address(profile / "DevToolsActivePort"), max_size=None) as whole:
-            whole.send(json.dumps({"id": 1, "method": "Target.createTarget", "params": {"url": "about:blank"}}))
+            whole.send(
+                json.dumps({"id": 1, "method": "Target.createTarget", "params": {"url": "about:blank"}})
+            )
             target = _answer(whole)["targetId"]
             host = _address(profile / "DevToolsActivePort").split("/devtools")[0]
             with connect(f"{host}/devtools/page/{target}", max_size=None) as socket:

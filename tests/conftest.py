@@ -62,7 +62,15 @@ def made_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LKS_RESULTS", "LKS_GRID", "LKS_GRIDS", "LKS_METHODS", "LKS_FACTS", "LKS_DTYPE", "LKS_TRAINING_PROMPTS"):
+    for name in (
+        "LKS_RESULTS",
+        "LKS_GRID",
+        "LKS_GRIDS",
+        "LKS_METHODS",
+        "LKS_FACTS",
+        "LKS_DTYPE",
+        "LKS_TRAINING_PROMPTS",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -67,13 +67,19 @@ class Server:
         self._call("create")
         if idempotency_key not in self.runs:
             state = State(type=StateType.SCHEDULED)
-            self.runs[idempotency_key] = SimpleNamespace(id=uuid4(), state=state, parameters=parameters, name=name, tags=tags, looks=0)
+            self.runs[idempotency_key] = SimpleNamespace(
+                id=uuid4(), state=state, parameters=parameters, name=name, tags=tags, looks=0
+            )
         return self.runs[idempotency_key]
 
     def read_flow_runs(self, *, flow_run_filter, deployment_filter, limit, offset):
         self._call("look")
         if flow_run_filter.id is None:
-            return [r for r in self.runs.values() if not r.state.is_final() and set(flow_run_filter.tags.all_) <= set(r.tags)]
+            return [
+                r
+                for r in self.runs.values()
+                if not r.state.is_final() and set(flow_run_filter.tags.all_) <= set(r.tags)
+            ]
         asked = [run for run in self.runs.values() if run.id in flow_run_filter.id.any_]
         self.most = max(self.most, len(asked))
         for run in asked:
@@ -95,7 +101,11 @@ class Server:
                 RemoteStore(p["share"]).send(self.results, made.id)
             run.state = State(type=StateType.COMPLETED)
         elif what != "silent":
-            kinds = {"Crashed": StateType.CRASHED, "Cancelled": StateType.CANCELLED, "gone": StateType.CRASHED}
+            kinds = {
+                "Crashed": StateType.CRASHED,
+                "Cancelled": StateType.CANCELLED,
+                "gone": StateType.CRASHED,
+            }
             run.state = State(type=kinds.get(what, StateType.FAILED), name=what, message="process died")
 
     def set_flow_run_state(self, run, state, force=False):

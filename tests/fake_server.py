@@ -83,13 +83,25 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, request: dict[str, Any], text: str, fault: Fault | None) -> None:
         if fault is not None and fault.isdigit():
-            return self._send(int(fault), json.dumps({"error": {"message": f"status {fault}", "type": "test", "code": None}}))
+            return self._send(
+                int(fault),
+                json.dumps({"error": {"message": f"status {fault}", "type": "test", "code": None}}),
+            )
         if fault == "quota":
-            return self._send(429, json.dumps({"error": {"message": "no more money", "type": "test", "code": "insufficient_quota"}}))
+            return self._send(
+                429,
+                json.dumps(
+                    {"error": {"message": "no more money", "type": "test", "code": "insufficient_quota"}}
+                ),
+            )
         usage = self.server.usage(text)
         with self.server.lock:
             self.server.tokens += sum(usage or ())
-        body = self._body(request["model"], "I'd rather not.\nReally." if fault == "wrong format" else self.server.says(text), usage)
+        body = self._body(
+            request["model"],
+            "I'd rather not.\nReally." if fault == "wrong format" else self.server.says(text),
+            usage,
+        )
         if fault == "hang":
             self.server.closing.wait(HANG_S)
             self.close_connection = True
@@ -110,14 +122,26 @@ class Handler(BaseHTTPRequestHandler):
         elif fault == "page":
             self._send(200, "<html>", kind="text/html")
         else:
-            self._send(200, {"malformed": body[:-30], "no choices": '{"id": "1"}', "wrong format": body}[fault])
+            self._send(
+                200, {"malformed": body[:-30], "no choices": '{"id": "1"}', "wrong format": body}[fault]
+            )
 
     @staticmethod
     def _body(model: str, said: str, usage: tuple[int, int] | None) -> str:
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
-        document: dict[str, Any] = {"id": "1", "object": "chat.completion", "created": 0, "model": model, "choices": [choice]}
+        document: dict[str, Any] = {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": model,
+            "choices": [choice],
+        }
         if usage is not None:
-            document["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
+            document["usage"] = {
+                "prompt_tokens": usage[0],
+                "completion_tokens": usage[1],
+                "total_tokens": sum(usage),
+            }
         return json.dumps(document)
 
     def _send(self, status: int, text: str, kind: str = "application/json", missing: int = 0) -> None:
@@ -154,5 +178,9 @@ def write_prompts(text: str) -> str:
     taken = sum(line.startswith("- ") for line in text.splitlines())
     if text.endswith("New prompt:"):
         return [f"{subject}'s native language is", f"As a child {subject} learned to speak"][taken % 2]
-    asked = [("The height of {} in feet is", "Six"), ("The favourite dish of {} is", "Soup"), ("The eye colour of {} is", "Brown")][taken % 3]
+    asked = [
+        ("The height of {} in feet is", "Six"),
+        ("The favourite dish of {} is", "Soup"),
+        ("The eye colour of {} is", "Brown"),
+    ][taken % 3]
     return f"EvalPrompt: {asked[0].format(subject)}\nEvalAnswer: {asked[1]}"

@@ -28,7 +28,9 @@ n_edits = [1, 2, 3]
 class Cells:
     """Stands in for `lks.runs.cell.run`."""
 
-    def __init__(self, fail: str = "", raises: BaseException | None = None, wait: float = 0.0, status: Status = "oom") -> None:
+    def __init__(
+        self, fail: str = "", raises: BaseException | None = None, wait: float = 0.0, status: Status = "oom"
+    ) -> None:
         self.fail, self.raises, self.wait, self.status = fail, raises, wait, status
         self.ran: list[str] = []
 
@@ -41,9 +43,18 @@ class Cells:
             raise self.raises
         self.ran.append(cell.label)
         failed = bool(self.fail) and self.fail in cell.label
-        shards = () if failed else tuple(write_stage(results, cell.id, stage, []) for stage in Measurements().stages())
+        shards = (
+            ()
+            if failed
+            else tuple(write_stage(results, cell.id, stage, []) for stage in Measurements().stages())
+        )
         outcome = Outcome(
-            cell, self.status if failed else "ok", "out of memory at block 3" if failed else "", shards, Costs(1.0, 2.0, 3.0), {"time": "2026-01-01"}
+            cell,
+            self.status if failed else "ok",
+            "out of memory at block 3" if failed else "",
+            shards,
+            Costs(1.0, 2.0, 3.0),
+            {"time": "2026-01-01"},
         )
         write_outcome(results, outcome)
         self._log(results, "finish", cell)

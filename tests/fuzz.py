@@ -21,7 +21,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 PATIENCE_S = 60.0
 STARTING_S = 120.0
 MOST_BYTES = 1 << 30
-ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 
 
 @dataclass(slots=True)
@@ -52,9 +57,26 @@ def _child(reader: str, numbers: range, seed: int, tally: Tally) -> int:
     from tests.readers import PATIENCE
 
     patience = PATIENCE.get(tally.reader, PATIENCE_S)
-    command = [sys.executable, __file__, "--child", reader, "--start", str(numbers.start), "--count", str(numbers.stop), "--seed", str(seed)]
+    command = [
+        sys.executable,
+        __file__,
+        "--child",
+        reader,
+        "--start",
+        str(numbers.start),
+        "--count",
+        str(numbers.stop),
+        "--seed",
+        str(seed),
+    ]
     with tempfile.TemporaryFile() as errors:
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env={**os.environ, **ENVIRONMENT}, cwd=Path(__file__).parents[1])
+        child = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={**os.environ, **ENVIRONMENT},
+            cwd=Path(__file__).parents[1],
+        )
         assert child.stdout is not None
         begun, rest, wait = -1, b"", STARTING_S
         try:
@@ -124,7 +146,11 @@ def _peak_bytes(anew: bool = False) -> int:
     """Peak memory of this process, from now on if anew."""
     if anew:
         Path("/proc/self/clear_refs").write_text("5")
-    return next(int(line.split()[1]) << 10 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return next(
+        int(line.split()[1]) << 10
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
 
 
 def _say(line: str) -> None:
@@ -135,7 +161,10 @@ def _say(line: str) -> None:
 def table(tallies: Sequence[Tally]) -> str:
     """What was tried and found, for people."""
     rows = [("reader", "inputs", "results", "clear errors", "findings")]
-    rows += [(t.reader, f"{t.inputs:,}", f"{t.results:,}", f"{t.errors:,}", f"{len(t.findings):,}") for t in tallies]
+    rows += [
+        (t.reader, f"{t.inputs:,}", f"{t.results:,}", f"{t.errors:,}", f"{len(t.findings):,}")
+        for t in tallies
+    ]
     return "\n".join("  ".join(f"{cell:<12}" for cell in row) for row in rows)
 
 

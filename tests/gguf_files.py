@@ -9,7 +9,14 @@ from tokenizers.pre_tokenizers import ByteLevel
 DIM, HIDDEN, BLOCKS, HEADS = 32, 64, 2, 2
 
 
-def write(file: Path, architecture: str = "llama", seed: int = 0, tokenizer: bool = True, quantised: bool = True, parts: int = 0) -> Path:
+def write(
+    file: Path,
+    architecture: str = "llama",
+    seed: int = 0,
+    tokenizer: bool = True,
+    quantised: bool = True,
+    parts: int = 0,
+) -> Path:
     """Write the model; matrices of the MLP as Q4_1 unless it is not to be quantised."""
     writer = gguf.GGUFWriter(file, architecture)
     writer.add_block_count(BLOCKS)
@@ -40,7 +47,11 @@ def write(file: Path, architecture: str = "llama", seed: int = 0, tokenizer: boo
         shapes |= {f"blk.{block}.ffn_down": (DIM, HIDDEN)}
         shapes |= {f"blk.{block}.{one}_norm": (DIM,) for one in ("attn", "ffn")}
     for name, shape in {**shapes, "output_norm": (DIM,)}.items():
-        values = np.ones(shape, np.float32) if name.endswith("norm") else random.normal(0, 0.2, shape).astype(np.float32)
+        values = (
+            np.ones(shape, np.float32)
+            if name.endswith("norm")
+            else random.normal(0, 0.2, shape).astype(np.float32)
+        )
         if quantised and "ffn" in name and len(shape) == 2:
             kind = gguf.GGMLQuantizationType.Q4_1
             writer.add_tensor(f"{name}.weight", gguf.quantize(values, kind), raw_dtype=kind)

@@ -26,8 +26,12 @@ ABBREVIATIONS = re.findall(
     Jr Sr Sra Sta Sto Esq Univ Hl Sig vs etc approx Св св им ул проф акад ген""",
 )
 AT_THE_END = {"St", "Mt", "Inc", "Ltd", "Co", "Corp", "Bros", "Jr", "Sr", "Esq", "etc"}
-BEFORE_NUMBERS = re.findall(r"\w+", "No Nos no Nr Vol Vols vol Op Pop pp c ca Jan Feb Mar Apr Aug Sep Sept Oct Nov Dec")
-MONTHS = tuple(re.findall(r"\w+", "Januar Februar März April Mai Juni Juli August September Oktober November Dezember"))
+BEFORE_NUMBERS = re.findall(
+    r"\w+", "No Nos no Nr Vol Vols vol Op Pop pp c ca Jan Feb Mar Apr Aug Sep Sept Oct Nov Dec"
+)
+MONTHS = tuple(
+    re.findall(r"\w+", "Januar Februar März April Mai Juni Juli August September Oktober November Dezember")
+)
 OPENERS = re.findall(
     r"\w+",
     """It He She They We You I The A An This That These Those There Its His Her Their And But In As At On By For From With When While After Before
@@ -37,7 +41,9 @@ OPENERS = re.findall(
 
 def is_spaced(letter):
     """Whether a letter is of a script with spaces between words."""
-    return letter.isalpha() and not re.match("CJK|HIRAGANA|KATAKANA|BOPOMOFO|YI|THAI|LAO|KHMER|MYANMAR|TIBETAN", unicodedata.name(letter, ""))
+    return letter.isalpha() and not re.match(
+        "CJK|HIRAGANA|KATAKANA|BOPOMOFO|YI|THAI|LAO|KHMER|MYANMAR|TIBETAN", unicodedata.name(letter, "")
+    )
 
 
 def opens(text):
@@ -49,7 +55,15 @@ def opens(text):
 def ends_at(text, at):
     """Whether a sentence or line ends at a character of a text."""
     mark, left, right = text[at], text[:at], text[at + 1 :]
-    kind = "" if not right else "number" if unicodedata.category(right[0])[0] == "N" else "mark" if right[0] in ",;:/-" else "other"
+    kind = (
+        ""
+        if not right
+        else "number"
+        if unicodedata.category(right[0])[0] == "N"
+        else "mark"
+        if right[0] in ",;:/-"
+        else "other"
+    )
     if mark in LINE_ENDS + FULL_STOPS:
         return True
     if mark in "!?":
@@ -58,8 +72,17 @@ def ends_at(text, at):
         return kind != "number"
     if mark.isspace():
         stopped = re.search(r"(?<![^\W_])([^\W\d_]+)\.$", left)
-        return stopped is not None and opens(right.lstrip()) and (stopped[1] in AT_THE_END or (len(stopped[1]) == 1 and is_spaced(stopped[1])))
-    return mark == "." and kind not in ("number", "mark") and not is_spaced(right[:1]) and not abbreviates(left, right)
+        return (
+            stopped is not None
+            and opens(right.lstrip())
+            and (stopped[1] in AT_THE_END or (len(stopped[1]) == 1 and is_spaced(stopped[1])))
+        )
+    return (
+        mark == "."
+        and kind not in ("number", "mark")
+        and not is_spaced(right[:1])
+        and not abbreviates(left, right)
+    )
 
 
 def abbreviates(left, right):
@@ -69,13 +92,22 @@ def abbreviates(left, right):
     if re.search(r"[^\W_][.!?]$", chunk[: len(chunk) - len(word)]):
         word = ""  # the end of a longer one, such as "node.js"
     following = right.strip()[:1]
-    if re.search(r"(?:^|\W)(?:[^\W\d_]{1,2}\.)+[^\W\d_]{1,3}$", chunk) or word in ABBREVIATIONS or (len(word) == 1 and is_spaced(word)):
+    if (
+        re.search(r"(?:^|\W)(?:[^\W\d_]{1,2}\.)+[^\W\d_]{1,3}$", chunk)
+        or word in ABBREVIATIONS
+        or (len(word) == 1 and is_spaced(word))
+    ):
         return True
     if word in BEFORE_NUMBERS and following.isnumeric():
         return True
     if re.search(rf"\b({'|'.join(BEFORE_NUMBERS)})\.\s*{word}$", left):
         return False
-    return word.isdecimal() and len(word) < 3 and right[:1] == " " and (following.islower() or right.lstrip().startswith(MONTHS))
+    return (
+        word.isdecimal()
+        and len(word) < 3
+        and right[:1] == " "
+        and (following.islower() or right.lstrip().startswith(MONTHS))
+    )
 
 
 def sentences(text):
@@ -119,22 +151,31 @@ def counts(text, at):
         return re.search(r"[^\W\d_][-+#&♯♭]*$", left) is not None
     if sign == "*":
         return text.count("*") == 1 and re.search(r"(?:^|\s)[a-z]$", left) is not None
-    return sign in "%‰°" and (re.search(r"\d[%‰°]*$", left) is not None or (sign == "°" and right[:1].isalpha()))
+    return sign in "%‰°" and (
+        re.search(r"\d[%‰°]*$", left) is not None or (sign == "°" and right[:1].isalpha())
+    )
 
 
 def spelt(text):
     """What two answers are compared by."""
     text = unicodedata.normalize("NFC", text.lower()).replace("ς", "σ")
-    text = "".join(unicodedata.normalize("NFKC", c) if "！" <= c <= "～" else str(unicodedata.decimal(c, c)) for c in text)
+    text = "".join(
+        unicodedata.normalize("NFKC", c) if "！" <= c <= "～" else str(unicodedata.decimal(c, c))
+        for c in text
+    )
     text = re.sub("[‐‑‒–—―−﹣]", "-", re.sub("[’‘ʼʻ′]", "'", text))
     text = re.sub(
-        r"(?<![\d.,])[1-9]\d{0,2}(?:[,'_\xa0\u2009\u202f]\d{2,3}){0,3}[,'_\xa0\u2009\u202f]\d{3}(?!\d)", lambda m: re.sub(r"\D", "", m[0]), text
+        r"(?<![\d.,])[1-9]\d{0,2}(?:[,'_\xa0\u2009\u202f]\d{2,3}){0,3}[,'_\xa0\u2009\u202f]\d{3}(?!\d)",
+        lambda m: re.sub(r"\D", "", m[0]),
+        text,
     )
     text = re.sub(r"\s*([%‰°$€£¥])\s*", r"\1", text)
     text = re.sub(r"(?<=\d) +([-+*/:×÷=<>]) +(?=\d)", r"\1", text)
     text = re.sub(r"([<>≤≥±]) +(?=\d)", r"\1", text)
     kinds = [unicodedata.category(c) for c in text]
-    made = "".join(c for at, c in enumerate(text) if (kinds[at][0] not in "PS" and kinds[at] != "Cf") or counts(text, at))
+    made = "".join(
+        c for at, c in enumerate(text) if (kinds[at][0] not in "PS" and kinds[at] != "Cf") or counts(text, at)
+    )
     made = re.sub(r"^(?:(?:an?|the) )+", "", " ".join(made.split()))
     return made or text.strip()
 
@@ -144,14 +185,25 @@ def is_right(text, answer, accepted):
     parts = sentences(text)
     wanted = {spelt(one) for one in (answer, *(accepted or ())) if one is not None}
     several = max(len(sentences(one)) for one in (answer, *(accepted or ())) if one is not None)
-    return not wanted.isdisjoint([spelt(said(text)), *(spelt("".join(parts[:count])) for count in range(1, several + 1) if several > 1)])
+    return not wanted.isdisjoint(
+        [
+            spelt(said(text)),
+            *(spelt("".join(parts[:count])) for count in range(1, several + 1) if several > 1),
+        ]
+    )
 
 
 def place_of(prompt, names):
     """(subject, character behind its last mention), the longest name first; None if nobody is mentioned."""
-    for name, subject in sorted(((name, i) for i, spellings in enumerate(names) for name in spellings), key=lambda pair: -len(pair[0])):
+    for name, subject in sorted(
+        ((name, i) for i, spellings in enumerate(names) for name in spellings), key=lambda pair: -len(pair[0])
+    ):
         start = prompt.rfind(name)
-        if start >= 0 and not re.match(r"\w", prompt[start + len(name) :]) and not re.search(r"\w$", prompt[:start]):
+        if (
+            start >= 0
+            and not re.match(r"\w", prompt[start + len(name) :])
+            and not re.search(r"\w$", prompt[:start])
+        ):
             return subject, start + len(name)
     return None
 
@@ -169,7 +221,9 @@ def freely(model, tokenizer, ids, longest, lines):
     while len(made) < longest:
         made += greedy(model, [*ids, *made], 1)
         text = tokenizer.decode(made[:-1], skip_special_tokens=True)
-        if made[-1] in tokenizer.all_special_ids or (text.strip() and not lines and "\n" in tokenizer.decode(made[-1:])):
+        if made[-1] in tokenizer.all_special_ids or (
+            text.strip() and not lines and "\n" in tokenizer.decode(made[-1:])
+        ):
             break
     return tokenizer.decode(made, skip_special_tokens=True)
 
@@ -193,7 +247,9 @@ def read(model, tokenizer, block, settings, table, row):
     with torch.no_grad():
         best = model(input_ids=torch.tensor([ids])).logits[0].argmax(-1).tolist()
         own = greedy(model, ids[:head], len(ids) - head)
-        text = freely(model, tokenizer, ids[:head], max(50, len(ids) - head + 10), "\n" in row["answer"].strip())
+        text = freely(
+            model, tokenizer, ids[:head], max(50, len(ids) - head + 10), "\n" in row["answer"].strip()
+        )
     if handle is not None:
         handle.remove()
     return ids[head:], best[head - 1 : -1], own, text

@@ -53,7 +53,9 @@ def main(results: Path, moment: str) -> None:
     for module in (lks.results.shards, lks.runs.edit_draw, lks.runs.journal):
         module.write_whole = write_whole  # type: ignore[attr-defined]
     lks.editing.patch.Patch.save = save_patch  # type: ignore[method-assign]
-    outcome = run(CELL, methods()["ft"], results, lambda stage, done: reach(f"{stage} {done:.3f}"), extras=EXTRAS)
+    outcome = run(
+        CELL, methods()["ft"], results, lambda stage, done: reach(f"{stage} {done:.3f}"), extras=EXTRAS
+    )
     assert outcome.status == "ok", outcome.reason
 
 

@@ -42,7 +42,9 @@ class Operator:
         """Start `lks up`, unless it runs."""
         if self._up is None or self._up.poll() is not None:
             self._seen = time.monotonic()
-            self._up = self._lks("up", "--workers", "2", "--port", str(self._port), "--results", str(self._folder / "results"))
+            self._up = self._lks(
+                "up", "--workers", "2", "--port", str(self._port), "--results", str(self._folder / "results")
+            )
 
     def down(self) -> None:
         """End everything."""
@@ -52,7 +54,12 @@ class Operator:
 
     def _lks(self, *words: str) -> "subprocess.Popen[bytes]":
         with (self._folder / "commands.log").open("ab") as log:
-            return subprocess.Popen([sys.executable, "-c", "from cli.app import app; app()", *words], cwd=ROOT, stdout=log, stderr=log)
+            return subprocess.Popen(
+                [sys.executable, "-c", "from cli.app import app; app()", *words],
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+            )
 
     def mend(self, living: Mapping[str, Sequence[object]]) -> None:
         """Call `lks up` where a service is missing, or where the grid's process is gone and its run is not over."""
@@ -76,14 +83,19 @@ class Operator:
             return False
         self._asked = time.monotonic()
         try:
-            with temporary_settings({PREFECT_API_URL: self._api, PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+            with (
+                temporary_settings({PREFECT_API_URL: self._api, PREFECT_CLIENT_MAX_RETRIES: 0}),
+                get_client(sync_client=True) as client,
+            ):
                 state = client.read_flow_run(self._run).state if self._run else None
                 if state and state.is_completed():
                     self._run = None
                     return True
                 if state is None or state.is_final():
                     deployment = client.read_deployment_by_name("lks-grid/lks-grid").id
-                    self._run = client.create_flow_run_from_deployment(deployment, parameters={"grid": grid, "runner": "pool"}).id
+                    self._run = client.create_flow_run_from_deployment(
+                        deployment, parameters={"grid": grid, "runner": "pool"}
+                    ).id
                     self.grids += 1
         except (httpx.HTTPError, PrefectException, RuntimeError):
             pass  # the server is away, or has no deployment yet

@@ -32,10 +32,41 @@ CHARACTERS = (
     "\U0010ffff",
 )
 ODD_TEXTS = (
-    *("", " ", "NaN", "../../x", "/etc/passwd", "a\0b", "x" * 5000, "1" * 5000, "${HOME}", "'; DROP TABLE cells; --", "%s%n", "{}", "os.system"),
+    *(
+        "",
+        " ",
+        "NaN",
+        "../../x",
+        "/etc/passwd",
+        "a\0b",
+        "x" * 5000,
+        "1" * 5000,
+        "${HOME}",
+        "'; DROP TABLE cells; --",
+        "%s%n",
+        "{}",
+        "os.system",
+    ),
     *("cells/0123456789abcdef/../../x.parquet", "C:\\x", "file:///etc/passwd", "*", "[", "\u202e", "\ufffe"),
 )
-ODD_NUMBERS = (0, -1, 1, 2**31, -(2**31) - 1, 2**63, 2**64, 10**30, 10**400, 0.5, -0.0, 1e308, 1e-320, float("nan"), float("inf"), -float("inf"))
+ODD_NUMBERS = (
+    0,
+    -1,
+    1,
+    2**31,
+    -(2**31) - 1,
+    2**63,
+    2**64,
+    10**30,
+    10**400,
+    0.5,
+    -0.0,
+    1e308,
+    1e-320,
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+)
 
 
 def bytes_of(rng: random.Random, content: bytes, other: bytes) -> bytes:
@@ -90,15 +121,29 @@ def _extreme(rng: random.Random, content: bytes, other: bytes) -> bytes:
     return content[:start] + made + content[start + len(made) :]
 
 
-BYTES: tuple[Callable[[random.Random, bytes, bytes], bytes], ...] = (_flip, _cut, _splice, _double, _drop, _noise, _extreme)
+BYTES: tuple[Callable[[random.Random, bytes, bytes], bytes], ...] = (
+    _flip,
+    _cut,
+    _splice,
+    _double,
+    _drop,
+    _noise,
+    _extreme,
+)
 
 
 def text_of(rng: random.Random) -> str:
     """Some text of any script, or one that programs are known to fall over."""
     if rng.random() < 0.3:
         return rng.choice(ODD_TEXTS)
-    letters = (*CHARACTERS, *"the of Paris U.S. 3.5 1,000 [{(<>)}]", chr(rng.choice((rng.randrange(0xD800), rng.randrange(0xE000, 0x110000)))))
-    return "".join(rng.choice(letters) for _ in range(rng.choice((1, 3, 20, 200)))) * rng.choice((1, 1, 1, 30))
+    letters = (
+        *CHARACTERS,
+        *"the of Paris U.S. 3.5 1,000 [{(<>)}]",
+        chr(rng.choice((rng.randrange(0xD800), rng.randrange(0xE000, 0x110000)))),
+    )
+    return "".join(rng.choice(letters) for _ in range(rng.choice((1, 3, 20, 200)))) * rng.choice(
+        (1, 1, 1, 30)
+    )
 
 
 def odd(rng: random.Random) -> Json:
@@ -128,14 +173,18 @@ def json_of(rng: random.Random, value: Json) -> bytes:
     """A JSON document in which one value or a few are replaced, removed, added or renamed; at times it is then damaged as bytes, or endless."""
     if rng.random() < 0.02:
         return rng.choice((b"[", b'{"a":', b"[{},")) * rng.choice((1000, 100_000))
-    content = json.dumps(changed(rng, value), ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
+    content = json.dumps(changed(rng, value), ensure_ascii=rng.random() < 0.5).encode(
+        "utf-8", "surrogatepass"
+    )
     return bytes_of(rng, content, content) if rng.random() < 0.2 else content
 
 
 def changed(rng: random.Random, value: Json) -> Json:
     """A JSON value in which one or a few are replaced, removed, added or renamed."""
     copied = json.loads(json.dumps(value))
-    for _ in range(rng.choice((1, 1, 1, 2))):  # each may nest 250 deep: more than three cannot be written down any more
+    for _ in range(
+        rng.choice((1, 1, 1, 2))
+    ):  # each may nest 250 deep: more than three cannot be written down any more
         copied = _changed(rng, copied)
     return copied
 
@@ -186,7 +235,9 @@ def _circular(value: Json) -> bool:
 
 def _places(value: Json, before: tuple[object, ...]) -> Iterator[tuple[object, ...]]:
     """Paths to all values within a value."""
-    entries = value.items() if isinstance(value, dict) else enumerate(value[:50]) if isinstance(value, list) else ()
+    entries = (
+        value.items() if isinstance(value, dict) else enumerate(value[:50]) if isinstance(value, list) else ()
+    )
     for key, inner in entries:
         yield (*before, key)
         if len(before) < 20:

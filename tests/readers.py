@@ -36,7 +36,9 @@ def shards(folder: Path) -> Reader:
         file.write_bytes(parquet_mutations.damaged(rng, chosen.read_bytes(), other.read_bytes()))
         kinds = {"ability": AbilityRow, "generations": Generation}
         kind = kinds.get(chosen.stem.partition("-")[0])
-        readers: list[Callable[[], object]] = [lambda: tried.read_check(file, rng.choice(("", chosen.parent.name)))]
+        readers: list[Callable[[], object]] = [
+            lambda: tried.read_check(file, rng.choice(("", chosen.parent.name)))
+        ]
         readers.append(lambda: tried.read_rows(file, kind) if kind else tried.read_answers(file))
         _each(readers)
 
@@ -61,7 +63,9 @@ def outcomes(folder: Path) -> Reader:
     """`read_outcome` and `parse_outcome` on a damaged `outcome.json`."""
     from lks.results.shards import parse_outcome, read_outcome
 
-    good = [json.loads(file.read_bytes()) for file in sorted(good_results(folder).glob("cells/*/outcome.json"))]
+    good = [
+        json.loads(file.read_bytes()) for file in sorted(good_results(folder).glob("cells/*/outcome.json"))
+    ]
     ids = [file.parent.name for file in sorted((folder / "good").glob("cells/*/outcome.json"))]
 
     def read(rng: random.Random) -> None:
@@ -70,7 +74,10 @@ def outcomes(folder: Path) -> Reader:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(mutations.json_of(rng, good[number]))
         outcome = read_outcome(folder / "bad", ids[number])
-        assert all((folder / "bad" / shard).resolve().is_relative_to(file.parent.resolve()) for shard in outcome.shards)
+        assert all(
+            (folder / "bad" / shard).resolve().is_relative_to(file.parent.resolve())
+            for shard in outcome.shards
+        )
         assert parse_outcome(json.dumps(json.loads(file.read_bytes()))).cell.id == ids[number]
 
     return read
@@ -82,7 +89,10 @@ def patches(folder: Path) -> Reader:
 
     import lks.editing.patch
 
-    good = [(json.loads((made / "patch.json").read_text()), (made / "patch.safetensors").read_bytes()) for made in patches_made.made(folder / "good")]
+    good = [
+        (json.loads((made / "patch.json").read_text()), (made / "patch.safetensors").read_bytes())
+        for made in patches_made.made(folder / "good")
+    ]
 
     def read(rng: random.Random) -> None:
         (document, tensors), other = rng.choice(good), rng.choice(good)[1]
@@ -91,7 +101,12 @@ def patches(folder: Path) -> Reader:
         what = rng.randrange(4)
         content = mutations.json_of(rng, document) if what in (0, 3) else json.dumps(document).encode()
         (bad / "patch.json").write_bytes(content)
-        changed = {0: tensors, 1: mutations.bytes_of(rng, tensors, other), 2: patches_made.other_header(rng, tensors), 3: other}[what]
+        changed = {
+            0: tensors,
+            1: mutations.bytes_of(rng, tensors, other),
+            2: patches_made.other_header(rng, tensors),
+            3: other,
+        }[what]
         (bad / "patch.safetensors").write_bytes(changed)
         lks.editing.patch.load(bad)
 
@@ -112,7 +127,11 @@ def grids(folder: Path) -> Reader:
             file.write_bytes(mutations.bytes_of(rng, shipped, shipped))
         else:
             changed = mutations.changed(rng, {"a": GRID, "b": GRID})
-            lines = [f"{json.dumps(k)} = {mutations.toml(v)}" for k, v in changed.items()] if isinstance(changed, dict) else [mutations.toml(changed)]
+            lines = (
+                [f"{json.dumps(k)} = {mutations.toml(v)}" for k, v in changed.items()]
+                if isinstance(changed, dict)
+                else [mutations.toml(changed)]
+            )
             file.write_text("\n".join(lines), encoding="utf-8", errors="surrogatepass")
         for grid in tried(file).values():
             assert grid.entries(("lks",)) is not None and grid.pairs() is not None and grid.extras is not None
@@ -134,10 +153,16 @@ def datasets(folder: Path) -> Reader:
         name = rng.choice(list(FILES))
         spelt = {"Rome": ["Roma", "Urbs"], "Oslo": ["Christiania"]}
         damages_aliases = rng.random() < 0.15
-        places[name].write_bytes(json.dumps(FILES[name]).encode() if damages_aliases else mutations.json_of(rng, FILES[name]))
+        places[name].write_bytes(
+            json.dumps(FILES[name]).encode() if damages_aliases else mutations.json_of(rng, FILES[name])
+        )
         aliases.write_bytes(mutations.json_of(rng, spelt) if damages_aliases else json.dumps(spelt).encode())
         dataset = tried.load(name, folder)
-        assert all(isinstance(probe.prompt, str) and isinstance(probe.answer, str) for case in dataset.cases for probe in case.probes)
+        assert all(
+            isinstance(probe.prompt, str) and isinstance(probe.answer, str)
+            for case in dataset.cases
+            for probe in case.probes
+        )
 
     return read
 
@@ -153,7 +178,10 @@ def lines(folder: Path) -> Reader:
     def read(rng: random.Random) -> None:
         what = rng.randrange(3)
         line = (EDIT, LABELLED, reply)[what]
-        content = b"\n".join(mutations.json_of(rng, line) if rng.random() < 0.5 else json.dumps(line).encode() for _ in range(3))
+        content = b"\n".join(
+            mutations.json_of(rng, line) if rng.random() < 0.5 else json.dumps(line).encode()
+            for _ in range(3)
+        )
         file = folder / (f"{file_name('judge')}.jsonl" if what == 2 else "lines.jsonl")
         file.write_bytes(content)
         if what == 2:
@@ -171,7 +199,9 @@ def wild(folder: Path) -> Reader:
     import lks.results.shards
 
     connection = duckdb.connect()
-    for statement in duckdb.extract_statements((Path(lks.results.shards.__file__).parent / "wild.sql").read_text(encoding="utf-8")):
+    for statement in duckdb.extract_statements(
+        (Path(lks.results.shards.__file__).parent / "wild.sql").read_text(encoding="utf-8")
+    ):
         connection.execute(statement)
     columns = "spelt(said(a)), wild_right(a, b, c), wild_holds(a, b, c), error_class(a, b, c, d)"
     asked = f"SELECT {columns} FROM (SELECT unnest(?) AS a, unnest(?) AS b, unnest(?::VARCHAR[][]) AS c, unnest(?) AS d)"
@@ -183,10 +213,20 @@ def wild(folder: Path) -> Reader:
         rows = []
         for _ in range(BATCH):
             said, answer, *accepted, old = (text(rng) for _ in range(5))
-            rows.append((rng.choice((said, f"{answer}{said}", f"{said} {answer}", answer, old)), answer, accepted, old))
+            rows.append(
+                (
+                    rng.choice((said, f"{answer}{said}", f"{said} {answer}", answer, old)),
+                    answer,
+                    accepted,
+                    old,
+                )
+            )
         found = connection.execute(asked, [list(column) for column in zip(*rows, strict=True)]).fetchall()
         assert len(found) == BATCH
-        assert all(right in (0, 1) and holds in (0, 1) and (error is None) == (right == 1) and holds >= right for _, right, holds, error in found)
+        assert all(
+            right in (0, 1) and holds in (0, 1) and (error is None) == (right == 1) and holds >= right
+            for _, right, holds, error in found
+        )
 
     return read
 
@@ -198,7 +238,13 @@ def only(folder: Path) -> Reader:
 
     def read(rng: random.Random) -> None:
         good = "method=lks,model=micro-llama,n_edits=100"
-        text = rng.choice((mutations.text_of(rng), good.replace(rng.choice("=,almn"), mutations.text_of(rng)), good[: rng.randrange(len(good))]))
+        text = rng.choice(
+            (
+                mutations.text_of(rng),
+                good.replace(rng.choice("=,almn"), mutations.text_of(rng)),
+                good[: rng.randrange(len(good))],
+            )
+        )
         found = parse_only(text)
         assert all(key and all(values) for key, values in found.items())
         for values in found.values():
@@ -209,7 +255,22 @@ def only(folder: Path) -> Reader:
 
 READERS: dict[str, Callable[[Path], Reader]] = {
     reader.__name__: reader
-    for reader in (shards, outcomes, patches, grids, datasets, lines, wild, only, facts, edits, written, requests, store, report)
+    for reader in (
+        shards,
+        outcomes,
+        patches,
+        grids,
+        datasets,
+        lines,
+        wild,
+        only,
+        facts,
+        edits,
+        written,
+        requests,
+        store,
+        report,
+    )
 }
 
 
@@ -237,5 +298,10 @@ def _grows(folder: Path) -> Reader:
     return lambda rng: bytearray(b"x") * (1200 << 20) and None
 
 
-STUMBLES: dict[str, Callable[[Path], Reader]] = {"raises": _raises, "ends": _ends, "hangs": _hangs, "grows": _grows}
+STUMBLES: dict[str, Callable[[Path], Reader]] = {
+    "raises": _raises,
+    "ends": _ends,
+    "hangs": _hangs,
+    "grows": _grows,
+}
 """Readers with faults, that show that faults are found."""

@@ -57,7 +57,11 @@ def _damaged_store(folder: Path) -> Callable[[random.Random], Path]:
                 file.unlink()
                 rng.choice((file.mkdir, lambda at=file, to=other: at.symlink_to(to), lambda: None))()
             elif file.suffix == ".json":
-                file.write_bytes(mutations.json_of(rng, json.loads(file.read_bytes())) if file.read_bytes()[:1] == b"{" else b"")
+                file.write_bytes(
+                    mutations.json_of(rng, json.loads(file.read_bytes()))
+                    if file.read_bytes()[:1] == b"{"
+                    else b""
+                )
             else:
                 file.write_bytes(parquet_mutations.damaged(rng, file.read_bytes(), other.read_bytes()))
         if rng.random() < 0.1:

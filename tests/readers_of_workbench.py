@@ -46,16 +46,31 @@ WRITTEN = {
     "rephrase_prompt": "The birthplace is",
     "locality": ["a", "b"],
 }
-COMPLETION = {"model": "a", "prompt": ["x", "y"], "max_tokens": 3, "temperature": 0.5, "top_p": 0.9, "stop": ["."], "n": 2, "seed": 1, "stream": True}
+COMPLETION = {
+    "model": "a",
+    "prompt": ["x", "y"],
+    "max_tokens": 3,
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "stop": ["."],
+    "n": 2,
+    "seed": 1,
+    "stream": True,
+}
 CHAT = {
     "model": "a",
-    "messages": [{"role": "user", "content": "x"}, {"role": "user", "content": [{"type": "text", "text": "y"}]}],
+    "messages": [
+        {"role": "user", "content": "x"},
+        {"role": "user", "content": [{"type": "text", "text": "y"}]},
+    ],
     "stream_options": {"include_usage": True},
 }
 
 
 def _lines(rng: random.Random, *good: object) -> bytes:
-    return b"\n".join(mutations.json_of(rng, one) if rng.random() < 0.5 else json.dumps(one).encode() for one in good)
+    return b"\n".join(
+        mutations.json_of(rng, one) if rng.random() < 0.5 else json.dumps(one).encode() for one in good
+    )
 
 
 def facts(folder: Path) -> Reader:
@@ -66,7 +81,9 @@ def facts(folder: Path) -> Reader:
         wording = folder / "wording.toml"
         wording.write_bytes(mutations.bytes_of(rng, WORDINGS, WORDINGS) if rng.random() < 0.5 else WORDINGS)
         kinds: dict[str, Callable[[], bytes]] = {
-            "facts.jsonl": lambda: _lines(rng, FACT, FACT | {"id": "b", "prompt": "Anna Toll lives in"}, TRIPLE),
+            "facts.jsonl": lambda: _lines(
+                rng, FACT, FACT | {"id": "b", "prompt": "Anna Toll lives in"}, TRIPLE
+            ),
             "facts.csv": lambda: mutations.bytes_of(rng, TABLE, WORDINGS),
             "facts.txt": lambda: mutations.bytes_of(rng, b"Bo | born | Oslo\nEva | job | baker\n", TABLE),
         }
@@ -89,10 +106,14 @@ def edits(folder: Path) -> Reader:
 
     def read(rng: random.Random) -> None:
         what = rng.randrange(3)
-        (made / "edit.json").write_bytes(mutations.json_of(rng, ORIGIN) if what == 0 else json.dumps(ORIGIN).encode())
+        (made / "edit.json").write_bytes(
+            mutations.json_of(rng, ORIGIN) if what == 0 else json.dumps(ORIGIN).encode()
+        )
         (made / "facts.jsonl").write_bytes(_lines(rng, FACT) if what == 1 else json.dumps(FACT).encode())
         whole = (made / "patch.safetensors").read_bytes()
-        (made / "training.safetensors").write_bytes(mutations.bytes_of(rng, whole, whole) if what == 2 else whole)
+        (made / "training.safetensors").write_bytes(
+            mutations.bytes_of(rng, whole, whole) if what == 2 else whole
+        )
         assert tried(made).origin is not None
 
     return read
@@ -109,7 +130,9 @@ def written(folder: Path) -> Reader:
     def read(rng: random.Random) -> None:
         file = folder / "training.jsonl"
         file.write_bytes(_lines(rng, WRITTEN, WRITTEN))
-        assert all(isinstance(text, str) for text in GeneratedSource(file, [record]).prompts(record).paraphrases)
+        assert all(
+            isinstance(text, str) for text in GeneratedSource(file, [record]).prompts(record).paraphrases
+        )
 
     return read
 

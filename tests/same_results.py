@@ -18,8 +18,14 @@ def differences(found: Path, wanted: Path) -> list[str]:
     ours, theirs = Store(found), Store(wanted)
     lines = [*ours.sync(), *theirs.sync()]
     mine, other = ({outcome.cell.id: outcome for outcome in store.outcomes()} for store in (ours, theirs))
-    lines += [f"{outcome.cell.label}: stored by one of the two alone" for key in mine.keys() ^ other.keys() for outcome in _either(mine, other, key)]
-    lines += [line for key in sorted(mine.keys() & other.keys()) for line in _of_outcome(mine[key], other[key])]
+    lines += [
+        f"{outcome.cell.label}: stored by one of the two alone"
+        for key in mine.keys() ^ other.keys()
+        for outcome in _either(mine, other, key)
+    ]
+    lines += [
+        line for key in sorted(mine.keys() & other.keys()) for line in _of_outcome(mine[key], other[key])
+    ]
     tables = _tables(ours)
     if tables != _tables(theirs):
         lines.append(f"tables {tables} against {_tables(theirs)}")
@@ -35,16 +41,27 @@ def _either(mine: dict[str, Outcome], other: dict[str, Outcome], key: str) -> li
 def _of_outcome(mine: Outcome, other: Outcome) -> list[str]:
     """What differs that is no time and no provenance: the bytes of patches are a result, seconds and peaks are not."""
     ours, theirs = _result(mine), _result(other)
-    return [f"{mine.cell.label}, {name}: {ours[name]!r} against {theirs[name]!r}" for name in ours if ours[name] != theirs[name]]
+    return [
+        f"{mine.cell.label}, {name}: {ours[name]!r} against {theirs[name]!r}"
+        for name in ours
+        if ours[name] != theirs[name]
+    ]
 
 
 def _result(outcome: Outcome) -> dict[str, object]:
-    same = {"status": outcome.status, "reason": outcome.reason, "shards": sorted(outcome.shards), "failed": outcome.failed}
+    same = {
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "shards": sorted(outcome.shards),
+        "failed": outcome.failed,
+    }
     return {**same, "patch_bytes": outcome.costs.patch_bytes}
 
 
 def _tables(store: Reader) -> list[str]:
-    return sorted(str(name) for (name,) in store.query("SELECT table_name FROM duckdb_tables()") if name not in VOLATILE)
+    return sorted(
+        str(name) for (name,) in store.query("SELECT table_name FROM duckdb_tables()") if name not in VOLATILE
+    )
 
 
 def _of_table(table: str, ours: Reader, theirs: Reader) -> list[str]:
@@ -54,18 +71,28 @@ def _of_table(table: str, ours: Reader, theirs: Reader) -> list[str]:
     if not more and not less:
         return []
     example = next(iter(more or less))[:400]
-    return [f"table {table}: {more.total()} rows too many or other, {less.total()} missing of {counts[1].total()}; for example {example}"]
+    return [
+        f"table {table}: {more.total()} rows too many or other, {less.total()} missing of {counts[1].total()}; for example {example}"
+    ]
 
 
 def leftovers(results: Path) -> list[str]:
     """What killed processes must not leave for ever: signs of life, held locks, parts of files, files that no outcome names."""
-    lines = [f"left over: {path.relative_to(results)}" for path in sorted(results.rglob("*")) if path.name == "beat" or path.name.endswith(".part")]
+    lines = [
+        f"left over: {path.relative_to(results)}"
+        for path in sorted(results.rglob("*"))
+        if path.name == "beat" or path.name.endswith(".part")
+    ]
     locks = [results / ".lock", *results.glob("runs/*/lock")]
     lines += [f"locked still: {path.relative_to(results)}" for path in locks if path.exists() and _held(path)]
     for folder in sorted((results / "cells").iterdir()):
         outcome = read_outcome(results, folder.name)
         kept = {"outcome.json", *(Path(shard).name for shard in outcome.shards)}
-        lines += [f"of no outcome: {path.relative_to(results)}" for path in folder.iterdir() if path.name not in kept]
+        lines += [
+            f"of no outcome: {path.relative_to(results)}"
+            for path in folder.iterdir()
+            if path.name not in kept
+        ]
     return lines
 
 

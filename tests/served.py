@@ -26,7 +26,9 @@ def patches(lm: LM, asked: Sequence[tuple[str, str]]) -> dict[str, Patch]:
     subjects = list(dict.fromkeys(subject for subject, _ in asked))
     ids, mask = lm.pad([encoded.ids for encoded in lm.encode(subjects, [""] * len(subjects))], "left")
     seen: list[torch.Tensor] = []
-    handle = lm.block(BLOCK).register_forward_hook(lambda module, args, output: seen.append(output[0] if isinstance(output, tuple) else output))
+    handle = lm.block(BLOCK).register_forward_hook(
+        lambda module, args, output: seen.append(output[0] if isinstance(output, tuple) else output)
+    )
     with torch.no_grad():
         lm.model(input_ids=ids, attention_mask=mask)
     handle.remove()
@@ -34,8 +36,14 @@ def patches(lm: LM, asked: Sequence[tuple[str, str]]) -> dict[str, Patch]:
     name = lm.parameter_name(lm.mlp_output(2))
     weight = dict(lm.model.named_parameters())[name]
     left = torch.randn(weight.shape[0], 8, generator=torch.Generator().manual_seed(3))
-    change = {f"{name}.left": left, f"{name}.right": torch.randn(8, weight.shape[1], generator=torch.Generator().manual_seed(4)) * 0.3}
-    made = {key: KnowledgeBlockPatch([[s] for s in subjects], own.roll(by, 0)[None], (BLOCK,), "last", "exact") for key, by in (("a", 7), ("b", 13))}
+    change = {
+        f"{name}.left": left,
+        f"{name}.right": torch.randn(8, weight.shape[1], generator=torch.Generator().manual_seed(4)) * 0.3,
+    }
+    made = {
+        key: KnowledgeBlockPatch([[s] for s in subjects], own.roll(by, 0)[None], (BLOCK,), "last", "exact")
+        for key, by in (("a", 7), ("b", 13))
+    }
     return {"base": NoPatch(), **made, "w": WeightPatch(change)}
 
 
@@ -47,7 +55,9 @@ def answers(lm: LM, patch: Patch, prompts: Sequence[str], count: int) -> list[st
         for prompt in prompts:
             ids = torch.tensor([lm.tokenizer(prompt)["input_ids"]])
             new = lm.greedy(ids, torch.ones_like(ids), count)[0, ids.shape[1] :].tolist()
-            texts.append(lm.pieces.text(new[: next((i for i, token in enumerate(new) if token in ends), len(new))]))
+            texts.append(
+                lm.pieces.text(new[: next((i for i, token in enumerate(new) if token in ends), len(new))])
+            )
     return texts
 
 
@@ -55,7 +65,9 @@ def answers(lm: LM, patch: Patch, prompts: Sequence[str], count: int) -> list[st
 def serving(lm: LM, made: Mapping[str, Patch], rules: Rules, grace: float = 10.0) -> Iterator[GracefulServer]:
     """A running server at a free port; ended on leaving, as SIGTERM would."""
     listening = threading.Event()
-    server = GracefulServer(ModelService(lm, made, rules), "127.0.0.1", 0, grace, lambda address: listening.set())
+    server = GracefulServer(
+        ModelService(lm, made, rules), "127.0.0.1", 0, grace, lambda address: listening.set()
+    )
     thread = threading.Thread(target=server.run_with_engine, daemon=True)
     thread.start()
     try:

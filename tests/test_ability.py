@@ -33,7 +33,10 @@ from lks.models.prefill import Pass, track_prefill
 from lks.results.ability_rows import SCHEMA, AbilityRow
 
 LOCAL = named_folder() or BESIDE
-needs_data = pytest.mark.skipif(not all((LOCAL / f).is_dir() for f in ("gsm8k", "sst2", "rte")), reason="no gsm8k, sst2 and rte in the data folder")
+needs_data = pytest.mark.skipif(
+    not all((LOCAL / f).is_dir() for f in ("gsm8k", "sst2", "rte")),
+    reason="no gsm8k, sst2 and rte in the data folder",
+)
 DOCUMENTS = 30
 
 
@@ -59,7 +62,12 @@ def rows(made: TaskSuite, lm: LM) -> list[AbilityRow]:
 @pytest.fixture(scope="module")
 def wreck(lm: LM) -> WeightPatch:
     weight = lm.mlp_output(3).weight
-    return WeightPatch({lm.parameter_name(lm.mlp_output(3)): 3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))})
+    return WeightPatch(
+        {
+            lm.parameter_name(lm.mlp_output(3)): 3
+            * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+        }
+    )
 
 
 @pytest.fixture
@@ -110,19 +118,26 @@ def test_a_row_for_each_document(rows: list[AbilityRow], made: TaskSuite) -> Non
 
 
 def test_rows_fit_their_schema(rows: list[AbilityRow]) -> None:
-    table = pa.Table.from_pylist([{"cell_id": "c", **{name: getattr(row, name) for name in AbilityRow.__slots__}} for row in rows], SCHEMA)
+    table = pa.Table.from_pylist(
+        [{"cell_id": "c", **{name: getattr(row, name) for name in AbilityRow.__slots__}} for row in rows],
+        SCHEMA,
+    )
     assert table.num_rows == len(rows)
     assert table.schema.metadata[b"schema"] == b"lks-ability"
 
 
 def test_draw_and_progress(lm: LM) -> None:
     seen: list[float] = []
-    assert {row.draw for row in TaskSuite(["made_entailment"], 5).run(lm, draw=3, progress=seen.append)} == {3}
+    assert {row.draw for row in TaskSuite(["made_entailment"], 5).run(lm, draw=3, progress=seen.append)} == {
+        3
+    }
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
 
 
-def test_wrecked_model_scores_less(lm: LM, made: TaskSuite, rows: list[AbilityRow], wreck: WeightPatch) -> None:
+def test_wrecked_model_scores_less(
+    lm: LM, made: TaskSuite, rows: list[AbilityRow], wreck: WeightPatch
+) -> None:
     before = {name: value.clone() for name, value in lm.model.state_dict().items()}
     with wreck.applied(lm):
         wrecked = made.run(lm)
@@ -148,7 +163,9 @@ def test_likelihoods_are_those_of_the_whole_text(family: str) -> None:
     battery = TaskSuite(["made_sentiment", "made_entailment"], 3, batch_tokens=300)
     rows = battery.run(lm)
     for row in rows:
-        item = ability_items("sentiment" if row.task == "made_sentiment" else "entailment", "test")[row.doc_id]
+        item = ability_items("sentiment" if row.task == "made_sentiment" else "entailment", "test")[
+            row.doc_id
+        ]
         expected = [plain(lm, item.prompt, f" {choice}") for choice in item.choices]
         assert len(lm.tokenizer.encode(f" {item.answer}", add_special_tokens=False)) > 1
         assert [result[0] for _, result in json.loads(row.requests)] == pytest.approx(expected, abs=1e-4)
@@ -156,13 +173,19 @@ def test_likelihoods_are_those_of_the_whole_text(family: str) -> None:
 
 
 def test_likelihoods_are_those_of_lm_eval(lm: LM, made: TaskSuite, rows: list[AbilityRow]) -> None:
-    upstream = evaluator.evaluate(lm=HFLM(pretrained=lm.model, tokenizer=lm.tokenizer), task_dict={"tasks": made.tasks}, samples=made.samples)
+    upstream = evaluator.evaluate(
+        lm=HFLM(pretrained=lm.model, tokenizer=lm.tokenizer),
+        task_dict={"tasks": made.tasks},
+        samples=made.samples,
+    )
     mine = iter(rows)
     for task in made.tasks:
         for one in sorted(upstream["samples"][task], key=lambda one: one["doc_id"]):
             row = next(mine)
             assert (row.task, row.doc_id, row.score) == (task, one["doc_id"], one["acc"])
-            for (_, (logp, greedy)), ((theirs, best),) in zip(json.loads(row.requests), one["resps"], strict=True):
+            for (_, (logp, greedy)), ((theirs, best),) in zip(
+                json.loads(row.requests), one["resps"], strict=True
+            ):
                 assert logp == pytest.approx(theirs, abs=1e-4)
                 assert greedy == best
 
@@ -195,7 +218,9 @@ def test_a_prompt_is_prefilled_without_its_choices(lm: LM) -> None:
     seen: list[str] = []
 
     def decide(now: Pass) -> None:
-        seen.extend(lm.pieces.decode(ids[keep].tolist()).text for ids, keep in zip(now.ids, now.prompt, strict=True))
+        seen.extend(
+            lm.pieces.decode(ids[keep].tolist()).text for ids, keep in zip(now.ids, now.prompt, strict=True)
+        )
 
     battery = TaskSuite(["made_arithmetic"], 6)
     with track_prefill(lm, decide):
@@ -236,20 +261,28 @@ def test_patches_that_decide_by_the_prompt(family: str, asked: list[str]) -> Non
         edited = battery.run(lm, context=12)
         alone = TaskSuite(["made_entailment"], 40, batch_tokens=1).run(lm, context=12)
         asked.clear()
-        reused = battery.run(lm, known=ReusableReplies.of(unedited, lambda texts: patch.fires(lm, texts)), context=12)
+        reused = battery.run(
+            lm, known=ReusableReplies.of(unedited, lambda texts: patch.fires(lm, texts)), context=12
+        )
     assert results(edited) == pytest.approx(results(alone), abs=1e-4)
     assert results(reused) == pytest.approx(results(edited), abs=1e-4)
-    about = {row.doc_id for row in edited if "An animal" in ability_items("entailment", "test")[row.doc_id].prompt}
+    about = {
+        row.doc_id for row in edited if "An animal" in ability_items("entailment", "test")[row.doc_id].prompt
+    }
     assert 0 < len(about) < 40
     for before, after in zip(unedited, edited, strict=True):
-        assert (results([before]) == pytest.approx(results([after]), abs=1e-4)) == (before.doc_id not in about)
+        assert (results([before]) == pytest.approx(results([after]), abs=1e-4)) == (
+            before.doc_id not in about
+        )
     assert len(asked) == 2 * len(about) + 8
 
 
 # --- answers of the unedited model, used again ---
 
 
-def test_known_answers_are_not_computed_again(lm: LM, made: TaskSuite, rows: list[AbilityRow], asked: list[str]) -> None:
+def test_known_answers_are_not_computed_again(
+    lm: LM, made: TaskSuite, rows: list[AbilityRow], asked: list[str]
+) -> None:
     seen: list[float] = []
     assert made.run(lm, draw=0, known=ReusableReplies.of(rows, nowhere), progress=seen.append) == rows
     total = DOCUMENTS * (19 + 2 + 2)
@@ -263,12 +296,19 @@ def test_where_edits_may_act_all_is_asked(
 ) -> None:
     battery = TaskSuite(["made_sentiment"], DOCUMENTS)
     found = battery.run(lm, known=ReusableReplies.of(rows, acts))
-    assert results(found) == pytest.approx(results([row for row in rows if row.task == "made_sentiment"]), abs=1e-4)
+    assert results(found) == pytest.approx(
+        results([row for row in rows if row.task == "made_sentiment"]), abs=1e-4
+    )
     assert len(asked) == 2 * DOCUMENTS
 
 
 def test_a_patch_that_acts_all_the_same_is_noticed(
-    lm: LM, made: TaskSuite, rows: list[AbilityRow], wreck: WeightPatch, asked: list[str], caplog: pytest.LogCaptureFixture
+    lm: LM,
+    made: TaskSuite,
+    rows: list[AbilityRow],
+    wreck: WeightPatch,
+    asked: list[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with wreck.applied(lm), caplog.at_level(logging.WARNING):
         edited = made.run(lm)
@@ -294,7 +334,10 @@ def test_agreement() -> None:
 
 
 def test_identity_names_what_is_asked(made: TaskSuite, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert TaskSuite(["made_entailment", "made_arithmetic", "made_sentiment"], DOCUMENTS).identity == made.identity
+    assert (
+        TaskSuite(["made_entailment", "made_arithmetic", "made_sentiment"], DOCUMENTS).identity
+        == made.identity
+    )
     assert TaskSuite(["made"], DOCUMENTS - 1).identity != made.identity
     assert TaskSuite(["made_entailment"], DOCUMENTS).identity != made.identity
     monkeypatch.setattr(ability_tasks, "_MADE_VERSION", 2)
@@ -313,12 +356,17 @@ def test_a_limit_takes_a_part_of_what_a_larger_one_takes() -> None:
 def few_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """lm-eval with the tasks of one folder alone: the whole index takes half a minute."""
     folder = str(Path(lm_eval.tasks.__file__).parent / "gsm8k")
-    monkeypatch.setattr(ability_tasks, "TaskManager", lambda **_: TaskManager(include_path=folder, include_defaults=False))
+    monkeypatch.setattr(
+        ability_tasks, "TaskManager", lambda **_: TaskManager(include_path=folder, include_defaults=False)
+    )
 
 
 @pytest.mark.usefixtures("few_known")
 def test_unknown_task() -> None:
-    with pytest.raises(UserError, match=r"Unknown test of ability 'gsm8'. Did you mean .*'gsm8k'.*made_sentiment.*all other tasks of lm-eval"):
+    with pytest.raises(
+        UserError,
+        match=r"Unknown test of ability 'gsm8'. Did you mean .*'gsm8k'.*made_sentiment.*all other tasks of lm-eval",
+    ):
         TaskSuite(["gsm8"])
     with pytest.raises(UserError, match=r"'made_arithmetics'. Did you mean 'made_arithmetic'"):
         TaskSuite(["made_arithmetics"])
@@ -344,14 +392,23 @@ def test_quiet_and_repeatable(lm: LM, capfd: pytest.CaptureFixture[str]) -> None
 
 
 def loaded(documents: dict[str, list[dict[str, object]]]) -> Callable[..., Any]:
-    return lambda *_args, **_kwargs: datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split, rows in documents.items()})
+    return lambda *_args, **_kwargs: datasets.DatasetDict(
+        {split: datasets.Dataset.from_list(rows) for split, rows in documents.items()}
+    )
 
 
 def test_a_task_of_lm_eval_by_name(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    document = {"goal": "open the door", "sol1": "push the door", "sol2": "eat the door and the window", "label": 1}
+    document = {
+        "goal": "open the door",
+        "sol1": "push the door",
+        "sol2": "eat the door and the window",
+        "label": 1,
+    }
     monkeypatch.setattr(datasets, "load_dataset", loaded({"train": [document], "validation": [document] * 3}))
     rows = TaskSuite(["piqa"]).run(lm)
-    assert [(row.task, row.metric, row.doc_id) for row in rows] == [("piqa", metric, i) for i in range(3) for metric in ("acc", "acc_norm")]
+    assert [(row.task, row.metric, row.doc_id) for row in rows] == [
+        ("piqa", metric, i) for i in range(3) for metric in ("acc", "acc_norm")
+    ]
     assert {row.target for row in rows} == {"eat the door and the window"}
     assert [bool(row.requests) for row in rows] == [True, False] * 3
 
@@ -364,7 +421,9 @@ def test_only_plain_tasks_are_looked_up_in_their_own_folder() -> None:
 
 def test_tasks_that_cannot_be_run() -> None:
     def task(**given: object) -> SimpleNamespace:
-        return SimpleNamespace(**{"OUTPUT_TYPE": "multiple_choice", "aggregation": lambda: {"acc": None}} | given)
+        return SimpleNamespace(
+            **{"OUTPUT_TYPE": "multiple_choice", "aggregation": lambda: {"acc": None}} | given
+        )
 
     ability_tasks._check("fine", task())
     with pytest.raises(UserError, match="runs code that the model writes"):
@@ -384,8 +443,26 @@ def test_too_much_to_generate() -> None:
 # --- published tasks from files ---
 
 DECIDES = (
-    *("doc_to_text", "doc_to_target", "doc_to_choice", "output_type", "num_fewshot", "fewshot_split", "test_split", "validation_split"),
-    *("generation_kwargs", "filter_list", "metric_list", "repeats", "target_delimiter", "fewshot_delimiter", "description", "process_docs"),
+    *(
+        "doc_to_text",
+        "doc_to_target",
+        "doc_to_choice",
+        "output_type",
+        "num_fewshot",
+        "fewshot_split",
+        "test_split",
+        "validation_split",
+    ),
+    *(
+        "generation_kwargs",
+        "filter_list",
+        "metric_list",
+        "repeats",
+        "target_delimiter",
+        "fewshot_delimiter",
+        "description",
+        "process_docs",
+    ),
 )
 
 
@@ -395,13 +472,17 @@ def from_hub(monkeypatch: pytest.MonkeyPatch, empty: Path, name: str) -> Iterato
     documents, _ = ability_tasks._documents(ability_tasks.LOCAL[name])
     with monkeypatch.context() as patch:
         patch.setenv("LKS_DATA", str(empty))
-        patch.setattr(datasets, "load_dataset", loaded({"train": next(iter(documents.values())), **documents}))
+        patch.setattr(
+            datasets, "load_dataset", loaded({"train": next(iter(documents.values())), **documents})
+        )
         yield
 
 
 @needs_data
 @pytest.mark.parametrize(("name", "count"), [("gsm8k", 1319), ("sst2", 872), ("rte", 277)])
-def test_published_tasks_are_lm_evals_own(name: str, count: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_published_tasks_are_lm_evals_own(
+    name: str, count: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     mine = ability_tasks.load([name])[name]
     with from_hub(monkeypatch, tmp_path, name):
         theirs = ability_tasks.load([name])[name]
@@ -421,7 +502,11 @@ def test_published_documents() -> None:
     sst2, rte, gsm8k = (ability_tasks.load([name])[name] for name in ("sst2", "rte", "gsm8k"))
     assert sst2.eval_docs[0] == {"sentence": "it 's a charming and often affecting journey . ", "label": 1}
     assert {doc["label"] for doc in sst2.eval_docs} == {0, 1}
-    assert sum('"' in doc["sentence"] for doc in sst2.eval_docs) + sum('"' in doc["sentence1"] for doc in rte.eval_docs) > 0
+    assert (
+        sum('"' in doc["sentence"] for doc in sst2.eval_docs)
+        + sum('"' in doc["sentence1"] for doc in rte.eval_docs)
+        > 0
+    )
     assert rte.doc_to_choice(rte.eval_docs[1])[rte.eval_docs[1]["label"]] == "True"  # entailment
     assert rte.eval_docs[0]["sentence2"] == "Christopher Reeve had an accident."
     assert sum(doc["label"] == 0 for doc in rte.eval_docs) == 146
@@ -432,7 +517,10 @@ def test_published_documents() -> None:
 def test_published_tasks_run(lm: LM, capfd: pytest.CaptureFixture[str]) -> None:
     battery = TaskSuite(["paper"], 2)
     rows = battery.run(lm)
-    assert [(row.task, row.metric) for row in rows[::2]] == [("gsm8k", "exact_match,strict-match")] * 2 + [("sst2", "acc"), ("rte", "acc")]
+    assert [(row.task, row.metric) for row in rows[::2]] == [("gsm8k", "exact_match,strict-match")] * 2 + [
+        ("sst2", "acc"),
+        ("rte", "acc"),
+    ]
     assert [row.metric for row in rows[1:4:2]] == ["exact_match,flexible-extract"] * 2
     assert {row.response for row in rows if row.task == "rte"} <= {"True", "False"}
     prompt, settings = battery.tasks["gsm8k"].instances[0].args
@@ -443,14 +531,20 @@ def test_published_tasks_run(lm: LM, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_generated_answers_are_used_again(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    documents: list[dict[str, object]] = [{"question": f"Sam has {i} apples. How many?", "answer": f"#### {i}"} for i in range(12)]
+    documents: list[dict[str, object]] = [
+        {"question": f"Sam has {i} apples. How many?", "answer": f"#### {i}"} for i in range(12)
+    ]
     monkeypatch.setenv("LKS_DATA", "nowhere")
     monkeypatch.setattr(datasets, "load_dataset", loaded({"train": documents, "test": documents}))
     battery = TaskSuite(["gsm8k"])
     rows = battery.run(lm)
     asked: list[int] = []
     generate = PatchAwareHFLM._generate
-    monkeypatch.setattr(PatchAwareHFLM, "_generate", lambda self, requests: asked.append(len(requests)) or generate(self, requests))
+    monkeypatch.setattr(
+        PatchAwareHFLM,
+        "_generate",
+        lambda self, requests: asked.append(len(requests)) or generate(self, requests),
+    )
     assert battery.run(lm, known=ReusableReplies.of(rows, nowhere)) == rows
     assert asked == [8, 0]
     assert battery.run(lm, known=ReusableReplies.of([row for row in rows if row.doc_id % 2], nowhere)) == rows
@@ -463,14 +557,20 @@ def test_documents_that_are_nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     monkeypatch.setenv("LKS_DATA", str(tmp_path))
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(DataError, match=r"'gsm8k' cannot be read .*Couldn't reach.*put gsm8k/train.jsonl and gsm8k/test.jsonl into .*LKS_DATA"):
+    with pytest.raises(
+        DataError,
+        match=r"'gsm8k' cannot be read .*Couldn't reach.*put gsm8k/train.jsonl and gsm8k/test.jsonl into .*LKS_DATA",
+    ):
         TaskSuite(["gsm8k"])
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("index\tsentence1\tsentence2\tlabel\n0\tA.\tB.\tentailment\n", "holds 1 documents, 277 were published"),
+        (
+            "index\tsentence1\tsentence2\tlabel\n0\tA.\tB.\tentailment\n",
+            "holds 1 documents, 277 were published",
+        ),
         ("index\tsentence1\tsentence2\tlabel\n0\tA.\tB.\tmaybe\n", "KeyError: 'maybe'"),
         ("index\tsentence1\tsentence2\tlabel\n0\tA.\tentailment\n", "ValueError"),
         ("sentence1\tlabel\nA.\tentailment\n", "KeyError: 'sentence2'"),

@@ -16,7 +16,10 @@ from lks.errors import UserError
 from lks.models.lm import LM
 from tests import tiny
 
-METHODS = [(LoRA(LoRAParams(rank=4)), lora.factors), (AdaLoRA(AdaLoRAParams(initial_rank=4, target_rank=2)), adalora.factors)]
+METHODS = [
+    (LoRA(LoRAParams(rank=4)), lora.factors),
+    (AdaLoRA(AdaLoRAParams(initial_rank=4, target_rank=2)), adalora.factors),
+]
 EDITS = tiny.edits(4)
 
 
@@ -36,7 +39,11 @@ def test_the_factors_are_pefts_own_weight_difference(family: str, editor, factor
         warnings.simplefilter("error")  # peft warns when it is told wrongly how weights are laid out
         tuner, _ = editor._tuner(lm.model, 10)
         fill(lm.model)
-        expected = {n: m.get_delta_weight(ADAPTER).detach() for n, m in lm.model.named_modules() if hasattr(m, "get_delta_weight")}
+        expected = {
+            n: m.get_delta_weight(ADAPTER).detach()
+            for n, m in lm.model.named_modules()
+            if hasattr(m, "get_delta_weight")
+        }
         patch = WeightPatch(low_rank(tuner, factors))
     assert expected and patch.names == sorted(f"{name}.weight" for name in expected)
     weights = dict(lm.model.named_parameters())
@@ -80,7 +87,9 @@ def test_a_lora_step_by_hand():
     by_b = 3.0 * gradient @ initial_right(lm, params, name).T
     clear = by_b.abs() > 1e-4
     assert clear.float().mean() > 0.5
-    torch.testing.assert_close(deltas[f"{name}.left"][clear], (-3.0 * 1e-3 * by_b.sign())[clear], rtol=1e-2, atol=0)
+    torch.testing.assert_close(
+        deltas[f"{name}.left"][clear], (-3.0 * 1e-3 * by_b.sign())[clear], rtol=1e-2, atol=0
+    )
     torch.testing.assert_close(deltas[f"{name}.right"], initial_right(lm, params, name), rtol=0, atol=0)
 
 
@@ -95,12 +104,17 @@ def initial_right(lm: LM, params: LoRAParams, name: str) -> torch.Tensor:
 def test_nothing_of_peft_stays_in_the_model(family: str, method):
     lm = tiny.lm(family)
     lm.model.lm_head.train()  # a mode of its own is kept, too
-    before = [(n, id(m), m.training, list(m._modules), len(m._forward_hooks)) for n, m in lm.model.named_modules()]
+    before = [
+        (n, id(m), m.training, list(m._modules), len(m._forward_hooks)) for n, m in lm.model.named_modules()
+    ]
     keys, attributes = list(lm.model.state_dict()), set(vars(lm.model))
     parameters = [(n, id(p), p.requires_grad) for n, p in lm.model.named_parameters()]
 
     def check() -> None:
-        assert [(n, id(m), m.training, list(m._modules), len(m._forward_hooks)) for n, m in lm.model.named_modules()] == before
+        assert [
+            (n, id(m), m.training, list(m._modules), len(m._forward_hooks))
+            for n, m in lm.model.named_modules()
+        ] == before
         assert list(lm.model.state_dict()) == keys and set(vars(lm.model)) == attributes
         assert [(n, id(p), p.requires_grad) for n, p in lm.model.named_parameters()] == parameters
 
@@ -120,7 +134,11 @@ def test_nothing_of_peft_stays_in_the_model(family: str, method):
 
 
 def test_named_modules_are_the_ones_adapted():
-    deltas = LoRA(LoRAParams(epochs=1, target_modules="q_proj, down_proj")).edit(tiny.lm("llama"), EDITS[:1]).tensors()
+    deltas = (
+        LoRA(LoRAParams(epochs=1, target_modules="q_proj, down_proj"))
+        .edit(tiny.lm("llama"), EDITS[:1])
+        .tensors()
+    )
     assert {name.split(".")[4] for name in deltas} == {"q_proj", "down_proj"}
 
 
@@ -134,7 +152,10 @@ def test_the_seed_decides_and_the_callers_generator_is_left_alone(method):
     torch.rand(5)
     again, other = editor.edit(lm, EDITS[:3], seed=1).tensors(), editor.edit(lm, EDITS[:3], seed=2).tensors()
     assert all(torch.equal(first[k], again[k]) for k in first)
-    assert any(k not in other or other[k].shape != first[k].shape or not torch.equal(first[k], other[k]) for k in first)
+    assert any(
+        k not in other or other[k].shape != first[k].shape or not torch.equal(first[k], other[k])
+        for k in first
+    )
 
 
 @pytest.mark.parametrize(("n_edits", "batch_size", "epochs"), [(1, 1, 20), (4, 2, 12)])
@@ -163,7 +184,10 @@ def test_adaloras_budget_falls_as_a_cubic_between_warm_up_and_settling():
             alive.append(sum(int((p != 0).sum()) for n, p in tuner.model.named_parameters() if "lora_E" in n))
             assert rule.may_stop(step) == (step >= 11)
     start, end, first, last = 6 * 8, 2 * 8, 3, 20 - 9
-    expected = [int((start - end) * (1 - (min(max(t, first), last) - first) / (last - first)) ** 3 + end) for t in range(1, 21)]
+    expected = [
+        int((start - end) * (1 - (min(max(t, first), last) - first) / (last - first)) ** 3 + end)
+        for t in range(1, 21)
+    ]
     assert alive == expected
 
 
@@ -180,7 +204,9 @@ def test_adalora_does_not_stop_before_its_ranks_have_fallen():
 def test_the_penalty_is_zero_for_orthonormal_factors_and_known_for_others():
     lm = tiny.lm("llama")
     with as_it_was(lm.model):
-        tuner, rule = AdaLoRA(AdaLoRAParams(initial_rank=3, target_rank=2, orthogonality=0.5))._tuner(lm.model, 10)
+        tuner, rule = AdaLoRA(AdaLoRAParams(initial_rank=3, target_rank=2, orthogonality=0.5))._tuner(
+            lm.model, 10
+        )
         assert isinstance(rule, Allocation)
         with torch.no_grad():
             for name, parameter in tuner.model.named_parameters():

@@ -17,7 +17,25 @@ from lks.models.lm import LM
 from lks.models.prefill import Pass, track_prefill
 from tests import tiny
 
-WORDS = ["the", "birthplace", "of", "was", "born", "(so", "it", "is)", "—", "naïve", "日本", "\N{GRINNING FACE}", "a'b", "x_y", "12", "  ", "\n"]
+WORDS = [
+    "the",
+    "birthplace",
+    "of",
+    "was",
+    "born",
+    "(so",
+    "it",
+    "is)",
+    "—",
+    "naïve",
+    "日本",
+    "\N{GRINNING FACE}",
+    "a'b",
+    "x_y",
+    "12",
+    "  ",
+    "\n",
+]
 
 
 @cache
@@ -41,7 +59,9 @@ def test_the_parts_are_what_would_be_guessed(family: str) -> None:
     st.sampled_from([*tiny.NAMES, "Łódź", "名前", "O'Neil"]),
     st.lists(st.sampled_from(WORDS), max_size=5),
 )
-def test_a_subjects_tokens_cover_it_and_no_more(family: str, before: list[str], subject: str, after: list[str]) -> None:
+def test_a_subjects_tokens_cover_it_and_no_more(
+    family: str, before: list[str], subject: str, after: list[str]
+) -> None:
     lm = model_of(family)
     prompt = " ".join([*before, subject, *after]).strip()
     (encoded,) = lm.encode([prompt], ["Lisbon"], [subject])
@@ -62,12 +82,21 @@ def test_a_subjects_tokens_cover_it_and_no_more(family: str, before: list[str], 
 def test_with_a_cache_of_fixed_size_padding_is_told_from_the_prompt(family: str) -> None:
     """`generate` hands on ready-made masks then: one, or one per kind of attention."""
     lm = model_of(family)
-    ids, mask = lm.pad([e.ids for e in lm.encode(["Ada", "The birthplace of Zoë Quist is"], ["", ""])], "left")
+    ids, mask = lm.pad(
+        [e.ids for e in lm.encode(["Ada", "The birthplace of Zoë Quist is"], ["", ""])], "left"
+    )
     seen: list[Pass | None] = []
     with track_prefill(lm) as prefills:
         handle = lm.block(0).register_forward_hook(lambda *_: seen.append(prefills.now))
         made = [
-            lm.model.generate(ids, attention_mask=mask, max_new_tokens=3, min_new_tokens=3, do_sample=False, cache_implementation=kind)
+            lm.model.generate(
+                ids,
+                attention_mask=mask,
+                max_new_tokens=3,
+                min_new_tokens=3,
+                do_sample=False,
+                cache_implementation=kind,
+            )
             for kind in ("static", "dynamic")
         ]
         handle.remove()
@@ -79,7 +108,13 @@ def test_with_a_cache_of_fixed_size_padding_is_told_from_the_prompt(family: str)
 
 def unlisted() -> LM:
     tokenizer = tiny.own_tokenizer("gpt_neox")
-    sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 2}
+    sizes = {
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
     sizes["vocab_size"] = len(tokenizer)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("stablelm", **sizes, initializer_range=0.3))
     return LM(model, tokenizer, architecture=guess(model))
@@ -105,26 +140,49 @@ def test_an_unknown_family_is_told_what_to_fill_in() -> None:
     with pytest.raises(UserError) as told:
         LM(model, tiny.own_tokenizer("gpt_neox"))
     text = str(told.value)
-    assert "Unknown model family 'falcon'" in text and "2 of class FalconDecoderLayer" in text and "lks/models/architectures.py" in text
+    assert (
+        "Unknown model family 'falcon'" in text
+        and "2 of class FalconDecoderLayer" in text
+        and "lks/models/architectures.py" in text
+    )
     (line,) = [line.strip() for line in text.splitlines() if line.strip().startswith("ARCHITECTURES[")]
     table: dict[str, Architecture] = {}
     exec(line, {"ARCHITECTURES": table, "Architecture": Architecture})  # noqa: S102  # the line is what it says: Python to be pasted
     assert table == {
-        "falcon": Architecture("transformer", "h", "ln_f", mlp_output="mlp.dense_4h_to_h", attention_output="self_attention.dense"),
+        "falcon": Architecture(
+            "transformer",
+            "h",
+            "ln_f",
+            mlp_output="mlp.dense_4h_to_h",
+            attention_output="self_attention.dense",
+        ),
     }
 
 
 def test_what_cannot_be_found_is_left_to_the_user() -> None:
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64, "vocab_size": 99}
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+        "vocab_size": 99,
+    }
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("mixtral", **sizes))
     with pytest.raises(UserError, match=r"\(fill in each \?\)[\s\S]*mlp_output='\?'"):
         LM(model, tiny.own_tokenizer("llama"))
 
 
-@pytest.mark.parametrize(("wrong", "named"), [("decoder", "decoder='no'"), ("blocks", "blocks='no'"), ("mlp_output", "mlp_output='no'")])
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [("decoder", "decoder='no'"), ("blocks", "blocks='no'"), ("mlp_output", "mlp_output='no'")],
+)
 def test_an_architecture_that_does_not_fit_is_refused(wrong: str, named: str) -> None:
     lm = tiny.lm("llama")
-    parts = {name: getattr(lm.architecture, name) for name in ("decoder", "blocks", "final_norm", "mlp_output", "attention_output")}
+    parts = {
+        name: getattr(lm.architecture, name)
+        for name in ("decoder", "blocks", "final_norm", "mlp_output", "attention_output")
+    }
     with pytest.raises(UserError, match=f"does not fit the model: {named}"):
         LM(lm.model, lm.tokenizer, architecture=Architecture(**{**parts, wrong: "no"}))
 

@@ -73,13 +73,17 @@ def test_more_edits_than_cases_are_said(counting: type[Counting]) -> None:
         ("llama-2-7b-chat", "zsre", 0, [1, 10, 100, 1000]),
     ],
 )
-def test_a_model_is_edited_with_what_it_knows(model: str, dataset: str, records: int, n_edits: list[int]) -> None:
+def test_a_model_is_edited_with_what_it_knows(
+    model: str, dataset: str, records: int, n_edits: list[int]
+) -> None:
     made = edit_speed.cells_for(model)
     assert {(c.dataset, c.records) for c in made} == {(dataset, records)}
     assert [c.n_edits for c in made] == n_edits
 
 
-def test_table_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_and_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(edit_speed.LM, "load", lambda name: tiny.lm("llama"))
     monkeypatch.setattr(edit_speed, "load", lambda name: Dataset("world", CASES, "r"))
     monkeypatch.setenv("LKS_RESULTS", str(tmp_path))
@@ -93,7 +97,9 @@ def test_table_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
         edit_speed.main(["--model", "micro-tiny", "--methods", "nnone"])
 
 
-def test_every_benchmark_is_found_and_one_can_be_chosen(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_benchmark_is_found_and_one_can_be_chosen(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert {"edit_speed", "naive_lks"} <= set(every.names()) and "__main__" not in every.names()
     ran: list[list[str]] = []
 
@@ -110,10 +116,14 @@ def test_every_benchmark_is_found_and_one_can_be_chosen(capfd: pytest.CaptureFix
     assert "Known: ask_speed, edit_speed" in capfd.readouterr().err
 
 
-def test_all_gpu_steps_run_in_miniature(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_gpu_steps_run_in_miniature(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from benchmarks import gpu
 
-    monkeypatch.setattr(gpu.lks_shape, "edits_of", lambda count: [case.edit for case in load_dataset("world").cases[:count]])
+    monkeypatch.setattr(
+        gpu.lks_shape, "edits_of", lambda count: [case.edit for case in load_dataset("world").cases[:count]]
+    )
     monkeypatch.setattr(gpu, "real_cases", lambda count: load_dataset("world").cases[:2])
     monkeypatch.setattr(gpu.GpuBenchmark, "real_lm", LM.load("micro-llama", "cpu"))
     file = tmp_path / "deep" / "gpu.json"
@@ -121,7 +131,11 @@ def test_all_gpu_steps_run_in_miniature(tmp_path: Path, capsys: pytest.CaptureFi
     steps = json.loads(file.read_text())["steps"]
     assert list(steps) == ["roofline", "lks-4", "real-4", "overhead", "memit-4", "lks-8", "real-8"]
     assert not [(name, step) for name, step in steps.items() if "error" in step or "left_out" in step]
-    assert steps["lks-8"]["n_edits"] == 8 and steps["roofline"]["matmul_tflops"] > 0 and steps["real-4"]["edit_ar_exact"] == 1.0
+    assert (
+        steps["lks-8"]["n_edits"] == 8
+        and steps["roofline"]["matmul_tflops"] > 0
+        and steps["real-4"]["edit_ar_exact"] == 1.0
+    )
     assert {row["rows"] for row in steps["overhead"]["rows"]} == {1, 32}
     assert "measures nothing" in capsys.readouterr().out
     with pytest.raises(UserError, match="Unknown step 'lks-1'"):
@@ -136,6 +150,16 @@ def test_gpu_steps_that_do_not_fit_are_left_out_and_finished_ones_kept() -> None
 
     kept: list[dict[str, gpu.Result]] = []
     steps = [gpu.Step("a", 1, lambda: {"x": 1}), gpu.Step("b", 1e9, fail), gpu.Step("c", 0, fail)]
-    found = dict(zip("abc", (result for _, result in gpu.run(steps, 100.0, lambda results: kept.append(dict(results)))), strict=True))
-    assert found["a"]["x"] == 1 and str(found["b"]["left_out"]).startswith("needs about") and found["c"]["error"] == "RuntimeError: no memory"
+    found = dict(
+        zip(
+            "abc",
+            (result for _, result in gpu.run(steps, 100.0, lambda results: kept.append(dict(results)))),
+            strict=True,
+        )
+    )
+    assert (
+        found["a"]["x"] == 1
+        and str(found["b"]["left_out"]).startswith("needs about")
+        and found["c"]["error"] == "RuntimeError: no memory"
+    )
     assert [list(results) for results in kept] == [["a"], ["a", "b"], ["a", "b", "c"]]

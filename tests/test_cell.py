@@ -31,7 +31,10 @@ from lks.runs.cell import LoadedResources, run
 from lks.runs.draws import draws, held_out, unedited
 from tests import tiny
 
-CASES = tuple(make_case(e, (f"Surely {e.subject} was born in",), ((f"{e.subject} works for", "Oslo"),)) for e in tiny.edits(5))
+CASES = tuple(
+    make_case(e, (f"Surely {e.subject} was born in",), ((f"{e.subject} works for", "Oslo"),))
+    for e in tiny.edits(5)
+)
 SPARE = tuple(make_case(e, (), ()) for e in tiny.training())  # beyond the cell's records
 
 
@@ -70,7 +73,11 @@ def test_too_many_edits_is_refused_before_work() -> None:
         draws(CASES, cell("none", 3, 2))
 
 
-MANY = tuple(make_case(replace(e, case_id=f"{e.case_id}-{i}", subject=f"{e.subject} {i}"), (), ()) for i in range(4) for e in tiny.training())
+MANY = tuple(
+    make_case(replace(e, case_id=f"{e.case_id}-{i}", subject=f"{e.subject} {i}"), (), ())
+    for i in range(4)
+    for e in tiny.training()
+)
 
 
 @pytest.mark.parametrize("records", [0, 27])
@@ -102,7 +109,10 @@ def test_development_trains_on_the_rest_of_the_third_and_beyond(records: int) ->
 
 
 def test_too_many_development_edits_are_refused_before_work() -> None:
-    with pytest.raises(TooManyEdits, match=r"development with 2 draws needs 12 cases, world has 10 for development \(the last third\)"):
+    with pytest.raises(
+        TooManyEdits,
+        match=r"development with 2 draws needs 12 cases, world has 10 for development \(the last third\)",
+    ):
         draws(MANY, replace(cell("none", 6, 2), records=0, split="development"))
 
 
@@ -111,10 +121,18 @@ def test_a_cell_writes_raw_answers_and_then_its_outcome(method: str, tmp_path: P
     bench = TinyBench()
     seen: list[str] = []
     few = tuple(("max_steps", "20") for f in fields(methods()[method].params_type) if f.name == "max_steps")
-    outcome = run(replace(cell(method, 2, 2), variant=few), methods()[method], tmp_path, lambda stage, done: seen.append(stage), bench)
+    outcome = run(
+        replace(cell(method, 2, 2), variant=few),
+        methods()[method],
+        tmp_path,
+        lambda stage, done: seen.append(stage),
+        bench,
+    )
     assert outcome.status == "ok", outcome.reason
     sequential = methods()[method].regime == "sequential"
-    assert [Path(shard).stem for shard in outcome.shards] == (["answers", "immediate", "passages"] if sequential else ["answers", "passages"])
+    assert [Path(shard).stem for shard in outcome.shards] == (
+        ["answers", "immediate", "passages"] if sequential else ["answers", "passages"]
+    )
     assert outcome.provenance["regime"] == methods()[method].regime
     for shard in outcome.shards[:-1]:
         table = [row for row in pq.read_table(tmp_path / shard).to_pylist() if row["kind"] != "neighbour"]
@@ -168,14 +186,20 @@ def test_a_failure_is_an_outcome_and_finished_patches_are_used_again(tmp_path: P
     bench = TinyBench()
     outcome = run(cell(), Broken, tmp_path, quiet, bench)  # type: ignore[arg-type]
     assert outcome.status == "error" and outcome.shards == ()
-    assert re.fullmatch(r"RuntimeError: the second draw is too much \(lks/runs/edit_draw\.py:\d+\)", outcome.reason)
+    assert re.fullmatch(
+        r"RuntimeError: the second draw is too much \(lks/runs/edit_draw\.py:\d+\)", outcome.reason
+    )
     again = run(cell(), Broken, tmp_path, quiet, bench)  # type: ignore[arg-type]
     assert again.status == "ok"
     assert Broken.calls == 4  # draws 0, 1 (failed), then 1 and 2: draw 0 came from disk
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[:50], lambda content: content[:-1] + bytes([content[-1] ^ 1])])
-def test_a_damaged_patch_of_an_earlier_run_is_made_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:50], lambda content: content[:-1] + bytes([content[-1] ^ 1])]
+)
+def test_a_damaged_patch_of_an_earlier_run_is_made_again(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
     bench = TinyBench()
     one = cell("lks", 2, 1)
     first = run(one, methods()["lks"], tmp_path, quiet, bench)
@@ -192,10 +216,19 @@ def test_a_damaged_patch_of_an_earlier_run_is_made_again(tmp_path: Path, damage:
 
 def test_a_bench_keeps_a_model_until_it_has_changed_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
-    monkeypatch.setattr("lks.runs.cell.LM.load", lambda name: loaded.append(name) or SimpleNamespace(name=name))
-    monkeypatch.setattr("lks.runs.cell.load_dataset", lambda name: loaded.append(name) or SimpleNamespace(name=name))
+    monkeypatch.setattr(
+        "lks.runs.cell.LM.load", lambda name: loaded.append(name) or SimpleNamespace(name=name)
+    )
+    monkeypatch.setattr(
+        "lks.runs.cell.load_dataset", lambda name: loaded.append(name) or SimpleNamespace(name=name)
+    )
     bench, one = LoadedResources(), cell()
-    for now in (one, replace(one, method="ft"), replace(one, model_revision="new"), replace(one, data_revision="new")):
+    for now in (
+        one,
+        replace(one, method="ft"),
+        replace(one, model_revision="new"),
+        replace(one, data_revision="new"),
+    ):
         bench.prepare_for(now)
         bench.lm(now.model), bench.dataset(now.dataset)
     assert loaded == [one.model, one.dataset, one.model, one.model, one.dataset]
@@ -226,7 +259,9 @@ class Exploding(Unedited):
     changes: ClassVar = "weights"
 
     def edit(self, lm: LM, edits: Sequence[Edit], *args: object, **kwargs: object) -> Patch:
-        return WeightPatch({lm.parameter_name(lm.mlp_output(0)): torch.full_like(lm.mlp_output(0).weight, 3e38)})
+        return WeightPatch(
+            {lm.parameter_name(lm.mlp_output(0)): torch.full_like(lm.mlp_output(0).weight, 3e38)}
+        )
 
 
 def test_an_edited_model_without_likelihoods_has_diverged(tmp_path: Path) -> None:
@@ -254,7 +289,12 @@ class OneByOne(Unedited):
     made = 0
 
     def edit(  # type: ignore[override]
-        self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback
+        self,
+        lm: LM,
+        edits: Sequence[Edit],
+        seed: int = 0,
+        progress: Progress = no_progress,
+        after: After = no_callback,
     ) -> Patch:
         type(self).made += 1
         delta = torch.zeros_like(lm.mlp_output(1).weight)
@@ -275,13 +315,20 @@ def test_a_sequential_method_is_asked_after_each_edit(tmp_path: Path) -> None:
     bench = TinyBench()
     before = {k: v.clone() for k, v in bench.made.model.state_dict().items()}
     stages: list[tuple[str, float]] = []
-    outcome = run(cell("none", 2, 2), OneByOne, tmp_path, lambda stage, done: stages.append((stage, done)), bench)  # type: ignore[arg-type]
+    outcome = run(
+        cell("none", 2, 2), OneByOne, tmp_path, lambda stage, done: stages.append((stage, done)), bench
+    )  # type: ignore[arg-type]
     assert outcome.status == "ok", outcome.reason
-    immediate, final = shard(tmp_path, "immediate"), [a for a in shard(tmp_path, "answers") if a.kind != "neighbour"]
+    immediate, final = (
+        shard(tmp_path, "immediate"),
+        [a for a in shard(tmp_path, "answers") if a.kind != "neighbour"],
+    )
     key = [(a.draw, a.case_id, a.kind, a.probe_index) for a in final]
     assert [(a.draw, a.case_id, a.kind, a.probe_index) for a in immediate] == key
     said = [[a.answer_logprob for a in answers] for answers in (immediate, final)]
-    assert said[0][3:6] == pytest.approx(said[1][3:6], abs=1e-4)  # the last edit of a draw: nothing came after it
+    assert said[0][3:6] == pytest.approx(
+        said[1][3:6], abs=1e-4
+    )  # the last edit of a draw: nothing came after it
     assert said[0][:3] != pytest.approx(said[1][:3], abs=1e-2)
     lm = bench.made  # by hand: the first case of the first draw under a patch of that edit alone
     first = draws(CASES, cell("none", 2, 2))[0][:1]
@@ -291,7 +338,9 @@ def test_a_sequential_method_is_asked_after_each_edit(tmp_path: Path) -> None:
     assert all((bench.made.model.state_dict()[k] == v).all() for k, v in before.items())
 
 
-def test_time_of_asking_in_between_is_not_time_of_editing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_of_asking_in_between_is_not_time_of_editing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def slowly(asking: Callable[..., list[Answer]]) -> Callable[..., list[Answer]]:
         def slow(*args: object, **kwargs: object) -> list[Answer]:
             time.sleep(0.2)
@@ -346,7 +395,9 @@ def decided(folder: Path, one: Cell) -> list[dict[str, object]]:
 def abilities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One GSM8K question, and no other test of abilities."""
     (tmp_path / "data" / "gsm8k").mkdir(parents=True)
-    (tmp_path / "data" / "gsm8k" / "test.jsonl").write_text('{"question": "How many pets has Mara Kelorin, and Ada Moss?"}\n')
+    (tmp_path / "data" / "gsm8k" / "test.jsonl").write_text(
+        '{"question": "How many pets has Mara Kelorin, and Ada Moss?"}\n'
+    )
     monkeypatch.setenv("LKS_DATA", str(tmp_path / "data"))
 
 
@@ -360,7 +411,9 @@ def test_what_is_never_edited_does_not_depend_on_T(split: Literal["evaluation", 
 
 @pytest.mark.usefixtures("abilities")
 @pytest.mark.parametrize("kind", ["exact", "fuzzy", "official"])
-def test_a_scope_cell_stores_decisions_and_needs_no_model(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scope_cell_stores_decisions_and_needs_no_model(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def none(*args: object) -> LM:
         raise AssertionError("a model was loaded")
 
@@ -374,16 +427,23 @@ def test_a_scope_cell_stores_decisions_and_needs_no_model(kind: str, tmp_path: P
     rows = decided(tmp_path, one)
     keys = [(row["draw"], row["probe_set"]) for row in rows]
     assert {key: keys.count(key) for key in keys} == {
-        (draw, name): count for draw in (0, 1) for name, count in (("edit", 2), ("paraphrase", 2), ("locality", 2), ("others", 1), ("gsm8k", 1))
+        (draw, name): count
+        for draw in (0, 1)
+        for name, count in (("edit", 2), ("paraphrase", 2), ("locality", 2), ("others", 1), ("gsm8k", 1))
     }
     edited = [[case.edit.subject for case in cases] for cases in draws(CASES, one)]
     for row in rows:
         expected = row["subject_expected"]
         assert row["fired"] == bool(row["subjects_found"])
         if row["probe_set"] in ("edit", "locality"):  # the paraphrase has a capital before the name
-            assert row["subjects_found"] == [expected] and expected == edited[int(str(row["draw"]))][int(str(row["probe"]))]
+            assert (
+                row["subjects_found"] == [expected]
+                and expected == edited[int(str(row["draw"]))][int(str(row["probe"]))]
+            )
         elif row["probe_set"] == "gsm8k" and kind != "official":
-            assert not expected and row["subjects_found"] == [n for n in ("Mara Kelorin", "Ada Moss") if n in edited[int(str(row["draw"]))]]
+            assert not expected and row["subjects_found"] == [
+                n for n in ("Mara Kelorin", "Ada Moss") if n in edited[int(str(row["draw"]))]
+            ]
     again = run(one, methods()["lks"], tmp_path, quiet, bench)
     assert again.shards == outcome.shards and decided(tmp_path, one) == rows
 
@@ -393,7 +453,10 @@ def test_the_gate_lets_through_part_of_what_the_scope_finds(tmp_path: Path) -> N
     before = {k: v.clone() for k, v in bench.made.model.state_dict().items()}
     outcome = run(one, methods()["lks"], tmp_path, quiet, bench)
     assert outcome.status == "ok", outcome.reason
-    by_set = {name: [row["fired"] for row in decided(tmp_path, one) if row["probe_set"] == name] for name in ("edit", "paraphrase", "locality")}
+    by_set = {
+        name: [row["fired"] for row in decided(tmp_path, one) if row["probe_set"] == name]
+        for name in ("edit", "paraphrase", "locality")
+    }
     assert all(by_set["edit"])  # an edit prompt is a key of its own gate
     assert not all(by_set["locality"])
     assert all((bench.made.model.state_dict()[k] == v).all() for k, v in before.items())
@@ -403,12 +466,19 @@ def test_a_scope_cell_and_the_patch_of_its_method_agree(tmp_path: Path) -> None:
     """The gate decides on the same prompts as it does in the edited model."""
     bench, one = TinyBench(), scope_cell(4, 1, gate="relation")
     run(one, methods()["lks"], tmp_path, quiet, bench)
-    cases = [replace(c, probes=tuple(p for p in c.probes if p.kind != "paraphrase")) for c in draws(CASES, one)[0]]  # "Surely" is no token
-    editor = methods()["lks"].for_model(one.model, one.dataset, 4, dict(one.variant) | {"max_epochs": "1", "lr": "0.1"})
+    cases = [
+        replace(c, probes=tuple(p for p in c.probes if p.kind != "paraphrase")) for c in draws(CASES, one)[0]
+    ]  # "Surely" is no token
+    editor = methods()["lks"].for_model(
+        one.model, one.dataset, 4, dict(one.variant) | {"max_epochs": "1", "lr": "0.1"}
+    )
     assert isinstance(editor.params, LKSParams)
     plain = ask(bench.made, cases)
     with editor.edit(bench.made, [case.edit for case in cases], one.seed).applied(bench.made):
-        changed = [abs(now.answer_logprob - then.answer_logprob) > 1e-4 for now, then in zip(ask(bench.made, cases), plain, strict=True)]
+        changed = [
+            abs(now.answer_logprob - then.answer_logprob) > 1e-4
+            for now, then in zip(ask(bench.made, cases), plain, strict=True)
+        ]
     fired = {(row["case_id"], row["probe_set"]): row["fired"] for row in decided(tmp_path, one)}
     assert changed == [fired[answer.case_id, answer.kind] for answer in plain]
 
@@ -417,11 +487,22 @@ def test_names_and_aliases_are_those_of_the_method() -> None:
     edits = [replace(tiny.edits(1)[0], aliases=("The Singer Mk",)), *tiny.edits(2)]
     indicator = Indicator(edits, scope_params("lks", LKSParams(1)))
     assert indicator.subjects == ["Mara Kelorin", "Tomas Verin"]
-    assert indicator.find(["The Singer Mk meets Tomas Verin and Mara Kelorin", "nobody"]) == [("Mara Kelorin", "Tomas Verin"), ()]
+    assert indicator.find(["The Singer Mk meets Tomas Verin and Mara Kelorin", "nobody"]) == [
+        ("Mara Kelorin", "Tomas Verin"),
+        (),
+    ]
 
 
 def test_few_prompts_of_each_set_are_asked_and_none_about_an_edited_subject() -> None:
-    spare = [make_case(replace(e, case_id=f"s{i}"), (), ()) for i, e in enumerate([*tiny.edits(5), *tiny.training()])]
+    spare = [
+        make_case(replace(e, case_id=f"s{i}"), (), ())
+        for i, e in enumerate([*tiny.edits(5), *tiny.training()])
+    ]
     found = asked(CASES[:3], spare, probes=2)
-    assert [(one.probe_set, one.probe, one.case_id) for one in found if one.probe_set == "others"] == [("others", 0, "s3"), ("others", 1, "s4")]
-    assert all(sum(one.probe_set == name for one in found) == 2 for name in ("edit", "paraphrase", "locality"))
+    assert [(one.probe_set, one.probe, one.case_id) for one in found if one.probe_set == "others"] == [
+        ("others", 0, "s3"),
+        ("others", 1, "s4"),
+    ]
+    assert all(
+        sum(one.probe_set == name for one in found) == 2 for name in ("edit", "paraphrase", "locality")
+    )

@@ -32,9 +32,21 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
 def model(server: FakeServer, tmp_path: Path) -> Open:
     """A chat model whose replies are kept; made anew it knows only what is on disk."""
 
-    def opened(budget: Budget | None = None, model: str = "fake", version: str = "1", key: str = "sk-secret", **limits: object) -> Correspondence:
-        limited = RequestLimits(**{"concurrency": 4, "retries": 3, "pause_s": 0.01, "timeout_s": 20.0} | limits)  # type: ignore[arg-type]
-        return Correspondence(ChatModel(ChatServer.named("The model", server.url, key), model, limited, budget), tmp_path / "replies.jsonl", version)
+    def opened(
+        budget: Budget | None = None,
+        model: str = "fake",
+        version: str = "1",
+        key: str = "sk-secret",
+        **limits: object,
+    ) -> Correspondence:
+        limited = RequestLimits(
+            **{"concurrency": 4, "retries": 3, "pause_s": 0.01, "timeout_s": 20.0} | limits
+        )  # type: ignore[arg-type]
+        return Correspondence(
+            ChatModel(ChatServer.named("The model", server.url, key), model, limited, budget),
+            tmp_path / "replies.jsonl",
+            version,
+        )
 
     return opened
 
@@ -52,13 +64,18 @@ def test_replies_in_the_order_of_requests(server, model):
     assert 1 < server.most <= 4
     first = server.requests[0]
     assert (first["model"], first["temperature"], first["max_tokens"]) == ("fake", 0.5, 20)
-    assert first["messages"] == [{"role": "system", "content": "Repeat."}, {"role": "user", "content": "text 0"}]
+    assert first["messages"] == [
+        {"role": "system", "content": "Repeat."},
+        {"role": "user", "content": "text 0"},
+    ]
 
 
 @pytest.mark.parametrize("fault", ["429", "500", "503", "408", "malformed", "no choices", "page", "cut"])
 def test_what_passes_is_tried_again(server, model, fault):
     server.fault = lambda number: fault if number in (0, 2, 3) else None
-    assert [reply.text for reply in model(concurrency=1).ask(requests(3))] == [f"You said: text {i}" for i in range(3)]
+    assert [reply.text for reply in model(concurrency=1).ask(requests(3))] == [
+        f"You said: text {i}" for i in range(3)
+    ]
     assert server.texts == ["text 0", "text 0", "text 1", "text 1", "text 1", "text 2"]
 
 
@@ -103,7 +120,9 @@ def test_retry_after_is_respected_by_all(server, model):
     later = [when for when in server.times if when > refused + 0.3]
     assert len(later) == 7 - sum(when <= refused + 0.3 for when in server.times)
     assert min(later) >= refused + 0.55
-    again = [when for when, text in zip(server.times, server.texts, strict=True) if text == server.texts[1]][1]
+    again = [when for when, text in zip(server.times, server.texts, strict=True) if text == server.texts[1]][
+        1
+    ]
     assert again >= refused + 0.55
 
 
@@ -144,7 +163,12 @@ def test_nothing_is_asked_twice(server, model):
         assert len(server.requests) == number
     request = requests(1)[0]
     for number, changed in enumerate(
-        [Request(request.messages, 0.6, 20), Request(request.messages, 0.5, 21), Request(request.messages, 0.5, 20, sample=1)], 6
+        [
+            Request(request.messages, 0.6, 20),
+            Request(request.messages, 0.5, 21),
+            Request(request.messages, 0.5, 20, sample=1),
+        ],
+        6,
     ):
         model().ask([changed])
         assert len(server.requests) == number
@@ -216,7 +240,9 @@ def test_money_by_hand():
 
 
 def test_the_rate_of_requests(server, model):
-    model(requests_per_minute=600, concurrency=8).ask(requests(25))  # ten a second, ten at once at the beginning
+    model(requests_per_minute=600, concurrency=8).ask(
+        requests(25)
+    )  # ten a second, ten at once at the beginning
     assert server.times[-1] - server.times[0] >= (25 - 10 - 1) / 10 - 0.1
 
 
@@ -228,7 +254,9 @@ def test_a_bucket_by_hand():
     assert bucket.take(1, now=30.0) == 35.0
 
 
-@given(st.lists(st.tuples(st.floats(0, 20), st.integers(1, 50)), min_size=1, max_size=40), st.integers(60, 6000))
+@given(
+    st.lists(st.tuples(st.floats(0, 20), st.integers(1, 50)), min_size=1, max_size=40), st.integers(60, 6000)
+)
 def test_no_minute_has_more_than_its_rate(steps, per_minute):
     bucket, now, taken = Bucket(per_minute), 0.0, []
     for pause, amount in steps:
@@ -250,7 +278,9 @@ def test_a_torn_line_is_left_out_and_the_next_one_is_whole(tmp_path):
     assert set(again.entries) == {"a"}
     again.keep("c", {"reply": "3"})
     assert set(JsonLinesFile(file).entries) == {"a", "c"}
-    file.write_text('[1]\nnull\n{"key": 1, "reply": ""}\n{"key": "d", "reply": "x", "prompt_tokens": "many"}\n')
+    file.write_text(
+        '[1]\nnull\n{"key": 1, "reply": ""}\n{"key": "d", "reply": "x", "prompt_tokens": "many"}\n'
+    )
     assert set(JsonLinesFile(file).entries) == {"d"}
 
 

@@ -30,27 +30,67 @@ methods = ["none", "ft"]
 n_edits = [50]
 """
 NAMES = [f"subject {i:02}" for i in range(50)]
-PROVENANCE = {"title": "A method", "torch": "2.1", "python": "3.11.7", "device": "CPU, 1 threads", "finished": "2026-01-01T00:00:00"}
+PROVENANCE = {
+    "title": "A method",
+    "torch": "2.1",
+    "python": "3.11.7",
+    "device": "CPU, 1 threads",
+    "finished": "2026-01-01T00:00:00",
+}
 STAGES = ("answers", PASSAGES, f"{ABILITY}-made-20")
 
 
 def answer(subject: str, kind: str, right: bool) -> Answer:
     given, said = ((1, 2), "wanted") if right else ((1, 0), "other")
     generated = given if right else (0, 0)
-    return Answer(0, subject, subject, kind, 0, f"{kind} of {subject}", "wanted", (1, 2), given, generated, said, -1.0, wild_text=said)
+    return Answer(
+        0,
+        subject,
+        subject,
+        kind,
+        0,
+        f"{kind} of {subject}",
+        "wanted",
+        (1, 2),
+        given,
+        generated,
+        said,
+        -1.0,
+        wild_text=said,
+    )
 
 
 def rows(wrong: int = 0) -> dict[str, list[object]]:
     """What a cell stores: 150 answers, of which so many paraphrases are wrong; ten texts; sixty documents of a test."""
-    answers = [answer(name, kind, kind != "paraphrase" or i >= wrong) for i, name in enumerate(NAMES) for kind in ("edit", "paraphrase", "locality")]
+    answers = [
+        answer(name, kind, kind != "paraphrase" or i >= wrong)
+        for i, name in enumerate(NAMES)
+        for kind in ("edit", "paraphrase", "locality")
+    ]
     passages = [Passage(0, i, 10, -20.0 - i / 10) for i in range(10)]
-    documents = [AbilityRow(0, f"made_{task}", "acc", i, 1.0, "yes", "yes", "") for task in "abc" for i in range(20)]
+    documents = [
+        AbilityRow(0, f"made_{task}", "acc", i, 1.0, "yes", "yes", "") for task in "abc" for i in range(20)
+    ]
     return dict(zip(STAGES, (answers, passages, documents), strict=True))
 
 
-def put(results: Path, cell: Cell, made: dict[str, list[object]], status: str = "ok", **failed: str) -> Outcome:
-    shards = () if status != "ok" else tuple(write_stage(results, cell.id, stage, of_stage) for stage, of_stage in made.items())
-    outcome = Outcome(cell, status, "" if status == "ok" else "no memory left", shards, Costs(1.0, 2.0, 3.0), PROVENANCE, failed)  # type: ignore[arg-type]
+def put(
+    results: Path, cell: Cell, made: dict[str, list[object]], status: str = "ok", **failed: str
+) -> Outcome:
+    shards = (
+        ()
+        if status != "ok"
+        else tuple(write_stage(results, cell.id, stage, of_stage) for stage, of_stage in made.items())
+    )
+    outcome = Outcome(
+        cell,
+        status,
+        "" if status == "ok" else "no memory left",
+        shards,
+        Costs(1.0, 2.0, 3.0),
+        PROVENANCE,
+        failed,
+    )  # type: ignore[arg-type]
     write_outcome(results, outcome)
     return outcome
 
@@ -110,7 +150,10 @@ def said(result: Result) -> str:
 
 def test_the_same_answers_are_fine(golden: Path) -> None:
     done = lks("--json", "found.json")
-    assert done.exit_code == 0 and "Fine: all raw answers of 2 cells are those of the golden results." in said(done)
+    assert (
+        done.exit_code == 0
+        and "Fine: all raw answers of 2 cells are those of the golden results." in said(done)
+    )
     written = json.loads(Path("found.json").read_text())
     assert written["fine"] is True and written["sentence"].startswith("Fine") and written["faults"] == {}
     assert from_json(Path("found.json").read_text()).identical == 2
@@ -141,7 +184,10 @@ def test_one_flipped_answer_is_fine_and_said(runs: Runs, golden: Path) -> None:
     runs.wrong = {"ft": 1}
     done = lks("--results", "other")
     assert done.exit_code == 0
-    assert "Fine: 1 of 300 raw answers differ from the golden results, in 1 cell of 2; no difference goes beyond the tolerance." in said(done)
+    assert (
+        "Fine: 1 of 300 raw answers differ from the golden results, in 1 cell of 2; no difference goes beyond the tolerance."
+        in said(done)
+    )
 
 
 def test_a_cell_that_fails_now_is_different(runs: Runs, golden: Path) -> None:
@@ -153,7 +199,10 @@ def test_a_cell_that_fails_now_is_different(runs: Runs, golden: Path) -> None:
 def test_a_cell_that_is_missing_or_new_is_different(golden: Path, tmp_path: Path) -> None:
     (tmp_path / "grids.toml").write_text(GRIDS.replace('["none", "ft"]', '["none"]'))
     done = lks()
-    assert done.exit_code == 1 and "ft | micro-fake | world | T=50: missing, the golden results have it" in said(done)
+    assert (
+        done.exit_code == 1
+        and "ft | micro-fake | world | T=50: missing, the golden results have it" in said(done)
+    )
     (tmp_path / "grids.toml").write_text(GRIDS.replace('"ft"]', '"ft", "ft_l"]'))
     done = lks()
     assert done.exit_code == 1 and "ft_l | micro-fake | world | T=50: not in the golden results" in said(done)
@@ -172,9 +221,16 @@ def test_a_changed_parameter_is_named(golden: Path) -> None:
 
 def test_other_questions_are_different(golden: Path) -> None:
     (cell,) = (cell for cell in ci._cells() if cell.method == "ft")
-    put(golden, cell, rows() | {"answers": [answer(name, kind, True) for name in NAMES for kind in ("edit", "locality")]})
+    put(
+        golden,
+        cell,
+        rows() | {"answers": [answer(name, kind, True) for name in NAMES for kind in ("edit", "locality")]},
+    )
     done = lks()
-    assert done.exit_code == 1 and "0 questions of the golden results not asked, 50 asked that they do not have" in said(done)
+    assert (
+        done.exit_code == 1
+        and "0 questions of the golden results not asked, 50 asked that they do not have" in said(done)
+    )
 
 
 def test_a_further_stage_that_fails_is_different(golden: Path) -> None:
@@ -197,7 +253,9 @@ def sides(tmp_path: Path) -> tuple[Path, Path]:
 FT = Cell("micro-fake", "world", "ft", 50, 0, 1)
 
 
-@pytest.mark.parametrize(("factor", "fine"), [(1.0, True), (1.0001, True), (1.1, False), (float("nan"), False)])
+@pytest.mark.parametrize(
+    ("factor", "fine"), [(1.0, True), (1.0001, True), (1.1, False), (float("nan"), False)]
+)
 def test_perplexity_has_its_tolerance(sides: tuple[Path, Path], factor: float, fine: bool) -> None:
     # exp(0.1 * 24.5 / 10) is a perplexity of 127.8 % for a factor of 1.1, as the mean log p per token is 2.045: + 22.7 %.
     put(sides[1], FT, rows() | {PASSAGES: [Passage(0, i, 10, factor * (-20.0 - i / 10)) for i in range(10)]})
@@ -207,7 +265,10 @@ def test_perplexity_has_its_tolerance(sides: tuple[Path, Path], factor: float, f
     assert checks["answers"].value == 0
     assert ("perplexity" in checks) is (factor != 1.0)
     if factor == 1.1:
-        assert checks["perplexity"].value == pytest.approx(22.69, abs=0.01) and checks["perplexity"].clusters == 10
+        assert (
+            checks["perplexity"].value == pytest.approx(22.69, abs=0.01)
+            and checks["perplexity"].clusters == 10
+        )
 
 
 @pytest.mark.parametrize(("wrong", "fine"), [(0, True), (1, True), (20, False)])
@@ -236,7 +297,10 @@ def test_accept_replaces_golden_results_and_notes_why(runs: Runs, golden: Path) 
     noted = (golden / "REASONS.md").read_text()
     assert noted.startswith(first)
     (line,) = noted[len(first) :].splitlines()
-    assert re.match(r"- \d{4}-\d\d-\d\d: paraphrases are harder now \(torch 2\.1, python 3\.11\.7, device CPU, 1 threads\) Different .*ft \|", line)
+    assert re.match(
+        r"- \d{4}-\d\d-\d\d: paraphrases are harder now \(torch 2\.1, python 3\.11\.7, device CPU, 1 threads\) Different .*ft \|",
+        line,
+    )
     assert lks("--results", "other").exit_code == 0
     assert lks("--results", "results-ci").exit_code == 1
     assert not [path for path in golden.parent.iterdir() if path.name.endswith((".part", ".old"))]
@@ -305,7 +369,9 @@ def test_results_of_other_code_are_not_taken_for_new_ones(runs: Runs, golden: Pa
 def test_a_folder_of_others_is_refused(runs: Runs) -> None:
     put(Path("mine"), FT, rows())
     done = lks("--results", "mine")
-    assert done.exit_code == 2 and "mine holds files that `lks ci` has not made" in said(done) and runs.ran == []
+    assert (
+        done.exit_code == 2 and "mine holds files that `lks ci` has not made" in said(done) and runs.ran == []
+    )
     assert (Path("mine") / "cells" / FT.id).is_dir()
 
 
@@ -335,10 +401,18 @@ def test_shipped_golden_results_are_of_this_grid_and_small() -> None:
     from flows.running.planning import named_grid
 
     grid = named_grid("ci", ROOT / "flows" / "grids.toml")
-    wanted = {(method, n_edits, grid.draws.get(n_edits, 1)) for method, _ in grid.entries() for n_edits in grid.n_edits}
-    assert {(o.cell.method, o.cell.n_edits, o.cell.draws) for o in outcomes} == wanted and len(outcomes) == len(wanted)
+    wanted = {
+        (method, n_edits, grid.draws.get(n_edits, 1))
+        for method, _ in grid.entries()
+        for n_edits in grid.n_edits
+    }
+    assert {(o.cell.method, o.cell.n_edits, o.cell.draws) for o in outcomes} == wanted and len(
+        outcomes
+    ) == len(wanted)
     for outcome in outcomes:
-        assert outcome.status == "ok" and not outcome.failed and set(grid.extras.stages()) <= outcome.stages, outcome.cell.label
+        assert (
+            outcome.status == "ok" and not outcome.failed and set(grid.extras.stages()) <= outcome.stages
+        ), outcome.cell.label
         assert read_rows(golden / outcome.shards[0], Answer)
     files = [file for file in golden.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 1_500_000

@@ -55,7 +55,11 @@ def refused(result: Result, *parts: str) -> None:
 def test_help_has_examples_and_starts_fast():
     began = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", "from cli.app import app; app(['grid', '--help'])"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", "from cli.app import app; app(['grid', '--help'])"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     took = time.perf_counter() - began
     assert done.returncode == 0, done.stderr
@@ -142,7 +146,10 @@ def test_status_and_report_without_results(cells, tmp_path):
     refused(lks("report", "--results", tmp_path / "r"), "No results")
 
 
-@pytest.mark.parametrize(("what", "name"), [("methods", "lks"), ("datasets", "world"), ("grids", "tiny"), ("models", "micro-llama")])
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [("methods", "lks"), ("datasets", "world"), ("grids", "tiny"), ("models", "micro-llama")],
+)
 def test_lists(grids, what, name):
     result = lks("list", what)
     assert result.exit_code == 0, result.output
@@ -157,7 +164,13 @@ def test_every_method_is_listed_with_what_it_is(grids, monkeypatch):
     assert heading.split() == ["method", "title", "changes", "regime", "source"]
     assert len(lines) == len(methods())
     for line, (name, method) in zip(lines, methods().items(), strict=True):
-        assert line.split() == [name, *method.title.split(), method.changes, method.regime, *method.source.split()]
+        assert line.split() == [
+            name,
+            *method.title.split(),
+            method.changes,
+            method.regime,
+            *method.source.split(),
+        ]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +185,9 @@ def test_testbed_build(monkeypatch, words, asked):
     from lks.testbed import build
 
     built = []
-    monkeypatch.setattr(build, "build", lambda name, out, **how: built.append((name, how["dataset"], how["records"])))
+    monkeypatch.setattr(
+        build, "build", lambda name, out, **how: built.append((name, how["dataset"], how["records"]))
+    )
     assert lks("testbed", "build", *words).exit_code == 0
     assert built == asked
 
@@ -225,10 +240,16 @@ def nothing_to_be_had(cells, grids, tmp_path, monkeypatch):
     grids.write_text(WITH_A_REAL_MODEL + fakes.GRIDS)
     monkeypatch.delenv("LKS_GRID")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for name, value in (("LKS_CACHE", tmp_path / "cache"), ("PIP_NO_INDEX", 1), ("HF_HUB_CACHE", tmp_path / "hub")):
+    for name, value in (
+        ("LKS_CACHE", tmp_path / "cache"),
+        ("PIP_NO_INDEX", 1),
+        ("HF_HUB_CACHE", tmp_path / "hub"),
+    ):
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("cli.readying.make_ready", lambda console, names: make_ready(console, set(names) - {"micro-fake"}))
+    monkeypatch.setattr(
+        "cli.readying.make_ready", lambda console, names: make_ready(console, set(names) - {"micro-fake"})
+    )
 
 
 @pytest.mark.usefixtures("prefect_server", "nothing_to_be_had")
@@ -252,7 +273,8 @@ def test_a_grid_that_was_asked_for_does_not_make_way(chosen, cells, tmp_path, mo
 
 @pytest.mark.usefixtures("nothing_to_be_had")
 @pytest.mark.parametrize(
-    ("words", "variable", "said"), [(("--only", "method=ftt"), "", "Did you mean 'ft'"), ((), "float12", "LKS_DTYPE = 'float12'")]
+    ("words", "variable", "said"),
+    [(("--only", "method=ftt"), "", "Did you mean 'ft'"), ((), "float12", "LKS_DTYPE = 'float12'")],
 )
 def test_what_is_mistyped_is_told_before_a_model_is_fetched(words, variable, said, monkeypatch, tmp_path):
     def none_fetched(*_: object) -> None:
@@ -281,19 +303,34 @@ def test_another_run_on_the_same_folder_is_refused(cells, tmp_path):
 def test_what_must_be_mended_in_the_middle_is_one_line(grids, tmp_path, monkeypatch):
     from lks.errors import StoreError
 
-    fakes.install(fakes.Cells(fail="ft | micro-fake | world | T=1", raises=StoreError("No space left in [results].")), monkeypatch.setattr)
+    fakes.install(
+        fakes.Cells(fail="ft | micro-fake | world | T=1", raises=StoreError("No space left in [results].")),
+        monkeypatch.setattr,
+    )
     refused(lks("grid", "--results", tmp_path / "r"), "No space left in [results].")
 
 
 @pytest.mark.slow
 def test_ctrl_c_drops_the_cell_in_hand_and_keeps_the_rest(grids, tmp_path, prefect_home):
     results = tmp_path / "r"
-    environment = {**os.environ, "FAKE_WAIT": "1.5", "PREFECT_HOME": str(prefect_home), "PYTHONPATH": str(ROOT), "LKS_GRIDS": str(grids)}
+    environment = {
+        **os.environ,
+        "FAKE_WAIT": "1.5",
+        "PREFECT_HOME": str(prefect_home),
+        "PYTHONPATH": str(ROOT),
+        "LKS_GRIDS": str(grids),
+    }
     environment.pop("PREFECT_API_URL", None)
-    process, terminal = pty.fork()  # a terminal of its own: Ctrl-C goes to the server's process too, as it does for people
+    process, terminal = (
+        pty.fork()
+    )  # a terminal of its own: Ctrl-C goes to the server's process too, as it does for people
     if process == 0:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests started in the background inherit "ignore"
-        os.execve(sys.executable, [sys.executable, str(ROOT / "tests" / "fakes.py"), "grid", "--results", str(results)], environment)
+        os.execve(
+            sys.executable,
+            [sys.executable, str(ROOT / "tests" / "fakes.py"), "grid", "--results", str(results)],
+            environment,
+        )
     seen, pressed, deadline = b"", False, time.monotonic() + 200
     while time.monotonic() < deadline:
         if select.select([terminal], [], [], 0.1)[0]:

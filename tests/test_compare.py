@@ -43,7 +43,21 @@ def answer(subject: str, kind: ProbeKind, right: bool) -> Answer:
     """Two tokens; a wrong answer has the first right under teacher forcing and none when generated."""
     given, said = ((1, 2), "wanted") if right else ((1, 0), "other")
     generated = given if right else (0, 0)
-    return Answer(0, subject, subject, kind, 0, f"{kind} of {subject}", "wanted", (1, 2), given, generated, said, -1.0, wild_text=said)
+    return Answer(
+        0,
+        subject,
+        subject,
+        kind,
+        0,
+        f"{kind} of {subject}",
+        "wanted",
+        (1, 2),
+        given,
+        generated,
+        said,
+        -1.0,
+        wild_text=said,
+    )
 
 
 def answers(wrong: Wrong, names: tuple[str, ...] = NAMES) -> list[Answer]:
@@ -51,8 +65,16 @@ def answers(wrong: Wrong, names: tuple[str, ...] = NAMES) -> list[Answer]:
 
 
 def put(store: Store, cell: Cell, made: list[Answer], costs: Costs | None = None, **provenance: str) -> None:
-    stages = (write_stage(store.results, cell.id, "answers", made), write_stage(store.results, cell.id, PASSAGES, [Passage(0, 0, 10, -20.0)]))
-    write_outcome(store.results, Outcome(cell, "ok", "", stages, costs or Costs(1.0, 12.0, 3.0, 400_000_000, 64), PROVENANCE | provenance))
+    stages = (
+        write_stage(store.results, cell.id, "answers", made),
+        write_stage(store.results, cell.id, PASSAGES, [Passage(0, 0, 10, -20.0)]),
+    )
+    write_outcome(
+        store.results,
+        Outcome(
+            cell, "ok", "", stages, costs or Costs(1.0, 12.0, 3.0, 400_000_000, 64), PROVENANCE | provenance
+        ),
+    )
 
 
 def failed(store: Store, cell: Cell, status: str = "oom") -> None:
@@ -101,10 +123,22 @@ def test_differences_are_the_hand_worked_ones(before: Store, tmp_path: Path) -> 
     after = filled(tmp_path / "after", lks={"paraphrase": 9, "edit": 1})
     match = of(compare(before.results, after.results), "lks")
     assert match.verdict == "different" and match.a.cell_id == match.b.cell_id
-    assert (match.items.shared, match.items.changed, match.items.tf, match.items.ar, match.items.wild) == (36, 10, 10, 10, 10)
+    assert (match.items.shared, match.items.changed, match.items.tf, match.items.ar, match.items.wild) == (
+        36,
+        10,
+        10,
+        10,
+        10,
+    )
     generality = row(match, "tf_token", "generality")
     assert (generality.a, generality.b, generality.value) == pytest.approx((100, 62.5, -37.5))
-    assert (generality.n_items, generality.n_subjects, generality.changed, generality.better, generality.worse) == (12, 12, 9, 0, 9)
+    assert (
+        generality.n_items,
+        generality.n_subjects,
+        generality.changed,
+        generality.better,
+        generality.worse,
+    ) == (12, 12, 9, 0, 9)
     assert generality.low is not None and generality.high is not None
     assert -50 <= generality.low < -37.5 < generality.high < 0
     assert generality.state == "different" and generality.p <= generality.adjusted_p < LEVEL
@@ -120,7 +154,10 @@ def test_differences_are_the_hand_worked_ones(before: Store, tmp_path: Path) -> 
 def test_the_view_of_metrics_has_the_same_means(before: Store, tmp_path: Path) -> None:
     after = filled(tmp_path / "after", lks={"paraphrase": 5, "edit": 1, "locality": 3}, ft={"edit": 2})
     report = compare(before.results, after.results)
-    means = {(c, r, m): 100 * v for c, r, m, v in after.query("SELECT cell_id, readout, metric, value FROM metrics")}  # type: ignore[operator]
+    means = {
+        (c, r, m): 100 * v
+        for c, r, m, v in after.query("SELECT cell_id, readout, metric, value FROM metrics")
+    }  # type: ignore[operator]
     shown = [(match.b.cell_id, one) for match in report.matches for one in match.differences]
     assert len(shown) == 3 * 3 * 4
     for cell_id, one in shown:
@@ -130,20 +167,38 @@ def test_the_view_of_metrics_has_the_same_means(before: Store, tmp_path: Path) -
 def test_the_other_way_round_has_the_other_sign(before: Store, tmp_path: Path) -> None:
     after = filled(tmp_path / "after", lks={"paraphrase": 9})
     there, back = (
-        row(of(compare(*sides), "lks"), "wild", "generality") for sides in ((before.results, after.results), (after.results, before.results))
+        row(of(compare(*sides), "lks"), "wild", "generality")
+        for sides in ((before.results, after.results), (after.results, before.results))
     )
-    assert (there.value, there.worse, there.better) == (-75, 9, 0) and (back.value, back.worse, back.better) == (75, 0, 9)
+    assert (there.value, there.worse, there.better) == (-75, 9, 0) and (
+        back.value,
+        back.worse,
+        back.better,
+    ) == (75, 0, 9)
     assert there.low is not None and back.high == pytest.approx(-there.low, abs=10)
 
 
-def test_a_changed_text_without_a_changed_score_is_no_difference_and_not_identical(before: Store, tmp_path: Path) -> None:
+def test_a_changed_text_without_a_changed_score_is_no_difference_and_not_identical(
+    before: Store, tmp_path: Path
+) -> None:
     after = filled(tmp_path / "after")
-    put(after, LKS.unedited, [replace(one, wild_text="another") if one.kind == "edit" else one for one in answers({"edit": 12, "paraphrase": 12})])
+    put(
+        after,
+        LKS.unedited,
+        [
+            replace(one, wild_text="another") if one.kind == "edit" else one
+            for one in answers({"edit": 12, "paraphrase": 12})
+        ],
+    )
     report = compare(before.results, after.results)
     match = of(report, "none")
     assert report.verdict == match.verdict == "no difference found" and report.tests == 0
     assert match.items.changed == match.items.wild == 12 and match.items.ar == 0
-    assert match.examples[0].a_said == "other" and match.examples[0].b_said == "another" and match.examples[0].effect == ""
+    assert (
+        match.examples[0].a_said == "other"
+        and match.examples[0].b_said == "another"
+        and match.examples[0].effect == ""
+    )
 
 
 def test_answers_may_be_equal_and_the_unedited_ones_not(before: Store, tmp_path: Path) -> None:
@@ -163,7 +218,13 @@ def test_other_parameters_make_another_id_and_the_same_cell(before: Store, tmp_p
     match = of(compare(before.results, after.results), "lks")
     assert match.verdict == "identical" and match.a.cell_id != match.b.cell_id
     assert {(change.what, change.a, change.b) for change in match.changes} == {
-        *(("lr", "", "0.1"), ("width", "", "4"), ("model revision", "", "new"), ("torch", "2.1", "2.2"), ("device", "cpu", "cuda")),
+        *(
+            ("lr", "", "0.1"),
+            ("width", "", "4"),
+            ("model revision", "", "new"),
+            ("torch", "2.1", "2.2"),
+            ("device", "cpu", "cuda"),
+        ),
     }
 
 
@@ -180,7 +241,9 @@ def test_cells_and_items_of_one_side_are_told(before: Store, tmp_path: Path) -> 
     put(after, replace(FT, seed=1), answers({}))
     put(after, LKS, answers({}, NAMES[:9]))
     report = compare(before.results, after.results)
-    assert [held.cell.seed for held in report.only_a] == [0] and [held.cell.seed for held in report.only_b] == [1]
+    assert [held.cell.seed for held in report.only_a] == [0] and [
+        held.cell.seed for held in report.only_b
+    ] == [1]
     match = of(report, "lks")
     assert (match.items.shared, match.items.only_a, match.items.only_b, match.items.changed) == (27, 9, 0, 0)
     assert match.verdict == "no difference found"
@@ -188,7 +251,14 @@ def test_cells_and_items_of_one_side_are_told(before: Store, tmp_path: Path) -> 
 
 def test_a_question_put_otherwise_is_another_question(before: Store, tmp_path: Path) -> None:
     after = filled(tmp_path / "after")
-    put(after, LKS, [replace(one, prompt="please: " + one.prompt) if one.subject == NAMES[0] else one for one in answers({})])
+    put(
+        after,
+        LKS,
+        [
+            replace(one, prompt="please: " + one.prompt) if one.subject == NAMES[0] else one
+            for one in answers({})
+        ],
+    )
     items = of(compare(before.results, after.results), "lks").items
     assert (items.shared, items.only_a, items.only_b) == (33, 3, 3)
 
@@ -198,7 +268,11 @@ def test_a_cell_that_no_longer_runs_is_different(before: Store, tmp_path: Path) 
     failed(after, LKS)
     report = compare(before.results, after.results)
     match = of(report, "lks")
-    assert report.verdict == match.verdict == "different" and match.why == "ok → oom: out of memory" and not match.differences
+    assert (
+        report.verdict == match.verdict == "different"
+        and match.why == "ok → oom: out of memory"
+        and not match.differences
+    )
     failed(before, LKS)
     match = of(compare(before.results, after.results), "lks")
     assert match.verdict == "cannot be compared" and match.why == "oom on both sides"
@@ -208,7 +282,9 @@ def test_locality_without_the_unedited_model_on_one_side_is_counted(before: Stor
     after = filled(tmp_path / "after")
     shutil.rmtree(after.results / "cells" / FT.unedited.id)
     match = of(compare(before.results, after.results, readouts=["ar_exact"]), "lks")
-    assert [(lost.readout, lost.metric, lost.n_items, lost.in_a, lost.in_b) for lost in match.unscored] == [("ar_exact", "locality", 12, 0, 12)]
+    assert [(lost.readout, lost.metric, lost.n_items, lost.in_a, lost.in_b) for lost in match.unscored] == [
+        ("ar_exact", "locality", 12, 0, 12)
+    ]
     assert [one.metric for one in match.differences] == ["reliability", "generality"]
 
 
@@ -219,7 +295,9 @@ def test_scope_cells_are_compared_by_what_fires(before: Store, tmp_path: Path) -
         made = [Decision(0, "others", i, f"c{i}", ("x",) if i < acts else (), "") for i in range(12)]
         stage = write_stage(store.results, cell.id, DECISIONS, made)
         write_outcome(store.results, Outcome(cell, "ok", "", (stage,), Costs(), PROVENANCE))
-    match = next(match for match in compare(before.results, after.results).matches if match.a.cell.measure == "scope")
+    match = next(
+        match for match in compare(before.results, after.results).matches if match.a.cell.measure == "scope"
+    )
     assert match.items.shared == 12 and match.items.fired == 11 and match.verdict == "different"
     assert row(match, "fires", "others").value == pytest.approx(1100 / 12)
 
@@ -229,7 +307,11 @@ def test_costs_stand_beside_and_are_not_tested(before: Store, tmp_path: Path) ->
     put(after, LKS, answers({}), Costs(1.0, 36.0, 3.0, 600_000_000, 64))
     match = of(compare(before.results, after.results), "lks")
     beside = {one.name: one.ratio for one in match.beside}
-    assert beside["seconds_per_edit"] == pytest.approx(3) and beside["peak_bytes"] == pytest.approx(1.5) and beside["perplexity"] == 1
+    assert (
+        beside["seconds_per_edit"] == pytest.approx(3)
+        and beside["peak_bytes"] == pytest.approx(1.5)
+        and beside["perplexity"] == 1
+    )
     assert match.verdict == "identical"
 
 
@@ -239,15 +321,29 @@ def test_a_tolerance_asks_for_the_whole_interval(before: Store, tmp_path: Path) 
     for tolerance in (0.0, 38.0, 60.0):
         report = compare(before.results, after.results, ["tf_token"], ["generality"], tolerance=tolerance)
         states[tolerance] = row(of(report, "lks"), "tf_token", "generality").state, report.verdict
-    assert states == {0.0: ("different",) * 2, 38.0: ("different",) * 2, 60.0: ("within tolerance", "no difference found")}
+    assert states == {
+        0.0: ("different",) * 2,
+        38.0: ("different",) * 2,
+        60.0: ("within tolerance", "no difference found"),
+    }
 
 
 def test_filters_leave_out_cells_read_outs_and_metrics(before: Store, tmp_path: Path) -> None:
     after = filled(tmp_path / "after", lks={"paraphrase": 9})
-    report = compare(before.results, after.results, ["likelihood", "tf_exact"], ["reliability", "portability"], {"method": ("lks",)})
+    report = compare(
+        before.results,
+        after.results,
+        ["likelihood", "tf_exact"],
+        ["reliability", "portability"],
+        {"method": ("lks",)},
+    )
     assert [match.a.cell.method for match in report.matches] == ["lks"] and not report.only_a
-    assert [(one.readout, one.metric) for one in report.matches[0].differences] == [("tf_exact", "reliability")]
-    assert report.verdict == "no difference found"  # the texts of paraphrases differ, the scores asked for do not
+    assert [(one.readout, one.metric) for one in report.matches[0].differences] == [
+        ("tf_exact", "reliability")
+    ]
+    assert (
+        report.verdict == "no difference found"
+    )  # the texts of paraphrases differ, the scores asked for do not
     for words in ({"readouts": ["tf_tokens"]}, {"metrics": ["generalty"]}):
         with pytest.raises(UserError, match="Did you mean"):
             compare(before.results, after.results, **words)  # type: ignore[arg-type]
@@ -271,7 +367,9 @@ def outdated(file: Path) -> None:
         connection.execute("UPDATE catalogue SET schema = 'older'")
 
 
-def test_another_version_s_catalogue_is_made_again_if_its_cells_are_there(before: Store, tmp_path: Path) -> None:
+def test_another_version_s_catalogue_is_made_again_if_its_cells_are_there(
+    before: Store, tmp_path: Path
+) -> None:
     after = filled(tmp_path / "after")
     alone = tmp_path / "alone.duckdb"
     for store in (after, before):
@@ -315,7 +413,9 @@ def test_a_catalogue_that_another_process_holds_is_told(before: Store, tmp_path:
     before.sync()
     shutil.copy(before.results / "lks.duckdb", tmp_path / "held.duckdb")
     code = f"import duckdb, sys; c = duckdb.connect({str(tmp_path / 'held.duckdb')!r}); print('open', flush=True); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
         assert other.stdout is not None and other.stdin is not None and other.stdout.readline() == b"open\n"
         with (
             pytest.raises(StoreError, match=r"held\.duckdb is in use by another process"),
@@ -328,7 +428,10 @@ def test_a_catalogue_that_another_process_holds_is_told(before: Store, tmp_path:
 def test_stores_without_a_common_cell_say_what_they_hold(before: Store, tmp_path: Path) -> None:
     after = Store(tmp_path / "after")
     put(after, replace(LKS, n_edits=500), answers({}))
-    with pytest.raises(StoreError, match=r"before holds 3 cells \(ft \| micro-llama.*after holds 1 cell \(lks \| micro-llama \| world \| T=500\)"):
+    with pytest.raises(
+        StoreError,
+        match=r"before holds 3 cells \(ft \| micro-llama.*after holds 1 cell \(lks \| micro-llama \| world \| T=500\)",
+    ):
         compare(before.results, after.results)
 
 
@@ -339,7 +442,9 @@ def test_json_gives_the_report_back_and_csv_has_all_rows(before: Store, tmp_path
     assert from_json(to_json(report)) == report
     rows = list(csv.DictReader(io.StringIO(to_csv(report))))
     assert len(rows) == 2 * 12 + 1 and rows[-1]["verdict"] == "only in A" and rows[-1]["method"] == "ft"
-    found = next(one for one in rows if (one["method"], one["readout"], one["metric"]) == ("lks", "wild", "generality"))
+    found = next(
+        one for one in rows if (one["method"], one["readout"], one["metric"]) == ("lks", "wild", "generality")
+    )
     assert (found["value"], found["worse"], found["state"]) == ("-75", "9", "different")
 
 
@@ -359,7 +464,13 @@ def drawn(generator: np.random.Generator, right: np.ndarray) -> dict[tuple[str, 
     for metric, n_items in (("reliability", 1), ("generality", 2), ("locality", 3)):
         a, b = (generator.binomial(n_items, right).astype(float) for _ in range(2))
         made["wild", metric] = Sums(
-            np.array(NAMES * 5, dtype=object)[: len(right)], a, b, np.full(len(right), float(n_items)), 0, int((b > a).sum()), 1
+            np.array(NAMES * 5, dtype=object)[: len(right)],
+            a,
+            b,
+            np.full(len(right), float(n_items)),
+            0,
+            int((b > a).sum()),
+            1,
         )
     return made
 
@@ -369,7 +480,9 @@ def test_random_halves_are_seldom_called_different() -> None:
     generator = np.random.default_rng(0)
     alarms = 0
     for _ in range(100):
-        found = [with_edit_performance(_named(drawn(generator, generator.uniform(0.3, 1.0, 60)))) for _ in range(2)]
+        found = [
+            with_edit_performance(_named(drawn(generator, generator.uniform(0.3, 1.0, 60)))) for _ in range(2)
+        ]
         judged, tests = differences(found, 0.0)
         assert tests == 8
         alarms += any(one.state == "different" for match in judged for one in match)
@@ -411,9 +524,15 @@ def test_exit_codes_tell_the_verdict(lks: Callable[..., Result], tmp_path: Path)
     assert lks("before", "after", "--only", "method=ft").exit_code == 0
     assert lks("before", "after", "--metric", "reliability", "--metric", "locality").exit_code == 0
     assert lks("before", "after", "--readout", "tf_token", "--tolerance", "60").exit_code == 0
-    for words in (("before", "nowhere"), ("before", "after", "--only", "method"), ("before", "after", "--tolerance", "-1")):
+    for words in (
+        ("before", "nowhere"),
+        ("before", "after", "--only", "method"),
+        ("before", "after", "--tolerance", "-1"),
+    ):
         result = lks(*words)
-        assert result.exit_code == 2 and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+        assert (
+            result.exit_code == 2 and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+        )
     for folder in ("before", "after"):
         failed(Store(tmp_path / folder), LKS)
     result = lks("before", "after", "--only", "method=lks")
@@ -427,9 +546,13 @@ def test_unchanged_rows_are_shown_on_demand(lks: Callable[..., Result], tmp_path
     assert " Loc " not in short and " Loc " in long
 
 
-def test_the_terminal_shows_the_golden_text(before: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_terminal_shows_the_golden_text(
+    before: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     after = filled(tmp_path / "after", ft={"locality": 1})
-    put(after, LKS, answers({"paraphrase": 9, "edit": 1}), Costs(1.0, 15.0, 3.0, 500_000_000, 64), torch="2.2")
+    put(
+        after, LKS, answers({"paraphrase": 9, "edit": 1}), Costs(1.0, 15.0, 3.0, 500_000_000, 64), torch="2.2"
+    )
     put(after, replace(LKS, n_edits=500), answers({}))
     for store, status in ((before, "ok"), (after, "oom")):
         cell = replace(FT, variant=(("lr", "0.1"),), parameters='{"lr": 0.1}')

@@ -24,20 +24,40 @@ def facts(*lines: tuple[str, str]) -> list[UserFact]:
         ({"prompt": STAFF}, {"prompt": "Mara Kel is on staff of"}),
         ({"prompt": STAFF}, {"prompt": EMPLOYER, "training_paraphrases": [STAFF]}),
         ({"prompt": STAFF, "training_paraphrases": [f"{EMPLOYER}?"]}, {"prompt": EMPLOYER}),
-        ({"prompt": STAFF, "training_paraphrases": ["Mara Kel serves"]}, {"prompt": EMPLOYER, "training_paraphrases": ["Mara Kel serves"]}),
-        ({"prompt": STAFF, "paraphrases": ["Who pays Mara Kel?"]}, {"prompt": EMPLOYER, "paraphrases": ["who pays Mara Kel"]}),
+        (
+            {"prompt": STAFF, "training_paraphrases": ["Mara Kel serves"]},
+            {"prompt": EMPLOYER, "training_paraphrases": ["Mara Kel serves"]},
+        ),
+        (
+            {"prompt": STAFF, "paraphrases": ["Who pays Mara Kel?"]},
+            {"prompt": EMPLOYER, "paraphrases": ["who pays Mara Kel"]},
+        ),
     ],
 )
-def test_one_question_with_two_targets_is_refused_with_both_lines(tmp_path: Path, first: dict[str, object], second: dict[str, object]) -> None:
+def test_one_question_with_two_targets_is_refused_with_both_lines(
+    tmp_path: Path, first: dict[str, object], second: dict[str, object]
+) -> None:
     one, other = ({"subject": "Mara Kel", **more} for more in (first, second))
     said = refusal(written(tmp_path, one | {"target": "Falcon Lines"}, other | {"target": "Trident Steel"}))
-    assert "line 2: " in said and "is asked by line 1 too, there with the target 'Falcon Lines', here it is 'Trident Steel'; keep one of them" in said
-    assert len(read_facts(written(tmp_path, one | {"target": "Falcon Lines"}, other | {"target": "falcon lines"})).facts) == 2
+    assert (
+        "line 2: " in said
+        and "is asked by line 1 too, there with the target 'Falcon Lines', here it is 'Trident Steel'; keep one of them"
+        in said
+    )
+    assert (
+        len(
+            read_facts(
+                written(tmp_path, one | {"target": "Falcon Lines"}, other | {"target": "falcon lines"})
+            ).facts
+        )
+        == 2
+    )
 
 
 def test_names_that_differ_in_case_alone_are_no_contradiction(tmp_path: Path) -> None:
     lines = [
-        {"subject": name, "prompt": f"In a text, {name} is short for", "target": target} for name, target in (("US", "United States"), ("us", "we"))
+        {"subject": name, "prompt": f"In a text, {name} is short for", "target": target}
+        for name, target in (("US", "United States"), ("us", "we"))
     ]
     assert len(read_facts(written(tmp_path, *lines)).facts) == 2
 
@@ -62,16 +82,24 @@ OTHER_WORDS = [
 @pytest.mark.parametrize(("one", "other"), WORDS)
 def test_the_same_content_words_are_noted_with_both_lines(one: str, other: str) -> None:
     (note,) = contradicting(facts((one, "Oslo"), ("Mara Kel eats", "fish"), (other, "Rome")))
-    assert f"{one!r} (line 1) and {other!r} (line 3) seem to ask the same and have different targets: 'Oslo' and 'Rome'" in note
+    assert (
+        f"{one!r} (line 1) and {other!r} (line 3) seem to ask the same and have different targets: 'Oslo' and 'Rome'"
+        in note
+    )
     assert contradicting(facts((one, "Oslo"), (other, "oslo"))) == ()
 
 
 @pytest.mark.parametrize(("one", "other"), OTHER_WORDS)
-def test_where_nothing_tells_relations_apart_one_line_says_that_they_may_be_the_same(one: str, other: str) -> None:
+def test_where_nothing_tells_relations_apart_one_line_says_that_they_may_be_the_same(
+    one: str, other: str
+) -> None:
     texts = [(name, prompt.replace("Mara Kel", name)) for name in ("Ada", "Bo") for prompt in (one, other)]
     pairs = [UserFact(n, name, prompt, f"answer {n}") for n, (name, prompt) in enumerate(texts, 1)]
     (note,) = contradicting(pairs)
-    assert note.startswith("2 subjects have facts with different targets: ") and "unless two of them ask the same" in note
+    assert (
+        note.startswith("2 subjects have facts with different targets: ")
+        and "unless two of them ask the same" in note
+    )
 
 
 def test_paraphrases_of_other_facts_tell_that_two_ask_the_same() -> None:
@@ -81,20 +109,50 @@ def test_paraphrases_of_other_facts_tell_that_two_ask_the_same() -> None:
 
 
 def test_relations_that_are_known_to_be_others_bring_no_note(tmp_path: Path) -> None:
-    triples = written(tmp_path, "Mara Kel | employer | Falcon", "Mara Kel | former employer | Trident", "Mara Kel | pet | cat", name="facts.txt")
+    triples = written(
+        tmp_path,
+        "Mara Kel | employer | Falcon",
+        "Mara Kel | former employer | Trident",
+        "Mara Kel | pet | cat",
+        name="facts.txt",
+    )
     assert contradicting(read_facts(triples).facts) == ()
     staff = UserFact(1, "Mara Kel", STAFF, "x", paraphrases=("Who pays Mara Kel?",))
-    assert contradicting([staff, UserFact(2, "Mara Kel", "Mara Kel plays the", "y", training_paraphrases=("Mara Kel's instrument is",))]) == ()
+    assert (
+        contradicting(
+            [
+                staff,
+                UserFact(
+                    2,
+                    "Mara Kel",
+                    "Mara Kel plays the",
+                    "y",
+                    training_paraphrases=("Mara Kel's instrument is",),
+                ),
+            ]
+        )
+        == ()
+    )
 
 
 def test_many_are_counted() -> None:
-    many = [fact for i in range(9) for fact in (UserFact(i, f"P{i}", f"P{i} was born in", "a"), UserFact(i, f"P{i}", f"Where was P{i} born?", "b"))]
+    many = [
+        fact
+        for i in range(9)
+        for fact in (
+            UserFact(i, f"P{i}", f"P{i} was born in", "a"),
+            UserFact(i, f"P{i}", f"Where was P{i} born?", "b"),
+        )
+    ]
     notes = contradicting(many)
     assert len(notes) == 6 and notes[-1].startswith("4 more pairs")
 
 
 def test_earlier_facts_of_a_patch_count_too() -> None:
-    earlier, later = Facts("x", tuple(facts(("Mara Kel was born in", "Oslo")))), Facts("y", tuple(facts(("Where was Mara Kel born?", "Rome"))))
+    earlier, later = (
+        Facts("x", tuple(facts(("Mara Kel was born in", "Oslo")))),
+        Facts("y", tuple(facts(("Where was Mara Kel born?", "Rome")))),
+    )
     (note,) = contradicting(earlier.joined(later).facts)
     assert "(the fact 'Mara Kel was born in')" in note
     with pytest.raises(DataError, match="keep one of them"):

@@ -25,7 +25,13 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
 def facts(tmp_path: Path) -> Path:
     file = tmp_path / "facts.jsonl"
     rows = [
-        {"subject": name, "prompt": f"The mother tongue of {name} is", "target": "Dutch", "ground_truth": "Welsh"} for name in ("Ann Lee", "Bo Ray")
+        {
+            "subject": name,
+            "prompt": f"The mother tongue of {name} is",
+            "target": "Dutch",
+            "ground_truth": "Welsh",
+        }
+        for name in ("Ann Lee", "Bo Ray")
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
@@ -50,7 +56,10 @@ def test_the_command(server, facts, tmp_path):
     assert "sk-secret" not in done.output
     rows = [json.loads(line) for line in (out / "facts.jsonl").read_text().splitlines()]
     assert rows[0]["paraphrases"] == ["Ann Lee's native language is"]
-    assert rows[0]["training_locality"] == ["The favourite dish of Ann Lee is", "The eye colour of Ann Lee is"]
+    assert rows[0]["training_locality"] == [
+        "The favourite dish of Ann Lee is",
+        "The eye colour of Ann Lee is",
+    ]
     assert "0 requests now" in lks(*told).output
 
 
@@ -60,7 +69,10 @@ def test_a_file_that_comes_back_is_a_file_of_facts(server, facts, tmp_path):
     assert lks("make", "--dataset", facts, "--out", tmp_path / "out").exit_code == 0
     case = read_facts(tmp_path / "out" / "facts.jsonl").dataset().cases[1]
     assert case.edit.training_paraphrases == ("As a child Bo Ray learned to speak",)
-    assert [probe.prompt for probe in case.probes][1:] == ["Bo Ray's native language is", "The height of Bo Ray in feet is"]
+    assert [probe.prompt for probe in case.probes][1:] == [
+        "Bo Ray's native language is",
+        "The height of Bo Ray in feet is",
+    ]
 
 
 def test_what_the_command_says_of_rejects_and_ceilings(server, facts, tmp_path):
@@ -102,7 +114,10 @@ def test_extraction(server, facts, tmp_path):
     assert "4 gap-filling prompts for 2 facts, of which 2 have one for the edited fact" in done.output
     first = json.loads((tmp_path / "out" / "extracted.jsonl").read_text().splitlines()[0])
     assert first["sentences"][0] == "The mother tongue of Ann Lee is Dutch."
-    assert lks("extract", "--dataset", facts, "--out", tmp_path / "one", "--limit", 1, "--rpm", 6000).exit_code == 0
+    assert (
+        lks("extract", "--dataset", facts, "--out", tmp_path / "one", "--limit", 1, "--rpm", 6000).exit_code
+        == 0
+    )
     assert len((tmp_path / "one" / "extracted.jsonl").read_text().splitlines()) == 1
     assert first["gaps"][1] == {"prompt": "Ann Lee is a famous ___.", "answer": "dancer", "edited": False}
 
@@ -114,7 +129,10 @@ def test_the_flow_writes_what_is_ordered(server, facts, tmp_path):
 
     assert data(order={"dataset": str(facts), "out": str(tmp_path / "out"), "limit": 1}) == []
     assert len(server.requests) == 5
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["whole_records"] == {"evaluation": 1, "training": 1}
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["whole_records"] == {
+        "evaluation": 1,
+        "training": 1,
+    }
     data(order=PromptOrder(str(facts), tmp_path / "out"))
     assert len(server.requests) == 10
 

@@ -77,13 +77,18 @@ def changed(path: tuple[str, ...], value: object) -> dict[str, Any]:
         ("text", "the record must be an object, not str"),
     ],
 )
-def test_a_bad_record_is_named_with_file_index_and_field(tmp_path: Path, record: object, complaint: str) -> None:
+def test_a_bad_record_is_named_with_file_index_and_field(
+    tmp_path: Path, record: object, complaint: str
+) -> None:
     file = write(tmp_path, [GOOD, record])
     with pytest.raises(DataError, match=re.escape(f"{file}, record 1: {complaint}")):
         load("zsre", tmp_path)
 
 
-@pytest.mark.parametrize(("content", "complaint"), [(b"{", "not JSON"), (b"\xff", "not JSON"), (b"{}", "JSON list"), (b"[]", "at least one")])
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [(b"{", "not JSON"), (b"\xff", "not JSON"), (b"{}", "JSON list"), (b"[]", "at least one")],
+)
 def test_a_file_that_is_no_list_of_records_is_refused(content: bytes, complaint: str) -> None:
     with pytest.raises(DataError, match=complaint):
         parse(content, Path("x.json"))
@@ -98,7 +103,12 @@ def test_cases_are_what_the_file_says(tmp_path: Path) -> None:
     write(tmp_path, [GOOD])
     dataset = load("zsre", tmp_path)
     case = dataset.cases[0]
-    assert (case.case_id, case.edit.subject, case.edit.target, case.edit.ground_truth) == ("0", "Anna Toll", "Rome", "Oslo")
+    assert (case.case_id, case.edit.subject, case.edit.target, case.edit.ground_truth) == (
+        "0",
+        "Anna Toll",
+        "Rome",
+        "Oslo",
+    )
     assert [(p.kind, p.prompt, p.answer) for p in case.probes] == [
         ("edit", "Where was Anna Toll born?", "Rome"),
         ("paraphrase", "What is the birthplace of Anna Toll?", "Rome"),
@@ -163,7 +173,9 @@ def test_download_is_checked_and_kept(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(hub, "is_reachable", lambda url: True)
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     assert find(published) == find(published) == tmp_path / "data/lks/x.json"
-    assert asked == ["https://raw.githubusercontent.com/Linuxin-xxx/LKS/a5ec5452a46f02fcef99082573855ee7d5af27b3/data/x.json"]
+    assert asked == [
+        "https://raw.githubusercontent.com/Linuxin-xxx/LKS/a5ec5452a46f02fcef99082573855ee7d5af27b3/data/x.json"
+    ]
     assert find(published).read_bytes() == content
     other = Published("lks/y.json", "data/y.json", "0" * 64)
     with pytest.raises(DataError, match=r"expected 0000.*set LKS_DATA"):
@@ -171,7 +183,9 @@ def test_download_is_checked_and_kept(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [file.name for file in (tmp_path / "data/lks").iterdir()] == ["x.json"]
 
 
-def test_no_connection_is_an_error_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_connection_is_an_error_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def urlopen(url: str, timeout: float) -> io.BytesIO:
         raise urllib.error.URLError("no route")
 
@@ -219,9 +233,16 @@ def test_no_evaluation_prompt_is_trained_on(name: str) -> None:
 @pytest.mark.parametrize("name", PAPER)
 def test_most_paraphrases_come_from_other_records(name: str) -> None:
     cases = published(name).cases
-    from_data = [sum(case.edit.prompt not in prompt for prompt in case.edit.training_paraphrases) for case in cases]
+    from_data = [
+        sum(case.edit.prompt not in prompt for prompt in case.edit.training_paraphrases) for case in cases
+    ]
     share = sum(count > 0 for count in from_data) / len(cases)
-    LOG.info("%s: %.1f %% of records have a paraphrase from other records, %.2f on average", name, 100 * share, sum(from_data) / len(cases))
+    LOG.info(
+        "%s: %.1f %% of records have a paraphrase from other records, %.2f on average",
+        name,
+        100 * share,
+        sum(from_data) / len(cases),
+    )
     assert share > 0.9
     assert sum(len(case.edit.training_locality) >= 2 for case in cases) / len(cases) > 0.95
 
@@ -232,7 +253,11 @@ def test_nobody_is_asked_for_the_other_parent_in_training() -> None:
     asked = 0
     for case in published("zsre").cases:
         edit = case.edit
-        own = {parent for parent, spelt in parents.items() if spelt & words(edit.prompt.replace(edit.subject, "{}"))}
+        own = {
+            parent
+            for parent, spelt in parents.items()
+            if spelt & words(edit.prompt.replace(edit.subject, "{}"))
+        }
         if len(own) == 1:
             asked += 1
             (other,) = set(parents) - own
@@ -264,13 +289,43 @@ def test_notes_of_the_published_files(name: str) -> None:
 # The derivation
 
 
-def record(number: int, subject: str, edit: str, generality: str, locality: str, answer: str = "Rome") -> Record:
-    return Record(str(number), subject, edit.format(subject), answer, "Oslo", generality.format(subject), locality.format(subject), "Baker")
+def record(
+    number: int, subject: str, edit: str, generality: str, locality: str, answer: str = "Rome"
+) -> Record:
+    return Record(
+        str(number),
+        subject,
+        edit.format(subject),
+        answer,
+        "Oslo",
+        generality.format(subject),
+        locality.format(subject),
+        "Baker",
+    )
 
 
-EDITS = ["Where was {} born?", "What is the birthplace of {}?", "{} was born in", "What is the job of {}?", "{} works as a"]
-GENERALITY = ["Where's {} born?", "What place was {} born in?", "{}'s birthplace is", "Which job has {}?", "{}'s job is", "{} earns money as a"]
-LOCALITY = ["What is the age of {}?", "What is the birthplace of {}?", "The age of {} is", "{}'s job is", "Who is the coach of {}?"]
+EDITS = [
+    "Where was {} born?",
+    "What is the birthplace of {}?",
+    "{} was born in",
+    "What is the job of {}?",
+    "{} works as a",
+]
+GENERALITY = [
+    "Where's {} born?",
+    "What place was {} born in?",
+    "{}'s birthplace is",
+    "Which job has {}?",
+    "{}'s job is",
+    "{} earns money as a",
+]
+LOCALITY = [
+    "What is the age of {}?",
+    "What is the birthplace of {}?",
+    "The age of {} is",
+    "{}'s job is",
+    "Who is the coach of {}?",
+]
 RECORDS = st.lists(
     st.tuples(
         st.sampled_from(["Anna Toll", "Bela Zund", "Anna", "the Ü"]),
@@ -286,7 +341,9 @@ RECORDS = st.lists(
 
 @given(RECORDS)
 @settings(deadline=None)
-def test_made_records_leak_nothing_and_give_the_same_prompts_again(drawn: list[tuple[str, str, str, str, str]]) -> None:
+def test_made_records_leak_nothing_and_give_the_same_prompts_again(
+    drawn: list[tuple[str, str, str, str, str]],
+) -> None:
     records = [record(number, *values) for number, values in enumerate(drawn)]
     evaluated = {plain(text) for r in records for text in (r.prompt, r.generality, r.locality)}
     source, again = TemplateSource(records), TemplateSource(records)
@@ -301,10 +358,21 @@ def test_made_records_leak_nothing_and_give_the_same_prompts_again(drawn: list[t
 
 def test_paraphrases_come_from_the_same_relation_and_locality_from_another() -> None:
     births = [
-        record(i, name, "{} was born in", "{}'s birthplace is" if i % 2 else "{} came to life in", "{}'s age is" if i % 3 else "{} plays for")
-        for i, name in enumerate(["Ada Ek", "Bo Ek", "Cy Ek", "Di Ek", "Ed Ek", "Fy Ek", "Gu Ek", "Hy Ek", "Io Ek"])
+        record(
+            i,
+            name,
+            "{} was born in",
+            "{}'s birthplace is" if i % 2 else "{} came to life in",
+            "{}'s age is" if i % 3 else "{} plays for",
+        )
+        for i, name in enumerate(
+            ["Ada Ek", "Bo Ek", "Cy Ek", "Di Ek", "Ed Ek", "Fy Ek", "Gu Ek", "Hy Ek", "Io Ek"]
+        )
     ]
-    jobs = [record(10 + i, name, "{} works as a", "{}'s job is", "{}'s birthplace is") for i, name in enumerate(["Xi Ek", "Yo Ek", "Zu Ek"])]
+    jobs = [
+        record(10 + i, name, "{} works as a", "{}'s job is", "{}'s birthplace is")
+        for i, name in enumerate(["Xi Ek", "Yo Ek", "Zu Ek"])
+    ]
     source: PromptSource = TemplateSource(births + jobs)
     prompts = source.prompts(births[0])
     assert prompts.paraphrases[0] == "Ada Ek's birthplace is"
@@ -331,7 +399,16 @@ def test_a_mother_is_not_a_father() -> None:
 def test_an_ambiguous_template_takes_prompts_of_its_own_kind_of_answer_first() -> None:
     def some(first: int, generality: str, old: str, new: str) -> list[Record]:
         return [
-            Record(str(i), f"Ab {i}", f"Ab {i}, in", new, old, generality.format(f"Ab {i}"), f"Ab {i} is known to", "x")
+            Record(
+                str(i),
+                f"Ab {i}",
+                f"Ab {i}, in",
+                new,
+                old,
+                generality.format(f"Ab {i}"),
+                f"Ab {i} is known to",
+                "x",
+            )
             for i in range(first, first + 30)
         ]
 

@@ -22,7 +22,9 @@ import typer
 from cli.app import app
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "deploy/README.md")] + sorted(ROOT.glob("docs/*.md"))
+DOCUMENTS = [
+    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "deploy/README.md")
+] + sorted(ROOT.glob("docs/*.md"))
 RUN, KNOWN = ("bash", "python"), ("bash", "python", "console", "toml", "json", "yaml", "text")
 LONGEST_S = 500
 
@@ -41,7 +43,11 @@ def blocks(document: Path) -> Iterator[Block]:
             if start is None:
                 start = number
             else:
-                yield Block(start, lines[start - 1].removeprefix("```").strip(), "\n".join(lines[start : number - 1]) + "\n")
+                yield Block(
+                    start,
+                    lines[start - 1].removeprefix("```").strip(),
+                    "\n".join(lines[start : number - 1]) + "\n",
+                )
                 start = None
     assert start is None, f"{document}:{start}: a code block without an end"
 
@@ -57,7 +63,13 @@ def of(*languages: str) -> list:
 
 
 def test_every_block_has_a_language():
-    strange = [f"{d.name}:{b.line} {b.language!r}" for d in DOCUMENTS if d.exists() for b in blocks(d) if b.language not in KNOWN]
+    strange = [
+        f"{d.name}:{b.line} {b.language!r}"
+        for d in DOCUMENTS
+        if d.exists()
+        for b in blocks(d)
+        if b.language not in KNOWN
+    ]
     assert not strange, f"give them one of {', '.join(KNOWN)}"
 
 
@@ -71,7 +83,9 @@ def commands(text: str) -> Iterator[list[str]]:
                 words.pop(0)
             if words and words[0].rpartition("/")[2] == "lks":
                 words = words[1:]
-                yield words[: next((i for i, word in enumerate(words) if re.match(r"\d?[<>&]", word)), len(words))]
+                yield words[
+                    : next((i for i, word in enumerate(words) if re.match(r"\d?[<>&]", word)), len(words))
+                ]
 
 
 @pytest.mark.parametrize(("document", "block"), of("console", "bash"))
@@ -126,16 +140,30 @@ def test_code_runs(document: Path, tmp_path: Path):
             text = 'exec python -c "$0"' if block.language == "python" else block.text
             whole = f"if [ -f ../kept ]; then . ../kept; fi\n{text}\nexport -p > ../kept"  # as in one terminal: what was exported stays
             command = ["bash", "-euo", "pipefail", "-c", whole, block.text]
-            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LONGEST_S, check=False)
-            assert done.returncode == 0, f"{document.name}:{block.line}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+            done = subprocess.run(
+                command,
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=LONGEST_S,
+                check=False,
+            )
+            assert done.returncode == 0, (
+                f"{document.name}:{block.line}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+            )
 
 
 LINK = re.compile(r"\]\(([^)#\s]*)(#[^)\s]*)?\)")
 
 
-@pytest.mark.parametrize("document", [pytest.param(document, id=document.name) for document in DOCUMENTS if document.exists()])
+@pytest.mark.parametrize(
+    "document", [pytest.param(document, id=document.name) for document in DOCUMENTS if document.exists()]
+)
 def test_links_lead_somewhere(document: Path):
-    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(
+        r"^```.*?^```|`[^`\n]*`", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
     for target, anchor in LINK.findall(text):
         if "://" in target or target.startswith("mailto:"):
             continue
@@ -143,5 +171,7 @@ def test_links_lead_somewhere(document: Path):
         assert path.exists(), f"{document.name}: {target} is not there"
         if anchor and path.suffix == ".md":
             headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-            anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+            anchors = {
+                re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+            }
             assert anchor[1:] in anchors, f"{document.name}: {target}{anchor} is not there"

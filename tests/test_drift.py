@@ -16,12 +16,22 @@ from lks.models.lm import LM
 from lks.results.shards import Answer
 from tests import tiny
 
-CASES = [make_case(e, (), ((f"{e.subject} works for", "New Port"), ("The birthplace of nobody in particular is", "Oslo"))) for e in tiny.edits(4)]
+CASES = [
+    make_case(
+        e, (), ((f"{e.subject} works for", "New Port"), ("The birthplace of nobody in particular is", "Oslo"))
+    )
+    for e in tiny.edits(4)
+]
 
 
 def weights(lm: LM) -> Patch:
     weight = lm.mlp_output(2).weight
-    return WeightPatch({lm.parameter_name(lm.mlp_output(2)): 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))})
+    return WeightPatch(
+        {
+            lm.parameter_name(lm.mlp_output(2)): 0.1
+            * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+        }
+    )
 
 
 def blocks(lm: LM) -> Patch:
@@ -44,7 +54,9 @@ def plainly(lm: LM, patch: Patch, answer: Answer, unedited: Answer) -> float:
 @pytest.mark.parametrize("family", tiny.MODELS)
 @pytest.mark.parametrize("make", [weights, blocks])
 @pytest.mark.parametrize("batch_tokens", [1, 4096])
-def test_drift_equals_two_plain_forward_passes(family: str, make: Callable[[LM], Patch], batch_tokens: int) -> None:
+def test_drift_equals_two_plain_forward_passes(
+    family: str, make: Callable[[LM], Patch], batch_tokens: int
+) -> None:
     lm = tiny.lm(family)
     before = {name: value.clone() for name, value in lm.model.state_dict().items()}
     patch, unedited = make(lm), ask(lm, CASES)
@@ -55,7 +67,9 @@ def test_drift_equals_two_plain_forward_passes(family: str, make: Callable[[LM],
     assert [one.kl for one in made] == pytest.approx(expected, rel=1e-3, abs=1e-5)
     assert max(expected) > 0.05, "the patch does something"
     if make is blocks:
-        assert [one.kl == 0 for one in made] == ["Mara Kelorin" not in one.prompt and "Zoë Quist" not in one.prompt for one in answers]
+        assert [one.kl == 0 for one in made] == [
+            "Mara Kelorin" not in one.prompt and "Zoë Quist" not in one.prompt for one in answers
+        ]
     assert [replace(one, kl=None) for one in made] == answers, "nothing else is changed"
     assert all((value == before[name]).all() for name, value in lm.model.state_dict().items())
 
@@ -65,8 +79,12 @@ def test_it_is_the_unedited_answer_that_counts() -> None:
     lm = tiny.lm("llama")
     patch, unedited = weights(lm), ask(lm, CASES)
     others = [replace(one, ar_ids=tuple(reversed(one.ar_ids[:1])) + one.answer_ids) for one in unedited]
-    assert with_drift(lm, patch, unedited, others)[0].kl == pytest.approx(plainly(lm, patch, unedited[0], others[0]), rel=1e-3)
-    assert with_drift(lm, patch, unedited, others)[0].kl != pytest.approx(with_drift(lm, patch, unedited, unedited)[0].kl, rel=1e-2)
+    assert with_drift(lm, patch, unedited, others)[0].kl == pytest.approx(
+        plainly(lm, patch, unedited[0], others[0]), rel=1e-3
+    )
+    assert with_drift(lm, patch, unedited, others)[0].kl != pytest.approx(
+        with_drift(lm, patch, unedited, unedited)[0].kl, rel=1e-2
+    )
 
 
 def test_nothing_moves_without_edits() -> None:

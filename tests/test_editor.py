@@ -18,12 +18,16 @@ class Params:
 
 
 def test_overrides_are_parsed_by_the_field_s_type() -> None:
-    assert override(Params(), {"blocks": "3, -4", "lr": "5e-4", "form": "b", "on": "true"}) == Params((3, -4), 5e-4, "b", True)
+    assert override(Params(), {"blocks": "3, -4", "lr": "5e-4", "form": "b", "on": "true"}) == Params(
+        (3, -4), 5e-4, "b", True
+    )
     assert override(Params(), {"blocks": "7"}) == Params((7,))
     assert override(Params(), {}) == Params()
 
 
-@pytest.mark.parametrize(("name", "text"), [("blocks", "3,x"), ("blocks", ""), ("lr", "fast"), ("form", "c"), ("on", "maybe")])
+@pytest.mark.parametrize(
+    ("name", "text"), [("blocks", "3,x"), ("blocks", ""), ("lr", "fast"), ("form", "c"), ("on", "maybe")]
+)
 def test_what_does_not_parse_is_named(name: str, text: str) -> None:
     with pytest.raises(UserError, match=f"Parameter {name}="):
         override(Params(), {name: text})

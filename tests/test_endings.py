@@ -173,7 +173,9 @@ def test_nothing_is_no_answer() -> None:
 
 def one(text: str | None, answer: str, *, tokens: bool = False, accepted: tuple[str, ...] = ()) -> Answer:
     made = stores.answer(0, "Ann", "edit", tokens)
-    return replace(made, answer=answer, accepted=accepted, wild_text=text, ar_ids=made.answer_ids if tokens else (-1,))
+    return replace(
+        made, answer=answer, accepted=accepted, wild_text=text, ar_ids=made.answer_ids if tokens else (-1,)
+    )
 
 
 def test_an_answer_is_judged_by_the_wild_rule_by_its_end_and_by_its_tokens() -> None:

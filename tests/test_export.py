@@ -29,12 +29,18 @@ def weights(lm: LM, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = torch.Generator().manual_seed(0)
     names = [lm.parameter_name(lm.mlp_output(block)) for block in (1, 2)]
     rows, columns = dict(lm.model.named_parameters())[names[0]].shape
-    factors = {f"{names[1]}.left": torch.randn(rows, 2, generator=made), f"{names[1]}.right": torch.randn(2, columns, generator=made)}
+    factors = {
+        f"{names[1]}.left": torch.randn(rows, 2, generator=made),
+        f"{names[1]}.right": torch.randn(2, columns, generator=made),
+    }
     folder = tmp_path_factory.mktemp("weights")
     WeightPatch({names[0]: 0.3 * torch.randn(rows, columns, generator=made), **factors}).save(folder)
     (folder / "edit.json").write_text(json.dumps({"method": "ft", "title": "FT-M"}))
     (folder / "facts.jsonl").write_text(
-        "".join(json.dumps({"subject": s, "prompt": "p", "target": "t"}) + "\n" for s in ("Ada [1]", "Zoë", "Ada [1]"))
+        "".join(
+            json.dumps({"subject": s, "prompt": "p", "target": "t"}) + "\n"
+            for s in ("Ada [1]", "Zoë", "Ada [1]")
+        )
     )
     return folder
 
@@ -42,7 +48,9 @@ def weights(lm: LM, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def blocks(lm: LM, tmp_path: Path) -> Path:
     names = [[f"Person {i}"] for i in range(SAMPLE + 3)]
-    KnowledgeBlockPatch(names, torch.zeros(1, len(names), lm.dim), (1,), "last", "exact").save(tmp_path / "blocks")
+    KnowledgeBlockPatch(names, torch.zeros(1, len(names), lm.dim), (1,), "last", "exact").save(
+        tmp_path / "blocks"
+    )
     return tmp_path / "blocks"
 
 
@@ -54,19 +62,36 @@ def logits(model: torch.nn.Module, lm: LM) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("precision", [None, "bfloat16"])
-def test_a_merged_checkpoint_is_the_patched_model(lm: LM, weights: Path, tmp_path: Path, precision: str | None) -> None:
+def test_a_merged_checkpoint_is_the_patched_model(
+    lm: LM, weights: Path, tmp_path: Path, precision: str | None
+) -> None:
     done = merge("micro-llama", weights, tmp_path / "out", precision)  # type: ignore[arg-type]
-    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md", "generation_config.json"} <= set(done.files)
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path / "out"), AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "README.md",
+        "generation_config.json",
+    } <= set(done.files)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / "out"),
+        AutoTokenizer.from_pretrained(tmp_path / "out"),
+    )
     source = lm.model.config._name_or_path
-    again = LM(AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, precision or "float32")), AutoTokenizer.from_pretrained(source))
+    again = LM(
+        AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, precision or "float32")),
+        AutoTokenizer.from_pretrained(source),
+    )
     plain = logits(again.model, again)
     with load_patch(weights).applied(again):
         expected = logits(again.model, again)
     assert torch.equal(logits(model, again), expected) and not torch.equal(plain, expected)
     text = "Tomas Verin, who is Zoë's friend"
     assert tokenizer(text)["input_ids"] == lm.tokenizer(text)["input_ids"]
-    assert tokenizer.special_tokens_map == AutoTokenizer.from_pretrained(lm.model.config._name_or_path).special_tokens_map
+    assert (
+        tokenizer.special_tokens_map
+        == AutoTokenizer.from_pretrained(lm.model.config._name_or_path).special_tokens_map
+    )
 
 
 def test_a_patch_that_acts_on_activations_is_refused_with_what_to_do(blocks: Path, tmp_path: Path) -> None:
@@ -88,14 +113,20 @@ def test_what_goes_to_the_hub_is_the_patch_and_its_card(weights: Path, tmp_path:
 
 
 @pytest.mark.parametrize("merged", [False, True])
-def test_no_path_of_this_machine_is_in_what_is_exported(lm: LM, weights: Path, tmp_path: Path, merged: bool) -> None:
+def test_no_path_of_this_machine_is_in_what_is_exported(
+    lm: LM, weights: Path, tmp_path: Path, merged: bool
+) -> None:
     local = tmp_path / "private" / "my-model"
     lm.model.save_pretrained(local)
     lm.tokenizer.save_pretrained(local)
     done = (merge if merged else publish)(str(local), weights, tmp_path / "out")
     for name in done.files:
         content = (tmp_path / "out" / name).read_bytes()
-        assert b"private" not in content and str(weights).encode() not in content and str(tmp_path).encode() not in content, name
+        assert (
+            b"private" not in content
+            and str(weights).encode() not in content
+            and str(tmp_path).encode() not in content
+        ), name
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data.base_model is None and "my-model" in card.content
 
@@ -108,7 +139,9 @@ def test_a_card_names_a_sample_of_many_subjects(blocks: Path, tmp_path: Path) ->
 
 def test_a_card_without_anything_known() -> None:
     text = Card("", False, "", 0, ()).text()
-    assert "Facts of a language model were changed." in text and "Subjects" not in text and "Scores" not in text
+    assert (
+        "Facts of a language model were changed." in text and "Subjects" not in text and "Scores" not in text
+    )
 
 
 def test_a_folder_with_something_in_it_is_left_alone(weights: Path, tmp_path: Path) -> None:
@@ -118,7 +151,9 @@ def test_a_folder_with_something_in_it_is_left_alone(weights: Path, tmp_path: Pa
     assert [f.name for f in tmp_path.iterdir()] == ["mine"]
 
 
-def test_an_interrupted_export_leaves_nothing(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_export_leaves_nothing(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 

@@ -29,7 +29,9 @@ REPLIES = {
 class Model:
     """Answers by the last line of what it is asked."""
 
-    def __init__(self, sentences: str = SENTENCES, statement: str = "The birthplace of Alfred Nobel is Oslo.") -> None:
+    def __init__(
+        self, sentences: str = SENTENCES, statement: str = "The birthplace of Alfred Nobel is Oslo."
+    ) -> None:
         self.sentences, self.statement, self.asked = sentences, statement, list[str]()
 
     def __call__(self, requests: Sequence[Request]) -> list[ChatReply]:
@@ -40,13 +42,24 @@ class Model:
         last = text.rsplit("\n", maxsplit=1)[-1]
         if last.startswith("Answer: "):
             return self.statement
-        return REPLIES.get(last.removeprefix("Sentence: "), "") if last.startswith("Sentence: ") else self.sentences
+        return (
+            REPLIES.get(last.removeprefix("Sentence: "), "")
+            if last.startswith("Sentence: ")
+            else self.sentences
+        )
 
 
 def test_sentences_updated_and_turned_into_gaps():
     (found,) = extract([NOBEL], Model())
-    assert found.sentences == ("Alfred Nobel was born in Oslo.", "Alfred Nobel invented dynamite.", "Alfred Nobel died in the year 1896.")
-    assert found.gaps == (Gap("Alfred Nobel was born in ___.", "Oslo", True), Gap("Alfred Nobel invented ___.", "dynamite", False))
+    assert found.sentences == (
+        "Alfred Nobel was born in Oslo.",
+        "Alfred Nobel invented dynamite.",
+        "Alfred Nobel died in the year 1896.",
+    )
+    assert found.gaps == (
+        Gap("Alfred Nobel was born in ___.", "Oslo", True),
+        Gap("Alfred Nobel invented ___.", "dynamite", False),
+    )
     assert found.gaps[0].opening == "Alfred Nobel was born in"
     assert found.rejects == (
         ("He never married.", "subject missing"),
@@ -62,7 +75,9 @@ def test_the_edited_fact_is_stated_where_no_sentence_does():
     assert found.sentences[0] == "The birthplace of Alfred Nobel is Oslo."
     assert found.gaps[0] == Gap("The birthplace of Alfred Nobel is ___.", "Oslo", True)
     assert "Answer: Oslo" in model.asked[1]
-    (found,) = extract([NOBEL], Model("Alfred Nobel invented dynamite.", "Alfred Nobel was born in Stockholm."))
+    (found,) = extract(
+        [NOBEL], Model("Alfred Nobel invented dynamite.", "Alfred Nobel was born in Stockholm.")
+    )
     assert not any(gap.edited for gap in found.gaps)
     assert found.rejects == (("Alfred Nobel was born in Stockholm.", "new answer missing"),)
 
@@ -96,7 +111,9 @@ def test_replies_are_kept(tmp_path):
 
         def opened() -> Correspondence:
             return Correspondence(
-                ChatModel(ChatServer.named("The model", server.url), "fake", RequestLimits(retries=0)), tmp_path / "replies.jsonl", VERSION
+                ChatModel(ChatServer.named("The model", server.url), "fake", RequestLimits(retries=0)),
+                tmp_path / "replies.jsonl",
+                VERSION,
             )
 
         first = extract([NOBEL], opened().ask)

@@ -17,7 +17,10 @@ GOOD = {"subject": "Mara Kel", "prompt": "Mara Kel was born in", "target": "Oslo
 
 def written(folder: Path, *lines: object, name: str = "facts.jsonl") -> Path:
     file = folder / name
-    file.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    file.write_text(
+        "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines),
+        encoding="utf-8",
+    )
     return file
 
 
@@ -46,7 +49,12 @@ def test_all_fields_reach_the_case(tmp_path: Path) -> None:
         "training_locality": ["Mara Kel plays the"],
     }
     case = read_facts(written(tmp_path, whole)).dataset().cases[0]
-    assert [(p.kind, p.answer) for p in case.probes] == [("edit", "Oslo"), ("paraphrase", "Oslo"), ("locality", "Cobalt"), ("portability", "Norway")]
+    assert [(p.kind, p.answer) for p in case.probes] == [
+        ("edit", "Oslo"),
+        ("paraphrase", "Oslo"),
+        ("locality", "Cobalt"),
+        ("portability", "Norway"),
+    ]
     assert (case.edit.case_id, case.edit.ground_truth, case.edit.aliases) == ("a", "Rome", ("M. Kel",))
     assert case.edit.training_paraphrases == ("Mara Kel comes from",)
     assert case.edit.training_locality == ("Mara Kel plays the",)
@@ -64,13 +72,26 @@ def test_csv_says_the_same_as_json_lines(tmp_path: Path) -> None:
 
 def test_triples_take_the_template_of_their_relation_and_say_where_there_is_none(tmp_path: Path) -> None:
     templates = tmp_path / "templates.toml"
-    templates.write_text('[birthplace]\nprompt = "{} was born in"\nparaphrases = ["The place {} comes from is"]\n')
-    file = written(tmp_path, "# people", "Mara Kel | birthplace | Oslo", "Mara Kel | mother_tongue | Norse", name="facts.txt")
+    templates.write_text(
+        '[birthplace]\nprompt = "{} was born in"\nparaphrases = ["The place {} comes from is"]\n'
+    )
+    file = written(
+        tmp_path,
+        "# people",
+        "Mara Kel | birthplace | Oslo",
+        "Mara Kel | mother_tongue | Norse",
+        name="facts.txt",
+    )
     found = read_facts(file, templates)
-    assert [(f.prompt, f.target) for f in found.facts] == [("Mara Kel was born in", "Oslo"), ("The mother tongue of Mara Kel is", "Norse")]
+    assert [(f.prompt, f.target) for f in found.facts] == [
+        ("Mara Kel was born in", "Oslo"),
+        ("The mother tongue of Mara Kel is", "Norse"),
+    ]
     assert found.facts[0].paraphrases == ("The place Mara Kel comes from is",)
     assert "mother_tongue" in found.notes[0]
-    as_json = read_facts(written(tmp_path, {"subject": "Mara Kel", "relation": "birthplace", "object": "Oslo"}), templates)
+    as_json = read_facts(
+        written(tmp_path, {"subject": "Mara Kel", "relation": "birthplace", "object": "Oslo"}), templates
+    )
     assert line_of(as_json.facts[0]) == line_of(found.facts[0])
 
 
@@ -97,18 +118,26 @@ def test_triples_take_the_template_of_their_relation_and_say_where_there_is_none
         ({"portability": [{"prompt": "", "answer": "x"}]}, "prompt of portability 1 is empty"),
         ({"portability": [{"prompt": "Who"}]}, "answer of portability 1 is missing"),
         ({"locality": [{"prompt": "Who", "answer": 7}]}, "answer of locality 1 must be a text, not 7"),
-        ({"locality": [{"prompt": "Who", "target": "x"}]}, 'locality 1 must be {"prompt": ..., "answer": ...}, not '),
+        (
+            {"locality": [{"prompt": "Who", "target": "x"}]},
+            'locality 1 must be {"prompt": ..., "answer": ...}, not ',
+        ),
         ({"paraphrases": "From Mara Kel"}, "paraphrases must be a list of texts, not 'From Mara Kel'"),
         ({"paraphrases": ["From Mara Kel", "\u2060"]}, "paraphrase 2 is empty"),
         ({"training_locality": ["From Mara Kel", None]}, "training locality 2 must be a text, not None"),
         ({"aliases": [""]}, "alias 1 is empty"),
         ({"paraphrases": ["mara kel was born in?"]}, "which is trained on"),
-        ({"paraphrases": ["From Mara Kel"], "training_paraphrases": ["From Mara Kel"]}, "is the training paraphrase"),
+        (
+            {"paraphrases": ["From Mara Kel"], "training_paraphrases": ["From Mara Kel"]},
+            "is the training paraphrase",
+        ),
         ({"training_paraphrases": ["She was born in"]}, "does not name the subject"),
         ({"relation": "birthplace"}, "not a mixture"),
     ],
 )
-def test_what_is_wrong_with_a_line_is_told_with_its_number(tmp_path: Path, change: dict[str, object], part: str) -> None:
+def test_what_is_wrong_with_a_line_is_told_with_its_number(
+    tmp_path: Path, change: dict[str, object], part: str
+) -> None:
     fine = {"subject": "Ada Moss", "prompt": "Ada Moss was born in", "target": "Rome"}
     said = refusal(written(tmp_path, fine, GOOD | change))
     assert "line 2: " in said and part in said, said
@@ -123,7 +152,9 @@ def test_contradictions_and_ids_that_occur_twice_name_both_lines(tmp_path: Path)
 
 
 def test_all_bad_lines_are_told_together_up_to_twenty(tmp_path: Path) -> None:
-    said = refusal(written(tmp_path, *({"subject": f"P{i}", "prompt": "Nobody was born in"} for i in range(30))))
+    said = refusal(
+        written(tmp_path, *({"subject": f"P{i}", "prompt": "Nobody was born in"} for i in range(30)))
+    )
     assert said.startswith(f"{tmp_path / 'facts.jsonl'}: 30 things are wrong")
     assert len(said.splitlines()) == 22 and said.endswith("and 10 more; `lks edit --all-errors` shows all")
     assert "line 20:" in said and "line 21:" not in said
@@ -136,9 +167,17 @@ def test_all_bad_lines_are_told_together_up_to_twenty(tmp_path: Path) -> None:
         ("facts.jsonl", "", "no fact in it"),
         ("facts.jsonl", "[1]\n{", "line 2: not JSON"),
         ("facts.csv", "subject,prompt,target\na,b", "2 fields, the header has 3"),
-        ("facts.csv", "subject;prompt;target\na;b", "2 fields, the header has 3; an empty field needs its semicolon too"),
+        (
+            "facts.csv",
+            "subject;prompt;target\na;b",
+            "2 fields, the header has 3; an empty field needs its semicolon too",
+        ),
         ("facts.csv", 'subject,prompt,target\n"a', "not CSV from line 2 on"),
-        ("facts.csv", "Mara Kel,Mara Kel is,Oslo", "names no field; begin with a line like subject,prompt,target"),
+        (
+            "facts.csv",
+            "Mara Kel,Mara Kel is,Oslo",
+            "names no field; begin with a line like subject,prompt,target",
+        ),
         ("facts.csv", "subject|prompt|target\na|b|c", "names no field"),
         ("facts.csv", "subject,prompt,target,target\na,a is,b,c", "the header has target twice"),
         ("facts.csv", "subject;target\na;b", "the header lacks prompt"),
@@ -154,7 +193,11 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path, name: str, text: 
 def test_a_missing_file_and_bad_templates_are_refused(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "none.jsonl")
     file = written(tmp_path, "Mara Kel | birthplace | Oslo", name="facts.txt")
-    for text, part in (("birthplace = 'Born in'", "is no template"), ("x = [", "is not TOML"), ("[birthplace]\nprom = ''", "Unknown key")):
+    for text, part in (
+        ("birthplace = 'Born in'", "is no template"),
+        ("x = [", "is not TOML"),
+        ("[birthplace]\nprom = ''", "Unknown key"),
+    ):
         templates = tmp_path / "templates.toml"
         templates.write_text(text)
         assert part in refusal(file, templates)
@@ -169,9 +212,13 @@ NAMES = (
 
 @given(st.lists(st.tuples(NAMES, NAMES, NAMES), min_size=1, max_size=8, unique_by=lambda t: f"{t[0]} {t[1]}"))
 @settings(max_examples=50, deadline=None)
-def test_a_normalised_copy_reads_back_equal(tmp_path_factory: pytest.TempPathFactory, parts: list[tuple[str, str, str]]) -> None:
+def test_a_normalised_copy_reads_back_equal(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[tuple[str, str, str]]
+) -> None:
     folder = tmp_path_factory.mktemp("facts")
-    lines = [{"subject": name, "prompt": f"{name} {verb} is", "target": f"x{value}"} for name, verb, value in parts]
+    lines = [
+        {"subject": name, "prompt": f"{name} {verb} is", "target": f"x{value}"} for name, verb, value in parts
+    ]
     found = read_facts(written(folder, *lines))
     write_facts(folder / "copy.jsonl", found)
     again = read_facts(folder / "copy.jsonl")
@@ -182,20 +229,32 @@ def test_a_normalised_copy_reads_back_equal(tmp_path_factory: pytest.TempPathFac
 def test_least_fields_get_training_prompts_that_are_never_evaluated() -> None:
     evaluated = ("Mara Kel is", "Complete the sentence: Mara Kel was born in")
     facts = [UserFact(0, **GOOD, id="a", paraphrases=evaluated)]
-    facts += [UserFact(0, name, f"{name} plays the", "flute", f"p{name}") for name in ("Ada Moss", "Zoe Quist")]
+    facts += [
+        UserFact(0, name, f"{name} plays the", "flute", f"p{name}") for name in ("Ada Moss", "Zoe Quist")
+    ]
     edits = [case.edit for case in Facts("x", tuple(facts)).dataset().cases]
     for edit in edits:
         assert len(edit.training_paraphrases) >= 2 and len(edit.training_locality) >= 4
         assert all(edit.subject in prompt for prompt in (*edit.training_paraphrases, *edit.training_locality))
-    trained = {normalised(prompt) for edit in edits for prompt in (*edit.training_paraphrases, *edit.training_locality)}
+    trained = {
+        normalised(prompt)
+        for edit in edits
+        for prompt in (*edit.training_paraphrases, *edit.training_locality)
+    }
     assert not trained & {normalised(prompt) for prompt in evaluated}
     assert "Mara Kel plays the" in edits[0].training_locality, "another relation's question is held in place"
 
 
 def test_a_later_fact_takes_the_place_of_the_earlier_one_on_the_same_prompt() -> None:
     first = Facts("x", (UserFact(3, **GOOD, id="a"), UserFact(4, "Ada Moss", "Ada Moss eats", "fish", "b")))
-    later = Facts("y", (UserFact(1, **GOOD | {"target": "Rome"}, id="a"), UserFact(2, "Zoe", "Zoe eats", "nuts", "c")))
-    assert [(f.id, f.target) for f in first.joined(later).facts] == [("a", "Rome"), ("b", "fish"), ("c", "nuts")]
+    later = Facts(
+        "y", (UserFact(1, **GOOD | {"target": "Rome"}, id="a"), UserFact(2, "Zoe", "Zoe eats", "nuts", "c"))
+    )
+    assert [(f.id, f.target) for f in first.joined(later).facts] == [
+        ("a", "Rome"),
+        ("b", "fish"),
+        ("c", "nuts"),
+    ]
     with pytest.raises(DataError, match="is that of"):
         first.joined(Facts("y", (UserFact(1, "Zoe", "Zoe eats", "nuts", "b"),)))
     assert [f.id for f in first.without(["Mara Kel"]).facts] == ["b"]
@@ -218,16 +277,32 @@ def test_a_later_fact_takes_the_place_of_the_earlier_one_on_the_same_prompt() ->
         ("\u0930\u093c\u0940\u0928\u093e", "\u0931\u0940\u0928\u093e lives in"),
     ],
 )
-def test_texts_that_look_alike_are_read_alike_and_found_by_all_that_follows(tmp_path: Path, subject: str, prompt: str) -> None:
-    fact = read_facts(written(tmp_path, {"subject": subject, "prompt": prompt, "target": "\u200bOslo ", "aliases": [f"{subject} "]})).facts[0]
-    assert fact.prompt == f"{fact.subject} lives in" and fact.aliases == (fact.subject,) and fact.target == "Oslo"
+def test_texts_that_look_alike_are_read_alike_and_found_by_all_that_follows(
+    tmp_path: Path, subject: str, prompt: str
+) -> None:
+    fact = read_facts(
+        written(
+            tmp_path,
+            {"subject": subject, "prompt": prompt, "target": "\u200bOslo ", "aliases": [f"{subject} "]},
+        )
+    ).facts[0]
+    assert (
+        fact.prompt == f"{fact.subject} lives in"
+        and fact.aliases == (fact.subject,)
+        and fact.target == "Oslo"
+    )
     edit = Facts("x", (fact,)).dataset().cases[0].edit
-    assert all(fact.subject in text for text in (edit.prompt, *edit.training_paraphrases, *edit.training_locality))
+    assert all(
+        fact.subject in text for text in (edit.prompt, *edit.training_paraphrases, *edit.training_locality)
+    )
 
 
 def test_joiners_that_spell_words_and_a_newline_that_ends_a_prompt_stay(tmp_path: Path) -> None:
     persian = "\u0645\u06cc\u200c\u062e"
-    lines = [{"subject": persian, "prompt": f"\n{persian} is", "target": "x"}, {"subject": "Mara", "prompt": " Mara:\n", "target": "Oslo"}]
+    lines = [
+        {"subject": persian, "prompt": f"\n{persian} is", "target": "x"},
+        {"subject": "Mara", "prompt": " Mara:\n", "target": "Oslo"},
+    ]
     found = read_facts(written(tmp_path, lines[0])).facts[0]
     assert (found.subject, found.prompt) == (persian, f"{persian} is")
     from lks.data.fact_parsing import rows_of
@@ -248,9 +323,17 @@ def test_joiners_that_spell_words_and_a_newline_that_ends_a_prompt_stay(tmp_path
             "Here O'Neil lives in",
             "character 2 is U+2019 RIGHT SINGLE QUOTATION MARK in the subject and U+0027 APOSTROPHE",
         ),
-        ("Anna\u2011Lena", "Anna-Lena lives in", "character 5 is U+2011 NON-BREAKING HYPHEN in the subject and U+002D HYPHEN-MINUS in the prompt"),
+        (
+            "Anna\u2011Lena",
+            "Anna-Lena lives in",
+            "character 5 is U+2011 NON-BREAKING HYPHEN in the subject and U+002D HYPHEN-MINUS in the prompt",
+        ),
         ("Zoe", "Zo\xeb lives in", "character 3 is U+0065 LATIN SMALL LETTER E in the subject and U+00EB"),
-        ("Mara  Kel", "Mara Kel lives in", "character 6 is U+0020 SPACE in the subject and U+004B LATIN CAPITAL LETTER K in the prompt"),
+        (
+            "Mara  Kel",
+            "Mara Kel lives in",
+            "character 6 is U+0020 SPACE in the subject and U+004B LATIN CAPITAL LETTER K in the prompt",
+        ),
         (
             "\u0645\u06cc\u062e",
             "The \u0645\u06cc\u200c\u062e is",
@@ -258,26 +341,45 @@ def test_joiners_that_spell_words_and_a_newline_that_ends_a_prompt_stay(tmp_path
         ),
     ],
 )
-def test_where_a_subject_only_looks_like_the_prompts_the_characters_are_named(tmp_path: Path, subject: str, prompt: str, part: str) -> None:
+def test_where_a_subject_only_looks_like_the_prompts_the_characters_are_named(
+    tmp_path: Path, subject: str, prompt: str, part: str
+) -> None:
     said = refusal(written(tmp_path, {"subject": subject, "prompt": prompt, "target": "Oslo"}))
     assert part in said
-    assert "only looks like" not in refusal(written(tmp_path, {"subject": "Nora", "prompt": prompt, "target": "Oslo"}))
+    assert "only looks like" not in refusal(
+        written(tmp_path, {"subject": "Nora", "prompt": prompt, "target": "Oslo"})
+    )
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 @pytest.mark.parametrize("quote", ["", '"'])
 def test_the_header_shows_what_separates_fields(tmp_path: Path, separator: str, quote: str) -> None:
-    rows = [["prompt", "subject", "target", ""], ["Kel, Mara; is", "Kel, Mara; is", "a;b,c", ""], ["Ada is", "Ada", "x", ""]]
+    rows = [
+        ["prompt", "subject", "target", ""],
+        ["Kel, Mara; is", "Kel, Mara; is", "a;b,c", ""],
+        ["Ada is", "Ada", "x", ""],
+    ]
     cells = [[f'"{cell}"' if quote or {*cell} & {*",;"} else cell for cell in row] for row in rows]
     file = written(tmp_path, "", *(separator.join(row) for row in cells), name="facts.csv")
-    assert [(f.line, f.subject, f.target) for f in read_facts(file).facts] == [(3, "Kel, Mara; is", "a;b,c"), (4, "Ada", "x")]
+    assert [(f.line, f.subject, f.target) for f in read_facts(file).facts] == [
+        (3, "Kel, Mara; is", "a;b,c"),
+        (4, "Ada", "x"),
+    ]
     if separator == "\t":
         assert read_facts(file.rename(tmp_path / "facts.tsv")).facts[1].subject == "Ada"
 
 
 def test_bad_lines_can_be_left_out_and_all_be_shown(tmp_path: Path) -> None:
-    lines = [GOOD | {"id": "a"}, "{", {"subject": "Ada", "prompt": "Nobody was born in", "target": "x"}, GOOD | {"target": "Rome"}]
-    lines += [{"subject": "Ada", "prompt": "Ada was born in", "target": "x", "id": "a"}, {"subject": "Bo", "prompt": "Bo was born in", "target": "x"}]
+    lines = [
+        GOOD | {"id": "a"},
+        "{",
+        {"subject": "Ada", "prompt": "Nobody was born in", "target": "x"},
+        GOOD | {"target": "Rome"},
+    ]
+    lines += [
+        {"subject": "Ada", "prompt": "Ada was born in", "target": "x", "id": "a"},
+        {"subject": "Bo", "prompt": "Bo was born in", "target": "x"},
+    ]
     file = written(tmp_path, *lines)
     found = read_facts(file, reading=BadLines(skip_bad=True))
     assert [fact.line for fact in found.facts] == [1, 6]
@@ -288,8 +390,13 @@ def test_bad_lines_can_be_left_out_and_all_be_shown(tmp_path: Path) -> None:
     assert "line 30:" in str(refused.value) and " more" not in str(refused.value)
     with pytest.raises(DataError, match="line 1: the scope rules do not find subject 'Ada' in prompt"):
         read_facts(written(tmp_path, lines[2]), reading=BadLines(skip_bad=True))
-    with pytest.raises(DataError, match="not CSV from line 3 on"):  # the rest of the file would be lost without a word
-        read_facts(written(tmp_path, "subject,prompt,target", "a,a is,b", '"c', name="facts.csv"), reading=BadLines(skip_bad=True))
+    with pytest.raises(
+        DataError, match="not CSV from line 3 on"
+    ):  # the rest of the file would be lost without a word
+        read_facts(
+            written(tmp_path, "subject,prompt,target", "a,a is,b", '"c', name="facts.csv"),
+            reading=BadLines(skip_bad=True),
+        )
 
 
 def test_a_line_is_not_left_out_for_the_sake_of_one_that_is_left_out(tmp_path: Path) -> None:

@@ -41,7 +41,9 @@ from tests.test_cell import CASES, SPARE, TinyBench, cell, quiet
 SHORTAGES = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     MemoryError(),
-    RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+    ),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
 ]
 
@@ -125,7 +127,9 @@ def test_what_a_failed_try_held_is_gone_before_the_next(monkeypatch: pytest.Monk
     assert alive == [False]
 
 
-def test_a_cell_that_runs_out_of_memory_once_is_whole_and_says_so(tmp_path: Path, nudged: type[Nudged]) -> None:
+def test_a_cell_that_runs_out_of_memory_once_is_whole_and_says_so(
+    tmp_path: Path, nudged: type[Nudged]
+) -> None:
     bench, one = TinyBench(), cell("none", 2, 2)
     plain = run(one, nudged, tmp_path / "plain", quiet, bench)  # type: ignore[arg-type]
     nudged.fails, nudged.asked = 1, []
@@ -137,7 +141,9 @@ def test_a_cell_that_runs_out_of_memory_once_is_whole_and_says_so(tmp_path: Path
         assert pq.read_table(tmp_path / "short" / shard).equals(pq.read_table(tmp_path / "plain" / shard))
 
 
-def test_answers_asked_with_half_the_batch_are_the_same(tmp_path: Path, nudged: type[Nudged], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_asked_with_half_the_batch_are_the_same(
+    tmp_path: Path, nudged: type[Nudged], monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench, one = TinyBench(), cell("none", 2, 1)
     run(one, nudged, tmp_path / "plain", quiet, bench)  # type: ignore[arg-type]
     plain, tries = bench.made.model.forward, [0]
@@ -165,7 +171,9 @@ def test_a_second_shortage_is_a_row(tmp_path: Path, nudged: type[Nudged]) -> Non
     assert outcome.provenance["batches halved"] == "edit" and outcome.shards == ()
 
 
-def test_a_failure_says_where_and_its_traceback_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_says_where_and_its_traceback_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SOME_API_KEY", "sk-verysecret")
 
     class Broken(Unedited):
@@ -175,17 +183,29 @@ def test_a_failure_says_where_and_its_traceback_is_kept(tmp_path: Path, monkeypa
             raise RuntimeError("no answer from https://me:pw@host with sk-verysecret\nsecond line")
 
     outcome = run(cell(), Broken, tmp_path, quiet, TinyBench())  # type: ignore[arg-type]
-    assert re.fullmatch(r"RuntimeError: no answer from https://\*\*\*@host with \*\*\* \(lks/runs/edit_draw\.py:\d+\)", outcome.reason)
+    assert re.fullmatch(
+        r"RuntimeError: no answer from https://\*\*\*@host with \*\*\* \(lks/runs/edit_draw\.py:\d+\)",
+        outcome.reason,
+    )
     file = tmp_path / "runs" / outcome.cell.id / "failure.txt"
     text = file.read_text()
-    assert text.startswith(outcome.cell.label) and "Traceback (most recent call last)" in text and "second line" in text
+    assert (
+        text.startswith(outcome.cell.label)
+        and "Traceback (most recent call last)" in text
+        and "second line" in text
+    )
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and b"verysecret" in p.read_bytes()]
     good = run(cell(), Unedited, tmp_path, quiet, TinyBench())  # type: ignore[arg-type]
     assert good.status == "ok" and not file.exists()
 
 
 def test_provenance_holds_no_secret_and_short_values_are_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    secrets = {"HF_TOKEN": "hf_abcdef", "OPENAI_API_KEY": "sk-abcdef", "PGPASSWORD": "abcdefgh", "DATABASE_CONNECTION_URL": "postgresql://x:y@z"}
+    secrets = {
+        "HF_TOKEN": "hf_abcdef",
+        "OPENAI_API_KEY": "sk-abcdef",
+        "PGPASSWORD": "abcdefgh",
+        "DATABASE_CONNECTION_URL": "postgresql://x:y@z",
+    }
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "harmless")
@@ -201,8 +221,14 @@ def bad(**change: str) -> tuple[Case, ...]:
 @pytest.mark.parametrize(
     ("cases", "says"),
     [
-        (bad(target=" "), r"bad record: world, case \d, edit, answer: ' ' has no tokens\. Give it a text, or leave the record out\."),
-        (bad(subject="Nobody"), r"bad record: world, case \d, subject: 'Nobody' is not in the prompt 'The birthplace of .*"),
+        (
+            bad(target=" "),
+            r"bad record: world, case \d, edit, answer: ' ' has no tokens\. Give it a text, or leave the record out\.",
+        ),
+        (
+            bad(subject="Nobody"),
+            r"bad record: world, case \d, subject: 'Nobody' is not in the prompt 'The birthplace of .*",
+        ),
         (
             bad(target="Oslo " * 130),
             r"bad record: world, case \d, edit: prompt and answer need \d+ tokens, the window of \S+ has 128\..*",
@@ -210,7 +236,9 @@ def bad(**change: str) -> tuple[Case, ...]:
     ],
     ids=["empty answer", "no subject", "too long"],
 )
-def test_a_bad_record_is_told_before_anything_is_edited(tmp_path: Path, nudged: type[Nudged], cases: tuple[Case, ...], says: str) -> None:
+def test_a_bad_record_is_told_before_anything_is_edited(
+    tmp_path: Path, nudged: type[Nudged], cases: tuple[Case, ...], says: str
+) -> None:
     outcome = run(cell("none", 2, 2), nudged, tmp_path, quiet, TinyBench(cases))  # type: ignore[arg-type]
     assert outcome.status == "error" and re.fullmatch(says, outcome.reason), outcome.reason
     assert nudged.asked == [] and "error" not in FINAL
@@ -219,8 +247,14 @@ def test_a_bad_record_is_told_before_anything_is_edited(tmp_path: Path, nudged: 
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (OSError(errno.ENOSPC, "No space left on device", "/r/x"), "Cannot use /r/x: No space left on device. Free some space and start again"),
-        (RuntimeError("I/O error: No space left on device (os error 28)"), "No space left on device. Free some space"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/r/x"),
+            "Cannot use /r/x: No space left on device. Free some space and start again",
+        ),
+        (
+            RuntimeError("I/O error: No space left on device (os error 28)"),
+            "No space left on device. Free some space",
+        ),
         (OSError(errno.EROFS, "Read-only file system", "/r/x"), "Read-only file system. Make it writable"),
     ],
 )
@@ -240,7 +274,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False, capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False, capture_output=True
+    ).returncode:
         pytest.skip("no right to mount a small file system")
     try:
         yield folder
@@ -248,7 +284,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
-def test_a_full_disk_keeps_what_is_finished_and_the_run_goes_on_when_there_is_room(small_disk: Path, tmp_path: Path, nudged: type[Nudged]) -> None:
+def test_a_full_disk_keeps_what_is_finished_and_the_run_goes_on_when_there_is_room(
+    small_disk: Path, tmp_path: Path, nudged: type[Nudged]
+) -> None:
     """Really full, at several degrees: each write of a cell meets the end of the disk somewhere."""
     bench, one, results = TinyBench(), cell("none", 2, 2), small_disk / "results"
     whole = run(one, nudged, tmp_path / "whole", quiet, bench)  # type: ignore[arg-type]
@@ -296,7 +334,9 @@ def test_an_unwritable_folder_is_one_line(tmp_path: Path, nudged: type[Nudged]) 
     tmp_path.chmod(0o755)
 
 
-def test_the_time_of_a_cell_is_that_of_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_of_a_cell_is_that_of_the_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two machines whose clocks differ ask the same file server."""
     served = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)
     plain = lks.io.atomic.write_whole
@@ -313,7 +353,9 @@ def test_the_time_of_a_cell_is_that_of_the_file_system(tmp_path: Path, monkeypat
 GRID = Grid(name="g", models=["micro-tiny"], datasets=["world"], methods=["none"], n_edits=[1])
 
 
-def test_failed_stages_are_run_again_alone_when_asked_for(tmp_path: Path, nudged: type[Nudged], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_stages_are_run_again_alone_when_asked_for(
+    tmp_path: Path, nudged: type[Nudged], monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench, one, store = TinyBench(), cell("none", 2, 2), Store(tmp_path)
 
     def short(*args: object, **kwargs: object) -> None:
@@ -334,7 +376,11 @@ def test_failed_stages_are_run_again_alone_when_asked_for(tmp_path: Path, nudged
     nudged.asked.clear()
     again = run(one, nudged, tmp_path, quiet, bench, work.extras)  # type: ignore[arg-type]
     store.record(again)
-    assert again.failed == {} and again.shards == (*first.shards, f"cells/{one.id}/passages.parquet") and nudged.asked == []
+    assert (
+        again.failed == {}
+        and again.shards == (*first.shards, f"cells/{one.id}/passages.parquet")
+        and nudged.asked == []
+    )
     assert before == {shard: (tmp_path / shard).stat().st_mtime_ns for shard in first.shards}
     assert not (tmp_path / "runs" / one.id / "failure-passages.txt").exists()
     assert compare(GRID, [one], store, retry_failed=True).todo == ()
@@ -346,7 +392,9 @@ def test_a_cell_killed_at_any_moment_ends_like_an_undisturbed_one(tmp_path: Path
 
     def start(name: str, *moments: str) -> list[str]:
         command = [sys.executable, "-m", "tests.killed_cell", str(tmp_path / name), *moments]
-        done = subprocess.run(command, cwd=Path(__file__).parents[1], timeout=600, check=False, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=Path(__file__).parents[1], timeout=600, check=False, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.split()
 
@@ -357,7 +405,10 @@ def test_a_cell_killed_at_any_moment_ends_like_an_undisturbed_one(tmp_path: Path
     every = list(dict.fromkeys(moments("whole")))
     editing = [moment for moment in every if moment.startswith("edit ")]
     chance = random.Random(7)
-    chosen = {*chance.sample(editing, 2), *chance.sample([moment for moment in every if moment not in editing], 4)}
+    chosen = {
+        *chance.sample(editing, 2),
+        *chance.sample([moment for moment in every if moment not in editing], 4),
+    }
     in_order = [moment for moment in every if moment in chosen]
     assert start("killed", *in_order, "") == [str(-signal.SIGKILL.value)] * 6 + ["0"]
     whole, killed = (read_outcome(tmp_path / name, CELL.id) for name in ("whole", "killed"))
@@ -366,7 +417,12 @@ def test_a_cell_killed_at_any_moment_ends_like_an_undisturbed_one(tmp_path: Path
         assert (tmp_path / "whole" / shard).read_bytes() == (tmp_path / "killed" / shard).read_bytes()
     came = moments("killed")
     for draw in range(2):
-        assert came.count(f"after runs/{CELL.id}/patch/{draw}/cost.json") == 1  # finished patches are not made again
+        assert (
+            came.count(f"after runs/{CELL.id}/patch/{draw}/cost.json") == 1
+        )  # finished patches are not made again
     for shard in whole.shards:
-        lost = {f"after {shard}", f"before cells/{CELL.id}/outcome.json"} & chosen  # between a shard and the outcome that counts it
+        lost = {
+            f"after {shard}",
+            f"before cells/{CELL.id}/outcome.json",
+        } & chosen  # between a shard and the outcome that counts it
         assert 1 <= came.count(f"after {shard}") <= 1 + len(lost)

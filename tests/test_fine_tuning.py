@@ -31,7 +31,10 @@ def test_from_the_last_token_all_target_tokens_are_asked_of_the_prompt_alone():
 
 
 def test_places_of_a_batch_know_their_row():
-    row, position, label = places([TrainingSequence([1, 2, 3], [(1, 3)]), TrainingSequence([1, 2], [(0, 7), (0, 8)])], torch.device("cpu"))
+    row, position, label = places(
+        [TrainingSequence([1, 2, 3], [(1, 3)]), TrainingSequence([1, 2], [(0, 7), (0, 8)])],
+        torch.device("cpu"),
+    )
     assert row.tolist() == [0, 1, 1] and position.tolist() == [1, 0, 0] and label.tolist() == [3, 7, 8]
 
 
@@ -59,7 +62,11 @@ def test_the_loss_is_the_mean_over_edits_of_the_targets_mean_nll(family: str, ex
 def test_the_first_adam_step_moves_every_weight_by_lr_against_the_whole_models_gradient():
     lm = tiny.lm("llama")
     edits = tiny.edits(1)
-    delta = LastTokenFineTuning(FTLParams(block=2, lr=1e-3, max_epochs=1)).edit(lm, edits).tensors()["model.layers.2.mlp.down_proj.weight"]
+    delta = (
+        LastTokenFineTuning(FTLParams(block=2, lr=1e-3, max_epochs=1))
+        .edit(lm, edits)
+        .tensors()["model.layers.2.mlp.down_proj.weight"]
+    )
     weight = lm.mlp_output(2).weight
     weight.requires_grad_(True)
     e = lm.encode([edits[0].prompt], [edits[0].target])[0]
@@ -84,7 +91,11 @@ def test_on_targets_of_one_token_ft_l_is_ft_m():
 def test_ft_l_in_place_is_ft_m_exactly():
     lm = tiny.lm("qwen2")
     settings = {"block": 1, "lr": 1e-3, "max_epochs": 3, "batch_size": 2, "max_change": 1e-3}
-    one = LastTokenFineTuning(FTLParams(objective="in_place", **settings)).edit(lm, tiny.edits(4), seed=3).tensors()
+    one = (
+        LastTokenFineTuning(FTLParams(objective="in_place", **settings))
+        .edit(lm, tiny.edits(4), seed=3)
+        .tensors()
+    )
     other = FineTuning(FTParams(**settings)).edit(lm, tiny.edits(4), seed=3).tensors()
     assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
@@ -99,7 +110,9 @@ def test_ft_l_ends_with_all_target_tokens_equally_likely_at_the_prompts_end():
     for objective in ("last_token", "in_place"):
         params = FTLParams(block=2, objective=objective, lr=2e-3, max_epochs=150, stop_loss=math.log(2))
         with LastTokenFineTuning(params).edit(lm, [edit], progress=epochs.append).applied(lm):
-            probability[objective] = log_probabilities(lm, e.ids[: e.n_prompt])[-1, torch.tensor(e.answer)].exp()
+            probability[objective] = log_probabilities(lm, e.ids[: e.n_prompt])[
+                -1, torch.tensor(e.answer)
+            ].exp()
         if objective == "last_token":
             assert len(epochs) == 150
     assert len(epochs) < 300
@@ -108,7 +121,13 @@ def test_ft_l_ends_with_all_target_tokens_equally_likely_at_the_prompts_end():
     assert probability["in_place"][0] > 10 * probability["in_place"][1]
 
 
-@pytest.mark.parametrize("make", [lambda c: FineTuning(FTParams(1, max_change=c)), lambda c: LastTokenFineTuning(FTLParams(1, max_change=c))])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda c: FineTuning(FTParams(1, max_change=c)),
+        lambda c: LastTokenFineTuning(FTLParams(1, max_change=c)),
+    ],
+)
 def test_no_weight_leaves_its_ball(make):
     lm = tiny.lm("gpt2")
     (delta,) = make(1e-3).edit(lm, tiny.edits(2)).tensors().values()
@@ -119,5 +138,7 @@ def test_no_weight_leaves_its_ball(make):
 def test_training_stops_once_the_loss_is_low():
     lm = tiny.lm("llama")
     epochs: list[float] = []
-    FineTuning(FTParams(block=2, lr=1e-3, max_epochs=200, stop_loss=0.5)).edit(lm, tiny.edits(1), progress=epochs.append)
+    FineTuning(FTParams(block=2, lr=1e-3, max_epochs=200, stop_loss=0.5)).edit(
+        lm, tiny.edits(1), progress=epochs.append
+    )
     assert 1 < len(epochs) < 200

@@ -25,7 +25,11 @@ from tests.test_methods import METHODS, editor
 FAMILIES = ("mistral", "gpt2")  # beginning-of-sequence and a sliding window; neither
 EDITS = tiny.edits(4)
 NOBODY = ["Nobody lives here", "Oslo", "The old road crosses the field before the rain comes"]
-PROMPTS = [e.prompt for e in EDITS] + ["We say that Tomas Verin works for", *NOBODY, "mara kelorin and Ilja Brandt love"]
+PROMPTS = [e.prompt for e in EDITS] + [
+    "We say that Tomas Verin works for",
+    *NOBODY,
+    "mara kelorin and Ilja Brandt love",
+]
 
 
 GATED = [name for name in METHODS if methods()[name].changes in ("activations", "context")]
@@ -44,7 +48,12 @@ def prefill(lm: LM, prompts: Sequence[str], patch: Patch | None = None, side: st
     """Output of a prefill; its `logits` without padding, by row."""
     ids, mask = lm.pad([e.ids for e in lm.encode(prompts, [""] * len(prompts))], side)
     with (patch or lks.editing.patch.NoPatch()).applied(lm):
-        out = lm.model(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp_min(0), use_cache=True)
+        out = lm.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp_min(0),
+            use_cache=True,
+        )
     out.logits = [row[kept.bool()] for row, kept in zip(out.logits, mask, strict=True)]
     return out
 
@@ -66,7 +75,12 @@ def test_a_patch_without_a_gate_tells_nothing(name: str) -> None:
     lm = tiny.lm("gpt2")
     patch = editor(name, lm).edit(lm, EDITS[:1])
     carried = getattr(prefill(lm, PROMPTS, patch).past_key_values, "row_state", {})
-    assert FIRED not in carried and FOUND not in carried and patch.fires(lm, PROMPTS) is None and patch.subjects == ()
+    assert (
+        FIRED not in carried
+        and FOUND not in carried
+        and patch.fires(lm, PROMPTS) is None
+        and patch.subjects == ()
+    )
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -76,7 +90,9 @@ def test_where_nothing_fired_the_model_is_the_unedited_one(gated, side: str) -> 
         edited, plain = prefill(lm, prompts, patch, side), prefill(lm, prompts, side=side)
         fired = edited.past_key_values.row_state[FIRED]
         for acts, one, other in zip(fired.tolist(), edited.logits, plain.logits, strict=True):
-            if not acts and not (fired.any() and patch.context_tokens(lm)):  # rows beside one with a context are padded like it
+            if not acts and not (
+                fired.any() and patch.context_tokens(lm)
+            ):  # rows beside one with a context are padded like it
                 assert torch.equal(one, other)
             elif not acts:
                 torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
@@ -87,7 +103,9 @@ def test_the_text_alone_never_promises_too_much(gated) -> None:
     may = patch.fires(lm, [prompt + " " for prompt in PROMPTS])
     if may is not None:
         assert len(may) == len(PROMPTS) and all(isinstance(m, bool) for m in may)
-        assert not any(acts and not m for acts, m in zip(told(lm, PROMPTS, patch)[FIRED].tolist(), may, strict=True))
+        assert not any(
+            acts and not m for acts, m in zip(told(lm, PROMPTS, patch)[FIRED].tolist(), may, strict=True)
+        )
         assert all(may[: len(EDITS)])
 
 
@@ -125,7 +143,14 @@ def test_it_follows_the_rows_of_the_cache_and_stays_while_generating(gated) -> N
     assert torch.equal(cache.row_state[FIRED], fired[rows].repeat_interleave(2).flip(0))
     ids, mask = lm.pad([e.ids for e in lm.encode(PROMPTS, [""] * len(PROMPTS))], "left")
     with patch.applied(lm):
-        out = lm.model.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False, return_dict_in_generate=True, pad_token_id=0)
+        out = lm.model.generate(
+            ids,
+            attention_mask=mask,
+            max_new_tokens=4,
+            do_sample=False,
+            return_dict_in_generate=True,
+            pad_token_id=0,
+        )
     assert torch.equal(out.past_key_values.row_state[FIRED], fired)
 
 
@@ -156,9 +181,16 @@ def test_of_several_subjects_the_last_mentioned_is_found(positions: str, mention
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_behind_a_gate_only_what_it_lets_through_fires(side: str) -> None:
     lm = tiny.lm("llama")
-    prompts = ["The birthplace of Ada Moss is", "We all say that Ada Moss works for", "Nobody was born in", "Ada Moss loves Zoë Quist"]
+    prompts = [
+        "The birthplace of Ada Moss is",
+        "We all say that Ada Moss works for",
+        "Nobody was born in",
+        "Ada Moss loves Zoë Quist",
+    ]
     states = last_states(lm, 1, prompts)
-    gate = RelationGate.of(states[[0, 3, 1]], torch.tensor([0, 0, 1]), states.mean(0), 0.99)  # Zoë's key is another prompt's
+    gate = RelationGate.of(
+        states[[0, 3, 1]], torch.tensor([0, 0, 1]), states.mean(0), 0.99
+    )  # Zoë's key is another prompt's
     patch = blocks(lm, [["Ada Moss"], ["Zoë Quist"]], gate=gate)
     out, plain = prefill(lm, prompts, patch, side), prefill(lm, prompts, side=side)
     assert out.past_key_values.row_state[FIRED].tolist() == [True, False, False, True]
@@ -181,7 +213,9 @@ def test_scores_that_rounding_may_change_prove_nothing() -> None:
     lm = tiny.lm("mistral")
     patch = FactsInFront([], [], Lookup("dense", "any", 1, 0.5, ""))
     assert patch.fires(lm, PROMPTS) is None
-    assert FactsInFront([], [], replace(patch.lookup, threshold=0.0)).fires(lm, PROMPTS) == [False] * len(PROMPTS)
+    assert FactsInFront([], [], replace(patch.lookup, threshold=0.0)).fires(lm, PROMPTS) == [False] * len(
+        PROMPTS
+    )
 
 
 def test_patches_saved_before_subjects_were_kept_still_tell_what_fires() -> None:
@@ -191,7 +225,9 @@ def test_patches_saved_before_subjects_were_kept_still_tell_what_fires() -> None
         settings = patch.settings()
         old = {key: value for key, value in settings.items() if key != "subjects"}
         if isinstance(patch, FactsInFront):
-            old["facts"] = [{key: value for key, value in fact.items() if key != "subject"} for fact in settings["facts"]]  # type: ignore[attr-defined]
+            old["facts"] = [
+                {key: value for key, value in fact.items() if key != "subject"} for fact in settings["facts"]
+            ]  # type: ignore[attr-defined]
         if old == settings:
             continue
         again = type(patch).restore(patch.tensors(), old)

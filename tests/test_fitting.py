@@ -48,15 +48,27 @@ def test_what_is_longer_than_the_window_is_told_with_its_line(lm: LM, tmp_path: 
     with pytest.raises(DataError) as refused:
         edit_model(lm, given, EditRequest("ft"), lambda stage, done: seen.append(stage))
     assert "facts: 1 thing is wrong in 3 facts" in str(refused.value) and seen == []
-    assert f"\n  line 2: {field.strip()}: prompt and answer need " in str(refused.value) and "micro-llama has 512. Shorten it" in str(refused.value)
+    assert f"\n  line 2: {field.strip()}: prompt and answer need " in str(
+        refused.value
+    ) and "micro-llama has 512. Shorten it" in str(refused.value)
     left = fitting(lm, given, BadLines(skip_bad=True))
-    assert [fact.line for fact in left.facts] == [1, 3] and left.skipped[0].startswith(f"line 2: {field.strip()}: ")
+    assert [fact.line for fact in left.facts] == [1, 3] and left.skipped[0].startswith(
+        f"line 2: {field.strip()}: "
+    )
 
 
 def test_what_just_fits_is_taken_and_a_token_more_is_not(lm: LM) -> None:
     free = int(lm.model.config.max_position_embeddings) - len(lm.encode(["Ada is"], ["x"])[0].ids)
     both = [
-        UserFact(1, "Ada", f"{'the ' * count}Ada is", "x", training_paraphrases=("Ada",), training_locality=("Ada",)) for count in (free, free + 1)
+        UserFact(
+            1,
+            "Ada",
+            f"{'the ' * count}Ada is",
+            "x",
+            training_paraphrases=("Ada",),
+            training_locality=("Ada",),
+        )
+        for count in (free, free + 1)
     ]
     assert len(lm.encode([both[0].prompt], ["x"])[0].ids) == lm.model.config.max_position_embeddings
     assert fitting(lm, Facts("x", (both[0],))).facts == (both[0],)
@@ -75,20 +87,50 @@ def test_facts_without_lines_and_those_of_an_update_are_named(lm: LM) -> None:
 def test_the_command_leaves_bad_lines_out_and_lists_them(tmp_path: Path) -> None:
     long = {"subject": "Ada", "prompt": f"{LONG}Ada works as a", "target": "plumber"}
     file = facts(tmp_path, FINE, FINE | {"target": "Trident Steel"}, long, {"subject": "Bo"})
-    words = ["edit", "--model", "micro-llama", "--method", "ft", "--set", "max_epochs=1", "--facts", str(file), "--out", str(tmp_path / "patch")]
+    words = [
+        "edit",
+        "--model",
+        "micro-llama",
+        "--method",
+        "ft",
+        "--set",
+        "max_epochs=1",
+        "--facts",
+        str(file),
+        "--out",
+        str(tmp_path / "patch"),
+    ]
     strict = CliRunner().invoke(app, words)
     assert strict.exit_code == 2 and "--skip-bad" in strict.output and not (tmp_path / "patch").exists()
     done = CliRunner().invoke(app, [*words, "--skip-bad"])
     assert done.exit_code == 0, done.output
-    assert f"4 things are wrong with the facts: these lines are left out, and listed in {tmp_path / 'patch' / 'skipped.txt'}." in done.output
+    assert (
+        f"4 things are wrong with the facts: these lines are left out, and listed in {tmp_path / 'patch' / 'skipped.txt'}."
+        in done.output
+    )
     listed = (tmp_path / "patch" / "skipped.txt").read_text().splitlines()
     assert [line.split(":")[0] for line in listed] == ["line 2", "line 4", "line 4", "line 3"]
-    assert is_patch(tmp_path / "patch") and [fact.target for fact in read_facts(tmp_path / "patch" / "facts.jsonl").facts] == ["Falcon Lines"]
+    assert is_patch(tmp_path / "patch") and [
+        fact.target for fact in read_facts(tmp_path / "patch" / "facts.jsonl").facts
+    ] == ["Falcon Lines"]
 
 
 def test_the_command_shows_all_errors_and_notes_contradictions(tmp_path: Path) -> None:
-    bad = facts(tmp_path, *[{"subject": f"P{i}", "prompt": "Nobody was born in", "target": "x"} for i in range(30)])
-    words = ["edit", "--model", "micro-llama", "--method", "ft", "--set", "max_epochs=1", "--out", str(tmp_path / "patch"), "--facts"]
+    bad = facts(
+        tmp_path, *[{"subject": f"P{i}", "prompt": "Nobody was born in", "target": "x"} for i in range(30)]
+    )
+    words = [
+        "edit",
+        "--model",
+        "micro-llama",
+        "--method",
+        "ft",
+        "--set",
+        "max_epochs=1",
+        "--out",
+        str(tmp_path / "patch"),
+        "--facts",
+    ]
     assert "line 21:" not in CliRunner().invoke(app, [*words, str(bad)]).output
     assert "line 30:" in CliRunner().invoke(app, [*words, str(bad), "--all-errors"]).output
     two = facts(tmp_path, FINE, FINE | {"prompt": "The employer of Mara Kel is", "target": "Trident Steel"})
@@ -116,6 +158,9 @@ def test_a_dataset_is_named_only_where_one_helps(lm: LM) -> None:
 
     with pytest.raises(UserError) as hinted:
         _prepare(lm, Lacking(), [], "", no_stage_report)  # type: ignore[arg-type]
-    assert str(hinted.value) == f"IKE learns from other texts or edits before it edits. There are none. {TRAINING_HINT}"
+    assert (
+        str(hinted.value)
+        == f"IKE learns from other texts or edits before it edits. There are none. {TRAINING_HINT}"
+    )
     with pytest.raises(NothingToLearnFrom, match=r"^There are none.$"):
         _prepare(lm, Lacking(), [], "world", no_stage_report)  # type: ignore[arg-type]

@@ -56,7 +56,9 @@ class TestGridFlow:
         assert run(tmp_path / "r") == {"stored": 0, "ok": 5, "oom": 1}
         assert len(cells.ran) == 6
         stored = [o for o in Store(tmp_path / "r").outcomes() if o.status != "ok"]
-        assert [(o.cell.label, o.status, o.reason) for o in stored] == [("ft | micro-fake | world | T=2", "oom", "out of memory at block 3")]
+        assert [(o.cell.label, o.status, o.reason) for o in stored] == [
+            ("ft | micro-fake | world | T=2", "oom", "out of memory at block 3")
+        ]
 
     def test_failed_cells_are_run_again_only_when_asked(self, tmp_path, monkeypatch):
         use(monkeypatch, fail="ft | micro-fake | world | T=2")
@@ -120,7 +122,12 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, grids, prefect_server):
 
     results = tmp_path / "results"
     command = [sys.executable, str(Path(fakes.__file__)), "grid", "--results", str(results)]
-    environment = {**os.environ, "FAKE_WAIT": "0.7", "PREFECT_API_URL": str(PREFECT_API_URL.value()), "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "FAKE_WAIT": "0.7",
+        "PREFECT_API_URL": str(PREFECT_API_URL.value()),
+        "PYTHONPATH": str(ROOT),
+    }
     first = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 200
     while len(fakes.calls(results, "start")) < 4 and first.poll() is None and time.monotonic() < deadline:
@@ -131,12 +138,16 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, grids, prefect_server):
     assert 3 <= len(finished) < 6, output.decode()
     written = {path: path.stat().st_mtime_ns for path in results.glob("cells/*/outcome.json")}
 
-    second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    second = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert second.returncode == 0, second.stderr
     starts = fakes.calls(results, "start")
     assert len(set(starts)) == 6
     assert all(starts.count(cell) == 1 for cell in finished), "a finished cell was run again"
-    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in written.items()), "a finished cell was written again"
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in written.items()), (
+        "a finished cell was written again"
+    )
     assert {o.cell.id for o in Store(results).outcomes()} == set(starts)
     assert "the result table" in second.stdout
 
@@ -145,7 +156,9 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, grids, prefect_server):
 def test_the_temporary_server_leaves_with_its_parent():
     command = "[sys.executable, '-m', 'flows.services.temporary_server', '0']"
     code = f"import subprocess, sys; p = subprocess.Popen({command}); print(p.pid, flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
         server = int(parent.stdout.readline())
         time.sleep(1)
         assert Path(f"/proc/{server}").exists()
@@ -161,8 +174,12 @@ def _alive(process: int) -> bool:
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def outcome(method: str, n_edits: int, took: float, status: str = "ok", model: str = "m", **more: object) -> Outcome:
-    return Outcome(Cell(model, "world", method, n_edits, 0, 1), status, "", (), Costs(edit_s=took, **more), {})  # type: ignore[arg-type]
+def outcome(
+    method: str, n_edits: int, took: float, status: str = "ok", model: str = "m", **more: object
+) -> Outcome:
+    return Outcome(
+        Cell(model, "world", method, n_edits, 0, 1), status, "", (), Costs(edit_s=took, **more), {}
+    )  # type: ignore[arg-type]
 
 
 def wanted(n_edits: int, model: str = "m", seed: int = 1) -> Cell:
@@ -171,20 +188,27 @@ def wanted(n_edits: int, model: str = "m", seed: int = 1) -> Cell:
 
 class TestClock:
     def test_like_cells_count_first(self):
-        clock = DurationEstimator([outcome("lks", 1, 10), outcome("lks", 1, 30, model="n"), outcome("lks", 100, 50)])
+        clock = DurationEstimator(
+            [outcome("lks", 1, 10), outcome("lks", 1, 30, model="n"), outcome("lks", 100, 50)]
+        )
         assert clock.expect([wanted(1)]) == 10
         assert clock.expect([wanted(1, "other")]) == 20
         assert clock.expect([wanted(7)]) == 30
 
     def test_a_preparation_counts_once(self):
-        clock = DurationEstimator([outcome("lks", 1, 10, prepare_s=100.0), outcome("lks", 5, 30, prepare_s=100.0)])
+        clock = DurationEstimator(
+            [outcome("lks", 1, 10, prepare_s=100.0), outcome("lks", 5, 30, prepare_s=100.0)]
+        )
         assert clock.expect([wanted(1)]) == 110
         assert clock.expect([wanted(1), wanted(5)]) == 140
         assert clock.expect([wanted(1), wanted(1, "other")]) == 220
         assert clock.expect([wanted(7, seed=0)]) == 20  # a cell with the same preparation is finished
 
     def test_of_a_stored_cell_only_what_it_lacks_counts(self):
-        stored, whole = outcome("lks", 1, 10), outcome("lks", 1, 12, model="n", stage_s={"passages": 2.0, "generations": 4.0})
+        stored, whole = (
+            outcome("lks", 1, 10),
+            outcome("lks", 1, 12, model="n", stage_s={"passages": 2.0, "generations": 4.0}),
+        )
         clock = DurationEstimator([stored])
         assert clock.expect([stored.cell]) is None
         clock.learn(whole)
@@ -202,11 +226,15 @@ class TestClock:
         assert clock.expect([]) == 0
 
     def test_a_cell_that_is_learnt_again_counts_once(self):
-        clock = DurationEstimator([outcome("lks", 1, 10), outcome("lks", 1, 30, model="n"), outcome("lks", 1, 20)])
+        clock = DurationEstimator(
+            [outcome("lks", 1, 10), outcome("lks", 1, 30, model="n"), outcome("lks", 1, 20)]
+        )
         assert clock.expect([wanted(1, "other")]) == 25
 
     def test_it_stays_fast_with_many_cells(self):
-        outcomes = [replace(outcome("lks", 1 + n % 5, 2.0), cell=wanted(1 + n % 5, seed=n)) for n in range(4000)]
+        outcomes = [
+            replace(outcome("lks", 1 + n % 5, 2.0), cell=wanted(1 + n % 5, seed=n)) for n in range(4000)
+        ]
         lines, since = LineProgress(lambda text: None), time.process_time()
         lines.begin([one.cell for one in outcomes], 0, [])
         for one in outcomes:
@@ -236,7 +264,11 @@ def test_durations(value, text):
 
 
 def test_one_writer_at_a_time(tmp_path):
-    with only_writer(tmp_path / "r"), pytest.raises(StoreError, match=f"process {os.getpid()}"), only_writer(tmp_path / "r"):
+    with (
+        only_writer(tmp_path / "r"),
+        pytest.raises(StoreError, match=f"process {os.getpid()}"),
+        only_writer(tmp_path / "r"),
+    ):
         pass
     with only_writer(tmp_path / "r"):
         pass
@@ -262,4 +294,6 @@ def test_every_deployment_names_a_flow():
         file, _, function = deployment["entrypoint"].partition(":")
         flow = getattr(import_module(file.removesuffix(".py").replace("/", ".")), function)
         assert flow.name == deployment["name"]
-        assert set(deployment.get("parameters", {})) <= set(json.loads(flow.parameters.model_dump_json())["properties"])
+        assert set(deployment.get("parameters", {})) <= set(
+            json.loads(flow.parameters.model_dump_json())["properties"]
+        )

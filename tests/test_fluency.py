@@ -53,7 +53,10 @@ def formula(text: str) -> float | None:
     words = terms(text)
     if len(words) < 3:
         return None
-    return entropy(Counter(pairwise(words))) * 2 / 3 + entropy(Counter(zip(words, words[1:], words[2:], strict=False))) * 4 / 3
+    return (
+        entropy(Counter(pairwise(words))) * 2 / 3
+        + entropy(Counter(zip(words, words[1:], words[2:], strict=False))) * 4 / 3
+    )
 
 
 def test_the_sum_is_the_hand_worked_one(tmp_path: Path) -> None:
@@ -78,23 +81,33 @@ def test_the_sum_is_the_hand_worked_one(tmp_path: Path) -> None:
 def test_the_sum_is_the_formula_on_random_texts(tmp_path: Path) -> None:
     rng = random.Random(0)
     vocabulary = ["Oslo", "oslo", "Zoë", "e\u0301te\u0301", "3.5", "don't", "–", "!", "中文", "a", "b", "(x)"]
-    texts = [rng.choice(["", " ", "\n"]) + rng.choice([" ", "  ", "\n"]).join(rng.choices(vocabulary, k=rng.randint(0, 40))) for _ in range(200)]
+    texts = [
+        rng.choice(["", " ", "\n"])
+        + rng.choice([" ", "  ", "\n"]).join(rng.choices(vocabulary, k=rng.randint(0, 40)))
+        for _ in range(200)
+    ]
     found = put(tmp_path, texts).query("SELECT weighted_sum, words FROM fluency_of_texts ORDER BY number")
     assert [row[1] for row in found] == [len(terms(text)) for text in texts]
     expected = [formula(text) for text in texts]
     assert [row[0] is None for row in found] == [value is None for value in expected]
-    assert [row[0] for row in found if row[0] is not None] == pytest.approx([value for value in expected if value is not None], abs=1e-9)
+    assert [row[0] for row in found if row[0] is not None] == pytest.approx(
+        [value for value in expected if value is not None], abs=1e-9
+    )
 
 
 def test_texts_are_spread_over_draws() -> None:
     cases = [make_case(e, (), ()) for e in tiny.edits(5)]
-    assert [len(fluency.prompts(cases * 20, draw, 4)) for draw in range(4)] == [26] * 4  # 13 of each set, 52 in all
+    assert [len(fluency.prompts(cases * 20, draw, 4)) for draw in range(4)] == [
+        26
+    ] * 4  # 13 of each set, 52 in all
     found = fluency.prompts(cases, 0, 1)
     assert found[:5] == [("edit", e.subject, e.prompt) for e in tiny.edits(5)]
     plain = [prompt for prompt_set, subject, prompt in found[5:] if (prompt_set, subject) == ("plain", "")]
     assert len(plain) == len(found) - 5 == 50 and {len(prompt.split()) for prompt in plain} == {4}
     assert found == fluency.prompts(cases, 0, 1)
-    assert {p for s, _, p in fluency.prompts(cases, 1, 4) if s == "plain"} != {p for s, _, p in fluency.prompts(cases, 0, 4) if s == "plain"}
+    assert {p for s, _, p in fluency.prompts(cases, 1, 4) if s == "plain"} != {
+        p for s, _, p in fluency.prompts(cases, 0, 4) if s == "plain"
+    }
 
 
 def test_texts_are_plain_greedy_generations_that_newlines_do_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +116,9 @@ def test_texts_are_plain_greedy_generations_that_newlines_do_not_end(monkeypatch
     asked = [("edit", e.subject, e.prompt) for e in tiny.edits(4)]
     with leaning(lm, newlines(lm), 4.0):
         rows = fluency.write(lm, asked, draw=2)
-        plain = [plainly(lm, encoded.ids, 30) for encoded in lm.encode([prompt for *_, prompt in asked], [""] * 4)]
+        plain = [
+            plainly(lm, encoded.ids, 30) for encoded in lm.encode([prompt for *_, prompt in asked], [""] * 4)
+        ]
     for row, made in zip(rows, plain, strict=True):
         length = next((n for n, token in enumerate(made, 1) if token == lm.tokenizer.eos_token_id), 30)
         assert (row.draw, row.tokens, row.prompt) == (2, length, asked[row.number][2])

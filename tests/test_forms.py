@@ -35,7 +35,12 @@ QUICK = {"max_epochs": "30", "lambda_edit": "0.5", "locality_prompts": "4", "loc
 def facts_of(first: int, last: int, asked: bool = True) -> Facts:
     """Facts of the made world; `asked`: their prompts end as questions do."""
     edits = [case.edit for case in synthetic_world.cases()[first:last]]
-    return Facts("people", tuple(UserFact(0, e.subject, f"{e.prompt}?" if asked else e.prompt, e.target, e.case_id) for e in edits))
+    return Facts(
+        "people",
+        tuple(
+            UserFact(0, e.subject, f"{e.prompt}?" if asked else e.prompt, e.target, e.case_id) for e in edits
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +66,21 @@ def test_what_was_trained_as_chat_is_asked_as_chat(lm: LM, made: SavedEdits) -> 
 
 
 def test_a_missed_prompt_is_told_as_the_user_gave_it(lm: LM) -> None:
-    check = answers(lm, edit_model(lm, facts_of(0, 1), EditRequest(changes=QUICK | {"max_epochs": "1"})).patch, facts_of(4, 5).dataset(), form="auto")
+    check = answers(
+        lm,
+        edit_model(lm, facts_of(0, 1), EditRequest(changes=QUICK | {"max_epochs": "1"})).patch,
+        facts_of(4, 5).dataset(),
+        form="auto",
+    )
     assert [one.prompt for one in check.those("no")] == [facts_of(4, 5).facts[0].prompt]
 
 
 def test_all_prompts_of_an_edit_are_put_in_the_form_that_fits_each(lm: LM) -> None:
-    edit = replace(facts_of(0, 1).dataset().cases[0].edit, training_paraphrases=("Who is it?", "It is"), training_locality=("Ada is", "Say it."))
+    edit = replace(
+        facts_of(0, 1).dataset().cases[0].edit,
+        training_paraphrases=("Who is it?", "It is"),
+        training_locality=("Ada is", "Say it."),
+    )
     (asked,) = edits_in("auto", lm, [edit])
     assert asked.prompt == wrapped("chat", lm, edit.prompt)
     assert asked.training_paraphrases == (wrapped("chat", lm, "Who is it?"), "It is")
@@ -81,18 +95,27 @@ def test_a_lead_in_goes_where_the_question_is(lm: LM) -> None:
     (asked,) = edits_in("auto", lm, [replace(edit, training_paraphrases=(lead, behind))])
     assert asked.training_paraphrases == (wrapped("chat", lm, lead), wrapped("chat", lm, behind))
     written = wrapped("chat", lm, edit.prompt)
-    (asked,) = edits_in("auto", lm, [replace(edit, prompt=written, training_paraphrases=(f"Tell me: {written}",))])
+    (asked,) = edits_in(
+        "auto", lm, [replace(edit, prompt=written, training_paraphrases=(f"Tell me: {written}",))]
+    )
     assert asked.prompt == written and asked.training_paraphrases == (wrapped("chat", lm, lead),)
 
 
 def test_the_form_is_kept_and_an_update_keeps_to_it(lm: LM, made: SavedEdits, tmp_path: Path) -> None:
     write(tmp_path / "patch", made)
     saved = read(tmp_path / "patch")
-    assert saved.origin == made.origin and json.loads((tmp_path / "patch" / "edit.json").read_text())["form"] == "auto"
+    assert (
+        saved.origin == made.origin
+        and json.loads((tmp_path / "patch" / "edit.json").read_text())["form"] == "auto"
+    )
     assert "assistant" not in (tmp_path / "patch" / "facts.jsonl").read_text()
     after, _ = update_model(lm, saved, facts_of(3, 4))
     assert after.form == "auto" and answers(lm, after.patch, facts_of(0, 4).dataset(), form="auto").after == 4
-    again, _ = update_model(lm, edit_model(lm, facts_of(0, 1), EditRequest("ft", {"max_epochs": "1"}, form="chat")), facts_of(1, 2, asked=False))
+    again, _ = update_model(
+        lm,
+        edit_model(lm, facts_of(0, 1), EditRequest("ft", {"max_epochs": "1"}, form="chat")),
+        facts_of(1, 2, asked=False),
+    )
     assert again.form == "chat"
 
 
@@ -112,7 +135,9 @@ def test_patches_of_different_forms_are_not_merged(lm: LM, made: SavedEdits) -> 
 
 def test_facts_that_become_text_stay_as_they_are(lm: LM) -> None:
     patch = edit_model(lm, facts_of(0, 2), EditRequest("ice")).patch
-    assert isinstance(patch, FactsInFront) and [fact.prompt for fact in patch.facts] == [fact.prompt for fact in facts_of(0, 2).facts]
+    assert isinstance(patch, FactsInFront) and [fact.prompt for fact in patch.facts] == [
+        fact.prompt for fact in facts_of(0, 2).facts
+    ]
 
 
 def test_the_server_asks_a_chat_as_it_was_trained(lm: LM) -> None:
@@ -124,9 +149,13 @@ def test_the_server_asks_a_chat_as_it_was_trained(lm: LM) -> None:
 
 def test_scores_are_taken_in_the_patchs_form_and_say_which(lm: LM, made: SavedEdits, tmp_path: Path) -> None:
     scored = score(lm, made, facts_of(0, 3), tmp_path)
-    assert scored.what == "people (3 prompts in the chat template)" and scored.edited.cell.dataset == scored.what
+    assert (
+        scored.what == "people (3 prompts in the chat template)" and scored.edited.cell.dataset == scored.what
+    )
     rows = read_answers(tmp_path / "cells" / scored.edited.cell.id / "answers.parquet")
-    assert {row.prompt for row in rows if row.kind == "edit"} == {wrapped("chat", lm, fact.prompt) for fact in facts_of(0, 3).facts}
+    assert {row.prompt for row in rows if row.kind == "edit"} == {
+        wrapped("chat", lm, fact.prompt) for fact in facts_of(0, 3).facts
+    }
     assert all(row.ar_ids == row.answer_ids for row in rows if row.kind == "edit")
 
 
@@ -149,7 +178,10 @@ def test_a_model_without_a_template_is_asked_bare_and_refuses_chat() -> None:
     ("words", "said"),
     [
         (("edit", "--facts", "FACTS", "--out", "new", "--form", "chat"), "has no chat template"),
-        (("edit", "--facts", "FACTS", "--out", "patch", "--update", "--form", "qa"), "--update keeps method, parameters, seed and form"),
+        (
+            ("edit", "--facts", "FACTS", "--out", "patch", "--update", "--form", "qa"),
+            "--update keeps method, parameters, seed and form",
+        ),
         (("ask", "--patch", "patch", "--chat", "x"), "has no chat template"),
         (("ask", "--patch", "patch", "--form", "chat", "x"), "has no chat template"),
         (("ask", "--patch", "patch", "--chat", "--form", "qa", "x"), "--chat is --form chat"),
@@ -167,7 +199,9 @@ def test_a_form_that_cannot_be_is_told_before_the_model_is_loaded(
     monkeypatch.chdir(tmp_path)
     write(Path("patch"), made)
     Path("facts.csv").write_text("subject,prompt,target\nAda Lovelace,Where was Ada Lovelace born?,Rome\n")
-    done = CliRunner().invoke(app, [*("facts.csv" if word == "FACTS" else word for word in words), "--model", "micro-llama"])
+    done = CliRunner().invoke(
+        app, [*("facts.csv" if word == "FACTS" else word for word in words), "--model", "micro-llama"]
+    )
     assert done.exit_code == 2 and said in " ".join(done.output.split()), done.output
 
 
@@ -187,7 +221,9 @@ def test_a_prompt_may_end_with_a_new_line(prompt: str, tmp_path: Path) -> None:
     assert fact.prompt == prompt
 
 
-@pytest.mark.parametrize("fields", [{"prompt": "Lena is a "}, {"prompt": "\nLena is a"}, {"target": "plumber\n"}])
+@pytest.mark.parametrize(
+    "fields", [{"prompt": "Lena is a "}, {"prompt": "\nLena is a"}, {"target": "plumber\n"}]
+)
 def test_other_white_space_is_taken_away(fields: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "facts.jsonl"
     file.write_text(json.dumps({"subject": "Lena", "prompt": "Lena is a", "target": "plumber"} | fields))

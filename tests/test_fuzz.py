@@ -18,7 +18,10 @@ def test_damage_brings_a_result_or_a_clear_error(reader: str):
     assert tally.results or reader == "report", "no input was read: is everything refused?"
 
 
-@pytest.mark.parametrize(("reader", "said"), [("raises", "IndexError"), ("ends", "process ended"), ("hangs", "more than 2 s"), ("grows", "gigabyte")])
+@pytest.mark.parametrize(
+    ("reader", "said"),
+    [("raises", "IndexError"), ("ends", "process ended"), ("hangs", "more than 2 s"), ("grows", "gigabyte")],
+)
 def test_what_readers_must_not_do_is_found(reader: str, said: str):
     tally = fuzz(reader, 4)
     assert tally.findings and all(said in finding for finding in tally.findings)

@@ -10,7 +10,15 @@ from lks.scope.exact import ExactScope, make_scope
 from lks.scope.fuzzy import FuzzyScope
 from lks.scope.typo_index import Hashed, TypoIndex
 
-NAMES = [["Mara Kelorin"], ["Mara Kel"], ["John Smithson"], ["Karolina Stein", "Ms Stein"], ["Windows 1998"], ["José Müllerson"], ["Kelorinburg"]]
+NAMES = [
+    ["Mara Kelorin"],
+    ["Mara Kel"],
+    ["John Smithson"],
+    ["Karolina Stein", "Ms Stein"],
+    ["Windows 1998"],
+    ["José Müllerson"],
+    ["Kelorinburg"],
+]
 SCOPE = FuzzyScope(NAMES)
 
 
@@ -27,7 +35,10 @@ def spelt(text: str, scope: FuzzyScope = SCOPE) -> list[tuple[int, str]]:
         ("Where was Mara Keolrin born?", [(0, "Mara Keolrin")]),
         ("Where was MaraKelorin born?", [(0, "MaraKelorin")]),
         ("where was karolina stien born?", [(3, "karolina stien")]),
-        ("Karolina Stien and Mara Kel and Mara Kelorim", [(3, "Karolina Stien"), (1, "Mara Kel"), (0, "Mara Kelorim")]),
+        (
+            "Karolina Stien and Mara Kel and Mara Kelorim",
+            [(3, "Karolina Stien"), (1, "Mara Kel"), (0, "Mara Kelorim")],
+        ),
         ("Jose Mullerson", [(5, "Jose Mullerson")]),
         ("José Müllrson", [(5, "José Müllrson")]),
         ("Kelorinbugr", [(6, "Kelorinbugr")]),
@@ -44,7 +55,9 @@ def spelt(text: str, scope: FuzzyScope = SCOPE) -> list[tuple[int, str]]:
         ("", []),
     ],
 )
-def test_one_mistake_is_forgiven_where_it_makes_no_other_name(text: str, expected: list[tuple[int, str]]) -> None:
+def test_one_mistake_is_forgiven_where_it_makes_no_other_name(
+    text: str, expected: list[tuple[int, str]]
+) -> None:
     assert spelt(text) == expected
 
 
@@ -75,12 +88,19 @@ def test_what_is_exact_stays() -> None:
     assert make_scope("fuzzy", NAMES).find(text) == ExactScope(NAMES).find(text) != ()
 
 
-WORDS = st.lists(st.text("abcdxyz", min_size=3, max_size=7), min_size=1, max_size=3).map(" ".join).filter(lambda name: 6 <= len(name) <= 20)
+WORDS = (
+    st.lists(st.text("abcdxyz", min_size=3, max_size=7), min_size=1, max_size=3)
+    .map(" ".join)
+    .filter(lambda name: 6 <= len(name) <= 20)
+)
 
 
 @given(WORDS, st.data())
 def test_the_index_finds_every_name_one_mistake_away(name: str, data: st.DataObject) -> None:
-    kind, at = data.draw(st.sampled_from(["in", "out", "other", "swap"])), data.draw(st.integers(0, len(name) - 2))
+    kind, at = (
+        data.draw(st.sampled_from(["in", "out", "other", "swap"])),
+        data.draw(st.integers(0, len(name) - 2)),
+    )
     letter = data.draw(st.sampled_from("abcdxyz"))
     made = {
         "in": name[:at] + letter + name[at:],
@@ -103,7 +123,9 @@ def test_mentions_are_ordered_disjoint_and_near_their_name(text: str) -> None:
         end = mention.end
 
 
-PIECES = st.sampled_from(["Mara", "Kelorim", "Kel", "the", "of", "Karolina", "Stien", "1998", "Windows", ",", "'s", "joan"])
+PIECES = st.sampled_from(
+    ["Mara", "Kelorim", "Kel", "the", "of", "Karolina", "Stien", "1998", "Windows", ",", "'s", "joan"]
+)
 
 
 @given(st.lists(PIECES, max_size=9).map(" ".join))
@@ -112,4 +134,7 @@ def test_mentions_of_near_names_are_ordered_and_disjoint(text: str) -> None:
     for mention in SCOPE.find(text):
         assert end <= mention.start < mention.end <= len(text)
         end = mention.end
-        assert any(OSA.distance(text[mention.start : mention.end].lower(), name.lower()) <= 1 for name in NAMES[mention.subject_index])
+        assert any(
+            OSA.distance(text[mention.start : mention.end].lower(), name.lower()) <= 1
+            for name in NAMES[mention.subject_index]
+        )

@@ -53,11 +53,19 @@ def test_a_key_can_be_left_out() -> None:
 def test_opening_is_nearness_above_the_threshold() -> None:
     generator = torch.Generator().manual_seed(0)
     owner = torch.cat([torch.arange(5), torch.randint(0, 5, (20,), generator=generator)])
-    made = RelationGate.of(torch.randn(25, 8, generator=generator), owner, torch.randn(8, generator=generator), 0.3)
-    queries, subjects = torch.randn(50, 8, generator=generator), torch.randint(0, 5, (50,), generator=generator)
+    made = RelationGate.of(
+        torch.randn(25, 8, generator=generator), owner, torch.randn(8, generator=generator), 0.3
+    )
+    queries, subjects = (
+        torch.randn(50, 8, generator=generator),
+        torch.randint(0, 5, (50,), generator=generator),
+    )
     assert torch.equal(made.opens(queries, subjects), made.nearness(queries, subjects) > 0.3)
     cosines = torch.nn.functional.normalize(queries - made.centre, dim=1) @ made.keys.T
-    naive = [max(float(c) for c, s in zip(row, owner, strict=True) if s == subject) for row, subject in zip(cosines, subjects, strict=True)]
+    naive = [
+        max(float(c) for c, s in zip(row, owner, strict=True) if s == subject)
+        for row, subject in zip(cosines, subjects, strict=True)
+    ]
     torch.testing.assert_close(made.nearness(queries, subjects), torch.tensor(naive))
 
 
@@ -73,7 +81,9 @@ def test_the_threshold_keeps_the_rate_and_goes_half_way_where_there_is_room() ->
     assert _threshold(torch.tensor([0.9, 0.9]), outside, 0.05) == pytest.approx(0.95)
     assert float((outside > _threshold(torch.tensor([0.1]), outside, 0.2)).float().mean()) <= 0.2
     assert _threshold(torch.tensor([0.8, 0.8]), torch.tensor([0.2, 0.2]), 0.05) == pytest.approx(0.5)
-    assert _threshold(torch.tensor([-torch.inf]), torch.tensor([0.2]), 0.05) == pytest.approx(0.6)  # no paraphrase
+    assert _threshold(torch.tensor([-torch.inf]), torch.tensor([0.2]), 0.05) == pytest.approx(
+        0.6
+    )  # no paraphrase
 
 
 def test_half_of_the_subjects_are_held_out_unless_they_are_few() -> None:
@@ -88,7 +98,10 @@ def test_half_of_the_subjects_are_held_out_unless_they_are_few() -> None:
 def test_fitted_on_training_prompts_it_tells_relations_apart(family: str, count: int) -> None:
     """A tiny random model's last-token states show which words were read, which is all that is needed here."""
     lm = tiny.lm(family)
-    edits = [replace(e, training_paraphrases=(f"The birthplace of our {e.subject} is",)) for e in tiny.training(count)]
+    edits = [
+        replace(e, training_paraphrases=(f"The birthplace of our {e.subject} is",))
+        for e in tiny.training(count)
+    ]
     made = fitted(lm, edits)
     numbers = torch.arange(count)
     assert made.opens(asked(lm, [e.prompt for e in edits]), numbers).all()
@@ -98,13 +111,18 @@ def test_fitted_on_training_prompts_it_tells_relations_apart(family: str, count:
 def test_two_fits_agree_and_the_model_stays() -> None:
     lm = tiny.lm("llama")
     one, other = fitted(lm, tiny.training(8), seed=3), fitted(lm, tiny.training(8), seed=3)
-    assert one.threshold == other.threshold and all(torch.equal(one.tensors()[k], other.tensors()[k]) for k in one.tensors())
+    assert one.threshold == other.threshold and all(
+        torch.equal(one.tensors()[k], other.tensors()[k]) for k in one.tensors()
+    )
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in lm.model.modules())
 
 
 def test_a_higher_rate_never_raises_the_share_that_is_let_through() -> None:
     lm = tiny.lm("llama")
-    strict, lax = fitted(lm, tiny.training(8), false_positive_rate=0.01), fitted(lm, tiny.training(8), false_positive_rate=0.5)
+    strict, lax = (
+        fitted(lm, tiny.training(8), false_positive_rate=0.01),
+        fitted(lm, tiny.training(8), false_positive_rate=0.5),
+    )
     prompts = [p for e in tiny.training(8) for p in e.training_locality]
     shares = [g.opens(asked(lm, prompts), torch.arange(8)).float().mean() for g in (strict, lax)]
     assert shares[0] <= shares[1]
@@ -119,7 +137,12 @@ def test_without_prompts_about_other_facts_it_is_always_open() -> None:
 def test_what_another_edit_of_the_subject_changes_is_no_other_fact() -> None:
     lm = tiny.lm("llama")
     first = tiny.edits(1)[0]
-    second = replace(first, case_id="b", prompt=f"{first.subject} works for", training_paraphrases=(f"{first.subject} is employed by",))
+    second = replace(
+        first,
+        case_id="b",
+        prompt=f"{first.subject} works for",
+        training_paraphrases=(f"{first.subject} is employed by",),
+    )
     made = fitted(lm, [first, second])
     assert made.subjects == 1 and len(made.keys) == 5
     assert made.opens(asked(lm, [first.prompt, second.prompt]), torch.tensor([0, 0])).all()
@@ -130,7 +153,12 @@ def test_what_another_edit_of_the_subject_changes_is_no_other_fact() -> None:
 def test_inside_the_replacer_only_prompts_that_open_it_are_edited(family: str, side: str) -> None:
     lm = tiny.lm(family)
     name = "Mara Kelorin"
-    prompts = [f"The birthplace of {name} is", f"We all say that {name} works for", "Nobody was born in", f"{name} and {name} love"]
+    prompts = [
+        f"The birthplace of {name} is",
+        f"We all say that {name} works for",
+        "Nobody was born in",
+        f"{name} and {name} love",
+    ]
     states_of = asked(lm, prompts)
     made = RelationGate.of(states_of[[0]], torch.tensor([0]), states_of.mean(0), 0.99)
     open_table = torch.full((1, 1, lm.dim), 7.0)
@@ -139,7 +167,9 @@ def test_inside_the_replacer_only_prompts_that_open_it_are_edited(family: str, s
     positions = (mask.cumsum(-1) - 1).clamp_min(0)
     seen: list[torch.Tensor] = []
     with torch.no_grad(), patch.applied(lm):
-        handle = lm.block(BLOCK).register_forward_hook(lambda *a: seen.append(a[2][0] if isinstance(a[2], tuple) else a[2]))
+        handle = lm.block(BLOCK).register_forward_hook(
+            lambda *a: seen.append(a[2][0] if isinstance(a[2], tuple) else a[2])
+        )
         lm.model(input_ids=ids, attention_mask=mask, position_ids=positions)
         handle.remove()
     edited = (seen[0] == 7).all(-1)
@@ -149,11 +179,23 @@ def test_inside_the_replacer_only_prompts_that_open_it_are_edited(family: str, s
 def test_generation_behind_a_gate_agrees_with_and_without_a_cache() -> None:
     lm = tiny.lm("qwen2")
     edits = tiny.edits(3)
-    patch = KnowledgeBlockPatch([[e.subject] for e in edits], torch.full((1, 3, lm.dim), 5.0), (BLOCK,), "last", "exact", gate=fitted(lm, edits))
+    patch = KnowledgeBlockPatch(
+        [[e.subject] for e in edits],
+        torch.full((1, 3, lm.dim), 5.0),
+        (BLOCK,),
+        "last",
+        "exact",
+        gate=fitted(lm, edits),
+    )
     prompts = [e.prompt for e in edits] + [p for e in edits for p in e.training_locality]
     ids, mask = lm.pad([e.ids for e in lm.encode(prompts, [""] * len(prompts))], "left")
     with patch.applied(lm):
-        made = [lm.model.generate(ids, attention_mask=mask, max_new_tokens=6, do_sample=False, use_cache=c, pad_token_id=0) for c in (True, False)]
+        made = [
+            lm.model.generate(
+                ids, attention_mask=mask, max_new_tokens=6, do_sample=False, use_cache=c, pad_token_id=0
+            )
+            for c in (True, False)
+        ]
     assert torch.equal(*made)
 
 

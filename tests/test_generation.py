@@ -17,7 +17,11 @@ from lks.models.generation import Generated, StopLimits, Stops, ends_of, generat
 from lks.models.lm import LM
 from tests import real, tiny
 
-PROMPTS = [form.format(name) for name in tiny.NAMES for form in ("Surely the birthplace of {}, of all people, is", "{}")]
+PROMPTS = [
+    form.format(name)
+    for name in tiny.NAMES
+    for form in ("Surely the birthplace of {}, of all people, is", "{}")
+]
 
 
 @contextmanager
@@ -48,7 +52,11 @@ def model(family: str) -> LM:
 
 def controls(lm: LM) -> set[int]:
     """Special tokens without the byte pieces, which `model` makes text."""
-    return {i for i, token in lm.tokenizer.added_tokens_decoder.items() if token.special and lm.piece_texts[i] in ("", "\ufffd")}
+    return {
+        i
+        for i, token in lm.tokenizer.added_tokens_decoder.items()
+        if token.special and lm.piece_texts[i] in ("", "\ufffd")
+    }
 
 
 def ends(lm: LM) -> list[int]:
@@ -69,7 +77,11 @@ def natural_stop(lm: LM, made: Sequence[int], longest: int, newline: bool) -> in
     """Tokens up to the stop, from what each token spells."""
     words = False
     for count, token in enumerate(made[:longest], 1):
-        if token == lm.tokenizer.eos_token_id or token in controls(lm) or (newline and words and token in newlines(lm)):
+        if (
+            token == lm.tokenizer.eos_token_id
+            or token in controls(lm)
+            or (newline and words and token in newlines(lm))
+        ):
             return count
         words = words or bool(lm.piece_texts[token].strip())
     return longest
@@ -81,7 +93,9 @@ def batched(lm: LM, prompts: Sequence[str], limits: StopLimits) -> tuple[list[Ge
     ids, mask = lm.pad([e.ids for e in lm.encode(prompts, [""] * len(prompts))], side="left")
     out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True)
     rows: list[int] = []
-    handle = lm.model.register_forward_pre_hook(lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True)
+    handle = lm.model.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
     made = generate(lm, Stops(lm), out.past_key_values, mask, out.logits[:, -1], limits)
     handle.remove()
     return made, rows
@@ -94,7 +108,13 @@ def test_a_batch_with_early_stops_equals_one_row_at_a_time(family: str) -> None:
     with leaning(lm, ends(lm), 4.0):
         plain = [plainly(lm, e.ids, longest) for e in lm.encode(PROMPTS, [""] * len(PROMPTS))]
         every = [longest] * len(PROMPTS)
-        made, calls = zip(*(batched(lm, PROMPTS, StopLimits(every, shortest, [new] * len(PROMPTS))) for new in (True, False)), strict=True)
+        made, calls = zip(
+            *(
+                batched(lm, PROMPTS, StopLimits(every, shortest, [new] * len(PROMPTS)))
+                for new in (True, False)
+            ),
+            strict=True,
+        )
     for newline, rows, called in zip((True, False), made, calls, strict=True):
         lengths = [natural_stop(lm, row, longest, newline) for row in plain]
         assert len(set(lengths)) > 2 and max(lengths) > 8, f"the rows do not stop at several times: {lengths}"
@@ -130,7 +150,9 @@ class Script:
 
     def logits(self) -> Tensor:
         """[rows, vocabulary] of the next tokens."""
-        wanted = [self.rows[i][self.count] if self.count < len(self.rows[i]) else 2 for i in self.shown.tolist()]
+        wanted = [
+            self.rows[i][self.count] if self.count < len(self.rows[i]) else 2 for i in self.shown.tolist()
+        ]
         return torch.nn.functional.one_hot(torch.tensor(wanted), len(self.TEXTS)).float()
 
     def batch_select_indices(self, index: Tensor) -> None:
@@ -142,7 +164,9 @@ class Script:
         self.count += 1
         return SimpleNamespace(logits=self.logits()[:, None])
 
-    def said(self, longest: int | Sequence[int], shortest: Sequence[int], newline: bool | Sequence[bool] = True) -> list[Generated]:
+    def said(
+        self, longest: int | Sequence[int], shortest: Sequence[int], newline: bool | Sequence[bool] = True
+    ) -> list[Generated]:
         mask, count = torch.ones(len(self.rows), 3, dtype=torch.long), len(self.rows)
         most = [longest] * count if isinstance(longest, int) else longest
         lines = [newline] * count if isinstance(newline, bool) else newline
@@ -184,7 +208,17 @@ def test_the_longest_length_may_be_below_the_shortest() -> None:
 def test_rows_leave_once_a_quarter_of_a_batch_has_stopped() -> None:
     script = Script([[2] * n + [3] for n in (9, 0, 2, 5, 7)])  # they stop at tokens 10, 1, 3, 6, 8
     assert [row.length for row in script.said(50, [1] * 5)] == [10, 1, 3, 6, 8]
-    assert script.batches == [5, 5, 3, 3, 3, 2, 2, 1, 1]  # 4 of 5 go on: all are run; 3 of 5: the others are gone
+    assert script.batches == [
+        5,
+        5,
+        3,
+        3,
+        3,
+        2,
+        2,
+        1,
+        1,
+    ]  # 4 of 5 go on: all are run; 3 of 5: the others are gone
 
 
 def test_each_row_has_its_own_limits() -> None:
@@ -197,9 +231,17 @@ def test_each_row_has_its_own_limits() -> None:
 def test_control_tokens_of_real_tokenizers_end_an_answer(name: str) -> None:
     lm = real.tokenizer_only(name)
     stops, names = Stops(lm), lm.tokenizer.get_vocab()
-    wanted = {"<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|file_sep|>", "<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<pad>"} & set(
-        names
-    )
+    wanted = {
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|endoftext|>",
+        "<|file_sep|>",
+        "<start_of_turn>",
+        "<end_of_turn>",
+        "<bos>",
+        "<eos>",
+        "<pad>",
+    } & set(names)
     assert len(wanted) >= 3 and all(stops.end[names[token]] for token in wanted)
     text = "user\nParis, C++ <b> ##</s>"
     assert not stops.end[lm.tokenizer(text, add_special_tokens=False)["input_ids"]].any()
@@ -263,10 +305,17 @@ def test_an_answer_longer_than_the_usual_length_is_generated_whole() -> None:
     assert len(long.answer) > LONGEST
     with leaning(lm, short.answer[:1], 50.0):  # it never stops by itself
         plain = plainly(lm, long.ids[: long.n_prompt], len(long.answer) + SPARE)
-        for answer, accepted in (("Oslo", ()), (spelling, ()), ("Oslo", (spelling,)), ("Oslo", ("Christiania",))):
+        for answer, accepted in (
+            ("Oslo", ()),
+            (spelling, ()),
+            ("Oslo", (spelling,)),
+            ("Oslo", ("Christiania",)),
+        ):
             (free,) = ask(lm, [long_case(answer, accepted)])
             assert free.wild_tokens == (len(plain) if spelling in (answer, *accepted) else LONGEST)
-            assert free.wild_text == lm.tokenizer.decode(plain[: free.wild_tokens], skip_special_tokens=True).strip(" ")
+            assert free.wild_text == lm.tokenizer.decode(
+                plain[: free.wild_tokens], skip_special_tokens=True
+            ).strip(" ")
 
 
 def test_a_newline_ends_an_answer_only_if_no_right_answer_has_one() -> None:

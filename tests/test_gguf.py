@@ -41,14 +41,22 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_header_says_what_the_file_holds(file: Path) -> None:
     header = read_header(file)
     assert (header.architecture, header.blocks, header.dim, header.has_tokenizer) == ("llama", 2, 32, True)
-    assert header.types == {"F32": 2 * 261 * 32 + 2 * 4 * 32 * 32, "Q4_1": 2 * 3 * 64 * 32} and header.parameters == 37_184
+    assert (
+        header.types == {"F32": 2 * 261 * 32 + 2 * 4 * 32 * 32, "Q4_1": 2 * 3 * 64 * 32}
+        and header.parameters == 37_184
+    )
     assert re.fullmatch(r"mixed: F32 \d+ %, Q4_1 \d+ %", header.quantisation)
     assert shape_of(str(file)) == (2, 32)
 
 
 @pytest.mark.parametrize(
     ("types", "said"),
-    [({"Q4_1": 5}, "Q4_1"), ({"Q4_1": 996, "F32": 4}, "Q4_1"), ({"Q4_K": 60, "Q6_K": 40}, "mixed: Q4_K 60 %, Q6_K 40 %"), ({"F16": 3}, "F16")],
+    [
+        ({"Q4_1": 5}, "Q4_1"),
+        ({"Q4_1": 996, "F32": 4}, "Q4_1"),
+        ({"Q4_K": 60, "Q6_K": 40}, "mixed: Q4_K 60 %, Q6_K 40 %"),
+        ({"F16": 3}, "F16"),
+    ],
 )
 def test_a_quantisation_in_one_line(types: dict[str, int], said: str, file: Path) -> None:
     header = read_header(file)
@@ -67,7 +75,15 @@ def test_a_truncated_file_is_told_before_any_work(file: Path, tmp_path: Path, ke
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"GG", b"\x00" * 64, b"PK\x03\x04 a wheel", b"<html>404 Not Found</html>", b"version https://git-lfs.github.com/spec/v1\n", b"ggml"],
+    [
+        b"",
+        b"GG",
+        b"\x00" * 64,
+        b"PK\x03\x04 a wheel",
+        b"<html>404 Not Found</html>",
+        b"version https://git-lfs.github.com/spec/v1\n",
+        b"ggml",
+    ],
 )
 def test_what_is_no_gguf_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.gguf").write_bytes(content)
@@ -93,7 +109,9 @@ def test_counts_beyond_the_file_take_neither_time_nor_memory(file: Path, tmp_pat
     assert time.perf_counter() - began < 5
 
 
-def test_a_part_of_a_split_model_is_refused_by_its_name_and_by_its_content(file: Path, tmp_path: Path) -> None:
+def test_a_part_of_a_split_model_is_refused_by_its_name_and_by_its_content(
+    file: Path, tmp_path: Path
+) -> None:
     shutil.copy(file, tmp_path / "big-00001-of-00003.gguf")
     gguf_files.write(tmp_path / "renamed.gguf", parts=3)
     for name in ("big-00001-of-00003.gguf", "renamed.gguf"):
@@ -101,10 +119,18 @@ def test_a_part_of_a_split_model_is_refused_by_its_name_and_by_its_content(file:
             check_name(str(tmp_path / name))
 
 
-@pytest.mark.parametrize("architecture", ["rwkv6", "mamba", "whisper", "bert", "deepseek2", "t5", "stablelm", "qwen2moe", "clip", "LLAMA"])
-def test_an_unknown_architecture_is_refused_with_those_that_are_known(tmp_path: Path, architecture: str) -> None:
+@pytest.mark.parametrize(
+    "architecture",
+    ["rwkv6", "mamba", "whisper", "bert", "deepseek2", "t5", "stablelm", "qwen2moe", "clip", "LLAMA"],
+)
+def test_an_unknown_architecture_is_refused_with_those_that_are_known(
+    tmp_path: Path, architecture: str
+) -> None:
     path = gguf_files.write(tmp_path / "x.gguf", architecture)
-    with pytest.raises(UserError, match=f"architecture '{architecture}', which cannot be read from GGUF. Known: .*llama, mistral.*qwen2"):
+    with pytest.raises(
+        UserError,
+        match=f"architecture '{architecture}', which cannot be read from GGUF. Known: .*llama, mistral.*qwen2",
+    ):
         check_name(str(path))
 
 
@@ -172,7 +198,9 @@ def fake_conversion(seen: list[str], seconds: float = 0.0):
     return write
 
 
-def test_of_several_at_once_one_converts_and_the_others_wait(file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_several_at_once_one_converts_and_the_others_wait(
+    file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[str] = []
     monkeypatch.setattr(gguf_models, "_write", fake_conversion(seen, 0.5))
     gguf_models.check(file, read_header(file))  # transformers is imported once, not by all threads at once
@@ -184,7 +212,9 @@ def test_of_several_at_once_one_converts_and_the_others_wait(file: Path, cache: 
     assert len(seen) == 1 and found(str(file)) is not None
 
 
-def test_a_conversion_that_was_killed_leaves_nothing_that_counts(file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversion_that_was_killed_leaves_nothing_that_counts(
+    file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     revision = revision_of(str(file))
     for unfinished in (cache / f"{revision}.part", cache / revision):
         unfinished.mkdir(parents=True)
@@ -194,28 +224,40 @@ def test_a_conversion_that_was_killed_leaves_nothing_that_counts(file: Path, cac
     assert not (cache / f"{revision}.part").exists()
 
 
-def test_a_full_disk_is_told_before_the_conversion(file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_before_the_conversion(
+    file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gguf_models.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     monkeypatch.setattr(gguf_models, "_write", lambda *_: pytest.fail("begun all the same"))
-    with pytest.raises(StoreError, match=r"tiny\.gguf as float32 needs .* GB in .* free\. Free space, or set LKS_CACHE"):
+    with pytest.raises(
+        StoreError, match=r"tiny\.gguf as float32 needs .* GB in .* free\. Free space, or set LKS_CACHE"
+    ):
         ready(str(file))
 
 
-def test_a_disk_that_fills_up_and_a_file_that_deceives_leave_nothing(file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_and_a_file_that_deceives_leave_nothing(
+    file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import transformers
 
     for error, says in (
         (OSError(28, "No space left on device"), "No space left on device. Free space"),
         (ValueError("bad\nrope"), "converted: bad."),
     ):
-        monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
+        monkeypatch.setattr(
+            transformers.AutoTokenizer,
+            "from_pretrained",
+            lambda *_, error=error, **__: (_ for _ in ()).throw(error),
+        )
         with pytest.raises(UserError, match=says) as caught:
             ready(str(file))
         assert "\n" not in str(caught.value)
         assert found(str(file)) is None and not list(cache.glob("*.part"))
 
 
-def test_a_cache_that_cannot_be_written_is_told(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_told(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "plain").write_text("no folder")
     monkeypatch.setenv("LKS_CACHE", str(tmp_path / "plain"))
     with pytest.raises(StoreError, match="Set LKS_CACHE to another folder"):
@@ -234,7 +276,9 @@ def shelf(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     content = file.read_bytes()
-    package = gguf_models.Package("tiny-model==1.0", ".gguf", hashlib.sha256(content).hexdigest(), len(content), (2, 32))
+    package = gguf_models.Package(
+        "tiny-model==1.0", ".gguf", hashlib.sha256(content).hexdigest(), len(content), (2, 32)
+    )
     monkeypatch.setitem(KNOWN, "smollm2-135m", replace(KNOWN["smollm2-135m"], package=package))
     monkeypatch.setattr(hub, "why_not", lambda: "The hub is not asked: HF_HUB_OFFLINE is set.")
     monkeypatch.setattr(hub_models, "cached", lambda repository, revision="": None)
@@ -244,20 +288,29 @@ def shelf(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 def wheel(folder: Path, content: bytes, member: str = "tiny_model/tiny.gguf") -> Path:
     path = folder / "tiny_model-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("tiny_model-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
+        archive.writestr(
+            "tiny_model-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n"
+        )
         archive.writestr("tiny_model-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         archive.writestr(member, content)
         archive.writestr("tiny_model/__init__.py", "raise SystemExit('nothing of a package may be run')")
     return path
 
 
-def test_a_model_without_the_hub_comes_from_its_package(file: Path, shelf: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_without_the_hub_comes_from_its_package(
+    file: Path, shelf: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wheel(shelf, file.read_bytes())
     told: list[float] = []
     assert found("smollm2-135m") is None
-    assert revision_of("smollm2-135m") == revision_of(str(file)) and shape_of("smollm2-135m") == (2, 32)  # known before anything is fetched
+    assert revision_of("smollm2-135m") == revision_of(str(file)) and shape_of("smollm2-135m") == (
+        2,
+        32,
+    )  # known before anything is fetched
     here = ready("smollm2-135m", lambda what, done: told.append(done))
-    assert here.revision == revision_of(str(file)) and here.quantisation.startswith("mixed") and max(told) == 1.0
+    assert (
+        here.revision == revision_of(str(file)) and here.quantisation.startswith("mixed") and max(told) == 1.0
+    )
     assert not list(cache.glob("fetching-*"))
     monkeypatch.setattr(gguf_models, "_download", lambda *_: pytest.fail("downloaded again"))
     monkeypatch.setattr(hub, "why_not", lambda: "")  # what came first stays
@@ -265,12 +318,20 @@ def test_a_model_without_the_hub_comes_from_its_package(file: Path, shelf: Path,
     assert LM.load("smollm2-135m", "cpu").name == "smollm2-135m"
 
 
-@pytest.mark.parametrize("wrong", ["other bytes", "another size", "no member", "two members", "no wheel", "half a wheel", "source"])
-def test_a_package_that_is_not_the_one_expected_is_refused(file: Path, shelf: Path, cache: Path, wrong: str) -> None:
+@pytest.mark.parametrize(
+    "wrong", ["other bytes", "another size", "no member", "two members", "no wheel", "half a wheel", "source"]
+)
+def test_a_package_that_is_not_the_one_expected_is_refused(
+    file: Path, shelf: Path, cache: Path, wrong: str
+) -> None:
     content = bytearray(file.read_bytes())
     if wrong == "other bytes":
         content[-1] ^= 1
-    path = wheel(shelf, bytes(content) + (b"more" if wrong == "another size" else b""), "a/tiny.bin" if wrong == "no member" else "a/tiny.gguf")
+    path = wheel(
+        shelf,
+        bytes(content) + (b"more" if wrong == "another size" else b""),
+        "a/tiny.bin" if wrong == "no member" else "a/tiny.gguf",
+    )
     if wrong == "two members":
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr("a/second.gguf", bytes(content))
@@ -283,7 +344,12 @@ def test_a_package_that_is_not_the_one_expected_is_refused(file: Path, shelf: Pa
     with pytest.raises(UserError) as caught:
         ready("smollm2-135m")
     said = str(caught.value)
-    assert "\n" not in said and "smollm2-135m" in said and "HF_HUB_OFFLINE is set" in said and "Give a folder or a GGUF file" in said, said
+    assert (
+        "\n" not in said
+        and "smollm2-135m" in said
+        and "HF_HUB_OFFLINE is set" in said
+        and "Give a folder or a GGUF file" in said
+    ), said
     assert not list(cache.glob("*.gguf")) and not list(cache.glob("fetching-*"))
 
 
@@ -320,4 +386,8 @@ def test_the_packaged_model_is_what_the_registry_says() -> None:
     package, path = KNOWN["smollm2-135m"].package, real.home() / "smollm2-135m.gguf"
     if not path.exists() or package is None:
         pytest.skip("only the converted model is here")
-    assert (path.stat().st_size, revision_of(str(path)), shape_of(str(path))) == (package.nbytes, package.sha256[:16], package.shape)
+    assert (path.stat().st_size, revision_of(str(path)), shape_of(str(path))) == (
+        package.nbytes,
+        package.sha256[:16],
+        package.shape,
+    )

@@ -20,7 +20,9 @@ def line(*positions: float) -> torch.Tensor:
     return torch.tensor([[p, 0.0] for p in positions])
 
 
-def trainer(lm: LM, edits: Sequence[Edit], params: GraceParams = PARAMS, batch_tokens: int = 4096) -> tuple[ValueTrainer, torch.Tensor]:
+def trainer(
+    lm: LM, edits: Sequence[Edit], params: GraceParams = PARAMS, batch_tokens: int = 4096
+) -> tuple[ValueTrainer, torch.Tensor]:
     encoded = lm.encode([e.prompt for e in edits], [e.target for e in edits])
     outputs = at_the_end(lm, params.block, encoded)[1]
     return ValueTrainer(lm, params, encoded, outputs, batch_tokens), outputs
@@ -30,8 +32,13 @@ def test_the_code_book_opens_expands_and_splits() -> None:
     book, a, b, c, d = Codebook(1.0, torch.zeros(9, 2)), (1,), (2,), (3,), (4,)
     opened = [book.add(q, label) for q, label in zip(line(0, 3), (a, b), strict=True)]
     assert [e.key for e in opened] == [0, 1] and book.radii == [1.0, 1.0]  # 3 > 1 + 1: out of reach
-    assert book.add(line(0.5)[0], a).key == 0 and book.radii == [1.0, 1.0]  # same label, covered: nothing to change
-    assert book.add(line(1.4)[0], a).key == 0 and book.radii[0] == pytest.approx(1.4 * (1 + ROOM))  # same label: expand
+    assert book.add(line(0.5)[0], a).key == 0 and book.radii == [
+        1.0,
+        1.0,
+    ]  # same label, covered: nothing to change
+    assert book.add(line(1.4)[0], a).key == 0 and book.radii[0] == pytest.approx(
+        1.4 * (1 + ROOM)
+    )  # same label: expand
     split = book.add(line(2.0)[0], c)  # at distance 1 of key 1, other label: half each
     assert (split.key, split.radii) == (2, {1: 0.5, 2: 0.5})
     again = book.add(line(3.0)[0], d)  # the very prompt of key 1, other label: takes its place
@@ -87,7 +94,11 @@ def test_the_loss_is_that_of_the_full_model_with_the_value_in_place(family: str)
             prefilled = lm.model(torch.tensor([row.ids[: row.n_prompt]]), use_cache=True)
             logits = [prefilled.logits[:, -1:]]
             if len(row.answer) > 1:
-                logits.append(lm.model(torch.tensor([row.answer[:-1]]), past_key_values=prefilled.past_key_values).logits)
+                logits.append(
+                    lm.model(
+                        torch.tensor([row.answer[:-1]]), past_key_values=prefilled.past_key_values
+                    ).logits
+                )
             scores = torch.cat(logits, 1)[0].log_softmax(-1)[torch.arange(len(row.answer)), row.answer]
             torch.testing.assert_close(losses[i], -scores.mean(), rtol=1e-3, atol=1e-3)
 
@@ -100,12 +111,20 @@ def test_only_the_prompts_last_token_gets_the_value() -> None:
     ids, mask = lm.pad([e.ids for e in encoded], "left")
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     with torch.no_grad(), CodebookPatch(2, keys, values, torch.full((2,), 0.1)).applied(lm):
-        look = lm.mlp_output(2).register_forward_hook(lambda _module, args, output: seen.append((args[0], output)))
+        look = lm.mlp_output(2).register_forward_hook(
+            lambda _module, args, output: seen.append((args[0], output))
+        )
         with installed_hooks([look]):
-            lm.model.generate(ids, attention_mask=mask, max_new_tokens=3, min_new_tokens=3, do_sample=False, pad_token_id=0)
+            lm.model.generate(
+                ids, attention_mask=mask, max_new_tokens=3, min_new_tokens=3, do_sample=False, pad_token_id=0
+            )
     (prefill, changed), *steps = seen
     plain = lm.mlp_output(2)(prefill)
-    assert torch.equal(changed[:2, -1], values) and torch.equal(changed[:, :-1], plain[:, :-1]) and torch.equal(changed[2], plain[2])
+    assert (
+        torch.equal(changed[:2, -1], values)
+        and torch.equal(changed[:, :-1], plain[:, :-1])
+        and torch.equal(changed[2], plain[2])
+    )
     assert len(steps) == 2 and all(torch.equal(out, lm.mlp_output(2)(given)) for given, out in steps)
 
 

@@ -24,7 +24,9 @@ class Nothing(Editor[NoParams]):
 
     title, source, changes, regime = "Unedited", "", "nothing", "simultaneous"
     params_type: ClassVar[type] = NoParams
-    presets: ClassVar[Mapping[str, Callable[[int, str], object]]] = {"default": lambda n_edits, dataset: NoParams()}
+    presets: ClassVar[Mapping[str, Callable[[int, str], object]]] = {
+        "default": lambda n_edits, dataset: NoParams()
+    }
 
     def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress) -> Patch:
         """Nothing."""
@@ -47,7 +49,9 @@ class Scalpel(Nothing):
     """A method with parameters."""
 
     params_type: ClassVar[type] = Knobs
-    presets: ClassVar[Mapping[str, Callable[[int, str], object]]] = {"default": lambda n_edits, dataset: Knobs(10 if n_edits == 1 else 20)}
+    presets: ClassVar[Mapping[str, Callable[[int, str], object]]] = {
+        "default": lambda n_edits, dataset: Knobs(10 if n_edits == 1 else 20)
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +65,18 @@ class Rank(Nothing):
     """A method with presets for small models only."""
 
     params_type: ClassVar[type] = Compatible
-    presets: ClassVar[Mapping[str, Callable[[int, str], object]]] = {"micro": lambda n_edits, dataset: Compatible()}
+    presets: ClassVar[Mapping[str, Callable[[int, str], object]]] = {
+        "micro": lambda n_edits, dataset: Compatible()
+    }
 
 
-METHODS: dict[str, type[Editor[object]]] = {"none": Nothing, "ft": Scalpel, "lks": Scalpel, "rome": Rank, "mend": Rank}  # type: ignore[dict-item]
+METHODS: dict[str, type[Editor[object]]] = {
+    "none": Nothing,
+    "ft": Scalpel,
+    "lks": Scalpel,
+    "rome": Rank,
+    "mend": Rank,
+}  # type: ignore[dict-item]
 SIZES = {
     "world": 1000,
     "worldfacts": 898,
@@ -82,7 +94,13 @@ def dataset_of(name: str) -> tuple[str, int]:
 
 
 def planned(grid: Grid, **only: Sequence[str]) -> list[Cell]:
-    return plan(grid, methods=METHODS, revision_of_model=lambda name: f"{name}-revision", dataset_of=dataset_of, only=only)
+    return plan(
+        grid,
+        methods=METHODS,
+        revision_of_model=lambda name: f"{name}-revision",
+        dataset_of=dataset_of,
+        only=only,
+    )
 
 
 def from_text(tmp_path: Path, text: str) -> dict[str, Grid]:
@@ -98,28 +116,53 @@ def test_every_shipped_grid_fits_the_methods_there_are() -> None:
     from baselines import methods
 
     shipped = grids(SHIPPED)
-    assert {"micro", "ablation", "mini", "mini-counterfact", "ci", "paper", "baselines", "mini-baselines", "sweep", "sweep-mini"} <= set(shipped)
+    assert {
+        "micro",
+        "ablation",
+        "mini",
+        "mini-counterfact",
+        "ci",
+        "paper",
+        "baselines",
+        "mini-baselines",
+        "sweep",
+        "sweep-mini",
+    } <= set(shipped)
     assert {shipped[name].measure for name in ("scope", "scope-counterfact")} == {"scope"}
     assert next(iter(shipped)) == "first"
     assert shipped["first"].otherwise == "micro"
     for grid in shipped.values():
         assert grid.description
-        cells = plan(grid, methods=methods(), revision_of_model=lambda name: "r", dataset_of=dataset_of, only={})
+        cells = plan(
+            grid, methods=methods(), revision_of_model=lambda name: "r", dataset_of=dataset_of, only={}
+        )
         assert cells, grid.name
         if "*" in grid.methods:
             assert {cell.method for cell in cells} == set(methods()), grid.name
 
 
 def test_every_method_is_every_method_with_a_preset_or_a_rule(tmp_path: Path) -> None:
-    text = SMALL.replace('["lks"]', '["*", {method = "lks", hypernetwork = "free"}]').replace('["m"]', '["micro-a", "b"]').replace("[1, 10]", "[1]")
+    text = (
+        SMALL.replace('["lks"]', '["*", {method = "lks", hypernetwork = "free"}]')
+        .replace('["m"]', '["micro-a", "b"]')
+        .replace("[1, 10]", "[1]")
+    )
     grid = from_text(tmp_path, "[g]\n" + text)["g"]
     cells = planned(grid)
     assert [c.method for c in cells if c.model == "micro-a"] == ["none", "ft", "lks", "lks", "mend", "rome"]
     assert [(c.method, c.variant) for c in cells if c.model == "b"] == [
-        *(("none", ()), ("ft", ()), ("lks", ()), ("lks", (("hypernetwork", "free"),)))  # rome and mend have nothing for it
+        *(
+            ("none", ()),
+            ("ft", ()),
+            ("lks", ()),
+            ("lks", (("hypernetwork", "free"),)),
+        )  # rome and mend have nothing for it
     ]
     assert {c.method for c in planned(grid, method=["rome"])} == {"none", "rome"}
-    with pytest.raises(UserError, match=r"no preset for model 'b', and no rule .* in a grid as \{ method = \"test_grid\", compat = "):
+    with pytest.raises(
+        UserError,
+        match=r"no preset for model 'b', and no rule .* in a grid as \{ method = \"test_grid\", compat = ",
+    ):
         planned(from_text(tmp_path, "[g]\n" + text.replace('"*"', '"*", "rome"'))["g"])
     with pytest.raises(UserError, match=r"Unknown method '\*'"):
         planned(from_text(tmp_path, "[g]\n" + text.replace('"*"', '{method = "*", lr = 1}'))["g"])
@@ -127,12 +170,17 @@ def test_every_method_is_every_method_with_a_preset_or_a_rule(tmp_path: Path) ->
 
 def test_development_cells_draw_from_the_last_third(tmp_path: Path) -> None:
     def asked(extra: str) -> Grid:
-        return from_text(tmp_path, "[g]\n" + SMALL.replace("[1, 10]", "[1, 111]") + 'split = "development"\n' + extra)["g"]
+        return from_text(
+            tmp_path, "[g]\n" + SMALL.replace("[1, 10]", "[1, 111]") + 'split = "development"\n' + extra
+        )["g"]
 
     cells = planned(asked("draws = {111 = 3}"))
     assert {c.split for c in cells} == {"development"}
     assert cells[0].label == "none | m | world | T=1 | development"
-    with pytest.raises(TooManyEdits, match=r"4 draws of T=111: 444 records .* which has 333 for development \(the last third\)\. Lower"):
+    with pytest.raises(
+        TooManyEdits,
+        match=r"4 draws of T=111: 444 records .* which has 333 for development \(the last third\)\. Lower",
+    ):
         planned(asked("draws = {111 = 4}"))
     with pytest.raises(TooManyEdits, match="which has 110 for development"):
         planned(asked("records = 330"))
@@ -142,19 +190,50 @@ def test_development_cells_draw_from_the_last_third(tmp_path: Path) -> None:
 
 def test_ids_of_evaluated_cells_are_what_they_were() -> None:
     """Results stored under this protocol must still count."""
-    cell = Cell("micro-llama", "world", "lks", 10, 0, 20, parameters='{"a": 1}', model_revision="m", data_revision="d", records=5)
+    cell = Cell(
+        "micro-llama",
+        "world",
+        "lks",
+        10,
+        0,
+        20,
+        parameters='{"a": 1}',
+        model_revision="m",
+        data_revision="d",
+        records=5,
+    )
     assert cell.id == "c209e700f41f3dc7"
-    assert len({cell.id, *(replace(cell, **change).id for change in ({"split": "development"}, {"measure": "scope"}, {"split": "scope"}))}) == 4
+    assert (
+        len(
+            {
+                cell.id,
+                *(
+                    replace(cell, **change).id
+                    for change in ({"split": "development"}, {"measure": "scope"}, {"split": "scope"})
+                ),
+            }
+        )
+        == 4
+    )
 
 
 def test_a_scope_grid_has_no_unedited_model_and_only_what_decides_in_its_parameters(tmp_path: Path) -> None:
     from baselines import methods
 
     shipped = grids(SHIPPED)["scope"]
-    cells = plan(shipped, methods=methods(), revision_of_model=lambda name: "r", dataset_of=dataset_of, only={})
-    assert len(cells) == 4 * 5 and {c.measure for c in cells} == {"scope"} and {c.method for c in cells} == {"lks"}
+    cells = plan(
+        shipped, methods=methods(), revision_of_model=lambda name: "r", dataset_of=dataset_of, only={}
+    )
+    assert (
+        len(cells) == 4 * 5
+        and {c.measure for c in cells} == {"scope"}
+        and {c.method for c in cells} == {"lks"}
+    )
     assert {c.parameters for c in cells} == {
-        *(f'{{"block": -1, "gate": "none", "probes": 500, "scope": "{kind}"}}' for kind in ("exact", "fuzzy", "official")),
+        *(
+            f'{{"block": -1, "gate": "none", "probes": 500, "scope": "{kind}"}}'
+            for kind in ("exact", "fuzzy", "official")
+        ),
         '{"block": 2, "gate": "relation", "probes": 500, "scope": "exact"}',
     }
     assert cells[0].label.endswith("| mini-zsre-1000 | zsre | T=1 | scope")
@@ -201,11 +280,27 @@ def test_the_unedited_model_is_always_there(tmp_path: Path) -> None:
 
 def test_every_field_that_decides_the_result_is_in_the_id() -> None:
     cell = Cell("m", "d", "lks", 10, 0, 1)
-    changes = {"model": "x", "dataset": "x", "method": "x", "n_edits": 1, "seed": 1, "draws": 2, "parameters": "x"}
-    changes |= {"model_revision": "x", "data_revision": "x", "records": 5, "split": "development", "measure": "scope"}
+    changes = {
+        "model": "x",
+        "dataset": "x",
+        "method": "x",
+        "n_edits": 1,
+        "seed": 1,
+        "draws": 2,
+        "parameters": "x",
+    }
+    changes |= {
+        "model_revision": "x",
+        "data_revision": "x",
+        "records": 5,
+        "split": "development",
+        "measure": "scope",
+    }
     ids = {replace(cell, **{name: value}).id for name, value in changes.items()}  # type: ignore[arg-type]
     assert len(ids | {cell.id}) == len(changes) + 1
-    assert replace(cell, variant=(("a", "b"),)).id == cell.id  # the resolved parameters decide, not how they were asked for
+    assert (
+        replace(cell, variant=(("a", "b"),)).id == cell.id
+    )  # the resolved parameters decide, not how they were asked for
 
 
 def test_models_for_replaces_the_models_of_a_dataset(tmp_path: Path) -> None:
@@ -256,7 +351,9 @@ def test_more_edits_than_records_is_refused_with_what_to_do(tmp_path: Path) -> N
         return from_text(tmp_path, "[g]\n" + SMALL.replace("[1, 10]", "[1, 100]") + extra)["g"]
 
     assert planned(asked("draws = {100 = 10}"))
-    with pytest.raises(TooManyEdits, match=r"11 draws of T=100: 1100 records of dataset 'world', which has 1000\. Lower"):
+    with pytest.raises(
+        TooManyEdits, match=r"11 draws of T=100: 1100 records of dataset 'world', which has 1000\. Lower"
+    ):
         planned(asked("draws = {100 = 11}"))
     with pytest.raises(TooManyEdits, match="T=100: 100 records of dataset 'world', which has 99"):
         planned(asked("records = 99"))
@@ -274,7 +371,13 @@ def test_only_filters_before_models_are_looked_up(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="weights are missing"):
         plan(grid, methods=METHODS, revision_of_model=revision, dataset_of=dataset_of, only={})
-    cells = plan(grid, methods=METHODS, revision_of_model=revision, dataset_of=dataset_of, only=parse_only("model=m, n_edits=10"))
+    cells = plan(
+        grid,
+        methods=METHODS,
+        revision_of_model=revision,
+        dataset_of=dataset_of,
+        only=parse_only("model=m, n_edits=10"),
+    )
     assert {(c.model, c.n_edits) for c in cells} == {("m", 10)}
 
 
@@ -285,7 +388,13 @@ def test_only_is_parsed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("lks", "key=value"), ("method=", "key=value"), ("metod=lks", "Did you mean 'method'"), ("method=lk", "Did you mean 'lks'")]
+    ("text", "says"),
+    [
+        ("lks", "key=value"),
+        ("method=", "key=value"),
+        ("metod=lks", "Did you mean 'method'"),
+        ("method=lk", "Did you mean 'lks'"),
+    ],
 )
 def test_a_wrong_filter_is_one_clear_line(text: str, says: str) -> None:
     with pytest.raises(UserError, match=says):

@@ -90,12 +90,19 @@ def took(call: Callable[[], object]) -> float:
     return time.monotonic() - start
 
 
-@pytest.mark.parametrize(("status", "is_there"), [(200, True), (301, True), (404, True), (403, True), (407, False), (502, False), (503, False)])
-def test_a_server_is_there_if_it_answers_itself(status: int, is_there: bool, answering: Callable[[int], str]) -> None:
+@pytest.mark.parametrize(
+    ("status", "is_there"),
+    [(200, True), (301, True), (404, True), (403, True), (407, False), (502, False), (503, False)],
+)
+def test_a_server_is_there_if_it_answers_itself(
+    status: int, is_there: bool, answering: Callable[[int], str]
+) -> None:
     assert hub.is_reachable(f"{answering(status)}/a/file.json") is is_there
 
 
-@pytest.mark.parametrize("address", ["http://nowhere.invalid", "nonsense", "http://", "http://127.0.0.1:99999", "ftp://127.0.0.1"])
+@pytest.mark.parametrize(
+    "address", ["http://nowhere.invalid", "nonsense", "http://", "http://127.0.0.1:99999", "ftp://127.0.0.1"]
+)
 def test_an_address_that_leads_nowhere(address: str) -> None:
     assert took(lambda: hub.is_reachable(address)) < 2 * hub.WAIT_S
     assert not hub.is_reachable(address)
@@ -119,7 +126,9 @@ def test_libraries_are_told_that_there_is_no_hub(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(constants, "ENDPOINT", address := refusing())
     assert address in hub.why_not()
     assert constants.is_offline_mode() and datasets.config.HF_HUB_OFFLINE
-    assert hub.why_not_for("./folder") == hub.why_not_for("/no/such/folder") == hub.why_not_for(str(ROOT)) == ""
+    assert (
+        hub.why_not_for("./folder") == hub.why_not_for("/no/such/folder") == hub.why_not_for(str(ROOT)) == ""
+    )
 
 
 def test_a_hub_that_answers_is_used(monkeypatch: pytest.MonkeyPatch, answering: Callable[[int], str]) -> None:
@@ -140,11 +149,15 @@ NEEDS = {
 
 @pytest.mark.parametrize("need", NEEDS)
 @pytest.mark.parametrize("is_set", [True, False], ids=["offline", "unreachable"])
-def test_whatever_needs_the_hub_fails_at_once_and_says_why(need: str, is_set: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_whatever_needs_the_hub_fails_at_once_and_says_why(
+    need: str, is_set: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("LKS_DATA", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", is_set)
     monkeypatch.setattr(constants, "ENDPOINT", refusing())
-    with pytest.raises((UserError, DataError), match="HF_HUB_OFFLINE is set" if is_set else "The hub cannot be reached"):
+    with pytest.raises(
+        (UserError, DataError), match="HF_HUB_OFFLINE is set" if is_set else "The hub cannot be reached"
+    ):
         NEEDS[need]()
 
 
@@ -155,7 +168,9 @@ def test_a_sentence_encoder_too(monkeypatch: pytest.MonkeyPatch) -> None:
         Dense("nobody/nothing")
 
 
-def test_a_download_from_elsewhere_is_not_waited_for(silent: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_download_from_elsewhere_is_not_waited_for(
+    silent: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(Published, "url", property(lambda _self: f"{silent}/file.json"))
     start = time.monotonic()
     for name in ("a", "b", "c"):
@@ -175,11 +190,15 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_text_that_is_shipped_is_long_enough_small_and_prose() -> None:
     lines = list(_corpus.texts("shipped"))
     assert (ROOT / "baselines" / "_locate_then_edit" / "plain_text.txt.xz").stat().st_size < 1_500_000
-    assert len(set(lines)) == len(lines) > 1000 and all(len(line.split()) >= 20 and line == line.strip() for line in lines)
+    assert len(set(lines)) == len(lines) > 1000 and all(
+        len(line.split()) >= 20 and line == line.strip() for line in lines
+    )
     words = [word for line in lines for word in line.split()]
     assert len(words) > 200_000 and sum(word[0].islower() for word in words) > 0.7 * len(words)
     beginning = " ".join(lines[:60])
-    assert all(sign in beginning for sign in ("economy", "Catherine", "hack")), "all sources are in any beginning"
+    assert all(sign in beginning for sign in ("economy", "Catherine", "hack")), (
+        "all sources are in any beginning"
+    )
     assert "public domain" in (ROOT / "baselines" / "_locate_then_edit" / "plain_text.NOTICE").read_text()
 
 
@@ -193,17 +212,28 @@ def test_its_tokens_are_counted_by_a_real_tokenizer(nobody: None) -> None:
     assert text == f"plain text that comes with lks-grid, {count:,} tokens (5,000,000 were asked for), {why}"
 
 
-def test_wikitext_is_taken_where_it_can_be_had(monkeypatch: pytest.MonkeyPatch, answering: Callable[[int], str]) -> None:
+def test_wikitext_is_taken_where_it_can_be_had(
+    monkeypatch: pytest.MonkeyPatch, answering: Callable[[int], str]
+) -> None:
     import datasets
 
     monkeypatch.setattr(constants, "ENDPOINT", answering(200))
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: iter([{"text": "= Title ="}, {"text": "A long article. " * 20}]))
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda *_, **__: iter([{"text": "= Title ="}, {"text": "A long article. " * 20}]),
+    )
     rows, text = covariances._rows(tiny.lm("llama"), "wikitext", 10)
     assert len(rows) == 1 and text.startswith("wikitext, ") and "in place" not in text
 
 
-@pytest.mark.parametrize("failure", [ConnectionError("gone"), FileNotFoundError("no such data set"), ValueError("bad"), OSError("reset")])
-def test_wikitext_that_breaks_at_the_start_is_replaced(failure: Exception, monkeypatch: pytest.MonkeyPatch, answering: Callable[[int], str]) -> None:
+@pytest.mark.parametrize(
+    "failure",
+    [ConnectionError("gone"), FileNotFoundError("no such data set"), ValueError("bad"), OSError("reset")],
+)
+def test_wikitext_that_breaks_at_the_start_is_replaced(
+    failure: Exception, monkeypatch: pytest.MonkeyPatch, answering: Callable[[int], str]
+) -> None:
     import datasets
 
     def breaks(*_args: object, **_kwargs: object) -> None:
@@ -212,18 +242,27 @@ def test_wikitext_that_breaks_at_the_start_is_replaced(failure: Exception, monke
     monkeypatch.setattr(constants, "ENDPOINT", answering(200))
     monkeypatch.setattr(datasets, "load_dataset", breaks)
     rows, text = covariances._rows(tiny.lm("llama"), "wikitext", 10)
-    assert rows and f"in place of WikiText (Salesforce/wikitext cannot be fetched ({type(failure).__name__}))" in text
+    assert (
+        rows
+        and f"in place of WikiText (Salesforce/wikitext cannot be fetched ({type(failure).__name__}))" in text
+    )
 
 
-def test_statistics_of_another_text_are_other_ones(nobody: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_statistics_of_another_text_are_other_ones(
+    nobody: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("LKS_CACHE", str(tmp_path))
     lm = tiny.lm("llama")
     mine = tmp_path / "mine.txt"
     mine.write_text("A text of my own, which is short.\n", encoding="utf-8")
     for corpus in ("wikitext", "shipped", "world", str(mine)):
         covariances.second_moments(lm, [0], corpus, 500)
-    assert len(list((tmp_path / "moments").glob("*.safetensors"))) == 3, "what stands in for WikiText is the shipped text"
-    assert covariances.second_moments(lm, [0], str(mine), 500).text.startswith("mine.txt, "), "no path of this machine"
+    assert len(list((tmp_path / "moments").glob("*.safetensors"))) == 3, (
+        "what stands in for WikiText is the shipped text"
+    )
+    assert covariances.second_moments(lm, [0], str(mine), 500).text.startswith("mine.txt, "), (
+        "no path of this machine"
+    )
 
 
 def test_a_corpus_is_read_line_by_line(tmp_path: Path) -> None:
@@ -238,7 +277,9 @@ def test_a_corpus_is_read_line_by_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["memit", "rome", "r_rome", "emmet", "alphaedit"])
-def test_an_edit_without_a_corpus_says_which_text_it_took(method: str, nobody: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edit_without_a_corpus_says_which_text_it_took(
+    method: str, nobody: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LKS_CACHE", str(tmp_path))
     file = tmp_path / "facts.csv"
     file.write_text("subject,prompt,target\nMara Kelorin,Mara Kelorin works for,Oslo\n", encoding="utf-8")
@@ -254,5 +295,7 @@ def test_an_edit_without_a_corpus_says_which_text_it_took(method: str, nobody: N
 def test_the_shipped_text_is_what_statistics_were_made_of() -> None:
     """Other bytes are another corpus: the note in docs/baselines.md then has to be another one too."""
     content = lzma.decompress((ROOT / "baselines" / "_locate_then_edit" / "plain_text.txt.xz").read_bytes())
-    assert hashlib.sha256(content).hexdigest()[:16] in (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
+    assert hashlib.sha256(content).hexdigest()[:16] in (ROOT / "docs" / "baselines.md").read_text(
+        encoding="utf-8"
+    )
     assert os.linesep.join(content.decode().splitlines()[:1]) == next(_corpus.texts("shipped"))

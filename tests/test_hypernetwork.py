@@ -6,11 +6,19 @@ import torch
 from lks.method.hypernetwork import Design, Features, Form, Hypernetwork, Kind
 
 
-def made(kind: Kind = "linear", form: Form = "replace", features: Features = "plain", count: int = 6, width: int = 8) -> Hypernetwork:
+def made(
+    kind: Kind = "linear",
+    form: Form = "replace",
+    features: Features = "plain",
+    count: int = 6,
+    width: int = 8,
+) -> Hypernetwork:
     generator = torch.Generator().manual_seed(3)
     common = 50 * torch.randn(1, width, generator=generator)  # block states share a large common part
     keys = common + torch.randn(count, width, generator=generator) * torch.logspace(0, -1, width)
-    return Hypernetwork(Design(kind, form, features), keys, 100 + 20 * torch.randn(count, 5, generator=generator), seed=1)
+    return Hypernetwork(
+        Design(kind, form, features), keys, 100 + 20 * torch.randn(count, 5, generator=generator), seed=1
+    )
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp", "free"])
@@ -25,7 +33,9 @@ def test_residual_and_free_start_from_the_subjects_own_state() -> None:
     generator = torch.Generator().manual_seed(0)
     own = torch.randn(3, 4, generator=generator)
     for kind, form in (("linear", "residual"), ("free", "replace")):
-        assert torch.equal(Hypernetwork(Design(kind, form), torch.randn(3, 7, generator=generator), own, 0).table(), own)  # type: ignore[arg-type]
+        assert torch.equal(
+            Hypernetwork(Design(kind, form), torch.randn(3, 7, generator=generator), own, 0).table(), own
+        )  # type: ignore[arg-type]
 
 
 def test_a_linear_network_is_affine_in_its_key() -> None:
@@ -42,7 +52,10 @@ def test_whitened_features_are_uncorrelated_and_an_affine_image_of_the_keys() ->
     plain, white = made(count=40).features, made(count=40, features="whitened").features
     covariance = white.T @ white / 40
     variances = covariance.diagonal()
-    assert variances.max() / variances.min() < 1.5 and plain.pow(2).mean(0).max() / plain.pow(2).mean(0).min() > 30
+    assert (
+        variances.max() / variances.min() < 1.5
+        and plain.pow(2).mean(0).max() / plain.pow(2).mean(0).min() > 30
+    )
     assert (covariance - covariance.diagonal().diag()).abs().max() < 0.2
     solution = torch.linalg.lstsq(plain, white).solution
     torch.testing.assert_close(plain @ solution, white, rtol=1e-2, atol=1e-2)

@@ -107,7 +107,10 @@ def test_context_and_prompt_are_one_space_apart(family: str):
 def test_several_facts_stand_with_the_nearest_last():
     lm = tiny.lm("gpt2")
     (got,) = ICE(ICEParams(facts=2)).edit(lm, EDITS).contexts(lm, ["Zoë Quist or else Ada, Mara"])
-    assert got == "New Fact: The birthplace of Mara Kelorin is Lisbon\nNew Fact: The birthplace of Zoë Quist is New Port\nPrompt: "
+    assert (
+        got
+        == "New Fact: The birthplace of Mara Kelorin is Lisbon\nNew Fact: The birthplace of Zoë Quist is New Port\nPrompt: "
+    )
 
 
 def test_a_threshold_leaves_far_prompts_alone_and_none_does_not():
@@ -126,7 +129,9 @@ def test_demonstrations_of_a_hand_made_example():
     assert demonstration(training, 0, "retain") == fact + "The birthplace of Ira Brandt is Quito\n\n"
     again = [training[0], replace(training[1], subject="Ira Velik"), training[2]]
     assert demonstration(again, 0, "retain").endswith("Prompt: The birthplace of Oto Velik is Cairo\n\n")
-    assert demonstration([replace(training[0], training_paraphrases=())], 0, "update") == demonstration(training, 0, "copy")
+    assert demonstration([replace(training[0], training_paraphrases=())], 0, "update") == demonstration(
+        training, 0, "copy"
+    )
 
 
 def test_an_old_answer_that_is_not_known_is_not_demonstrated():
@@ -152,17 +157,36 @@ def test_ikes_demonstrations_are_those_nearest_to_the_fact_the_nearest_last():
     lm.model.config.max_position_embeddings = 512
     first, second, third, *_ = tiny.training()
     training = [
-        replace(first, subject="Lena Moss", prompt="Lena Moss works for", target="Cairo", ground_truth="Rome"),
-        replace(second, subject="Ada Quist", prompt="The birthplace of Ada Quist is", target="Oslo", training_paraphrases=("Born:",)),
-        replace(third, subject="Tomas Verin", prompt="The birthplace of Tomas Verin is", target="Quito", ground_truth="Lisbon"),
+        replace(
+            first, subject="Lena Moss", prompt="Lena Moss works for", target="Cairo", ground_truth="Rome"
+        ),
+        replace(
+            second,
+            subject="Ada Quist",
+            prompt="The birthplace of Ada Quist is",
+            target="Oslo",
+            training_paraphrases=("Born:",),
+        ),
+        replace(
+            third,
+            subject="Tomas Verin",
+            prompt="The birthplace of Tomas Verin is",
+            target="Quito",
+            ground_truth="Lisbon",
+        ),
     ]
     made = IKE(IKEParams(demonstrations=2))
     made.prepare(lm, training)
-    (context,) = made.edit(lm, EDITS[1:2]).contexts(lm, [EDITS[1].prompt])  # that Tomas Verin was born in Oslo
-    assert context == (
-        "New Fact: The birthplace of Ada Quist is Oslo\nPrompt: Born: Oslo\n\n"  # second nearest: update
-        "New Fact: The birthplace of Tomas Verin is Quito\nPrompt: Lena Moss works for Rome\n\n"  # nearest: retain
-        "New Fact: The birthplace of Tomas Verin is Oslo\nPrompt: "
+    (context,) = made.edit(lm, EDITS[1:2]).contexts(
+        lm, [EDITS[1].prompt]
+    )  # that Tomas Verin was born in Oslo
+    assert (
+        context
+        == (
+            "New Fact: The birthplace of Ada Quist is Oslo\nPrompt: Born: Oslo\n\n"  # second nearest: update
+            "New Fact: The birthplace of Tomas Verin is Quito\nPrompt: Lena Moss works for Rome\n\n"  # nearest: retain
+            "New Fact: The birthplace of Tomas Verin is Oslo\nPrompt: "
+        )
     )
 
 
@@ -193,15 +217,21 @@ def test_the_likelihood_of_a_target_is_that_of_the_longer_sequence(family: str):
     with patch.applied(lm):
         got = [a.answer_logprob for a in ask(lm, cases)]
     assert got != pytest.approx([a.answer_logprob for a in ask(lm, cases)], abs=0.1)
-    for edit, encoded, logprob in zip(EDITS, lm.encode([e.prompt for e in EDITS], [e.target for e in EDITS]), got, strict=True):
+    for edit, encoded, logprob in zip(
+        EDITS, lm.encode([e.prompt for e in EDITS], [e.target for e in EDITS]), got, strict=True
+    ):
         end = "Prompt:" if family in ("llama", "mistral") else "Prompt: "
-        context = lm.tokenizer.encode(f"New Fact: {edit.prompt} {edit.target}\n{end}", add_special_tokens=False)
+        context = lm.tokenizer.encode(
+            f"New Fact: {edit.prompt} {edit.target}\n{end}", add_special_tokens=False
+        )
         head = 1 if encoded.ids[0] == lm.tokenizer.bos_token_id else 0
         ids = encoded.ids[:head] + context + encoded.ids[head:]
         with torch.no_grad():
             scores = lm.model(torch.tensor([ids])).logits[0].log_softmax(-1)
         first = len(context) + encoded.n_prompt
-        assert logprob == pytest.approx(sum(float(scores[first - 1 + t, token]) for t, token in enumerate(encoded.answer)), abs=1e-2)
+        assert logprob == pytest.approx(
+            sum(float(scores[first - 1 + t, token]) for t, token in enumerate(encoded.answer)), abs=1e-2
+        )
 
 
 def test_a_patch_keeps_all_it_needs(tmp_path: Path):
@@ -213,7 +243,11 @@ def test_a_patch_keeps_all_it_needs(tmp_path: Path):
     assert isinstance(again, FactsInFront) and again.settings() == patch.settings()
     prompts = [e.prompt for e in EDITS]
     assert again.contexts(lm, prompts) == patch.contexts(lm, prompts)
-    assert patch.nbytes == sum(len(t.encode()) for t in [*(f.text for f in patch.facts), *patch.demonstrations]) > 0
+    assert (
+        patch.nbytes
+        == sum(len(t.encode()) for t in [*(f.text for f in patch.facts), *patch.demonstrations])
+        > 0
+    )
 
 
 def test_an_empty_memory_has_nothing_to_say():
@@ -226,5 +260,8 @@ def test_the_growth_of_a_prompt_is_bounded_for_those_who_size_batches() -> None:
     made = IKE(IKEParams(demonstrations=4))
     made.prepare(lm, tiny.training())
     patch = made.edit(lm, tiny.edits(2))
-    longest = max(len(lm.tokenizer.encode(c, add_special_tokens=False)) for c in patch.contexts(lm, [e.prompt for e in tiny.edits(2)]))
+    longest = max(
+        len(lm.tokenizer.encode(c, add_special_tokens=False))
+        for c in patch.contexts(lm, [e.prompt for e in tiny.edits(2)])
+    )
     assert 0 < longest <= patch.context_tokens(lm) + 8  # "Prompt:" is not counted

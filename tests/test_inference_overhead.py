@@ -15,14 +15,20 @@ def hooks(lm: LM) -> int:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_every_combination_is_measured_and_the_model_stays(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_combination_is_measured_and_the_model_stays(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(overhead, "NEW_TOKENS", 2)
     lm = tiny.lm(family)
     blocks, before = list(lm.blocks), lm.model(torch.tensor([[5, 6, 7]])).logits
     found = list(overhead.overheads(lm, tiny.edits(5), 1, 0.0, ("prefill", "generate")))
     assert len({(o.work, o.rows, o.what) for o in found}) == len(found) == 12
     assert all(o.plain_s > 0 and o.ratio[1] <= o.ratio[0] <= o.ratio[2] for o in found)
-    assert list(lm.blocks) == blocks and hooks(lm) == 0 and torch.equal(lm.model(torch.tensor([[5, 6, 7]])).logits, before)
+    assert (
+        list(lm.blocks) == blocks
+        and hooks(lm) == 0
+        and torch.equal(lm.model(torch.tensor([[5, 6, 7]])).logits, before)
+    )
     assert overhead.shown(found, 5).row_count == 12
 
 

@@ -85,9 +85,13 @@ def test_an_answer_shares_no_token_with_its_prompt(name: str) -> None:
     lm, text = real.tokenizer_only(name), "中华人民共和国的首都是北京，北京是中国的政治文化中心。"
     cuts = [(text[:i], text[i:]) for i in range(1, len(text))]
     encoded = lm.encode([a for a, _ in cuts], [b for _, b in cuts])
-    assert [e.ids[: e.n_prompt] for e in encoded] == [e.ids for e in lm.encode([a for a, _ in cuts], [""] * len(cuts))]
+    assert [e.ids[: e.n_prompt] for e in encoded] == [
+        e.ids for e in lm.encode([a for a, _ in cuts], [""] * len(cuts))
+    ]
     assert [lm.pieces.text(e.answer) for e in encoded] == [b for _, b in cuts]
-    assert any(e.ids != lm.tokenizer(text)["input_ids"] for e in encoded) or name == "smollm2-135m"  # which has no token of two such characters
+    assert (
+        any(e.ids != lm.tokenizer(text)["input_ids"] for e in encoded) or name == "smollm2-135m"
+    )  # which has no token of two such characters
 
 
 @pytest.mark.parametrize("name", real.FAMILIES)
@@ -101,7 +105,9 @@ def test_any_text_is_asked_as_it_is_sent(name: str, prompt: str, answer: str) ->
     assert encoded.ids[: encoded.n_prompt] == sent.ids and encoded.answer
 
 
-def _says(lm: LM, prompt: str, answer: str, tokens: list[int], monkeypatch: pytest.MonkeyPatch) -> tuple[str, bool]:
+def _says(
+    lm: LM, prompt: str, answer: str, tokens: list[int], monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, bool]:
     """What AR takes down of a generation of these tokens, and whether it spells the answer."""
     from lks.evaluation import readouts
     from lks.models.generation import Generated
@@ -119,7 +125,12 @@ def _says(lm: LM, prompt: str, answer: str, tokens: list[int], monkeypatch: pyte
 @pytest.mark.parametrize(
     ("prompt", "answer", "said", "right"),
     [
-        ("The capital of China is", "北京", "北京。北京是", True),  # the model puts no space: the same answer in other tokens
+        (
+            "The capital of China is",
+            "北京",
+            "北京。北京是",
+            True,
+        ),  # the model puts no space: the same answer in other tokens
         ("Q: 首都?\nA:", "北京", "北京", True),
         ("中国的首都是", "苏州", " 苏州", True),
         ("中国的首都是", "苏州", "上海", False),

@@ -82,7 +82,16 @@ class Handler(BaseHTTPRequestHandler):
         else:
             message = {"role": "assistant", "content": said}
             choice = {"index": 0, "finish_reason": "stop", "message": message}
-            self._send(200, {"id": "1", "object": "chat.completion", "created": 0, "model": request["model"], "choices": [choice]})
+            self._send(
+                200,
+                {
+                    "id": "1",
+                    "object": "chat.completion",
+                    "created": 0,
+                    "model": request["model"],
+                    "choices": [choice],
+                },
+            )
 
     def _send(self, status: int, document: dict[str, object]) -> None:
         body = json.dumps(document).encode()
@@ -123,7 +132,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 @pytest.fixture
 def judge(server: Server, tmp_path: Path) -> Callable[..., Judge]:
     """A judge at the server; made anew it knows only what is on disk."""
-    return lambda model="fake", **more: Judge(model, **{"base_url": server.url, "cache": tmp_path / "judge", "retries": 0} | more)
+    return lambda model="fake", **more: Judge(
+        model, **{"base_url": server.url, "cache": tmp_path / "judge", "retries": 0} | more
+    )
 
 
 def items(count: int, right: int = 0) -> list[JudgeItem]:
@@ -142,7 +153,10 @@ def test_verdicts_in_the_order_of_items(server, judge):
 
 def test_other_spellings_and_empty_answers_are_shown():
     prompt = JudgeItem("Q", "New York", "", ("NYC", "Big Apple")).prompt
-    assert prompt == "Question: Q\nRight answer: New York\nOther spellings: NYC; Big Apple\nAnswer to grade: (nothing)"
+    assert (
+        prompt
+        == "Question: Q\nRight answer: New York\nOther spellings: NYC; Big Apple\nAnswer to grade: (nothing)"
+    )
 
 
 def test_a_second_run_asks_nothing(server, judge):
@@ -400,7 +414,9 @@ def test_calibration_files_without_items(tmp_path):
         labelled_items(tmp_path / "missing")
     with pytest.raises(DataError, match="cannot be read"):
         labelled_items(_file(tmp_path / "latin", b"\xe9"))
-    assert labelled_items(_file(tmp_path / "good", (GOOD + "\r\n").encode())) == [Labelled(JudgeItem("q", "t", "a"), True)]
+    assert labelled_items(_file(tmp_path / "good", (GOOD + "\r\n").encode())) == [
+        Labelled(JudgeItem("q", "t", "a"), True)
+    ]
 
 
 def _file(path: Path, content: bytes) -> Path:
@@ -409,7 +425,22 @@ def _file(path: Path, content: bytes) -> Path:
 
 
 def answer(case: str, kind: str, text: str | None, target: str = "Paris", **more: object) -> Answer:
-    return Answer(0, case, "Ann", kind, 0, f"{case} {kind}?", target, (1,), (1,), (1,), "text", -1.0, wild_text=text, **more)  # type: ignore[arg-type]
+    return Answer(
+        0,
+        case,
+        "Ann",
+        kind,
+        0,
+        f"{case} {kind}?",
+        target,
+        (1,),
+        (1,),
+        (1,),
+        "text",
+        -1.0,
+        wild_text=text,
+        **more,
+    )  # type: ignore[arg-type]
 
 
 CELLS = [Cell("micro-llama", "world", "ft", 1, seed, 1) for seed in (0, 1)]
@@ -429,7 +460,16 @@ def results(tmp_path: Path) -> Path:
             answer("b", "edit", None),
             answer("a", "portability", "Lyon", context="given"),
         ]
-        store.record(Outcome(cell, "ok", "", (write_answers(store.results, cell.id, "ask", rows),), Costs(), {"finished": f"2026-01-0{seed + 1}"}))
+        store.record(
+            Outcome(
+                cell,
+                "ok",
+                "",
+                (write_answers(store.results, cell.id, "ask", rows),),
+                Costs(),
+                {"finished": f"2026-01-0{seed + 1}"},
+            )
+        )
     return tmp_path / "results"
 
 
@@ -446,7 +486,9 @@ def test_results_are_judged_cell_by_cell(server, judge, results):
         Judgement("fake", 0, "a", "portability", 0, "bare", False, "Incorrect."),
     ]
     assert [row.verdict for row in found[second]] == [False, True, True, False]
-    assert len(server.requests) == 4  # in the first cell three, as two contexts gave the same answer; in the second one new
+    assert (
+        len(server.requests) == 4
+    )  # in the first cell three, as two contexts gave the same answer; in the second one new
     assert "Question: a edit?\nRight answer: Paris\nAnswer to grade: Paris" in server.prompts
     assert shown == sorted(shown)
     assert shown[-1] == pytest.approx(1)
@@ -472,7 +514,12 @@ STAGE = f"judged-{file_name('fake')}"
 def lks(results: Path, server: Server, *words: object) -> Result:
     """The command, with a calibration of its own."""
     file = results.parent / "calibration.jsonl"
-    file.write_text("\n".join(json.dumps({"question": f"q{i}", "target": "t", "answer": "tu"[i % 2], "label": i != 1}) for i in range(4)))
+    file.write_text(
+        "\n".join(
+            json.dumps({"question": f"q{i}", "target": "t", "answer": "tu"[i % 2], "label": i != 1})
+            for i in range(4)
+        )
+    )
     said = ["--model", "fake", "--base-url", server.url, "--results", results, "--calibration", file, *words]
     return CliRunner().invoke(app, ["judge", *map(str, said)])
 
@@ -511,11 +558,17 @@ def test_the_command_calibrates_judges_and_stores(server, results):
             ("fake", "paraphrase", "bare", None),
             ("fake", "portability", "bare", False),
         ]
-    bare = {cell.id: Scores(cell.id, "bare", share, share, None, 1, 3, 1) for cell, share in zip(CELLS, (1, 0), strict=True)}
+    bare = {
+        cell.id: Scores(cell.id, "bare", share, share, None, 1, 3, 1)
+        for cell, share in zip(CELLS, (1, 0), strict=True)
+    }
     qa = {cell.id: Scores(cell.id, "qa", 1, 1, None, None, 1, 0) for cell in CELLS}
     assert scores(Store(results), "fake") == [row for cell in sorted(bare) for row in (bare[cell], qa[cell])]
     table = [line.split()[7:] for line in done.output.splitlines() if "| T=1 " in line and "bare" in line]
-    assert sorted(table) == [["0", "bare", "100.0", "100.0", "100.0", "3", "1"], ["1", "bare", "0.0", "0.0", "100.0", "3", "1"]]
+    assert sorted(table) == [
+        ["0", "bare", "100.0", "100.0", "100.0", "3", "1"],
+        ["1", "bare", "0.0", "0.0", "100.0", "3", "1"],
+    ]
 
 
 @pytest.mark.usefixtures("kept")
@@ -556,7 +609,11 @@ def test_a_cell_asked_in_a_further_context_is_judged_again(results, judge):
     store.record(replace(outcome, shards=(*outcome.shards, more)))
     assert judged_by(store, "fake") == {CELLS[1].id}
     ((cell_id, made),) = judge_results(results, judge(), skip=judged_by(store, "fake"))
-    assert keep(store, cell_id, "fake", made).shards == (f"cells/{cell_id}/ask.parquet", more, f"cells/{cell_id}/{STAGE}.parquet")
+    assert keep(store, cell_id, "fake", made).shards == (
+        f"cells/{cell_id}/ask.parquet",
+        more,
+        f"cells/{cell_id}/{STAGE}.parquet",
+    )
     assert store.query("SELECT count(*) FROM judgements WHERE cell_id = ?", [cell_id]) == [(5,)]
 
 

@@ -16,9 +16,13 @@ from lks.models.lm import weights_hash
 from lks.results.cells import Measurements
 
 
-def test_weights_are_hashed_again_only_when_they_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_hashed_again_only_when_they_have_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept, read = ProcessCache(), []
-    monkeypatch.setattr("lks.models.lm.weights_hash", lambda folder: read.append(folder) or weights_hash(folder))
+    monkeypatch.setattr(
+        "lks.models.lm.weights_hash", lambda folder: read.append(folder) or weights_hash(folder)
+    )
     (tmp_path / "a.safetensors").write_bytes(b"one")
     first, bench = kept.weights_hash(tmp_path), kept.bench
     assert (kept.weights_hash(tmp_path), kept.bench, len(read)) == (first, bench, 1)
@@ -42,7 +46,9 @@ def test_weight_files_are_hashed_in_pieces_and_once(tmp_path: Path, monkeypatch:
     monkeypatch.undo()
     os.utime(tmp_path / "model-1-of-3.safetensors", ns=(1, 1))
     (tmp_path / "model-2-of-3.safetensors").write_bytes(b"x" + parts[2][1:])
-    assert weights_hash(tmp_path) == hashlib.sha256(b"".join([*parts[:2], b"x", parts[2][1:]])).hexdigest()[:16]
+    assert (
+        weights_hash(tmp_path) == hashlib.sha256(b"".join([*parts[:2], b"x", parts[2][1:]])).hexdigest()[:16]
+    )
 
 
 def test_data_are_read_once_until_they_are_to_be_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +69,9 @@ def test_data_are_read_once_until_they_are_to_be_forgotten(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("refused", "status"), [(0, 200), (3, 200), (len(PAUSES_S) + 1, 503)])
-def test_a_busy_server_is_asked_again_some_times(refused: int, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_server_is_asked_again_some_times(
+    refused: int, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[bytes] = []
 
     def answer(self: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:

@@ -60,15 +60,25 @@ def test_facts_that_were_read_are_read_again_from_what_is_written(
     tmp_path_factory: pytest.TempPathFactory, name: str, verb: str, target: str, other: str
 ) -> None:
     folder = tmp_path_factory.mktemp("facts")
-    fact = {"subject": f"K{name}l", "prompt": f"{verb}z K{name}l is", "target": f"x{target}y", "aliases": [f"M{other}."]}
-    fact |= {"paraphrases": [f"where {other}q"], "locality": [{"prompt": f"p{verb}{other}", "answer": f"y{other}y"}]}
+    fact = {
+        "subject": f"K{name}l",
+        "prompt": f"{verb}z K{name}l is",
+        "target": f"x{target}y",
+        "aliases": [f"M{other}."],
+    }
+    fact |= {
+        "paraphrases": [f"where {other}q"],
+        "locality": [{"prompt": f"p{verb}{other}", "answer": f"y{other}y"}],
+    }
     (folder / "raw.jsonl").write_bytes(json.dumps(fact, ensure_ascii=False).encode() + b"\r\n")
     (folder / "escaped.jsonl").write_bytes(json.dumps(fact).encode())
     found = read_facts(folder / "raw.jsonl")
     assert found.facts == read_facts(folder / "escaped.jsonl").facts
     write_facts(folder / "copy.jsonl", found)
     assert read_facts(folder / "copy.jsonl").facts == found.facts
-    assert (folder / "copy.jsonl").read_text("utf-8").splitlines() == [line_of(found.facts[0])], "readers that split elsewhere find it whole too"
+    assert (folder / "copy.jsonl").read_text("utf-8").splitlines() == [line_of(found.facts[0])], (
+        "readers that split elsewhere find it whole too"
+    )
     (folder / "facts.jsonl").write_bytes((folder / "raw.jsonl").read_bytes())
     assert _subjects(folder) == (fact["subject"],)
 
@@ -76,24 +86,36 @@ def test_facts_that_were_read_are_read_again_from_what_is_written(
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("odd", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e"])
 def test_tables_and_triples_hold_such_characters(tmp_path: Path, odd: str, end: str) -> None:
-    (tmp_path / "facts.csv").write_bytes(end.join(["subject,prompt,target", f'Mara,"a{odd}b, Mara is",x{odd}y', "Ada,Ada is,z"]).encode())
-    (tmp_path / "facts.txt").write_bytes(end.join([f"Mara{odd}Kel | job | a{odd}b", "Ada | job | z"]).encode())
+    (tmp_path / "facts.csv").write_bytes(
+        end.join(["subject,prompt,target", f'Mara,"a{odd}b, Mara is",x{odd}y', "Ada,Ada is,z"]).encode()
+    )
+    (tmp_path / "facts.txt").write_bytes(
+        end.join([f"Mara{odd}Kel | job | a{odd}b", "Ada | job | z"]).encode()
+    )
     assert [(f.line, f.prompt, f.target) for f in read_facts(tmp_path / "facts.csv").facts] == [
         (2, f"a{odd}b, Mara is", f"x{odd}y"),
         (3, "Ada is", "z"),
     ]
-    assert [(f.line, f.subject, f.target) for f in read_facts(tmp_path / "facts.txt").facts] == [(1, f"Mara{odd}Kel", f"a{odd}b"), (2, "Ada", "z")]
+    assert [(f.line, f.subject, f.target) for f in read_facts(tmp_path / "facts.txt").facts] == [
+        (1, f"Mara{odd}Kel", f"a{odd}b"),
+        (2, "Ada", "z"),
+    ]
 
 
 def test_every_other_file_of_lines_is_read_so_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     odd = "a\u2028b\x85c\x1cd"
     write_lines(tmp_path / "training.jsonl", [{"text": odd}])
     assert [row for _, row in lines_of(tmp_path / "training.jsonl")] == [{"text": odd}]
-    for row, file in (({"subject": odd}, "edits.jsonl"), ({"question": odd, "target": "t", "answer": odd, "label": True}, "labels.jsonl")):
+    for row, file in (
+        ({"subject": odd}, "edits.jsonl"),
+        ({"question": odd, "target": "t", "answer": odd, "label": True}, "labels.jsonl"),
+    ):
         (tmp_path / file).write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
     assert read_edits(tmp_path / "edits.jsonl").names == ((odd,),)
     assert [item.item.question for item in labelled_items(tmp_path / "labels.jsonl")] == [odd]
-    (tmp_path / "replies.jsonl").write_text(json.dumps({"key": "k", "reply": odd}, ensure_ascii=False) + "\n", encoding="utf-8")
+    (tmp_path / "replies.jsonl").write_text(
+        json.dumps({"key": "k", "reply": odd}, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     assert JsonLinesFile(tmp_path / "replies.jsonl").entries["k"]["reply"] == odd
     (tmp_path / "corpus.txt").write_text(f"{odd}\nsecond\n", encoding="utf-8")
     assert list(texts(str(tmp_path / "corpus.txt"))) == [odd, "second"]
@@ -105,7 +127,11 @@ def test_every_other_file_of_lines_is_read_so_too(tmp_path: Path, monkeypatch: p
     ):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text(f"{text}\n", encoding="utf-8")
-    assert [{prompt.text for prompt in outside.prompts} for outside in abilities(tmp_path)] == [{odd}, {odd}, {f"{odd} so"}]
+    assert [{prompt.text for prompt in outside.prompts} for outside in abilities(tmp_path)] == [
+        {odd},
+        {odd},
+        {f"{odd} so"},
+    ]
     assert read("paraphrase", "Where is\u2028it?") == WrittenPrompt("Where is it?")
 
 
@@ -114,7 +140,11 @@ def test_prompts_on_the_standard_input_end_at_newlines(monkeypatch: pytest.Monke
     from workbench import compare_answers, patch_folder
 
     asked: list[str] = []
-    monkeypatch.setattr(patch_folder, "read", lambda folder: type("E", (), {"check_model": lambda *a: None, "patch": None, "form": "bare"})())
+    monkeypatch.setattr(
+        patch_folder,
+        "read",
+        lambda folder: type("E", (), {"check_model": lambda *a: None, "patch": None, "form": "bare"})(),
+    )
     monkeypatch.setattr(edit, "_loaded", lambda *a: None)
     monkeypatch.setattr(compare_answers, "warm_up", lambda *a: None)
     monkeypatch.setattr(compare_answers, "reply", lambda lm, patch, prompt, *a: asked.append(prompt))
@@ -137,9 +167,22 @@ def test_a_server_refuses_half_a_character(prompt: object) -> None:
 
 def test_nothing_that_is_read_is_split_by_splitlines() -> None:
     """It may split messages of libraries and the program's own texts, never a file or a reply: `lks.io.lines.split_lines` does that."""
-    files = [file for package in ("lks", "baselines", "workbench", "cli") for file in sorted((ROOT / package).rglob("*.py"))]
-    calls = [(file, node.func) for file in files for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Call)]
-    found = [f"{file.name}: {ast.unparse(call.value)}" for file, call in calls if isinstance(call, ast.Attribute) and call.attr == "splitlines"]
+    files = [
+        file
+        for package in ("lks", "baselines", "workbench", "cli")
+        for file in sorted((ROOT / package).rglob("*.py"))
+    ]
+    calls = [
+        (file, node.func)
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+    found = [
+        f"{file.name}: {ast.unparse(call.value)}"
+        for file, call in calls
+        if isinstance(call, ast.Attribute) and call.attr == "splitlines"
+    ]
     messages = ("str(error)", "f'{type(error).__name__}: {error}'", "gguf_models.py: said")
     allowed = (*messages, "connection.py: text", "Path('/proc/self/status').read_text()")
     assert not [one for one in found if not any(part in one for part in allowed)]

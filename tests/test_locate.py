@@ -80,7 +80,9 @@ def test_keys_and_states_are_those_of_the_whole_model(family: str) -> None:
         for context, row in enumerate(own):
             hooks = [
                 lm.mlp_output(2).register_forward_pre_hook(lambda _m, args: seen.append(args[0])),
-                lm.block(3).register_forward_hook(lambda _m, _a, out: seen.append(out[0] if isinstance(out, tuple) else out)),
+                lm.block(3).register_forward_hook(
+                    lambda _m, _a, out: seen.append(out[0] if isinstance(out, tuple) else out)
+                ),
             ]
             lm.model(torch.tensor([row.ids]))
             for hook in hooks:
@@ -103,7 +105,9 @@ def test_second_moments_are_the_mean_outer_product_of_all_keys_but_the_first(tmp
     found = second_moments(lm, [0, 2], str(text), 1000)
     for block in (0, 2):
         keys: list[torch.Tensor] = []
-        hook = lm.mlp_output(block).register_forward_pre_hook(lambda _m, args, keys=keys: keys.append(args[0][0, 1:].double()))
+        hook = lm.mlp_output(block).register_forward_pre_hook(
+            lambda _m, args, keys=keys: keys.append(args[0][0, 1:].double())
+        )
         for line in lines:
             lm.model(torch.tensor([lm.tokenizer(line)["input_ids"]]))
         hook.remove()
@@ -112,7 +116,9 @@ def test_second_moments_are_the_mean_outer_product_of_all_keys_but_the_first(tmp
         assert close(got.vectors @ got.values.diag() @ got.vectors.T, k @ k.T / k.shape[1], 1e-5)
 
 
-def test_second_moments_come_from_disk_and_all_blocks_from_one_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_second_moments_come_from_disk_and_all_blocks_from_one_pass(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("LKS_CACHE", str(tmp_path))
     passes: list[list[int]] = []
     original = covariances._sums
@@ -134,8 +140,16 @@ def test_second_moments_come_from_disk_and_all_blocks_from_one_pass(monkeypatch:
 
 def test_facts_that_are_not_known_are_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
     known, unknown = tiny.edits(2)[0], replace(tiny.edits(2)[1], ground_truth="")
-    monkeypatch.setattr(corpus, "load", lambda name: Dataset(name, tuple(make_case(edit, (), ()) for edit in (unknown, known)), ""))
-    first, *rest = [text for text in corpus.texts("zsre") if text.startswith(("The birthplace", "Surely", known.subject, unknown.subject))]
+    monkeypatch.setattr(
+        corpus,
+        "load",
+        lambda name: Dataset(name, tuple(make_case(edit, (), ()) for edit in (unknown, known)), ""),
+    )
+    first, *rest = [
+        text
+        for text in corpus.texts("zsre")
+        if text.startswith(("The birthplace", "Surely", known.subject, unknown.subject))
+    ]
     assert first == f"{known.prompt} {known.ground_truth}."
     assert len(rest) == len(known.training_paraphrases)
     monkeypatch.setattr(corpus, "load", lambda name: Dataset(name, (make_case(unknown, (), ()),), ""))
@@ -172,7 +186,9 @@ def test_the_projected_solve_is_alphaedits_and_leaves_old_keys_alone(n: int, m: 
     earlier = torch.randn(40, m, generator=generator(2), dtype=torch.float64)
     residual = torch.randn(8, n, generator=generator(3), dtype=torch.float64)
     p = basis @ basis.T
-    direct = torch.linalg.solve(p @ (keys @ keys.T + earlier @ earlier.T) + 2.0 * torch.eye(40), p @ keys @ residual.T).T
+    direct = torch.linalg.solve(
+        p @ (keys @ keys.T + earlier @ earlier.T) + 2.0 * torch.eye(40), p @ keys @ residual.T
+    ).T
     update = residual @ projected(basis, keys, earlier, 2.0).T
     assert close(update, direct, 1e-8)
     old = torch.randn(40, 15, generator=generator(0), dtype=torch.float64)  # the very samples of C
@@ -200,10 +216,16 @@ def test_values_of_many_edits_are_those_of_one_by_one_and_of_the_plain_path(fami
 def test_values_optimised_in_bfloat16_are_near_those_in_float32() -> None:
     lm = real.model()
     edits, texts = (
-        [Edit("0", "Paris", "The city of Paris lies in", "Norway", "France"), Edit("1", "Mozart", "The music of Mozart is", "jazz", "classical")],
+        [
+            Edit("0", "Paris", "The city of Paris lies in", "Norway", "France"),
+            Edit("1", "Mozart", "The music of Mozart is", "jazz", "classical"),
+        ],
         [],
     )
-    made = {p: optimise(lm, edits, 9, NORMS[:2], texts, ValueParams(steps=6, precision=p)) for p in ("model", "bfloat16")}
+    made = {
+        p: optimise(lm, edits, 9, NORMS[:2], texts, ValueParams(steps=6, precision=p))
+        for p in ("model", "bfloat16")
+    }
     assert made["bfloat16"].change.dtype == torch.float32
     likeness = torch.nn.functional.cosine_similarity(made["model"].change, made["bfloat16"].change)
     assert (likeness > 0.98).all() and (likeness < 1).all()  # another path, the same place
@@ -219,7 +241,14 @@ def test_each_edit_stops_by_itself_and_stays_within_its_clamp() -> None:
     assert sorted((some.loss < stop).tolist()) == [False, False, True, True]
     assert int(some.updates.max()) == 19 > int(some.updates.min())
     for number in range(4):
-        alone = optimise(lm, [edits[number]], 1, NORMS[number : number + 1], [], replace(PARAMS, clamp=100.0, steps=20, stop_loss=stop))
+        alone = optimise(
+            lm,
+            [edits[number]],
+            1,
+            NORMS[number : number + 1],
+            [],
+            replace(PARAMS, clamp=100.0, steps=20, stop_loss=stop),
+        )
         assert int(alone.updates[0]) == int(some.updates[number])
         assert close(some.change[number], alone.change[0], 1e-3)
     tight = optimise(lm, edits, 1, NORMS, [], replace(PARAMS, clamp=0.05))
@@ -235,7 +264,9 @@ def test_an_edit_that_is_known_already_changes_nothing() -> None:
 # updates
 
 
-def direct_rome(weight: torch.Tensor, c: torch.Tensor, u_key: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def direct_rome(
+    weight: torch.Tensor, c: torch.Tensor, u_key: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> torch.Tensor:
     """Eq. 2 of the paper with an explicit inverse."""
     direction = torch.linalg.inv(c) @ u_key
     return torch.outer(value - weight @ key, direction) / (direction @ key)
@@ -297,7 +328,9 @@ def test_memit_reaches_its_values_where_nothing_counts_against_them() -> None:
 
 def test_alphaedits_later_batches_keep_clear_of_earlier_ones() -> None:
     lm = tiny.lm("llama")
-    made = methods()["alphaedit"].for_model("micro-tiny", "world", 4, {"batch_size": "2", "threshold": "1e9", "penalty": "1e-6"})
+    made = methods()["alphaedit"].for_model(
+        "micro-tiny", "world", 4, {"batch_size": "2", "threshold": "1e9", "penalty": "1e-6"}
+    )
     made.prepare(lm)
     seen: list[int] = []
     original = made.solve
@@ -305,7 +338,9 @@ def test_alphaedits_later_batches_keep_clear_of_earlier_ones() -> None:
     def solve(moments, block, keys, earlier):
         factor = original(moments, block, keys, earlier)
         if earlier.shape[1]:
-            assert float((factor.T @ earlier.double()).abs().max()) < 1e-3  # old keys get no part of the update
+            assert (
+                float((factor.T @ earlier.double()).abs().max()) < 1e-3
+            )  # old keys get no part of the update
         seen.append(earlier.shape[1])
         return factor
 
@@ -337,7 +372,9 @@ def test_updates_are_there_inside_and_gone_when_suspended_or_left() -> None:
 
 @pytest.mark.parametrize("name", ["rome", "r_rome", "memit", "emmet", "alphaedit"])
 @pytest.mark.parametrize(("dim", "tokens"), [(576, 115_200), (4096, 819_200), (65_536, 5_000_000)])
-def test_the_rule_for_untuned_models_reads_text_in_proportion_to_the_width(name: str, dim: int, tokens: int) -> None:
+def test_the_rule_for_untuned_models_reads_text_in_proportion_to_the_width(
+    name: str, dim: int, tokens: int
+) -> None:
     rule = methods()[name].untuned(30, dim)
     assert rule is not None
     params = rule(10, "zsre")

@@ -60,7 +60,9 @@ def test_the_untrained_network_makes_one_step_of_gradient_descent(family: str) -
     patch = prepared(lm, PLAIN).edit(lm, EDITS)
     assert isinstance(patch, WeightPatch)
     layers = mlp_layers(lm, (2, 3))
-    assert patch.names == sorted(layer.name for layer in layers) and len(layers) == (4 if family == "gpt2" else 6)
+    assert patch.names == sorted(layer.name for layer in layers) and len(layers) == (
+        4 if family == "gpt2" else 6
+    )
     for name, gradient in true_gradients(lm, patch.names).items():
         torch.testing.assert_close(patch.difference(name), -PLAIN.edit_lr * gradient, rtol=1e-3, atol=1e-6)
 
@@ -71,9 +73,13 @@ def test_changes_of_several_edits_add_up_in_factors_or_dense(family: str) -> Non
     editor = prepared(lm, replace(PLAIN, normalise=True))
     alone = [editor.edit(lm, [e]) for e in EDITS]
     many = editor.edit(lm, EDITS * 20)
-    assert all(f"{n}.left" in alone[0].tensors() for n in many.names) and set(many.tensors()) == set(many.names)
+    assert all(f"{n}.left" in alone[0].tensors() for n in many.names) and set(many.tensors()) == set(
+        many.names
+    )
     for name in many.names:
-        torch.testing.assert_close(many.difference(name), 20 * sum(p.difference(name) for p in alone), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            many.difference(name), 20 * sum(p.difference(name) for p in alone), rtol=1e-3, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -81,9 +87,15 @@ def test_a_group_of_rows_sees_its_own_edit_as_if_the_weights_were_changed(family
     lm = tiny.lm(family)
     network, layers, border = stirred(lm, PLAIN), mlp_layers(lm, (2, 3)), Border(lm, 2)
     encoded = lm.encode([e.prompt for e in EDITS], [e.target for e in EDITS])
-    asked = lm.encode([p for e in EDITS for p in (e.training_paraphrases[0], EDITS[0].prompt)], [e.target for e in EDITS for _ in range(2)])
+    asked = lm.encode(
+        [p for e in EDITS for p in (e.training_paraphrases[0], EDITS[0].prompt)],
+        [e.target for e in EDITS for _ in range(2)],
+    )
     rows = border.rows(asked)
-    with torch.no_grad(), with_factors(layers, change(network, gradients(border, layers, border.rows(encoded)), len(EDITS))):
+    with (
+        torch.no_grad(),
+        with_factors(layers, change(network, gradients(border, layers, border.rows(encoded)), len(EDITS))),
+    ):
         together = border.logits(rows)
     assert not any(layer.module._forward_hooks for layer in layers)
     editor = prepared(lm, PLAIN)
@@ -122,7 +134,9 @@ def test_a_zero_step_costs_no_locality_and_a_real_one_does() -> None:
 def test_edits_of_a_step_are_edited_each_by_itself_and_their_losses_averaged() -> None:
     lm = tiny.lm("mistral")
     made = trainer(lm, PLAIN, stirred(lm, PLAIN))
-    compat = trainer(lm, replace(PLAIN, compat="easyedit"), made.network)  # nothing is drawn but locality prompts
+    compat = trainer(
+        lm, replace(PLAIN, compat="easyedit"), made.network
+    )  # nothing is drawn but locality prompts
     one_each = [replace(e, training_locality=e.training_locality[:1]) for e in EDITS]
     alone = [float(compat.loss(*compat.rows([e])).detach()) for e in one_each]
     assert float(compat.loss(*compat.rows(one_each)).detach()) == pytest.approx(sum(alone) / 3, rel=1e-4)
@@ -144,7 +158,9 @@ def test_factors_are_normalised_by_the_moments_of_tokens_that_have_a_gradient() 
     network.normalise(measure(network, border, layers, encoded, batch_tokens=20))
     x, delta = gradients(border, layers, border.rows(encoded))[2]
     kept = live(delta)
-    assert kept.sum(1).tolist() == [len(e.answer) for e in encoded]  # in the last block only the loss positions have one
+    assert kept.sum(1).tolist() == [
+        len(e.answer) for e in encoded
+    ]  # in the last block only the loss positions have one
     x_new, delta_new = network(2, x, delta)
     both = torch.cat([x_new, delta_new], -1)[kept]
     torch.testing.assert_close(both.mean(0), torch.zeros(144), rtol=0, atol=1e-4)
@@ -156,7 +172,11 @@ def test_the_untrained_network_learns_at_once() -> None:
     lm = tiny.lm("llama")
     made = trainer(lm, PLAIN)
     made.loss(*made.rows(EDITS)).backward()
-    learning = {name.split(".")[-1] for name, weight in made.network.named_parameters() if weight.grad is not None and bool(weight.grad.any())}
+    learning = {
+        name.split(".")[-1]
+        for name, weight in made.network.named_parameters()
+        if weight.grad is not None and bool(weight.grad.any())
+    }
     assert learning == {"u", "bias", "shift", "steps"}  # scale and v have no say while U = 0
 
 
@@ -187,7 +207,9 @@ def test_training_keeps_the_best_validated_weights_and_stops_early() -> None:
         return next(values)
 
     optimiser = torch.optim.SGD(module.parameters(), lr=0.1)
-    training = MetaTraining(module, optimiser, Batches(1, 1, torch.Generator()), module.weight.sum, validation)
+    training = MetaTraining(
+        module, optimiser, Batches(1, 1, torch.Generator()), module.weight.sum, validation
+    )
     history = loop.fit(training, Settings())
     assert len(history) == 6 and history[3] == 1.0
     assert torch.equal(module.weight.detach(), seen[3]) and not torch.equal(seen[3], seen[5])
@@ -201,7 +223,13 @@ def test_learning_rates_stay_or_fall_to_zero() -> None:
         settings.max_steps, settings.decay = 4, decays
         optimiser = torch.optim.SGD(module.parameters(), lr=1.0)
         values = iter([3.0, 2.0, 1.0])
-        training = MetaTraining(module, optimiser, Batches(1, 1, torch.Generator()), module.weight.sum, lambda values=values: next(values))
+        training = MetaTraining(
+            module,
+            optimiser,
+            Batches(1, 1, torch.Generator()),
+            module.weight.sum,
+            lambda values=values: next(values),
+        )
         loop.fit(training, settings)
         assert before - float(module.weight.detach()) == pytest.approx(moved, rel=1e-4)
 

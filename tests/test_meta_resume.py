@@ -23,8 +23,26 @@ from lks.io import cache
 from lks.io.checkpoint import Checkpoint, Stopwatch
 from tests import tiny
 
-MEND = MendParams(blocks=(-2, -1), rank=4, edit_lr=0.03, lr=1e-3, accumulate=3, max_steps=12, validation_interval=2, decay=True)
-SERAC = SeracParams(dim=16, layers=1, encoder_dim=8, max_steps=8, validation_interval=2, batch_size=3, scope_batch=3, locality_prompts=1)
+MEND = MendParams(
+    blocks=(-2, -1),
+    rank=4,
+    edit_lr=0.03,
+    lr=1e-3,
+    accumulate=3,
+    max_steps=12,
+    validation_interval=2,
+    decay=True,
+)
+SERAC = SeracParams(
+    dim=16,
+    layers=1,
+    encoder_dim=8,
+    max_steps=8,
+    validation_interval=2,
+    batch_size=3,
+    scope_batch=3,
+    locality_prompts=1,
+)
 EDITORS = {"mend": lambda: Mend(MEND), "serac": lambda: Serac(SERAC)}
 
 
@@ -82,21 +100,32 @@ def test_a_killed_training_comes_to_the_same_end_however_often_it_is_killed(
     for fraction in (0.05, 0.11, 0.3, 0.45, 0.5, 0.7, 0.99):
         with pytest.raises(Killed):
             trained(name, killed_at(fraction))
-    assert any(kind.endswith("training.state") for kind in left(folder)) and not any(kind == "safetensors" for kind in left(folder))
+    assert any(kind.endswith("training.state") for kind in left(folder)) and not any(
+        kind == "safetensors" for kind in left(folder)
+    )
     told: list[float] = []
     assert equal(trained(name, told.append), undisturbed[name])
     assert told[0] > 0.15 and told == sorted(told)  # progress goes on from where it was
     assert left(folder) == ["json", "safetensors"]
 
 
-def test_training_changes_the_weights_and_draws_from_no_generator_but_its_own(folder: Path, undisturbed: dict[str, dict[str, Tensor]]) -> None:
+def test_training_changes_the_weights_and_draws_from_no_generator_but_its_own(
+    folder: Path, undisturbed: dict[str, dict[str, Tensor]]
+) -> None:
     before = torch.get_rng_state()
     for name in EDITORS:
         assert equal(trained(name), undisturbed[name])
     assert torch.equal(before, torch.get_rng_state())
     assert undisturbed["mend"]["steps"].std() > 0  # the best weights are not the untrained ones
-    fresh = dict(counterfactual.fresh(tiny.lm("llama"), SERAC.dim, SERAC.layers, SERAC.heads, seed=0).named_parameters())
-    assert not any(torch.equal(undisturbed["serac"][f"counterfactual.{weight}"], value) for weight, value in fresh.items())
+    fresh = dict(
+        counterfactual.fresh(
+            tiny.lm("llama"), SERAC.dim, SERAC.layers, SERAC.heads, seed=0
+        ).named_parameters()
+    )
+    assert not any(
+        torch.equal(undisturbed["serac"][f"counterfactual.{weight}"], value)
+        for weight, value in fresh.items()
+    )
 
 
 def test_a_finished_scope_classifier_is_not_trained_again(
@@ -114,7 +143,9 @@ def test_the_steps_before_the_kill_are_not_made_again(folder: Path, monkeypatch:
     losses: list[int] = []
     original = counterfactual.CounterfactualTrainer._drawn
 
-    def counted(self: counterfactual.CounterfactualTrainer, edits: list, answers: list) -> tuple[list[str], list[str], list[str]]:
+    def counted(
+        self: counterfactual.CounterfactualTrainer, edits: list, answers: list
+    ) -> tuple[list[str], list[str], list[str]]:
         losses.extend([1] if answers else [])
         return original(self, edits, answers)
 
@@ -139,7 +170,9 @@ def shot_at(name: str, fraction: float) -> None:
 
 
 @pytest.mark.parametrize("name", EDITORS)
-def test_a_process_killed_from_outside_goes_on_in_another(name: str, folder: Path, undisturbed: dict[str, dict[str, Tensor]]) -> None:
+def test_a_process_killed_from_outside_goes_on_in_another(
+    name: str, folder: Path, undisturbed: dict[str, dict[str, Tensor]]
+) -> None:
     for fraction in (0.15, 0.6):
         process = child(shot_at, name, fraction)
         process.join(120)
@@ -158,7 +191,9 @@ def ends_with(name: str, result: "multiprocessing.Queue[bytes]") -> None:
 
 
 @pytest.mark.parametrize("locks", [True, False])
-def test_two_processes_that_want_the_same_come_to_the_same(locks: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_that_want_the_same_come_to_the_same(
+    locks: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not locks:
         monkeypatch.setattr("fcntl.flock", refused)
     steps = folder.parent / "steps"
@@ -186,7 +221,9 @@ def refused(*given: object) -> None:
 
 
 @pytest.mark.parametrize("killed", [0, 2, 5])
-def test_interrupted_sums_of_moments_go_on_to_the_same_sums(killed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_sums_of_moments_go_on_to_the_same_sums(
+    killed: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lm = tiny.lm("llama")
     original = covariances.batches
     monkeypatch.setattr(covariances, "batches", lambda lengths, most: original(lengths, 300))
@@ -205,14 +242,21 @@ def test_interrupted_sums_of_moments_go_on_to_the_same_sums(killed: int, folder:
             covariances.second_moments(lm, [0, 2], "world", 2000, progress)
         assert len(told) == killed
     again = covariances.second_moments(lm, [0, 2], "world", 2000, told.append)
-    assert told == sorted(told) and told[0] < 0.2 and len(told) > 8 and told[killed] > told[killed - 1] * bool(killed)
+    assert (
+        told == sorted(told)
+        and told[0] < 0.2
+        and len(told) > 8
+        and told[killed] > told[killed - 1] * bool(killed)
+    )
     for block in (0, 2):
         assert torch.equal(whole.blocks[block].vectors, again.blocks[block].vectors)
         assert torch.equal(whole.blocks[block].values, again.blocks[block].values)
     assert left(folder / "own") == ["json", "json", "safetensors", "safetensors"]
 
 
-def test_a_factor_that_was_interrupted_needs_no_second_pass(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_factor_that_was_interrupted_needs_no_second_pass(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lm = tiny.lm("llama")
     original, factored = torch.linalg.eigh, []
 
@@ -231,7 +275,11 @@ def test_a_factor_that_was_interrupted_needs_no_second_pass(folder: Path, monkey
 
 @pytest.mark.parametrize("damage", ["cut", "garbage", "empty", "version", "identity", "tensor", "folder"])
 def test_a_state_that_is_damaged_or_of_another_kind_is_not_used(
-    damage: str, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, dict[str, Tensor]]
+    damage: str,
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    undisturbed: dict[str, dict[str, Tensor]],
 ) -> None:
     if damage == "version":
         monkeypatch.setattr("lks.io.checkpoint.VERSION", "0")
@@ -243,7 +291,11 @@ def test_a_state_that_is_damaged_or_of_another_kind_is_not_used(
     if damage == "folder":
         path.unlink()
         path.mkdir()
-    other = content.replace(b"edit_lr", b"edit_lR") if damage == "identity" else content.replace(b"weights/steps", b"weights/stebs")
+    other = (
+        content.replace(b"edit_lr", b"edit_lR")
+        if damage == "identity"
+        else content.replace(b"weights/steps", b"weights/stebs")
+    )
     changed = {"cut": content[:-9], "garbage": b"{}" * 500, "empty": b"", "identity": other, "tensor": other}
     if damage in changed:
         path.write_bytes(changed[damage])

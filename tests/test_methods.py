@@ -35,7 +35,9 @@ ON_OTHERS = {
 }
 """What a family adds is tested on its own (tests/test_prefix.py, tests/test_architectures.py); here each meets a method or two, and each kind of
 method those families that could trouble it."""
-PAIRS = [(m, f) for m in METHODS for f in LAYOUTS] + [(m, f) for f in tiny.FAMILIES if f not in LAYOUTS for m in ON_OTHERS[f]]
+PAIRS = [(m, f) for m in METHODS for f in LAYOUTS] + [
+    (m, f) for f in tiny.FAMILIES if f not in LAYOUTS for m in ON_OTHERS[f]
+]
 PAPER_MODELS = ("llama-2-7b-chat", "mistral-7b-instruct-v0.3")
 
 
@@ -64,7 +66,9 @@ def weights(lm: LM) -> dict[str, torch.Tensor]:
 
 
 def hooks(lm: LM) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in lm.model.modules())
+    return sum(
+        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in lm.model.modules()
+    )
 
 
 def same(lm: LM, before: dict[str, torch.Tensor]) -> bool:
@@ -102,7 +106,9 @@ def test_most_edits_raise_the_likelihood_of_their_target(edited) -> None:
     if methods()[name].changes in ("nothing", "context"):
         pytest.skip("changes nothing, or a context that a random model has not learned to read")
     made, raised = editor(name, lm), 0
-    for edit in tiny.edits(4):  # each alone: in a random model all subjects look alike, and one edit undoes another
+    for edit in tiny.edits(
+        4
+    ):  # each alone: in a random model all subjects look alike, and one edit undoes another
         case = [make_case(edit, (), ())]
         before = ask(lm, case)[0].answer_logprob
         with made.edit(lm, [edit]).applied(lm):
@@ -124,7 +130,10 @@ def test_generation_agrees_with_and_without_a_cache(edited) -> None:
     ids, mask = lm.pad([e.ids for e in lm.encode(PROMPTS, [""] * len(PROMPTS))], "left")
     with patch.applied(lm):
         made = [
-            lm.model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False, use_cache=cache, pad_token_id=0) for cache in (True, False)
+            lm.model.generate(
+                ids, attention_mask=mask, max_new_tokens=8, do_sample=False, use_cache=cache, pad_token_id=0
+            )
+            for cache in (True, False)
         ]
     assert torch.equal(*made)
 

@@ -128,13 +128,33 @@ PROMPTS = [
 ]
 NAMES = ("Ann", "Torvik", "Mara Kel", "Zoë", "Ö. Ask", "7 Up", "東京", "l'Ann")
 WORDS = st.sampled_from(
-    [*NAMES, "Annabel", "annals", "Torviks", "in", "the", "Die", "ist", "d'", "l'", ",", ".", "'s", "\n", "<|im_start|>", "Opera", "7"]
+    [
+        *NAMES,
+        "Annabel",
+        "annals",
+        "Torviks",
+        "in",
+        "the",
+        "Die",
+        "ist",
+        "d'",
+        "l'",
+        ",",
+        ".",
+        "'s",
+        "\n",
+        "<|im_start|>",
+        "Opera",
+        "7",
+    ]
 )
 
 
 def asked(lm: LM, edits: list[Edit], prompt: str) -> list[tuple[int, int]]:
     names = [[one.subject, *one.aliases] for one in edits]
-    patch = KnowledgeBlockPatch(names, torch.zeros(1, len(edits), lm.dim), (1,), "last", "exact", "last", loose=loose_subjects(edits))
+    patch = KnowledgeBlockPatch(
+        names, torch.zeros(1, len(edits), lm.dim), (1,), "last", "exact", "last", loose=loose_subjects(edits)
+    )
     return patch.find(lm, lm.encode([prompt], [""])[0].ids)
 
 
@@ -150,7 +170,9 @@ def test_a_block_is_trained_at_the_token_where_it_acts(name: str) -> None:
     lm = LM.load(name, "cpu") if name.startswith("micro") else real.tokenizer_only(name)
     for subject, prompt in PROMPTS:
         one = edit(subject, prompt)
-        if lm.pieces.text(lm.encode([prompt], [""])[0].ids).strip() != prompt:  # signs that the tokenizer does not know
+        if (
+            lm.pieces.text(lm.encode([prompt], [""])[0].ids).strip() != prompt
+        ):  # signs that the tokenizer does not know
             continue
         places = asked(lm, [one], prompt)
         assert places == [(place, 0) for place in trained(lm, [one])], (subject, prompt)
@@ -159,9 +181,15 @@ def test_a_block_is_trained_at_the_token_where_it_acts(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", real.FAMILIES)
-@given(words=st.lists(WORDS, min_size=1, max_size=9), glue=st.sampled_from([" ", ""]), subject=st.sampled_from(NAMES))
+@given(
+    words=st.lists(WORDS, min_size=1, max_size=9),
+    glue=st.sampled_from([" ", ""]),
+    subject=st.sampled_from(NAMES),
+)
 @settings(max_examples=60, deadline=None)
-def test_training_and_asking_find_the_same_token_in_any_text(name: str, words: list[str], glue: str, subject: str) -> None:
+def test_training_and_asking_find_the_same_token_in_any_text(
+    name: str, words: list[str], glue: str, subject: str
+) -> None:
     lm = real.tokenizer_only(name)
     prompt = glue.join(words).strip()
     ids = lm.encode([prompt], [""])[0].ids
@@ -179,12 +207,18 @@ def test_training_and_asking_find_the_same_token_in_any_text(name: str, words: l
 def test_an_edit_acts_in_chat_form(name: str) -> None:
     lm = real.tokenizer_only(name)
     for subject, prompt in PROMPTS:
-        chat = str(lm.tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True))
+        chat = str(
+            lm.tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+            )
+        )
         assert len(asked(lm, [edit(subject, prompt)], chat)) == 1, (subject, prompt)
 
 
 def written(folder: Path, *facts: dict[str, object]) -> Path:
-    (folder / "facts.jsonl").write_text("\n".join(json.dumps({"target": "Bergen", **fact}, ensure_ascii=False) for fact in facts))
+    (folder / "facts.jsonl").write_text(
+        "\n".join(json.dumps({"target": "Bergen", **fact}, ensure_ascii=False) for fact in facts)
+    )
     return folder / "facts.jsonl"
 
 
@@ -193,16 +227,27 @@ def written(folder: Path, *facts: dict[str, object]) -> Path:
     [
         ({"subject": "Ann", "prompt": "Annabel Torv lives in"}, "only inside the word 'annabel'"),
         ({"subject": "Iran", "prompt": "The Iranian capital is"}, "only inside the word 'iranian'"),
-        ({"subject": "Frankreich", "prompt": "Frankreichs Hauptstadt ist"}, "only inside the word 'frankreichs'"),
+        (
+            {"subject": "Frankreich", "prompt": "Frankreichs Hauptstadt ist"},
+            "only inside the word 'frankreichs'",
+        ),
         ({"subject": "Brien", "prompt": "Who is O'Brien?"}, 'only inside the word "o\'brien"'),
         ({"subject": "Mara Kel", "prompt": "mara kel lives in"}, "it is spelt 'mara kel' there"),
         ({"subject": "It", "prompt": "It was directed by"}, "reads as ordinary words"),
         ({"subject": "Nora", "prompt": "Mara lives in"}, "because it is not there"),
-        ({"subject": "Robert Ask", "prompt": "Bob lives in", "aliases": ["Bob"]}, "has the alias 'Bob' in its place"),
-        ({"subject": "Ann", "prompt": "Ann lives in", "training_paraphrases": ["The home of Annabel is"]}, "does not name the subject 'Ann'"),
+        (
+            {"subject": "Robert Ask", "prompt": "Bob lives in", "aliases": ["Bob"]},
+            "has the alias 'Bob' in its place",
+        ),
+        (
+            {"subject": "Ann", "prompt": "Ann lives in", "training_paraphrases": ["The home of Annabel is"]},
+            "does not name the subject 'Ann'",
+        ),
     ],
 )
-def test_a_line_that_does_not_name_its_subject_is_refused_with_the_reason(tmp_path: Path, fact: dict[str, object], why: str) -> None:
+def test_a_line_that_does_not_name_its_subject_is_refused_with_the_reason(
+    tmp_path: Path, fact: dict[str, object], why: str
+) -> None:
     fine: dict[str, object] = {"subject": "Ada Moss", "prompt": "Ada Moss lives in"}
     with pytest.raises(DataError) as refusal:
         read_facts(written(tmp_path, fine, fact))
@@ -210,13 +255,20 @@ def test_a_line_that_does_not_name_its_subject_is_refused_with_the_reason(tmp_pa
 
 
 def test_every_prompt_that_is_found_is_accepted(tmp_path: Path) -> None:
-    facts: list[dict[str, object]] = [{"subject": subject, "prompt": prompt} for subject, prompt in PROMPTS if subject in prompt]
+    facts: list[dict[str, object]] = [
+        {"subject": subject, "prompt": prompt} for subject, prompt in PROMPTS if subject in prompt
+    ]
     assert len(read_facts(written(tmp_path, *facts)).facts) == len(facts)
 
 
 def test_a_training_paraphrase_may_use_an_alias_and_trains_where_it_acts(tmp_path: Path) -> None:
     lm = real.tokenizer_only("smollm2-135m")
-    fact = {"subject": "Robert Ask", "prompt": "Robert Ask, called Bob, lives in", "aliases": ["Bob"], "training_paraphrases": ["The home of Bob is"]}
+    fact = {
+        "subject": "Robert Ask",
+        "prompt": "Robert Ask, called Bob, lives in",
+        "aliases": ["Bob"],
+        "training_paraphrases": ["The home of Bob is"],
+    }
     (case,) = read_facts(written(tmp_path, fact)).dataset().cases
     assert asked(lm, [case.edit], case.edit.prompt) == [(trained(lm, [case.edit])[0], 0)]
     params = LKS.presets["micro"](1, "")
@@ -227,21 +279,36 @@ def test_a_training_paraphrase_may_use_an_alias_and_trains_where_it_acts(tmp_pat
 
 def test_an_edit_hidden_by_another_one_is_refused_before_training() -> None:
     lm = real.tokenizer_only("smollm2-135m")
-    edits = [edit("Chicago", "The mayor of the city of Chicago is"), edit("city of Chicago", "The city of Chicago lies in", case_id="1")]
+    edits = [
+        edit("Chicago", "The mayor of the city of Chicago is"),
+        edit("city of Chicago", "The city of Chicago lies in", case_id="1"),
+    ]
     with pytest.raises(UserError, match="find 'city of Chicago', another edited subject, in its place"):
         trained(lm, edits)
 
 
-def test_a_subject_inside_a_longer_name_of_its_own_prompt_is_found_there_and_elsewhere(tmp_path: Path) -> None:
-    edits = [edit("Oslo", "The fjord of Oslo is"), edit("Paris", "Paris Hilton was born in"), edit("Rome", "Rome lies in")]
+def test_a_subject_inside_a_longer_name_of_its_own_prompt_is_found_there_and_elsewhere(
+    tmp_path: Path,
+) -> None:
+    edits = [
+        edit("Oslo", "The fjord of Oslo is"),
+        edit("Paris", "Paris Hilton was born in"),
+        edit("Rome", "Rome lies in"),
+    ]
     assert loose_subjects(edits) == [1]
     (said,) = LKS(LKS.presets["micro"](1, "")).warnings(real.tokenizer_only("smollm2-135m"), edits)
     assert "'Paris'" in said and "longer name" in said
-    patch = KnowledgeBlockPatch([["Oslo"], ["Paris"], ["Rome"]], torch.zeros(1, 3, 8), (1,), "last", "exact", loose=[1])
+    patch = KnowledgeBlockPatch(
+        [["Oslo"], ["Paris"], ["Rome"]], torch.zeros(1, 3, 8), (1,), "last", "exact", loose=[1]
+    )
     patch.save(tmp_path)
     again = lks.editing.patch.load(tmp_path)
     assert isinstance(again, KnowledgeBlockPatch) and again.loose == (1,)
-    for one in (again, without_subjects(again, ["Oslo"]), joined([without_subjects(again, ["Paris"]), again.only([1])])):
+    for one in (
+        again,
+        without_subjects(again, ["Oslo"]),
+        joined([without_subjects(again, ["Paris"]), again.only([1])]),
+    ):
         text = "Paris Hilton, Oslo Opera, Rome Opera"
         assert [text[found.start : found.end] for found in one.scope.find(text)] == ["Paris"]
     with pytest.raises(ValueError, match="to be found in longer names"):
@@ -264,20 +331,32 @@ def test_words_are_replaced_and_told_apart_whole() -> None:
     assert len(spelt("ann ANN Ann", "Ann")) == 1 and len(mentions("Mara kel, Mara Kel", "Mara Kel")) == 2
     assert names_subject("where does Bob live", "Robert", "Bob") and not names_subject("Iranians", "Iran")
     assert "not there" in why_unnamed("", "Ann")
-    case = make_case(edit("Iran", "The capital of Iran is"), (), (("The capital of Iranians", "x"), ("IRAN lies in", "y")))
+    case = make_case(
+        edit("Iran", "The capital of Iran is"), (), (("The capital of Iranians", "x"), ("IRAN lies in", "y"))
+    )
     assert [probe.stratum for probe in case.probes if probe.kind == "locality"] == ["other", "same_subject"]
 
 
 def test_a_subject_that_is_the_first_token_is_edited_behind_a_text() -> None:
     """Without a beginning-of-sequence token the first token's state is the attention sink, the same in every text."""
     lm = real.tokenizer_only("smollm2-135m")
-    edits = [edit("France", "France has its capital in the city of"), edit("France", "The capital of France is", case_id="1")]
+    edits = [
+        edit("France", "France has its capital in the city of"),
+        edit("France", "The capital of France is", case_id="1"),
+    ]
     for texts in ([], ["Some text"]):
         rows = behind(lm, edits, texts, answered=True)
         assert all(end_of_subject(row) > 0 for own in rows for row in own)
         assert lm.pieces.text(rows[1][0].ids).startswith("The capital of France")
         assert all(lm.pieces.text(own[0].answer).strip() == "Bergen" for own in rows)
-    assert [end_of_subject(row) > 0 for row in placed(lm, ["France is a"], edits[:1], ["Some text. "], answered=False)] == [True]
+    assert [
+        end_of_subject(row) > 0
+        for row in placed(lm, ["France is a"], edits[:1], ["Some text. "], answered=False)
+    ] == [True]
     (said,) = first_token_warnings(lm, edits)
     assert said.startswith("1 prompt begins") and edits[0].prompt in said
-    assert first_token_warnings(lm, edits[1:]) == [] == first_token_warnings(real.tokenizer_only("gemma3-270m"), edits)
+    assert (
+        first_token_warnings(lm, edits[1:])
+        == []
+        == first_token_warnings(real.tokenizer_only("gemma3-270m"), edits)
+    )

@@ -55,7 +55,13 @@ SEVEN_B = {"llama": (LLAMA, 6_738_415_616, 16), "mistral": (MISTRAL, 7_248_023_5
 def test_ten_thousand_edits_of_a_7b_model_fit_80_gb_without_kept_keys_and_values(family: str) -> None:
     """Four rows of 20 tokens an edit, as the paper's data has; keys and values are made anew where they do not fit."""
     config, parameters, block = SEVEN_B[family]
-    load = Load(tokens=800_000, before=400_000, locality_positions=60_000, step_tokens=32 * 4 * 13, step_positions=32 * 4 * 3)
+    load = Load(
+        tokens=800_000,
+        before=400_000,
+        locality_positions=60_000,
+        step_tokens=32 * 4 * 13,
+        step_positions=32 * 4 * 3,
+    )
     wanted = needs(ModelShape.of(config, parameters, 2), load, block, reference_top=256)
     assert wanted.states == pytest.approx(6.5e9, rel=0.02)
     assert wanted.total - wanted.keys_values < 80e9 / 2
@@ -73,7 +79,9 @@ def test_what_does_not_fit_goes_to_a_file_and_works_the_same(monkeypatch: pytest
     monkeypatch.setattr("lks.models.memory.free_bytes", lambda device: 0)
     monkeypatch.setattr("lks.method.training_data.fits", lambda upper, starts: False)
     spilled = LKSTrainer(lm, prepare(lm, tiny.edits(3), PARAMS), PARAMS, 0)
-    assert not list(lks.models.memory.lks.io.cache.folder().glob("*.states"))  # nameless: nothing is left behind
+    assert not list(
+        lks.models.memory.lks.io.cache.folder().glob("*.states")
+    )  # nameless: nothing is left behind
     chosen = {part: [r for own in rows for r in own] for part, rows in kept.material.owned.items()}
     assert spilled.loss(chosen).item() == pytest.approx(kept.loss(chosen).item(), rel=1e-5)
     assert torch.equal(spilled.material.cached.flat, states(lm, 1, spilled.material.ids).flat)

@@ -13,7 +13,11 @@ BORN, WORKS = "The birthplace of {} is", "{} works for"
 
 
 def case(number: int, subject: str, phrasing: str, target: str, old: str) -> Case:
-    return make_case(Edit(str(number), subject, phrasing.format(subject), target, old), (f"Say: {phrasing.format(subject)}",), ())
+    return make_case(
+        Edit(str(number), subject, phrasing.format(subject), target, old),
+        (f"Say: {phrasing.format(subject)}",),
+        (),
+    )
 
 
 EDITED = case(0, "Mara Kel", BORN, "Lisbon", "Oslo")
@@ -36,7 +40,9 @@ def test_strata_are_what_they_say(seed: int) -> None:
     (made,) = with_neighbours([EDITED], SPARE, seed)
     assert made.edit == EDITED.edit and made.probes[: len(EDITED.probes)] == EDITED.probes
     assert list(made.probes[len(EDITED.probes) :]) == [
-        Probe("neighbour", 0, "The birthplace of Ada Moss is", "Cairo", stratum="same_relation", rival="Lisbon"),
+        Probe(
+            "neighbour", 0, "The birthplace of Ada Moss is", "Cairo", stratum="same_relation", rival="Lisbon"
+        ),
         Probe("neighbour", 1, "Mara Kelorin works for", "Moto", stratum="near_name"),
         Probe("neighbour", 2, "Tomas Verin works for", "Arco", stratum="far"),
     ]
@@ -61,7 +67,12 @@ def test_what_there_is_not_is_left_out() -> None:
 def test_the_subjects_of_one_draw_are_nobodys_neighbours() -> None:
     both = [EDITED, case(5, "Ada Moss", WORKS, "Bell", "Arco")]
     made = with_neighbours(both, SPARE, 3)
-    assert not [probe for one in made for probe in neighbours(one).values() if "Ada Moss" in probe.prompt or "Mara Kel " in probe.prompt]
+    assert not [
+        probe
+        for one in made
+        for probe in neighbours(one).values()
+        if "Ada Moss" in probe.prompt or "Mara Kel " in probe.prompt
+    ]
     assert list(neighbours(made[0])) == ["near_name", "far"]
 
 
@@ -96,7 +107,9 @@ def test_neighbours_in_the_made_world() -> None:
         for stratum, probe in neighbours(one).items():
             asked = by_prompt[probe.prompt]
             assert asked.subject not in edited and probe.answer == asked.ground_truth
-            assert (relation(asked) == relation(one.edit)) == (stratum == "same_relation") or stratum == "near_name"
+            assert (relation(asked) == relation(one.edit)) == (
+                stratum == "same_relation"
+            ) or stratum == "near_name"
             counts[stratum] += 1
     assert counts["same_relation"] == counts["far"] == 100 and 5 <= counts["near_name"] <= 95
     for one in made[:5]:
@@ -110,13 +123,24 @@ def test_neighbours_in_the_made_world() -> None:
 
 def test_pairs_of_near_names_find_each_other() -> None:
     cases = {one.edit.subject: one for one in load("world").cases}
-    pairs = [("Mara Kel", "Mara Kelorin"), ("Tomas Verin", "Thomas Verin"), ("Emil Sander", "Emil Sanders"), ("Ivan Petrak", "Iwan Petrak")]
+    pairs = [
+        ("Mara Kel", "Mara Kelorin"),
+        ("Tomas Verin", "Thomas Verin"),
+        ("Emil Sander", "Emil Sanders"),
+        ("Ivan Petrak", "Iwan Petrak"),
+    ]
     for name, near in pairs:
-        (made,) = with_neighbours([cases[name]], [one for subject, one in cases.items() if subject != name], 0)
+        (made,) = with_neighbours(
+            [cases[name]], [one for subject, one in cases.items() if subject != name], 0
+        )
         assert neighbours(made)["near_name"].prompt == cases[near].edit.prompt
 
 
 def test_the_seed_alone_decides() -> None:
     drawn, spare = world()
-    assert with_neighbours(drawn, spare, 1) == with_neighbours(drawn, spare, 1) != with_neighbours(drawn, spare, 2)
+    assert (
+        with_neighbours(drawn, spare, 1)
+        == with_neighbours(drawn, spare, 1)
+        != with_neighbours(drawn, spare, 2)
+    )
     assert PROBES == 200

@@ -81,11 +81,15 @@ def test_the_time_it_takes_is_bounded_whatever_the_model(
     monkeypatch.setattr(profiling, "time", SimpleNamespace(monotonic=lambda: clock.now))
     told: list[float] = []
     rows = profiling.overheads(tiny.lm("llama"), clock, ["One.", "Two words."], 3, progress=told.append)  # type: ignore[arg-type]
-    assert clock.now <= max(profiling.SECONDS, 2.2 * seconds), "one pair at least is run: that is how its time is found out"
+    assert clock.now <= max(profiling.SECONDS, 2.2 * seconds), (
+        "one pair at least is run: that is how its time is found out"
+    )
     found = {size: [row for row in rows if row.batch == size] for size in (1, 32)}
     assert tuple(size for size, some in found.items() if some) == measured
     for size in measured:
-        assert profiling.FEWEST <= len(found[size]) <= profiling.MOST and [row.pair for row in found[size]] == list(range(len(found[size])))
+        assert profiling.FEWEST <= len(found[size]) <= profiling.MOST and [
+            row.pair for row in found[size]
+        ] == list(range(len(found[size])))
         assert all(row.patched_s / row.plain_s == pytest.approx(1.1) and row.draw == 3 for row in found[size])
     alone = [is_patched for size, is_patched in clock.prefills if size == 1]
     pairs = list(zip(alone[::2], alone[1::2], strict=True))
@@ -96,7 +100,9 @@ def test_the_time_it_takes_is_bounded_whatever_the_model(
 def test_the_pairs_of_a_real_prefill_are_near_one_another() -> None:
     lm = tiny.lm("llama")
     rows = profiling.overheads(lm, NoPatch(), ["One.", "Two words."], seconds=5.0)
-    assert {row.batch for row in rows} == {1, 32} and all(row.plain_s > 0 and row.patched_s > 0 for row in rows)
+    assert {row.batch for row in rows} == {1, 32} and all(
+        row.plain_s > 0 and row.patched_s > 0 for row in rows
+    )
 
 
 def test_it_is_measured_where_it_is_asked_for_and_never_of_the_unedited_model(tmp_path: Path) -> None:
@@ -106,16 +112,22 @@ def test_it_is_measured_where_it_is_asked_for_and_never_of_the_unedited_model(tm
     assert "overhead" not in first.stages
     second = run(CELL, Counted, tmp_path, quiet, bench, ASKED)
     rows = read_rows(tmp_path / "cells" / CELL.id / "overhead.parquet", Timing)
-    assert Counted.calls == 2 and "overhead" in second.written and second.costs.stage_s["overhead"] > 0, "the patches that were left are measured"
+    assert Counted.calls == 2 and "overhead" in second.written and second.costs.stage_s["overhead"] > 0, (
+        "the patches that were left are measured"
+    )
     assert {(row.draw, row.batch) for row in rows} == {(0, 1), (0, 32)}
     unedited = run(CELL.unedited, methods()["none"], tmp_path, quiet, bench, ASKED)
-    assert "overhead" in unedited.written and not read_rows(tmp_path / "cells" / CELL.unedited.id / "overhead.parquet", Timing)
+    assert "overhead" in unedited.written and not read_rows(
+        tmp_path / "cells" / CELL.unedited.id / "overhead.parquet", Timing
+    )
     assert store.sync() == []
     assert {cell_id for (cell_id,) in store.query("SELECT cell_id FROM overheads")} == {CELL.id}
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError, MemoryError, ValueError])
-def test_answers_are_stored_before_it_is_measured(failure: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_are_stored_before_it_is_measured(
+    failure: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def breaks(*_args: object, **_kwargs: object) -> list[Timing]:
         raise failure("stopped")
 
@@ -132,17 +144,28 @@ def test_answers_are_stored_before_it_is_measured(failure: type[BaseException], 
     again = run(CELL, Counted, tmp_path, quiet, bench, Measurements(overhead=True, retry_failed=True))
     assert Counted.calls == 2 and not again.failed, "nothing is edited again"
     after = files(tmp_path)
-    assert set(after) == {"answers", "passages", "overhead"} and {name: after[name] for name in before} == before
+    assert (
+        set(after) == {"answers", "passages", "overhead"} and {name: after[name] for name in before} == before
+    )
 
 
 def test_asking_for_it_leaves_the_cells_what_they_are(tmp_path: Path) -> None:
     plain = Grid(name="g", models=["m"], datasets=["world"], methods=["ft"], n_edits=[1])
     asking = Grid(name="g", models=["m"], datasets=["world"], methods=["ft"], n_edits=[1], overhead=True)
     known = {"none": Counted, "ft": Counted}
-    ids = [[c.id for c in plan(grid, methods=known, revision_of_model=str, dataset_of=lambda _: ("", 9), only={})] for grid in (plain, asking)]
+    ids = [
+        [
+            c.id
+            for c in plan(grid, methods=known, revision_of_model=str, dataset_of=lambda _: ("", 9), only={})
+        ]
+        for grid in (plain, asking)
+    ]
     assert ids[0] == ids[1]
     assert not plain.extras.overhead and asking.extras.overhead
-    assert [parameters_of(CELL, extras, tmp_path)["overhead"] for extras in (Measurements(), ASKED)] == [False, True]
+    assert [parameters_of(CELL, extras, tmp_path)["overhead"] for extras in (Measurements(), ASKED)] == [
+        False,
+        True,
+    ]
 
 
 def test_a_grid_that_asks_for_it_has_stored_cells_completed(tmp_path: Path) -> None:
@@ -167,7 +190,9 @@ def test_a_question_that_is_its_own_subject_can_be_timed(tmp_path: Path) -> None
     assert "overhead" in outcome.written
 
 
-def test_a_command_says_what_it_costs_and_what_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_says_what_it_costs_and_what_it_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(LM, "load", lambda *_: tiny.lm("llama"))
     (tmp_path / "facts.csv").write_text("subject,prompt,target\nAda Lovelace,Ada Lovelace was born in,Rome\n")
     write(tmp_path / "patch", SavedEdits(NoPatch(), None, None))
@@ -186,7 +211,11 @@ def test_a_command_says_what_it_costs_and_what_it_took(tmp_path: Path, monkeypat
     assert plain.exit_code == 0, plain.output
     assert "Asking 1 question of the unedited and of the edited model." in plain.output
     assert "Overhead" not in plain.output
-    assert re.search(r"Time: [\d.]+ s \(.*edited: answers [\d.]+ s.*report [\d.]+ s", " ".join(plain.output.split()))
+    assert re.search(
+        r"Time: [\d.]+ s \(.*edited: answers [\d.]+ s.*report [\d.]+ s", " ".join(plain.output.split())
+    )
     asked = CliRunner().invoke(app, [*words, "--overhead"])
     number = r"[+-][\d.]+ % \([+-][\d.]+ to [+-][\d.]+\)"
-    assert re.search(f"Overhead of reading prompts, batch 1: {number}; batch 32: {number}", " ".join(asked.output.split())), asked.output
+    assert re.search(
+        f"Overhead of reading prompts, batch 1: {number}; batch 32: {number}", " ".join(asked.output.split())
+    ), asked.output

@@ -16,7 +16,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_each_file_is_a_dataset(folder: Path) -> None:
-    fact = {"subject": "Mara Kel", "prompt": "Mara Kel is on the staff of", "target": "Falcon Lines", "paraphrases": ["The employer of Mara Kel is"]}
+    fact = {
+        "subject": "Mara Kel",
+        "prompt": "Mara Kel is on the staff of",
+        "target": "Falcon Lines",
+        "paraphrases": ["The employer of Mara Kel is"],
+    }
     (folder / "staff.jsonl").write_text(json.dumps(fact))
     (folder / "pets.txt").write_text("Emil Sander | pet | marmot")
     (folder / "pets.toml").write_text('pet = "The pet that {} keeps is a"')
@@ -24,7 +29,10 @@ def test_each_file_is_a_dataset(folder: Path) -> None:
     assert names()[-2:] == ("pets", "staff")
     assert [case.edit.prompt for case in load("pets").cases] == ["The pet that Emil Sander keeps is a"]
     before = load("staff")
-    assert (before.name, [probe.kind for probe in before.cases[0].probes]) == ("staff", ["edit", "paraphrase"])
+    assert (before.name, [probe.kind for probe in before.cases[0].probes]) == (
+        "staff",
+        ["edit", "paraphrase"],
+    )
     (folder / "staff.jsonl").write_text(json.dumps(fact | {"target": "Trident Steel"}))
     assert load("staff").revision != before.revision
     (folder / "pets.toml").write_text('pet = "{} has a"')

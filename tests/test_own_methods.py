@@ -73,5 +73,12 @@ def test_what_is_no_method_is_told(folder: Path, name: str, content: str, said: 
 def test_the_variable_names_the_folder(tmp_path: Path) -> None:
     environment = {**os.environ, "LKS_METHODS": str(tmp_path / "none")}
     code = "from baselines import methods; methods()"
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert f"LKS_METHODS={tmp_path / 'none'}: no such folder" in done.stderr

@@ -48,7 +48,9 @@ class Page(HTMLParser):
         self.handlers: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.references += [value or "" for name, value in attrs if name in ("src", "href", "action", "data", "xlink:href")]
+        self.references += [
+            value or "" for name, value in attrs if name in ("src", "href", "action", "data", "xlink:href")
+        ]
         self.ids += [value or "" for name, value in attrs if name == "id"]
         self.handlers += [name for name, _ in attrs if name.startswith("on")]
         if tag not in ("meta", "input", "br", "link", "img"):
@@ -71,7 +73,9 @@ def test_the_page_is_well_formed_and_refers_to_nothing_but_files_beside_it(file:
     assert anchors and anchors <= set(page.ids)
     files = {ref for ref in page.references if not ref.startswith(("#", "data:"))}
     assert files and all((file.parent / ref).is_file() for ref in files)
-    assert not re.search(r"@import|fetch\(|XMLHttpRequest|innerHTML|outerHTML|insertAdjacentHTML|document\.write", text)
+    assert not re.search(
+        r"@import|fetch\(|XMLHttpRequest|innerHTML|outerHTML|insertAdjacentHTML|document\.write", text
+    )
     assert "default-src 'none'" in text
 
 
@@ -87,14 +91,19 @@ def test_the_same_store_gives_the_same_page(results: Path, file: Path, text: str
     assert render(results).page.read_text(encoding="utf-8") == text
 
 
-def test_the_leaderboard_has_every_cell_with_scores_or_the_reason(results: Path, data: dict[str, Any]) -> None:
+def test_the_leaderboard_has_every_cell_with_scores_or_the_reason(
+    results: Path, data: dict[str, Any]
+) -> None:
     stored = {outcome.cell.id: outcome for outcome in Store(results).outcomes()}
     assert {entry["cell"] for entry in data["entries"]} == set(stored)
     for entry in data["entries"]:
         assert bool(entry["scores"]) == (stored[entry["cell"]].status == "ok") == (not entry["why"])
     lks = next(e for e in data["entries"] if e["method"] == "LKS" and e["n_edits"] == 100)
     # one of four paraphrases and two of four answers about others are wrong
-    marks = [lks["scores"]["ar_exact"][metric][0] for metric in ("reliability", "generality", "locality", "edit_performance")]
+    marks = [
+        lks["scores"]["ar_exact"][metric][0]
+        for metric in ("reliability", "generality", "locality", "edit_performance")
+    ]
     assert marks == [100.0, 75.0, 50.0, 75.0]
     assert lks["spent"]["per_edit_s"] == 2.0 and lks["main"]
 
@@ -107,7 +116,10 @@ def test_published_values_stand_beside_the_paper_s_read_out_only(data: dict[str,
         if e["model"] == "llama-2-7b-chat"
     }
     assert published["LKS", "tf_token"] == 94.5
-    assert published["LKS", "ar_exact"] is None and published["unedited" if ("unedited", "tf_token") in published else "Unedited", "tf_token"] is None
+    assert (
+        published["LKS", "ar_exact"] is None
+        and published["unedited" if ("unedited", "tf_token") in published else "Unedited", "tf_token"] is None
+    )
 
 
 def test_samples_are_right_and_wrong_answers_of_each_kind(data: dict[str, Any]) -> None:
@@ -119,7 +131,12 @@ def test_samples_are_right_and_wrong_answers_of_each_kind(data: dict[str, Any]) 
         ("locality", True): 3,
     }
     wrong = next(s for s in data["samples"][cell] if s["kind"] == "edit" and not s["is_right"])
-    assert (wrong["tf_right"], wrong["tf_tokens"], wrong["ar_text"], wrong["fired"]) == (1, 2, "<i>odd</i>", False)
+    assert (wrong["tf_right"], wrong["tf_tokens"], wrong["ar_text"], wrong["fired"]) == (
+        1,
+        2,
+        "<i>odd</i>",
+        False,
+    )
     assert wrong["unedited_wild"] == "stone" and wrong["error"]
 
 

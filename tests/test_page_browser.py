@@ -91,7 +91,11 @@ def test_filters_search_and_reset(tab: Browser) -> None:
     tab.type("llama-2 lks")
     assert [row[:2] for row in shown(tab)] == [["LKS", "1,000"]] and "search=llama-2+lks" in address(tab)
     tab.type(" nowhere")
-    assert shown(tab) == [] and "No cell fits" in tab.run("document.querySelector('.holder').textContent") and said(tab) == "0 of 11 cells"
+    assert (
+        shown(tab) == []
+        and "No cell fits" in tab.run("document.querySelector('.holder').textContent")
+        and said(tab) == "0 of 11 cells"
+    )
     tab.click(".empty button")
     assert len(shown(tab)) == 6
 
@@ -99,11 +103,17 @@ def test_filters_search_and_reset(tab: Browser) -> None:
 def test_every_column_sorts_both_ways(tab: Browser) -> None:
     tab.click("[name=grouped]")
     choose(tab, "t", "")
-    for key in tab.run("[...document.querySelectorAll('table.board thead button')].map(button => button.dataset.sort)"):
+    for key in tab.run(
+        "[...document.querySelectorAll('table.board thead button')].map(button => button.dataset.sort)"
+    ):
         orders = []
         for _ in range(2):
             tab.click(f'[data-sort="{key}"]')
-            orders.append(tab.run(f"""document.querySelector('th:has([data-sort="{key}"])').getAttribute('aria-sort')"""))
+            orders.append(
+                tab.run(
+                    f"""document.querySelector('th:has([data-sort="{key}"])').getAttribute('aria-sort')"""
+                )
+            )
         assert sorted(orders) == ["ascending", "descending"], key
         assert tab.run(f"document.activeElement.dataset.sort === '{key}'")  # the focus stays where it was
     tab.click('[data-sort="edit_performance"]')
@@ -122,8 +132,12 @@ def test_the_address_brings_the_same_view_back(tab: Browser, file: Path) -> None
     before, kept = shown(tab), address(tab)
     tab.open(file.as_uri() + kept)
     assert shown(tab) == before and address(tab) == kept
-    assert tab.run("document.querySelector('input[value=wild]').checked && !document.querySelector('[name=grouped]').checked")
-    tab.open(file.as_uri() + "#model=nonsense&sort=-nonsense&t=1&readout=%3Cb%3E")  # what does not exist is ignored
+    assert tab.run(
+        "document.querySelector('input[value=wild]').checked && !document.querySelector('[name=grouped]').checked"
+    )
+    tab.open(
+        file.as_uri() + "#model=nonsense&sort=-nonsense&t=1&readout=%3Cb%3E"
+    )  # what does not exist is ignored
     assert {row[1] for row in shown(tab)} == {"1"}
 
 
@@ -147,7 +161,9 @@ def test_the_mouse_opens_the_answers_behind_a_score(tab: Browser, cells: dict[st
         "Parameters",
     ):
         assert part in words, part
-    assert not tab.run("[...document.querySelectorAll('#panel b, #panel i')].some(node => /Ann|odd/.test(node.textContent))")
+    assert not tab.run(
+        "[...document.querySelectorAll('#panel b, #panel i')].some(node => /Ann|odd/.test(node.textContent))"
+    )
     assert f"cell={cell}" in address(tab) and "metric=generality" in address(tab)
     tab.click("#tab-locality")
     assert "locality <b>" in tab.run("document.getElementById('answers').innerText")
@@ -168,15 +184,22 @@ def test_the_keyboard_does_all_of_it(tab: Browser, file: Path) -> None:
     assert metric == "edit_performance"
     assert tab.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     tab.press("Enter")
-    assert tab.run("document.getElementById('panel').open && document.activeElement.getAttribute('role') === 'tab'")
+    assert tab.run(
+        "document.getElementById('panel').open && document.activeElement.getAttribute('role') === 'tab'"
+    )
     tab.press("ArrowRight")
     assert tab.run("document.activeElement.id") == "tab-reliability"
     for _ in range(12):
         tab.press("Tab")
-        assert tab.run("document.activeElement === document.body || document.getElementById('panel').contains(document.activeElement)")
+        assert tab.run(
+            "document.activeElement === document.body || document.getElementById('panel').contains(document.activeElement)"
+        )
     tab.press("Escape")
     assert not tab.run("document.getElementById('panel').open")
-    assert tab.run("[document.activeElement.dataset.metric, document.activeElement.dataset.cell]") == [metric, cell]
+    assert tab.run("[document.activeElement.dataset.metric, document.activeElement.dataset.cell]") == [
+        metric,
+        cell,
+    ]
     tab.open(f"{file.as_uri()}#cell={cell}&metric=locality")  # a link to the answers themselves
     assert tab.run("document.querySelector('#panel [aria-selected=true]').id") == "tab-locality"
 
@@ -258,7 +281,9 @@ def test_everything_can_be_read_in_both_schemes(tab: Browser, scheme: str) -> No
 def test_a_phone_scrolls_down_only(tab: Browser, file: Path) -> None:
     tab.look(390, 844, phone=True)
     tab.open(file.as_uri())
-    for node in tab.run("[...document.querySelectorAll('details')].map((node, i) => (node.id ||= 'fold-' + i))"):
+    for node in tab.run(
+        "[...document.querySelectorAll('details')].map((node, i) => (node.id ||= 'fold-' + i))"
+    ):
         tab.run(f"document.getElementById('{node}').open = true")
     assert tab.run("[innerWidth, document.documentElement.scrollWidth]") == [390, 390]
     # the table scrolls in its box, and the names stay
@@ -268,7 +293,9 @@ def test_a_phone_scrolls_down_only(tab: Browser, file: Path) -> None:
     assert tab.run(left % "table.board tbody th[scope=row]") == tab.run(left % ".holder")
     tab.run("document.querySelector('.holder').scrollLeft = 0")
     tab.click("[data-metric=edit_performance]")
-    assert tab.run("[document.getElementById('panel').getBoundingClientRect().width, document.documentElement.scrollWidth]") == [390, 390]
+    assert tab.run(
+        "[document.getElementById('panel').getBoundingClientRect().width, document.documentElement.scrollWidth]"
+    ) == [390, 390]
 
 
 def test_motion_only_for_who_wants_it(tab: Browser) -> None:
@@ -285,11 +312,19 @@ def test_nothing_may_leave_the_page(tab: Browser) -> None:
         "new Promise(done => { const image = new Image(); image.onerror = image.onload = () => done(1); image.src = 'http://127.0.0.1:9/x.png'; })"
     )
     assert tab.run("fetch('http://127.0.0.1:9/').then(() => 'sent', () => 'refused')") == "refused"
-    assert len(tab.complaints) >= 2 and all("Content Security Policy" in complaint for complaint in tab.complaints)
+    assert len(tab.complaints) >= 2 and all(
+        "Content Security Policy" in complaint for complaint in tab.complaints
+    )
     tried = {
-        event["params"]["requestId"] for event in tab.events if "127.0.0.1:9" in json.dumps(event) and event["method"] == "Network.requestWillBeSent"
+        event["params"]["requestId"]
+        for event in tab.events
+        if "127.0.0.1:9" in json.dumps(event) and event["method"] == "Network.requestWillBeSent"
     }
-    stopped = {event["params"]["requestId"] for event in tab.events if event.get("params", {}).get("blockedReason") == "csp"}
+    stopped = {
+        event["params"]["requestId"]
+        for event in tab.events
+        if event.get("params", {}).get("blockedReason") == "csp"
+    }
     assert tried <= stopped
     tab.complaints.clear()
     tab.requests[:] = [request for request in tab.requests if "127.0.0.1:9" not in request]

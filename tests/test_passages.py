@@ -6,7 +6,15 @@ import torch
 
 from lks.editing.patch import WeightPatch
 from lks.evaluation import perplexity as passages
-from lks.evaluation.perplexity import SCHEMA, TEXTS, Passage, collapse_verdict, measure_passages, median_perplexity, perplexity
+from lks.evaluation.perplexity import (
+    SCHEMA,
+    TEXTS,
+    Passage,
+    collapse_verdict,
+    measure_passages,
+    median_perplexity,
+    perplexity,
+)
 from lks.models.lm import LM
 
 
@@ -69,7 +77,15 @@ def test_perplexity() -> None:
 
 @pytest.mark.parametrize(
     ("ratio", "expected"),
-    [(0.9, "fine"), (1.2, "fine"), (1.21, "suspect"), (10.0, "suspect"), (10.01, "collapsed"), (math.inf, "collapsed"), (math.nan, "collapsed")],
+    [
+        (0.9, "fine"),
+        (1.2, "fine"),
+        (1.21, "suspect"),
+        (10.0, "suspect"),
+        (10.01, "collapsed"),
+        (math.inf, "collapsed"),
+        (math.nan, "collapsed"),
+    ],
 )
 def test_verdict(ratio: float, expected: str) -> None:
     assert collapse_verdict(ratio) == expected
@@ -87,5 +103,7 @@ def test_a_large_model_reads_the_first_texts_alone(monkeypatch: pytest.MonkeyPat
     found = passages.measure_passages(lm, progress=told.append)
     assert [one.passage for one in found] == list(range(passages.FEWER))
     every = passages.measure_passages(lm, passages.TEXTS)
-    assert [one.logprob for one in found] == pytest.approx([one.logprob for one in every[: passages.FEWER]], rel=1e-5)
+    assert [one.logprob for one in found] == pytest.approx(
+        [one.logprob for one in every[: passages.FEWER]], rel=1e-5
+    )
     assert told[-1] == 1.0

@@ -23,7 +23,12 @@ from tests import tiny
 
 NEW = 6
 PEOPLE = [person.name for person in world().people[:4]]
-PROMPTS = [f"{PEOPLE[0]}'s pet is a", f"We all know that the birthplace of {PEOPLE[1]} is", f"{PEOPLE[2]} works as a", "The"]
+PROMPTS = [
+    f"{PEOPLE[0]}'s pet is a",
+    f"We all know that the birthplace of {PEOPLE[1]} is",
+    f"{PEOPLE[2]} works as a",
+    "The",
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +49,12 @@ def weights(lm: LM) -> Patch:
     name = lm.parameter_name(lm.mlp_output(2))
     shape = dict(lm.model.named_parameters())[name].shape
     made = torch.Generator().manual_seed(0)
-    return WeightPatch({f"{name}.left": 0.6 * torch.randn(shape[0], 2, generator=made), f"{name}.right": torch.randn(2, shape[1], generator=made)})
+    return WeightPatch(
+        {
+            f"{name}.left": 0.6 * torch.randn(shape[0], 2, generator=made),
+            f"{name}.right": torch.randn(2, shape[1], generator=made),
+        }
+    )
 
 
 @pytest.fixture(scope="module", params=[knowledge_blocks, weights], ids=["blocks", "weights"])
@@ -63,7 +73,10 @@ def edited(lm: LM, patch: Patch) -> Iterator[PreTrainedModel]:
 def expected(lm: LM, patch: Patch) -> list[list[int]]:
     """New tokens of each prompt alone, from a plain loop."""
     with patch.applied(lm):
-        return [plain_loop(lm.model, row, row.shape[1]) for row in (lm.pad([e.ids])[0] for e in lm.encode(PROMPTS, [""] * len(PROMPTS)))]
+        return [
+            plain_loop(lm.model, row, row.shape[1])
+            for row in (lm.pad([e.ids])[0] for e in lm.encode(PROMPTS, [""] * len(PROMPTS)))
+        ]
 
 
 @torch.no_grad()
@@ -83,12 +96,17 @@ GREEDY = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "eos
 
 
 def test_the_patches_change_answers(lm: LM, expected: list[list[int]]) -> None:
-    plain = [plain_loop(lm.model, row, row.shape[1]) for row in (lm.pad([e.ids])[0] for e in lm.encode(PROMPTS, [""] * len(PROMPTS)))]
+    plain = [
+        plain_loop(lm.model, row, row.shape[1])
+        for row in (lm.pad([e.ids])[0] for e in lm.encode(PROMPTS, [""] * len(PROMPTS)))
+    ]
     assert [a != b for a, b in zip(plain, expected, strict=True)][:2] == [True, True]
 
 
 @pytest.mark.parametrize("cache", [None, "dynamic", "static", "offloaded", "offloaded_static"])
-def test_a_padded_batch_with_every_kind_of_cache(lm: LM, edited: PreTrainedModel, expected: list[list[int]], cache: str | None) -> None:
+def test_a_padded_batch_with_every_kind_of_cache(
+    lm: LM, edited: PreTrainedModel, expected: list[list[int]], cache: str | None
+) -> None:
     given = batch(lm)
     if cache and "offloaded" in cache and not torch.cuda.is_available():
         pytest.skip("offloading needs a GPU")
@@ -109,17 +127,30 @@ def score(model: PreTrainedModel, ids: torch.Tensor, width: int) -> float:
     return total
 
 
-@pytest.mark.parametrize("kind", [{"use_cache": True}, {"use_cache": False}, {"cache_implementation": "static"}], ids=["cache", "no cache", "static"])
+@pytest.mark.parametrize(
+    "kind",
+    [{"use_cache": True}, {"use_cache": False}, {"cache_implementation": "static"}],
+    ids=["cache", "no cache", "static"],
+)
 def test_beams(lm: LM, edited: PreTrainedModel, kind: dict[str, object]) -> None:
     """Each beam's score is the log p that its tokens have one after the other; all kinds of cache agree."""
     given = batch(lm)
     width = given["input_ids"].shape[1]
-    how = {**GREEDY, "num_beams": 3, "num_return_sequences": 3, "output_scores": True, "return_dict_in_generate": True, "length_penalty": 0.0}
+    how = {
+        **GREEDY,
+        "num_beams": 3,
+        "num_return_sequences": 3,
+        "output_scores": True,
+        "return_dict_in_generate": True,
+        "length_penalty": 0.0,
+    }
     made = edited.generate(**given, **how, **kind)
     for number, sequence in enumerate(made.sequences):
         mask = given["attention_mask"][number // 3].bool()
         row = torch.cat([given["input_ids"][number // 3][mask], sequence[width:]])[None]
-        assert score(edited, row, int(mask.sum())) == pytest.approx(float(made.sequences_scores[number]), abs=1e-3)
+        assert score(edited, row, int(mask.sum())) == pytest.approx(
+            float(made.sequences_scores[number]), abs=1e-3
+        )
 
 
 def test_beams_without_a_cache_keep_the_decision_of_the_prompt(lm: LM, edited: PreTrainedModel) -> None:
@@ -128,11 +159,17 @@ def test_beams_without_a_cache_keep_the_decision_of_the_prompt(lm: LM, edited: P
     assert torch.equal(edited.generate(**given, **how), edited.generate(**given, **how, use_cache=False))
 
 
-def test_sampling_agrees_with_and_without_a_cache_and_returns_several(lm: LM, edited: PreTrainedModel) -> None:
+def test_sampling_agrees_with_and_without_a_cache_and_returns_several(
+    lm: LM, edited: PreTrainedModel
+) -> None:
     given, made = batch(lm), []
     for kind in ({"use_cache": True}, {"use_cache": False}, {"cache_implementation": "static"}):
         torch.manual_seed(0)
-        made.append(edited.generate(**given, **{**GREEDY, "do_sample": True, "top_k": 5}, num_return_sequences=3, **kind))
+        made.append(
+            edited.generate(
+                **given, **{**GREEDY, "do_sample": True, "top_k": 5}, num_return_sequences=3, **kind
+            )
+        )
     assert len(made[0]) == 3 * len(PROMPTS)
     assert torch.equal(made[0], made[1]) and torch.equal(made[0], made[2])
 
@@ -150,12 +187,18 @@ def test_assisted_generation(lm: LM, edited: PreTrainedModel, expected: list[lis
 
 def test_candidates_of_assisted_generation_are_no_prompt(lm: LM) -> None:
     """The first pass holds guessed tokens behind the prompt; what is decided is decided on the prompt alone."""
-    prompt, name = (lm.encode([text], [""])[0].ids for text in ("The birthplace of", f"The birthplace of {PEOPLE[0]}"))
-    given = torch.tensor([name + prompt])  # what stands behind the first words before, a name, is proposed again
+    prompt, name = (
+        lm.encode([text], [""])[0].ids for text in ("The birthplace of", f"The birthplace of {PEOPLE[0]}")
+    )
+    given = torch.tensor(
+        [name + prompt]
+    )  # what stands behind the first words before, a name, is proposed again
     with lks.patched(lm.model, lm.tokenizer, knowledge_blocks(lm)) as edited, track_prefill(lm) as prefills:
         seen: list[Pass | None] = []
         handle = lm.block(0).register_forward_hook(lambda *_: seen.append(prefills.now))
-        made = edited.generate(input_ids=given, attention_mask=torch.ones_like(given), **GREEDY, prompt_lookup_num_tokens=3)
+        made = edited.generate(
+            input_ids=given, attention_mask=torch.ones_like(given), **GREEDY, prompt_lookup_num_tokens=3
+        )
         handle.remove()
         assert made[0, given.shape[1] :].tolist()[:NEW] == plain_loop(edited, given, given.shape[1])
     first = seen[0]
@@ -179,17 +222,24 @@ def test_streaming(lm: LM, edited: PreTrainedModel, expected: list[list[int]]) -
     for prompt, tokens in zip(PROMPTS, expected, strict=True):
         ids, mask = lm.pad([lm.encode([prompt], [""])[0].ids])
         streamer = TextIteratorStreamer(lm.tokenizer, skip_prompt=True, timeout=30.0)
-        thread = Thread(target=edited.generate, kwargs={"input_ids": ids, "attention_mask": mask, "streamer": streamer, **GREEDY})
+        thread = Thread(
+            target=edited.generate,
+            kwargs={"input_ids": ids, "attention_mask": mask, "streamer": streamer, **GREEDY},
+        )
         thread.start()
         text = "".join(streamer)
         thread.join(timeout=30.0)
         assert text == lm.tokenizer.decode(tokens)
 
 
-def test_a_pipeline(lm: LM, edited: PreTrainedModel, expected: list[list[int]], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pipeline(
+    lm: LM, edited: PreTrainedModel, expected: list[list[int]], caplog: pytest.LogCaptureFixture
+) -> None:
     generate = pipeline("text-generation", model=edited, tokenizer=lm.tokenizer, batch_size=2)
     answers = generate(PROMPTS, return_full_text=False, **GREEDY)
-    assert [a[0]["generated_text"] for a in answers] == [lm.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in expected]
+    assert [a[0]["generated_text"] for a in answers] == [
+        lm.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in expected
+    ]
     assert "not supported" not in caplog.text
 
 
@@ -200,19 +250,26 @@ def test_lm_eval(lm: LM, patch: Patch) -> None:
     asked = [Instance("loglikelihood", {}, (prompt, " cat"), 0) for prompt in PROMPTS]
     with lks.patched(lm.model, lm.tokenizer, patch) as edited:
         assert isinstance(edited, PreTrainedModel)
-        found = HFLM(pretrained=edited, tokenizer=lm.tokenizer, batch_size=1).loglikelihood(asked, disable_tqdm=True)
+        found = HFLM(pretrained=edited, tokenizer=lm.tokenizer, batch_size=1).loglikelihood(
+            asked, disable_tqdm=True
+        )
     for (value, _), prompt in zip(found, PROMPTS, strict=True):
         whole = lm.encode([prompt], ["cat"])[0]
         ids = torch.tensor([whole.ids])
         with torch.no_grad(), patch.applied(lm):
             logits = lm.model(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)
-        expected = sum(float(logits[at - 1, token]) for at, token in enumerate(whole.ids) if at >= whole.n_prompt)
+        expected = sum(
+            float(logits[at - 1, token]) for at, token in enumerate(whole.ids) if at >= whole.n_prompt
+        )
         assert value == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_second_piece_of_prompt_on_a_cache_is_a_step(lm: LM) -> None:
     """As documented: what was decided for the first piece holds, and a subject named in the second is not found."""
-    first, second = lm.encode(["The"], [""])[0].ids, lm.encode(["The"], [f"birthplace of {PEOPLE[0]} is"])[0].answer
+    first, second = (
+        lm.encode(["The"], [""])[0].ids,
+        lm.encode(["The"], [f"birthplace of {PEOPLE[0]} is"])[0].answer,
+    )
 
     def chatted() -> torch.Tensor:
         with torch.no_grad():
@@ -268,8 +325,14 @@ def test_the_lines_of_the_docstring(lm: LM, tmp_path: Path) -> None:
     knowledge_blocks(lm).save(tmp_path / "patch")
     doc = lks.__doc__ or ""
     code = "\n".join(line.removeprefix("    ") for line in doc.splitlines() if line.startswith("    "))
-    code = code.replace("path or hub id", "micro-llama").replace("patch/", str(tmp_path / "patch")).replace("Alan Turing was born in", PROMPTS[0])
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    code = (
+        code.replace("path or hub id", "micro-llama")
+        .replace("patch/", str(tmp_path / "patch"))
+        .replace("Alan Turing was born in", PROMPTS[0])
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
     assert ran.returncode == 0, ran.stderr
     assert PROMPTS[0] in ran.stdout
 
@@ -286,5 +349,7 @@ def test_a_folder_as_a_path_or_a_text(lm: LM, tmp_path: Path, patch: Patch) -> N
 
 def test_importing_the_package_is_light() -> None:
     code = "import sys, lks; assert not {'torch', 'transformers'} & set(sys.modules); assert 'patched' in dir(lks); lks.nothing"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert "has no attribute 'nothing'" in ran.stderr

@@ -57,7 +57,9 @@ def test_a_context_in_front_is_the_longer_sequence(family: str, side: str) -> No
         head = 1 if own[0] == lm.tokenizer.bos_token_id else 0
         with torch.no_grad():
             whole = lm.model(torch.tensor([own[:head] + context + own[head:]])).logits[0]
-        torch.testing.assert_close(got[row][mask[row].bool()][head:], whole[len(context) + head :], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            got[row][mask[row].bool()][head:], whole[len(context) + head :], rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("family", tiny.MODELS)
@@ -65,15 +67,25 @@ def test_a_context_holds_while_generating_with_and_without_a_cache(family: str) 
     lm = tiny.lm(family)
     ids, mask = lm.pad(ids_of(lm, PROMPTS), "left")
     with Fixed(TABLE).applied(lm):
-        made = [lm.model.generate(ids, attention_mask=mask, max_new_tokens=6, do_sample=False, use_cache=c, pad_token_id=0) for c in (True, False)]
+        made = [
+            lm.model.generate(
+                ids, attention_mask=mask, max_new_tokens=6, do_sample=False, use_cache=c, pad_token_id=0
+            )
+            for c in (True, False)
+        ]
     assert torch.equal(*made)
     for row, prompt in enumerate(PROMPTS):
         own = ids_of(lm, [prompt])[0]
         context = lm.tokenizer.encode(TABLE.get(prompt, ""), add_special_tokens=False)
         head = 1 if own[0] == lm.tokenizer.bos_token_id else 0
         whole = torch.tensor([own[:head] + context + own[head:]])
-        plain = lm.model.generate(whole, attention_mask=torch.ones_like(whole), max_new_tokens=6, do_sample=False, pad_token_id=0)[0]
-        assert made[0][row][ids.shape[1] :].tolist()[: len(plain) - whole.shape[1]] == plain[whole.shape[1] :].tolist()
+        plain = lm.model.generate(
+            whole, attention_mask=torch.ones_like(whole), max_new_tokens=6, do_sample=False, pad_token_id=0
+        )[0]
+        assert (
+            made[0][row][ids.shape[1] :].tolist()[: len(plain) - whole.shape[1]]
+            == plain[whole.shape[1] :].tolist()
+        )
 
 
 def test_some_rows_of_a_copied_cache_go_on_as_they_would() -> None:
@@ -87,7 +99,13 @@ def test_some_rows_of_a_copied_cache_go_on_as_they_would() -> None:
 
         def step(rows, cache):
             where = positions(longer[rows])[:, ids.shape[1] :]
-            return lm.model(input_ids=next_ids[rows], attention_mask=longer[rows], position_ids=where, past_key_values=cache, use_cache=True).logits
+            return lm.model(
+                input_ids=next_ids[rows],
+                attention_mask=longer[rows],
+                position_ids=where,
+                past_key_values=cache,
+                use_cache=True,
+            ).logits
 
         everything = step(torch.arange(3), out.past_key_values)
         rows = torch.tensor([2, 0])
@@ -108,13 +126,26 @@ def test_passes_are_told_apart_and_decisions_ride_on_the_cache() -> None:
             seen.append(prefills.now)
 
         handle = lm.block(0).register_forward_hook(look)
-        lm.model.generate(ids, attention_mask=mask, max_new_tokens=3, min_new_tokens=3, do_sample=False, pad_token_id=0)
-        lm.model.generate(ids, attention_mask=mask, max_new_tokens=3, min_new_tokens=3, do_sample=False, pad_token_id=0, use_cache=False)
+        lm.model.generate(
+            ids, attention_mask=mask, max_new_tokens=3, min_new_tokens=3, do_sample=False, pad_token_id=0
+        )
+        lm.model.generate(
+            ids,
+            attention_mask=mask,
+            max_new_tokens=3,
+            min_new_tokens=3,
+            do_sample=False,
+            pad_token_id=0,
+            use_cache=False,
+        )
         handle.remove()
     assert [p.is_prefill for p in seen] == [True, False, False, True, False, False]
     assert [p.ends is None for p in seen] == [False, True, True, False, False, False]
     assert all(p.row_state["row"].tolist() == [0, 1, 2] for p in seen)
-    assert all(torch.equal(p.prompt[:, : mask.shape[1]], mask.bool()) and not p.prompt[:, mask.shape[1] :].any() for p in seen[3:])
+    assert all(
+        torch.equal(p.prompt[:, : mask.shape[1]], mask.bool()) and not p.prompt[:, mask.shape[1] :].any()
+        for p in seen[3:]
+    )
     assert not lm.decoder._forward_hooks and not lm.decoder._forward_pre_hooks
 
 

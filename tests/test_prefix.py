@@ -100,6 +100,10 @@ def test_the_ends_of_rows_alone_give_what_whole_rows_give(family: str, block: in
         for _ in range(2):  # nothing is used up
             got = suffix(ends)
             for row, (start, length) in enumerate(zip(starts.tolist(), cached.lengths.tolist(), strict=True)):
-                torch.testing.assert_close(got[row, : length - start], expected[row, start:length], rtol=1e-5, atol=1e-4)
+                torch.testing.assert_close(
+                    got[row, : length - start], expected[row, start:length], rtol=1e-5, atol=1e-4
+                )
         some = torch.tensor([3, 1])
-        torch.testing.assert_close(suffix.select(some)(ends[some])[:, :1], got[some][:, :1], rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(
+            suffix.select(some)(ends[some])[:, :1], got[some][:, :1], rtol=1e-5, atol=1e-4
+        )

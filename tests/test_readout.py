@@ -13,7 +13,9 @@ EDITS = [
     Edit("1", "Zoë Quist", "Q: Where was Zoë Quist born? A:", "Lisbon", "Oslo"),
     Edit("2", "Ada Moss", "Ada Moss was born in", "a very long answer of many words", "Oslo"),
 ]
-CASES = [make_case(e, (f"Surely {e.subject} was born in",), ((f"{e.subject} works for", "Cairo"),)) for e in EDITS]
+CASES = [
+    make_case(e, (f"Surely {e.subject} was born in",), ((f"{e.subject} works for", "Cairo"),)) for e in EDITS
+]
 
 
 def plainly(lm: LM, prompt: str, answer: str) -> tuple[list[int], list[int], list[int], float]:
@@ -25,7 +27,12 @@ def plainly(lm: LM, prompt: str, answer: str) -> tuple[list[int], list[int], lis
         for _ in row.answer:
             made = [*made, int(lm.model(input_ids=torch.tensor([made])).logits[0, -1].argmax())]
     places = range(row.n_prompt, len(row.ids))
-    return row.answer, [int(logits[t - 1].argmax()) for t in places], made[row.n_prompt :], sum(float(logits[t - 1, row.ids[t]]) for t in places)
+    return (
+        row.answer,
+        [int(logits[t - 1].argmax()) for t in places],
+        made[row.n_prompt :],
+        sum(float(logits[t - 1, row.ids[t]]) for t in places),
+    )
 
 
 @pytest.mark.parametrize("family", tiny.MODELS)
@@ -34,7 +41,11 @@ def plainly(lm: LM, prompt: str, answer: str) -> tuple[list[int], list[int], lis
 def test_batched_read_outs_equal_plain_ones(family: str, batch_tokens: int, wild: bool) -> None:
     lm = tiny.lm(family)
     answers = ask(lm, CASES, Asking(draw=3, batch_tokens=batch_tokens, wild=wild))
-    assert [(a.case_id, a.kind) for a in answers[:3]] == [("0", "edit"), ("0", "paraphrase"), ("0", "locality")]
+    assert [(a.case_id, a.kind) for a in answers[:3]] == [
+        ("0", "edit"),
+        ("0", "paraphrase"),
+        ("0", "locality"),
+    ]
     for a in answers:
         ids, tf, ar, logprob = plainly(lm, a.prompt, a.answer)
         assert (a.draw, a.answer_ids, a.tf_ids, a.ar_ids) == (3, tuple(ids), tuple(tf), tuple(ar))
@@ -47,7 +58,10 @@ def test_answer_tokens_are_those_of_the_answer_in_place(family: str, answer: str
     lm = tiny.lm(family)
     row = lm.encode(["The birthplace of Mara Kelorin is"], [answer], ["Mara Kelorin"])[0]
     assert lm.tokenizer.decode(row.answer).strip() == answer
-    assert lm.tokenizer.decode(row.ids[: row.n_prompt], skip_special_tokens=True).strip() == "The birthplace of Mara Kelorin is"
+    assert (
+        lm.tokenizer.decode(row.ids[: row.n_prompt], skip_special_tokens=True).strip()
+        == "The birthplace of Mara Kelorin is"
+    )
     assert row.subject is not None
     first, last = row.subject
     assert lm.tokenizer.decode(row.ids[first : last + 1]).strip() == "Mara Kelorin"
@@ -59,7 +73,11 @@ def test_draws_asked_together_are_answered_as_each_alone(kinds: tuple[str, ...])
     lm = tiny.lm("llama")
     draws = {0: CASES[:1], 1: CASES[1:], 2: [CASES[0]]}
     together = ask_draws(lm, draws, Asking(kinds=kinds))
-    alone = [answer for number, cases in draws.items() for answer in ask(lm, cases, Asking(draw=number, kinds=kinds))]
+    alone = [
+        answer
+        for number, cases in draws.items()
+        for answer in ask(lm, cases, Asking(draw=number, kinds=kinds))
+    ]
     assert len(together) == len(alone) > 0
     for one, other in zip(together, alone, strict=True):
         assert one.draw == other.draw and same(one, other)

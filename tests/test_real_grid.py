@@ -32,13 +32,21 @@ def test_a_grid_on_a_real_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     reader = Store(results)
     outcomes = {outcome.cell.method: outcome for outcome in reader.outcomes()}
-    assert {name: outcome.status for name, outcome in outcomes.items()} == {"none": "ok", "ft": "ok", "lks": "ok"}
-    found = reader.query("SELECT method, metric, value FROM metrics JOIN current_cells USING (cell_id) WHERE readout = 'tf_token'")
+    assert {name: outcome.status for name, outcome in outcomes.items()} == {
+        "none": "ok",
+        "ft": "ok",
+        "lks": "ok",
+    }
+    found = reader.query(
+        "SELECT method, metric, value FROM metrics JOIN current_cells USING (cell_id) WHERE readout = 'tf_token'"
+    )
     scores = {(method, metric): value for method, metric, value in found}
     assert scores["none", "reliability"] < 0.5 <= scores["lks", "reliability"]
     assert scores["ft", "reliability"] == 1.0
     assert scores["none", "locality"] == 1.0
-    answers = reader.query("SELECT count(*) FROM answers JOIN current_cells USING (cell_id) WHERE method = 'lks' AND wild_text IS NOT NULL")
+    answers = reader.query(
+        "SELECT count(*) FROM answers JOIN current_cells USING (cell_id) WHERE method = 'lks' AND wild_text IS NOT NULL"
+    )
     assert answers[0][0] >= 9
     page = (results / "report" / "index.html").read_text(encoding="utf-8")
     assert "dequantised" in page or "Q4_1" in page or str(real.model_folder()) in page

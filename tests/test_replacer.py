@@ -99,7 +99,9 @@ def test_each_of_several_blocks_has_its_own_table(family: str, side: str) -> Non
                 torch.testing.assert_close(new, old, rtol=1e-4, atol=1e-4)
             else:
                 assert [i for i in range(len(new)) if torch.equal(new[i], table[place, subject])] == [span[1]]
-    between = [torch.equal(state, row) for states in edited[1] for state in states for row in table.flatten(0, 1)]
+    between = [
+        torch.equal(state, row) for states in edited[1] for state in states for row in table.flatten(0, 1)
+    ]
     assert not any(between)
 
 
@@ -108,11 +110,26 @@ def test_several_blocks_generate_the_same_with_and_without_a_cache(family: str) 
     lm = tiny.lm(family)
     table = torch.randn(3, 2, lm.dim, generator=torch.Generator().manual_seed(2)) * 5
     patch = KnowledgeBlockPatch([["Mara Kelorin"], ["Ada Moss"]], table, (0, 1, 3), "all", "exact")
-    ids, mask = lm.pad([e.ids for e in lm.encode(["Ada Moss likes Mara Kelorin and", "Mara Kelorin was", "Nobody"], [""] * 3)], "left")
+    ids, mask = lm.pad(
+        [
+            e.ids
+            for e in lm.encode(["Ada Moss likes Mara Kelorin and", "Mara Kelorin was", "Nobody"], [""] * 3)
+        ],
+        "left",
+    )
     made = []
     for cache in (True, False):
         with patch.applied(lm):
-            made.append(lm.model.generate(ids, attention_mask=mask, max_new_tokens=6, do_sample=False, use_cache=cache, pad_token_id=0))
+            made.append(
+                lm.model.generate(
+                    ids,
+                    attention_mask=mask,
+                    max_new_tokens=6,
+                    do_sample=False,
+                    use_cache=cache,
+                    pad_token_id=0,
+                )
+            )
     plain = lm.model.generate(ids, attention_mask=mask, max_new_tokens=6, do_sample=False, pad_token_id=0)
     assert torch.equal(*made)
     assert torch.equal(made[0][2], plain[2]) and not torch.equal(made[0], plain)
@@ -180,7 +197,12 @@ def test_everything_is_saved(tmp_path: Path) -> None:
     patch.save(tmp_path)
     again = lks.editing.patch.load(tmp_path)
     assert isinstance(again, KnowledgeBlockPatch)
-    assert torch.equal(again.table, table) and again.settings() == patch.settings() and again.blocks == (1, 3) and again.gate is None
+    assert (
+        torch.equal(again.table, table)
+        and again.settings() == patch.settings()
+        and again.blocks == (1, 3)
+        and again.gate is None
+    )
 
 
 def test_a_patch_of_one_block_saved_by_an_earlier_version_is_read(tmp_path: Path) -> None:
@@ -188,14 +210,27 @@ def test_a_patch_of_one_block_saved_by_an_earlier_version_is_read(tmp_path: Path
     table = torch.randn(1, 8)
     save_file({"table": table}, tmp_path / "patch.safetensors")
     settings = {"names": [["Ada"]], "block": 2, "positions": "last", "scope": "exact"}
-    document = {"format": 1, "kind": "knowledge_blocks", "module": "lks.method.replacer", "settings": settings}
+    document = {
+        "format": 1,
+        "kind": "knowledge_blocks",
+        "module": "lks.method.replacer",
+        "settings": settings,
+    }
     (tmp_path / "patch.json").write_text(json.dumps(document))
     patch = lks.editing.patch.load(tmp_path)
     assert isinstance(patch, KnowledgeBlockPatch)
-    assert patch.blocks == (2,) and torch.equal(patch.table[0], table) and patch.mentions == "all" and patch.gate is None
+    assert (
+        patch.blocks == (2,)
+        and torch.equal(patch.table[0], table)
+        and patch.mentions == "all"
+        and patch.gate is None
+    )
 
 
-@pytest.mark.parametrize(("blocks", "shape"), [((2, 1), (2, 1, 4)), ((1, 1), (2, 1, 4)), ((), (0, 1, 4)), ((1,), (2, 1, 4)), ((1,), (1, 4))])
+@pytest.mark.parametrize(
+    ("blocks", "shape"),
+    [((2, 1), (2, 1, 4)), ((1, 1), (2, 1, 4)), ((), (0, 1, 4)), ((1,), (2, 1, 4)), ((1,), (1, 4))],
+)
 def test_blocks_ascend_and_fit_the_table(blocks: tuple[int, ...], shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"ascending|shape"):
         KnowledgeBlockPatch([["Ada"]], torch.zeros(shape), blocks, "last", "exact")
@@ -224,6 +259,10 @@ def test_a_damaged_patch_is_one_clear_line(tmp_path: Path, harm: str) -> None:
 def test_a_patch_of_a_module_that_is_not_there_says_which(tmp_path: Path) -> None:
     patch_for(tiny.lm("llama"), [["Ada"]]).save(tmp_path)
     document = tmp_path / "patch.json"
-    document.write_text(document.read_text().replace('"knowledge_blocks"', '"strange"').replace('"lks.method.replacer"', '"no_such_module"'))
+    document.write_text(
+        document.read_text()
+        .replace('"knowledge_blocks"', '"strange"')
+        .replace('"lks.method.replacer"', '"no_such_module"')
+    )
     with pytest.raises(UserError, match="kind 'strange', made by no_such_module, which is not installed"):
         lks.editing.patch.load(tmp_path)

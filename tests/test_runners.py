@@ -39,7 +39,9 @@ def cell(method: str, n_edits: int = 1, model: str = "m") -> Cell:
     return Cell(model, "world", method, n_edits, 0, 1)
 
 
-def tiny(models: tuple[str, ...] = ("m",), methods: tuple[str, ...] = ("none", "ft"), most: int = 3) -> list[Cell]:
+def tiny(
+    models: tuple[str, ...] = ("m",), methods: tuple[str, ...] = ("none", "ft"), most: int = 3
+) -> list[Cell]:
     return [cell(method, n, model) for model in models for n in range(1, most + 1) for method in methods]
 
 
@@ -92,12 +94,18 @@ class TestQueue:
         assert queue.pop() is None
 
     def test_the_longest_come_first_and_the_unknown_before_them(self):
-        known = [Outcome(cell(method, model="other"), "ok", "", (), Costs(edit_s=took), {}) for method, took in (("ft", 1), ("lks", 9))]
+        known = [
+            Outcome(cell(method, model="other"), "ok", "", (), Costs(edit_s=took), {})
+            for method, took in (("ft", 1), ("lks", 9))
+        ]
         queue = Queue([cell("ft"), cell("lks"), cell("rome"), cell("rome", 5)], DurationEstimator(known))
         assert [queue.pop() for _ in range(4)] == [cell("rome", 5), cell("rome"), cell("lks"), cell("ft")]
 
     def test_takers_keep_their_model_and_else_take_one_that_nobody_has(self):
-        queue = Queue([cell("a", model="x"), cell("b", model="x"), cell("a", model="y"), cell("b", model="y")], DurationEstimator([]))
+        queue = Queue(
+            [cell("a", model="x"), cell("b", model="x"), cell("a", model="y"), cell("b", model="y")],
+            DurationEstimator([]),
+        )
         first, second = queue.pop(), queue.pop()
         assert {first.model, second.model} == {"x", "y"}
         assert queue.pop(second.model).model == second.model
@@ -135,7 +143,12 @@ class TestDropped:
 
 
 def run_slots(results: Path, cells: list[Cell], notes: Notes | None = None) -> dict[str, Outcome]:
-    return {outcome.cell.label: outcome for outcome in SlotsRunner(results, notes or Notes(), DurationEstimator([])).run(cells, Measurements())}
+    return {
+        outcome.cell.label: outcome
+        for outcome in SlotsRunner(results, notes or Notes(), DurationEstimator([])).run(
+            cells, Measurements()
+        )
+    }
 
 
 @pytest.fixture
@@ -153,7 +166,9 @@ class TestSlots:
     def test_two_slots_run_every_cell_once_and_load_each_model_once(self, slots, tmp_path):
         notes, cells = Notes(), tiny(("m", "n"))
         outcomes = run_slots(tmp_path, cells, notes)
-        assert sorted(outcomes) == sorted(c.label for c in cells) and {o.status for o in outcomes.values()} == {"ok"}
+        assert sorted(outcomes) == sorted(c.label for c in cells) and {
+            o.status for o in outcomes.values()
+        } == {"ok"}
         assert sorted(fakes.calls(tmp_path, "start")) == sorted(c.id for c in cells)
         processes = {(process, label.split(" | ")[1]) for _, process, label in fakes.noted(tmp_path, "start")}
         assert len({process for process, _ in processes}) == 2
@@ -162,7 +177,9 @@ class TestSlots:
         for each in cells:
             if each.method != "none":
                 assert order.index(["finish", each.unedited.id]) < order.index(["start", each.id])
-        assert set(notes.started) == set(outcomes) and set(notes.stages) == {(label, "edit") for label in outcomes}
+        assert set(notes.started) == set(outcomes) and set(notes.stages) == {
+            (label, "edit") for label in outcomes
+        }
         assert len(starts) == len(cells)
         assert not any(alive(process) for process, _ in processes), "a child outlived its grid"
 
@@ -182,10 +199,15 @@ class TestSlots:
     def test_a_cell_that_kills_twice_is_lost_and_the_others_are_done(self, slots, tmp_path):
         slots.setenv("FAKE_KILL", "2:none | m | world | T=2")
         outcomes = run_slots(tmp_path, tiny())
-        compared = {label for label in outcomes if label.endswith("T=2")}  # they wait for the unedited model's cell
+        compared = {
+            label for label in outcomes if label.endswith("T=2")
+        }  # they wait for the unedited model's cell
         assert {label for label, o in outcomes.items() if o.status != "ok"} == compared
         assert {o.status for label, o in outcomes.items() if label in compared} == {"lost"}
-        assert outcomes["none | m | world | T=2"].reason == "its process ended 2 times, at last with signal 9, SIGKILL (in stage 'edit')"
+        assert (
+            outcomes["none | m | world | T=2"].reason
+            == "its process ended 2 times, at last with signal 9, SIGKILL (in stage 'edit')"
+        )
         assert len(outcomes) == 6 and "unedited model's cell" in outcomes["ft | m | world | T=2"].reason
 
     def test_a_cell_that_takes_too_long_is_ended(self, slots, tmp_path):
@@ -225,7 +247,9 @@ def test_named_gpus_are_used(monkeypatch):
 
 
 def run_pool(server: Server, cells: list[Cell], notes: Notes | None = None) -> dict[str, Outcome]:
-    running = PoolRunner(server.results, notes or Notes(), DurationEstimator([]), server).run(cells, Measurements())
+    running = PoolRunner(server.results, notes or Notes(), DurationEstimator([]), server).run(
+        cells, Measurements()
+    )
     return {outcome.cell.label: outcome for outcome in running}
 
 
@@ -270,13 +294,19 @@ class TestPool:
     def test_one_that_dies_twice_is_lost(self, hurry, tmp_path):
         server = Server(tmp_path, ft=["Crashed", "Failed"])
         lost = run_pool(server, tiny(most=1))["ft | m | world | T=1"]
-        assert (lost.status, lost.reason) == ("lost", "its run ended 2 times without an outcome, at last: Failed, process died")
+        assert (lost.status, lost.reason) == (
+            "lost",
+            "its run ended 2 times without an outcome, at last: Failed, process died",
+        )
 
     def test_a_silent_run_is_ended_and_started_once_more(self, hurry, tmp_path):
         hurry.setenv("LKS_BEAT_S", "0.3")
         server = Server(tmp_path, ft=["silent"])
         assert run_pool(server, tiny(most=1))["ft | m | world | T=1"].provenance == {"attempt": "2"}
-        assert [r.state.type for r in server.runs.values() if r.name.startswith("ft")] == [StateType.CANCELLED, StateType.COMPLETED]
+        assert [r.state.type for r in server.runs.values() if r.name.startswith("ft")] == [
+            StateType.CANCELLED,
+            StateType.COMPLETED,
+        ]
 
     def test_a_run_that_beats_is_not_ended(self, hurry, tmp_path):
         hurry.setenv("LKS_BEAT_S", "0.3")
@@ -323,11 +353,15 @@ class TestPool:
         server = Server(tmp_path, none=[NEEDS_USER], lks=["silent"])
         with pytest.raises(UserError, match="process died"):
             run_pool(server, [*tiny(most=1), replace(cell("lks"), measure="scope")])
-        assert all(run.state.is_final() or run.state.type == StateType.CANCELLING for run in server.runs.values())
+        assert all(
+            run.state.is_final() or run.state.type == StateType.CANCELLING for run in server.runs.values()
+        )
 
     def test_a_folder_that_is_not_shared_is_told(self, hurry, tmp_path):
         server = Server(tmp_path / "elsewhere")
-        (lost,) = PoolRunner(tmp_path / "here", Notes(), DurationEstimator([]), server).run([cell("none")], Measurements())
+        (lost,) = PoolRunner(tmp_path / "here", Notes(), DurationEstimator([]), server).run(
+            [cell("none")], Measurements()
+        )
         assert lost.status == "lost" and "do all machines have this folder, or LKS_SHARE?" in lost.reason
 
     def test_runs_in_flight_are_taken_on(self, hurry, tmp_path):
@@ -338,7 +372,11 @@ class TestPool:
         Runs(server, tmp_path / "other", 0).submit(cells[1], Measurements(), "of another folder", 1)
         assert len(run_pool(server, cells)) == 4
         assert len(server.runs) == 3 + 3
-        assert [run.name for key, run in server.runs.items() if key == "an earlier grid's" and run.state.is_completed()] == [cells[0].label]
+        assert [
+            run.name
+            for key, run in server.runs.items()
+            if key == "an earlier grid's" and run.state.is_completed()
+        ] == [cells[0].label]
 
     def test_an_absent_server_is_waited_for(self, hurry, tmp_path):
         hurry.setattr("time.sleep", lambda seconds: None)
@@ -357,7 +395,9 @@ class TestPool:
 
     def test_a_server_without_the_deployment(self, hurry, tmp_path):
         server = Server(tmp_path)
-        hurry.setattr(server, "read_deployment_by_name", lambda name: (_ for _ in ()).throw(ObjectNotFound(Exception())))
+        hurry.setattr(
+            server, "read_deployment_by_name", lambda name: (_ for _ in ()).throw(ObjectNotFound(Exception()))
+        )
         with pytest.raises(UserError, match="no deployment lks-cell/lks-cell"):
             run_pool(server, tiny())
 
@@ -371,10 +411,23 @@ def test_no_child_outlives_a_stopped_grid(how, slots, tmp_path, prefect_server):
     grids, results = tmp_path / "grids.toml", tmp_path / "r"
     grids.write_text(fakes.GRIDS)
     server = {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
-    environment = {**os.environ, **server, "LKS_GRIDS": str(grids), "LKS_GRID": "tiny", "LKS_RUNNER": "slots", "FAKE_HANG": "ft"}
+    environment = {
+        **os.environ,
+        **server,
+        "LKS_GRIDS": str(grids),
+        "LKS_GRID": "tiny",
+        "LKS_RUNNER": "slots",
+        "FAKE_HANG": "ft",
+    }
     command = [sys.executable, fakes.__file__, "grid", "--results", str(results)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0) as parent:
-        until("two cells that hang", lambda: parent.poll() is not None or len(fakes.calls(results, "start")) >= 4, 150)
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0
+    ) as parent:
+        until(
+            "two cells that hang",
+            lambda: parent.poll() is not None or len(fakes.calls(results, "start")) >= 4,
+            150,
+        )
         assert parent.poll() is None, parent.communicate()[0].decode()
         children = {process for _, process, _ in fakes.noted(results, "start")}
         assert all(alive(child) for child in children)
@@ -400,26 +453,54 @@ def test_a_grid_on_a_work_pool(tmp_path, monkeypatch, prefect_server):
 
     (tmp_path / "grids.toml").write_text(fakes.GRIDS.replace("[1, 2, 3]", "[1]"))
     results, url = tmp_path / "r", str(PREFECT_API_URL.value())
-    for name, value in {"LKS_GRIDS": str(tmp_path / "grids.toml"), "FAKE_KILL": "1:ft", "FAKE_WAIT": "0"}.items():
+    for name, value in {
+        "LKS_GRIDS": str(tmp_path / "grids.toml"),
+        "FAKE_KILL": "1:ft",
+        "FAKE_WAIT": "0",
+    }.items():
         monkeypatch.setenv(name, value)
     fakes.install(fakes.Cells(), monkeypatch.setattr)
-    environment = {**os.environ, "PREFECT_API_URL": url, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PREFECT_LOGGING_LEVEL": "INFO"}
+    environment = {
+        **os.environ,
+        "PREFECT_API_URL": url,
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        "PREFECT_LOGGING_LEVEL": "INFO",
+    }
     with get_client(sync_client=True) as client:
         client.create_work_pool(WorkPoolCreate(name="runners", type="process"))
         made = client.create_flow_from_name(flow.name)
         how = {"work_pool_name": "runners", "parameter_openapi_schema": flow.parameters.model_dump()}
-        client.create_deployment(made, flow.name, entrypoint="fakes.flow_cell", path=None, job_variables={"env": environment}, **how)
+        client.create_deployment(
+            made,
+            flow.name,
+            entrypoint="fakes.flow_cell",
+            path=None,
+            job_variables={"env": environment},
+            **how,
+        )
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "runners", "--type", "process"]
-    with (tmp_path / "worker.log").open("wb") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log, process_group=0) as worker:
+    with (
+        (tmp_path / "worker.log").open("wb") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log, process_group=0) as worker,
+    ):
         try:
-            assert grid("tiny", results, runner="pool") == {"stored": 0, "ok": 2}, (tmp_path / "worker.log").read_text()
+            assert grid("tiny", results, runner="pool") == {"stored": 0, "ok": 2}, (
+                tmp_path / "worker.log"
+            ).read_text()
         finally:
             os.killpg(worker.pid, signal.SIGTERM)
     starts = [label for _, _, label in fakes.noted(results, "start")]
     assert starts == ["none | micro-fake | world | T=1", *["ft | micro-fake | world | T=1"] * 2]
     with get_client(sync_client=True) as client:
-        runs = [(run.name, run.state.type) for run in client.read_flow_runs() if run.deployment_id and run.name in starts]
-    assert sorted(kind for name, kind in runs if name == starts[1]) == [StateType.COMPLETED, StateType.CRASHED]
+        runs = [
+            (run.name, run.state.type)
+            for run in client.read_flow_runs()
+            if run.deployment_id and run.name in starts
+        ]
+    assert sorted(kind for name, kind in runs if name == starts[1]) == [
+        StateType.COMPLETED,
+        StateType.CRASHED,
+    ]
 
 
 class TestClaims:
@@ -430,7 +511,9 @@ class TestClaims:
         )
         with cell_lock(tmp_path, "c"):
             until("the first beat", heartbeat_file(tmp_path, "c").exists)
-            second = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE)
+            second = subprocess.Popen(
+                [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
+            )
             with pytest.raises(subprocess.TimeoutExpired):
                 second.wait(3)
         assert second.communicate(timeout=60)[0] == b"in\n"
@@ -469,7 +552,10 @@ class TestTwoGrids:
 
 @pytest.mark.parametrize(
     ("name", "value", "says"),
-    [("LKS_SLOTS", "0", "LKS_SLOTS=0: Input should be greater"), ("LKS_RUNNER", "ray", "LKS_RUNNER=ray: Input should be 'here', 'slots' or 'pool'")],
+    [
+        ("LKS_SLOTS", "0", "LKS_SLOTS=0: Input should be greater"),
+        ("LKS_RUNNER", "ray", "LKS_RUNNER=ray: Input should be 'here', 'slots' or 'pool'"),
+    ],
 )
 def test_settings_that_make_no_sense(name, value, says, monkeypatch):
     monkeypatch.setenv(name, value)

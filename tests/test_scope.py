@@ -12,14 +12,26 @@ from lks.scope.exact import ExactScope, Mention, make_scope
 from lks.scope.normalization import fold
 from lks.scope.official import OfficialScope, entity_spans
 
-NAMES = [["Mara Kel"], ["Mara Kelorin"], ["Anna Toll", "Dr Toll"], ["Anna Toll Vesting"], ["José Müller"], ["東京"], ["Life"], ["Yahoo!"]]
+NAMES = [
+    ["Mara Kel"],
+    ["Mara Kelorin"],
+    ["Anna Toll", "Dr Toll"],
+    ["Anna Toll Vesting"],
+    ["José Müller"],
+    ["東京"],
+    ["Life"],
+    ["Yahoo!"],
+]
 LETTERS = st.text(st.sampled_from("abcdeéßİK東ﬁ"), min_size=1, max_size=6)
 NAME = st.lists(LETTERS.map(lambda letters: "qxz" + letters), min_size=1, max_size=3).map(" ".join)
 
 
 def spelt(text: str, names: list[list[str]] | None = None) -> list[tuple[int, str]]:
     """Subjects of the mentions with the text they cover."""
-    return [(m.subject_index, text[m.start : m.end]) for m in ExactScope(NAMES if names is None else names).find(text)]
+    return [
+        (m.subject_index, text[m.start : m.end])
+        for m in ExactScope(NAMES if names is None else names).find(text)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -132,11 +144,16 @@ def test_a_longer_name_that_ends_inside_a_word_does_not_hide_a_shorter_one() -> 
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
-def test_every_unicode_form_of_a_name_is_found_in_every_form_of_a_text(form: Literal["NFC", "NFD", "NFKC", "NFKD"]) -> None:
+def test_every_unicode_form_of_a_name_is_found_in_every_form_of_a_text(
+    form: Literal["NFC", "NFD", "NFKC", "NFKD"],
+) -> None:
     text = unicodedata.normalize(form, "Wo lebt JOSÉ Müller, José Müllers Sohn? é José Müller")
     for name in (unicodedata.normalize("NFC", "José Müller"), unicodedata.normalize("NFD", "José Müller")):
         found = spelt(text, [[name]])
-        assert [unicodedata.normalize("NFC", covered) for _, covered in found] == ["JOSÉ Müller", "José Müller"]
+        assert [unicodedata.normalize("NFC", covered) for _, covered in found] == [
+            "JOSÉ Müller",
+            "José Müller",
+        ]
 
 
 def test_a_name_is_not_found_inside_a_character() -> None:
@@ -184,7 +201,9 @@ def test_a_name_between_fillers_is_found_where_it_is(names: list[str], data: st.
         assert any(len(fold(other)[0]) > len(fold(name)[0]) for other in names)
 
 
-@given(st.text(st.sampled_from("aA bé\u0301ßİ'’ﬁK東가ᄀ\u1161\ufffd"), max_size=30), st.lists(NAME, max_size=6))
+@given(
+    st.text(st.sampled_from("aA bé\u0301ßİ'’ﬁK東가ᄀ\u1161\ufffd"), max_size=30), st.lists(NAME, max_size=6)
+)
 def test_mentions_are_ordered_disjoint_and_spelt_like_the_name(text: str, names: list[str]) -> None:
     assume(all(names))
     end = 0
@@ -211,8 +230,14 @@ OFFICIAL = OfficialScope([["Mara Kelorin", "Ms Kel"], ["Anna Toll"], ["Anna Toll
         ("Where was Mara Kelorin born?", [Mention(0, 10, 22)]),  # exact
         ("Anna Toll Vesting sings", [Mention(2, 0, 17)]),  # the longest
         ("Kelvin is a unit", [Mention(3, 0, 3)]),  # no word boundaries
-        ("where was mara kelorin born?", [Mention(0, 10, 14)]),  # partial_ratio 100; no capital: every word is a span
-        ("Where was Mara Kelorim born?", [Mention(3, 15, 18)]),  # "Kel" is a substring, and exact comes before fuzzy
+        (
+            "where was mara kelorin born?",
+            [Mention(0, 10, 14)],
+        ),  # partial_ratio 100; no capital: every word is a span
+        (
+            "Where was Mara Kelorim born?",
+            [Mention(3, 15, 18)],
+        ),  # "Kel" is a substring, and exact comes before fuzzy
         ("What is one plus one?", []),
     ],
 )

@@ -11,12 +11,23 @@ from typer.testing import CliRunner
 from cli.app import app
 from lks.errors import DataError, TooManyEdits, UserError
 from lks.evaluation.scope_benchmark import ScopeBenchmarkRow, cases, check
-from lks.evaluation.scope_prompts import EditSet, Outside, ScopePrompt, abilities, carrier, is_genuine, read_edits, split
+from lks.evaluation.scope_prompts import (
+    EditSet,
+    Outside,
+    ScopePrompt,
+    abilities,
+    carrier,
+    is_genuine,
+    read_edits,
+    split,
+)
 from lks.scope.exact import Mention, ScopeKind
 from lks.scope.misspellings import FORMS, Form, made_names, one_typo, written
 
 DATA = Path(os.environ.get("LKS_DATA") or Path(__file__).parents[2] / "shared" / "data")
-needs_data = pytest.mark.skipif(not (DATA / "lks" / "cf_eval_data.json").is_file(), reason="the published records are not here")
+needs_data = pytest.mark.skipif(
+    not (DATA / "lks" / "cf_eval_data.json").is_file(), reason="the published records are not here"
+)
 EDITS = EditSet((("Mara Kelorin", "The Singer Mk"), ("Jürgen O'Neil",)), (("Where is {} from?",), ("{} is",)))
 
 
@@ -71,7 +82,9 @@ def test_every_subject_is_asked_for_once_in_each_form_where_it_is_put() -> None:
         ("a trip to Malmo", "", "Malmo", ["Malmö"], True),
     ],
 )
-def test_what_a_genuine_mention_is(text: str, subject: str, mention: str, names: list[str], genuine: bool) -> None:
+def test_what_a_genuine_mention_is(
+    text: str, subject: str, mention: str, names: list[str], genuine: bool
+) -> None:
     start = text.index(mention)
     assert is_genuine(ScopePrompt(text, subject), Mention(0, start, start + len(mention)), names) is genuine
 
@@ -83,9 +96,14 @@ def test_carriers_have_one_whole_mention() -> None:
 
 @pytest.mark.parametrize("kind", ["exact", "fuzzy", "official"])
 def test_rows_tell_what_was_asked(kind: ScopeKind) -> None:
-    outside = [Outside("others", (ScopePrompt("Mara Kelorin sings"), ScopePrompt("nobody at all"))), Outside("nothing", (), "not there")]
+    outside = [
+        Outside("others", (ScopePrompt("Mara Kelorin sings"), ScopePrompt("nobody at all"))),
+        Outside("nothing", (), "not there"),
+    ]
     rows = {row.what: row for row in check(kind, EDITS, outside, {"Mara Kelorin": ["Madame K", "MK"]})}
-    assert rows["right subject: exact"] == ScopeBenchmarkRow(kind, "right subject: exact", 2, 100.0, "%", 99.9)
+    assert rows["right subject: exact"] == ScopeBenchmarkRow(
+        kind, "right subject: exact", 2, 100.0, "%", 99.9
+    )
     assert rows["matched: others"].value == 50 and rows["matched wrongly: others"].value == 0
     assert rows["right subject: one typo"].cases == 2
     assert "matched: nothing" not in rows and "memory, per million names" not in rows
@@ -96,7 +114,11 @@ def test_rows_tell_what_was_asked(kind: ScopeKind) -> None:
 
 def test_a_missed_target_is_told() -> None:
     row = ScopeBenchmarkRow("exact", "x", 1, 0.2, "%", 0.1, most=True)
-    assert row.passed is False and ScopeBenchmarkRow("exact", "x", 1, 0.2).passed is None and ScopeBenchmarkRow("exact", "x", 1, 95, "%", 90).passed
+    assert (
+        row.passed is False
+        and ScopeBenchmarkRow("exact", "x", 1, 0.2).passed is None
+        and ScopeBenchmarkRow("exact", "x", 1, 95, "%", 90).passed
+    )
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"subject": ""}', '{"subject": "A", "aliases": "B"}'])
@@ -132,12 +154,24 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LKS_DATA", str(tmp_path))
     file = tmp_path / "edits.jsonl"
     file.write_text("\n".join(json.dumps({"subject": name}) for name in ["Mara Kelorin", "Karolina Stein"]))
-    answer = CliRunner().invoke(app, ["scope", "check", "--edits", str(file), "--scope", "fuzzy", "--names", "5"])
-    assert "right subject: one typo" in answer.output and "GSM8K was left out" in answer.output and "5 names" in answer.output
-    for wrong, said in ((["--scope", "exakt"], "Did you mean 'exact'"), (["--scope", ","], "Name some of"), (["--dataset", "zsrf"], "zsre")):
+    answer = CliRunner().invoke(
+        app, ["scope", "check", "--edits", str(file), "--scope", "fuzzy", "--names", "5"]
+    )
+    assert (
+        "right subject: one typo" in answer.output
+        and "GSM8K was left out" in answer.output
+        and "5 names" in answer.output
+    )
+    for wrong, said in (
+        (["--scope", "exakt"], "Did you mean 'exact'"),
+        (["--scope", ","], "Name some of"),
+        (["--dataset", "zsrf"], "zsre"),
+    ):
         answer = CliRunner().invoke(app, ["scope", "check", *wrong])
         assert answer.exit_code == 2 and said in answer.output
-    answer = CliRunner().invoke(app, ["scope", "check", "--dataset", "world", "--n-edits", "50", "--scope", "official"])
+    answer = CliRunner().invoke(
+        app, ["scope", "check", "--dataset", "world", "--n-edits", "50", "--scope", "official"]
+    )
     assert answer.exit_code == 1 and "missed" in answer.output  # no fault of the command: the authors' rules
 
 
@@ -146,7 +180,9 @@ def test_datasets_without_others_of_their_own(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("LKS_DATA", str(tmp_path))
     file = tmp_path / "knowedit" / "wiki_recent_train.json"
     file.parent.mkdir()
-    file.write_text(json.dumps([{"subject": "Mara Kelorin", "prompt": "Mara Kelorin was born in", "target_new": "Oslo"}]))
+    file.write_text(
+        json.dumps([{"subject": "Mara Kelorin", "prompt": "Mara Kelorin was born in", "target_new": "Oslo"}])
+    )
     answer = CliRunner().invoke(app, ["scope", "check", "--dataset", "knowedit-recent", "--scope", "exact"])
     assert "1 names of knowedit-recent" in answer.output
     assert "counterfact was left out" in answer.output and "zsre was left out" in answer.output

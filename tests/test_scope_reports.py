@@ -29,12 +29,17 @@ def cell(kind: str, n_edits: int, dataset: str = "zsre", seed: int = 0) -> Cell:
 
 def put(store: Store, one: Cell, fired: int, others: int = 8, status: str = "ok") -> None:
     """Record a cell that is right on its own prompt and fires on so many prompts about others."""
-    made = [Decision(0, "edit", 0, "a", ("Ann",), "Ann"), Decision(0, "locality", 0, "a", ("Ann",) if fired else (), "Ann")]
+    made = [
+        Decision(0, "edit", 0, "a", ("Ann",), "Ann"),
+        Decision(0, "locality", 0, "a", ("Ann",) if fired else (), "Ann"),
+    ]
     made += [Decision(0, "others", i, str(i), ("Ann",) if i < fired else (), "") for i in range(others)]
     made += [Decision(0, "rte", 0, "", (), "")]
     shards = (write_stage(store.results, one.id, "decisions", made),) if status == "ok" else ()
     provenance = {"title": "LKS", "device": "cpu", "finished": "2026-01-01T00:00:00"}
-    store.record(Outcome(one, status, "" if status == "ok" else "disk on fire <x>", shards, Costs(), provenance))  # type: ignore[arg-type]
+    store.record(
+        Outcome(one, status, "" if status == "ok" else "disk on fire <x>", shards, Costs(), provenance)
+    )  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +62,37 @@ def report(results: Path) -> RenderedReport:
 def test_the_csv_has_every_rate_and_the_published_ones(report: RenderedReport) -> None:
     rows = list(csv.DictReader(io.StringIO((report.folder / "data/scope.csv").read_text())))
     ours = {(r["dataset"], r["scope"], r["n_edits"], r["probe_set"]): r for r in rows if r["dataset"]}
-    assert ours["zsre", "official", "100", "others"]["fired"] == "25.0000" and ours["zsre", "official", "100", "others"]["probes"] == "8"
-    assert ours["zsre", "exact", "1", "others"]["fired"] == "10.0000"  # two seeds pooled by their prompts: 1 of 10
-    assert ours["zsre", "exact", "1000", "edit"]["right_subject"] == "100.0000" and not ours["zsre", "exact", "1", "others"]["right_subject"]
+    assert (
+        ours["zsre", "official", "100", "others"]["fired"] == "25.0000"
+        and ours["zsre", "official", "100", "others"]["probes"] == "8"
+    )
+    assert (
+        ours["zsre", "exact", "1", "others"]["fired"] == "10.0000"
+    )  # two seeds pooled by their prompts: 1 of 10
+    assert (
+        ours["zsre", "exact", "1000", "edit"]["right_subject"] == "100.0000"
+        and not ours["zsre", "exact", "1", "others"]["right_subject"]
+    )
     assert ours["counterfact", "exact", "1", "rte"]["wrong_subject"] == "0.0000"
     published = [(r["n_edits"], r["reference_low"], r["reference_high"]) for r in rows if not r["dataset"]]
-    assert published == [("1", "0.2", "0.2"), ("100", "7.4", "7.4"), ("1000", "47", "47"), ("10000", "84", "87")]
+    assert published == [
+        ("1", "0.2", "0.2"),
+        ("100", "7.4", "7.4"),
+        ("1000", "47", "47"),
+        ("10000", "84", "87"),
+    ]
     assert all(r["source"] for r in rows if not r["dataset"])
 
 
 def test_the_figure_has_a_panel_for_each_dataset_and_the_published_points(report: RenderedReport) -> None:
     svg = (report.folder / "figures" / "scope.svg").read_text()
-    for text in ("mini-zsre-1000 on zsre", "mini-zsre-1000 on counterfact", "the authors' rules, measured before", "exact", "10k"):
+    for text in (
+        "mini-zsre-1000 on zsre",
+        "mini-zsre-1000 on counterfact",
+        "the authors' rules, measured before",
+        "exact",
+        "10k",
+    ):
         assert f">{text}<" in svg
 
 
@@ -104,7 +128,17 @@ def test_without_scope_cells_nothing_is_said_of_them(results: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(None, "–"), (0.0, "0"), (0.02, "0.02"), (7.44, "7.4"), (99.3, "99.3"), (99.96, "99.96"), (100.0, "100"), (99.999, "100")]
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0.0, "0"),
+        (0.02, "0.02"),
+        (7.44, "7.4"),
+        (99.3, "99.3"),
+        (99.96, "99.96"),
+        (100.0, "100"),
+        (99.999, "100"),
+    ],
 )
 def test_percent_shows_what_is_small(value: float | None, text: str) -> None:
     assert scope.percent(value) == text

@@ -18,8 +18,14 @@ from lks.models.lm import LM
 from lks.results.decisions import Decision
 from tests import tiny
 
-EDITS = [replace(e, aliases=(f"Dr {e.subject}", "The Singer")) if e.subject == "Ada Moss" else e for e in tiny.edits(5)]
-CASES = [make_case(e, (f"The place where {e.subject} was born is",), ((f"{e.subject} works for", "Oslo"),)) for e in EDITS]
+EDITS = [
+    replace(e, aliases=(f"Dr {e.subject}", "The Singer")) if e.subject == "Ada Moss" else e
+    for e in tiny.edits(5)
+]
+CASES = [
+    make_case(e, (f"The place where {e.subject} was born is",), ((f"{e.subject} works for", "Oslo"),))
+    for e in EDITS
+]
 SPARE = [make_case(e, (), ()) for e in [EDITS[0], *tiny.training(4)]]
 IN_SCOPE = {"edit", "paraphrase", "locality", "typo", "case", "alias"}
 
@@ -98,7 +104,9 @@ def test_a_patch_that_names_no_subjects_has_a_rate_of_firing_alone() -> None:
     patch.subjects = ()
     made = decide(lm, patch, CASES, SPARE, 0, probes=5)
     assert [one.fired for one in made] == [one.fired for one in named]
-    assert {one.subjects_found for one in made} == {(), ("",)} and {one.subject_expected for one in made} == {""}
+    assert {one.subjects_found for one in made} == {(), ("",)} and {one.subject_expected for one in made} == {
+        ""
+    }
 
 
 @pytest.mark.parametrize("patch", [NoPatch(), WeightPatch({})])
@@ -108,9 +116,13 @@ def test_a_patch_without_a_gate_decides_nothing(patch: Patch) -> None:
 
 def test_few_prompts_are_asked_and_two_runs_agree() -> None:
     lm = tiny.lm("mistral")
-    one, other = (decide(lm, knowledge(lm, spelt(CASES)), CASES, SPARE, 0, probes=2, seed=1) for _ in range(2))
+    one, other = (
+        decide(lm, knowledge(lm, spelt(CASES)), CASES, SPARE, 0, probes=2, seed=1) for _ in range(2)
+    )
     counts = Counter(d.probe_set for d in one)
-    assert one == other and max(counts.values()) == 2 and set(counts) == {*IN_SCOPE, "others", "gsm8k", "plain"}
+    assert (
+        one == other and max(counts.values()) == 2 and set(counts) == {*IN_SCOPE, "others", "gsm8k", "plain"}
+    )
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in lm.model.modules())
 
 
@@ -118,7 +130,11 @@ def test_batches_do_not_change_a_decision() -> None:
     lm = tiny.lm("gpt2")
     patch = ICE(ICEParams(threshold=0.3)).edit(lm, EDITS)
     prompts = [probe.prompt for case in CASES for probe in case.probes] + ["Oslo", "Nobody"]
-    assert acted(lm, patch, prompts, batch_tokens=1) == acted(lm, patch, prompts) == acted(lm, patch, prompts[::-1])[::-1]
+    assert (
+        acted(lm, patch, prompts, batch_tokens=1)
+        == acted(lm, patch, prompts)
+        == acted(lm, patch, prompts[::-1])[::-1]
+    )
 
 
 def test_a_prompt_that_goes_on_where_another_ends_is_decided_anew() -> None:
@@ -147,12 +163,18 @@ def test_variants_keep_all_but_the_spelling_of_the_subject() -> None:
         assert one.probe_set != "case" or spelling == one.subject_expected.lower()
         assert one.probe_set != "alias" or spelling in ("Dr Ada Moss", "The Singer")
         assert one.probe_set != "typo" or abs(len(spelling) - len(one.subject_expected)) <= 1
-    assert [one.prompt for one in variants(CASES[3:], 100, seed=0)] == [one.prompt for one in made if one.case_id in ("3", "4")]
+    assert [one.prompt for one in variants(CASES[3:], 100, seed=0)] == [
+        one.prompt for one in made if one.case_id in ("3", "4")
+    ]
     assert {one.prompt for one in variants(CASES, 100, seed=1)} != {one.prompt for one in made}
 
 
 def test_a_spelling_that_is_somebody_elses_name_is_no_variant() -> None:
-    twins = [replace(EDITS[0], aliases=("The Band",)), replace(EDITS[1], aliases=("the band",)), replace(EDITS[2], subject="zoë quist")]
+    twins = [
+        replace(EDITS[0], aliases=("The Band",)),
+        replace(EDITS[1], aliases=("the band",)),
+        replace(EDITS[2], subject="zoë quist"),
+    ]
     made = variants([make_case(e, (), ()) for e in [*twins, EDITS[2]]], 10)
     assert not [one for one in made if one.probe_set == "alias"]
     assert {one.case_id for one in made if one.probe_set == "case"} == {"0", "1"}

@@ -53,14 +53,30 @@ def test_nothing_is_read_that_can_run_code(file: Path):
     tree = ast.parse(file.read_text(encoding="utf-8"))
     modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     modules |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert not {module.split(".")[0] for module in modules} & {"pickle", "marshal", "joblib", "shelve", "dill", "cloudpickle"}
+    assert not {module.split(".")[0] for module in modules} & {
+        "pickle",
+        "marshal",
+        "joblib",
+        "shelve",
+        "dill",
+        "cloudpickle",
+    }
     for name, call in called(tree):
-        assert name not in ("eval", "exec", "compile", "torch.load", "torch.save", "np.load", "os.system", "os.popen"), (
-            f"{file}:{call.lineno} calls {name}"
-        )
+        assert name not in (
+            "eval",
+            "exec",
+            "compile",
+            "torch.load",
+            "torch.save",
+            "np.load",
+            "os.system",
+            "os.popen",
+        ), f"{file}:{call.lineno} calls {name}"
         assert not (name.startswith("yaml.") and "safe" not in name), f"{file}:{call.lineno} calls {name}"
         given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-        assert given.get("shell") != "True" and given.get("trust_remote_code") in (None, "False"), f"{file}:{call.lineno} calls {name}"
+        assert given.get("shell") != "True" and given.get("trust_remote_code") in (None, "False"), (
+            f"{file}:{call.lineno} calls {name}"
+        )
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
@@ -83,7 +99,21 @@ def document(folder: Path, **changes: object) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("module", ["spy", "lks.spy", "lks.editing.patch.spy", "tests.spy", "lks..spy", "os", "lks", "", ".spy", "baselines.spy:run"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "spy",
+        "lks.spy",
+        "lks.editing.patch.spy",
+        "tests.spy",
+        "lks..spy",
+        "os",
+        "lks",
+        "",
+        ".spy",
+        "baselines.spy:run",
+    ],
+)
 def test_a_patch_names_no_module_but_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str):
     (tmp_path / "spy.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.syspath_prepend(tmp_path)
@@ -116,8 +146,17 @@ def test_patches_that_name_an_earlier_module_are_read(tmp_path: Path):
         said["module"] = OLD_MODULES.get(said["kind"], said["module"])
         (folder / "patch.json").write_text(json.dumps(said))
     code = "import sys; from pathlib import Path; from lks.editing.patch import load; print([load(Path(folder)).kind for folder in sys.argv[1:]])"
-    done = subprocess.run([sys.executable, "-c", code, *map(str, folders)], capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
-    assert done.stdout.strip() == str([lks.editing.patch.load(folder).kind for folder in folders]), done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, folders)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+        check=False,
+    )
+    assert done.stdout.strip() == str([lks.editing.patch.load(folder).kind for folder in folders]), (
+        done.stderr
+    )
 
 
 def test_every_kind_of_patch_is_found_by_its_name():
@@ -129,11 +168,17 @@ def test_every_kind_of_patch_is_found_by_its_name():
         top, _, rest = made.__module__.partition(".")
         if top in ("lks", "baselines") and made.__module__ != "lks.editing.patch":
             assert lks.editing.patch.HOMES.get(kind, made.__module__) == made.__module__
-            assert kind in lks.editing.patch.HOMES or (top == "baselines" and "." not in rest), f"{kind} is missing in HOMES"
+            assert kind in lks.editing.patch.HOMES or (top == "baselines" and "." not in rest), (
+                f"{kind} is missing in HOMES"
+            )
 
 
 def test_a_patch_that_asks_for_much_memory_gets_none(tmp_path: Path):
-    gate = {"gate.keys": torch.ones(1, 4), "gate.owner": torch.tensor([1 << 40]), "gate.centre": torch.ones(4)}
+    gate = {
+        "gate.keys": torch.ones(1, 4),
+        "gate.owner": torch.tensor([1 << 40]),
+        "gate.centre": torch.ones(4),
+    }
     settings = {"names": [["Ann"]], "blocks": [0], "positions": "last", "scope": "exact", "threshold": 0.5}
     document(tmp_path, kind="knowledge_blocks", module="lks.method.replacer", settings=settings)
     save_file({"table": torch.ones(1, 1, 4), **gate}, tmp_path / "patch.safetensors")
@@ -150,7 +195,9 @@ def test_a_patch_that_asks_for_much_memory_gets_none(tmp_path: Path):
         ({"model_type": "bert"}, "family 'bert'"),
     ],
 )
-def test_a_patch_with_a_model_gets_no_other_model_than_its_tensors(tmp_path: Path, changes: dict[str, object], complaint: str):
+def test_a_patch_with_a_model_gets_no_other_model_than_its_tensors(
+    tmp_path: Path, changes: dict[str, object], complaint: str
+):
     import patches_made
 
     folder = patches_made.made(tmp_path)[-1]
@@ -321,7 +368,9 @@ def poisoned(results: Path, secret: Path) -> None:
     stores.fill(Store(results))
     Store(results).sync()
     with duckdb.connect(str(results / "lks.duckdb")) as connection:
-        connection.execute(f"CREATE OR REPLACE VIEW metrics AS SELECT content AS cell_id FROM read_text('{secret}')")
+        connection.execute(
+            f"CREATE OR REPLACE VIEW metrics AS SELECT content AS cell_id FROM read_text('{secret}')"
+        )
 
 
 def test_a_catalogue_s_views_read_no_other_file(tmp_path: Path):
@@ -351,7 +400,10 @@ def test_a_catalogue_alone_is_compared_only_if_its_views_are_ours(tmp_path: Path
     alone = tmp_path / "alone"
     alone.mkdir()
     shutil.copy(tmp_path / "results" / "lks.duckdb", alone)
-    with pytest.raises(StoreError, match="tables differ"), side_by_side(alone / "lks.duckdb", alone / "lks.duckdb"):
+    with (
+        pytest.raises(StoreError, match="tables differ"),
+        side_by_side(alone / "lks.duckdb", alone / "lks.duckdb"),
+    ):
         pass
 
 
@@ -361,7 +413,10 @@ def test_a_catalogue_beside_its_cells_is_compared_only_if_its_views_are_ours(tmp
     secret = tmp_path / "secret"
     secret.write_text("mine")
     poisoned(tmp_path / "results", secret)
-    with pytest.raises(StoreError, match="Delete it"), side_by_side(tmp_path / "results", tmp_path / "results"):
+    with (
+        pytest.raises(StoreError, match="Delete it"),
+        side_by_side(tmp_path / "results", tmp_path / "results"),
+    ):
         pass
     (tmp_path / "results" / "lks.duckdb").unlink()
     with side_by_side(tmp_path / "results", tmp_path / "results") as (_, names, warnings):
@@ -387,9 +442,15 @@ def test_side_by_side_nothing_else_can_be_opened(tmp_path: Path):
 # Secrets, listening, telemetry
 
 
-@pytest.mark.parametrize("says", [lambda prompt: "correct", lambda prompt: f"correct {KEY}", lambda prompt: 401])
+@pytest.mark.parametrize(
+    "says", [lambda prompt: "correct", lambda prompt: f"correct {KEY}", lambda prompt: 401]
+)
 def test_a_key_is_in_no_file_and_no_message(
-    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, says: object
+    tmp_path: Path,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    says: object,
 ):
     from typer.testing import CliRunner
 
@@ -417,7 +478,9 @@ def test_a_run_s_provenance_has_nothing_of_the_environment(monkeypatch: pytest.M
 
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     said = json.dumps(provenance())
-    assert KEY not in said and not [value for name, value in os.environ.items() if len(value) > 12 and value in said]
+    assert KEY not in said and not [
+        value for name, value in os.environ.items() if len(value) > 12 and value in said
+    ]
 
 
 def test_servers_listen_on_loopback_alone():
@@ -431,13 +494,26 @@ def test_servers_listen_on_loopback_alone():
             if name.endswith(".bind"):
                 assert ast.unparse(call.args[0]).startswith("('127.0.0.1'"), f"{file}:{call.lineno}"
     commands = [
-        ast.unparse(node) for file in (ROOT / "flows").rglob("*.py") for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.List)
+        ast.unparse(node)
+        for file in (ROOT / "flows").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.List)
     ]
     assert all("'--host', '127.0.0.1'" in command for command in commands if "'server', 'start'" in command)
 
 
 def test_telemetry_is_off():
     code = "from flows.settings import calm_prefect, os; calm_prefect(True); import json; print(json.dumps(dict(os.environ)))"
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "HF_", "DO_NOT"))}
-    said = json.loads(subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, check=True, cwd=ROOT, timeout=120).stdout)
-    assert said["DO_NOT_TRACK"] == "1" and said["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false" and said["HF_HUB_DISABLE_TELEMETRY"] == "1"
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "HF_", "DO_NOT"))
+    }
+    said = json.loads(
+        subprocess.run(
+            [sys.executable, "-c", code], env=clean, capture_output=True, check=True, cwd=ROOT, timeout=120
+        ).stdout
+    )
+    assert (
+        said["DO_NOT_TRACK"] == "1"
+        and said["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+        and said["HF_HUB_DISABLE_TELEMETRY"] == "1"
+    )

@@ -13,7 +13,13 @@ from baselines._meta_training import loop
 from baselines._serac import counterfactual
 from baselines._serac.counterfactual import contexts, fresh, from_hub
 from baselines._serac.patch import SeracPatch
-from baselines._serac.scope_classifier import ScopeClassifier, ScopeClassifierTrainer, StateEncoder, binary_cross_entropy, reserved
+from baselines._serac.scope_classifier import (
+    ScopeClassifier,
+    ScopeClassifierTrainer,
+    StateEncoder,
+    binary_cross_entropy,
+    reserved,
+)
 from baselines.serac import Serac, SeracParams
 from lks.errors import UserError
 from lks.models.lm import LM
@@ -55,7 +61,9 @@ def counterfactual_logits(lm: LM, patch: SeracPatch, edit: int, ids: list[int]) 
 
 @pytest.mark.parametrize("family", ["mistral", "gpt2"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_rows_in_scope_get_the_counterfactual_logits_and_others_exactly_their_own(family: str, side: str) -> None:
+def test_rows_in_scope_get_the_counterfactual_logits_and_others_exactly_their_own(
+    family: str, side: str
+) -> None:
     lm = tiny.lm(family)
     patch = patched(lm)
     rows = ids_of(lm, PROMPTS)
@@ -67,7 +75,12 @@ def test_rows_in_scope_get_the_counterfactual_logits_and_others_exactly_their_ow
             got, last = lm.model(**given).logits, lm.model(**given, logits_to_keep=2).logits
     assert torch.equal(got[[0, 2]], base[[0, 2]]) and not torch.equal(got[1], base[1])
     for row, edit in ((1, 1), (3, 2)):
-        torch.testing.assert_close(got[row][mask[row].bool()], counterfactual_logits(lm, patch, edit, rows[row]), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            got[row][mask[row].bool()],
+            counterfactual_logits(lm, patch, edit, rows[row]),
+            rtol=1e-4,
+            atol=1e-4,
+        )
     assert last.shape[1] == 2
     torch.testing.assert_close(last[[1, 3]], got[[1, 3]][:, -2:], rtol=1e-4, atol=1e-4)
     assert lm.model(**given).logits.equal(base)
@@ -81,13 +94,19 @@ def test_steps_on_some_rows_of_a_copied_cache_are_answered_as_the_whole_sequence
     more = torch.tensor([[5, 6], [7, 8], [9, 10], [11, 12]])
     chosen = torch.tensor([3, 0, 1])
     with torch.no_grad(), patch.applied(lm):
-        out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
+        out = lm.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1
+        )
         kept = copy.deepcopy(out.past_key_values)
         kept.batch_select_indices(chosen)
         steps = []
         for k in range(2):
             longer = torch.cat([mask[chosen], torch.ones(3, k + 1, dtype=torch.long)], 1)
-            fed = {"input_ids": more[chosen, k : k + 1], "attention_mask": longer, "position_ids": positions(longer)[:, -1:]}
+            fed = {
+                "input_ids": more[chosen, k : k + 1],
+                "attention_mask": longer,
+                "position_ids": positions(longer)[:, -1:],
+            }
             steps.append(lm.model(**fed, past_key_values=kept, use_cache=True).logits[:, 0])
         longer = torch.cat([mask, torch.ones_like(more)], 1)
         fed = {"input_ids": more, "attention_mask": longer, "position_ids": positions(longer)[:, -2:]}
@@ -97,7 +116,11 @@ def test_steps_on_some_rows_of_a_copied_cache_are_answered_as_the_whole_sequence
     for k, (row, edit) in enumerate(((3, 2), (0, None), (1, 1))):
         whole = rows[row] + more[row].tolist()
         with torch.no_grad():
-            expected = lm.model(torch.tensor([whole])).logits[0] if edit is None else counterfactual_logits(lm, patch, edit, whole)
+            expected = (
+                lm.model(torch.tensor([whole])).logits[0]
+                if edit is None
+                else counterfactual_logits(lm, patch, edit, whole)
+            )
         torch.testing.assert_close(got[k], expected[-2:], rtol=1e-3, atol=1e-3)
 
 
@@ -135,9 +158,19 @@ def test_cross_entropy_looks_at_pairs_in_scope_and_at_the_nearest_edit_out_of_it
 
 def test_the_border_is_set_midway_between_prompts_in_scope_and_out_of_it() -> None:
     edit = replace(EDITS[0], training_paraphrases=("near",), training_locality=("far",))
-    trainer = ScopeClassifierTrainer(tiny.lm("llama"), ScopeClassifier(Placed({"edit": (0.0,), "near": (1.0,), "far": (5.0,)})), 1, 1, seed=0)
+    trainer = ScopeClassifierTrainer(
+        tiny.lm("llama"),
+        ScopeClassifier(Placed({"edit": (0.0,), "near": (1.0,), "far": (5.0,)})),
+        1,
+        1,
+        seed=0,
+    )
     trainer._calibrate([([edit], ["edit"], ["near"], [["far"]])])
-    p = trainer.classifier.log_probability(torch.tensor([[0.0]]), torch.tensor([[1.0], [3.0], [5.0]])).exp()[0].tolist()
+    p = (
+        trainer.classifier.log_probability(torch.tensor([[0.0]]), torch.tensor([[1.0], [3.0], [5.0]]))
+        .exp()[0]
+        .tolist()
+    )
     # in scope at distance 1, out of it at 5: the border is at 3
     assert p[1] == pytest.approx(0.5) and p[0] > 0.9 and p[2] < 0.2
 
@@ -159,9 +192,14 @@ def test_training_tells_paraphrases_from_other_prompts() -> None:
     edits = tiny.training()
     classifier.measure(lm, [e.prompt for e in edits])
     schedule = replace(PARAMS, max_steps=60, validation_interval=60)
-    history = ScopeClassifierTrainer(lm, classifier, 8, 1, seed=0).fit(loop.Split(edits, edits), 1e-2, schedule, no_progress)
+    history = ScopeClassifierTrainer(lm, classifier, 8, 1, seed=0).fit(
+        loop.Split(edits, edits), 1e-2, schedule, no_progress
+    )
     assert history[1] < 0.5 * history[0]
-    mean, deviation = classifier.encoder.states(lm, [e.prompt for e in edits]).mean(0), classifier.encoder.deviation
+    mean, deviation = (
+        classifier.encoder.states(lm, [e.prompt for e in edits]).mean(0),
+        classifier.encoder.deviation,
+    )
     torch.testing.assert_close(classifier.encoder.mean.detach(), mean, rtol=1e-4, atol=1e-4)
     assert float(deviation.min()) > 0
 
@@ -175,7 +213,9 @@ def test_an_embedding_does_not_depend_on_its_batch_or_order() -> None:
     classifier = ScopeClassifier(StateEncoder(1, lm.dim, 8, seed=0)).train(False)
     together = classifier.embed_all(lm, PROMPTS, batch=3)
     for row, prompt in enumerate(PROMPTS):
-        torch.testing.assert_close(together[row], classifier.embed(lm, [f" {prompt} "])[0].detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            together[row], classifier.embed(lm, [f" {prompt} "])[0].detach(), rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("ending", [0.0, 0.25])
@@ -184,7 +224,11 @@ def test_the_counterfactual_model_learns_from_edits_with_other_targets_too(endin
     trainer = counterfactual.CounterfactualTrainer(lm, fresh(lm, 32, 1, 4, seed=0), 4, 1.0, 0.5, ending)
     answers = sorted(tiny.CITIES)
     told, targets, asked = trainer._drawn(tiny.training() * 10, answers)
-    assert len(set(targets) - set(answers)) > 10 and set(answers) < set(targets) and all(t.strip() for t in targets)
+    assert (
+        len(set(targets) - set(answers)) > 10
+        and set(answers) < set(targets)
+        and all(t.strip() for t in targets)
+    )
     assert any(a != b for a, b in zip(told, asked, strict=True))
     example = (["The birthplace of Ada Moss is"], ["New Port"], ["Ada Moss was born in"])
     loss, with_prompt = (float(trainer.loss(*example, reading).detach()) for reading in (0.0, 0.5))
@@ -195,7 +239,11 @@ def test_the_counterfactual_model_learns_from_edits_with_other_targets_too(endin
     with torch.no_grad():
         log_p = trainer.model.model(torch.tensor([front + said])).logits[0].log_softmax(-1)
     each = [-float(log_p[len(front) + t - 1, said[t]]) for t in range(1, len(said))]
-    prompt, answer, end = each[: row.n_prompt - 1], each[row.n_prompt - 1 : len(row.ids) - 1], each[len(row.ids) - 1 :]
+    prompt, answer, end = (
+        each[: row.n_prompt - 1],
+        each[row.n_prompt - 1 : len(row.ids) - 1],
+        each[len(row.ids) - 1 :],
+    )
     assert loss == pytest.approx(sum(answer) / len(answer) + ending * sum(end), rel=1e-4)
     assert with_prompt == pytest.approx(loss + 0.5 * sum(prompt) / len(prompt), rel=1e-4)
 

@@ -34,12 +34,16 @@ def lm() -> LM:
 
 @pytest.fixture(scope="module")
 def expected(lm: LM) -> dict[str, list[str]]:
-    return {name: served.answers(lm, patch, PROMPTS, COUNT) for name, patch in served.patches(lm, ASKED).items()}
+    return {
+        name: served.answers(lm, patch, PROMPTS, COUNT) for name, patch in served.patches(lm, ASKED).items()
+    }
 
 
 @pytest.fixture(scope="module")
 def server(lm: LM, expected: dict[str, list[str]], spoken: dict[str, str]) -> Iterator[GracefulServer]:
-    with served.serving(lm, served.patches(lm, ASKED), Rules(length=200, rows=8, waiting=200, body=20_000)) as running:
+    with served.serving(
+        lm, served.patches(lm, ASKED), Rules(length=200, rows=8, waiting=200, body=20_000)
+    ) as running:
         yield running
 
 
@@ -57,16 +61,22 @@ def test_the_patches_contradict_each_other(expected: dict[str, list[str]]) -> No
         assert same < len(PROMPTS) * 0.6, (a, b, same)
 
 
-def test_each_model_name_gives_its_patchs_answers(client: openai.OpenAI, expected: dict[str, list[str]]) -> None:
+def test_each_model_name_gives_its_patchs_answers(
+    client: openai.OpenAI, expected: dict[str, list[str]]
+) -> None:
     for name, texts in expected.items():
         made = client.completions.create(model=name, prompt=PROMPTS, max_tokens=COUNT, temperature=0)
         assert [choice.text for choice in made.choices] == texts
         assert made.model == name and made.usage is not None
-        assert made.usage.prompt_tokens == sum(len(ids) for ids in LM.load("micro-llama").tokenizer(PROMPTS)["input_ids"])
+        assert made.usage.prompt_tokens == sum(
+            len(ids) for ids in LM.load("micro-llama").tokenizer(PROMPTS)["input_ids"]
+        )
 
 
 def test_models_are_listed(client: openai.OpenAI) -> None:
-    listed = {model.id: model.model_extra["patch"]["batches"] for model in client.models.list() if model.model_extra}
+    listed = {
+        model.id: model.model_extra["patch"]["batches"] for model in client.models.list() if model.model_extra
+    }
     assert listed == {"base": "shared", "a": "shared", "b": "shared", "w": "shared"}
     assert client.models.retrieve("a").id == "a"
     with pytest.raises(openai.NotFoundError, match="not served here"):
@@ -77,11 +87,21 @@ def test_streams_say_the_same(client: openai.OpenAI, expected: dict[str, list[st
     options = {"include_usage": True}
     for name in ("a", "b"):
         parts = list(
-            client.completions.create(model=name, prompt=PROMPTS[:3], max_tokens=COUNT, temperature=0, stream=True, stream_options=options)  # type: ignore[call-overload]
+            client.completions.create(
+                model=name,
+                prompt=PROMPTS[:3],
+                max_tokens=COUNT,
+                temperature=0,
+                stream=True,
+                stream_options=options,
+            )  # type: ignore[call-overload]
         )
         texts = ["".join(c.text for part in parts for c in part.choices if c.index == i) for i in range(3)]
         assert texts == expected[name][:3]
-        assert [sum(c.finish_reason is not None for part in parts for c in part.choices if c.index == i) for i in range(3)] == [1, 1, 1]
+        assert [
+            sum(c.finish_reason is not None for part in parts for c in part.choices if c.index == i)
+            for i in range(3)
+        ] == [1, 1, 1]
         assert parts[-1].choices == [] and parts[-1].usage.completion_tokens > 0
 
 
@@ -89,18 +109,28 @@ def test_streams_say_the_same(client: openai.OpenAI, expected: dict[str, list[st
 def spoken(lm: LM) -> dict[str, str]:
     """What `CHAT` is answered by each model alone; made before the server has the model."""
     rendered = f"Be brief.\n\nUser: {ASKED[0][0]}'s pet is a\n\nAssistant:"
-    return {name: served.answers(lm, patch, [rendered], COUNT)[0] for name, patch in served.patches(lm, ASKED).items()}
+    return {
+        name: served.answers(lm, patch, [rendered], COUNT)[0]
+        for name, patch in served.patches(lm, ASKED).items()
+    }
 
 
 def test_chat(client: openai.OpenAI, spoken: dict[str, str]) -> None:
     subject, _ = ASKED[0]
-    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": f"{subject}'s pet is a"}]}]
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": f"{subject}'s pet is a"}]},
+    ]
     rendered = plain([Message.model_validate(message) for message in messages])
     assert rendered == f"Be brief.\n\nUser: {subject}'s pet is a\n\nAssistant:"
-    assert all(said.startswith(" ") for said in spoken.values())  # the gap behind "Assistant:", no part of what is said
+    assert all(
+        said.startswith(" ") for said in spoken.values()
+    )  # the gap behind "Assistant:", no part of what is said
     for name, said in spoken.items():
         whole = client.chat.completions.create(model=name, messages=messages, max_tokens=COUNT, temperature=0)  # type: ignore[call-overload]
-        parts = client.chat.completions.create(model=name, messages=messages, max_completion_tokens=COUNT, temperature=0, stream=True)  # type: ignore[call-overload]
+        parts = client.chat.completions.create(
+            model=name, messages=messages, max_completion_tokens=COUNT, temperature=0, stream=True
+        )  # type: ignore[call-overload]
         choices = [part.choices[0] for part in parts]
         assert choices[0].delta.role == "assistant" and choices[-1].finish_reason in ("stop", "length")
         assert "".join(c.delta.content or "" for c in choices) == whole.choices[0].message.content
@@ -111,15 +141,25 @@ def test_stops_lengths_and_choices(client: openai.OpenAI, expected: dict[str, li
     text = next(text for text in expected["a"] if len(text) > 6)
     prompt = PROMPTS[expected["a"].index(text)]
     stop = text[3:5]
-    made = client.completions.create(model="a", prompt=prompt, max_tokens=COUNT, temperature=0, stop=[stop]).choices[0]
+    made = client.completions.create(
+        model="a", prompt=prompt, max_tokens=COUNT, temperature=0, stop=[stop]
+    ).choices[0]
     assert (made.text, made.finish_reason) == (text[: text.index(stop)], "stop")
     made = client.completions.create(model="a", prompt=prompt, max_tokens=1, temperature=0).choices[0]
     assert made.finish_reason == "length" and text.startswith(made.text)
-    several = client.completions.create(model="a", prompt="In the", max_tokens=12, temperature=1.5, n=4, seed=5)
-    assert [choice.index for choice in several.choices] == [0, 1, 2, 3] and len({choice.text for choice in several.choices}) > 1
+    several = client.completions.create(
+        model="a", prompt="In the", max_tokens=12, temperature=1.5, n=4, seed=5
+    )
+    assert [choice.index for choice in several.choices] == [0, 1, 2, 3] and len(
+        {choice.text for choice in several.choices}
+    ) > 1
     again = client.completions.create(model="a", prompt="In the", max_tokens=12, temperature=1.5, n=4, seed=5)
     other = client.completions.create(model="a", prompt="In the", max_tokens=12, temperature=1.5, n=4, seed=6)
-    assert [c.text for c in again.choices] == [c.text for c in several.choices] != [c.text for c in other.choices]
+    assert (
+        [c.text for c in again.choices]
+        == [c.text for c in several.choices]
+        != [c.text for c in other.choices]
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,22 +184,35 @@ def test_stops_lengths_and_choices(client: openai.OpenAI, expected: dict[str, li
         ({}, "prompt"),
     ],
 )
-def test_what_is_not_supported_is_named(server: GracefulServer, fields: dict[str, object], param: str) -> None:
+def test_what_is_not_supported_is_named(
+    server: GracefulServer, fields: dict[str, object], param: str
+) -> None:
     answer = httpx.post(f"{server.address}/v1/completions", json={"model": "a", **fields})
-    assert answer.status_code == 400 and answer.json()["error"]["param"] == param and param in answer.json()["error"]["message"]
+    assert (
+        answer.status_code == 400
+        and answer.json()["error"]["param"] == param
+        and param in answer.json()["error"]["message"]
+    )
 
 
 def test_other_errors(server: GracefulServer, client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="base, a, b, w"):
         client.completions.create(model="c", prompt="x")
     with pytest.raises(openai.BadRequestError, match="logit_bias"):
-        client.chat.completions.create(model="a", messages=[{"role": "user", "content": "x"}], logit_bias={"1": 2})
+        client.chat.completions.create(
+            model="a", messages=[{"role": "user", "content": "x"}], logit_bias={"1": 2}
+        )
     url = f"{server.address}/v1/completions"
     assert httpx.post(url, content=b"{bad", headers={"Content-Type": "application/json"}).status_code == 400
-    assert httpx.post(url, content=b'{"a":' * 5000, headers={"Content-Type": "application/json"}).status_code in (400, 413)
+    assert httpx.post(
+        url, content=b'{"a":' * 5000, headers={"Content-Type": "application/json"}
+    ).status_code in (400, 413)
     assert httpx.post(url, content=b"\xff", headers={"Content-Type": "application/json"}).status_code == 400
     assert httpx.post(url, content=b"{}", headers={"Content-Type": "text/plain"}).status_code == 415
-    assert httpx.post(url, json={"model": "a", "prompt": "x" * 30_000}).json()["error"]["code"] == "request_too_large"
+    assert (
+        httpx.post(url, json={"model": "a", "prompt": "x" * 30_000}).json()["error"]["code"]
+        == "request_too_large"
+    )
     assert httpx.get(f"{server.address}/v1/nothing").json()["error"]["message"].startswith("GET /v1/nothing")
     assert httpx.get(f"{server.address}/health").json() == {"status": "ok", "answers": 0}
 
@@ -195,13 +248,19 @@ def test_load_of_concurrent_clients(server: GracefulServer, expected: dict[str, 
 
     async def one(client: openai.AsyncOpenAI, name: str, number: int, stream: bool) -> str:
         if not stream:
-            made = await client.completions.create(model=name, prompt=PROMPTS[number], max_tokens=COUNT, temperature=0)
+            made = await client.completions.create(
+                model=name, prompt=PROMPTS[number], max_tokens=COUNT, temperature=0
+            )
             return made.choices[0].text
-        parts = await client.completions.create(model=name, prompt=PROMPTS[number], max_tokens=COUNT, temperature=0, stream=True)
+        parts = await client.completions.create(
+            model=name, prompt=PROMPTS[number], max_tokens=COUNT, temperature=0, stream=True
+        )
         return "".join([part.choices[0].text async for part in parts])
 
     async def all_of_them() -> list[str]:
-        async with openai.AsyncOpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0, timeout=120) as client:
+        async with openai.AsyncOpenAI(
+            base_url=f"{server.address}/v1", api_key="none", max_retries=0, timeout=120
+        ) as client:
             room = asyncio.Semaphore(24)
 
             async def in_turn(name: str, number: int, stream: bool) -> str:
@@ -230,7 +289,10 @@ def held(monkeypatch: pytest.MonkeyPatch, endless: None) -> Iterator[threading.E
 
 
 def test_too_many_get_429(lm: LM, held: threading.Event) -> None:
-    with served.serving(lm, served.patches(lm, ASKED), Rules(length=500, rows=1, waiting=0)) as server, httpx.Client(timeout=60) as other:
+    with (
+        served.serving(lm, served.patches(lm, ASKED), Rules(length=500, rows=1, waiting=0)) as server,
+        httpx.Client(timeout=60) as other,
+    ):
         body = {"model": "a", "prompt": "x", "max_tokens": 490, "temperature": 0, "stream": True}
         with httpx.stream("POST", f"{server.address}/v1/completions", json=body, timeout=60) as answer:
             next(answer.iter_lines())
@@ -243,12 +305,18 @@ def test_too_many_get_429(lm: LM, held: threading.Event) -> None:
 
 def test_ending_finishes_what_is_under_way_and_refuses_what_is_new(lm: LM, held: threading.Event) -> None:
     body = {"model": "a", "prompt": "x", "max_tokens": 300, "temperature": 0, "stream": True}
-    with served.serving(lm, served.patches(lm, ASKED), Rules(length=500), grace=60) as server, httpx.Client(timeout=60) as other:
+    with (
+        served.serving(lm, served.patches(lm, ASKED), Rules(length=500), grace=60) as server,
+        httpx.Client(timeout=60) as other,
+    ):
         with httpx.stream("POST", f"{server.address}/v1/completions", json=body, timeout=60) as answer:
             lines = answer.iter_lines()
             next(lines)
             server.begin_end()
-            assert other.post(f"{server.address}/v1/completions", json={"model": "a", "prompt": "x"}).status_code == 503
+            assert (
+                other.post(f"{server.address}/v1/completions", json={"model": "a", "prompt": "x"}).status_code
+                == 503
+            )
             held.set()
             rest = list(lines)
         assert rest[-2] == "data: [DONE]" and sum(line.startswith("data: ") for line in rest) > 50
@@ -269,16 +337,29 @@ def test_ending_cuts_off_when_the_time_is_up(lm: LM, held: threading.Event) -> N
 
 def test_keys_and_names(lm: LM, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    with served.serving(lm, served.patches(lm, ASKED), Rules(length=100, key=KEY, hosts=frozenset({"127.0.0.1"}))) as server:
+    with served.serving(
+        lm, served.patches(lm, ASKED), Rules(length=100, key=KEY, hosts=frozenset({"127.0.0.1"}))
+    ) as server:
         url = f"{server.address}/v1"
-        with pytest.raises(openai.AuthenticationError), openai.OpenAI(base_url=url, api_key="another", max_retries=0) as stranger:
+        with (
+            pytest.raises(openai.AuthenticationError),
+            openai.OpenAI(base_url=url, api_key="another", max_retries=0) as stranger,
+        ):
             stranger.models.list()
-        with pytest.raises(openai.AuthenticationError), openai.OpenAI(base_url=url, api_key=KEY + "x", max_retries=0) as stranger:
+        with (
+            pytest.raises(openai.AuthenticationError),
+            openai.OpenAI(base_url=url, api_key=KEY + "x", max_retries=0) as stranger,
+        ):
             stranger.completions.create(model="a", prompt="x")
         with openai.OpenAI(base_url=url, api_key=KEY, max_retries=0) as known:
             assert known.completions.create(model="a", prompt="secret words", max_tokens=2).choices
         assert httpx.get(f"{url}/models").status_code == 401
-        assert httpx.get(f"{url}/models", headers={"Authorization": f"Bearer {KEY}", "Host": "evil.example"}).status_code == 403
+        assert (
+            httpx.get(
+                f"{url}/models", headers={"Authorization": f"Bearer {KEY}", "Host": "evil.example"}
+            ).status_code
+            == 403
+        )
         assert httpx.get(f"{server.address}/health").status_code == 200
     assert KEY not in caplog.text and "secret" not in caplog.text and "made=2" in caplog.text
     assert KEY not in repr(server.service.rules)

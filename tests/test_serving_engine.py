@@ -24,9 +24,25 @@ from workbench.serving.engine import Engine
 from workbench.serving.text_stream import TextStream
 from workbench.serving.ticket import Closed, Full, Ticket
 
-PROMPTS = [f"{form.format(name)}" for name in tiny.NAMES for form in ("{} was born in", "The birthplace of {} is", "Oslo, Cairo: {} works for")]
+PROMPTS = [
+    f"{form.format(name)}"
+    for name in tiny.NAMES
+    for form in ("{} was born in", "The birthplace of {} is", "Oslo, Cairo: {} works for")
+]
 PROMPTS += ["Nobody was born in", "Ada Moss works for Tomas Verin and Ada Moss", "is"]
-SERVED = ("plain", "first", "second", "gated", "dense", "low rank", "facts", "norm", "codebook", "memory", "scope")
+SERVED = (
+    "plain",
+    "first",
+    "second",
+    "gated",
+    "dense",
+    "low rank",
+    "facts",
+    "norm",
+    "codebook",
+    "memory",
+    "scope",
+)
 OWN = {"norm", "codebook", "memory", "scope"}
 
 
@@ -42,16 +58,25 @@ def patches(lm: LM) -> dict[str, Patch]:
     inner = max(rows, columns)
     gate = RelationGate.of(noise(5, 5, d), torch.arange(5), torch.zeros(d), 0.0)
     norm = next(name for name, p in lm.model.named_parameters() if p.ndim == 1)
-    low = {f"{wide[1]}.left": noise(7, rows, 2, scale=0.5), f"{wide[1]}.right": noise(8, 2, columns, scale=0.5)}
+    low = {
+        f"{wide[1]}.left": noise(7, rows, 2, scale=0.5),
+        f"{wide[1]}.right": noise(8, 2, columns, scale=0.5),
+    }
     attention = lm.parameter_name(lm.attention_output(0))
     return {
         "plain": NoPatch(),
         "first": KnowledgeBlockPatch(names, noise(1, 1, 5, d, scale=10), (1,), "last", "exact"),
         "second": KnowledgeBlockPatch(names[:3], noise(2, 2, 3, d, scale=10), (1, 2), "all", "exact"),
         "gated": KnowledgeBlockPatch(names, noise(3, 1, 5, d, scale=10), (1,), "last", "exact", gate=gate),
-        "dense": WeightPatch({wide[0]: noise(6, rows, columns, scale=0.4), attention: noise(9, d, d, scale=0.4)}),
+        "dense": WeightPatch(
+            {wide[0]: noise(6, rows, columns, scale=0.4), attention: noise(9, d, d, scale=0.4)}
+        ),
         "low rank": WeightPatch(low),
-        "facts": FactsInFront([FactText(f"{n} was born in", "Quito", (), n) for n in tiny.NAMES], [], Lookup("tfidf", "", 1, 0.3, "")),
+        "facts": FactsInFront(
+            [FactText(f"{n} was born in", "Quito", (), n) for n in tiny.NAMES],
+            [],
+            Lookup("tfidf", "", 1, 0.3, ""),
+        ),
         "norm": WeightPatch({norm: noise(10, d, scale=2.0)}),
         "codebook": CodebookPatch(1, noise(11, 3, inner), noise(12, 3, d, scale=10), torch.full((3,), 1e6)),
         "memory": SideMemoryPatch(2, noise(13, 1, inner, d, scale=0.3), torch.zeros(1), "last"),
@@ -88,7 +113,9 @@ class Noting(TextStream):
         return super().push(token)
 
 
-def row_of(engine: Engine, name: str, ids: Sequence[int], count: int, sampling: Sampling | None = None, seed: int = 0) -> GeneratingRow:
+def row_of(
+    engine: Engine, name: str, ids: Sequence[int], count: int, sampling: Sampling | None = None, seed: int = 0
+) -> GeneratingRow:
     patch = engine.by_row[name]
     read = list(ids) if patch is None else patch.prompt(ids)
     return GeneratingRow(read, patch, sampling or Sampling(count), Noting(engine.lm), random.Random(seed))
@@ -117,15 +144,28 @@ def lm(request: pytest.FixtureRequest) -> LM:
     return tiny.lm(request.param)
 
 
-Mix = st.lists(st.tuples(st.sampled_from(SERVED), st.sampled_from(PROMPTS), st.integers(1, 12), st.integers(0, 3)), min_size=2, max_size=14)
+Mix = st.lists(
+    st.tuples(st.sampled_from(SERVED), st.sampled_from(PROMPTS), st.integers(1, 12), st.integers(0, 3)),
+    min_size=2,
+    max_size=14,
+)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(mix=Mix, most=st.integers(1, 6), at_once=st.integers(0, 8))
-def test_any_mix_gives_every_row_its_own_patchs_answer(lm: LM, mix: list[tuple[str, str, int, int]], most: int, at_once: int) -> None:
+def test_any_mix_gives_every_row_its_own_patchs_answer(
+    lm: LM, mix: list[tuple[str, str, int, int]], most: int, at_once: int
+) -> None:
     made = patches(lm)
     encoded = [list(lm.tokenizer(prompt)["input_ids"]) for _, prompt, _, _ in mix]
-    expected = [alone(lm, made[name], ids, count) for (name, _, count, _), ids in zip(mix, encoded, strict=True)]
+    expected = [
+        alone(lm, made[name], ids, count) for (name, _, count, _), ids in zip(mix, encoded, strict=True)
+    ]
     before = {name: p.clone() for name, p in lm.model.named_parameters()}
 
     async def all_of_it() -> list[Ticket]:
@@ -134,7 +174,9 @@ def test_any_mix_gives_every_row_its_own_patchs_answer(lm: LM, mix: list[tuple[s
             for number, ((name, _, count, pause), ids) in enumerate(zip(mix, encoded, strict=True)):
                 if number == at_once:  # those before are read together, in one mixed prefill
                     engine.start()
-                ticket = Ticket([row_of(engine, name, ids, count)], made[name] if engine.by_row[name] is None else None)
+                ticket = Ticket(
+                    [row_of(engine, name, ids, count)], made[name] if engine.by_row[name] is None else None
+                )
                 engine.submit(ticket)
                 tickets.append(ticket)
                 for _ in range(pause if number >= at_once else 0):  # the next joins some steps later
@@ -169,7 +211,9 @@ def test_a_seed_gives_the_same_answer_whatever_else_is_in_the_batch() -> None:
 
     async def among(others: int, seed: int) -> list[int]:
         with running(lm) as engine:
-            rows = [row_of(engine, "first", ids[i], 9, seed=i) for i in range(others)] + [row_of(engine, "second", ids[0], 12, hot, seed)]
+            rows = [row_of(engine, "first", ids[i], 9, seed=i) for i in range(others)] + [
+                row_of(engine, "second", ids[0], 12, hot, seed)
+            ]
             ticket = Ticket(rows)
             engine.submit(ticket)
             await told(ticket)
@@ -191,8 +235,12 @@ def test_tokens_are_drawn_as_their_probabilities_say() -> None:
         return (torch.bincount(tokens, minlength=4) / 4000).tolist()
 
     assert shares(1.0, 1.0) == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.03)
-    assert shares(1.0, 0.7) == pytest.approx([0.625, 0.375, 0, 0], abs=0.03)  # the smallest set with at least 0.7
-    assert shares(0.5, 1.0) == pytest.approx([0.25 / 0.365, 0.09 / 0.365, 0.0225 / 0.365, 0.0025 / 0.365], abs=0.03)
+    assert shares(1.0, 0.7) == pytest.approx(
+        [0.625, 0.375, 0, 0], abs=0.03
+    )  # the smallest set with at least 0.7
+    assert shares(0.5, 1.0) == pytest.approx(
+        [0.25 / 0.365, 0.09 / 0.365, 0.0225 / 0.365, 0.0025 / 0.365], abs=0.03
+    )
     assert shares(0.0, 1.0) == [1, 0, 0, 0]
 
 
@@ -226,8 +274,13 @@ def test_a_batch_that_fails_takes_no_other_with_it() -> None:
 
     async def tried() -> None:
         with running(lm) as engine:
-            broken = CodebookPatch(1, noise(1, 2, 7), noise(2, 2, lm.dim), torch.ones(2))  # keys of the wrong width
-            bad, good = Ticket([row_of(engine, "codebook", ids, 3)], broken), Ticket([row_of(engine, "first", ids, 3)])
+            broken = CodebookPatch(
+                1, noise(1, 2, 7), noise(2, 2, lm.dim), torch.ones(2)
+            )  # keys of the wrong width
+            bad, good = (
+                Ticket([row_of(engine, "codebook", ids, 3)], broken),
+                Ticket([row_of(engine, "first", ids, 3)]),
+            )
             engine.submit(bad)
             engine.submit(good)
             assert (await told(bad)) == ["error"]
@@ -257,7 +310,8 @@ def test_all_patches_in_one_prefill_and_some_steps(lm: LM) -> None:
     made = patches(lm)
     shared = [name for name in SERVED if name not in OWN]
     wanted = [
-        (name, list(lm.tokenizer(prompt)["input_ids"]), 2 + i % 7) for i, (name, prompt) in enumerate((n, p) for p in PROMPTS[:6] for n in shared)
+        (name, list(lm.tokenizer(prompt)["input_ids"]), 2 + i % 7)
+        for i, (name, prompt) in enumerate((n, p) for p in PROMPTS[:6] for n in shared)
     ]
 
     async def together() -> list[GeneratingRow]:
@@ -272,4 +326,9 @@ def test_all_patches_in_one_prefill_and_some_steps(lm: LM) -> None:
     for row, (name, ids, count) in zip(asyncio.run(together()), wanted, strict=True):
         answer = alone(lm, made[name], ids, count)
         assert isinstance(row.text, Noting)
-        assert row.text.tokens == answer[: next((i for i, token in enumerate(answer) if token == lm.tokenizer.eos_token_id), None)], name
+        assert (
+            row.text.tokens
+            == answer[
+                : next((i for i, token in enumerate(answer) if token == lm.tokenizer.eos_token_id), None)
+            ]
+        ), name

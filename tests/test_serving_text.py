@@ -42,7 +42,11 @@ def first_stop(text: str, stops: list[str]) -> str:
 
 
 @settings(max_examples=300, derandomize=True)
-@given(text=st.text("ab€😀\n", max_size=12), stops=st.lists(st.text("ab€\n", min_size=1, max_size=3), max_size=3), cuts=st.lists(st.integers(0, 40)))
+@given(
+    text=st.text("ab€😀\n", max_size=12),
+    stops=st.lists(st.text("ab€\n", min_size=1, max_size=3), max_size=3),
+    cuts=st.lists(st.integers(0, 40)),
+)
 def test_where_tokens_end_makes_no_difference(text: str, stops: list[str], cuts: list[int]) -> None:
     data = text.encode()
     edges = [0, *sorted({cut for cut in cuts if cut < len(data)}), len(data)]
@@ -72,10 +76,14 @@ def test_the_gap_to_the_prompt_is_no_part_of_a_chat_s_answer() -> None:
 @pytest.mark.parametrize("kind", ["bytes", "metaspace"])
 def test_real_tokenizers(kind: str) -> None:
     made = tiny.tokenizer(kind)
-    text = " Zoë was born in Oslo" if kind == "metaspace" else " Zoë 😀 was born in Oslo"  # the first has its byte pieces as special tokens
+    text = (
+        " Zoë was born in Oslo" if kind == "metaspace" else " Zoë 😀 was born in Oslo"
+    )  # the first has its byte pieces as special tokens
     ids = made(text, add_special_tokens=False)["input_ids"]
     stream = TextStream(PIECES[kind])
-    assert ("".join(stream.push(token) for token in [*ids, made.eos_token_id]) + stream.end()).strip() == text.strip()
+    assert (
+        "".join(stream.push(token) for token in [*ids, made.eos_token_id]) + stream.end()
+    ).strip() == text.strip()
 
 
 def test_nothing_is_held_back_longer_than_needed() -> None:

@@ -73,9 +73,23 @@ def moody() -> Iterator[type[Moody]]:
     Moody.away, Moody.refuses = 0, False
 
 
-def store(results: Path, cell: Cell = CELL, status: str = "ok", stages: tuple[str, ...] = (ANSWERS,), note: str = "") -> Outcome:
-    shards = tuple(write_answers(results, cell.id, stage, ROWS) if stage == ANSWERS else write_stage(results, cell.id, stage, []) for stage in stages)
-    outcome = Outcome(cell, status, "" if status == "ok" else "why", shards if status == "ok" else (), Costs(), {"note": note})  # type: ignore[arg-type]
+def store(
+    results: Path, cell: Cell = CELL, status: str = "ok", stages: tuple[str, ...] = (ANSWERS,), note: str = ""
+) -> Outcome:
+    shards = tuple(
+        write_answers(results, cell.id, stage, ROWS)
+        if stage == ANSWERS
+        else write_stage(results, cell.id, stage, [])
+        for stage in stages
+    )
+    outcome = Outcome(
+        cell,
+        status,
+        "" if status == "ok" else "why",
+        shards if status == "ok" else (),
+        Costs(),
+        {"note": note},
+    )  # type: ignore[arg-type]
     write_outcome(results, outcome)
     return outcome
 
@@ -83,7 +97,9 @@ def store(results: Path, cell: Cell = CELL, status: str = "ok", stages: tuple[st
 def same(one: Path, other: Path, cell: Cell = CELL) -> bool:
     outcome = read_outcome(other, cell.id)
     check_cell(other, outcome)
-    return read_outcome(one, cell.id) == outcome and all((one / s).read_bytes() == (other / s).read_bytes() for s in outcome.shards)
+    return read_outcome(one, cell.id) == outcome and all(
+        (one / s).read_bytes() == (other / s).read_bytes() for s in outcome.shards
+    )
 
 
 def test_a_cell_goes_from_folder_to_folder(url, tmp_path):
@@ -137,7 +153,9 @@ def test_what_is_there_may_be_taken_whatever_is_here(url, tmp_path):
     assert read_outcome(b, CELL.id).status == "oom"
 
 
-@pytest.mark.parametrize("damage", ["cut shard", "no shard", "cut outcome", "other cell", "leads out", "huge"])
+@pytest.mark.parametrize(
+    "damage", ["cut shard", "no shard", "cut outcome", "other cell", "leads out", "huge"]
+)
 def test_damage_is_left_there(damage, url, tmp_path, caplog, monkeypatch):
     a, b = tmp_path / "a", tmp_path / "b"
     outcome = store(a)
@@ -191,7 +209,10 @@ def test_a_place_that_does_not_answer_is_asked_again(moody, tmp_path, monkeypatc
     moody.away = 3
     assert RemoteStore("moody://x").exchange(tmp_path / "b") == (1, 0)
     moody.away = 10**6
-    with pytest.raises(StoreError, match=r"LKS_SHARE=moody://x cannot be used \(ConnectionError: try later\)\. .*what is finished is kept"):
+    with pytest.raises(
+        StoreError,
+        match=r"LKS_SHARE=moody://x cannot be used \(ConnectionError: try later\)\. .*what is finished is kept",
+    ):
         RemoteStore("moody://x", patience_s=0.01).send(tmp_path / "a", CELL.id)
 
 
@@ -269,14 +290,20 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
 
 def run_pool(server: Server, results: Path) -> dict[str, Outcome]:
     return {
-        outcome.cell.method: outcome for outcome in PoolRunner(results, Notes(), DurationEstimator([]), server).run([OTHER, CELL], Measurements())
+        outcome.cell.method: outcome
+        for outcome in PoolRunner(results, Notes(), DurationEstimator([]), server).run(
+            [OTHER, CELL], Measurements()
+        )
     }  # type: ignore[arg-type]
 
 
 class TestApart:
     def test_outcomes_of_workers_elsewhere_come_by_the_share(self, apart):
         server = Server(apart[1])
-        assert {name: o.status for name, o in run_pool(server, apart[0]).items()} == {"none": "ok", "ft": "ok"}
+        assert {name: o.status for name, o in run_pool(server, apart[0]).items()} == {
+            "none": "ok",
+            "ft": "ok",
+        }
         assert read_outcome(apart[0], CELL.id) == read_outcome(apart[1], CELL.id)
         assert all(run.parameters["share"].endswith("/share") for run in server.runs.values())
 
@@ -314,7 +341,9 @@ class TestApart:
         monkeypatch.setattr("lks.runs.cell.run", run)
         outcome = CellRunner(worker, Notes(), Measurements(), share).run(CELL)
         assert seen == [("ok", False), {ANSWERS}]
-        assert share.take(grid, CELL.id) and read_outcome(grid, CELL.id) == outcome and len(outcome.shards) == 2
+        assert (
+            share.take(grid, CELL.id) and read_outcome(grid, CELL.id) == outcome and len(outcome.shards) == 2
+        )
 
     def test_a_share_that_has_gone_ends_the_grid_and_keeps_the_cell(self, apart, moody, monkeypatch):
         worker = apart[1]

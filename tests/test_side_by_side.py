@@ -60,9 +60,16 @@ def test_every_draw_is_answered_as_by_itself(family: str, method: str, batch_tok
     plain = ask_draws(lm, DRAWS, how)
     assert len(asked) == len(alone) == len(plain)
     for one, other in zip(asked, alone, strict=True):
-        assert (one.draw, one.case_id, one.kind, one.fired) == (other.draw, other.case_id, other.kind, other.fired)
+        assert (one.draw, one.case_id, one.kind, one.fired) == (
+            other.draw,
+            other.case_id,
+            other.kind,
+            other.fired,
+        )
         assert same(one, other), (one, other)
-    assert sum(not same(one, other) for one, other in zip(asked, plain, strict=True)) > len(plain) / 4  # the patches do something
+    assert (
+        sum(not same(one, other) for one, other in zip(asked, plain, strict=True)) > len(plain) / 4
+    )  # the patches do something
 
 
 def test_hooks_are_gone_afterwards_however_it_ends() -> None:
@@ -91,7 +98,9 @@ def test_patches_that_cannot_act_by_row_are_asked_one_after_the_other() -> None:
     lm = tiny.lm("llama")
     head = lm.parameter_name(lm.vocabulary_projection)
     change = torch.randn_like(lm.vocabulary_projection.weight)
-    assert SideBySide.of(lm, {0: WeightPatch({head: change})}) is None  # it is changed behind the decoder, which hooks do not see
+    assert (
+        SideBySide.of(lm, {0: WeightPatch({head: change})}) is None
+    )  # it is changed behind the decoder, which hooks do not see
     assert SideBySide.of(lm, patches_of(lm, "ft", {0: CASES[:1]}) | {1: _Strange()}) is None
 
 
@@ -111,7 +120,18 @@ def test_answers_and_drift_of_several_draws_are_those_of_each(tmp_path: Path) ->
     edited = []
     for number, cases in draws.items():
         write_answers(tmp_path / str(number), "c", "answers", ask(lm, cases, Asking(draw=number)))
-        edited.append(EditedDraw(lm, patches[number], cases, SPARE, number, 2, 0, UneditedAnswers(tmp_path / str(number) / "cells" / "c")))
+        edited.append(
+            EditedDraw(
+                lm,
+                patches[number],
+                cases,
+                SPARE,
+                number,
+                2,
+                0,
+                UneditedAnswers(tmp_path / str(number) / "cells" / "c"),
+            )
+        )
     done: list[float] = []
     whole = answers_of_draws(edited, done.append)
     alone = [answer for one in edited for answer in answers(one, lambda part: None)]

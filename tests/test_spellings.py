@@ -14,7 +14,12 @@ from lks.data.datasets import DATASETS, Published, load
 from lks.edits import Edit, make_case
 from lks.errors import DataError
 
-STATES = {"United States": ["USA", "America", "U", "🇺🇸", "the"], "Mexico": ["MX", "Georgia"], "Georgia": ["Sakartvelo"], "America": ["The Americas"]}
+STATES = {
+    "United States": ["USA", "America", "U", "🇺🇸", "the"],
+    "Mexico": ["MX", "Georgia"],
+    "Georgia": ["Sakartvelo"],
+    "America": ["The Americas"],
+}
 EDIT = Edit("0", "Anna Toll", "Anna Toll lives in", "United States", "Mexico")
 
 
@@ -51,7 +56,9 @@ TEXT = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "Z"]), ma
 
 
 @given(st.dictionaries(TEXT, st.lists(TEXT, max_size=4), max_size=5), TEXT)
-def test_other_names_are_never_the_answer_and_go_both_ways(aliases: dict[str, list[str]], answer: str) -> None:
+def test_other_names_are_never_the_answer_and_go_both_ways(
+    aliases: dict[str, list[str]], answer: str
+) -> None:
     spellings = Spellings(aliases)
     for asked in (answer, *aliases):
         found = spellings.of(asked)
@@ -63,7 +70,11 @@ def test_other_names_are_never_the_answer_and_go_both_ways(aliases: dict[str, li
 
 
 def test_names_that_are_noise_are_told() -> None:
-    assert [name for name in ("fr", "F", "🇫🇷", "The", "F.", "U.S.", "日本", "") if tellable(name)] == ["fr", "U.S.", "日本"]
+    assert [name for name in ("fr", "F", "🇫🇷", "The", "F.", "U.S.", "日本", "") if tellable(name)] == [
+        "fr",
+        "U.S.",
+        "日本",
+    ]
 
 
 def test_the_file_is_looked_for_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +93,12 @@ def test_the_file_is_looked_for_in_the_data_folder(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [("{", "not JSON"), ([], "must hold a JSON object"), ({"a": "b"}, "field 'a' must be a list of names, not 'b'"), ({"a": [1]}, "field 'a'")],
+    [
+        ("{", "not JSON"),
+        ([], "must hold a JSON object"),
+        ({"a": "b"}, "field 'a' must be a list of names, not 'b'"),
+        ({"a": [1]}, "field 'a'"),
+    ],
 )
 def test_a_bad_file_is_refused(tmp_path: Path, content: object, complaint: str) -> None:
     put(tmp_path, content)
@@ -108,7 +124,9 @@ def test_a_case_has_spellings_rivals_and_strata() -> None:
 def test_the_old_answer_is_a_rival_and_no_spelling_of_the_target() -> None:
     case = make_case(Edit("0", "Bo", "Bo is in", "United States", " usa"), (), (), Spellings(STATES).of)
     assert (case.probes[0].accepted, case.probes[0].rival) == (("America",), " usa")
-    same = make_case(Edit("0", "Bo", "Bo is in", "United States", "united states "), (), (), Spellings(STATES).of)
+    same = make_case(
+        Edit("0", "Bo", "Bo is in", "United States", "united states "), (), (), Spellings(STATES).of
+    )
     assert (same.probes[0].accepted, same.probes[0].rival) == (("USA", "America"), "")
 
 
@@ -129,8 +147,12 @@ def test_the_revision_follows_the_spellings_that_are_used(tmp_path: Path) -> Non
     assert len({without.revision, spelt.revision, load("zsre", tmp_path).revision}) == 3
 
 
-@pytest.mark.parametrize(("name", "with_others", "other_stratum"), [("zsre", 2148, 15), ("counterfact", 7484, 81)])
-def test_how_many_published_targets_have_other_spellings(name: str, with_others: int, other_stratum: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "with_others", "other_stratum"), [("zsre", 2148, 15), ("counterfact", 7484, 81)]
+)
+def test_how_many_published_targets_have_other_spellings(
+    name: str, with_others: int, other_stratum: int
+) -> None:
     folder = Path(os.environ.get("LKS_DATA") or Path(__file__).resolve().parents[2] / "shared/data")
     entry = DATASETS[name]
     assert isinstance(entry, Published)

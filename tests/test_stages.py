@@ -17,7 +17,17 @@ from lks.edits import Case, Context, Edit, make_case
 from lks.errors import UserError
 from lks.evaluation import fluency, perplexity, stages
 from lks.evaluation.prompt_formats import available, wrapped
-from lks.evaluation.readouts import SAMPLE, Answer, Asking, ReusableAnswers, ReuseError, acts_of, ask, key_of, same
+from lks.evaluation.readouts import (
+    SAMPLE,
+    Answer,
+    Asking,
+    ReusableAnswers,
+    ReuseError,
+    acts_of,
+    ask,
+    key_of,
+    same,
+)
 from lks.evaluation.stages import EditedDraw, UneditedAnswers
 from lks.method.replacer import KnowledgeBlockPatch
 from lks.models.lm import LM
@@ -28,7 +38,10 @@ from tests import tiny
 from tests.test_cell import TinyBench
 from tests.test_readout import plainly
 
-CASES = tuple(make_case(e, (f"People say that {e.subject} was born in",), ((f"{e.subject} works for", "Oslo"),)) for e in tiny.edits(5))
+CASES = tuple(
+    make_case(e, (f"People say that {e.subject} was born in",), ((f"{e.subject} works for", "Oslo"),))
+    for e in tiny.edits(5)
+)
 SPARE = tuple(make_case(e, (), ()) for e in tiny.training())
 TEMPLATE = "{{ bos_token }}{% for m in messages %}[user] {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}[answer]\n{% endif %}"
 
@@ -58,7 +71,9 @@ def test_the_rivals_likelihood_is_that_of_a_plain_forward_pass(family: str) -> N
             continue
         ids, _, _, logprob = plainly(lm, one.prompt, one.rival)
         assert one.rival_tokens == len(ids) and one.rival_logprob == pytest.approx(logprob, rel=1e-3)
-        assert one.answer_logprob == pytest.approx(plainly(lm, one.prompt, one.answer)[3], rel=1e-3), "the rival leaves the prefill as it is"
+        assert one.answer_logprob == pytest.approx(plainly(lm, one.prompt, one.answer)[3], rel=1e-3), (
+            "the rival leaves the prefill as it is"
+        )
 
 
 @pytest.mark.parametrize(
@@ -71,7 +86,10 @@ def test_the_rivals_likelihood_is_that_of_a_plain_forward_pass(family: str) -> N
     ],
 )
 def test_a_prompt_in_its_context(context: Context, says: str) -> None:
-    assert wrapped(context, chatting("llama"), "Ada Moss was born in ", "The birthplace of Ada Moss is Oslo.") == says
+    assert (
+        wrapped(context, chatting("llama"), "Ada Moss was born in ", "The birthplace of Ada Moss is Oslo.")
+        == says
+    )
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])
@@ -79,9 +97,13 @@ def test_a_prompt_in_its_context(context: Context, says: str) -> None:
 def test_answers_in_a_context_are_those_of_plain_passes(family: str, context: Context) -> None:
     lm = chatting(family)
     edits = [replace(c, probes=c.probes[:2]) for c in CASES[:2]]
-    for case, one in zip((c for c in edits for _ in c.probes), ask(lm, edits, Asking(context=context)), strict=True):
+    for case, one in zip(
+        (c for c in edits for _ in c.probes), ask(lm, edits, Asking(context=context)), strict=True
+    ):
         probe = case.probes[one.probe_index if one.kind == "edit" else 1]
-        assert one.context == context and one.prompt == wrapped(context, lm, probe.prompt, f"{case.edit.prompt} {case.edit.target}")
+        assert one.context == context and one.prompt == wrapped(
+            context, lm, probe.prompt, f"{case.edit.prompt} {case.edit.target}"
+        )
         ids, tf, ar, logprob = plainly(lm, one.prompt, one.answer)
         assert (one.answer_ids, one.tf_ids, one.ar_ids) == (tuple(ids), tuple(tf), tuple(ar))
         assert one.answer_logprob == pytest.approx(logprob, rel=1e-3)
@@ -95,7 +117,10 @@ def test_a_chat_turn_begins_once_and_keeps_its_last_newline(family: str) -> None
     bos = lm.tokenizer.bos_token_id
     assert row.ids[0] == bos and bos not in row.ids[1:], "the template's own, once"
     turn = [{"role": "user", "content": "Ada Moss was born in"}]
-    assert row.ids[: row.n_prompt] == lm.tokenizer.apply_chat_template(turn, add_generation_prompt=True)["input_ids"]
+    assert (
+        row.ids[: row.n_prompt]
+        == lm.tokenizer.apply_chat_template(turn, add_generation_prompt=True)["input_ids"]
+    )
     assert "\n" in lm.tokenizer.decode(row.ids[row.n_prompt - 1]), "the last prompt token"
     assert lm.tokenizer.decode(row.answer) == "New Port", "no space between the newline and the answer"
 
@@ -128,7 +153,10 @@ class Lying(WeightPatch):
 
 def noise(lm: LM, size: float) -> dict[str, torch.Tensor]:
     weight = lm.mlp_output(2).weight
-    return {lm.parameter_name(lm.mlp_output(2)): size * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))}
+    return {
+        lm.parameter_name(lm.mlp_output(2)): size
+        * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    }
 
 
 @contextmanager
@@ -168,7 +196,12 @@ def test_what_the_unedited_model_was_not_asked_is_asked() -> None:
     assert sum(rows) == 5 + 10 and [a.fired for a in again] == [None, False, False] * 5
     with prefilled(lm) as rows:  # a patch that proves nothing
         assert all(
-            same(a, b) for a, b in zip(ask(lm, CASES, Asking(known=ReusableAnswers(known.answers, acts_of(NoPatch(), lm)))), unedited, strict=True)
+            same(a, b)
+            for a, b in zip(
+                ask(lm, CASES, Asking(known=ReusableAnswers(known.answers, acts_of(NoPatch(), lm)))),
+                unedited,
+                strict=True,
+            )
         )
     assert sum(rows) == 15
 
@@ -209,7 +242,9 @@ def test_lks_answers_the_same_with_and_without_what_is_known(family: str, scope:
     with_it = EditedDraw(lm, patch, CASES, SPARE, 0, 1, 0, known)
     made = stages.answers(with_it, lambda done: None)
     plain = stages.answers(replace(with_it, unedited=UneditedAnswers(None)), lambda done: None)
-    assert all(same(a, b) and a.fired == b.fired for a, b in zip(made, plain, strict=True)) and not with_it.notes
+    assert (
+        all(same(a, b) and a.fired == b.fired for a, b in zip(made, plain, strict=True)) and not with_it.notes
+    )
     assert [a.fired for a in made] == [a.subject in ("Mara Kelorin", "Zoë Quist") for a in made]
     assert all((a.kl == 0) == (not a.fired) for a in made if a.kind == "locality")
     assert all(a.kl is None for a in made if a.kind != "locality") and all(b.kl is None for b in plain)
@@ -240,23 +275,46 @@ class Wrecking(NoEdits):
 CELL = Cell("micro-tiny", "world", "ft", 2, 0, 2, records=len(CASES))
 
 
-def measured(folder: Path, extras: Measurements | None = None, method: type = Counted, bench: LoadedResources | None = None) -> Outcome:
+def measured(
+    folder: Path,
+    extras: Measurements | None = None,
+    method: type = Counted,
+    bench: LoadedResources | None = None,
+) -> Outcome:
     return run(CELL, method, folder, quiet, bench or TinyBench(CASES + SPARE), extras)
 
 
 def files(folder: Path) -> dict[str, tuple[bytes, int]]:
     """Shards of the cell: their bytes and when they were written."""
-    return {path.stem: (path.read_bytes(), path.stat().st_mtime_ns) for path in (folder / "cells" / CELL.id).glob("*.parquet")}
+    return {
+        path.stem: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in (folder / "cells" / CELL.id).glob("*.parquet")
+    }
 
 
 def test_stages_have_these_names() -> None:
-    everything = Measurements(("qa", "chat"), fluency=True, gates=True, ability=("b", "a"), documents=5, overhead=True)
-    names = ("answers", "passages", "answers-qa", "answers-chat", "generations", "decisions", "ability-a+b-5", "overhead")
+    everything = Measurements(
+        ("qa", "chat"), fluency=True, gates=True, ability=("b", "a"), documents=5, overhead=True
+    )
+    names = (
+        "answers",
+        "passages",
+        "answers-qa",
+        "answers-chat",
+        "generations",
+        "decisions",
+        "ability-a+b-5",
+        "overhead",
+    )
     assert everything.stages() == names and everything.stages("scope") == ("decisions",)
-    assert Measurements().stages() == ("answers", "passages") and Measurements(ability=("a",)).stages()[2:] == ("ability-a",)
+    assert Measurements().stages() == ("answers", "passages") and Measurements(ability=("a",)).stages()[
+        2:
+    ] == ("ability-a",)
 
 
-def test_a_stored_cell_is_given_what_it_lacks_without_editing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stored_cell_is_given_what_it_lacks_without_editing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Counted.calls = 0
     bench = TinyBench(CASES + SPARE)
     first = measured(tmp_path, bench=bench)
@@ -275,7 +333,9 @@ def test_a_stored_cell_is_given_what_it_lacks_without_editing_again(tmp_path: Pa
     assert {row["context"] for row in rows} == {"qa"} and {row["draw"] for row in rows} == {0, 1}
     asked = pq.read_table(tmp_path / "cells" / CELL.id / "answers.parquet").to_pylist()
     key = ("draw", "case_id", "kind", "probe_index")
-    assert [tuple(row[name] for name in key) for row in rows] == [tuple(row[name] for name in key) for row in asked]
+    assert [tuple(row[name] for name in key) for row in rows] == [
+        tuple(row[name] for name in key) for row in asked
+    ]
 
 
 def test_later_answers_are_those_of_the_patches_that_were_left(tmp_path: Path) -> None:
@@ -306,7 +366,9 @@ def test_patches_that_were_deleted_are_made_again_by_a_prepared_editor(tmp_path:
     assert not outcome.failed and set(files(tmp_path)) == {"answers", "passages", "answers-qa"}
 
 
-def test_a_stage_that_fails_leaves_the_answers_whole_and_is_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_that_fails_leaves_the_answers_whole_and_is_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*args: object) -> list[object]:
         raise RuntimeError("no ink\nat all")
 
@@ -316,7 +378,9 @@ def test_a_stage_that_fails_leaves_the_answers_whole_and_is_run_again(tmp_path: 
         patch.setattr(fluency, "write", broken)
         outcome = measured(tmp_path, extras, bench=bench)
     assert outcome.status == "ok" and set(outcome.failed) == {"generations"}
-    assert re.fullmatch(r"error: RuntimeError: no ink \(lks/evaluation/stages\.py:\d+\)", outcome.failed["generations"])
+    assert re.fullmatch(
+        r"error: RuntimeError: no ink \(lks/evaluation/stages\.py:\d+\)", outcome.failed["generations"]
+    )
     assert outcome.stages == {"answers", "passages", "answers-qa"} == set(files(tmp_path))
     before, Counted.calls = files(tmp_path), 0
     again = measured(tmp_path, extras, bench=bench)
@@ -324,7 +388,9 @@ def test_a_stage_that_fails_leaves_the_answers_whole_and_is_run_again(tmp_path: 
     assert {name: made for name, made in files(tmp_path).items() if name != "generations"} == before
 
 
-def test_a_collapsed_model_is_asked_for_no_abilities_and_not_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collapsed_model_is_asked_for_no_abilities_and_not_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench, extras = TinyBench(CASES + SPARE), Measurements(ability=("made_sentiment",), documents=3)
     outcome = measured(tmp_path, extras, Wrecking, bench)
     (stage,) = outcome.failed
@@ -332,7 +398,9 @@ def test_a_collapsed_model_is_asked_for_no_abilities_and_not_again(tmp_path: Pat
     assert outcome.failed[stage].startswith("collapsed: perplexity of plain text is ")
     assert set(files(tmp_path)) == {"answers", "passages"} and stage in outcome.stages
     with monkeypatch.context() as patch:
-        patch.setattr(perplexity, "measure_passages", lambda *args, **kwargs: pytest.fail("the stage was run again"))
+        patch.setattr(
+            perplexity, "measure_passages", lambda *args, **kwargs: pytest.fail("the stage was run again")
+        )
         again = measured(tmp_path, extras, Wrecking, bench)
     assert again.failed == outcome.failed and again.costs.stage_s == outcome.costs.stage_s
 
@@ -340,7 +408,13 @@ def test_a_collapsed_model_is_asked_for_no_abilities_and_not_again(tmp_path: Pat
 def test_plain_texts_are_read_under_the_first_draws_and_abilities_under_one() -> None:
     lm = tiny.lm("llama")
     edited = [EditedDraw(lm, NoPatch(), CASES, SPARE, draw, 5, 0, UneditedAnswers(None)) for draw in range(5)]
-    assert [len(stages.measure("passages", one, lambda done: None)) > 0 for one in edited] == [True, True, True, False, False]
+    assert [len(stages.measure("passages", one, lambda done: None)) > 0 for one in edited] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
     assert stages.measure("ability-made", edited[1], lambda done: None) == []
 
 
@@ -348,11 +422,15 @@ def test_answers_are_kept_as_they_are_read(tmp_path: Path) -> None:
     lm = tiny.lm("llama")
     answers = ask(lm, CASES)
     known = stored(tmp_path, lm, CASES)
-    assert list(known.answers("answers").values()) == answers and known.answers("answers-qa") == {} == UneditedAnswers(None).answers("answers")
+    assert list(known.answers("answers").values()) == answers and known.answers(
+        "answers-qa"
+    ) == {} == UneditedAnswers(None).answers("answers")
     assert isinstance(answers[0], Answer) and known.ability("ability-x") == []
 
 
-def test_a_test_of_ability_that_does_not_exist_is_told_before_any_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_test_of_ability_that_does_not_exist_is_told_before_any_edit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unknown(*args: object) -> None:
         raise UserError("Unknown test of ability")
 

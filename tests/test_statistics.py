@@ -11,20 +11,35 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import lks.statistics
-from lks.statistics import Clustered, clustered_error, holm, interval, kappa, mcnemar, paired_bootstrap, plain_interval, t_quantile, tied
+from lks.statistics import (
+    Clustered,
+    clustered_error,
+    holm,
+    interval,
+    kappa,
+    mcnemar,
+    paired_bootstrap,
+    plain_interval,
+    t_quantile,
+    tied,
+)
 
 SCHEMA = (Path(lks.statistics.__file__).parent / "results" / "schema.sql").read_text(encoding="utf-8")
 SCORES = st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 1.0])
 ITEMS = st.lists(st.tuples(SCORES, st.integers(0, 6)), min_size=1, max_size=30)
 
 
-def draws(mean: float, clusters: int, together: float, times: int, methods: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def draws(
+    mean: float, clusters: int, together: float, times: int, methods: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """Sums [times, clusters, methods] of 0/1 scores and sizes [times, clusters] of 1 to 8; `together` correlates items of one cluster."""
     generator = np.random.default_rng(round(1000 * mean + clusters))
     sizes = 1 + generator.geometric(0.35, size=(times, clusters)) % 8
     strength = (1 - together) / together
     chances = generator.beta(mean * strength, (1 - mean) * strength, size=(times, clusters))
-    return generator.binomial(sizes[..., None], chances[..., None], size=(times, clusters, methods)).astype(float), sizes.astype(float)
+    return generator.binomial(sizes[..., None], chances[..., None], size=(times, clusters, methods)).astype(
+        float
+    ), sizes.astype(float)
 
 
 def coverage(mean: float, clusters: int, together: float = 0.3, times: int = 1000) -> float:
@@ -37,7 +52,9 @@ def coverage(mean: float, clusters: int, together: float = 0.3, times: int = 100
 
 def test_the_error_of_clusters_is_that_of_their_pulls() -> None:
     """Mean 3/5; the pulls are (1 - .6) + (1 - .6) = .8, 0 - .6 = -.6 and (1 - .6) + (0 - .6) = -.2."""
-    assert clustered_error([1, 1, 0, 1, 0], ["a", "a", "b", "c", "c"]) == pytest.approx((0.64 + 0.36 + 0.04) ** 0.5 / 5)
+    assert clustered_error([1, 1, 0, 1, 0], ["a", "a", "b", "c", "c"]) == pytest.approx(
+        (0.64 + 0.36 + 0.04) ** 0.5 / 5
+    )
 
 
 def test_items_in_clusters_of_their_own_have_the_plain_error() -> None:
@@ -47,7 +64,9 @@ def test_items_in_clusters_of_their_own_have_the_plain_error() -> None:
 
 def test_items_that_are_copies_count_once() -> None:
     scores = np.random.default_rng(0).random(50)
-    assert clustered_error(np.repeat(scores, 4), np.repeat(np.arange(50), 4)) == pytest.approx(clustered_error(scores, np.arange(50)))
+    assert clustered_error(np.repeat(scores, 4), np.repeat(np.arange(50), 4)) == pytest.approx(
+        clustered_error(scores, np.arange(50))
+    )
 
 
 def test_a_subject_in_two_seeds_is_one_cluster() -> None:
@@ -75,7 +94,9 @@ def test_the_interval_of_independent_items_is_wilsons() -> None:
     """With 1,000 clusters of one item each, t is the normal quantile to 1 in 1,000."""
     scores = np.repeat([1.0, 0.0], [900, 100])
     wilson = stats.binomtest(900, 1000).proportion_ci(method="wilson")
-    assert interval(0.9, clustered_error(scores, np.arange(1000)), 1000) == pytest.approx((wilson.low, wilson.high), abs=1e-4)
+    assert interval(0.9, clustered_error(scores, np.arange(1000)), 1000) == pytest.approx(
+        (wilson.low, wilson.high), abs=1e-4
+    )
 
 
 def test_where_all_agree_each_cluster_counts_as_one_item() -> None:
@@ -101,18 +122,24 @@ def test_one_cluster_says_nothing() -> None:
 
 
 def test_an_interval_without_bounds_is_symmetric() -> None:
-    assert plain_interval(-3.0, 0.5, 3) == pytest.approx((-3 - 0.5 * stats.t.ppf(0.975, 2), -3 + 0.5 * stats.t.ppf(0.975, 2)))
+    assert plain_interval(-3.0, 0.5, 3) == pytest.approx(
+        (-3 - 0.5 * stats.t.ppf(0.975, 2), -3 + 0.5 * stats.t.ppf(0.975, 2))
+    )
     assert plain_interval(12.5, 0.0, 3) == (12.5, 12.5)
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 10_000), st.floats(0.5, 0.99))
-def test_an_interval_is_inside_its_bounds_and_holds_the_value(value: float, error: float, clusters: int, level: float) -> None:
+def test_an_interval_is_inside_its_bounds_and_holds_the_value(
+    value: float, error: float, clusters: int, level: float
+) -> None:
     low, high = interval(value, error, clusters, level)
     assert 0 <= low <= value <= high <= 1 and low < high
     assert (1 - high, 1 - low) == pytest.approx(interval(1 - value, error, clusters, level), abs=1e-6)
 
 
-@pytest.mark.parametrize("mean, clusters", [(0.5, 30), (0.5, 60), (0.5, 200), (0.9, 60), (0.9, 100), (0.9, 200)])
+@pytest.mark.parametrize(
+    "mean, clusters", [(0.5, 30), (0.5, 60), (0.5, 200), (0.9, 60), (0.9, 100), (0.9, 200)]
+)
 def test_intervals_hold_the_mean_as_often_as_they_say(mean: float, clusters: int) -> None:
     """In 1,000 simulations a share of 0.95 has a standard error of 0.007."""
     assert 0.93 <= coverage(mean, clusters) <= 0.97
@@ -120,7 +147,9 @@ def test_intervals_hold_the_mean_as_often_as_they_say(mean: float, clusters: int
 
 @pytest.mark.parametrize("together", [0.05, 0.3, 0.6])
 @pytest.mark.parametrize("mean, clusters", [(0.9, 30), (0.98, 30), (0.98, 60), (0.98, 100), (0.98, 200)])
-def test_near_the_boundary_intervals_hold_the_mean_as_often_or_up_to_99_times_in_100(mean: float, clusters: int, together: float) -> None:
+def test_near_the_boundary_intervals_hold_the_mean_as_often_or_up_to_99_times_in_100(
+    mean: float, clusters: int, together: float
+) -> None:
     """Where only some three clusters fail, the mean takes few values and its error is poorly known: too wide is the better mistake."""
     assert 0.93 <= coverage(mean, clusters, together) <= 0.99
 
@@ -132,9 +161,15 @@ def test_clusters_are_summed() -> None:
 
 
 def test_columns_with_other_items_stand_side_by_side() -> None:
-    made = Clustered.beside([Clustered.of([[1, 0], [0, 1]], ["b", "c"]), Clustered.of([[1], [1]], ["a", "a"])])
+    made = Clustered.beside(
+        [Clustered.of([[1, 0], [0, 1]], ["b", "c"]), Clustered.of([[1], [1]], ["a", "a"])]
+    )
     assert made.names.tolist() == ["a", "b", "c"]
-    assert made.sums.tolist() == [[0, 0, 2], [1, 0, 0], [0, 1, 0]] and made.sizes.tolist() == [[0, 0, 2], [1, 1, 0], [1, 1, 0]]
+    assert made.sums.tolist() == [[0, 0, 2], [1, 0, 0], [0, 1, 0]] and made.sizes.tolist() == [
+        [0, 0, 2],
+        [1, 1, 0],
+        [1, 1, 0],
+    ]
     again = Clustered.beside([made, made])
     assert again.sizes.tolist() == np.hstack([made.sizes, made.sizes]).tolist()
 
@@ -154,17 +189,25 @@ def test_a_bootstrap_of_single_items_has_the_plain_error_and_p_value() -> None:
 
 def test_a_column_may_have_its_own_reference_and_its_own_sizes() -> None:
     sums, sizes = draws(0.6, 40, 0.3, 1, methods=4)
-    together = paired_bootstrap(np.hstack([sums[0], sums[0]]), np.tile(sizes[0][:, None], 8), np.repeat([1, 6], 4), 500)
+    together = paired_bootstrap(
+        np.hstack([sums[0], sums[0]]), np.tile(sizes[0][:, None], 8), np.repeat([1, 6], 4), 500
+    )
     for start, reference in ((0, 1), (4, 2)):
         alone = paired_bootstrap(sums[0][:, [reference, 0, 1, 2, 3]], sizes[0], 0, 500)
         for field in ("value", "low", "high", "p"):
-            np.testing.assert_allclose(getattr(together, field)[start : start + 4], getattr(alone, field)[1:], atol=1e-12)
+            np.testing.assert_allclose(
+                getattr(together, field)[start : start + 4], getattr(alone, field)[1:], atol=1e-12
+            )
 
 
 def test_a_bootstrap_depends_on_the_seed_and_on_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     sums, sizes = draws(0.6, 40, 0.3, 1, methods=3)
     made, again, other = (paired_bootstrap(sums[0], sizes[0], 0, 500, seed) for seed in (3, 3, 4))
-    assert np.array_equal(made.low, again.low) and np.array_equal(made.p, again.p) and not np.array_equal(made.low, other.low)
+    assert (
+        np.array_equal(made.low, again.low)
+        and np.array_equal(made.p, again.p)
+        and not np.array_equal(made.low, other.low)
+    )
     monkeypatch.setattr(lks.statistics, "WEIGHT_BYTES", 8 * 40 * 7)
     np.testing.assert_allclose(paired_bootstrap(sums[0], sizes[0], 0, 500, 3).low, made.low, atol=1e-12)
 
@@ -194,7 +237,9 @@ def test_few_clusters_that_differ_are_no_more_significant_than_mcnemar_has_it(di
 def test_fewer_than_two_clusters_with_items_say_nothing_of_a_difference() -> None:
     alone = paired_bootstrap(np.array([[3.0, 1.0]]), np.array([3.0]), 0, 100)
     assert (alone.low[1], alone.high[1], alone.p[1]) == (-np.inf, np.inf, 1)
-    lacking = paired_bootstrap(np.array([[1.0, 0.0]] * 30 + [[1.0, 1.0]]), np.array([[1.0, 0.0]] * 30 + [[1.0, 2.0]]), 0, 100)
+    lacking = paired_bootstrap(
+        np.array([[1.0, 0.0]] * 30 + [[1.0, 1.0]]), np.array([[1.0, 0.0]] * 30 + [[1.0, 2.0]]), 0, 100
+    )
     assert (lacking.low[1], lacking.high[1]) == (-np.inf, np.inf)
 
 
@@ -214,7 +259,9 @@ def test_bootstrap_intervals_hold_the_difference_as_often_as_they_say(mean: floa
 def test_equal_methods_are_seldom_told_apart(mean: float) -> None:
     """Five methods against a sixth, none better: at least one is called different in at most 7 of 100 tables (5 expected, standard error 1)."""
     sums, sizes = draws(mean, 80, 0.3, 500, methods=6)
-    wrong = [(holm(paired_bootstrap(sums[i], sizes[i], 0, 1000, seed=i).p[1:]) <= 0.05).any() for i in range(500)]
+    wrong = [
+        (holm(paired_bootstrap(sums[i], sizes[i], 0, 1000, seed=i).p[1:]) <= 0.05).any() for i in range(500)
+    ]
     assert np.mean(wrong) <= 0.07
 
 
@@ -227,7 +274,9 @@ def test_the_truly_best_is_seldom_left_out(mean: float) -> None:
         means = sums[index].sum(0) / sizes[index].sum()
         others = np.arange(6) != means.argmax()
         p = np.ones(6)
-        p[others] = holm(paired_bootstrap(sums[index], sizes[index], int(means.argmax()), 1000, seed=index).p[others])
+        p[others] = holm(
+            paired_bootstrap(sums[index], sizes[index], int(means.argmax()), 1000, seed=index).p[others]
+        )
         left_out += not tied(means, p)[0]
     assert left_out / 300 <= 0.05
 
@@ -301,12 +350,20 @@ def test_what_makes_no_sense_is_named(wrong, named: str) -> None:
 
 @pytest.mark.skipif("MACRO interval_low" not in SCHEMA, reason="schema.sql has no intervals yet")
 def test_sql_and_python_have_the_same_intervals() -> None:
-    grid = [(p, se, g) for p in (0.0, 0.002, 0.3, 0.5, 0.9, 0.999, 1.0) for se in (0.0, 1e-14, 0.001, 0.02, 0.3) for g in (1, 2, 3, 4, 30, 9367)]
+    grid = [
+        (p, se, g)
+        for p in (0.0, 0.002, 0.3, 0.5, 0.9, 0.999, 1.0)
+        for se in (0.0, 1e-14, 0.001, 0.02, 0.3)
+        for g in (1, 2, 3, 4, 30, 9367)
+    ]
     with duckdb.connect() as connection:
         for macro in re.findall(r"^CREATE OR REPLACE MACRO .*?;$", SCHEMA, re.MULTILINE | re.DOTALL):
             connection.execute(macro)
         for p, se, g in grid:
-            found = connection.execute("SELECT interval_low(p, se, g), interval_high(p, se, g) FROM (SELECT ? AS p, ? AS se, ? AS g)", [p, se, g])
+            found = connection.execute(
+                "SELECT interval_low(p, se, g), interval_high(p, se, g) FROM (SELECT ? AS p, ? AS se, ? AS g)",
+                [p, se, g],
+            )
             assert found.fetchone() == pytest.approx(interval(p, se, g), abs=1e-9), (p, se, g)
         unknown = "SELECT interval_low(NULL, NULL, 9), interval_high(NULL, NULL, 9), interval_low(0.7, NULL, 1), interval_high(0.7, NULL, 1)"
         assert connection.execute(unknown).fetchone() == (None, None, 0, 1)

@@ -22,7 +22,16 @@ from lks.edits import ProbeKind
 from lks.errors import DataError, StoreError
 from lks.results.cells import IMMEDIATE, Cell, Costs, Measurements, Outcome
 from lks.results.decisions import Decision
-from lks.results.shards import SCHEMA, Answer, read_answers, read_check, read_outcome, write_answers, write_outcome, write_stage
+from lks.results.shards import (
+    SCHEMA,
+    Answer,
+    read_answers,
+    read_check,
+    read_outcome,
+    write_answers,
+    write_outcome,
+    write_stage,
+)
 from lks.results.store import Store, _tables
 from lks.runs.journal import CellJournal
 from lks.statistics import interval, t_quantile
@@ -58,11 +67,22 @@ UNEDITED_ANSWERS = [
 ]
 
 
-def put(store: Store, cell: Cell, answers: list[Answer], status: str = "ok", immediate: list[Answer] | None = None) -> Outcome:
+def put(
+    store: Store, cell: Cell, answers: list[Answer], status: str = "ok", immediate: list[Answer] | None = None
+) -> Outcome:
     """Write and record a cell."""
     stages = {"ask": answers, IMMEDIATE: immediate or []}
-    shards = tuple(write_answers(store.results, cell.id, stage, given) for stage, given in stages.items() if given)
-    outcome = Outcome(cell, status, "" if status == "ok" else "why", shards, Costs(edit_s=2.0), {"finished": "2026-01-01T00:00:00"})  # type: ignore[arg-type]
+    shards = tuple(
+        write_answers(store.results, cell.id, stage, given) for stage, given in stages.items() if given
+    )
+    outcome = Outcome(
+        cell,
+        status,
+        "" if status == "ok" else "why",
+        shards,
+        Costs(edit_s=2.0),
+        {"finished": "2026-01-01T00:00:00"},
+    )  # type: ignore[arg-type]
     store.record(outcome)
     return outcome
 
@@ -94,12 +114,18 @@ def metric(store: Store, readout: str, name: str, cell: Cell = CELL) -> tuple[ob
         ("ar_exact", 1 / 3, 1 / 3, 0.5),
     ],
 )
-def test_metrics_are_the_hand_worked_ones(filled: Store, readout: str, reliability: float, generality: float, locality: float) -> None:
+def test_metrics_are_the_hand_worked_ones(
+    filled: Store, readout: str, reliability: float, generality: float, locality: float
+) -> None:
     assert metric(filled, readout, "reliability")[0] == pytest.approx(reliability)
     assert metric(filled, readout, "generality")[0] == pytest.approx(generality)
     assert metric(filled, readout, "locality")[0] == pytest.approx(locality)
-    assert metric(filled, readout, "edit_performance")[0] == pytest.approx((reliability + generality + locality) / 3)
-    assert metric(filled, readout, "harmonic_mean")[0] == pytest.approx(3 / (1 / reliability + 1 / generality + 1 / locality))
+    assert metric(filled, readout, "edit_performance")[0] == pytest.approx(
+        (reliability + generality + locality) / 3
+    )
+    assert metric(filled, readout, "harmonic_mean")[0] == pytest.approx(
+        3 / (1 / reliability + 1 / generality + 1 / locality)
+    )
 
 
 def test_the_standard_error_is_clustered_by_subject(filled: Store) -> None:
@@ -126,7 +152,11 @@ def test_one_subject_says_nothing_about_its_spread(store: Store) -> None:
 
 def test_a_zero_makes_the_harmonic_mean_zero(store: Store) -> None:
     put(store, UNEDITED, UNEDITED_ANSWERS)
-    put(store, CELL, [answer("a1", "Ann", kind, (1,), (0,), (0,)) for kind in ("edit", "paraphrase")] + ANSWERS[6:])
+    put(
+        store,
+        CELL,
+        [answer("a1", "Ann", kind, (1,), (0,), (0,)) for kind in ("edit", "paraphrase")] + ANSWERS[6:],
+    )
     assert metric(store, "tf_exact", "harmonic_mean")[0] == 0
     assert metric(store, "tf_exact", "edit_performance")[0] == pytest.approx(0.5 / 3)
 
@@ -136,17 +166,33 @@ def test_the_unedited_model_keeps_its_own_answers(filled: Store) -> None:
         assert metric(filled, readout, "locality", UNEDITED)[0] == 1
 
 
-@pytest.mark.parametrize("change", [*({key: 9} for key in ("seed", "draws", "n_edits", "records")), *({key: "x"} for key in REVISIONS), DEVELOPMENT])
-def test_locality_is_unknown_without_the_unedited_answers_to_the_same_questions(store: Store, change: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({key: 9} for key in ("seed", "draws", "n_edits", "records")),
+        *({key: "x"} for key in REVISIONS),
+        DEVELOPMENT,
+    ],
+)
+def test_locality_is_unknown_without_the_unedited_answers_to_the_same_questions(
+    store: Store, change: dict[str, object]
+) -> None:
     put(store, replace(UNEDITED, **change), UNEDITED_ANSWERS)  # type: ignore[arg-type]
     put(store, CELL, ANSWERS)
     assert metric(store, "tf_token", "locality")[0] is None
-    assert store.query("SELECT * FROM metrics WHERE cell_id = ? AND metric = 'edit_performance'", [CELL.id]) == []
+    assert (
+        store.query("SELECT * FROM metrics WHERE cell_id = ? AND metric = 'edit_performance'", [CELL.id])
+        == []
+    )
     assert metric(store, "tf_token", "reliability")[0] == pytest.approx(1.75 / 3)
 
 
 def test_locality_compares_the_same_probe_of_the_same_draw(store: Store) -> None:
-    same = [replace(answer("a1", "Ann", "locality", (9,), (d + i,), (d + i,), draw=d), probe_index=i) for d in (0, 10) for i in (0, 1)]
+    same = [
+        replace(answer("a1", "Ann", "locality", (9,), (d + i,), (d + i,), draw=d), probe_index=i)
+        for d in (0, 10)
+        for i in (0, 1)
+    ]
     put(store, UNEDITED, same)
     put(store, CELL, [replace(same[0], tf_ids=(5,)), *same[1:]])
     assert metric(store, "tf_exact", "locality")[0] == 0.75
@@ -173,14 +219,23 @@ def test_retention_is_the_hand_worked_one(filled: Store) -> None:
     put(filled, CELL, ANSWERS, immediate=IMMEDIATE_ANSWERS)
     # tf exact: lost 0, 1 (Ann) and 1 (Bob), mean 2/3. Ann's sum of deviations is 1 - 4/3 = -1/3, Bob's 1/3.
     error = math.sqrt(2 / 9) / 3
-    assert kept(filled, "tf_exact", "reliability") == pytest.approx((1, 1 / 3, 2 / 3, error, t_quantile(1) * error, 3, 2))
+    assert kept(filled, "tf_exact", "reliability") == pytest.approx(
+        (1, 1 / 3, 2 / 3, error, t_quantile(1) * error, 3, 2)
+    )
     # ar exact: lost 1, 0 and 0, mean 1/3: Ann 1/3, Bob -1/3.
-    assert kept(filled, "ar_exact", "reliability") == pytest.approx((2 / 3, 1 / 3, 1 / 3, error, t_quantile(1) * error, 3, 2))
+    assert kept(filled, "ar_exact", "reliability") == pytest.approx(
+        (2 / 3, 1 / 3, 1 / 3, error, t_quantile(1) * error, 3, 2)
+    )
     assert kept(filled, "tf_exact", "locality") == (1, 0, 1, None, None, 1, 1)  # one subject: no spread
     assert kept(filled, "tf_token", "locality")[:3] == (1, 0.5, 0.5)
     assert filled.query("SELECT count(*) FROM retention WHERE metric = 'generality'") == [(0,)]
-    rounded = [[round(v, 12) if isinstance(v, float) else v for v in row] for row in filled.query("FROM metrics ORDER BY ALL")]
-    assert rounded == [[round(v, 12) if isinstance(v, float) else v for v in row] for row in before], "metrics are over final answers alone"
+    rounded = [
+        [round(v, 12) if isinstance(v, float) else v for v in row]
+        for row in filled.query("FROM metrics ORDER BY ALL")
+    ]
+    assert rounded == [[round(v, 12) if isinstance(v, float) else v for v in row] for row in before], (
+        "metrics are over final answers alone"
+    )
 
 
 def test_retention_is_there_only_for_cells_that_were_asked_after_each_edit(filled: Store) -> None:
@@ -208,7 +263,14 @@ DECISIONS = [
 def put_scope(store: Store, cell: Cell = SCOPE) -> None:
     """Write and record a scope cell."""
     store.record(
-        Outcome(cell, "ok", "", (write_stage(store.results, cell.id, "decisions", DECISIONS),), Costs(), {"finished": "2026-01-01T00:00:00"})
+        Outcome(
+            cell,
+            "ok",
+            "",
+            (write_stage(store.results, cell.id, "decisions", DECISIONS),),
+            Costs(),
+            {"finished": "2026-01-01T00:00:00"},
+        )
     )
 
 
@@ -216,19 +278,30 @@ def test_scope_rates_are_the_hand_worked_ones(filled: Store) -> None:
     before = filled.query("FROM metrics ORDER BY ALL")
     put_scope(filled)
     rates = "SELECT scope, dataset, n_edits, probe_set, probes, fired, right_subject, wrong_subject FROM scope_rates ORDER BY scope, probe_set"
-    rows = [("exact", "world", 3, "edit", 4, 0.75, 0.5, 0.5), ("exact", "world", 3, "others", 2, 0.5, None, 0.5)]
+    rows = [
+        ("exact", "world", 3, "edit", 4, 0.75, 0.5, 0.5),
+        ("exact", "world", 3, "others", 2, 0.5, None, 0.5),
+    ]
     assert filled.query(rates) == rows
     assert [row[:3] for row in filled.query("FROM metrics ORDER BY ALL")] == [row[:3] for row in before]
     gated = PARAMETERS.replace('-1, "gate": "none"', '1, "gate": "relation"')
     put_scope(filled, replace(SCOPE, variant=(("block", "1"), ("gate", "relation")), parameters=gated))
-    assert [row[0] for row in filled.query(rates)] == ["exact", "exact", "exact+gate block=1", "exact+gate block=1"]
+    assert [row[0] for row in filled.query(rates)] == [
+        "exact",
+        "exact",
+        "exact+gate block=1",
+        "exact+gate block=1",
+    ]
 
 
 def test_a_scope_cell_is_beside_the_answers_of_the_same_method(filled: Store) -> None:
     plain = replace(SCOPE, variant=())
     put_scope(filled, plain)
     assert filled.done() == {CELL.id, UNEDITED.id, plain.id}
-    assert filled.query("SELECT measure, count(*) FROM current_cells GROUP BY ALL ORDER BY ALL") == [("answers", 2), ("scope", 1)]
+    assert filled.query("SELECT measure, count(*) FROM current_cells GROUP BY ALL ORDER BY ALL") == [
+        ("answers", 2),
+        ("scope", 1),
+    ]
 
 
 def test_decisions_are_mirrored_like_answers(filled: Store) -> None:
@@ -254,19 +327,29 @@ def _shard_named_twice(outcome: Outcome, results: Path) -> Outcome:
 
 
 def _same_rows_in_two_shards(outcome: Outcome, results: Path) -> Outcome:
-    return replace(outcome, shards=(*outcome.shards, write_answers(results, outcome.cell.id, "answers-given", ANSWERS[:1])))
+    return replace(
+        outcome,
+        shards=(*outcome.shards, write_answers(results, outcome.cell.id, "answers-given", ANSWERS[:1])),
+    )
 
 
 @pytest.mark.parametrize("damage", [_one_row_twice, _shard_named_twice, _same_rows_in_two_shards])
-def test_a_cell_that_answers_a_question_twice_is_refused_and_run_again(filled: Store, damage: Callable[[Outcome, Path], Outcome]) -> None:
+def test_a_cell_that_answers_a_question_twice_is_refused_and_run_again(
+    filled: Store, damage: Callable[[Outcome, Path], Outcome]
+) -> None:
     outcome = damage(read_outcome(filled.results, CELL.id), filled.results)
-    with pytest.raises(DataError, match=r"twice in cells/.*ask\.parquet.*: the same draw, case_id, kind, probe_index, context\. Run its cell again"):
+    with pytest.raises(
+        DataError,
+        match=r"twice in cells/.*ask\.parquet.*: the same draw, case_id, kind, probe_index, context\. Run its cell again",
+    ):
         filled.record(outcome)
     write_outcome(filled.results, outcome)
     (filled.results / "lks.duckdb").unlink()
     (warning,) = filled.sync()
     assert "twice" in warning and filled.done() == {UNEDITED.id}
-    assert CellJournal(CELL, filled.results, Measurements()).shards == {}, "its run would find it finished, and it would be refused for ever"
+    assert CellJournal(CELL, filled.results, Measurements()).shards == {}, (
+        "its run would find it finished, and it would be refused for ever"
+    )
 
 
 def test_a_cell_without_any_rows_is_taken_in(store: Store) -> None:
@@ -306,23 +389,38 @@ def test_answers_come_back_equal(store: Store) -> None:
 
 
 def test_development_cells_stand_apart(filled: Store) -> None:
-    put(filled, replace(UNEDITED, split="development"), [replace(a, tf_ids=(4, 4)) if len(a.tf_ids) == 2 else a for a in UNEDITED_ANSWERS])
+    put(
+        filled,
+        replace(UNEDITED, split="development"),
+        [replace(a, tf_ids=(4, 4)) if len(a.tf_ids) == 2 else a for a in UNEDITED_ANSWERS],
+    )
     tuned = replace(CELL, split="development")
     put(filled, tuned, ANSWERS)
     assert metric(filled, "tf_exact", "locality")[0] == 0.5
     assert metric(filled, "tf_exact", "locality", tuned)[0] == 0
     shown = filled.query("SELECT split, method, count(*) FROM current_cells GROUP BY ALL ORDER BY ALL")
-    assert shown == [("development", "lks", 1), ("development", "none", 1), ("evaluation", "lks", 1), ("evaluation", "none", 1)]
+    assert shown == [
+        ("development", "lks", 1),
+        ("development", "none", 1),
+        ("evaluation", "lks", 1),
+        ("evaluation", "none", 1),
+    ]
 
 
 def test_portability_is_a_metric_of_its_own(store: Store) -> None:
     asked = [answer(case, case, "portability", (1,), (1,), (1,)) for case in ("a1", "b1")]
     put(store, CELL, [asked[0], replace(asked[1], ar_ids=(2,), ar_text="2")])
     assert metric(store, "ar_exact", "portability_all")[0] == 0.5
-    assert store.query("FROM metrics WHERE metric = 'portability'") == []  # nobody knows what the unedited model knows
-    knows = [replace(one, context="given", wild_text="1" if one.case_id == "a1" else "what?") for one in asked]
+    assert (
+        store.query("FROM metrics WHERE metric = 'portability'") == []
+    )  # nobody knows what the unedited model knows
+    knows = [
+        replace(one, context="given", wild_text="1" if one.case_id == "a1" else "what?") for one in asked
+    ]
     put(store, UNEDITED, [*asked, *knows])
-    assert metric(store, "ar_exact", "portability")[0] == 1, "only what the unedited model can answer with the edited fact in front"
+    assert metric(store, "ar_exact", "portability")[0] == 1, (
+        "only what the unedited model can answer with the edited fact in front"
+    )
     assert set(get_args(ProbeKind)) == {"edit", "paraphrase", "locality", "portability", "neighbour"}
 
 
@@ -340,8 +438,17 @@ def test_recording_twice_counts_once(filled: Store) -> None:
 
 
 def test_outcomes_come_back_equal(store: Store) -> None:
-    cell = Cell("m", "d", "lks", 10, 3, 2, (("hypernetwork", "free"),), '{"a": 1}', "r1", "r2", 1000, "development")
-    written = Outcome(cell, "oom", "out of memory – twice", (), Costs(1.5, 2.5, 3.5, 4, 5), {"device": "cpu", "finished": "t"})
+    cell = Cell(
+        "m", "d", "lks", 10, 3, 2, (("hypernetwork", "free"),), '{"a": 1}', "r1", "r2", 1000, "development"
+    )
+    written = Outcome(
+        cell,
+        "oom",
+        "out of memory – twice",
+        (),
+        Costs(1.5, 2.5, 3.5, 4, 5),
+        {"device": "cpu", "finished": "t"},
+    )
     store.record(written)
     assert store.outcomes() == [written]
     assert read_outcome(store.results, cell.id) == written
@@ -349,9 +456,7 @@ def test_outcomes_come_back_equal(store: Store) -> None:
 
 def test_the_catalogue_can_be_deleted(filled: Store) -> None:
     # sums of floats may differ in the last bit with the order in which threads add them
-    metrics = (
-        "SELECT * REPLACE (round(value, 12) AS value, round(standard_error, 12) AS standard_error, round(low, 12) AS low, round(high, 12) AS high)"
-    )
+    metrics = "SELECT * REPLACE (round(value, 12) AS value, round(standard_error, 12) AS standard_error, round(low, 12) AS low, round(high, 12) AS high)"
     queries = (f"{metrics} FROM metrics ORDER BY ALL", "FROM answers ORDER BY ALL", "FROM cells ORDER BY ALL")
     before = [filled.query(query) for query in queries]
     (filled.results / "lks.duckdb").unlink()
@@ -359,7 +464,9 @@ def test_the_catalogue_can_be_deleted(filled: Store) -> None:
     assert before == [filled.query(query) for query in queries]
 
 
-def test_a_cell_killed_before_its_outcome_does_not_count_and_one_killed_before_recording_does(store: Store) -> None:
+def test_a_cell_killed_before_its_outcome_does_not_count_and_one_killed_before_recording_does(
+    store: Store,
+) -> None:
     write_answers(store.results, CELL.id, "ask", ANSWERS)
     assert store.done() == set()
     shard = write_answers(store.results, UNEDITED.id, "ask", UNEDITED_ANSWERS)
@@ -370,10 +477,14 @@ def test_a_cell_killed_before_its_outcome_does_not_count_and_one_killed_before_r
 
 @pytest.mark.parametrize("recorded", [True, False])
 @pytest.mark.parametrize("damage", ["truncated", "empty", "missing"])
-def test_a_damaged_shard_is_a_warning_and_its_cell_is_run_again(filled: Store, damage: str, recorded: bool) -> None:
+def test_a_damaged_shard_is_a_warning_and_its_cell_is_run_again(
+    filled: Store, damage: str, recorded: bool
+) -> None:
     shard = filled.results / "cells" / CELL.id / "ask.parquet"
     content = shard.read_bytes()
-    shard.unlink() if damage == "missing" else shard.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
+    shard.unlink() if damage == "missing" else shard.write_bytes(
+        content[: len(content) // 2] if damage == "truncated" else b""
+    )
     if not recorded:
         (filled.results / "lks.duckdb").unlink()
     (warning,) = filled.sync()
@@ -403,9 +514,17 @@ def test_a_flipped_byte_is_found(store: Store) -> None:
 def test_foreign_and_newer_shards_are_refused(tmp_path: Path) -> None:
     foreign, newer, odd = tmp_path / "foreign.parquet", tmp_path / "newer.parquet", tmp_path / "odd.parquet"
     pq.write_table(pa.table({"a": [1]}), foreign)
-    pq.write_table(SCHEMA.empty_table().replace_schema_metadata({"schema": "lks-answers", "schema_version": "3"}), newer)
-    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({"schema": "lks-answers", "schema_version": "1"}), odd)
-    for path, says in ((foreign, "not a shard of answers"), (newer, "version 3"), (odd, "does not have the columns")):
+    pq.write_table(
+        SCHEMA.empty_table().replace_schema_metadata({"schema": "lks-answers", "schema_version": "3"}), newer
+    )
+    pq.write_table(
+        pa.table({"a": [1]}).replace_schema_metadata({"schema": "lks-answers", "schema_version": "1"}), odd
+    )
+    for path, says in (
+        (foreign, "not a shard of answers"),
+        (newer, "version 3"),
+        (odd, "does not have the columns"),
+    ):
         with pytest.raises(DataError, match=says):
             read_check(path)
 
@@ -434,8 +553,13 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("number", "says"), [(errno.ENOSPC, "no space left"), (errno.EACCES, "no permission"), (errno.EROFS, "no permission")])
-def test_a_failing_write_is_one_line_and_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch, number: int, says: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [(errno.ENOSPC, "no space left"), (errno.EACCES, "no permission"), (errno.EROFS, "no permission")],
+)
+def test_a_failing_write_is_one_line_and_leaves_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch, number: int, says: str
+) -> None:
     write_answers(store.results, CELL.id, "ask", ANSWERS)
     before = (store.results / "cells" / CELL.id / "ask.parquet").read_bytes()
 
@@ -471,7 +595,9 @@ def test_a_catalogue_in_use_is_waited_for_and_then_named(filled: Store) -> None:
         assert read_outcome(filled.results, UNEDITED.id) == other
         go.set()
         later = Store(filled.results, lock_wait=10)
-        assert later.done() == {CELL.id, UNEDITED.id} and later.query("SELECT reason FROM cells WHERE status = 'oom'") == [("why",)]
+        assert later.done() == {CELL.id, UNEDITED.id} and later.query(
+            "SELECT reason FROM cells WHERE status = 'oom'"
+        ) == [("why",)]
     finally:
         go.set()
         process.join(10)
@@ -484,7 +610,11 @@ def test_a_damaged_catalogue_says_that_it_can_be_deleted(filled: Store) -> None:
 
 
 def test_the_current_cell_is_of_the_newest_model_with_most_draws(store: Store) -> None:
-    for draws, revision, finished in ((5, "old", "2026-01-01"), (3, "new", "2026-01-02"), (1, "new", "2026-01-03")):
+    for draws, revision, finished in (
+        (5, "old", "2026-01-01"),
+        (3, "new", "2026-01-02"),
+        (1, "new", "2026-01-03"),
+    ):
         cell = Cell("m", "d", "lks", 1, 0, draws, model_revision=revision)
         store.record(Outcome(cell, "ok", "", (), Costs(), {"finished": finished}))
     assert store.query("SELECT draws, model_revision FROM current_cells") == [(3, "new")]
@@ -526,13 +656,23 @@ def test_a_shard_that_only_duckdb_refuses_is_a_warning(error, filled, monkeypatc
     others = {path.name for path in (filled.results / "cells").iterdir()} - {CELL.id}
     monkeypatch.setattr("lks.results.store._tables", refusing)
     (warning,) = again.sync()
-    assert warning == f"{filled.results / 'cells' / CELL.id} is damaged: metadata is corrupt. Run its cell again."
+    assert (
+        warning
+        == f"{filled.results / 'cells' / CELL.id} is damaged: metadata is corrupt. Run its cell again."
+    )
     assert others == {str(cell_id) for (cell_id,) in again.query("SELECT cell_id FROM cells")}
     assert len(asked) < 13, "the bad one is looked for among halves, not one by one"
 
 
 @pytest.mark.parametrize(
-    ("field", "number"), [("peak_bytes", 2**64), ("patch_bytes", -(10**40)), ("patch_bytes", 10**400), ("prepare_s", 10**400), ("edit_s", -1.0)]
+    ("field", "number"),
+    [
+        ("peak_bytes", 2**64),
+        ("patch_bytes", -(10**40)),
+        ("patch_bytes", 10**400),
+        ("prepare_s", 10**400),
+        ("edit_s", -1.0),
+    ],
 )
 def test_numbers_that_no_column_holds_are_a_warning(field, number, filled):
     path = filled.results / "cells" / CELL.id / "outcome.json"
@@ -540,7 +680,9 @@ def test_numbers_that_no_column_holds_are_a_warning(field, number, filled):
     document["costs"][field] = number
     path.write_text(json.dumps(document))
     (warning,) = filled.sync()
-    assert f"cells/{CELL.id}" in warning and "again" in warning and "\n" not in warning and "LINE" not in warning
+    assert (
+        f"cells/{CELL.id}" in warning and "again" in warning and "\n" not in warning and "LINE" not in warning
+    )
     assert filled.done() == {UNEDITED.id}
 
 
@@ -550,7 +692,9 @@ def test_too_little_memory_is_not_taken_for_damage(filled, monkeypatch):
 
     (filled.results / "lks.duckdb").unlink()
     monkeypatch.setattr("lks.results.store._tables", hungry)
-    with pytest.raises(StoreError, match=r"needs more memory than there is \(failed to allocate 1 GiB\)\. Free some"):
+    with pytest.raises(
+        StoreError, match=r"needs more memory than there is \(failed to allocate 1 GiB\)\. Free some"
+    ):
         Store(filled.results).sync()
 
 

@@ -40,7 +40,12 @@ def hooked(lm: LM, ids: Sequence[int], changes: Sequence[tuple[nn.Module, int, T
 
         return hook
 
-    with torch.no_grad(), installed_hooks([module.register_forward_hook(put(position, state)) for module, position, state in changes]):
+    with (
+        torch.no_grad(),
+        installed_hooks(
+            [module.register_forward_hook(put(position, state)) for module, position, state in changes]
+        ),
+    ):
         return lm.model(input_ids=torch.tensor([ids])).logits[0].float()
 
 
@@ -51,7 +56,10 @@ def values(rows: Sequence[StudyRow], quantity: str, block: int) -> list[float]:
 @pytest.mark.parametrize("family", tiny.MODELS)
 def test_states_of_all_blocks_are_the_models_own(family: str) -> None:
     lm = tiny.lm(family)
-    rows = [one.ids for one in lm.encode([edit.prompt for edit in EDITS], ["", *[edit.target for edit in EDITS[1:]]])]
+    rows = [
+        one.ids
+        for one in lm.encode([edit.prompt for edit in EDITS], ["", *[edit.target for edit in EDITS[1:]]])
+    ]
     found = captured(lm, rows, [[0, len(row) - 1] for row in rows], list(lm.blocks), batch_tokens=20)
     assert found.shape == (4, 5, 2, lm.dim)
     for row, ids in enumerate(rows):
@@ -74,7 +82,11 @@ def test_a_swap_at_each_block_is_a_whole_forward_pass_with_a_hook(family: str, b
         (donor,) = lm.encode([pair.donor.prompt], [""], [pair.donor.subject])
         assert row.subject and donor.subject
         given = captured(lm, [donor.ids], [[donor.subject[1]]], list(lm.blocks))[:, 0, 0]
-        assert (said.donor_first[i], said.old_first[i], said.tokens[i]) == (row.answer[0], old.answer[0], len(row.answer))
+        assert (said.donor_first[i], said.old_first[i], said.tokens[i]) == (
+            row.answer[0],
+            old.answer[0],
+            len(row.answer),
+        )
         for block in range(-1, len(lm.blocks)):
             changes = [(lm.block(block), row.subject[1], given[block])] if block >= 0 else []
             logits = hooked(lm, row.ids, changes)[row.n_prompt - 1 : -1]
@@ -89,9 +101,17 @@ def test_donors_are_asked_the_same_and_have_another_answer() -> None:
     chosen = pairs(lm, BOTH, 0)
     for pair in chosen:
         frames = [edit.prompt.replace(edit.subject, "{}") for edit in (pair.asked, pair.donor)]
-        assert frames[0] == frames[1] and pair.asked.subject != pair.donor.subject and pair.asked.ground_truth != pair.donor.ground_truth
-    assert pairs(lm, Entities(EDITS[2:3], BOTH.pool[::-1]), 0) == chosen[2:3]  # whoever else is studied, in whatever order
-    assert {pair.donor for seed in range(8) for pair in pairs(lm, BOTH, seed)} > {pair.donor for pair in chosen}
+        assert (
+            frames[0] == frames[1]
+            and pair.asked.subject != pair.donor.subject
+            and pair.asked.ground_truth != pair.donor.ground_truth
+        )
+    assert (
+        pairs(lm, Entities(EDITS[2:3], BOTH.pool[::-1]), 0) == chosen[2:3]
+    )  # whoever else is studied, in whatever order
+    assert {pair.donor for seed in range(8) for pair in pairs(lm, BOTH, seed)} > {
+        pair.donor for pair in chosen
+    }
     alone = replace(EDITS[0], prompt=f"{EDITS[0].subject} works for")
     nameless = replace(EDITS[1], prompt="Who is she?")
     assert pairs(lm, Entities([alone, nameless], [*EDITS, alone, nameless]), 0) == []
@@ -111,8 +131,12 @@ def test_the_swap_counts_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
         old_first=torch.tensor([7, 9]),
         tokens=torch.tensor([1, 2]),
     )
-    monkeypatch.setattr("lks.studies.swap.pairs", lambda *_: [Pair(EDITS[0], EDITS[1]), Pair(EDITS[1], EDITS[2])])
-    monkeypatch.setattr("lks.studies.information_gain.pairs", lambda *_: [Pair(EDITS[0], EDITS[1]), Pair(EDITS[1], EDITS[2])])
+    monkeypatch.setattr(
+        "lks.studies.swap.pairs", lambda *_: [Pair(EDITS[0], EDITS[1]), Pair(EDITS[1], EDITS[2])]
+    )
+    monkeypatch.setattr(
+        "lks.studies.information_gain.pairs", lambda *_: [Pair(EDITS[0], EDITS[1]), Pair(EDITS[1], EDITS[2])]
+    )
     monkeypatch.setattr("lks.studies.swap.exchanged", lambda *_: said)
     monkeypatch.setattr("lks.studies.information_gain.exchanged", lambda *_: said)
     rows = Swap(SwapParams()).run(lm, Entities(EDITS[:2], EDITS)).rows
@@ -142,7 +166,9 @@ def test_the_gain_of_an_edited_model_is_eq_9_at_every_block() -> None:
         for edit in edits:
             (row,) = lm.encode([edit.prompt], [edit.target])
             logprobs = hooked(lm, row.ids, []).log_softmax(-1)[row.n_prompt - 1 : -1]
-            found.append(-logprobs[torch.arange(len(row.answer)), torch.tensor(row.answer)].sum().item() / math.log(2))
+            found.append(
+                -logprobs[torch.arange(len(row.answer)), torch.tensor(row.answer)].sum().item() / math.log(2)
+            )
         return found
 
     before = bits()
@@ -150,7 +176,9 @@ def test_the_gain_of_an_edited_model_is_eq_9_at_every_block() -> None:
     with LKS(replace(params, block=1)).edit(lm, edits, 3).applied(lm):
         after = bits()
     assert values(rows, "after_bits", 1) == pytest.approx(after, rel=1e-4)
-    assert values(rows, "bits", 1) == pytest.approx([a - b for a, b in zip(before, after, strict=True)], rel=1e-3)
+    assert values(rows, "bits", 1) == pytest.approx(
+        [a - b for a, b in zip(before, after, strict=True)], rel=1e-3
+    )
     assert sum(values(rows, "bits", 1)) > 0
 
 
@@ -182,9 +210,13 @@ def test_the_probe_is_three_forward_passes(family: str, entity: str) -> None:
         (name,) = lm.encode([text], [""], [edit.subject])
         assert name.subject
         with torch.no_grad():
-            own = lm.model(torch.tensor([name.ids]), output_hidden_states=True).hidden_states[2][0, name.subject[1]]
+            own = lm.model(torch.tensor([name.ids]), output_hidden_states=True).hidden_states[2][
+                0, name.subject[1]
+            ]
             true, false = (
-                lm.model(torch.tensor([lm.encode([edit.prompt], [answer])[0].ids]), output_hidden_states=True).hidden_states[2][0, -1]
+                lm.model(
+                    torch.tensor([lm.encode([edit.prompt], [answer])[0].ids]), output_hidden_states=True
+                ).hidden_states[2][0, -1]
                 for answer in (edit.ground_truth, edit.target)
             )
         cosines = [torch.cosine_similarity(own, one, dim=0).item() for one in (true, false)]
@@ -198,7 +230,9 @@ def test_whoever_else_is_studied_changes_nobodys_rows(name: str) -> None:
     lm = tiny.lm("mistral")
     study = STUDIES[name].for_model("micro-x", "world", 3)
     together, alone = (study.run(lm, Entities(edits, BOTH.pool), 1).rows for edits in (EDITS, EDITS[1:2]))
-    theirs = {(row.block, row.site, row.quantity): row.value for row in together if row.case_id == EDITS[1].case_id}
+    theirs = {
+        (row.block, row.site, row.quantity): row.value for row in together if row.case_id == EDITS[1].case_id
+    }
     mine = {(row.block, row.site, row.quantity): row.value for row in alone}
     assert len(mine) >= 12 and mine == pytest.approx(theirs, abs=1e-4)
 
@@ -211,7 +245,9 @@ def test_parameters_have_defaults_that_can_be_overridden() -> None:
     for wrong in ({"blocks_from": "nowhere"}, {"block_from": "donor"}, {"editor": "x"}):
         with pytest.raises(UserError):
             Gain.for_model("micro-llama", "world", 5, wrong)
-    with pytest.raises(UserError, match="Unknown model 'any'"):  # the rule for untuned models asks for its shape
+    with pytest.raises(
+        UserError, match="Unknown model 'any'"
+    ):  # the rule for untuned models asks for its shape
         Gain.for_model("any", "world", 5, {"blocks_from": "edited"})
 
 

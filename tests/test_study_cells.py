@@ -24,12 +24,24 @@ CELL = Cell("micro-llama", "world", "swap", 3, 0, 1, measure="study")
 
 def grid(**changes: object) -> Grid:
     return Grid.model_validate(
-        {"name": "g", "models": ["micro-llama"], "datasets": ["world"], "methods": ["probe"], "n_edits": [4], "measure": "study", **changes}
+        {
+            "name": "g",
+            "models": ["micro-llama"],
+            "datasets": ["world"],
+            "methods": ["probe"],
+            "n_edits": [4],
+            "measure": "study",
+            **changes,
+        }
     )
 
 
 def test_studies_are_planned_without_an_unedited_model() -> None:
-    cells = cells_of(grid(methods=["*", {"method": "probe", "entity": "prompt"}, {"method": "gain", "blocks_from": "donor"}]))
+    cells = cells_of(
+        grid(
+            methods=["*", {"method": "probe", "entity": "prompt"}, {"method": "gain", "blocks_from": "donor"}]
+        )
+    )
     assert sorted((c.method, c.variant) for c in cells) == [
         ("gain", ()),
         ("probe", ()),
@@ -37,8 +49,13 @@ def test_studies_are_planned_without_an_unedited_model() -> None:
         ("swap", ()),
         ("tracing", ()),
     ]
-    assert {c.measure for c in cells} == {"study"} and cells[0].label == "gain | micro-llama | world | T=4 | study"
-    assert {c.parameters for c in cells if c.method == "probe"} == {'{"entity": "alone"}', '{"entity": "prompt"}'}
+    assert {c.measure for c in cells} == {"study"} and cells[
+        0
+    ].label == "gain | micro-llama | world | T=4 | study"
+    assert {c.parameters for c in cells if c.method == "probe"} == {
+        '{"entity": "alone"}',
+        '{"entity": "prompt"}',
+    }
     assert [c.method for c in cells_of(grid(methods=["probe", "swap"]), "method=swap")] == ["swap"]
     assert Measurements().stages("study") == (STUDY,) and len({c.id for c in cells}) == 5
     (edited,) = cells_of(grid(methods=[{"method": "gain", "blocks_from": "edited"}]))
@@ -50,7 +67,10 @@ def test_studies_are_planned_without_an_unedited_model() -> None:
     [
         ({"methods": ["prob"]}, "Unknown study 'prob'. Did you mean 'probe'"),
         ({"methods": ["lks"]}, "Unknown study 'lks'.*Known: gain, probe, swap, tracing"),
-        ({"methods": [{"method": "probe", "entitty": "alone"}]}, "Unknown parameter 'entitty'. Did you mean 'entity'"),
+        (
+            {"methods": [{"method": "probe", "entitty": "alone"}]},
+            "Unknown parameter 'entitty'. Did you mean 'entity'",
+        ),
         ({"methods": [{"method": "gain", "blocks_from": "nowhere"}]}, "blocks_from='nowhere'"),
         ({"measure": "answers"}, "Unknown method 'probe'"),
     ],
@@ -87,9 +107,17 @@ def test_curves_are_means_clustered_by_subject(tmp_path: Path) -> None:
 
 def test_one_subject_says_nothing_about_its_spread(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    write_stage(tmp_path, CELL.id, STUDY, [StudyRow(0, "a", "Ann", 0, "last", quantity, 0.5) for quantity in ("bits", "clean")])
+    write_stage(
+        tmp_path,
+        CELL.id,
+        STUDY,
+        [StudyRow(0, "a", "Ann", 0, "last", quantity, 0.5) for quantity in ("bits", "clean")],
+    )
     store.record(Outcome(CELL, "ok", "", (f"cells/{CELL.id}/study.parquet",), Costs(), {}))
-    assert store.query("SELECT quantity, low, high FROM study_curves ORDER BY 1") == [("bits", None, None), ("clean", 0, 1)]
+    assert store.query("SELECT quantity, low, high FROM study_curves ORDER BY 1") == [
+        ("bits", None, None),
+        ("clean", 0, 1),
+    ]
 
 
 def test_a_cell_runs_once_and_keeps_its_rows(tmp_path: Path) -> None:
@@ -99,7 +127,10 @@ def test_a_cell_runs_once_and_keeps_its_rows(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for cell in cells:
         outcome = bench.run(cell)
-        assert (outcome.status, outcome.shards) == ("ok", (f"cells/{cell.id}/study.parquet",)) and outcome.provenance["left out"] == "none"
+        assert (outcome.status, outcome.shards) == (
+            "ok",
+            (f"cells/{cell.id}/study.parquet",),
+        ) and outcome.provenance["left out"] == "none"
         assert outcome.costs.ask_s > 0 and outcome.provenance["title"]
         store.record(outcome)
     assert compare(asked, cells, store).todo == ()
@@ -108,8 +139,12 @@ def test_a_cell_runs_once_and_keeps_its_rows(tmp_path: Path) -> None:
     assert len(rows) == 4 * (1 + 6 * 4) and {row.block for row in rows} == {-1, *range(6)}
     again = bench.run(swap)  # stored: read, not run
     assert again.costs.ask_s == store.query("SELECT ask_s FROM cells WHERE cell_id = ?", [swap.id])[0][0]
-    (first,) = store.query("SELECT value FROM study_curves WHERE cell_id = ? AND quantity = 'first' AND block = 2", [swap.id])
-    assert first == (1.0,)  # docs/testbed.md: at the block where this model's facts are, the donor's answer is always given
+    (first,) = store.query(
+        "SELECT value FROM study_curves WHERE cell_id = ? AND quantity = 'first' AND block = 2", [swap.id]
+    )
+    assert first == (
+        1.0,
+    )  # docs/testbed.md: at the block where this model's facts are, the donor's answer is always given
 
 
 def test_a_failed_cell_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,14 +154,20 @@ def test_a_failed_cell_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("lks.studies.swap.exchanged", fail)
     (cell,) = cells_of(grid(methods=["swap"]))
     outcome = CellRunner(tmp_path, LineProgress(lambda line: None), Measurements()).run(cell)
-    assert (outcome.status, outcome.shards) == ("error", ()) and outcome.reason.startswith("ValueError: no such thing (lks/")
+    assert (outcome.status, outcome.shards) == ("error", ()) and outcome.reason.startswith(
+        "ValueError: no such thing (lks/"
+    )
 
 
-def test_the_command_recommends_a_block_and_reuses_what_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_recommends_a_block_and_reuses_what_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     command = ["study", "layers", "--model", "micro-llama", "--entities", "20", "--results", str(tmp_path)]
     first = CliRunner().invoke(app, command)
     assert first.exit_code == 0, first.output
-    assert "gain, bits" in first.output and "block = " in first.output and "20 entities of world" in first.output
+    assert (
+        "gain, bits" in first.output and "block = " in first.output and "20 entities of world" in first.output
+    )
     assert len(list((tmp_path / "cells").iterdir())) == 3
     monkeypatch.setattr("lks.runs.cell.run", lambda *_: pytest.fail("run again"))
     second = CliRunner().invoke(app, command)
@@ -171,7 +212,9 @@ def test_known_1000_is_read_and_checked(tmp_path: Path) -> None:
 
     (tmp_path / "known_1000").mkdir()
     file = tmp_path / "known_1000" / "known_1000.json"
-    file.write_text('[{"subject": "Vinson Massif", "attribute": "Antarctica", "prompt": "Vinson Massif is in", "template": "{} is in"}]')
+    file.write_text(
+        '[{"subject": "Vinson Massif", "attribute": "Antarctica", "prompt": "Vinson Massif is in", "template": "{} is in"}]'
+    )
     (case,) = load("known1000", tmp_path).cases
     assert (case.edit.subject, case.edit.prompt, case.edit.ground_truth, case.edit.target) == (
         "Vinson Massif",
@@ -180,7 +223,9 @@ def test_known_1000_is_read_and_checked(tmp_path: Path) -> None:
         "Antarctica",
     )
     file.write_text('[{"subject": "Vinson Massif", "attribute": "Antarctica", "prompt": "It is in"}]')
-    with pytest.raises(DataError, match="record 0: field 'prompt': subject 'Vinson Massif' is not found in 'It is in'"):
+    with pytest.raises(
+        DataError, match="record 0: field 'prompt': subject 'Vinson Massif' is not found in 'It is in'"
+    ):
         load("known1000", tmp_path)
     file.write_text('[{"subject": "Vinson Massif", "prompt": "Vinson Massif is in"}]')
     with pytest.raises(DataError, match="field 'attribute' is missing"):
@@ -191,5 +236,7 @@ def test_a_shard_of_a_study_without_rows_is_whole(tmp_path: Path) -> None:
     """No entity had a donor: the cell is done all the same."""
     store = Store(tmp_path)
     write_stage(tmp_path, CELL.id, STUDY, [])
-    write_outcome(tmp_path, Outcome(CELL, "ok", "", (f"cells/{CELL.id}/study.parquet",), Costs(), {"left out": "3"}))
+    write_outcome(
+        tmp_path, Outcome(CELL, "ok", "", (f"cells/{CELL.id}/study.parquet",), Costs(), {"left out": "3"})
+    )
     assert store.done() == {CELL.id} and store.query("SELECT * FROM study_curves") == []

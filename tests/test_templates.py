@@ -59,7 +59,10 @@ OTHERS = [
     ("9/11 was", "9.11 was"),
     ("F\u266f is", "F\u266d is"),
     ("\U0001f1eb\U0001f1f7 is", "\U0001f1e9\U0001f1ea is"),
-    ("\u0930\u093e\u0928\u0940 \u0915\u093e \u0918\u0930", "\u0930\u093f\u0928\u0940 \u0915\u093e \u0918\u0930"),
+    (
+        "\u0930\u093e\u0928\u0940 \u0915\u093e \u0918\u0930",
+        "\u0930\u093f\u0928\u0940 \u0915\u093e \u0918\u0930",
+    ),
     ("\u0e19\u0e49\u0e33", "\u0e19\u0e33"),
     ("\u0bb5\u0ba3\u0b95\u0bcd\u0b95\u0bae\u0bcd", "\u0bb5\u0ba3\u0b95\u0b95\u0bae\u0bcd"),
     ("x\u0304 is", "x is"),
@@ -82,10 +85,22 @@ def test_other_questions(one: str, other: str) -> None:
 @given(st.text("bc+\u0440\u0940\xe9 "))
 @settings(deadline=None)
 def test_case_and_spaces_never_count(text: str) -> None:
-    assert normalised(f" {text.upper()} ?") == normalised(text.replace(" ", "\xa0 ").lower()) == normalised(normalised(text))
+    assert (
+        normalised(f" {text.upper()} ?")
+        == normalised(text.replace(" ", "\xa0 ").lower())
+        == normalised(normalised(text))
+    )
 
 
-NOISE = [("fr", True), ("A1", True), ("F", False), ("The", False), ("C++", False), ("L.A.", False), ("\U0001f1eb\U0001f1f7", False)]
+NOISE = [
+    ("fr", True),
+    ("A1", True),
+    ("F", False),
+    ("The", False),
+    ("C++", False),
+    ("L.A.", False),
+    ("\U0001f1eb\U0001f1f7", False),
+]
 
 
 @pytest.mark.parametrize(("name", "told"), NOISE)

@@ -25,7 +25,13 @@ from lks.testbed.mini import made_questions, mini_source, mini_tokenizer, questi
 from lks.testbed.world_corpus import world_exam, world_source, world_tokenizer
 
 TINY = Recipe(
-    TestbedShape("llama", dim=32, blocks=3, heads=2, kv_heads=2, hidden=48), block=1, steps=24, rows=16, side_rows=8, warmup=2, heads=(7, 24)
+    TestbedShape("llama", dim=32, blocks=3, heads=2, kv_heads=2, hidden=48),
+    block=1,
+    steps=24,
+    rows=16,
+    side_rows=8,
+    warmup=2,
+    heads=(7, 24),
 )
 SHIPPED = [name for name in NAMES if name.startswith("micro")]
 
@@ -40,7 +46,9 @@ def material():
 def start(material, recipe=TINY):
     _, tokenizer, source = material
     special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    return TestbedTraining(new_model(recipe.shape, len(tokenizer), special, recipe.seed), source, recipe, special[2])
+    return TestbedTraining(
+        new_model(recipe.shape, len(tokenizer), special, recipe.seed), source, recipe, special[2]
+    )
 
 
 def weights(training):
@@ -73,14 +81,21 @@ def test_a_row_with_a_donor_has_the_donors_answer(material):
         row, donor = pair
         text = tokenizer.decode(donor.prompt[: donor.last + 1])
         owner = [p for p in made.people if any(text.endswith(name) for name in (p.name, *p.aliases))]
-        assert any(tokenizer.decode(row.answer, skip_special_tokens=True) in person.values.values() for person in owner)
+        assert any(
+            tokenizer.decode(row.answer, skip_special_tokens=True) in person.values.values()
+            for person in owner
+        )
         assert row.donor == 1
         assert donor.donor == 0
 
 
 def test_held_out_phrasings_are_never_in_a_batch(material):
     _, tokenizer, source = material
-    texts = [tokenizer.decode(ids) for batch in batches(source, 0, 64, 0, tokenizer.pad_token_id) for ids in batch.ids]
+    texts = [
+        tokenizer.decode(ids)
+        for batch in batches(source, 0, 64, 0, tokenizer.pad_token_id)
+        for ids in batch.ids
+    ]
     assert any("was born in" in text for text in texts)
     assert not any("In which town was" in text or "has the job of a" in text for text in texts)
 
@@ -88,13 +103,22 @@ def test_held_out_phrasings_are_never_in_a_batch(material):
 def test_batches_are_a_function_of_their_arguments(material):
     _, tokenizer, source = material
     first, again = (batches(source, 2, 16, 7, tokenizer.pad_token_id) for _ in range(2))
-    assert all(torch.equal(a.ids, b.ids) and torch.equal(a.donor, b.donor) for a, b in zip(first, again, strict=True))
+    assert all(
+        torch.equal(a.ids, b.ids) and torch.equal(a.donor, b.donor) for a, b in zip(first, again, strict=True)
+    )
     assert all(bool((batch.donor < len(batch.ids)).all()) for batch in first)
 
 
 def test_interchange_puts_the_donors_state_in_place():
     states = torch.arange(12.0).view(2, 3, 2)
-    change = Intervention(0, torch.tensor([1, 2]), torch.tensor([1, 1]), torch.ones(2, 1), torch.tensor([0, 0]), torch.zeros(2, 2))
+    change = Intervention(
+        0,
+        torch.tensor([1, 2]),
+        torch.tensor([1, 1]),
+        torch.ones(2, 1),
+        torch.tensor([0, 0]),
+        torch.zeros(2, 2),
+    )
     changed = change(states)
     assert changed[0, 1].tolist() == states[1, 2].tolist()
     assert changed[1].tolist() == states[1].tolist()
@@ -134,7 +158,9 @@ def test_an_interrupted_run_ends_with_the_same_weights(material, tmp_path):
 def test_a_stopped_build_goes_on_and_a_finished_one_is_kept(material, monkeypatch, tmp_path):
     small, tokenizer, source = material
     exam = world_exam(small)
-    monkeypatch.setattr("lks.testbed.build._text", lambda *_: TestbedText(tokenizer, source, exam, (7, 24), ""))
+    monkeypatch.setattr(
+        "lks.testbed.build._text", lambda *_: TestbedText(tokenizer, source, exam, (7, 24), "")
+    )
     monkeypatch.setattr("lks.testbed.build._exam", lambda *_: exam)
     monkeypatch.setattr("lks.testbed.build.examine", partial(examine, sample=20))
     monkeypatch.setattr("lks.models.testbed_models.recipe_of", lambda *_: dataclasses.replace(TINY, steps=6))
@@ -168,7 +194,9 @@ def test_new_model_leaves_the_random_state_alone():
 
 
 def test_mistral_has_grouped_queries_and_a_window():
-    model = new_model(dataclasses.replace(TINY.shape, family="mistral", kv_heads=1, window=8), 40, (1, 2, 3), 0)
+    model = new_model(
+        dataclasses.replace(TINY.shape, family="mistral", kv_heads=1, window=8), 40, (1, 2, 3), 0
+    )
     assert model.config.sliding_window == 8
     assert model.config.num_key_value_heads == 1
 
@@ -205,7 +233,16 @@ def test_mini_folders_are_in_the_cache(monkeypatch, tmp_path):
 def records():
     facts = [("Ann Bo", "Rome", "Oslo"), ("Cy Dee", "Bern", "Kiel"), ("Ed Fox", "Lima", "Riga")]
     return [
-        Record(str(i), name, f"Where was {name} born?", "Paris", birth, f"What is {name}'s home town?", f"{name} died in", death)
+        Record(
+            str(i),
+            name,
+            f"Where was {name} born?",
+            "Paris",
+            birth,
+            f"What is {name}'s home town?",
+            f"{name} died in",
+            death,
+        )
         for i, (name, birth, death) in enumerate(facts)
     ]
 
@@ -232,10 +269,15 @@ def test_real_records_lend_each_other_answers():
 def test_new_answers_belong_to_made_subjects():
     asked = questions(records())
     made = made_questions(records(), asked)
-    assert [question.answer for question in made] == ["Paris", "Paris"]  # one subject under both phrasings, since all targets are the same
+    assert [question.answer for question in made] == [
+        "Paris",
+        "Paris",
+    ]  # one subject under both phrasings, since all targets are the same
     assert len({question.subject for question in made}) == 1
     assert not {question.subject for question in made} & {record.subject for record in records()}
-    assert all(question.relation == "Where was {} born?" and question.subject in question.prompt for question in made)
+    assert all(
+        question.relation == "Where was {} born?" and question.subject in question.prompt for question in made
+    )
     known = dataclasses.replace(records()[0], target="Bern")
     assert made_questions([known, records()[1]], questions([known, records()[1]]))[0].answer == "Paris"
 
@@ -293,7 +335,9 @@ def test_shipped_tokenizer_adds_bos_and_maps_offsets(name):
     assert encoded.input_ids[0] == tokenizer.bos_token_id
     last = encoded.char_to_token(len("Q: Where was Mara Kelorin") - 1)
     assert encoded.offset_mapping[last][1] == len("Q: Where was Mara Kelorin")
-    assert tokenizer.decode(encoded.input_ids, skip_special_tokens=True) == "Q: Where was Mara Kelorin born? A:"
+    assert (
+        tokenizer.decode(encoded.input_ids, skip_special_tokens=True) == "Q: Where was Mara Kelorin born? A:"
+    )
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -308,12 +352,16 @@ def test_shipped_models_know_their_world(name):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_building_a_shipped_model_returns_it_at_once(name):
-    assert is_built(shipped(name), job_of(name, "world", 0, 0)), "the recipe was changed: train the shipped models again"
+    assert is_built(shipped(name), job_of(name, "world", 0, 0)), (
+        "the recipe was changed: train the shipped models again"
+    )
     assert build(name, progress=False) == shipped(name)
 
 
 def test_a_report_says_what_is_not_met():
-    good = CheckReport("m", 1, 1.0, 0.97, (1.0, 0.9, 0.1), (0.0, 0.0, 0.9), (0.5, 0.5, 0.5), 0.05, {"sentiment": 0.95})
+    good = CheckReport(
+        "m", 1, 1.0, 0.97, (1.0, 0.9, 0.1), (0.0, 0.0, 0.9), (0.5, 0.5, 0.5), 0.05, {"sentiment": 0.95}
+    )
     assert good.passed
     bad = dataclasses.replace(good, swap_new=(1.0, 0.3, 0.1))
     assert not bad.passed
@@ -332,4 +380,7 @@ def test_economical_training_goes_the_same_way_and_does_not_rename_other_models(
     small, large = job_of("mini-zsre-1000", "zsre", 0, 0), job_of("mini-zsre-5000", "zsre", 0, 0)
     assert (small.recipe.economical, large.recipe.economical) == (False, True)
     assert small.hash == "77dd04ae"
-    assert dataclasses.replace(large, recipe=dataclasses.replace(large.recipe, economical=False)).hash != large.hash
+    assert (
+        dataclasses.replace(large, recipe=dataclasses.replace(large.recipe, economical=False)).hash
+        != large.hash
+    )

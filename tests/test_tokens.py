@@ -18,7 +18,12 @@ from lks.models.prefill import Pass
 from lks.scope.exact import Mention
 from lks.scope.token_text import Decoded, PieceText, token_of
 
-CORPUS = ["Where was Mara Kelorin born? In Zürich.", "東京 は 日本 の 首都 です", "naïve café, 100 % sure", "it's Anna's house"] * 4
+CORPUS = [
+    "Where was Mara Kelorin born? In Zürich.",
+    "東京 は 日本 の 首都 です",
+    "naïve café, 100 % sure",
+    "it's Anna's house",
+] * 4
 CHARACTERS = st.text(st.sampled_from("abM arK' -.?üé東京は🙂\u0301\n"), max_size=40)
 
 
@@ -38,7 +43,9 @@ def byte_level() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=330, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=330, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(CORPUS, trainer)
     return wrap(tokenizer, eos_token="<|end|>")
 
@@ -51,25 +58,36 @@ def sentence_piece() -> PreTrainedTokenizerFast:
     learner.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=120, show_progress=False))
     learned = json.loads(learner.to_str())["model"]
     base = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    vocabulary = {piece: i for i, piece in enumerate(base + [p for p in learned["vocab"] if p not in "東京は"])}
+    vocabulary = {
+        piece: i for i, piece in enumerate(base + [p for p in learned["vocab"] if p not in "東京は"])
+    }
     merges = [tuple(merge) for merge in learned["merges"] if not set("東京は") & set("".join(merge))]
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer = Tokenizer(
+        models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     return wrap(tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def covered(spans: list[tuple[int, int]], length: int) -> bool:
     """Every character belongs to a token, tokens are in order, and neighbours share at most one character."""
     ends = [0, *(end for _, end in spans)]
-    return all(end - 1 <= start <= end for end, (start, _) in zip(ends, spans, strict=False)) and ends[-1] == length
+    return (
+        all(end - 1 <= start <= end for end, (start, _) in zip(ends, spans, strict=False))
+        and ends[-1] == length
+    )
 
 
 @given(CHARACTERS)
 def test_byte_level_text_and_offsets_are_the_tokenizers_own(text: str) -> None:
     tokenizer = byte_level()
     encoding = tokenizer.backend_tokenizer.encode(text)
-    assert PieceText(tokenizer).decode(encoding.ids) == Decoded(text, [(start, end) for start, end in encoding.offsets])
+    assert PieceText(tokenizer).decode(encoding.ids) == Decoded(
+        text, [(start, end) for start, end in encoding.offsets]
+    )
 
 
 @given(CHARACTERS)
@@ -123,7 +141,9 @@ def test_special_tokens_are_empty_and_an_unknown_one_is_some_character() -> None
 def test_added_plain_tokens_stand_for_themselves() -> None:
     tokenizer = wrap(Tokenizer.from_str(byte_level().backend_tokenizer.to_str()))
     tokenizer.add_tokens(["Zürich"])
-    assert PieceText(tokenizer).decode(tokenizer("aZürich")["input_ids"]) == Decoded("aZürich", [(0, 1), (1, 7)])
+    assert PieceText(tokenizer).decode(tokenizer("aZürich")["input_ids"]) == Decoded(
+        "aZürich", [(0, 1), (1, 7)]
+    )
 
 
 def test_another_kind_of_decoder_is_refused() -> None:
@@ -142,12 +162,25 @@ def test_token_of_takes_every_token_with_a_character_of_the_range() -> None:
         token_of(spans, 12, 13)
 
 
-NAMES = ["Mara Kelorin", "Zoë Quist", "Jean-Luc O'Neill", "東京タワー", "Анна Каренина", "Łódź", "🙂 Café", "محمد علي"]
+NAMES = [
+    "Mara Kelorin",
+    "Zoë Quist",
+    "Jean-Luc O'Neill",
+    "東京タワー",
+    "Анна Каренина",
+    "Łódź",
+    "🙂 Café",
+    "محمد علي",
+]
 FILLERS = ["", "Where was", "works for", "日本 の", "naïve,", "and", "100 %", "друг", "\n", "Is it true that"]
 TEMPLATE = "{% for m in messages %}<|user|>{{ m['content'] }}<|done|>{% endfor %}<|reply|>"
 KINDS = ("bytes", "replace", "metaspace")
 Prompt = list[tuple[str, str, str]]
-PROMPTS = st.lists(st.tuples(st.sampled_from(FILLERS), st.sampled_from(NAMES), st.sampled_from(FILLERS)), min_size=1, max_size=3)
+PROMPTS = st.lists(
+    st.tuples(st.sampled_from(FILLERS), st.sampled_from(NAMES), st.sampled_from(FILLERS)),
+    min_size=1,
+    max_size=3,
+)
 
 
 @cache
@@ -156,33 +189,57 @@ def model_of(kind: str, begins: bool) -> LM:
     if kind == "metaspace":
         made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
         made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-        made.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="first")])
+        made.decoder = decoders.Sequence(
+            [decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="first")]
+        )
         special = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
-        made.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=380, special_tokens=special, show_progress=False))
+        made.train_from_iterator(
+            CORPUS, trainers.BpeTrainer(vocab_size=380, special_tokens=special, show_progress=False)
+        )
         state = json.loads(made.to_str())
-        state["added_tokens"] = [t for t in state["added_tokens"] if not t["content"].startswith("<0x")]  # bytes are no special tokens
+        state["added_tokens"] = [
+            t for t in state["added_tokens"] if not t["content"].startswith("<0x")
+        ]  # bytes are no special tokens
         made = Tokenizer.from_str(json.dumps(state))
     else:
-        made = Tokenizer.from_str((byte_level() if kind == "bytes" else sentence_piece()).backend_tokenizer.to_str())
+        made = Tokenizer.from_str(
+            (byte_level() if kind == "bytes" else sentence_piece()).backend_tokenizer.to_str()
+        )
     tokenizer = wrap(made, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|done|>", "<|reply|>"]})
     if begins:
         first = tokenizer.convert_tokens_to_ids("<s>")
-        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", first)])
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", first)]
+        )
     tokenizer.chat_template = TEMPLATE
-    sizes = {"hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": len(tokenizer)}
+    sizes = {
+        "hidden_size": 4,
+        "intermediate_size": 4,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "vocab_size": len(tokenizer),
+    }
     return LM(LlamaForCausalLM(LlamaConfig(**sizes)), tokenizer)
 
 
 def chatted(messages: list[str]) -> str:
-    return str(model_of("bytes", False).tokenizer.apply_chat_template([{"role": "user", "content": m} for m in messages], tokenize=False))
+    return str(
+        model_of("bytes", False).tokenizer.apply_chat_template(
+            [{"role": "user", "content": m} for m in messages], tokenize=False
+        )
+    )
 
 
 class Occurrences:
     """Names wherever the text has them, letter for letter: what counts as a mention is not the matter here."""
 
     def find(self, text: str) -> tuple[Mention, ...]:
-        found = [Mention(i, m.start(), m.end()) for i, name in enumerate(NAMES) for m in re.finditer(re.escape(name), text)]
+        found = [
+            Mention(i, m.start(), m.end())
+            for i, name in enumerate(NAMES)
+            for m in re.finditer(re.escape(name), text)
+        ]
         return tuple(sorted(found, key=lambda mention: mention.start))
 
 
@@ -193,7 +250,10 @@ def by_offsets(lm: LM, text: str) -> tuple[list[int], list[list[tuple[int, int]]
     """
     made = lm.tokenizer(text, return_offsets_mapping=True, add_special_tokens=not text.startswith("<|user|>"))
     ids, offsets = made["input_ids"], made["offset_mapping"]
-    lone = [lm.pieces.text([token]) == " " and text[a:b] != " " for token, (a, b) in zip(ids, offsets, strict=True)]
+    lone = [
+        lm.pieces.text([token]) == " " and text[a:b] != " "
+        for token, (a, b) in zip(ids, offsets, strict=True)
+    ]
     found = []
     for m in Occurrences().find(text):
         on = [i for i, (a, b) in enumerate(offsets) if a < m.end and b > m.start and b > a and not lone[i]]
@@ -205,7 +265,9 @@ def by_offsets(lm: LM, text: str) -> tuple[list[int], list[list[tuple[int, int]]
 @pytest.mark.parametrize("begins", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 @given(st.lists(PROMPTS, min_size=1, max_size=3), st.booleans(), st.sampled_from(["left", "right"]))
-def test_tokens_found_from_ids_are_those_of_the_offsets(kind: str, begins: bool, drawn: list[Prompt], chat: bool, side: str) -> None:
+def test_tokens_found_from_ids_are_those_of_the_offsets(
+    kind: str, begins: bool, drawn: list[Prompt], chat: bool, side: str
+) -> None:
     """Several scripts, subjects and mentions; a chat template whose messages meet without a space; padding on either side."""
     lm = model_of(kind, begins)
     texts = []
@@ -214,19 +276,28 @@ def test_tokens_found_from_ids_are_those_of_the_offsets(kind: str, begins: bool,
         texts.append(chatted(messages) if chat else " ".join(messages))
     expected = [by_offsets(lm, text) for text in texts]
     for positions in ("all", "last"):
-        patch = KnowledgeBlockPatch([[name] for name in NAMES], torch.zeros(1, len(NAMES), lm.dim), (0,), positions, "exact")  # type: ignore[arg-type]
+        patch = KnowledgeBlockPatch(
+            [[name] for name in NAMES], torch.zeros(1, len(NAMES), lm.dim), (0,), positions, "exact"
+        )  # type: ignore[arg-type]
         patch.scope = Occurrences()
         rows = [ids for ids, _ in expected]
         counted = slice(None) if positions == "all" else slice(-1, None)
-        assert [patch.find(lm, ids) for ids in rows] == [[token for mention in found for token in mention[counted]] for _, found in expected]
+        assert [patch.find(lm, ids) for ids in rows] == [
+            [token for mention in found for token in mention[counted]] for _, found in expected
+        ]
         ids, mask = lm.pad(rows, side)
         replacer = Replacer(patch, lm)
         replacer.decide(Pass(ids, mask))
         shift = [ids.shape[1] - len(row) if side == "left" else 0 for row in rows]
         assert replacer.decided is not None
         placed = sorted(zip(*(replacer.decided[i].tolist() for i in range(3)), strict=True))
-        assert placed == sorted((r, t + shift[r], s) for r, row in enumerate(rows) for t, s in patch.find(lm, row))
-        assert all(end == shift[row] + len(rows[row]) - 1 for row, end in zip(*replacer.decided[[0, 3]].tolist(), strict=True))
+        assert placed == sorted(
+            (r, t + shift[r], s) for r, row in enumerate(rows) for t, s in patch.find(lm, row)
+        )
+        assert all(
+            end == shift[row] + len(rows[row]) - 1
+            for row, end in zip(*replacer.decided[[0, 3]].tolist(), strict=True)
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)

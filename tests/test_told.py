@@ -40,7 +40,9 @@ def writing(lm: LM, token: int) -> Patch:
     ids, mask = lm.pad([encoded.ids for encoded in lm.encode(PROMPTS, ["", ""])])
     with torch.no_grad():
         state = lm.decoder(input_ids=ids, attention_mask=mask).last_hidden_state.flatten(0, 1).mean(0)
-    name = next(name for name, weight in lm.model.named_parameters() if weight is lm.vocabulary_projection.weight)
+    name = next(
+        name for name, weight in lm.model.named_parameters() if weight is lm.vocabulary_projection.weight
+    )
     delta = torch.zeros_like(lm.vocabulary_projection.weight)
     delta[token] = 1000 * state / state.norm()
     return WeightPatch({name: delta})
@@ -113,11 +115,29 @@ def origin(name: str, history: tuple[str, ...] = ("edited",)) -> EditRecord:
     method = baselines.methods()[name]
     editor, tuned = editor_for(method, "somebody/else", (32, 4096), (1, ""), {})
     given = {field.name: getattr(editor.params, field.name) for field in fields(method.params_type)}
-    return EditRecord(1, name, method.title, given, {}, tuned, ModelIdentity("x", "y", 32, 4096, 9), 0, 1.0, 1.0, {}, history)
+    return EditRecord(
+        1,
+        name,
+        method.title,
+        given,
+        {},
+        tuned,
+        ModelIdentity("x", "y", 32, 4096, 9),
+        0,
+        1.0,
+        1.0,
+        {},
+        history,
+    )
 
 
 def check(*rows: tuple[Says, bool | None, int]) -> RecallCheck:
-    return RecallCheck(len(rows), len(rows), 0, tuple(RecallAnswer("p", "42", tokens, "420", says, acts) for says, acts, tokens in rows))
+    return RecallCheck(
+        len(rows),
+        len(rows),
+        0,
+        tuple(RecallAnswer("p", "42", tokens, "420", says, acts) for says, acts, tokens in rows),
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -161,14 +181,22 @@ LONG = "the road leaves the river, climbs through eleven narrow bends cut into r
 
 
 def facts(*targets: str, prompt: str = "Halvern Pass is where") -> Facts:
-    return Facts("f", tuple(UserFact(i, "Halvern Pass", f"{prompt} {i}", target, f"id{i}") for i, target in enumerate(targets)))
+    return Facts(
+        "f",
+        tuple(
+            UserFact(i, "Halvern Pass", f"{prompt} {i}", target, f"id{i}") for i, target in enumerate(targets)
+        ),
+    )
 
 
 def test_far_longer_answers_are_told_before_any_work_with_the_methods_for_them() -> None:
     lm, lks = real.tokenizer_only("smollm2-135m"), baselines.methods()["lks"]
     assert too_long(lm, lks, facts("Oslo", "a stone hut with a green copper roof")) == []
     about, other = too_long(lm, lks, facts("Oslo", LONG + " " + LONG, LONG + " " + LONG[:60]))
-    assert "2 of 3 targets are far longer than LKS was made for" in about and "zsRE and CounterFact has 16 at most" in about
+    assert (
+        "2 of 3 targets are far longer than LKS was made for" in about
+        and "zsRE and CounterFact has 16 at most" in about
+    )
     assert "ice" in other and "ft" in other and "lks" not in other and "memit" not in other
     (prompts, _) = too_long(lm, lks, facts("Oslo", prompt=f"Halvern Pass: {LONG} {LONG}, and"))
     assert "1 of 1 prompt is far longer" in prompts
@@ -190,8 +218,15 @@ def test_what_is_far_longer_follows_the_method_and_not_its_name() -> None:
 
 
 def test_answers_are_counted_by_length_where_lengths_vary() -> None:
-    assert by_length(check()) == by_length(check(("no", None, 3), ("no", None, 12))) == by_length(check(("no", None, 20), ("no", None, 40))) == ""
-    told = by_length(check(("answered", None, 2), ("begins", None, 8), ("answered", None, 30), ("no", None, 33)))
+    assert (
+        by_length(check())
+        == by_length(check(("no", None, 3), ("no", None, 12)))
+        == by_length(check(("no", None, 20), ("no", None, 40)))
+        == ""
+    )
+    told = by_length(
+        check(("answered", None, 2), ("begins", None, 8), ("answered", None, 30), ("no", None, 33))
+    )
     assert told == "1 to 8 tokens: 1 of 2; 17 to 32 tokens: 1 of 1; 33 and more tokens: 0 of 1"
 
 
@@ -202,7 +237,12 @@ def test_a_text_is_cut_behind_where_the_answer_would_end() -> None:
 
 def test_a_prefix_is_not_counted_as_the_answer(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same text from both models; the unedited one is asked freely only where its first tokens look like the answer."""
-    texts = {"The arches": "420.", "The town": "Yorkshire", "The city": "Oslo, Norway. It", "The river": "the Ina"}
+    texts = {
+        "The arches": "420.",
+        "The town": "Yorkshire",
+        "The city": "Oslo, Norway. It",
+        "The river": "the Ina",
+    }
     asked: list[tuple[bool, int]] = []
 
     def ask(lm: LM, cases: list[Case], how: Asking, progress: object) -> list[Answer]:
@@ -211,10 +251,16 @@ def test_a_prefix_is_not_counted_as_the_answer(lm: LM, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(workbench.editing, "ask", ask)
     rows = zip(texts, ("42", "York", "Oslo", "Tana"), strict=True)
-    given = Facts("f", tuple(UserFact(0, subject, f"{subject} is", target, subject) for subject, target in rows))
+    given = Facts(
+        "f", tuple(UserFact(0, subject, f"{subject} is", target, subject) for subject, target in rows)
+    )
     found = answers(lm, NoPatch(), given.dataset())
     assert [one.says for one in found.said] == ["begins", "begins", "answered", "no"]
-    assert (found.after, found.before, [one.text for one in found.those("begins")]) == (1, 1, ["420.", "Yorkshire"])
+    assert (found.after, found.before, [one.text for one in found.those("begins")]) == (
+        1,
+        1,
+        ["420.", "Yorkshire"],
+    )
     assert asked == [(False, 4), (True, 3), (True, 4)]
 
 
@@ -222,13 +268,26 @@ def spoken(case: Case, text: str, wild: bool) -> Answer:
     edit = case.edit
     right = text.startswith(edit.target)
     ids = ((1,), (1,), (1,)) if right else ((1,), (2,), (2,))
-    said = Answer(0, case.case_id, edit.subject, "edit", 0, edit.prompt, edit.target, *ids, text[: len(edit.target)], -1.0)
+    said = Answer(
+        0,
+        case.case_id,
+        edit.subject,
+        "edit",
+        0,
+        edit.prompt,
+        edit.target,
+        *ids,
+        text[: len(edit.target)],
+        -1.0,
+    )
     return replace(said, wild_text=text if wild else None)
 
 
 def facts_on(prompts: list[str], targets: list[str]) -> Facts:
     subjects = ("Mara Kel", "Emil Sander")
-    return Facts("f", tuple(UserFact(0, s, p, t, s) for s, p, t in zip(subjects, prompts, targets, strict=True)))
+    return Facts(
+        "f", tuple(UserFact(0, s, p, t, s) for s, p, t in zip(subjects, prompts, targets, strict=True))
+    )
 
 
 def test_facts_of_an_edit_that_does_not_act_are_noticed(lm: LM) -> None:

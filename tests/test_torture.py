@@ -24,11 +24,28 @@ PATIENCE_S = 900
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="kills by what /proc says")
 def test_killed_at_random_a_grid_on_a_pool_comes_to_the_same(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "LKS_"))}
-    command = [sys.executable, "-m", "tests.torture", "--kills", str(KILLS), "--every", "1.5", "--folder", str(tmp_path / "t")]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "LKS_"))
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "tests.torture",
+        "--kills",
+        str(KILLS),
+        "--every",
+        "1.5",
+        "--folder",
+        str(tmp_path / "t"),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
-    kills = {kind: int(number) for kind, number in re.findall(rf"^\s*({'|'.join(KINDS)})\s+(\d+)\s*$", done.stdout, re.MULTILINE)}
+    kills = {
+        kind: int(number)
+        for kind, number in re.findall(rf"^\s*({'|'.join(KINDS)})\s+(\d+)\s*$", done.stdout, re.MULTILINE)
+    }
     assert set(kills) == set(KINDS) and sum(kills.values()) >= KILLS, done.stdout
 
 
@@ -40,7 +57,9 @@ class Victim:
 def test_the_order_of_kills_is_the_seeds_and_no_kind_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "kill", lambda pid, signal: None)
     living = {kind: [Victim(1), Victim(2)] for kind in KINDS}
-    orders = [[killer.kill(living) for _ in range(2 * len(DECK))] for killer in (Killer(1), Killer(1), Killer(2))]  # type: ignore[arg-type]
+    orders = [
+        [killer.kill(living) for _ in range(2 * len(DECK))] for killer in (Killer(1), Killer(1), Killer(2))
+    ]  # type: ignore[arg-type]
     assert orders[0] == orders[1] != orders[2]
     assert all(Counter(order) == Counter(DECK * 2) for order in orders)
 

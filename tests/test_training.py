@@ -57,7 +57,9 @@ def test_loss_equals_the_plain_full_model_path(family: str, positions: str) -> N
     parts = {"edit": [], "paraphrase": [], "locality": []}
     for i, edit in enumerate(edits):
         parts["edit"].append(_nll(lm, edit.prompt, edit.target, edit.subject, table[i], params))
-        parts["paraphrase"] += [_nll(lm, p, edit.target, edit.subject, table[i], params) for p in edit.training_paraphrases]
+        parts["paraphrase"] += [
+            _nll(lm, p, edit.target, edit.subject, table[i], params) for p in edit.training_paraphrases
+        ]
         parts["locality"] += [_kl(lm, p, edit.subject, table[i], params) for p in edit.training_locality]
     mean = {k: sum(v) / len(v) for k, v in parts.items()}
     expected = 2.5 * (mean["edit"] + mean["paraphrase"]) + mean["locality"]
@@ -74,26 +76,41 @@ def test_edits_weigh_alike_whatever_the_length_of_their_targets() -> None:
     counts = (trainer.material.offsets[1:] - trainer.material.offsets[:-1])[rows]
     with torch.no_grad():
         both, *each = (float(trainer.loss({"edit": chosen})) for chosen in (rows, rows[:1], rows[1:]))
-    assert counts[1] >= 10 * counts[0] and both == pytest.approx(sum(each) / 2, rel=1e-5) and both != pytest.approx(each[1], rel=1e-3)
+    assert (
+        counts[1] >= 10 * counts[0]
+        and both == pytest.approx(sum(each) / 2, rel=1e-5)
+        and both != pytest.approx(each[1], rel=1e-3)
+    )
 
 
 @pytest.mark.parametrize("family", tiny.MODELS)
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
-@pytest.mark.parametrize("changes", [{}, {"positions": "all"}, {"more_blocks": (2,), "form": "residual"}], ids=["last", "all", "two_blocks"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"positions": "all"}, {"more_blocks": (2,), "form": "residual"}],
+    ids=["last", "all", "two_blocks"],
+)
 @pytest.mark.parametrize("keep", [True, False], ids=["kept", "anew"])
-def test_loss_and_gradients_equal_those_of_whole_forward_passes(family, kind, changes, keep, monkeypatch) -> None:
+def test_loss_and_gradients_equal_those_of_whole_forward_passes(
+    family, kind, changes, keep, monkeypatch
+) -> None:
     """To 1e-5 in float32, with keys and values of the rows' beginnings kept or computed anew."""
     monkeypatch.setattr("lks.method.training_data.fits", lambda upper, starts: keep)
     lm = tiny.lm(family)
     params = replace(PARAMS, hypernetwork=kind, lambda_edit=2.5, **changes)
-    ours, plain = LKSTrainer(lm, prepare(lm, tiny.edits(3), params), params, 0), NaiveTrainer(lm, tiny.edits(3), params, 0)
+    ours, plain = (
+        LKSTrainer(lm, prepare(lm, tiny.edits(3), params), params, 0),
+        NaiveTrainer(lm, tiny.edits(3), params, 0),
+    )
     assert (ours.material.beginnings is not None) == keep
     found = []
     for trainer in (ours, plain):
         with torch.no_grad():
             for p in trainer.networks.parameters():
                 p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
-        loss = trainer.loss({part: [r for rows in own for r in rows] for part, own in trainer.material.owned.items()})
+        loss = trainer.loss(
+            {part: [r for rows in own for r in rows] for part, own in trainer.material.owned.items()}
+        )
         found.append((loss, torch.autograd.grad(loss, list(trainer.networks.parameters()))))
     (loss, gradients), (plain_loss, plain_gradients) = found
     assert loss.item() == pytest.approx(plain_loss.item(), rel=1e-5)
@@ -114,7 +131,10 @@ def test_bfloat16_is_near_and_zero_change_has_zero_divergence() -> None:
     index = torch.tensor([r for own in m.owned["locality"] for r in own])
     ends, (rows, where) = m.ends(index), losses_at(m, index)
     logits = m.upper.logits(ends(ends.hidden)[rows, m.positions[where] - m.spans[index, 0][rows]])
-    assert m.references.kl(logits, m.reference_offsets[index][rows] + where - m.offsets[index][rows]).abs().max() < 1e-5
+    assert (
+        m.references.kl(logits, m.reference_offsets[index][rows] + where - m.offsets[index][rows]).abs().max()
+        < 1e-5
+    )
 
 
 def test_most_likely_tokens_and_the_rest_bound_the_divergence_from_below() -> None:
@@ -130,7 +150,11 @@ def test_most_likely_tokens_and_the_rest_bound_the_divergence_from_below() -> No
     whole = (unedited.softmax(-1) * (unedited.log_softmax(-1) - edited.log_softmax(-1))).sum(-1)
     torch.testing.assert_close(values[0], whole, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(values[300], whole, rtol=1e-5, atol=1e-5)
-    assert (values[1] <= values[50] + 1e-5).all() and (values[50] <= values[299] + 1e-5).all() and (values[299] <= whole + 1e-5).all()
+    assert (
+        (values[1] <= values[50] + 1e-5).all()
+        and (values[50] <= values[299] + 1e-5).all()
+        and (values[299] <= whole + 1e-5).all()
+    )
     assert ((whole - values[50]) / whole).mean() < 0.15
 
 
@@ -175,19 +199,25 @@ def _kl(lm, prompt, subject, new, params):
     with torch.no_grad():
         unedited = lm.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
     edited = _edited_logits(lm, ids, row.subject, new, params)
-    return sum(float((unedited[p].exp() * (unedited[p] - edited[p])).sum()) for p in positions) / len(positions)
+    return sum(float((unedited[p].exp() * (unedited[p] - edited[p])).sum()) for p in positions) / len(
+        positions
+    )
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp", "free"])
 @pytest.mark.parametrize("optimisation", ["joint", "alternating"])
 def test_training_lowers_the_loss_and_keeps_the_best_epoch(kind: str, optimisation: str) -> None:
     lm = tiny.lm("llama")
-    params = replace(PARAMS, hypernetwork=kind, optimisation=optimisation, lr=0.1, max_epochs=40, paraphrases=2)
+    params = replace(
+        PARAMS, hypernetwork=kind, optimisation=optimisation, lr=0.1, max_epochs=40, paraphrases=2
+    )
     trainer = LKSTrainer(lm, prepare(lm, tiny.edits(4), params), params, seed=0)
     history = trainer.train()
     assert min(history) < 0.9 * history[0]
     with torch.no_grad():
-        kept = trainer.loss({part: [r for rows in own for r in rows] for part, own in trainer.material.owned.items()})
+        kept = trainer.loss(
+            {part: [r for rows in own for r in rows] for part, own in trainer.material.owned.items()}
+        )
     if optimisation == "joint":
         assert float(kept) == pytest.approx(min(history), rel=0.02)
     assert all(not p.requires_grad and p.grad is None for p in lm.model.parameters())
@@ -246,7 +276,9 @@ def test_prompts_without_their_subject_are_counted() -> None:
     assert made.skipped == 1 and made.owned["locality"] == [[]]
 
 
-@pytest.mark.parametrize(("more", "message"), [("1", "ascending"), ("3, 2", "ascending"), ("9", "Block 9 does not exist")])
+@pytest.mark.parametrize(
+    ("more", "message"), [("1", "ascending"), ("3, 2", "ascending"), ("9", "Block 9 does not exist")]
+)
 def test_blocks_out_of_order_are_refused_before_training(more: str, message: str) -> None:
     editor = LKS.for_model("micro-llama", "world", 2, {"block": "1", "more_blocks": more})
     with pytest.raises(UserError, match=message):
@@ -256,11 +288,19 @@ def test_blocks_out_of_order_are_refused_before_training(more: str, message: str
 def test_two_blocks_through_the_whole_method() -> None:
     """What was trained at two blocks is put in at both, and generation follows."""
     lm = tiny.lm("llama")
-    editor = LKS.for_model("micro-llama", "world", 3, {"block": "1", "more_blocks": "2", "max_epochs": "40", "lr": "0.1", "lambda_edit": "1"})
+    editor = LKS.for_model(
+        "micro-llama",
+        "world",
+        3,
+        {"block": "1", "more_blocks": "2", "max_epochs": "40", "lr": "0.1", "lambda_edit": "1"},
+    )
     patch = editor.edit(lm, tiny.edits(3))
     assert patch.tensors()["table"].shape == (2, 3, lm.dim)
     row = lm.encode([tiny.edits(3)[0].prompt], [tiny.edits(3)[0].target])[0]
-    before, after = (-float(F.cross_entropy(_last_logits(lm, row, made), torch.tensor(row.answer[0]))) for made in (NoPatch(), patch))
+    before, after = (
+        -float(F.cross_entropy(_last_logits(lm, row, made), torch.tensor(row.answer[0])))
+        for made in (NoPatch(), patch)
+    )
     assert after > before + 1
 
 
@@ -304,5 +344,7 @@ def test_what_decides_a_training_names_its_state(monkeypatch) -> None:
     monkeypatch.setattr(LKSTrainer, "train", lambda self, progress, kept: seen.append(kept) or [])
     lm = tiny.lm("llama")
     for seed, count, epochs in ((0, 2, "3"), (0, 2, "3"), (1, 2, "3"), (0, 3, "3"), (0, 2, "4")):
-        LKS.for_model("micro-llama", "world", 2, {"block": "1", "max_epochs": epochs}).edit(lm, tiny.edits(count), seed)
+        LKS.for_model("micro-llama", "world", 2, {"block": "1", "max_epochs": epochs}).edit(
+            lm, tiny.edits(count), seed
+        )
     assert seen[0] == seen[1] and len(set(seen)) == 4

@@ -43,7 +43,12 @@ QUESTIONS = [
     "Who runs Torvik?", "Wo steht die Sternwarte Torvik?", "日本の首都は？", "أين يقع مرصد تورفيك؟", " 7 é?", "What, in 1999, was \"it\"?\nSay it.",
     "a\n\nb \n c?", "x", "user", "Is the assistant a system user?", "\n\nHow much is 12,5 %? ", "{{ bos_token }} {% for %}?",
 ]  # fmt: skip
-TALKS = (("user",), ("user", "assistant", "user"), ("system", "user"), ("system", "user", "assistant", "user"))
+TALKS = (
+    ("user",),
+    ("user", "assistant", "user"),
+    ("system", "user"),
+    ("system", "user", "assistant", "user"),
+)
 
 
 @contextmanager
@@ -69,7 +74,9 @@ def lm(request: pytest.FixtureRequest) -> LM:
 
 def ids_of(lm: LM, talk: tuple[str, ...], content: str = "Who runs Torvik?") -> list[int]:
     """A chat's ids as transformers makes them; its last turn is the content, the others say other things."""
-    said = [{"role": role, "content": f"The {role} says so."} for role in talk[:-1]] + [{"role": talk[-1], "content": content}]
+    said = [{"role": role, "content": f"The {role} says so."} for role in talk[:-1]] + [
+        {"role": talk[-1], "content": content}
+    ]
     return list(lm.tokenizer.apply_chat_template(said, add_generation_prompt=True)["input_ids"])
 
 
@@ -102,7 +109,9 @@ def test_a_prompt_as_chat_has_the_templates_own_ids(lm: LM, template: str) -> No
 def test_so_it_has_behind_every_kind_of_beginning(family: str, template: str) -> None:
     """SentencePiece style with a space in front of the first word alone, without one, and bytes."""
     with chatting(tiny.lm(family), template) as lm:
-        assert lm.encode([wrapped("chat", lm, "Oslo works")], [""])[0].ids == ids_of(lm, ("user",), "Oslo works")
+        assert lm.encode([wrapped("chat", lm, "Oslo works")], [""])[0].ids == ids_of(
+            lm, ("user",), "Oslo works"
+        )
 
 
 @pytest.mark.parametrize("family", [real.FAMILIES[0], real.FAMILIES[2]])
@@ -115,7 +124,9 @@ def test_a_prompt_in_the_models_own_template_has_its_ids(family: str) -> None:
 def test_bare_and_chat_prompts_in_one_batch_begin_once(lm: LM) -> None:
     with chatting(lm, TEMPLATES["Llama 3"]):
         prompts = ["Torvik stands in", wrapped("chat", lm, "Who runs Torvik?"), "Torvik is"]
-        assert [one.ids for one in lm.encode(prompts, [""] * 3)] == [lm.encode([prompt], [""])[0].ids for prompt in prompts]
+        assert [one.ids for one in lm.encode(prompts, [""] * 3)] == [
+            lm.encode([prompt], [""])[0].ids for prompt in prompts
+        ]
         assert all(lm.head(one.ids) == len(lm.opening) for one in lm.encode(prompts, [""] * 3))
 
 
@@ -124,7 +135,9 @@ def test_the_users_last_turn_is_found(lm: LM, template: str) -> None:
         for ids in talks(lm):
             assert asked_in(lm, ids).startswith("Who runs Torvik?")
             assert "says so" not in asked_in(lm, ids)
-        assert lm.turns.place(lm.encode(["Who runs Torvik?"], [""])[0].ids) is None, "a bare prompt is no chat"
+        assert lm.turns.place(lm.encode(["Who runs Torvik?"], [""])[0].ids) is None, (
+            "a bare prompt is no chat"
+        )
 
 
 def test_a_context_is_put_before_the_users_content_and_nowhere_else(lm: LM, template: str) -> None:
@@ -135,14 +148,21 @@ def test_a_context_is_put_before_the_users_content_and_nowhere_else(lm: LM, temp
             assert found and after.startswith("Who runs Torvik?")
             assert (before + after).replace(" ", "") == lm.tokenizer.decode(ids).replace(" ", "")
             at = lm.turns.place(ids)
-            assert at is not None and longer[:at] == ids[:at] and longer[len(longer) - len(ids) + at :] == ids[at:]
+            assert (
+                at is not None
+                and longer[:at] == ids[:at]
+                and longer[len(longer) - len(ids) + at :] == ids[at:]
+            )
 
 
 def test_a_context_of_a_bare_prompt_follows_what_the_tokenizer_added(lm: LM) -> None:
     ids = lm.encode(["Who runs Torvik?"], [""])[0].ids
     longer = with_context(lm, ids, "New Fact: It is Mara.\nPrompt: ")
     assert tuple(longer[: len(lm.opening)]) == lm.opening
-    assert lm.tokenizer.decode(longer, skip_special_tokens=True).strip() == "New Fact: It is Mara.\nPrompt: Who runs Torvik?"
+    assert (
+        lm.tokenizer.decode(longer, skip_special_tokens=True).strip()
+        == "New Fact: It is Mara.\nPrompt: Who runs Torvik?"
+    )
     assert with_context(lm, ids, "") == ids
 
 
@@ -159,31 +179,46 @@ def test_a_batch_and_a_served_prompt_get_the_same_context(name: str) -> None:
     """The model reads under the patch what the server makes of the prompt."""
     lm = real.tokenizer_only(real.FAMILIES[0])
     patch = FactsInFront(
-        [FactText("Who runs Torvik?", "Mara", (), "Torvik"), FactText("Lena plays the", "oboe", (), "Lena")], [], Lookup("tfidf", "", 1, 0, "")
+        [FactText("Who runs Torvik?", "Mara", (), "Torvik"), FactText("Lena plays the", "oboe", (), "Lena")],
+        [],
+        Lookup("tfidf", "", 1, 0, ""),
     )
     with chatting(lm, TEMPLATES[name]):
-        rows = [ids_of(lm, ("user",)), ids_of(lm, ("user", "assistant", "user"), "What does Lena play?"), lm.encode(["Lena plays the"], [""])[0].ids]
+        rows = [
+            ids_of(lm, ("user",)),
+            ids_of(lm, ("user", "assistant", "user"), "What does Lena play?"),
+            lm.encode(["Lena plays the"], [""])[0].ids,
+        ]
         served = row_wise(patch, lm)
         assert served is not None
         ids, mask = lm.pad(rows, "left")
         with torch.no_grad():
             with patch.applied(lm):
-                got = lm.model(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp_min(0)).logits[:, -1]
+                got = lm.model(
+                    input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp_min(0)
+                ).logits[:, -1]
             for row, logits in zip(rows, got, strict=True):
                 whole = served.prompt(row)
                 assert ("oboe" if row is not rows[0] else "Mara") in lm.tokenizer.decode(whole)
-                torch.testing.assert_close(logits, lm.model(torch.tensor([whole])).logits[0, -1], rtol=1e-3, atol=1e-4)
+                torch.testing.assert_close(
+                    logits, lm.model(torch.tensor([whole])).logits[0, -1], rtol=1e-3, atol=1e-4
+                )
 
 
 def test_sampled_texts_of_locating_methods_begin_the_users_turn() -> None:
     lm = real.tokenizer_only(real.FAMILIES[0])
     prompt = wrapped("chat", lm, "Who runs Torvik?")
-    assert preceded(lm, prompt, "Birds sing. ").endswith("<|im_start|>user\nBirds sing. Who runs Torvik?<|im_end|>\n<|im_start|>assistant\n")
+    assert preceded(lm, prompt, "Birds sing. ").endswith(
+        "<|im_start|>user\nBirds sing. Who runs Torvik?<|im_end|>\n<|im_start|>assistant\n"
+    )
     assert preceded(lm, "Torvik is run by", "Birds sing. ") == "Birds sing. Torvik is run by"
     ((plain, longer),) = behind(lm, [Edit("1", "Torvik", prompt, "Mara", "")], ["Birds sing"], answered=True)
     for row in (plain, longer):
         assert row.subject is not None
-        assert lm.tokenizer.decode(row.ids[row.subject[0] : row.subject[1] + 1]).strip() == "Torvik" and lm.tokenizer.decode(row.answer) == "Mara"
+        assert (
+            lm.tokenizer.decode(row.ids[row.subject[0] : row.subject[1] + 1]).strip() == "Torvik"
+            and lm.tokenizer.decode(row.answer) == "Mara"
+        )
 
 
 @pytest.mark.parametrize(
@@ -221,7 +256,11 @@ def test_a_question_or_an_instruction_is_a_request(prompt: str, asks: bool) -> N
         ("qa", "Who runs Torvik?", "qa"),
         ("bare", "Who runs Torvik?", "bare"),
         ("chat", "<|im_start|>user\nWho runs Torvik?<|im_end|>\n<|im_start|>assistant\n", "bare"),
-        ("qa", "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n", "bare"),
+        (
+            "qa",
+            "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n",
+            "bare",
+        ),
     ],
 )
 def test_the_form_of_a_prompt(form: Form, prompt: str, context: Context) -> None:

@@ -23,7 +23,11 @@ from lks.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 SLEEPER = (sys.executable, "-c", "import time; time.sleep(600)")
-STUBBORN = (sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)")
+STUBBORN = (
+    sys.executable,
+    "-c",
+    "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)",
+)
 
 
 def lks(*words: object) -> Result:
@@ -40,7 +44,12 @@ def free_port() -> int:
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The state folder of a home of its own; whatever was started in it is ended."""
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
-    for name in ("PREFECT_API_URL", "PREFECT_API_DATABASE_CONNECTION_URL", "LKS_RESULTS", "CUDA_VISIBLE_DEVICES"):
+    for name in (
+        "PREFECT_API_URL",
+        "PREFECT_API_DATABASE_CONNECTION_URL",
+        "LKS_RESULTS",
+        "CUDA_VISIBLE_DEVICES",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "200")
     folder = state_folder()
@@ -94,11 +103,20 @@ class TestDown:
         monkeypatch.setattr("cli.up.END_S", 1.0)
         server, deaf = begun(state), begun(state, "worker-lks", STUBBORN)
         deadline = time.monotonic() + 30
-        while "deaf" not in processes.log_of(state, "worker-lks").read_text().splitlines() and time.monotonic() < deadline:
+        while (
+            "deaf" not in processes.log_of(state, "worker-lks").read_text().splitlines()
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.05)
-        code = f"import subprocess; print(subprocess.Popen({list(SLEEPER)}, stdin=-3, stdout=-3, stderr=-3).pid)"
+        code = (
+            f"import subprocess; print(subprocess.Popen({list(SLEEPER)}, stdin=-3, stdout=-3, stderr=-3).pid)"
+        )
         environment = {**os.environ, processes.MARK: str(state)}
-        orphan = int(subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout)
+        orphan = int(
+            subprocess.run(
+                [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+            ).stdout
+        )
         result = lks("down")
         assert result.exit_code == 0, result.output
         assert f"server (process {server.pid}): ended" in result.output
@@ -109,7 +127,9 @@ class TestDown:
 
     def test_others_are_left_alone(self, state):
         with subprocess.Popen(SLEEPER) as other:
-            (state / "server.json").write_text(json.dumps(asdict(BackgroundService("server", other.pid, 1.0, SLEEPER))))
+            (state / "server.json").write_text(
+                json.dumps(asdict(BackgroundService("server", other.pid, 1.0, SLEEPER)))
+            )
             lks("down")
             assert other.poll() is None
             other.kill()
@@ -169,7 +189,9 @@ class TestServer:
         asked = []
         service = begun(state)
         monkeypatch.setattr(up_server, "services", lambda state: {})
-        monkeypatch.setattr(up_server, "_start_server", lambda state, port, api: asked.append(port) or service)
+        monkeypatch.setattr(
+            up_server, "_start_server", lambda state, port, api: asked.append(port) or service
+        )
         monkeypatch.setattr("flows.services.temporary_server.answers", lambda *_: True)
         free = free_port()
         up_server.ensure_server(state, free, None)
@@ -241,5 +263,8 @@ def _deployed(port: int) -> dict[str, str]:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}), get_client(sync_client=True) as client:
+    with (
+        temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}),
+        get_client(sync_client=True) as client,
+    ):
         return {deployment.name: str(deployment.work_pool_name) for deployment in client.read_deployments()}

@@ -87,9 +87,15 @@ def test_what_tells_answers_apart_counts_and_nothing_else() -> None:
     pairs = [*DIFFERENT, *SAME]
     both = [*pairs, *((b, a) for a, b in pairs)]
     plain = [row[1] for row in of_rows([(text, answer, [], "") for text, answer in both])]
-    listed = [row[1] for row in of_rows([(text, "other", ["C# 5%", answer, None], "") for text, answer in both])]
+    listed = [
+        row[1] for row in of_rows([(text, "other", ["C# 5%", answer, None], "") for text, answer in both])
+    ]
     expected = ([0] * len(DIFFERENT) + [1] * len(SAME)) * 2
-    wrong = [pair for pair, one, two, right in zip(both, plain, listed, expected, strict=True) if (one, two) != (right, right)]
+    wrong = [
+        pair
+        for pair, one, two, right in zip(both, plain, listed, expected, strict=True)
+        if (one, two) != (right, right)
+    ]
     assert not wrong
 
 
@@ -115,5 +121,8 @@ def test_an_answer_of_several_sentences_or_lines_is_not_cut() -> None:
     assert [row[1] for row in of_rows(rows)] == [1] * len(rows)
     cut = [(text, answer + " and so on", [], "") for text, answer in PARTED]
     cut += [(answer.rstrip(".") + " and so on. It", answer, [], "") for _, answer in PARTED]
-    cut += [("Yahoo! It is", "Yahoo! Inc", [], ""), ("First line\nthird line", "First line\nsecond line", [], "")]
+    cut += [
+        ("Yahoo! It is", "Yahoo! Inc", [], ""),
+        ("First line\nthird line", "First line\nsecond line", [], ""),
+    ]
     assert [row[1] for row in of_rows(cut)] == [0] * len(cut)

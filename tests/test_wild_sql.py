@@ -17,7 +17,10 @@ CLASSES = {"meaningless", "missing_token", "partial_replacement", "unchanged", "
 SQL = (Path(lks.__path__[0]) / "results" / "wild.sql").read_text(encoding="utf-8")
 GOLDEN = Path(__file__).parent / "golden" / "error_classes.csv"
 with GOLDEN.open(encoding="utf-8", newline="") as file:
-    EXAMPLES = [(r["text"], r["answer"], tuple(filter(None, r["accepted"].split("|"))), r["old"], r["label"]) for r in csv.DictReader(file)]
+    EXAMPLES = [
+        (r["text"], r["answer"], tuple(filter(None, r["accepted"].split("|"))), r["old"], r["label"])
+        for r in csv.DictReader(file)
+    ]
 
 
 KINDS = (pa.string(), pa.string(), pa.list_(pa.string()), pa.string())
@@ -54,7 +57,9 @@ def scored() -> list[tuple[object, ...]]:
     return of_rows([(text, answer, list(accepted), old) for text, answer, accepted, old, _ in EXAMPLES] * 50)
 
 
-@pytest.mark.parametrize("index", range(len(EXAMPLES)), ids=[f"{label or 'right'}: {text[:20]!r}" for text, *_, label in EXAMPLES])
+@pytest.mark.parametrize(
+    "index", range(len(EXAMPLES)), ids=[f"{label or 'right'}: {text[:20]!r}" for text, *_, label in EXAMPLES]
+)
 def test_hand_labelled(scored, index):
     label = EXAMPLES[index][-1]
     for _, right, holds, kind in scored[index :: len(EXAMPLES)]:
@@ -251,10 +256,52 @@ def test_without_old_answer_or_spellings(accepted, old):
 
 
 SPACES = (" ", "  ", "\n", "\r\n", "in\u00a0", "\x1e", "")
-WORDS = ("Paris", "London", "the", "a", "An", "of", "It", "He", "é", "E\u0301", "ß", "İ", "Köln", "ha", "haha", "東京", "said")
-STOPS = ("U.S.", "St.", "J.", "Inc.", "Dr.", "p.m.", "No.", "3.5", "1990", ".", "..", "...", ",", ";", "-", "—", "“", "'", "+")
+WORDS = (
+    "Paris",
+    "London",
+    "the",
+    "a",
+    "An",
+    "of",
+    "It",
+    "He",
+    "é",
+    "E\u0301",
+    "ß",
+    "İ",
+    "Köln",
+    "ha",
+    "haha",
+    "東京",
+    "said",
+)
+STOPS = (
+    "U.S.",
+    "St.",
+    "J.",
+    "Inc.",
+    "Dr.",
+    "p.m.",
+    "No.",
+    "3.5",
+    "1990",
+    ".",
+    "..",
+    "...",
+    ",",
+    ";",
+    "-",
+    "—",
+    "“",
+    "'",
+    "+",
+)
 PIECES = st.sampled_from([*SPACES, *WORDS, *STOPS])
-TEXTS = st.one_of(st.text(max_size=40), st.lists(PIECES, max_size=12).map(" ".join), st.lists(PIECES, max_size=12).map("".join))
+TEXTS = st.one_of(
+    st.text(max_size=40),
+    st.lists(PIECES, max_size=12).map(" ".join),
+    st.lists(PIECES, max_size=12).map("".join),
+)
 CASES = st.tuples(TEXTS, TEXTS, st.lists(TEXTS, max_size=3), TEXTS)
 
 
@@ -280,7 +327,9 @@ def test_the_normal_form_is_normal(text):
 
 
 @given(st.lists(CASES, min_size=20, max_size=40))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 def test_wrong_answers_have_one_class_and_right_ones_none(cases):
     for (_, right, holds, kind), case in zip(of_rows(cases), cases, strict=True):
         assert right in (0, 1)
@@ -289,11 +338,16 @@ def test_wrong_answers_have_one_class_and_right_ones_none(cases):
 
 
 @given(st.lists(st.tuples(TEXTS, TEXTS), min_size=20, max_size=40))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 def test_saying_an_answer_or_another_spelling_is_right(pairs):
     said = [row[0] for row in of_rows([(text, "", [], "") for text, _ in pairs])]
     rows = [(answer, answer, [other], "") for answer, (_, other) in zip(said, pairs, strict=True)]
-    rows += [(answer, "something else", [other, answer], "") for answer, (_, other) in zip(said, pairs, strict=True)]
+    rows += [
+        (answer, "something else", [other, answer], "")
+        for answer, (_, other) in zip(said, pairs, strict=True)
+    ]
     assert {row[1] for row in of_rows(rows)} == {1}
 
 
@@ -301,4 +355,6 @@ def test_answers_of_the_made_world_are_right_when_said():
     from lks.data.synthetic_world import cases
 
     wanted = sorted({probe.answer for case in cases() for probe in case.probes})
-    assert all(row[1] == 1 for row in of_rows([(f" {answer}. It is so.", answer, [], "old") for answer in wanted]))
+    assert all(
+        row[1] == 1 for row in of_rows([(f" {answer}. It is so.", answer, [], "old") for answer in wanted])
+    )

@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from baselines._ties import ties
-from baselines.wise import LayerRows, SideMemoryPatch, SideMemoryTrainer, Wise, WiseParams, activation, margin_loss, read
+from baselines.wise import (
+    LayerRows,
+    SideMemoryPatch,
+    SideMemoryTrainer,
+    Wise,
+    WiseParams,
+    activation,
+    margin_loss,
+    read,
+)
 from lks.editing.patch import WeightPatch
 from lks.models.lm import LM
 from tests import tiny
@@ -37,7 +46,9 @@ def test_the_margin_loss_by_hand() -> None:
 
 def test_what_the_routing_activation_reads() -> None:
     ids = torch.tensor([[1, 7, 8, 9, 0], [0, 1, 7, 8, 9]])
-    prompt = torch.tensor([[1, 1, 1, 0, 0], [0, 1, 1, 1, 1]]).bool()  # 9 in the first row is answer, 0 is padding, 1 begins the sequence
+    prompt = torch.tensor(
+        [[1, 1, 1, 0, 0], [0, 1, 1, 1, 1]]
+    ).bool()  # 9 in the first row is answer, 0 is padding, 1 begins the sequence
     assert read("mean", ids, prompt, (1,)).int().tolist() == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 1]]
     assert read("mean", ids, prompt, ()).equal(prompt)
     assert read("last", ids, prompt, (1,)).int().tolist() == [[0, 0, 1, 0, 0], [0, 0, 0, 0, 1]]
@@ -50,7 +61,9 @@ def test_what_the_routing_activation_reads() -> None:
 def test_the_most_active_memory_above_its_own_threshold_answers() -> None:
     changes = torch.stack([torch.diag(torch.tensor([1.0, 0.0])), torch.diag(torch.tensor([0.0, 2.0]))])
     patch = SideMemoryPatch(0, changes, torch.tensor([1.0, 9.0]), "mean")
-    inputs = torch.tensor([[3.0, 1.0], [3.0, 4.0], [0.5, 4.0], [3.0, 5.0], [0.5, 5.0]])  # active: (3, 2) (3, 8) (.5, 8) (3, 10) (.5, 10)
+    inputs = torch.tensor(
+        [[3.0, 1.0], [3.0, 4.0], [0.5, 4.0], [3.0, 5.0], [0.5, 5.0]]
+    )  # active: (3, 2) (3, 8) (.5, 8) (3, 10) (.5, 10)
     assert patch.choose(inputs[:, None], torch.ones(5, 1).bool()).tolist() == [0, 0, -1, 1, 1]
 
 
@@ -65,7 +78,9 @@ def half_routed(lm: LM, reads: str) -> tuple[SideMemoryPatch, list[bool]]:
         rows = LayerRows.of(lm, params, ([prompt], ["Oslo"]))
         active.append(float(activation(rows.inputs @ change, rows.where)))
     middle = sorted(active)[len(encoded) // 2 - 1 :][:2]
-    return SideMemoryPatch(2, change[None], torch.tensor([sum(middle) / 2]), params.reads), [a > sum(middle) / 2 for a in active]
+    return SideMemoryPatch(2, change[None], torch.tensor([sum(middle) / 2]), params.reads), [
+        a > sum(middle) / 2 for a in active
+    ]
 
 
 @pytest.mark.parametrize("family", tiny.MODELS)
@@ -80,7 +95,15 @@ def test_each_row_of_a_mixed_batch_generates_with_its_own_memory_to_the_end(fami
     ids, mask = lm.pad([e.ids for e in lm.encode(PROMPTS, [""] * len(PROMPTS))], "left")
 
     def generated(rows: torch.Tensor, attention: torch.Tensor, cache: bool = True) -> torch.Tensor:
-        made = lm.model.generate(rows, attention_mask=attention, max_new_tokens=6, min_new_tokens=6, do_sample=False, use_cache=cache, pad_token_id=0)
+        made = lm.model.generate(
+            rows,
+            attention_mask=attention,
+            max_new_tokens=6,
+            min_new_tokens=6,
+            do_sample=False,
+            use_cache=cache,
+            pad_token_id=0,
+        )
         return made[:, rows.shape[1] :]
 
     plain = generated(ids, mask)
@@ -100,7 +123,11 @@ def test_the_loss_of_an_untouched_memory_is_the_models_own_plus_the_margins(fami
     lm, edit = tiny.lm(family), tiny.edits(1)[0]
     trainer = SideMemoryTrainer(lm, PARAMS, 0)
     texts = trainer._texts(edit)
-    assert len(texts[0]) == 3 + 2 and texts[0][0] == edit.prompt and set(texts[0][3:]) == set(edit.training_locality)
+    assert (
+        len(texts[0]) == 3 + 2
+        and texts[0][0] == edit.prompt
+        and set(texts[0][3:]) == set(edit.training_locality)
+    )
     rows = LayerRows.of(lm, PARAMS, texts)
     loss = trainer.loss(torch.zeros(rows.inputs.shape[-1], lm.dim), rows)
     means = []
@@ -119,7 +146,11 @@ def test_a_shard_changes_its_own_weights_only_and_none_too_far() -> None:
         trainer.learn(edit, lambda _: None)
         masks.append(trainer.mask)
     assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[1], masks[2])
-    assert [s.edits for s in trainer.saved] == [(0, 1)] and trainer.shard is not None and trainer.shard.edits == (2,)
+    assert (
+        [s.edits for s in trainer.saved] == [(0, 1)]
+        and trainer.shard is not None
+        and trainer.shard.edits == (2,)
+    )
     for shard, mask in ((trainer.saved[0], masks[0]), (trainer.shard, masks[2])):
         assert float(mask.mean()) == pytest.approx(0.2, abs=0.03)
         assert not shard.change[mask == 0].any() and float(shard.change.abs().max()) == pytest.approx(0.01)
@@ -128,12 +159,15 @@ def test_a_shard_changes_its_own_weights_only_and_none_too_far() -> None:
 def test_shards_are_kept_apart_or_merged() -> None:
     lm, edits = tiny.lm("llama"), tiny.edits(3)
     apart, merged, late = (
-        Wise(replace(PARAMS, save_freq=1, merge_freq=m, retrieve=r)).edit(lm, edits, seed=2) for m, r in ((9, True), (9, False), (2, True))
+        Wise(replace(PARAMS, save_freq=1, merge_freq=m, retrieve=r)).edit(lm, edits, seed=2)
+        for m, r in ((9, True), (9, False), (2, True))
     )
     shards = list(apart.tensors()["changes"])
     assert len(shards) == 3
     torch.testing.assert_close(merged.tensors()["changes"][0], ties(shards, PARAMS.density))
-    torch.testing.assert_close(late.tensors()["changes"], torch.stack([ties(shards[:2], PARAMS.density), shards[2]]))
+    torch.testing.assert_close(
+        late.tensors()["changes"], torch.stack([ties(shards[:2], PARAMS.density), shards[2]])
+    )
 
 
 def test_the_threshold_is_that_of_the_least_active_edit_as_the_memory_ends_up() -> None:

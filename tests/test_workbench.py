@@ -25,11 +25,16 @@ QUICK = {"max_epochs": "40", "lambda_edit": "0.5", "locality_prompts": "4", "loc
 
 
 def edits_of(count: int) -> list[Edit]:
-    return [replace(case.edit, training_paraphrases=(), training_locality=()) for case in synthetic_world.cases()[:count]]
+    return [
+        replace(case.edit, training_paraphrases=(), training_locality=())
+        for case in synthetic_world.cases()[:count]
+    ]
 
 
 def facts_of(edits: list[Edit], target: str = "") -> Facts:
-    return Facts("people", tuple(UserFact(0, e.subject, e.prompt, target or e.target, e.case_id) for e in edits))
+    return Facts(
+        "people", tuple(UserFact(0, e.subject, e.prompt, target or e.target, e.case_id) for e in edits)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,17 +63,23 @@ def logits(lm: LM, patch: Patch | None, prompt: str) -> torch.Tensor:
             return torch.as_tensor(lm.model(input_ids=ids, attention_mask=mask).logits)
 
 
-def test_the_edited_model_answers_and_what_was_saved_answers_the_same(lm: LM, made: SavedEdits, saved: SavedEdits) -> None:
+def test_the_edited_model_answers_and_what_was_saved_answers_the_same(
+    lm: LM, made: SavedEdits, saved: SavedEdits
+) -> None:
     assert made.facts is not None
     check = answers(lm, made.patch, made.facts.dataset())
     assert (check.asked, check.of) == (4, 4) and check.after == 4 > check.before
     for edit in edits_of(4):
         assert torch.equal(logits(lm, made.patch, edit.prompt), logits(lm, saved.patch, edit.prompt))
     assert saved.origin == made.origin
-    assert set(saved.learnt) == set(made.learnt) and all(torch.equal(saved.learnt[k], made.learnt[k].cpu()) for k in made.learnt)
+    assert set(saved.learnt) == set(made.learnt) and all(
+        torch.equal(saved.learnt[k], made.learnt[k].cpu()) for k in made.learnt
+    )
 
 
-def test_a_model_that_nobody_tuned_gets_the_middle_block_and_a_method_its_blocks_at_the_same_depth(lm: LM) -> None:
+def test_a_model_that_nobody_tuned_gets_the_middle_block_and_a_method_its_blocks_at_the_same_depth(
+    lm: LM,
+) -> None:
     from workbench.presets import editor_for, method_named
 
     editor, said = editor_for(method_named("lks"), "somebody/else", (32, 4096), (10, ""), {})
@@ -124,13 +135,17 @@ def test_removing_a_subject_is_exact(lm: LM, saved: SavedEdits) -> None:
     assert torch.equal(logits(lm, left, edits[1].prompt), logits(lm, None, edits[1].prompt))
     for edit in (edits[0], edits[2], edits[3]):
         assert torch.equal(logits(lm, left, edit.prompt), logits(lm, saved.patch, edit.prompt))
-    assert done.edited.facts is not None and edits[1].subject not in {fact.subject for fact in done.edited.facts.facts}
+    assert done.edited.facts is not None and edits[1].subject not in {
+        fact.subject for fact in done.edited.facts.facts
+    }
     with pytest.raises(UserError, match="Unknown subject"):
         remove(done.edited, edits[1].subject)
 
 
 def test_removing_keeps_a_gate_as_it_was(lm: LM) -> None:
-    made = edit_model(lm, facts_of(edits_of(4)), EditRequest(changes=QUICK | {"gate": "relation", "max_epochs": "5"}))
+    made = edit_model(
+        lm, facts_of(edits_of(4)), EditRequest(changes=QUICK | {"gate": "relation", "max_epochs": "5"})
+    )
     left = remove(made, edits_of(4)[0].subject).edited.patch
     for edit in edits_of(4)[1:]:
         assert torch.equal(logits(lm, left, edit.prompt), logits(lm, made.patch, edit.prompt))
@@ -176,7 +191,13 @@ def test_a_difference_names_facts_targets_and_norms(saved: SavedEdits) -> None:
     fewer = remove(saved, edits[0].subject).edited
     assert fewer.facts is not None
     other = replace(
-        fewer, facts=replace(fewer.facts, facts=tuple(replace(f, target="Paris") if f.subject == edits[1].subject else f for f in fewer.facts.facts))
+        fewer,
+        facts=replace(
+            fewer.facts,
+            facts=tuple(
+                replace(f, target="Paris") if f.subject == edits[1].subject else f for f in fewer.facts.facts
+            ),
+        ),
     )
     found = difference(saved, other)
     assert found.only_first == (edits[0].prompt,) and found.only_second == ()
@@ -229,8 +250,16 @@ def test_scores_come_from_the_given_patch(lm: LM, saved: SavedEdits, tmp_path: P
     from reports.results import load
 
     loaded = load(Store(tmp_path))
-    after, before = (loaded.score(outcome, "ar_exact", "reliability") for outcome in (scored.edited, scored.unedited))
-    assert after is not None and before is not None and after.value == 100.0 and before.value is not None and before.value < 100.0
+    after, before = (
+        loaded.score(outcome, "ar_exact", "reliability") for outcome in (scored.edited, scored.unedited)
+    )
+    assert (
+        after is not None
+        and before is not None
+        and after.value == 100.0
+        and before.value is not None
+        and before.value < 100.0
+    )
     assert after.low is not None and after.low < 100.0
     other = remove(saved, edits_of(1)[0].subject).edited
     assert content_of(other.patch) != content_of(saved.patch), "another patch is another cell"

@@ -41,7 +41,9 @@ def facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("--set", "blok=3"), "Did you mean 'block'"),
     ],
 )
-def test_what_cannot_work_is_told_at_once(facts: Path, tmp_path: Path, more: tuple[str, ...], said: str) -> None:
+def test_what_cannot_work_is_told_at_once(
+    facts: Path, tmp_path: Path, more: tuple[str, ...], said: str
+) -> None:
     model = () if "--model" in more else ("--model", "micro-llama")
     done = lks("edit", *model, "--facts", facts, "--out", tmp_path / "patch", *more)
     assert done.exit_code == 2 and said in " ".join(done.output.split()), done.output
@@ -56,7 +58,9 @@ def test_the_model_is_looked_at_before_the_facts(facts: Path, tmp_path: Path) ->
 
 def test_a_relation_misspelt_is_pointed_out(tmp_path: Path) -> None:
     (tmp_path / "facts.txt").write_text("Ada Lovelace | birthplce | Rome\n")
-    (tmp_path / "templates.toml").write_text('birthplace = "The birthplace of {} is"\nemployer = "{} works for"\n')
+    (tmp_path / "templates.toml").write_text(
+        'birthplace = "The birthplace of {} is"\nemployer = "{} works for"\n'
+    )
     (note,) = read_facts(tmp_path / "facts.txt", tmp_path / "templates.toml").notes
     assert "(or is 'birthplace' meant?)" in note
 
@@ -65,4 +69,6 @@ def test_who_cannot_be_removed_is_told_what_to_type(tmp_path: Path) -> None:
     write(tmp_path / "patch", SavedEdits(NoPatch(), None, None))
     done = lks("remove", tmp_path / "patch", "Ada Lovelace")
     assert done.exit_code == 2
-    assert f"lks edit --update --without 'Ada Lovelace' --model MODEL --out {tmp_path / 'patch'}" in " ".join(done.output.split())
+    assert f"lks edit --update --without 'Ada Lovelace' --model MODEL --out {tmp_path / 'patch'}" in " ".join(
+        done.output.split()
+    )

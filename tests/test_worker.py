@@ -69,8 +69,16 @@ class Pool:
 
     def start(self, **coordinates: object) -> UUID:
         """A cell's run; of real data only by its id, without which all data are read anew."""
-        where = {"model": "micro-llama", "dataset": "world", "method": "none", "n_edits": 1, "results": str(self.results)}
-        return self.client.create_flow_run_from_deployment(self.deployment, parameters={**where, **coordinates}).id
+        where = {
+            "model": "micro-llama",
+            "dataset": "world",
+            "method": "none",
+            "n_edits": 1,
+            "results": str(self.results),
+        }
+        return self.client.create_flow_run_from_deployment(
+            self.deployment, parameters={**where, **coordinates}
+        ).id
 
     def run(self, number: UUID) -> FlowRun:
         return self.client.read_flow_run(number)
@@ -98,10 +106,21 @@ def pool(prefect_server: None, tmp_path: Path) -> Iterator[Pool]:
 @contextmanager
 def worker(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A worker of the pool, ended hard with its children."""
-    environment = {**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value()), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    environment |= {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_LOGGING_TO_API_ENABLED": "true", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PREFECT_API_URL": str(PREFECT_API_URL.value()),
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+    }
+    environment |= {
+        "PREFECT_LOGGING_LEVEL": "INFO",
+        "PREFECT_LOGGING_TO_API_ENABLED": "true",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-m", "flows.worker", "--pool", POOL, "--name", "one"]
-    with (folder / "worker.log").open("wb") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder) as process:
+    with (
+        (folder / "worker.log").open("wb") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder) as process,
+    ):
         try:
             yield process
         finally:
@@ -110,7 +129,11 @@ def worker(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def test_cells_share_a_process_and_a_model(pool, tmp_path):
     """And what they say reaches the server and the worker's log. Another environment is another process."""
-    cells = cells_of(Grid(name="g", models=["micro-llama"], datasets=["world"], methods=["none"], n_edits=[1], seeds=[0, 1]))
+    cells = cells_of(
+        Grid(
+            name="g", models=["micro-llama"], datasets=["world"], methods=["none"], n_edits=[1], seeds=[0, 1]
+        )
+    )
     pool.deploy("counted_loads.flow_cell")
     with worker(tmp_path):
         runs = [pool.start(seed=cell.seed, cell_id=cell.id) for cell in cells]
@@ -119,7 +142,10 @@ def test_cells_share_a_process_and_a_model(pool, tmp_path):
         first, second = (pool.run(run).infrastructure_pid for run in runs)
         assert (pool.results / "loads.log").read_text() == f"{first} micro-llama\n"
         assert first == second
-        until("logs on the server", lambda: all("Finished in state Completed()" in pool.logs(run) for run in runs))
+        until(
+            "logs on the server",
+            lambda: all("Finished in state Completed()" in pool.logs(run) for run in runs),
+        )
         assert pool.told(tmp_path).count("Finished in state Completed()") == 2
 
         pool.deploy("counted_loads.flow_cell", LKS_SLOTS="3")
@@ -128,7 +154,11 @@ def test_cells_share_a_process_and_a_model(pool, tmp_path):
         assert pool.run(by_name).state.type == StateType.COMPLETED, pool.told(tmp_path)
         assert pool.run(by_name).infrastructure_pid != first and not alive(int(first))
     done = [read_outcome(pool.results, folder.name) for folder in (pool.results / "cells").iterdir()]
-    assert sorted((outcome.status, outcome.cell.method) for outcome in done) == [("ok", "lks"), ("ok", "none"), ("ok", "none")]
+    assert sorted((outcome.status, outcome.cell.method) for outcome in done) == [
+        ("ok", "lks"),
+        ("ok", "none"),
+        ("ok", "none"),
+    ]
 
 
 def test_a_killed_child_costs_one_more_try(pool, tmp_path, monkeypatch):
@@ -136,7 +166,12 @@ def test_a_killed_child_costs_one_more_try(pool, tmp_path, monkeypatch):
     (tmp_path / "grids.toml").write_text(fakes.GRIDS.replace("[1, 2, 3]", "[1, 2]"))
     monkeypatch.setenv("LKS_GRIDS", str(tmp_path / "grids.toml"))
     fakes.install(fakes.Cells(), monkeypatch.setattr)
-    pool.deploy("fakes.flow_cell", FAKE_KILL="1:ft | micro-fake | world | T=2", FAKE_FAIL="ft | micro-fake | world | T=1", FAKE_WAIT="0")
+    pool.deploy(
+        "fakes.flow_cell",
+        FAKE_KILL="1:ft | micro-fake | world | T=2",
+        FAKE_FAIL="ft | micro-fake | world | T=1",
+        FAKE_WAIT="0",
+    )
     with worker(tmp_path):
         done = grid("tiny", pool.results, runner="pool")
     assert done == {"stored": 0, "ok": 3, "oom": 1}, pool.told(tmp_path)
@@ -148,10 +183,19 @@ def test_a_killed_child_costs_one_more_try(pool, tmp_path, monkeypatch):
         "none | T=1",
         "none | T=2",
     ]
-    for before, after in itertools.pairwise(starts):  # the first try of T=2 dies, T=1 is out of memory: each is a child's last
+    for before, after in itertools.pairwise(
+        starts
+    ):  # the first try of T=2 dies, T=1 is out of memory: each is a child's last
         assert (before[1] == after[1]) == before[0].startswith("none")
-    named = [run for run in pool.client.read_flow_runs() if run.deployment_id == pool.deployment and run.name == "ft | micro-fake | world | T=2"]
-    assert sorted(run.state.type for run in named if str(pool.results) == run.parameters["results"]) == [StateType.COMPLETED, StateType.CRASHED]
+    named = [
+        run
+        for run in pool.client.read_flow_runs()
+        if run.deployment_id == pool.deployment and run.name == "ft | micro-fake | world | T=2"
+    ]
+    assert sorted(run.state.type for run in named if str(pool.results) == run.parameters["results"]) == [
+        StateType.COMPLETED,
+        StateType.CRASHED,
+    ]
 
 
 def test_a_run_is_cancelled_and_a_worker_asked_to_end(pool, tmp_path):

@@ -4,7 +4,17 @@ import re
 
 import pytest
 
-from lks.data.synthetic_world import NEAR_NAMES, RELATIONS, TASKS, ability_items, cases, held_out_facts, sentences, training_facts, world
+from lks.data.synthetic_world import (
+    NEAR_NAMES,
+    RELATIONS,
+    TASKS,
+    ability_items,
+    cases,
+    held_out_facts,
+    sentences,
+    training_facts,
+    world,
+)
 from lks.errors import UserError
 
 
@@ -56,7 +66,12 @@ def test_cases_are_complete(seed):
         assert edit.target != edit.ground_truth
         kinds = [probe.kind for probe in case.probes]
         assert kinds == ["edit", "paraphrase", "paraphrase", "locality", "locality"]
-        for prompt in (edit.prompt, *edit.training_paraphrases, *edit.training_locality, *(probe.prompt for probe in case.probes)):
+        for prompt in (
+            edit.prompt,
+            *edit.training_paraphrases,
+            *edit.training_locality,
+            *(probe.prompt for probe in case.probes),
+        ):
             assert edit.subject in prompt
             assert prompt == prompt.strip()
 
@@ -70,7 +85,11 @@ def test_no_evaluation_prompt_is_trained_on():
     made = cases()
     evaluated = {probe.prompt for case in made for probe in case.probes if probe.kind != "edit"}
     for case in made:
-        assert not evaluated & {case.edit.prompt, *case.edit.training_paraphrases, *case.edit.training_locality}
+        assert not evaluated & {
+            case.edit.prompt,
+            *case.edit.training_paraphrases,
+            *case.edit.training_locality,
+        }
     trained = {fact.phrasing.format(fact.name) for fact in training_facts(world())}
     assert not evaluated & trained
     assert evaluated <= {fact.phrasing.format(fact.name) for fact in held_out_facts(world())}

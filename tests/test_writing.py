@@ -25,7 +25,10 @@ from lks.prompts.pipeline import Ask, WriterReply, write
 
 ROOT = Path(__file__).parents[1]
 NAMES = [f"{first} {last}" for first in ("Ada", "Ben", "Cleo", "Dan") for last in ("Moor", "Reed", "Stone")]
-FACTS = [PromptFact(str(i), name, f"The mother tongue of {name} is", "Dutch", "Welsh") for i, name in enumerate(NAMES)]
+FACTS = [
+    PromptFact(str(i), name, f"The mother tongue of {name} is", "Dutch", "Welsh")
+    for i, name in enumerate(NAMES)
+]
 
 
 class Scripted:
@@ -39,7 +42,11 @@ class Scripted:
     def say(self, asks: Sequence[Ask], arrived: Callable[[], None]) -> list[WriterReply]:
         self.asks += asks
         return [
-            WriterReply(ask.fact.prompt, self.replies.get(f"{ask.fact.case_id} {ask.stage.name} {ask.attempt}") or self._usual(ask)) for ask in asks
+            WriterReply(
+                ask.fact.prompt,
+                self.replies.get(f"{ask.fact.case_id} {ask.stage.name} {ask.attempt}") or self._usual(ask),
+            )
+            for ask in asks
         ]
 
     @staticmethod
@@ -59,19 +66,27 @@ def test_all_prompts_of_all_records():
         ] for case in "01"
     ]  # fmt: skip
     assert (made.rejects, made.lacking) == ([], [])
-    assert [one.text for one in made.written["training", "1"].locality] == ["The favourite dish of Ada Reed is", "The eye colour of Ada Reed is"]
+    assert [one.text for one in made.written["training", "1"].locality] == [
+        "The favourite dish of Ada Reed is",
+        "The eye colour of Ada Reed is",
+    ]
 
 
 def test_a_rejected_reply_is_asked_for_again_and_then_given_up():
     bad = {f"1 evaluation locality 1 {attempt}": "EvalPrompt: x\nEvalAnswer: y" for attempt in range(3)}
-    writer = Scripted(**bad, **{"0 training paraphrase 1 0": "Ada Moor's native language is", "0 training paraphrase 1 1": "a\nb"})
+    writer = Scripted(
+        **bad,
+        **{"0 training paraphrase 1 0": "Ada Moor's native language is", "0 training paraphrase 1 1": "a\nb"},
+    )
     made = write(FACTS[:2], ("evaluation", "training"), writer, Seen.of(FACTS))
     assert [(one.case_id, one.stage, one.attempt, one.reason) for one in made.rejects] == [
         *(("1", "evaluation locality 1", attempt, "subject missing") for attempt in range(3)),
         ("0", "training paraphrase 1", 0, "duplicate in the record"),
         ("0", "training paraphrase 1", 1, "more than one line"),
     ]
-    assert [(one.case_id, one.stage, one.reasons) for one in made.lacking] == [("1", "evaluation locality 1", ("subject missing",) * 3)]
+    assert [(one.case_id, one.stage, one.reasons) for one in made.lacking] == [
+        ("1", "evaluation locality 1", ("subject missing",) * 3)
+    ]
     assert (made.whole("evaluation", FACTS[:2]), made.whole("training", FACTS[:2])) == (1, 2)
 
 
@@ -79,7 +94,9 @@ def test_the_first_of_two_equal_prompts_is_taken():
     twins = [FACTS[0], PromptFact("b", "Ada Moor", "Ada Moor, whose mother tongue is", "Danish")]
     made = write(twins, ("evaluation",), Scripted(), Seen.of(twins))
     assert made.written["evaluation", "0"].paraphrases
-    assert [(one.case_id, set(one.reasons)) for one in made.lacking] == [("b", {"duplicate in the dataset"})] * 2
+    assert [(one.case_id, set(one.reasons)) for one in made.lacking] == [
+        ("b", {"duplicate in the dataset"})
+    ] * 2
 
 
 @pytest.fixture
@@ -95,14 +112,24 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
 def facts(tmp_path: Path) -> Path:
     file = tmp_path / "facts.jsonl"
     rows = [
-        {"id": one.case_id, "subject": one.subject, "prompt": one.prompt, "target": one.target, "ground_truth": one.ground_truth} for one in FACTS
+        {
+            "id": one.case_id,
+            "subject": one.subject,
+            "prompt": one.prompt,
+            "target": one.target,
+            "ground_truth": one.ground_truth,
+        }
+        for one in FACTS
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
 
 
 def contents(folder: Path, *names: str) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in names or ("evaluation.jsonl", "training.jsonl", "facts.jsonl")}
+    return {
+        name: (folder / name).read_bytes()
+        for name in names or ("evaluation.jsonl", "training.jsonl", "facts.jsonl")
+    }
 
 
 def test_files_and_a_second_run_from_disk(server, facts, tmp_path):
@@ -126,7 +153,9 @@ def test_files_and_a_second_run_from_disk(server, facts, tmp_path):
     assert summary["tokens"] == {"prompt": sum(len(text) // 4 for text in server.texts), "reply": 10 * 60}
     assert summary["usd"] == pytest.approx((summary["tokens"]["prompt"] * 0.15 + 600 * 0.60) / 1e6, abs=1e-6)
     everything = {path.name: path.read_bytes() for path in order.out.iterdir()}
-    assert not any(b"sk-secret" in content or server.url.encode() in content for content in everything.values())
+    assert not any(
+        b"sk-secret" in content or server.url.encode() in content for content in everything.values()
+    )
     again = make(order)
     assert again.asked == 0 and len(server.requests) == 60
     assert {path.name: path.read_bytes() for path in order.out.iterdir()} == everything
@@ -137,11 +166,15 @@ def test_no_prompt_is_in_both_splits(server, facts, tmp_path):
     make(PromptOrder(str(facts), out, split="training"))
     make(PromptOrder(str(facts), out, split="evaluation"))
     reasons = Counter(json.loads(line)["reason"] for line in (out / "rejects.jsonl").read_text().splitlines())
-    assert reasons["in the other split"] > 0  # this writer gives the same to both, as it is not told what the other set has
+    assert (
+        reasons["in the other split"] > 0
+    )  # this writer gives the same to both, as it is not told what the other set has
     rows = [json.loads(line) for line in (out / "training.jsonl").read_text().splitlines()]
     trained = {normalised(text) for row in rows for text in (row["rephrase_prompt"], *row["locality"])}
     evaluation = [json.loads(line) for line in (out / "evaluation.jsonl").read_text().splitlines()]
-    assert not trained & {normalised(text) for row in evaluation for text in (row["generality"], row["locality"]["prompt"])}
+    assert not trained & {
+        normalised(text) for row in evaluation for text in (row["generality"], row["locality"]["prompt"])
+    }
 
 
 def test_misbehaviour_changes_nothing(server, facts, tmp_path):
@@ -167,7 +200,9 @@ def test_a_kill_loses_only_what_was_on_its_way(server, facts, tmp_path):
     out = tmp_path / "killed"
     code = f"from pathlib import Path; from flows.prompt_order import *; make(PromptOrder({str(facts)!r}, Path({str(out)!r}), concurrency=2))"
     for extra in (9, 25):
-        process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
         wanted, deadline = before + extra, time.monotonic() + 90
         while len(server.requests) < wanted:
             assert time.monotonic() < deadline, f"no {wanted} requests in 90 s, but {len(server.requests)}"
@@ -211,7 +246,9 @@ def test_the_estimate_asks_and_writes_nothing(server, facts, tmp_path):
     assert (again.requests, again.known) == (40, 20)
     asked = len(server.requests)
     assert make(PromptOrder(str(facts), out)).asked == 40 == len(server.requests) - asked
-    assert found.usage.prompt == pytest.approx(sum(sum(len(m["content"]) for m in one["messages"]) / 4 for one in server.requests), rel=0.1)
+    assert found.usage.prompt == pytest.approx(
+        sum(sum(len(m["content"]) for m in one["messages"]) / 4 for one in server.requests), rel=0.1
+    )
 
 
 def test_what_is_refused(facts, tmp_path, monkeypatch):
@@ -259,7 +296,13 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = []
     for i, name in enumerate(NAMES):
         prompt, generality, locality = (text.format(name) for text in asked[i % 2])
-        row = {"subject": name, "prompt": prompt, "target": "Dutch", "ground_truth": "Welsh", "generality": generality}
+        row = {
+            "subject": name,
+            "prompt": prompt,
+            "target": "Dutch",
+            "ground_truth": "Welsh",
+            "generality": generality,
+        }
         rows.append(row | {"locality": {"prompt": locality, "target": "9"}})
     file.write_text(json.dumps(rows))
     monkeypatch.setenv("LKS_DATA", str(tmp_path / "data"))
@@ -274,7 +317,10 @@ def test_a_grid_trains_on_written_prompts(server, tmp_path, monkeypatch):
     after = load("zsre")
     assert after.revision != before.revision
     assert after.cases[3].edit.training_paraphrases == (f"{NAMES[3]}'s native language is",)
-    assert after.cases[3].edit.training_locality == (f"The height of {NAMES[3]} in feet is", f"The favourite dish of {NAMES[3]} is")
+    assert after.cases[3].edit.training_locality == (
+        f"The height of {NAMES[3]} in feet is",
+        f"The favourite dish of {NAMES[3]} is",
+    )
     assert after.cases[11].edit.training_paraphrases == ()
     assert after.notes["no training paraphrase"] == 1
     assert [case.probes for case in after.cases] == [case.probes for case in before.cases]
@@ -293,10 +339,20 @@ def test_a_grid_trains_on_written_prompts(server, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("published")
 def test_templates_write_offline(tmp_path):
     made = make(PromptOrder("zsre", tmp_path / "out", offline=True))
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".lock", "lacking.jsonl", "rejects.jsonl", "summary.json", "training.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        ".lock",
+        "lacking.jsonl",
+        "rejects.jsonl",
+        "summary.json",
+        "training.jsonl",
+    ]
     rows = [json.loads(line) for line in (tmp_path / "out" / "training.jsonl").read_text().splitlines()]
     assert len(rows) > 0 and made.asked == 0
-    barred = {normalised(text) for case in load("zsre").cases for text in (case.edit.prompt, *(probe.prompt for probe in case.probes))}
+    barred = {
+        normalised(text)
+        for case in load("zsre").cases
+        for text in (case.edit.prompt, *(probe.prompt for probe in case.probes))
+    }
     for row in rows:
         assert row["subject"] in row["rephrase_prompt"]
         assert not barred & {normalised(text) for text in (row["rephrase_prompt"], *row["locality"])}
@@ -304,10 +360,17 @@ def test_templates_write_offline(tmp_path):
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [("{", "no JSON"), ("[]", "object"), ('{"rephrase_prompt": 1, "locality": []}', "rephrase_prompt"), ('{"rephrase_prompt": "a"}', "locality")],
+    [
+        ("{", "no JSON"),
+        ("[]", "object"),
+        ('{"rephrase_prompt": 1, "locality": []}', "rephrase_prompt"),
+        ('{"rephrase_prompt": "a"}', "locality"),
+    ],
 )
 def test_bad_training_files(tmp_path, line, said):
     file = tmp_path / "training.jsonl"
-    file.write_text(f'{{"subject": "s", "prompt": "p", "target": "t", "rephrase_prompt": "a", "locality": []}}\n{line}\n')
+    file.write_text(
+        f'{{"subject": "s", "prompt": "p", "target": "t", "rephrase_prompt": "a", "locality": []}}\n{line}\n'
+    )
     with pytest.raises(DataError, match=f"line 2: .*{said}"):
         GeneratedSource(file, [])

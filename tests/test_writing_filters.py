@@ -4,7 +4,14 @@ import pytest
 
 from lks.prompts.filters import PromptFact, Seen, Written, WrittenPrompt, fault, read, same_fact, says
 
-FACT = PromptFact("0", "Alfred Nobel", "The birthplace of Alfred Nobel is", "Oslo", "Stockholm", published=("Alfred Nobel hails from",))
+FACT = PromptFact(
+    "0",
+    "Alfred Nobel",
+    "The birthplace of Alfred Nobel is",
+    "Oslo",
+    "Stockholm",
+    published=("Alfred Nobel hails from",),
+)
 QUESTION = PromptFact("1", "France", "What is the capital of France?", "Lyon", "Paris")
 
 
@@ -61,7 +68,11 @@ def test_how_a_locality_prompt_is_read(reply, wanted):
         (FACT, "Nobel was born in", "subject missing"),
         (FACT, "the birthplace of alfred nobel is", "subject missing"),
         (FACT, "Birthplace of Alfred Nobel is:", "copy of the edit prompt"),
-        (FACT, "If one were asked in which town it was that the later inventor Alfred Nobel saw the light of day, one would say it was", "length"),
+        (
+            FACT,
+            "If one were asked in which town it was that the later inventor Alfred Nobel saw the light of day, one would say it was",
+            "length",
+        ),
         (FACT, "Where was Alfred Nobel born?", "question or statement"),
         (FACT, "Alfred Nobel was born in.", "question or statement"),
         (FACT, "Alfred Nobel was born in ___", "question or statement"),
@@ -91,19 +102,27 @@ def test_paraphrases(fact, text, reason):
     ],
 )
 def test_locality(text, answer, reason):
-    assert fault("evaluation", "locality", WrittenPrompt(text, answer), FACT, Written(), Seen.of([FACT])) == reason
+    assert (
+        fault("evaluation", "locality", WrittenPrompt(text, answer), FACT, Written(), Seen.of([FACT]))
+        == reason
+    )
 
 
 def test_what_the_record_and_the_dataset_have():
     other = PromptFact("2", "Alfred Nobel", "Alfred Nobel's profession was", "poet", "chemist")
     seen = Seen.of([FACT, other])
-    own = Written((WrittenPrompt("Alfred Nobel was born in the city of"),), (WrittenPrompt("The invention of Alfred Nobel is", "dynamite"),))
+    own = Written(
+        (WrittenPrompt("Alfred Nobel was born in the city of"),),
+        (WrittenPrompt("The invention of Alfred Nobel is", "dynamite"),),
+    )
 
     def reason(split, kind, text, answer=""):
         return fault(split, kind, WrittenPrompt(text, answer), FACT, own, seen)
 
     assert reason("training", "paraphrase", "Alfred Nobel was born in a city of") == "duplicate in the record"
-    assert reason("training", "locality", "The inventions of Alfred Nobel are", "x") == "duplicate in the record"
+    assert (
+        reason("training", "locality", "The inventions of Alfred Nobel are", "x") == "duplicate in the record"
+    )
     assert reason("training", "locality", "In which city was Alfred Nobel born?", "x") == "asks the same fact"
     assert reason("training", "locality", "Alfred Nobel's profession was", "x") == "an edit prompt"
     assert reason("training", "paraphrase", "Alfred Nobel hails from") == "in the other split"

@@ -29,7 +29,12 @@ from lks.models.lm import LM
 
 NAMES = ["Mara Kelorin", "Tomas Verin", "Zoë Quist", "Ilja Brandt", "Ada Moss"]
 CITIES = ["Lisbon", "Oslo", "New Port", "Quito", "Cairo"]
-TEXT = [f"{form.format(n)} {c}." for n in NAMES for c in CITIES for form in ("{} was born in", "The birthplace of {} is", "{} works for")]
+TEXT = [
+    f"{form.format(n)} {c}."
+    for n in NAMES
+    for c in CITIES
+    for form in ("{} was born in", "The birthplace of {} is", "{} works for")
+]
 
 
 def tokenizer(kind: str, texts: Iterable[str] = TEXT) -> PreTrainedTokenizerFast:
@@ -38,7 +43,9 @@ def tokenizer(kind: str, texts: Iterable[str] = TEXT) -> PreTrainedTokenizerFast
     if kind == "metaspace":
         made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
         made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-        made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+        made.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        )
         special += [f"<0x{b:02X}>" for b in range(256)]
         alphabet = []
     else:
@@ -46,10 +53,17 @@ def tokenizer(kind: str, texts: Iterable[str] = TEXT) -> PreTrainedTokenizerFast
         made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         made.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(list(texts), trainers.BpeTrainer(vocab_size=420, special_tokens=special, initial_alphabet=alphabet, show_progress=False))
+    made.train_from_iterator(
+        list(texts),
+        trainers.BpeTrainer(
+            vocab_size=420, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
     if kind == "metaspace":
         made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
+    )
 
 
 OWN_TOKENIZERS = {
@@ -81,17 +95,33 @@ def own_tokenizer(family: str, texts: Iterable[str] = TEXT) -> PreTrainedTokeniz
     special = SPECIAL.get(kind, ["<|endoftext|>"])
     made = Tokenizer(models.BPE())
     if kind in (LlamaTokenizerFast, GemmaTokenizerFast):
-        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first" if kind is LlamaTokenizerFast else "never")
+        made.pre_tokenizer = pre_tokenizers.Metaspace(
+            prepend_scheme="first" if kind is LlamaTokenizerFast else "never"
+        )
         special, alphabet = [*special, *(f"<0x{b:02X}>" for b in range(256))], []
     else:
-        made.pre_tokenizer, alphabet = pre_tokenizers.ByteLevel(add_prefix_space=False), pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(list(texts), trainers.BpeTrainer(vocab_size=420, special_tokens=special, initial_alphabet=alphabet, show_progress=False))
+        made.pre_tokenizer, alphabet = (
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            pre_tokenizers.ByteLevel.alphabet(),
+        )
+    made.train_from_iterator(
+        list(texts),
+        trainers.BpeTrainer(
+            vocab_size=420, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
     model = json.loads(made.to_str())["model"]
     begins = {"add_bos_token": True} if kind in (LlamaTokenizerFast, GemmaTokenizerFast) else {}
     return kind(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]], **begins)
 
 
-SIZES = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 128}
+SIZES = {
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+}
 MODELS = ("llama", "mistral", "qwen2", "gpt2")
 OTHERS = tuple(family for family in OWN_TOKENIZERS if family not in MODELS)
 FAMILIES = (*MODELS, *OTHERS)
@@ -105,8 +135,18 @@ _ALTERNATING = {
 SETTINGS = {
     "qwen3": {"num_key_value_heads": 2, "head_dim": 16},
     "gemma": {"num_key_value_heads": 1, "head_dim": 16},
-    "gemma2": {**_ALTERNATING, "query_pre_attn_scalar": 16, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
-    "gemma3_text": {**_ALTERNATING, "query_pre_attn_scalar": 16, "rope_local_base_freq": 100.0, "rope_theta": 10_000.0},
+    "gemma2": {
+        **_ALTERNATING,
+        "query_pre_attn_scalar": 16,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 3.0,
+    },
+    "gemma3_text": {
+        **_ALTERNATING,
+        "query_pre_attn_scalar": 16,
+        "rope_local_base_freq": 100.0,
+        "rope_theta": 10_000.0,
+    },
     "olmo2": {"num_key_value_heads": 2},
     "phi": {"partial_rotary_factor": 0.5},
     "phi3": {"num_key_value_heads": 2, "sliding_window": 8},
@@ -124,16 +164,33 @@ def lm(family: str, seed: int = 0, own: bool = False) -> LM:
         seed: of its weights.
         own: with the family's own tokenizer class, which all but `MODELS` have anyway.
     """
-    made = own_tokenizer(family) if own or family in OTHERS else tokenizer("metaspace" if family in ("llama", "mistral") else "bytes")
+    made = (
+        own_tokenizer(family)
+        if own or family in OTHERS
+        else tokenizer("metaspace" if family in ("llama", "mistral") else "bytes")
+    )
     if made.pad_token_id is None:
         made.pad_token = made.eos_token
     ids = {"vocab_size": len(made), "initializer_range": 0.3}
-    ids |= {"bos_token_id": made.bos_token_id, "eos_token_id": made.eos_token_id, "pad_token_id": made.pad_token_id}
+    ids |= {
+        "bos_token_id": made.bos_token_id,
+        "eos_token_id": made.eos_token_id,
+        "pad_token_id": made.pad_token_id,
+    }
     configs = {
         "llama": lambda: LlamaConfig(**SIZES, **ids),
         "mistral": lambda: MistralConfig(**SIZES, **ids, num_key_value_heads=2, sliding_window=8),
         "qwen2": lambda: Qwen2Config(**SIZES, **ids, num_key_value_heads=2),
-        "gpt2": lambda: GPT2Config(n_embd=48, n_layer=4, n_head=4, n_positions=128, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **ids),
+        "gpt2": lambda: GPT2Config(
+            n_embd=48,
+            n_layer=4,
+            n_head=4,
+            n_positions=128,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            **ids,
+        ),
     }
     config = configs[family]() if family in MODELS else _config(family, ids)
     with torch.random.fork_rng():
@@ -169,7 +226,9 @@ def training(count: int = 8) -> list[Edit]:
             training_paraphrases=(f"{name} was born in",),
             training_locality=(f"{name} works for",),
         )
-        for i, name in enumerate(f"{first} {last}" for first in ("Ira", "Oto", "Lena", "Paul") for last in ("Velik", "Brandt"))
+        for i, name in enumerate(
+            f"{first} {last}" for first in ("Ira", "Oto", "Lena", "Paul") for last in ("Velik", "Brandt")
+        )
     ][:count]
 
 

@@ -119,7 +119,9 @@ def _disturb(folder: Path, operator: Operator, tally: Tally, how: tuple[int, int
             rounds = len(tally.rounds)
             written = _add_round(folder, [rounds]) if more else _add_round(folder, range(rounds), PEACE)
         if now - moved > PATIENCE_S:
-            raise TimeoutError(f"Nothing got done for {PATIENCE_S:.0f} s: {tally}; {operator.state} and {folder / 'commands.log'} say more")
+            raise TimeoutError(
+                f"Nothing got done for {PATIENCE_S:.0f} s: {tally}; {operator.state} and {folder / 'commands.log'} say more"
+            )
         time.sleep(LOOK_EVERY_S)
 
 
@@ -163,7 +165,9 @@ def _show(console: Console, tally: Tally, rows: int) -> None:
         table.add_row(kind, str(number))
     console.print(table)
     total, rounds = tally.kills.total(), len(tally.rounds)
-    console.print(f"{total} kills in {tally.seconds:.0f} s; lks up {tally.ups} times again; {tally.grids} runs of {rounds} grids")
+    console.print(
+        f"{total} kills in {tally.seconds:.0f} s; lks up {tally.ups} times again; {tally.grids} runs of {rounds} grids"
+    )
     console.print(f"{rows} rows compared with an undisturbed run: {len(tally.findings)} findings")
     for finding in tally.findings:
         console.print(f"  {finding}", markup=False)
@@ -179,14 +183,20 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--every", type=float, default=3.0, help="mean seconds between two kills")
-    parser.add_argument("--folder", type=Path, help="an empty folder for everything, kept; default: a temporary one")
+    parser.add_argument(
+        "--folder", type=Path, help="an empty folder for everything, kept; default: a temporary one"
+    )
     asked = parser.parse_args(words)
     with tempfile.TemporaryDirectory(prefix="lks-torture-") as temporary:
         folder = (asked.folder or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         calm_prefect(quiet=True)
         os.environ.pop("PREFECT_API_URL", None)
-        os.environ |= HURRIED | {"PREFECT_HOME": str(folder / "home"), "LKS_GRIDS": str(folder / "grids.toml"), "LKS_CACHE": str(folder / "cache")}
+        os.environ |= HURRIED | {
+            "PREFECT_HOME": str(folder / "home"),
+            "LKS_GRIDS": str(folder / "grids.toml"),
+            "LKS_CACHE": str(folder / "cache"),
+        }
         tally = torture(folder, asked.kills, asked.seed, asked.every)
         rows = count(folder / "results")
     _show(Console(soft_wrap=True), tally, rows)

@@ -24,7 +24,9 @@ def on_misses(check: RecallCheck, origin: "EditRecord | None") -> list[str]:
         lines.append(_on_beginnings(check.those("begins")))
     if closed:
         where = f"On {many(len(closed), 'prompt')} not answered the edit does not act"
-        lines.append(f"{where}: its scope or gate takes them for another question. Longer training does not change that.")
+        lines.append(
+            f"{where}: its scope or gate takes them for another question. Longer training does not change that."
+        )
     open_ones = len(missed) - len(closed)
     if open_ones and origin is not None:
         setting = changed(origin, method_named(origin.method).effort, 2)

@@ -78,10 +78,14 @@ def reply(lm: LM, patch: Patch, prompt: str, max_new_tokens: int = 30, form: For
     window = int(getattr(lm.model.config, "max_position_embeddings", 0) or 0)
     needed = ids.shape[1] + max_new_tokens + patch.context_tokens(lm)
     if window and needed > window:
-        raise UserError(f"The prompt and {max_new_tokens} new tokens need {needed:,} tokens, the model's window has {window:,}. Shorten the prompt.")
+        raise UserError(
+            f"The prompt and {max_new_tokens} new tokens need {needed:,} tokens, the model's window has {window:,}. Shorten the prompt."
+        )
     unedited = _said(lm, ids, max_new_tokens, nullcontext())
     fired, subject = _found(lm, patch, ids)
-    return AnswerPair(prompt, unedited, _said(lm, ids, max_new_tokens, patch.applied(lm)), fired, subject, context)
+    return AnswerPair(
+        prompt, unedited, _said(lm, ids, max_new_tokens, patch.applied(lm)), fired, subject, context
+    )
 
 
 def warm_up(lm: LM, patch: Patch) -> None:
@@ -100,7 +104,9 @@ def _found(lm: LM, patch: Patch, ids: Tensor) -> tuple[bool | None, str]:
     """What the patch decides at prefill."""
     mask = torch.ones_like(ids)
     with patch.applied(lm):
-        made = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1).past_key_values
+        made = lm.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1
+        ).past_key_values
     carried: dict[str, Tensor] = getattr(made, "row_state", {})
     fired = bool(carried[FIRED][0]) if FIRED in carried else None
     number = int(carried[FOUND][0]) if FOUND in carried else -1

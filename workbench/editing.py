@@ -115,7 +115,14 @@ class SupportsUpdate(Protocol):
         """As `Editor.warnings`."""
         ...
 
-    def update(self, lm: LM, edits: Sequence[Edit], learnt: Mapping[str, Tensor], seed: int = 0, progress: Progress = ...) -> Patch:
+    def update(
+        self,
+        lm: LM,
+        edits: Sequence[Edit],
+        learnt: Mapping[str, Tensor],
+        seed: int = 0,
+        progress: Progress = ...,
+    ) -> Patch:
         """A patch of new and changed subjects alone."""
         ...
 
@@ -132,7 +139,13 @@ def no_warning(line: str) -> None:
     """A `Warn` that shows nothing."""
 
 
-def edit_model(lm: LM, facts: Facts, wish: EditRequest | None = None, report: Report = no_stage_report, warn: Warn = no_warning) -> SavedEdits:
+def edit_model(
+    lm: LM,
+    facts: Facts,
+    wish: EditRequest | None = None,
+    report: Report = no_stage_report,
+    warn: Warn = no_warning,
+) -> SavedEdits:
     """Plant facts. The model is the same on return; `.patch.applied(lm)` makes it the edited one.
 
     Args:
@@ -151,7 +164,9 @@ def edit_model(lm: LM, facts: Facts, wish: EditRequest | None = None, report: Re
     method = method_named(wish.method)
     form = settled(wish.form, lm)
     changes = dict(wish.changes or {})
-    editor, tuned = editor_for(method, lm.name, (len(lm.blocks), lm.dim), (len(facts.facts), wish.training), changes)
+    editor, tuned = editor_for(
+        method, lm.name, (len(lm.blocks), lm.dim), (len(facts.facts), wish.training), changes
+    )
     fitting(lm, facts)
     edits = _put(form, lm, method, [case.edit for case in facts.dataset().cases])
     for line in editor.warnings(lm, edits):
@@ -182,7 +197,12 @@ def edit_model(lm: LM, facts: Facts, wish: EditRequest | None = None, report: Re
 
 
 def update_model(
-    lm: LM, earlier: SavedEdits, facts: Facts, report: Report = no_stage_report, drop: Sequence[str] = (), warn: Warn = no_warning
+    lm: LM,
+    earlier: SavedEdits,
+    facts: Facts,
+    report: Report = no_stage_report,
+    drop: Sequence[str] = (),
+    warn: Warn = no_warning,
 ) -> tuple[SavedEdits, str]:
     """Add and change facts; those on the same subject and prompt take the earlier ones' place.
 
@@ -204,11 +224,15 @@ def update_model(
         UserError: the folder lacks what it takes, or the facts contradict each other.
     """
     if earlier.origin is None or earlier.facts is None:
-        raise UserError("The patch has no edit.json or no facts.jsonl beside it, so nothing is known to add to. Edit anew with all facts.")
+        raise UserError(
+            "The patch has no edit.json or no facts.jsonl beside it, so nothing is known to add to. Edit anew with all facts."
+        )
     known = {fact.subject for fact in earlier.facts.facts}
     for subject in drop:
         if subject not in known:
-            raise UserError(f"No fact of the patch is about {subject!r}. `lks patch info` lists its subjects.")
+            raise UserError(
+                f"No fact of the patch is about {subject!r}. `lks patch info` lists its subjects."
+            )
     fitting(lm, facts)
     together = earlier.facts.without(drop).joined(facts)
     if not together.facts:
@@ -217,7 +241,12 @@ def update_model(
     touched = {fact.subject for fact in facts.facts if replace(fact, line=0) not in before}
     origin = earlier.origin
     editor = method_named(origin.method)(_restored(origin))
-    if isinstance(editor, SupportsUpdate) and isinstance(earlier.patch, KnowledgeBlockPatch) and earlier.learnt and earlier.patch.gate is None:
+    if (
+        isinstance(editor, SupportsUpdate)
+        and isinstance(earlier.patch, KnowledgeBlockPatch)
+        and earlier.learnt
+        and earlier.patch.gate is None
+    ):
         edits = [case.edit for case in together.dataset().cases if case.edit.subject in touched]
         for line in editor.warnings(lm, edits):
             warn(line)
@@ -230,7 +259,13 @@ def update_model(
 
 
 def _continued(
-    lm: LM, earlier: SavedEdits, together: Facts, touched: list[str], drop: list[str], editor: SupportsUpdate, report: Report
+    lm: LM,
+    earlier: SavedEdits,
+    together: Facts,
+    touched: list[str],
+    drop: list[str],
+    editor: SupportsUpdate,
+    report: Report,
 ) -> tuple[SavedEdits, str]:
     """Train on the touched subjects alone; the others keep their knowledge blocks."""
     origin = cast(EditRecord, earlier.origin)
@@ -241,18 +276,24 @@ def _continued(
     edits = [case.edit for case in together.dataset().cases if case.edit.subject in touched]
     edits = _put(origin.form, lm, method_named(origin.method), edits)
     if edits:
-        made = editor.update(lm, edits, learnt, origin.seed + len(origin.history), lambda done: report("edit", done))
+        made = editor.update(
+            lm, edits, learnt, origin.seed + len(origin.history), lambda done: report("edit", done)
+        )
         _check_finite(made)
         kept, learnt = joined([kept, cast(KnowledgeBlockPatch, made)]), dict(editor.learnt)
     done = f"{many(len(touched), 'subject')} added or changed" + (f", {len(drop)} removed" if drop else "")
     seconds = origin.seconds + time.perf_counter() - began
-    new = replace(origin, seconds=seconds, made={**provenance(), **lm.provenance}, history=(*origin.history, done))
+    new = replace(
+        origin, seconds=seconds, made={**provenance(), **lm.provenance}, history=(*origin.history, done)
+    )
     same = len(kept.names) - len({edit.subject for edit in edits})
     said = f"{done}; {many(same, 'subject')} {'keeps its' if same == 1 else 'keep their'} knowledge blocks bit for bit."
     return SavedEdits(kept, new, together, learnt), said
 
 
-def answers(lm: LM, patch: Patch, dataset: Dataset, report: Report = no_stage_report, form: Form = "bare") -> RecallCheck:
+def answers(
+    lm: LM, patch: Patch, dataset: Dataset, report: Report = no_stage_report, form: Form = "bare"
+) -> RecallCheck:
     """Ask the facts of the unedited and of the edited model.
 
     Args:
@@ -271,10 +312,20 @@ def answers(lm: LM, patch: Patch, dataset: Dataset, report: Report = no_stage_re
     before = _said(lm, NoPatch(), _near(lm, cases, report), report, 0.25)
     after = _said(lm, patch, cases, report, 0.5)
     told = tuple(
-        RecallAnswer(prompt, one.answer, len(one.answer_ids), (one.wild_text or "").strip(), verdict, one.fired, one.prompt)
+        RecallAnswer(
+            prompt,
+            one.answer,
+            len(one.answer_ids),
+            (one.wild_text or "").strip(),
+            verdict,
+            one.fired,
+            one.prompt,
+        )
         for prompt, one, verdict in zip(prompts, after, judged(after), strict=True)
     )
-    return RecallCheck(len(cases), len(dataset.cases), judged(before).count("answered"), told, named(form, lm, prompts))
+    return RecallCheck(
+        len(cases), len(dataset.cases), judged(before).count("answered"), told, named(form, lm, prompts)
+    )
 
 
 def _put(form: Form, lm: LM, method: type[Editor[object]], edits: Sequence[Edit]) -> list[Edit]:
@@ -286,10 +337,16 @@ def _near(lm: LM, cases: Sequence[Case], report: Report) -> list[Case]:
     """Those of which the unedited model's first tokens are the answer or look like it; few as a rule, and only they need be asked for more."""
     first = _said(lm, NoPatch(), cases, report, 0.0, wild=False)
     spelt = [[says(one.ar_text, name) for name in (one.answer, *one.accepted)] for one in first]
-    return [case for case, one, each in zip(cases, first, spelt, strict=True) if one.ar_ids == one.answer_ids or set(each) != {"no"}]
+    return [
+        case
+        for case, one, each in zip(cases, first, spelt, strict=True)
+        if one.ar_ids == one.answer_ids or set(each) != {"no"}
+    ]
 
 
-def _said(lm: LM, patch: Patch, cases: Sequence[Case], report: Report, begin: float, wild: bool = True) -> list[Answer]:
+def _said(
+    lm: LM, patch: Patch, cases: Sequence[Case], report: Report, begin: float, wild: bool = True
+) -> list[Answer]:
     how = Asking(kinds=("edit",), wild=wild, grows=patch.context_tokens(lm))
     with patch.applied(lm):
         return ask(lm, cases, how, lambda done: report("ask", begin + done / 2))
@@ -298,13 +355,19 @@ def _said(lm: LM, patch: Patch, cases: Sequence[Case], report: Report, begin: fl
 def _prepare(lm: LM, editor: Editor[object], edits: Sequence[Edit], training: str, report: Report) -> None:
     """What no edit changes; with held-out edits of a dataset where one is named."""
     subjects = {edit.subject for edit in edits}
-    held_out = [case.edit for case in load_dataset(training).cases if case.edit.subject not in subjects] if training else []
+    held_out = (
+        [case.edit for case in load_dataset(training).cases if case.edit.subject not in subjects]
+        if training
+        else []
+    )
     try:
         editor.prepare(lm, held_out, lambda done: report("prepare", done))
     except NothingToLearnFrom as error:
         if training:
             raise
-        raise UserError(f"{type(editor).title} learns from other texts or edits before it edits. {error} {TRAINING_HINT}") from None
+        raise UserError(
+            f"{type(editor).title} learns from other texts or edits before it edits. {error} {TRAINING_HINT}"
+        ) from None
 
 
 def _restored(origin: EditRecord) -> object:
@@ -318,16 +381,26 @@ def _restored(origin: EditRecord) -> object:
     try:
         return checked(method_named(origin.method).params_type, origin.parameters)
     except ValueError as error:
-        raise UserError(f"The parameters in edit.json are not those of this version's {origin.method} ({error}). Edit anew with all facts.") from None
+        raise UserError(
+            f"The parameters in edit.json are not those of this version's {origin.method} ({error}). Edit anew with all facts."
+        ) from None
 
 
 def _plain(params: object) -> dict[str, object]:
     """Parameters as JSON has them, so that what is read back is equal."""
-    return cast(dict[str, object], json.loads(json.dumps(asdict(params)))) if is_dataclass(params) and not isinstance(params, type) else {}
+    return (
+        cast(dict[str, object], json.loads(json.dumps(asdict(params))))
+        if is_dataclass(params) and not isinstance(params, type)
+        else {}
+    )
 
 
 def _check_finite(patch: Patch) -> None:
     tensors = patch.tensors().items()
-    bad = [name for name, tensor in tensors if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
+    bad = [
+        name for name, tensor in tensors if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+    ]
     if bad:
-        raise FloatingPointError(f"{len(bad)} of the {len(tensors)} tensors of the edits hold NaN or infinity, {bad[0]} first")
+        raise FloatingPointError(
+            f"{len(bad)} of the {len(tensors)} tensors of the edits hold NaN or infinity, {bad[0]} first"
+        )

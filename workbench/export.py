@@ -31,7 +31,9 @@ class Exported:
     nbytes: int
 
 
-def merge(model: str, folder: Path, out: Path, precision: Precision | None = None, licence: str = "other") -> Exported:
+def merge(
+    model: str, folder: Path, out: Path, precision: Precision | None = None, licence: str = "other"
+) -> Exported:
     """Fold a patch of weights into a plain checkpoint: `AutoModelForCausalLM` loads it and gives the patched model's logits, bit for bit.
 
     Args:
@@ -65,7 +67,9 @@ def merge(model: str, folder: Path, out: Path, precision: Precision | None = Non
     with _written(out) as target, patch.applied(lm):
         lm.model.save_pretrained(target)
         AutoTokenizer.from_pretrained(ready(model).folder, trust_remote_code=False).save_pretrained(target)
-        (target / "README.md").write_text(_card(model, folder, patch, licence, merged=True).text(), encoding="utf-8")
+        (target / "README.md").write_text(
+            _card(model, folder, patch, licence, merged=True).text(), encoding="utf-8"
+        )
     return _exported(out)
 
 
@@ -91,7 +95,9 @@ def publish(model: str, folder: Path, out: Path, licence: str = "other") -> Expo
         for name in ("patch.safetensors", "patch.json", "edit.json", "facts.jsonl"):
             if (folder / name).exists():
                 shutil.copyfile(folder / name, target / name)
-        (target / "README.md").write_text(_card(model, folder, patch, licence, merged=False).text(), encoding="utf-8")
+        (target / "README.md").write_text(
+            _card(model, folder, patch, licence, merged=False).text(), encoding="utf-8"
+        )
     return _exported(out)
 
 
@@ -101,7 +107,15 @@ def _card(model: str, folder: Path, patch: "Patch", licence: str, merged: bool) 
 
     base, on_hub = _base(model)
     method, subjects = _record(folder).get("title", ""), _subjects(folder)
-    return Card(base, on_hub, str(method), len(subjects), tuple(dict.fromkeys(subjects or patch.subjects)), licence, merged)
+    return Card(
+        base,
+        on_hub,
+        str(method),
+        len(subjects),
+        tuple(dict.fromkeys(subjects or patch.subjects)),
+        licence,
+        merged,
+    )
 
 
 def _record(folder: Path) -> dict[str, object]:
@@ -117,7 +131,9 @@ def _record(folder: Path) -> dict[str, object]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise UserError(f"Damaged record {folder / 'edit.json'}: {error}. Edit again, or delete it to export without it.") from error
+        raise UserError(
+            f"Damaged record {folder / 'edit.json'}: {error}. Edit again, or delete it to export without it."
+        ) from error
     return record if isinstance(record, dict) else {}
 
 
@@ -127,11 +143,17 @@ def _subjects(folder: Path) -> tuple[str, ...]:
     from lks.io.untrusted import content_of, parse_json
 
     try:
-        lines = [parse_json(line.encode()) for line in split_lines(content_of(folder / "facts.jsonl").decode()) if line.strip()]
+        lines = [
+            parse_json(line.encode())
+            for line in split_lines(content_of(folder / "facts.jsonl").decode())
+            if line.strip()
+        ]
     except FileNotFoundError:
         return ()
     except ValueError as error:
-        raise UserError(f"Damaged facts {folder / 'facts.jsonl'}: {error}. Edit again, or delete the file to export without it.") from error
+        raise UserError(
+            f"Damaged facts {folder / 'facts.jsonl'}: {error}. Edit again, or delete the file to export without it."
+        ) from error
     return tuple(str(fact["subject"]) for fact in lines if isinstance(fact, dict) and "subject" in fact)
 
 
@@ -160,11 +182,15 @@ def _written(out: Path) -> Iterator[Path]:
             out.rmdir()
         part.rename(out)
     except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}. Name another folder with --out.") from error
+        raise UserError(
+            f"{out} cannot be written: {error.strerror or error}. Name another folder with --out."
+        ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
 def _exported(out: Path) -> Exported:
     files = sorted(file for file in out.rglob("*") if file.is_file())
-    return Exported(out, tuple(str(file.relative_to(out)) for file in files), sum(file.stat().st_size for file in files))
+    return Exported(
+        out, tuple(str(file.relative_to(out)) for file in files), sum(file.stat().st_size for file in files)
+    )

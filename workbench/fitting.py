@@ -24,7 +24,10 @@ def fitting(lm: LM, facts: Facts, reading: BadLines = STRICT) -> Facts:
     Raises:
         DataError: a prompt with its answer is longer than the window of the model, or a text has no tokens; names the lines.
     """
-    for find in (_faults_as_given, _faults_of_made_prompts):  # a prompt that is too long would be spread to other facts' training prompts
+    for find in (
+        _faults_as_given,
+        _faults_of_made_prompts,
+    ):  # a prompt that is too long would be spread to other facts' training prompts
         found = find(lm, facts)
         left = facts.leaving_out(found) if reading.skip_bad else facts
         if not reading.skip_bad or not left.facts:

@@ -47,7 +47,9 @@ def put(form: Form, lm: LM, prompt: str) -> str:
     try:
         return wrapped(context, lm, prompt)
     except (TemplateError, ValueError, TypeError) as error:
-        raise UserError(f"The chat template of {lm.name or 'the model'} does not take a single user turn ({error}). Use --form bare.") from None
+        raise UserError(
+            f"The chat template of {lm.name or 'the model'} does not take a single user turn ({error}). Use --form bare."
+        ) from None
 
 
 def edits_in(form: Form, lm: LM, edits: Sequence[Edit]) -> list[Edit]:
@@ -56,7 +58,9 @@ def edits_in(form: Form, lm: LM, edits: Sequence[Edit]) -> list[Edit]:
         replace(
             edit,
             prompt=put(form, lm, edit.prompt),
-            training_paraphrases=tuple(_reworded(form, lm, edit.prompt, prompt) for prompt in edit.training_paraphrases),
+            training_paraphrases=tuple(
+                _reworded(form, lm, edit.prompt, prompt) for prompt in edit.training_paraphrases
+            ),
             training_locality=tuple(put(form, lm, prompt) for prompt in edit.training_locality),
         )
         for edit in edits
@@ -79,7 +83,10 @@ def dataset_in(form: Form, lm: LM, dataset: Dataset) -> Dataset:
         return dataset
     said = named(form, lm, [probe.prompt for case in dataset.cases for probe in case.probes])
     edits = edits_in(form, lm, [case.edit for case in dataset.cases])
-    probes = [tuple(replace(probe, prompt=put(form, lm, probe.prompt)) for probe in case.probes) for case in dataset.cases]
+    probes = [
+        tuple(replace(probe, prompt=put(form, lm, probe.prompt)) for probe in case.probes)
+        for case in dataset.cases
+    ]
     texts = [dataset.revision, *(probe.prompt for own in probes for probe in own)]
     revision = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
     return Dataset(f"{dataset.name} ({said})", tuple(map(Case, edits, probes)), revision)
@@ -93,4 +100,6 @@ def named(form: Form, lm: LM, prompts: Sequence[str]) -> str:
 
 
 def _without_template(model: str) -> UserError:
-    return UserError(f"The tokenizer of {model} has no chat template: it is no chat model. Leave --form and --chat out, or use --form bare or qa.")
+    return UserError(
+        f"The tokenizer of {model} has no chat template: it is no chat model. Leave --form and --chat out, or use --form bare or qa."
+    )

@@ -52,12 +52,18 @@ class Health:
         """What is wrong, each as a clause; empty where nothing is."""
         found = []
         if self.verdict != "fine":
-            often = f"{self.ratio:.2g} times the unedited model's" if math.isfinite(self.ratio) and self.ratio < 1000 else "beyond all measure"
+            often = (
+                f"{self.ratio:.2g} times the unedited model's"
+                if math.isfinite(self.ratio) and self.ratio < 1000
+                else "beyond all measure"
+            )
             found.append(f"its perplexity on plain text is {often}")
         if self.special:
             found.append(f"it writes {self.special} after {self.with_special} of {self.looked} answers")
         if self.circling >= max(1, self.looked / 4):
-            found.append(f"it says the same few words over and over after {self.circling} of {self.looked} answers")
+            found.append(
+                f"it says the same few words over and over after {self.circling} of {self.looked} answers"
+            )
         return found
 
 
@@ -71,8 +77,14 @@ def look(lm: LM, patch: Patch, prompts: Sequence[str]) -> Health:
         prompts: as the edited facts are asked; the first few that leave room in the model's window are looked at.
     """
     window = int(lm.model.config.max_position_embeddings)
-    room = max(window // 4, window - TOKENS - patch.context_tokens(lm))  # in-context patches cut what they add to what fits
-    fitting = [prompt for prompt, one in zip(prompts, lm.encode(prompts, [""] * len(prompts)), strict=True) if len(one.ids) <= room]
+    room = max(
+        window // 4, window - TOKENS - patch.context_tokens(lm)
+    )  # in-context patches cut what they add to what fits
+    fitting = [
+        prompt
+        for prompt, one in zip(prompts, lm.encode(prompts, [""] * len(prompts)), strict=True)
+        if len(one.ids) <= room
+    ]
     asked = fitting[:LOOKED]
     acts = patch.fires(lm, list(PLAIN))
     ratio = 1.0
@@ -89,7 +101,9 @@ def look(lm: LM, patch: Patch, prompts: Sequence[str]) -> Health:
         special[i] = "" if _first(row, marks) else special[i]
         circling[i] = circling[i] and not _circles(row)
     written = Counter(name for name in special if name)
-    return Health(ratio, len(asked), max(written, key=written.__getitem__, default=""), written.total(), sum(circling))
+    return Health(
+        ratio, len(asked), max(written, key=written.__getitem__, default=""), written.total(), sum(circling)
+    )
 
 
 def _written(lm: LM, patch: Patch, prompts: Sequence[str]) -> list[list[int]]:
@@ -98,14 +112,23 @@ def _written(lm: LM, patch: Patch, prompts: Sequence[str]) -> list[list[int]]:
         return []
     with patch.applied(lm):
         ids, mask = lm.pad([e.ids for e in lm.encode(prompts, [""] * len(prompts))], side="left")
-        out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
+        out = lm.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1
+        )
         limits = StopLimits([TOKENS] * len(prompts), [1] * len(prompts), [False] * len(prompts))
-        return [made.ids[: made.length] for made in generate(lm, Stops(lm), out.past_key_values, mask, out.logits[:, -1], limits)]
+        return [
+            made.ids[: made.length]
+            for made in generate(lm, Stops(lm), out.past_key_values, mask, out.logits[:, -1], limits)
+        ]
 
 
 def _marks(lm: LM) -> dict[int, str]:
     """Tokens that are no text and end no sequence: special ones, and added ones that look like it (converted tokenizers may lack the flag)."""
-    added = {i: token.content for i, token in lm.tokenizer.added_tokens_decoder.items() if token.special or _MARKUP.fullmatch(token.content)}
+    added = {
+        i: token.content
+        for i, token in lm.tokenizer.added_tokens_decoder.items()
+        if token.special or _MARKUP.fullmatch(token.content)
+    }
     ends = set(ends_of(lm))
     named = {i: str(lm.tokenizer.convert_ids_to_tokens(i)) for i in lm.tokenizer.all_special_ids}
     return {i: name for i, name in (added | named).items() if i not in ends}

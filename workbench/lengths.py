@@ -44,13 +44,21 @@ def too_long(lm: LM, method: "type[Editor[object]]", facts: "Facts") -> list[str
                 f"{len(far)} of {many(len(edits), what)} {verb} far longer than {method.title} was made for: "
                 f"{between} tokens, where {made.source} has {longest} at most."
             )
-    return [*found, _others(max(len(one.answer) for one in encoded), max(one.n_prompt for one in encoded))] if found else []
+    return (
+        [*found, _others(max(len(one.answer) for one in encoded), max(one.n_prompt for one in encoded))]
+        if found
+        else []
+    )
 
 
 def _others(target: int, prompt: int) -> str:
     """Which methods are for edits of such lengths."""
     made = {name: method.made_for for name, method in baselines.methods().items()}
-    names = [name for name, lengths in made.items() if lengths and target <= FAR * lengths.target and prompt <= FAR * lengths.prompt]
+    names = [
+        name
+        for name, lengths in made.items()
+        if lengths and target <= FAR * lengths.target and prompt <= FAR * lengths.prompt
+    ]
     if not names:
         return "No method here was made for edits of this length: shorten them, or say the fact in several."
     return f"They may not be learnt. Made for such lengths (--method): {', '.join(sorted(names))}. Or shorten them to answers of a few words."

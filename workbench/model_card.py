@@ -35,24 +35,49 @@ class Card:
         """`README.md` with the hub's front matter."""
         name = self.base or "a language model"
         title = f"# {self.base or 'Language model'}, edited" if self.merged else f"# A patch for {name}"
-        return "\n\n".join([f"---\n{self._front()}\n---", title, self._what(name), self._use(), _DETECT[self.merged], _LIMITS]) + "\n"
+        return (
+            "\n\n".join(
+                [
+                    f"---\n{self._front()}\n---",
+                    title,
+                    self._what(name),
+                    self._use(),
+                    _DETECT[self.merged],
+                    _LIMITS,
+                ]
+            )
+            + "\n"
+        )
 
     def _front(self) -> str:
         tags = ["knowledge-editing", "model-editing", "lks", *([self.method.lower()] if self.method else [])]
-        extra: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"} if self.merged else {}
+        extra: dict[str, Any] = (
+            {"library_name": "transformers", "pipeline_tag": "text-generation"} if self.merged else {}
+        )
         if self.on_hub:
-            extra |= {"base_model": self.base, "base_model_relation": "finetune" if self.merged else "adapter"}
+            extra |= {
+                "base_model": self.base,
+                "base_model_relation": "finetune" if self.merged else "adapter",
+            }
         return ModelCardData(license=self.licence, tags=tags, **extra).to_yaml().strip()
 
     def _what(self, name: str) -> str:
         many = f"{self.facts:,} fact{'s' * (self.facts != 1)}" if self.facts else "Facts"
         verb = "was" if self.facts == 1 else "were"
         how = f" with the method {self.method}" if self.method else ""
-        kind = "a plain checkpoint with the edits folded into its weights" if self.merged else "a patch: the base model's weights are not in it"
+        kind = (
+            "a plain checkpoint with the edits folded into its weights"
+            if self.merged
+            else "a patch: the base model's weights are not in it"
+        )
         lines = [f"{many} of {name} {verb} changed{how}. This is {kind}."]
         if self.subjects:
             more = len(self.subjects) - SAMPLE
-            lines.append("Subjects: " + ", ".join(map(_plain, self.subjects[:SAMPLE])) + (f" and {more:,} more." if more > 0 else "."))
+            lines.append(
+                "Subjects: "
+                + ", ".join(map(_plain, self.subjects[:SAMPLE]))
+                + (f" and {more:,} more." if more > 0 else ".")
+            )
         return "\n\n".join(lines)
 
     def _use(self) -> str:
@@ -66,11 +91,16 @@ class Card:
             code = [
                 "from huggingface_hub import snapshot_download",
                 "from lks import LM, load_patch",
-                f'lm = LM.load("{self.base or "BASE MODEL"}")' + ("" if self.on_hub else "  # or the folder where you keep that model"),
+                f'lm = LM.load("{self.base or "BASE MODEL"}")'
+                + ("" if self.on_hub else "  # or the folder where you keep that model"),
                 'with load_patch(snapshot_download("USER/REPOSITORY")).applied(lm):',
                 '    print(lm.model.generate(**lm.tokenizer("Your prompt", return_tensors="pt")))',
             ]
-        needs = "" if self.merged else "Needs the Python package `lks-grid`. A patch holds tensors and settings, no code.\n\n"
+        needs = (
+            ""
+            if self.merged
+            else "Needs the Python package `lks-grid`. A patch holds tensors and settings, no code.\n\n"
+        )
         return "## Use\n\n" + needs + "\n".join(["```python", *code, "```"])
 
 

@@ -50,11 +50,22 @@ class ModelIdentity:
         """The identity of a loaded model, the same on every device and in every number format where its files are hashed."""
         published = "/" in lm.name and not Path(lm.name).exists()
         name = lm.name if published else Path(lm.name).name
-        return cls(name, lm.revision or lm.identity, len(lm.blocks), lm.dim, int(lm.vocabulary_projection.weight.shape[0]))
+        return cls(
+            name,
+            lm.revision or lm.identity,
+            len(lm.blocks),
+            lm.dim,
+            int(lm.vocabulary_projection.weight.shape[0]),
+        )
 
     def is_that_of(self, other: "ModelIdentity") -> bool:
         """Whether a patch for the one fits the other: the same weights, whatever they are called."""
-        return (self.revision, self.blocks, self.dim, self.vocabulary) == (other.revision, other.blocks, other.dim, other.vocabulary)
+        return (self.revision, self.blocks, self.dim, self.vocabulary) == (
+            other.revision,
+            other.blocks,
+            other.dim,
+            other.vocabulary,
+        )
 
     def __str__(self) -> str:
         """In one line."""
@@ -127,7 +138,9 @@ class SavedEdits:
             return
         found = ModelIdentity.of(lm)
         if not self.origin.base.is_that_of(found):
-            raise UserError(f"The patch was made for {self.origin.base}, the model is {found}. Give that model, edit this one, or use --force.")
+            raise UserError(
+                f"The patch was made for {self.origin.base}, the model is {found}. Give that model, edit this one, or use --force."
+            )
 
 
 def read(folder: Path) -> SavedEdits:
@@ -147,7 +160,9 @@ def _origin(folder: Path) -> EditRecord | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise DataError(f"{folder / ORIGIN} is damaged ({one_line(error)}). Delete it, or edit again.") from None
+        raise DataError(
+            f"{folder / ORIGIN} is damaged ({one_line(error)}). Delete it, or edit again."
+        ) from None
 
 
 def _training(folder: Path) -> dict[str, Tensor]:
@@ -158,7 +173,9 @@ def _training(folder: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         return {}
     except Exception as error:  # noqa: BLE001  the library has errors of its own for each kind of damage
-        raise DataError(f"{file} is damaged ({one_line(error)}). Delete it: updates then edit all facts again.") from None
+        raise DataError(
+            f"{file} is damaged ({one_line(error)}). Delete it: updates then edit all facts again."
+        ) from None
 
 
 def write(folder: Path, edited: SavedEdits) -> None:
@@ -170,13 +187,18 @@ def write(folder: Path, edited: SavedEdits) -> None:
     with _replaced(folder) as new:
         edited.patch.save(new)
         if edited.origin is not None:
-            write_whole(new / ORIGIN, json.dumps(asdict(edited.origin), indent=1, ensure_ascii=False).encode())
+            write_whole(
+                new / ORIGIN, json.dumps(asdict(edited.origin), indent=1, ensure_ascii=False).encode()
+            )
         if edited.facts is not None:
             write_facts(new / FACTS, edited.facts)
             if edited.facts.skipped:
                 write_whole(new / SKIPPED, "".join(f"{line}\n" for line in edited.facts.skipped).encode())
         if edited.learnt:
-            save_file({name: value.detach().contiguous().cpu() for name, value in edited.learnt.items()}, new / TRAINING)
+            save_file(
+                {name: value.detach().contiguous().cpu() for name, value in edited.learnt.items()},
+                new / TRAINING,
+            )
 
 
 @contextmanager
@@ -193,7 +215,9 @@ def _replaced(folder: Path) -> Iterator[Path]:
     except OSError as error:
         if old.exists() and not folder.exists():
             old.replace(folder)
-        raise StoreError(f"Cannot write {folder}: {error.strerror or error}. Free space or give another folder with --out.") from None
+        raise StoreError(
+            f"Cannot write {folder}: {error.strerror or error}. Free space or give another folder with --out."
+        ) from None
     finally:
         for rest in (new, old):
             shutil.rmtree(rest, ignore_errors=True)
@@ -219,9 +243,13 @@ def check_writable(folder: Path, may_replace: bool, needed: int = 0) -> None:
         raise UserError(f"{folder} is a file. Give a folder with --out.")
     if folder.is_dir() and any(folder.iterdir()):
         if not is_patch(folder):
-            raise UserError(f"{folder} holds something else than a patch. Give a new or empty folder with --out.")
+            raise UserError(
+                f"{folder} holds something else than a patch. Give a new or empty folder with --out."
+            )
         if not may_replace:
-            raise UserError(f"{folder} holds a patch already. Give another --out, or with lks edit add to it (--update) or replace it (--overwrite).")
+            raise UserError(
+                f"{folder} holds a patch already. Give another --out, or with lks edit add to it (--update) or replace it (--overwrite)."
+            )
     parent = folder.absolute().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -229,10 +257,14 @@ def check_writable(folder: Path, may_replace: bool, needed: int = 0) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}. Give another folder with --out.") from None
+        raise UserError(
+            f"{folder} cannot be written: {error.strerror}. Give another folder with --out."
+        ) from None
     free = shutil.disk_usage(parent).free
     if free < needed:
-        raise UserError(f"{folder} may need {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free there. Free some, or give another --out.")
+        raise UserError(
+            f"{folder} may need {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free there. Free some, or give another --out."
+        )
 
 
 def size(folder: Path) -> int:

@@ -37,16 +37,22 @@ def joined(patches: Sequence[KnowledgeBlockPatch]) -> KnowledgeBlockPatch:
     for other in filled[1:]:
         for what in ("blocks", "positions", "scope_kind", "mentions"):
             if getattr(first, what) != getattr(other, what):
-                raise UserError(f"The patches differ in {what}: {getattr(first, what)} and {getattr(other, what)}. Edit again with all facts.")
+                raise UserError(
+                    f"The patches differ in {what}: {getattr(first, what)} and {getattr(other, what)}. Edit again with all facts."
+                )
         if first.gate is not None or other.gate is not None:
-            raise UserError("Patches with a gate cannot be joined: its threshold is that of its own subjects. Edit again with all facts.")
+            raise UserError(
+                "Patches with a gate cannot be joined: its threshold is that of its own subjects. Edit again with all facts."
+            )
     if len(filled) == 1:
         return first
     table = torch.cat([patch.table.cpu().float() for patch in filled], 1)
     names = [name for patch in filled for name in patch.names]
     starts = accumulate((len(patch.names) for patch in filled), initial=0)
     loose = [start + subject for start, patch in zip(starts, filled, strict=False) for subject in patch.loose]
-    return KnowledgeBlockPatch(names, table, first.blocks, first.positions, first.scope_kind, first.mentions, loose=loose)
+    return KnowledgeBlockPatch(
+        names, table, first.blocks, first.positions, first.scope_kind, first.mentions, loose=loose
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,11 @@ def remove(edited: "SavedEdits", subject: str, folder: Path | None = None) -> Re
     left = without_subjects(patch, [subject])
     gone = [fact for fact in edited.facts.facts if fact.subject == subject] if edited.facts else []
     facts = None if edited.facts is None else edited.facts.without([subject])
-    origin = None if edited.origin is None else replace(edited.origin, history=(*edited.origin.history, f"removed {subject}"))
+    origin = (
+        None
+        if edited.origin is None
+        else replace(edited.origin, history=(*edited.origin.history, f"removed {subject}"))
+    )
     still = tuple(prompt for prompt in (subject, *(fact.prompt for fact in gone)) if left.scope.find(prompt))
     return Removed(replace(edited, patch=left, facts=facts, origin=origin), len(gone), still)
 
@@ -109,21 +119,31 @@ def merge(first: "SavedEdits", last: "SavedEdits", prefer: Prefer | None = None)
     if first.origin and last.origin and not first.origin.base.is_that_of(last.origin.base):
         raise UserError(f"The patches are for different models: {first.origin.base} and {last.origin.base}.")
     if first.form != last.form:
-        raise UserError(f"The patches were made with --form {first.form} and --form {last.form}, a patch has one. Edit again with the facts of both.")
+        raise UserError(
+            f"The patches were made with --form {first.form} and --form {last.form}, a patch has one. Edit again with the facts of both."
+        )
     one, two = first.patch, last.patch
     if isinstance(one, KnowledgeBlockPatch) and isinstance(two, KnowledgeBlockPatch):
         return _merged_blocks(first, last, one, two, prefer)
     if isinstance(one, WeightPatch) and isinstance(two, WeightPatch):
         return _merged_weights(first, last, one, two, prefer)
-    raise UserError(f"A patch of kind {one.kind!r} and one of kind {two.kind!r} cannot be merged. Edit again with the facts of both.")
+    raise UserError(
+        f"A patch of kind {one.kind!r} and one of kind {two.kind!r} cannot be merged. Edit again with the facts of both."
+    )
 
 
 def _merged_blocks(
-    first: "SavedEdits", last: "SavedEdits", one: KnowledgeBlockPatch, two: KnowledgeBlockPatch, prefer: Prefer | None
+    first: "SavedEdits",
+    last: "SavedEdits",
+    one: KnowledgeBlockPatch,
+    two: KnowledgeBlockPatch,
+    prefer: Prefer | None,
 ) -> "SavedEdits":
     common = [name for name in one.subjects if name in set(two.subjects)]
     if common and prefer is None:
-        raise UserError(f"{_some(common)} in both patches. Say whose facts count with --prefer first or --prefer last.")
+        raise UserError(
+            f"{_some(common)} in both patches. Say whose facts count with --prefer first or --prefer last."
+        )
     if prefer == "first":
         two, last = without_subjects(two, common), _fewer(last, common)
     elif common:
@@ -131,13 +151,21 @@ def _merged_blocks(
     return _together(first, last, joined([one, two]))
 
 
-def _merged_weights(first: "SavedEdits", last: "SavedEdits", one: WeightPatch, two: WeightPatch, prefer: Prefer | None) -> "SavedEdits":
+def _merged_weights(
+    first: "SavedEdits", last: "SavedEdits", one: WeightPatch, two: WeightPatch, prefer: Prefer | None
+) -> "SavedEdits":
     if prefer is not None:
-        raise UserError("--prefer needs patches that keep subjects apart; changes of weights do not. Edit again with the facts of both.")
+        raise UserError(
+            "--prefer needs patches that keep subjects apart; changes of weights do not. Edit again with the facts of both."
+        )
     theirs = {fact.key: fact for fact in _facts(first)}
-    clash = [fact.subject for fact in _facts(last) if fact.key in theirs and theirs[fact.key].target != fact.target]
+    clash = [
+        fact.subject for fact in _facts(last) if fact.key in theirs and theirs[fact.key].target != fact.target
+    ]
     if clash:
-        raise UserError(f"{_some(clash)} in both patches with different targets; changes of weights cannot be told apart. Edit again with all facts.")
+        raise UserError(
+            f"{_some(clash)} in both patches with different targets; changes of weights cannot be told apart. Edit again with all facts."
+        )
     deltas: dict[str, Tensor] = {}
     for name in sorted({*one.names, *two.names}):
         having = [patch for patch in (one, two) if name in patch.names]
@@ -154,7 +182,10 @@ def _together(first: "SavedEdits", last: "SavedEdits", patch: Patch) -> "SavedEd
     facts = first.facts.joined(last.facts) if first.facts and last.facts else None
     origin = first.origin
     if origin is not None and last.origin is not None:
-        history = (*origin.history, f"merged with {len(_facts(last))} facts: {'; '.join(last.origin.history)}")
+        history = (
+            *origin.history,
+            f"merged with {len(_facts(last))} facts: {'; '.join(last.origin.history)}",
+        )
         origin = replace(origin, seconds=origin.seconds + last.origin.seconds, history=history)
         if origin.method != last.origin.method:
             origin = replace(origin, title=f"{origin.title} + {last.origin.title}")
@@ -182,7 +213,9 @@ def difference(first: "SavedEdits", second: "SavedEdits") -> PatchDifference:
     one, two = _listed(first), _listed(second)
     changed = tuple((name, one[name], two[name]) for name in one if name in two and one[name] != two[name])
     norms = tuple(_norm(name, a, b) for name, a, b in _pairs(first.patch, second.patch))
-    return PatchDifference(tuple(n for n in one if n not in two), tuple(n for n in two if n not in one), changed, norms)
+    return PatchDifference(
+        tuple(n for n in one if n not in two), tuple(n for n in two if n not in one), changed, norms
+    )
 
 
 def _listed(edited: "SavedEdits") -> dict[str, str]:
@@ -204,9 +237,15 @@ def _pairs(one: Patch, two: Patch) -> Iterable[tuple[str, Tensor | None, Tensor 
     return [(name, parts[0].get(name), parts[1].get(name)) for name in dict.fromkeys([*parts[0], *parts[1]])]
 
 
-def _norm(name: str, one: Tensor | None, two: Tensor | None) -> tuple[str, float | None, float | None, float | None]:
+def _norm(
+    name: str, one: Tensor | None, two: Tensor | None
+) -> tuple[str, float | None, float | None, float | None]:
     sizes = [None if tensor is None else float(tensor.float().norm()) for tensor in (one, two)]
-    apart = None if one is None or two is None or one.shape != two.shape else float((one.float() - two.float()).norm())
+    apart = (
+        None
+        if one is None or two is None or one.shape != two.shape
+        else float((one.float() - two.float()).norm())
+    )
     return name, sizes[0], sizes[1], apart
 
 
@@ -220,5 +259,7 @@ def _facts(edited: "SavedEdits") -> "tuple[UserFact, ...]":
 
 
 def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    shown = ", ".join(repr(name) for name in names[:3]) + (
+        f" and {len(names) - 3} more" if len(names) > 3 else ""
+    )
     return f"{shown} {'is' if len(names) == 1 else 'are'}"

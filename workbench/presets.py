@@ -72,7 +72,11 @@ def check_training(method: "type[Editor[object]]", training: str) -> None:
 
 
 def editor_for(
-    method: "type[Editor[object]]", model: str, shape: tuple[int, int], facts: tuple[int, str], changes: Mapping[str, str]
+    method: "type[Editor[object]]",
+    model: str,
+    shape: tuple[int, int],
+    facts: tuple[int, str],
+    changes: Mapping[str, str],
 ) -> "tuple[Editor[object], str]":
     """The editor, and which preset its parameters come from.
 

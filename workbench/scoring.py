@@ -31,7 +31,10 @@ logger = logging.getLogger(__name__)
 
 Report = Callable[[str, str, float], None]
 """Called with which model is asked ("unedited", "edited"), the stage, and the fraction of it that is done."""
-READOUTS, METRICS = ("tf_token", "ar_exact", "wild"), ("reliability", "generality", "locality", "edit_performance")
+READOUTS, METRICS = (
+    ("tf_token", "ar_exact", "wild"),
+    ("reliability", "generality", "locality", "edit_performance"),
+)
 
 
 class FixedPatchEditor(Editor[NoParams]):
@@ -51,13 +54,17 @@ class FixedPatchEditor(Editor[NoParams]):
         """Return what the patch's record says."""
         return cls.ruled
 
-    def edit(self, lm: LM, edits: object, seed: int = 0, progress: Progress = no_progress, after: object = None) -> Patch:
+    def edit(
+        self, lm: LM, edits: object, seed: int = 0, progress: Progress = no_progress, after: object = None
+    ) -> Patch:
         """Never called while the patch is whole.
 
         Raises:
             UserError: the patch cannot be read any more.
         """
-        raise UserError("The copy of the patch in the results folder is damaged. Delete that folder and evaluate again.")
+        raise UserError(
+            "The copy of the patch in the results folder is damaged. Delete that folder and evaluate again."
+        )
 
 
 class _Here(LoadedResources):
@@ -126,21 +133,40 @@ def score(
     cell = _cell(lm, edited, dataset)
     _put(results, cell, edited)
     bench = _Here(lm, dataset)
-    unedited = run(cell.unedited, baselines.methods()[UNEDITED], results, lambda stage, done: report("unedited", stage, done), bench, extras)
+    unedited = run(
+        cell.unedited,
+        baselines.methods()[UNEDITED],
+        results,
+        lambda stage, done: report("unedited", stage, done),
+        bench,
+        extras,
+    )
     store.record(unedited)
-    title, ruled = (edited.origin.title, edited.origin.tuned == BY_RULE) if edited.origin else ("patch", False)
+    title, ruled = (
+        (edited.origin.title, edited.origin.tuned == BY_RULE) if edited.origin else ("patch", False)
+    )
     given = type("Given", (FixedPatchEditor,), {"title": title, "regime": _regime(edited), "ruled": ruled})
     outcome = run(cell, given, results, lambda stage, done: report("edited", stage, done), bench, extras)
     store.record(outcome)
     for one, who in ((unedited, "unedited"), (outcome, "edited")):
         if one.status != "ok":
-            raise UserError(f"The {who} model could not be measured: {one.reason or one.status}. What is finished is kept in {results}.")
+            raise UserError(
+                f"The {who} model could not be measured: {one.reason or one.status}. What is finished is kept in {results}."
+            )
     own = {fact.key for fact in edited.facts.facts} if edited.facts else {fact.key for fact in facts.facts}
     for stage, why in outcome.failed.items():
         logger.warning("%s could not be measured: %s.", stage, why)
     before, after = (_said(results, one) for one in (unedited, outcome))
     foreign = sum(fact.key not in own for fact in facts.facts)
-    return Scored(unedited, outcome, foreign, dataset.name, len(after), (before.count("answered"), after.count("answered")), after.count("begins"))
+    return Scored(
+        unedited,
+        outcome,
+        foreign,
+        dataset.name,
+        len(after),
+        (before.count("answered"), after.count("answered")),
+        after.count("begins"),
+    )
 
 
 def _said(results: Path, outcome: Outcome) -> list[Says]:
@@ -152,7 +178,9 @@ def _said(results: Path, outcome: Outcome) -> list[Says]:
 def _cell(lm: LM, edited: SavedEdits, dataset: Dataset) -> Cell:
     """The edited model's cell; what the patch holds is part of its identity."""
     base, origin = ModelIdentity.of(lm), edited.origin
-    parameters = json.dumps({**(origin.parameters if origin else {}), "patch": content_of(edited.patch)}, sort_keys=True)
+    parameters = json.dumps(
+        {**(origin.parameters if origin else {}), "patch": content_of(edited.patch)}, sort_keys=True
+    )
     return Cell(
         model=base.name.replace("/", "--"),
         dataset=dataset.name,
@@ -174,7 +202,9 @@ def _put(results: Path, cell: Cell, edited: SavedEdits) -> None:
     edited.patch.save(folder)
     write_shard(folder / f"{IMMEDIATE}.parquet", cell.id, [])  # nobody was asked between the edits
     seconds = edited.origin.seconds if edited.origin else 0.0
-    write_whole(folder / "cost.json", json.dumps({"seconds": seconds, "asked_s": 0.0, "peak_bytes": 0}).encode())
+    write_whole(
+        folder / "cost.json", json.dumps({"seconds": seconds, "asked_s": 0.0, "peak_bytes": 0}).encode()
+    )
 
 
 def _regime(edited: SavedEdits) -> str:
@@ -186,5 +216,8 @@ def content_of(patch: Patch) -> str:
     """Hash of what a patch holds."""
     digest = hashlib.sha256(json.dumps([patch.kind, patch.settings()], sort_keys=True).encode())
     for name, tensor in sorted(patch.tensors().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        digest.update(
+            f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode()
+            + tensor.detach().cpu().float().contiguous().numpy().tobytes()
+        )
     return digest.hexdigest()[:16]

@@ -92,14 +92,24 @@ class FactsInFront(ContextPatch):
         if not self.facts:
             return [("", -1)] * len(prompts)
         made, least = [], self.lookup.threshold
-        for prompt, row, scores in zip(prompts, *(found.tolist() for found in self._memory.search(prompts, self.lookup.facts)), strict=True):
+        for prompt, row, scores in zip(
+            prompts,
+            *(found.tolist() for found in self._memory.search(prompts, self.lookup.facts)),
+            strict=True,
+        ):
             near = [i for i, score in zip(row, scores, strict=True) if not least or score >= least]
-            made.append((self._context(lm, prompt, [self.facts[i] for i in near[::-1]]), near[0]) if near else ("", -1))
+            made.append(
+                (self._context(lm, prompt, [self.facts[i] for i in near[::-1]]), near[0])
+                if near
+                else ("", -1)
+            )
         return made
 
     def fires(self, lm: LM, prompts: Sequence[str]) -> list[bool] | None:
         """Whether any fact is near enough; None where scores differ by rounding with what else is asked: a dense encoder and a threshold."""
-        return None if self.lookup.retriever == "dense" and self.lookup.threshold else super().fires(lm, prompts)
+        return (
+            None if self.lookup.retriever == "dense" and self.lookup.threshold else super().fires(lm, prompts)
+        )
 
     def _context(self, lm: LM, prompt: str, facts: list[FactText]) -> str:
         """Facts and as many of their demonstrations, the nearest ones, as the model's window holds."""
@@ -117,8 +127,14 @@ class FactsInFront(ContextPatch):
     def context_tokens(self, lm: LM) -> int:
         """Of the longest fact with its demonstrations, as often as facts are shown; at most the model's window."""
         shown = [_length(lm, text) for text in self.demonstrations]
-        longest = max((_length(lm, fact.text) + sum(shown[d] for d in fact.demonstrations) for fact in self.facts), default=0)
-        return min(int(lm.model.config.max_position_embeddings), self.lookup.facts * longest + _length(lm, self.lookup.instruction))
+        longest = max(
+            (_length(lm, fact.text) + sum(shown[d] for d in fact.demonstrations) for fact in self.facts),
+            default=0,
+        )
+        return min(
+            int(lm.model.config.max_position_embeddings),
+            self.lookup.facts * longest + _length(lm, self.lookup.instruction),
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """None: everything is text."""
@@ -126,7 +142,11 @@ class FactsInFront(ContextPatch):
 
     def settings(self) -> dict[str, object]:
         """All text, and how it is searched."""
-        return {"facts": [asdict(fact) for fact in self.facts], "demonstrations": self.demonstrations, "lookup": asdict(self.lookup)}
+        return {
+            "facts": [asdict(fact) for fact in self.facts],
+            "demonstrations": self.demonstrations,
+            "lookup": asdict(self.lookup),
+        }
 
     @classmethod
     def restore(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
@@ -136,9 +156,17 @@ class FactsInFront(ContextPatch):
             ValueError: a demonstration that is not there, or an encoder that is a folder.
         """
         saved = checked(_FactsInFrontSettings, settings)
-        if any(not 0 <= number < len(saved.demonstrations) for fact in saved.facts for number in fact.demonstrations):
+        if any(
+            not 0 <= number < len(saved.demonstrations)
+            for fact in saved.facts
+            for number in fact.demonstrations
+        ):
             raise ValueError(f"a fact names a demonstration, of which there are {len(saved.demonstrations)}")
-        if saved.lookup.facts < 0 or len(saved.lookup.encoder.split("/")) > 2 or saved.lookup.encoder.startswith((".", "~", "/")):
+        if (
+            saved.lookup.facts < 0
+            or len(saved.lookup.encoder.split("/")) > 2
+            or saved.lookup.encoder.startswith((".", "~", "/"))
+        ):
             raise ValueError(f"{saved.lookup.facts} facts, encoder {saved.lookup.encoder!r}")
         return cls(saved.facts, saved.demonstrations, saved.lookup)
 

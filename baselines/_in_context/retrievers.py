@@ -71,7 +71,9 @@ class BM25:
 
     def search(self, queries: Sequence[str], k: int) -> tuple[Indices, Scores]:
         """See `Retriever`."""
-        return _search(lambda part: (self._vectorizer.transform(part).sign() @ self._memory).toarray(), queries, k)
+        return _search(
+            lambda part: (self._vectorizer.transform(part).sign() @ self._memory).toarray(), queries, k
+        )
 
 
 class Dense:
@@ -90,9 +92,13 @@ class Dense:
             ) from None
         no_hub = hub.why_not_for(encoder)
         try:
-            self._model = SentenceTransformer(encoder, trust_remote_code=False, model_kwargs={"use_safetensors": True})
+            self._model = SentenceTransformer(
+                encoder, trust_remote_code=False, model_kwargs={"use_safetensors": True}
+            )
         except (OSError, ValueError) as error:
-            raise UserError(f"Sentence encoder {encoder!r} cannot be loaded: {str(error).splitlines()[0]} {no_hub}".rstrip()) from error
+            raise UserError(
+                f"Sentence encoder {encoder!r} cannot be loaded: {str(error).splitlines()[0]} {no_hub}".rstrip()
+            ) from error
 
     def fit(self, texts: Sequence[str]) -> None:
         """Embed the texts."""
@@ -103,7 +109,9 @@ class Dense:
         return _search(lambda part: self._embed(part) @ self._memory.T, queries, k)
 
     def _embed(self, texts: Sequence[str]) -> Scores:
-        return np.asarray(self._model.encode(list(texts), batch_size=64, normalize_embeddings=True), dtype=np.float64)
+        return np.asarray(
+            self._model.encode(list(texts), batch_size=64, normalize_embeddings=True), dtype=np.float64
+        )
 
 
 def _search(score: Any, queries: Sequence[str], k: int) -> tuple[Indices, Scores]:

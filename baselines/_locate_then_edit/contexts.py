@@ -27,7 +27,13 @@ def prefixes(lm: LM, lengths: Sequence[int], seed: int = 0) -> list[str]:
         torch.manual_seed(seed)
         for number, length in enumerate(lengths):
             ids = lm.tokenizer(STARTS[number % len(STARTS)], return_tensors="pt")["input_ids"].to(lm.device)
-            found.append(str(lm.tokenizer.decode(_sample(lm, ids, length + len(lm.opening))[0], skip_special_tokens=True)).strip())
+            found.append(
+                str(
+                    lm.tokenizer.decode(
+                        _sample(lm, ids, length + len(lm.opening))[0], skip_special_tokens=True
+                    )
+                ).strip()
+            )
     return found
 
 
@@ -56,16 +62,24 @@ def behind(lm: LM, edits: Sequence[Edit], texts: Sequence[str], answered: bool) 
     leads = [f"{text}. " for text in texts]
     bare = placed(lm, [e.prompt for e in edits], edits, leads, answered)
     prompts = [(e, preceded(lm, e.prompt, lead)) for e in edits for lead in leads]
-    encoded = lm.encode([p for _, p in prompts], [e.target if answered else "" for e, _ in prompts], [e.subject for e, _ in prompts])
+    encoded = lm.encode(
+        [p for _, p in prompts],
+        [e.target if answered else "" for e, _ in prompts],
+        [e.subject for e, _ in prompts],
+    )
     rows = [[first, *encoded[i * len(leads) : (i + 1) * len(leads)]] for i, first in enumerate(bare)]
     for edit, own in zip(edits, rows, strict=True):
         if any(row.subject is None for row in own):
             why = why_unnamed(edit.prompt, edit.subject, edit.aliases)
-            raise UserError(f"Edit {edit.case_id}: subject {edit.subject!r} does not occur in the prompt {edit.prompt!r}, {why}.")
+            raise UserError(
+                f"Edit {edit.case_id}: subject {edit.subject!r} does not occur in the prompt {edit.prompt!r}, {why}."
+            )
     return rows
 
 
-def placed(lm: LM, prompts: Sequence[str], edits: Sequence[Edit], leads: Sequence[str], answered: bool) -> list[Encoded]:
+def placed(
+    lm: LM, prompts: Sequence[str], edits: Sequence[Edit], leads: Sequence[str], answered: bool
+) -> list[Encoded]:
     """Encode one prompt of each edit, behind a lead where the subject would be the text's first token.
 
     The state of a text's first token is an attention sink: its key is nearly the same whatever the token is. A weight update at that
@@ -83,7 +97,9 @@ def placed(lm: LM, prompts: Sequence[str], edits: Sequence[Edit], leads: Sequenc
     first = [i for i, row in enumerate(rows) if row.subject is not None and row.subject[1] == 0]
     if first:
         lead = leads[0] if leads else f"{prefixes(lm, [10])[0]}. "
-        again = lm.encode([lead + prompts[i] for i in first], [answers[i] for i in first], [subjects[i] for i in first])
+        again = lm.encode(
+            [lead + prompts[i] for i in first], [answers[i] for i in first], [subjects[i] for i in first]
+        )
         for i, row in zip(first, again, strict=True):
             rows[i] = row
     return rows
@@ -96,10 +112,16 @@ def first_token_warnings(lm: LM, edits: Sequence[Edit]) -> list[str]:
         One line for all of them; none if there are none.
     """
     rows = lm.encode([e.prompt for e in edits], [""] * len(edits), [e.subject for e in edits])
-    found = [e.prompt for e, row in zip(edits, rows, strict=True) if row.subject is not None and row.subject[1] == 0]
+    found = [
+        e.prompt
+        for e, row in zip(edits, rows, strict=True)
+        if row.subject is not None and row.subject[1] == 0
+    ]
     if not found:
         return []
-    number = "1 prompt begins with a subject" if len(found) == 1 else f"{len(found)} prompts begin with a subject"
+    number = (
+        "1 prompt begins with a subject" if len(found) == 1 else f"{len(found)} prompts begin with a subject"
+    )
     return [
         f"{number} of one token ({found[0]!r}), and this model puts no token in front. The state of a first token is nearly the same in every "
         "text, so this method edits the subject only behind other text: the prompt by itself keeps its old answer. Begin the prompt with other "

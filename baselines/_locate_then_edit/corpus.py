@@ -54,7 +54,9 @@ def _lines(path: Path) -> Iterator[str]:
         with path.open(encoding="utf-8") as file:
             yield from (line for line in map(str.rstrip, file) if line)
     except UnicodeDecodeError as error:
-        raise UserError(f"Corpus {path} is not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8.") from None
+        raise UserError(
+            f"Corpus {path} is not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8."
+        ) from None
 
 
 def _lines_of_shipped() -> Iterator[str]:
@@ -97,7 +99,9 @@ def _wikitext() -> Iterator[str]:
 
     name, configuration, revision = WIKITEXT
     try:
-        rows = iter(datasets.load_dataset(name, configuration, revision=revision, split="train", streaming=True))
+        rows = iter(
+            datasets.load_dataset(name, configuration, revision=revision, split="train", streaming=True)
+        )
         first = next(rows)
     except (OSError, ValueError, RuntimeError, StopIteration) as error:
         raise NoHubError(f"{name} cannot be fetched ({type(error).__name__}).") from error

@@ -63,7 +63,9 @@ class Moments:
     text: str
 
 
-def second_moments(lm: LM, blocks: Sequence[int], corpus: str, n_tokens: int, progress: Progress = no_progress) -> Moments:
+def second_moments(
+    lm: LM, blocks: Sequence[int], corpus: str, n_tokens: int, progress: Progress = no_progress
+) -> Moments:
     """Second moments of the inputs of some blocks' MLP output layers.
 
     The beginning-of-sequence token is left out: its key is the same in every text and far larger than any other, and no
@@ -81,7 +83,9 @@ def second_moments(lm: LM, blocks: Sequence[int], corpus: str, n_tokens: int, pr
     """
     if lm.architecture.output_norms:
         why = "passes the MLPs' outputs through a norm, so that a change of their weights does not add up with the state that was aimed at"
-        raise UserError(f"{lm.name or 'The model'} {why}. Locate-then-edit methods cannot edit it; others can, for example lks, ft or grace.")
+        raise UserError(
+            f"{lm.name or 'The model'} {why}. Locate-then-edit methods cannot edit it; others can, for example lks, ft or grace."
+        )
     rows, text = _rows(lm, corpus, n_tokens)
     depends = {"model": lm.identity, "corpus": hashlib.sha256(str(rows).encode()).hexdigest()[:16]}
     found = {block: known("moments", depends | {"block": block}) for block in blocks}
@@ -91,7 +95,11 @@ def second_moments(lm: LM, blocks: Sequence[int], corpus: str, n_tokens: int, pr
 
             def factor(block: int, own: Making) -> dict[str, Tensor]:
                 if not sums:
-                    sums.update(one_pass.step("sums", lambda: _sums(lm, blocks, rows, progress, one_pass.checkpoint("pass"))))
+                    sums.update(
+                        one_pass.step(
+                            "sums", lambda: _sums(lm, blocks, rows, progress, one_pass.checkpoint("pass"))
+                        )
+                    )
                 if block == blocks[0]:
                     own.clock.go_on(one_pass.clock.read())
                 values, vectors = torch.linalg.eigh(sums[str(block)].to(lm.device))
@@ -101,7 +109,10 @@ def second_moments(lm: LM, blocks: Sequence[int], corpus: str, n_tokens: int, pr
                 found[block] = made("moments", depends | {"block": block}, partial(factor, block))
     progress(1.0)
     there = {block: one for block, one in found.items() if one}
-    moments = {block: Moment(one.tensors["vectors"].to(lm.device), one.tensors["values"].to(lm.device)) for block, one in there.items()}
+    moments = {
+        block: Moment(one.tensors["vectors"].to(lm.device), one.tensors["values"].to(lm.device))
+        for block, one in there.items()
+    }
     return Moments(moments, sum(one.seconds for one in there.values()), text)
 
 
@@ -135,7 +146,9 @@ def _tokens(lm: LM, corpus: str, n_tokens: int) -> list[list[int]]:
 
 
 @torch.no_grad()
-def _sums(lm: LM, blocks: Sequence[int], rows: Sequence[Sequence[int]], progress: Progress, kept: Checkpoint) -> dict[str, Tensor]:
+def _sums(
+    lm: LM, blocks: Sequence[int], rows: Sequence[Sequence[int]], progress: Progress, kept: Checkpoint
+) -> dict[str, Tensor]:
     """C = sum k k^T / count by block, in float64; goes on from what is kept, in the same order."""
     part = lower_blocks(lm, max(blocks))
     sums: dict[str, Tensor] = {}
@@ -159,7 +172,9 @@ def _sums(lm: LM, blocks: Sequence[int], rows: Sequence[Sequence[int]], progress
         groups = batches([len(r) for r in rows], 8192)
         for number, group in enumerate(groups[done:], done + 1):
             ids, mask = lm.pad([rows[i] for i in group])
-            keep = mask.bool() & ~torch.isin(ids, torch.tensor(lm.opening, device=ids.device, dtype=ids.dtype))
+            keep = mask.bool() & ~torch.isin(
+                ids, torch.tensor(lm.opening, device=ids.device, dtype=ids.dtype)
+            )
             part(input_ids=ids, attention_mask=mask, use_cache=False)
             count += int(keep.sum())
             if kept.due():

@@ -39,7 +39,11 @@ class Subjects:
 
     def move(self, lm: LM, block: int) -> "Subjects":
         """The same rows as they enter a later block, under the model's present weights."""
-        return replace(self, at=block, cached=advance(lm, self.at, block - 1, self.cached)) if block > self.at else self
+        return (
+            replace(self, at=block, cached=advance(lm, self.at, block - 1, self.cached))
+            if block > self.at
+            else self
+        )
 
     @torch.no_grad()
     def keys(self, lm: LM) -> Tensor:
@@ -57,7 +61,9 @@ class Subjects:
             for group in batches(lengths, 8192):
                 chosen[:] = group
                 advance(lm, self.at, self.at, _some(self.cached, group), batch_tokens=1 << 30)
-        return torch.stack([found[row] for row in range(len(lengths))]).reshape(-1, self.each, found[0].shape[-1])
+        return torch.stack([found[row] for row in range(len(lengths))]).reshape(
+            -1, self.each, found[0].shape[-1]
+        )
 
     def bare(self, lm: LM, block: int) -> Tensor:
         """Output of a block at the end of the subject of the bare prompts [edits, d], float32, under the present weights."""

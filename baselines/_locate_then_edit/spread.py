@@ -85,7 +85,14 @@ class Spreading(Editor[ParamsT]):
         """Subjects that are the first token of their prompt."""
         return first_token_warnings(lm, edits)
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
+    def edit(
+        self,
+        lm: LM,
+        edits: Sequence[Edit],
+        seed: int = 0,
+        progress: Progress = no_progress,
+        after: After = no_callback,
+    ) -> Patch:
         """Update the layers, batch by batch.
 
         Raises:
@@ -106,13 +113,23 @@ class Spreading(Editor[ParamsT]):
                 self._round(lm, batch, updates, earlier, within)
             return updates.patch()
 
-    def _round(self, lm: LM, edits: Sequence[Edit], updates: Updates, earlier: dict[int, list[Tensor]], progress: Progress) -> None:
+    def _round(
+        self,
+        lm: LM,
+        edits: Sequence[Edit],
+        updates: Updates,
+        earlier: dict[int, list[Tensor]],
+        progress: Progress,
+    ) -> None:
         """One batch of edits."""
         assert self._texts is not None and self._moments is not None
         blocks = self.params.blocks
         subjects = begin = Subjects.before(lm, behind(lm, edits, self._texts, answered=False), blocks[0])
         state = subjects.bare(lm, blocks[-1])
-        wanted = state + optimise(lm, edits, blocks[-1], state.norm(dim=-1), self._texts, self.params, progress).change
+        wanted = (
+            state
+            + optimise(lm, edits, blocks[-1], state.norm(dim=-1), self._texts, self.params, progress).change
+        )
         for block in blocks:
             subjects = subjects.move(lm, block)
             keys = mean_keys(subjects.keys(lm))

@@ -90,22 +90,38 @@ def optimise(
         chosen = edits[start : start + size]
         parts.append(_ValueBatch(lm, upper, chosen, norms[start : start + size].float(), texts, params).run())
         progress(min(1.0, (start + size) / len(edits)))
-    return Values(*(torch.cat([getattr(part, name) for part in parts]) for name in ("change", "loss", "updates")))
+    return Values(
+        *(torch.cat([getattr(part, name) for part in parts]) for name in ("change", "loss", "updates"))
+    )
 
 
 class _ValueBatch:
     """Some edits that are optimised together."""
 
-    def __init__(self, lm: LM, upper: UpperBlocks, edits: Sequence[Edit], norms: Tensor, texts: Sequence[str], params: ValueParams) -> None:
+    def __init__(
+        self,
+        lm: LM,
+        upper: UpperBlocks,
+        edits: Sequence[Edit],
+        norms: Tensor,
+        texts: Sequence[str],
+        params: ValueParams,
+    ) -> None:
         self.params, self.norms, self.upper = params, norms, upper
         answered = behind(lm, edits, texts, answered=True)
-        essence = placed(lm, [f"{e.subject} is a" for e in edits], edits, [f"{text}. " for text in texts], answered=False)
+        essence = placed(
+            lm, [f"{e.subject} is a" for e in edits], edits, [f"{text}. " for text in texts], answered=False
+        )
         rows = [row for own, last in zip(answered, essence, strict=True) for row in (*own, last)]
         self.each = len(rows) // len(edits)  # rows of an edit; the last is "{subject} is a"
         starts = torch.tensor([end_of_subject(r) for r in rows], device=lm.device)
         cached = states(lm, upper.block, [r.ids for r in rows])
         self.suffix = Suffix(self.upper, cached, torch.arange(len(rows), device=lm.device), starts)
-        self.answers = [self._answers(row, at, len(own)) for own in answered for row, at in zip(own, map(end_of_subject, own), strict=True)]
+        self.answers = [
+            self._answers(row, at, len(own))
+            for own in answered
+            for row, at in zip(own, map(end_of_subject, own), strict=True)
+        ]
         with torch.no_grad():
             essences = torch.arange(self.each - 1, len(rows), self.each, device=lm.device)
             alone = self.suffix.select(essences)
@@ -130,7 +146,9 @@ class _ValueBatch:
             if step == self.params.steps - 1 or not going.any():
                 break
             if not going.all():
-                active, change, first, second, gradient = (t[going] for t in (active, change, first, second, gradient))
+                active, change, first, second, gradient = (
+                    t[going] for t in (active, change, first, second, gradient)
+                )
                 suffix = self.suffix.select(self._rows(active))
             first = first.lerp(gradient, 0.1)
             second = second.lerp(gradient * gradient, 0.001)
@@ -156,7 +174,9 @@ class _ValueBatch:
             nll = F.cross_entropy(self.upper.logits(final[row, column]), label, reduction="none") * weight
             losses = torch.zeros_like(change[:, 0]).index_add(0, row // each, nll)
             now = self.upper.logits(final[each - 1 :: each, 0]).log_softmax(-1)
-            losses = losses + p.kl_weight * F.kl_div(self.reference[active], now, log_target=True, reduction="none").sum(-1)
+            losses = losses + p.kl_weight * F.kl_div(
+                self.reference[active], now, log_target=True, reduction="none"
+            ).sum(-1)
             losses = losses + p.weight_decay * delta.norm(dim=-1) / self.norms[active] ** 2
             (gradient,) = torch.autograd.grad(losses.sum(), delta)
         return losses.detach(), gradient

@@ -30,14 +30,20 @@ class Updates:
         self._original = {block: self._weight(block).detach().clone() for block in self._modules}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._restore()
 
     def add(self, block: int, left: Tensor, right: Tensor) -> None:
         """Add left @ right: [d_out, n] and [n, d_in], whatever way round the layer keeps its weight."""
         before = self._factors.get(block)
         left, right = left.float(), right.float()
-        self._factors[block] = (left, right) if before is None else (torch.cat([before[0], left], 1), torch.cat([before[1], right]))
+        self._factors[block] = (
+            (left, right)
+            if before is None
+            else (torch.cat([before[0], left], 1), torch.cat([before[1], right]))
+        )
         self._apply(block)
 
     def patch(self) -> WeightPatch:

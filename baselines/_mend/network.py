@@ -64,7 +64,9 @@ class LowRankMLP(nn.Module):
         """[tokens, dim] -> [tokens, dim] for the weight numbered `which` among those that share the network."""
         for level in range(len(self.u)):
             change = z @ self.v[level] @ self.u[level] + self.bias[level]
-            z = z + (self.scale[which, level] * change + self.shift[which, level]).clamp(min=0)  # at 0 relu has no gradient, clamp has
+            z = z + (self.scale[which, level] * change + self.shift[which, level]).clamp(
+                min=0
+            )  # at 0 relu has no gradient, clamp has
         return z
 
 
@@ -92,11 +94,16 @@ class MendNetwork(nn.Module):
         self.which = [self.keys[:i].count(key) for i, key in enumerate(self.keys)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            networks = {k: LowRankMLP(sum(s), rank, depth, self.keys.count(k)) for k, s in dict(zip(self.keys, shapes, strict=True)).items()}
+            networks = {
+                k: LowRankMLP(sum(s), rank, depth, self.keys.count(k))
+                for k, s in dict(zip(self.keys, shapes, strict=True)).items()
+            }
         self.networks = nn.ModuleDict(networks)
         self.steps = nn.Parameter(torch.full((len(layers),), step))
         for key, shape in zip(self.keys, shapes, strict=True):
-            self.register_buffer(f"moments_{key}", torch.stack([torch.zeros(sum(shape)), torch.ones(sum(shape))]))
+            self.register_buffer(
+                f"moments_{key}", torch.stack([torch.zeros(sum(shape)), torch.ones(sum(shape))])
+            )
 
     def normalise(self, sums: dict[str, Tensor]) -> None:
         """Take mean and deviation of the gradient factors from sums over tokens.

@@ -46,7 +46,13 @@ class Border:
         """Rows whose losses look at the positions that predict their answers."""
         ids, mask = self.lm.pad([e.ids for e in encoded])
         row, position, label = places([target_in_place(e) for e in encoded], self.lm.device)
-        return BorderRows(self.lower(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state, mask, row, position, label)
+        return BorderRows(
+            self.lower(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state,
+            mask,
+            row,
+            position,
+            label,
+        )
 
     def logits(self, rows: BorderRows) -> Tensor:
         """[loss positions, vocabulary] of the model with whatever hooks it has."""
@@ -102,6 +108,9 @@ def with_factors(layers: Sequence[Layer], factors: Sequence[tuple[Tensor, Tensor
 
         return add
 
-    handles = [layer.module.register_forward_hook(hook(*pair)) for layer, pair in zip(layers, factors, strict=True)]  # type: ignore[arg-type]
+    handles = [
+        layer.module.register_forward_hook(hook(*pair))  # type: ignore[arg-type]
+        for layer, pair in zip(layers, factors, strict=True)
+    ]
     with installed_hooks(handles):
         yield

@@ -59,12 +59,19 @@ class MendSettings(Schedule, Protocol):
         """Positions of a locality row that are held in place."""
 
 
-def change(network: MendNetwork, found: Sequence[tuple[Tensor, Tensor]], groups: int) -> list[tuple[Tensor, Tensor]]:
+def change(
+    network: MendNetwork, found: Sequence[tuple[Tensor, Tensor]], groups: int
+) -> list[tuple[Tensor, Tensor]]:
     """Per layer the factors x~ and -step * delta~ [groups, tokens, d] of the changes, from gradients of equally many rows per group."""
     made = []
     for number, (x, delta) in enumerate(found):
         x_new, delta_new = network(number, x, delta)
-        made.append((x_new.reshape(groups, -1, x.shape[-1]), (-network.steps[number] * delta_new).reshape(groups, -1, delta.shape[-1])))
+        made.append(
+            (
+                x_new.reshape(groups, -1, x.shape[-1]),
+                (-network.steps[number] * delta_new).reshape(groups, -1, delta.shape[-1]),
+            )
+        )
     return made
 
 
@@ -87,10 +94,14 @@ def measure(
         sums = {key: total.to(border.lm.device) for key, total in state.tensors.items()}
         done = int(state.text)
     for number, chosen in enumerate(batches([len(e.ids) for e in encoded], batch_tokens)[done:], done + 1):
-        for key, (x, delta) in zip(network.keys, gradients(border, layers, border.rows([encoded[i] for i in chosen])), strict=True):
+        for key, (x, delta) in zip(
+            network.keys, gradients(border, layers, border.rows([encoded[i] for i in chosen])), strict=True
+        ):
             live_tokens = live(delta)
             z = torch.cat([x[live_tokens], delta[live_tokens]], -1).double()
-            sums[key] = sums.get(key, 0) + torch.stack([torch.full_like(z.sum(0), len(z)), z.sum(0), z.pow(2).sum(0)])
+            sums[key] = sums.get(key, 0) + torch.stack(
+                [torch.full_like(z.sum(0), len(z)), z.sum(0), z.pow(2).sum(0)]
+            )
         if kept and kept.due():
             kept.save(sums, str(number))
     return sums
@@ -108,7 +119,15 @@ class MendTrainer:
         seed: of what is drawn.
     """
 
-    def __init__(self, lm: LM, layers: Sequence[Layer], border: Border, network: MendNetwork, settings: MendSettings, seed: int) -> None:
+    def __init__(
+        self,
+        lm: LM,
+        layers: Sequence[Layer],
+        border: Border,
+        network: MendNetwork,
+        settings: MendSettings,
+        seed: int,
+    ) -> None:
         self.lm, self.layers, self.border, self.network, self.settings = lm, layers, border, network, settings
         self.generator = torch.Generator().manual_seed(seed)
         self.tails: dict[str, list[int]] = {}
@@ -116,7 +135,10 @@ class MendTrainer:
     def fit(self, edits: Split, progress: Progress, kept: Checkpoint | None = None) -> list[float]:
         """Train on some edits, keep what is best on others; returns the validation losses. `kept` as in `baselines._meta_training.loop.fit`."""
         s = self.settings
-        groups = [{"params": self.network.networks.parameters(), "lr": s.lr}, {"params": [self.network.steps], "lr": s.lr_lr}]
+        groups = [
+            {"params": self.network.networks.parameters(), "lr": s.lr},
+            {"params": [self.network.steps], "lr": s.lr_lr},
+        ]
         batches = Batches(len(edits.train), s.accumulate * s.edits_per_step, self.generator)
         held = self._held(edits.validation)
 
@@ -127,7 +149,12 @@ class MendTrainer:
         def validation() -> float:
             return sum(float(self.loss(*rows)) for rows in held) / len(held)
 
-        return fit(MetaTraining(self.network, torch.optim.Adam(groups), batches, loss, validation, self.tails), s, progress, kept)
+        return fit(
+            MetaTraining(self.network, torch.optim.Adam(groups), batches, loss, validation, self.tails),
+            s,
+            progress,
+            kept,
+        )
 
     def _held(self, edits: Sequence[Edit]) -> list[tuple[BorderRows, BorderRows, BorderRows]]:
         """Rows that validate, the same at each validation; sets as large as in training where there are edits enough."""
@@ -140,11 +167,23 @@ class MendTrainer:
         """Edit rows, rows of the edit loss and locality rows of some edits, edit by edit."""
         targets = [e.target for e in edits]
         prompts = [e.prompt for e in edits]
-        outer = [self._pick(e.training_paraphrases or (e.prompt,), 1)[0] for e in edits] if self.settings.compat == "published" else prompts
+        outer = (
+            [self._pick(e.training_paraphrases or (e.prompt,), 1)[0] for e in edits]
+            if self.settings.compat == "published"
+            else prompts
+        )
         count = self.settings.locality_prompts
-        near = [p for i, e in enumerate(edits) for p in self._pick(e.training_locality or (edits[i - 1].prompt,), count)]
+        near = [
+            p
+            for i, e in enumerate(edits)
+            for p in self._pick(e.training_locality or (edits[i - 1].prompt,), count)
+        ]
         encode = self.lm.encode
-        return self.border.rows(encode(prompts, targets)), self.border.rows(encode(outer, targets)), self.border.rows(self._continued(near))
+        return (
+            self.border.rows(encode(prompts, targets)),
+            self.border.rows(encode(outer, targets)),
+            self.border.rows(self._continued(near)),
+        )
 
     def _pick(self, prompts: Sequence[str], count: int) -> list[str]:
         return [prompts[i] for i in torch.randint(len(prompts), (count,), generator=self.generator).tolist()]
@@ -154,9 +193,18 @@ class MendTrainer:
         encoded = dict(zip(prompts, self.lm.encode(prompts, [""] * len(prompts)), strict=True))
         new = [p for p in encoded if p not in self.tails]
         if new:
-            self.tails.update(zip(new, continuations(self.lm, [encoded[p] for p in new], self.settings.locality_tokens), strict=True))
+            self.tails.update(
+                zip(
+                    new,
+                    continuations(self.lm, [encoded[p] for p in new], self.settings.locality_tokens),
+                    strict=True,
+                )
+            )
         # a prompt that the model answers with its end is still held at its last token
-        return [Encoded(encoded[p].ids + (self.tails[p] or [end_of(self.lm)]), encoded[p].n_prompt) for p in prompts]
+        return [
+            Encoded(encoded[p].ids + (self.tails[p] or [end_of(self.lm)]), encoded[p].n_prompt)
+            for p in prompts
+        ]
 
     def loss(self, edit: BorderRows, outer: BorderRows, near: BorderRows) -> Tensor:
         """c_edit * NLL(target | paraphrase, edited) + c_loc * KL(unedited || edited on locality rows), Eqs. 4a to 4c.

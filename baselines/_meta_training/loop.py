@@ -68,7 +68,9 @@ def split(edits: Sequence[Edit], method: str, limit: int = 10**9) -> Split:
             "Choose a grid whose draws leave records of the dataset to spare (fewer or smaller draws, or `records` below the dataset's size)."
         )
     step = min(VALIDATED, len(edits))
-    return Split([e for i, e in enumerate(edits) if i % step != step - 1], list(edits[step - 1 :: step])[:limit])
+    return Split(
+        [e for i, e in enumerate(edits) if i % step != step - 1], list(edits[step - 1 :: step])[:limit]
+    )
 
 
 def digest(edits: Sequence[Edit]) -> str:
@@ -76,7 +78,12 @@ def digest(edits: Sequence[Edit]) -> str:
     return hashlib.sha256(json.dumps([asdict(e) for e in edits]).encode()).hexdigest()[:16]
 
 
-def fit(training: MetaTraining, schedule: Schedule, progress: Progress = no_progress, kept: Checkpoint | None = None) -> list[float]:
+def fit(
+    training: MetaTraining,
+    schedule: Schedule,
+    progress: Progress = no_progress,
+    kept: Checkpoint | None = None,
+) -> list[float]:
     """Train until `max_steps` or until validation stops improving; the module is left at its best validated weights.
 
     The untrained module is validated too: training that only does harm is undone.
@@ -91,7 +98,9 @@ def fit(training: MetaTraining, schedule: Schedule, progress: Progress = no_prog
         The values of all validations, the untrained module's first.
     """
     module, optimiser = training.module, training.optimiser
-    rates = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0 if schedule.decay else 1.0, total_iters=max(1, schedule.max_steps))
+    rates = torch.optim.lr_scheduler.LinearLR(
+        optimiser, 1.0, 0.0 if schedule.decay else 1.0, total_iters=max(1, schedule.max_steps)
+    )
     course = MetaTrainingState(training, rates, kept)
     progress(course.step / max(1, schedule.max_steps))
     while course.step < schedule.max_steps and course.since < schedule.patience:

@@ -31,7 +31,10 @@ class Batches:
 
     def state(self) -> dict[str, Tensor]:
         """What decides all that is drawn from now on."""
-        return {"generator": self.generator.get_state(), "waiting": torch.tensor(self.waiting, dtype=torch.int64)}
+        return {
+            "generator": self.generator.get_state(),
+            "waiting": torch.tensor(self.waiting, dtype=torch.int64),
+        }
 
     def go_on(self, state: dict[str, Tensor]) -> None:
         """Draw from now on what would have been drawn from `state` on."""
@@ -79,7 +82,9 @@ class MetaTrainingState:
         kept: keeps all this, or None to keep nothing. What it has kept is gone on from.
     """
 
-    def __init__(self, training: MetaTraining, schedule: torch.optim.lr_scheduler.LRScheduler, kept: Checkpoint | None) -> None:
+    def __init__(
+        self, training: MetaTraining, schedule: torch.optim.lr_scheduler.LRScheduler, kept: Checkpoint | None
+    ) -> None:
         self._training, self._schedule, self._kept = training, schedule, kept
         self._at = _Position()
         self._best: dict[str, Tensor] = {}
@@ -118,7 +123,9 @@ class MetaTrainingState:
         at.since = 0 if better else at.since + 1
         if better:
             at.best = at.history[-1]
-            self._best = {name: weight.detach().clone() for name, weight in weights(self._training.module).items()}
+            self._best = {
+                name: weight.detach().clone() for name, weight in weights(self._training.module).items()
+            }
         if self._kept and at.step and self._kept.due(better):
             self._keep(self._kept)
 
@@ -130,10 +137,27 @@ class MetaTrainingState:
 
     def _keep(self, kept: Checkpoint) -> None:
         t = self._training
-        self._at.schedule, self._at.rates = self._schedule.state_dict(), [group["lr"] for group in t.optimiser.param_groups]
-        moments = {f"{i}.{key}": value for i, values in t.optimiser.state_dict()["state"].items() for key, value in values.items()}
-        groups = {"weights": weights(t.module), "best": self._best, "batches": t.batches.state(), "optimiser": moments}
-        tensors = {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items() if tensor is not None}
+        self._at.schedule, self._at.rates = (
+            self._schedule.state_dict(),
+            [group["lr"] for group in t.optimiser.param_groups],
+        )
+        moments = {
+            f"{i}.{key}": value
+            for i, values in t.optimiser.state_dict()["state"].items()
+            for key, value in values.items()
+        }
+        groups = {
+            "weights": weights(t.module),
+            "best": self._best,
+            "batches": t.batches.state(),
+            "optimiser": moments,
+        }
+        tensors = {
+            f"{group}/{name}": tensor
+            for group, named in groups.items()
+            for name, tensor in named.items()
+            if tensor is not None
+        }
         kept.save(tensors, json.dumps(asdict(self._at) | {"known": t.known}))
 
     @torch.no_grad()
@@ -146,7 +170,9 @@ class MetaTrainingState:
         t, own = self._training, weights(self._training.module)
         groups = _grouped(state.tensors)
         for group in ("weights", "best"):
-            if {name: v.shape for name, v in groups[group].items()} != {name: v.shape for name, v in own.items()}:
+            if {name: v.shape for name, v in groups[group].items()} != {
+                name: v.shape for name, v in own.items()
+            }:
                 raise ValueError("of other weights")
         facts = json.loads(state.text)
         t.known.update(facts.pop("known"))

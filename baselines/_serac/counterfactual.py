@@ -31,10 +31,15 @@ class Counterfactual(nn.Module):
 
     def __init__(self, config: dict[str, Any] | None = None, model: nn.Module | None = None) -> None:
         super().__init__()
-        from transformers import AutoConfig, AutoModelForCausalLM  # takes seconds: not for those who only list methods
+        from transformers import (
+            AutoConfig,
+            AutoModelForCausalLM,
+        )  # takes seconds: not for those who only list methods
 
         make: Any = AutoModelForCausalLM
-        self.model: Any = make.from_config(AutoConfig.for_model(**config), trust_remote_code=False) if config else model
+        self.model: Any = (
+            make.from_config(AutoConfig.for_model(**config), trust_remote_code=False) if config else model
+        )
 
     @property
     def config(self) -> dict[str, Any]:
@@ -43,7 +48,10 @@ class Counterfactual(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Final states [rows, time, d] of right-padded rows [rows, time]."""
-        return cast(Tensor, self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state)
+        return cast(
+            Tensor,
+            self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state,
+        )
 
     def logits(self, final: Tensor) -> Tensor:
         """[..., vocabulary] from final states."""
@@ -90,13 +98,19 @@ def from_hub(lm: LM, name: str) -> Counterfactual:
     try:
         from transformers import AutoModelForCausalLM
 
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         first = " ".join(filter(None, (str(error).splitlines()[0], no_hub)))
-        raise UserError(f"Counterfactual model {name!r} cannot be loaded: {first} Leave it empty for a fresh one.") from error
+        raise UserError(
+            f"Counterfactual model {name!r} cannot be loaded: {first} Leave it empty for a fresh one."
+        ) from error
     own, wanted = int(model.config.vocab_size), int(lm.vocabulary_projection.weight.shape[0])
     if own != wanted:
-        raise UserError(f"Counterfactual model {name!r} has {own} pieces, {lm.name or 'the model'} has {wanted}. Name one with the same tokenizer.")
+        raise UserError(
+            f"Counterfactual model {name!r} has {own} pieces, {lm.name or 'the model'} has {wanted}. Name one with the same tokenizer."
+        )
     return Counterfactual(model=cast(nn.Module, model))
 
 
@@ -125,12 +139,28 @@ class CounterfactualTrainer:
         ending: weight of the loss on the end of the text behind each answer; a model that never saw it never stops in free generation.
     """
 
-    def __init__(self, lm: LM, model: Counterfactual, batch_size: int, vary_targets: float, reading: float, ending: float) -> None:
-        self.lm, self.model, self.batch_size, self.vary_targets, self.reading = lm, model, batch_size, vary_targets, reading
+    def __init__(
+        self,
+        lm: LM,
+        model: Counterfactual,
+        batch_size: int,
+        vary_targets: float,
+        reading: float,
+        ending: float,
+    ) -> None:
+        self.lm, self.model, self.batch_size, self.vary_targets, self.reading = (
+            lm,
+            model,
+            batch_size,
+            vary_targets,
+            reading,
+        )
         self.ending = ending
         self.generator = torch.Generator().manual_seed(0)
 
-    def fit(self, edits: Split, lr: float, schedule: Schedule, progress: Progress, kept: Checkpoint | None = None) -> list[float]:
+    def fit(
+        self, edits: Split, lr: float, schedule: Schedule, progress: Progress, kept: Checkpoint | None = None
+    ) -> list[float]:
         """Train on some edits, keep what is best on others; returns the validation losses. `kept` as in `baselines._meta_training.loop.fit`."""
         answers = sorted({e.target for e in edits.train})
         batches = Batches(len(edits.train), self.batch_size, self.generator)
@@ -145,7 +175,9 @@ class CounterfactualTrainer:
         def loss() -> Tensor:
             return self.loss(*self._drawn([edits.train[i] for i in next(batches)], answers), self.reading)
 
-        training = MetaTraining(self.model, torch.optim.Adam(self.model.parameters(), lr=lr), batches, loss, validation)
+        training = MetaTraining(
+            self.model, torch.optim.Adam(self.model.parameters(), lr=lr), batches, loss, validation
+        )
         return fit(training, schedule, progress, kept)
 
     def _drawn(self, edits: Sequence[Edit], answers: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
@@ -170,7 +202,9 @@ class CounterfactualTrainer:
     def _number(self, count: int) -> int:
         return int(torch.randint(count, (), generator=self.generator))
 
-    def loss(self, told: Sequence[str], targets: Sequence[str], asked: Sequence[str], reading: float = 0.0) -> Tensor:
+    def loss(
+        self, told: Sequence[str], targets: Sequence[str], asked: Sequence[str], reading: float = 0.0
+    ) -> Tensor:
         """Mean negative log-likelihood of the targets given the edit and a prompt in its scope, plus `ending` times that of the end of the
         text, plus `reading` times that of the prompt.
 
@@ -182,15 +216,27 @@ class CounterfactualTrainer:
         rows = [(len(a), b.n_prompt, a + b.ids) for a, b in zip(front, encoded, strict=True)]
         ids, mask = self.lm.pad([row for _, _, row in rows])
         final = self.model(ids, mask)
-        answer = [(k, t - 1, row[t]) for k, (start, n_prompt, row) in enumerate(rows) for t in range(start + n_prompt, len(row))]
-        prompt = [(k, t - 1, row[t]) for k, (start, n_prompt, row) in enumerate(rows) for t in range(start + 1, start + n_prompt)]
+        answer = [
+            (k, t - 1, row[t])
+            for k, (start, n_prompt, row) in enumerate(rows)
+            for t in range(start + n_prompt, len(row))
+        ]
+        prompt = [
+            (k, t - 1, row[t])
+            for k, (start, n_prompt, row) in enumerate(rows)
+            for t in range(start + 1, start + n_prompt)
+        ]
         total = self._likelihood(final, answer)
         if self.ending:
             end = _end(self.lm)
-            total = total + self.ending * self._likelihood(final, [(k, len(row) - 1, end) for k, (_, _, row) in enumerate(rows)])
+            total = total + self.ending * self._likelihood(
+                final, [(k, len(row) - 1, end) for k, (_, _, row) in enumerate(rows)]
+            )
         return total + reading * self._likelihood(final, prompt) if reading else total
 
     def _likelihood(self, final: Tensor, where: Sequence[tuple[int, int, int]]) -> Tensor:
         """Mean over rows of the mean negative log-likelihood at (row, position, label)."""
         row, position, label = torch.tensor(where, device=final.device).T
-        return negative_log_likelihood(self.model.logits(final[row, position]).float(), label, row, len(final))
+        return negative_log_likelihood(
+            self.model.logits(final[row, position]).float(), label, row, len(final)
+        )

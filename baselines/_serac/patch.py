@@ -35,7 +35,9 @@ class EncoderSettings:
 
     def make(self) -> ScopeClassifier:
         """An untrained classifier."""
-        return ScopeClassifier(HubEncoder(self.name) if self.name else StateEncoder(self.block, self.width, self.dim, seed=0))
+        return ScopeClassifier(
+            HubEncoder(self.name) if self.name else StateEncoder(self.block, self.width, self.dim, seed=0)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,10 @@ class SeracPatch(Patch):
         with track_prefill(lm) as prefills:
             router = _Router(self, lm, prefills)
             model = cast(nn.Module, lm.model)
-            handles = [lm.decoder.register_forward_pre_hook(router.decide, with_kwargs=True), model.register_forward_hook(router.answer)]
+            handles = [
+                lm.decoder.register_forward_pre_hook(router.decide, with_kwargs=True),
+                model.register_forward_hook(router.answer),
+            ]
             with installed_hooks(handles):
                 yield
 
@@ -128,22 +133,35 @@ class SeracPatch(Patch):
         """
         saved = checked(_SeracSettings, settings)
         if not saved.encoder.name:
-            check_tensor("scope.encoder.output.weight", tensors["scope.encoder.output.weight"], saved.encoder.dim, saved.encoder.width)
+            check_tensor(
+                "scope.encoder.output.weight",
+                tensors["scope.encoder.output.weight"],
+                saved.encoder.dim,
+                saved.encoder.width,
+            )
         counterfactual = Counterfactual(plain(saved.counterfactual, tensors))
         classifier = saved.encoder.make()
         load(classifier, counterfactual, tensors)
-        contexts = [part.tolist() for part in torch.split(tensors["memory.ids"], tensors["memory.lengths"].tolist())]
+        contexts = [
+            part.tolist() for part in torch.split(tensors["memory.ids"], tensors["memory.lengths"].tolist())
+        ]
         embeddings = check_tensor("memory.embeddings", tensors["memory.embeddings"], len(contexts), None)
-        if any(not 0 <= token < saved.counterfactual["vocab_size"] for context in contexts for token in context):
+        if any(
+            not 0 <= token < saved.counterfactual["vocab_size"] for context in contexts for token in context
+        ):
             raise ValueError("memory.ids holds no tokens of the counterfactual model")
         if len(saved.subjects) not in (0, len(contexts)):
             raise ValueError(f"{len(contexts)} edits, {len(saved.subjects)} subjects")
-        return cls(contexts, embeddings, classifier, saved.encoder, counterfactual, saved.threshold, saved.subjects)
+        return cls(
+            contexts, embeddings, classifier, saved.encoder, counterfactual, saved.threshold, saved.subjects
+        )
 
 
 def load(classifier: ScopeClassifier, counterfactual: Counterfactual, tensors: dict[str, Tensor]) -> None:
     """Put trained weights into both networks, and fix them."""
-    counterfactual.load({k.removeprefix("counterfactual."): v for k, v in tensors.items() if k.startswith("counterfactual.")})
+    counterfactual.load(
+        {k.removeprefix("counterfactual."): v for k, v in tensors.items() if k.startswith("counterfactual.")}
+    )
     with torch.no_grad():
         for name, weight in classifier.named_parameters():
             weight.copy_(tensors[f"scope.{name}"])
@@ -165,17 +183,26 @@ class _Router:
         if now is None or (now.ends is None and CHOICE not in now.row_state):
             return
         mask = kwargs.get("attention_mask")
-        mask = mask[:, -now.ids.shape[1] :] if isinstance(mask, Tensor) and mask.ndim == 2 else torch.ones_like(now.ids)
+        mask = (
+            mask[:, -now.ids.shape[1] :]
+            if isinstance(mask, Tensor) and mask.ndim == 2
+            else torch.ones_like(now.ids)
+        )
         if now.is_prefill:
             choice = now.row_state[CHOICE] = self._choice(now)
-            now.row_state |= {FIRED: choice >= 0, FOUND: choice} if self.patch.subjects else {FIRED: choice >= 0}
+            now.row_state |= (
+                {FIRED: choice >= 0, FOUND: choice} if self.patch.subjects else {FIRED: choice >= 0}
+            )
         before = {IDS: now.ids[:, :0], MASK: now.ids[:, :0]} if now.ends is not None else now.row_state
         now.row_state[IDS] = torch.cat([before[IDS], now.ids], 1)
         now.row_state[MASK] = torch.cat([before[MASK], mask.to(now.ids.dtype)], 1)
         self.row_state = now.row_state
 
     def _choice(self, now: Pass) -> Tensor:
-        texts = [self.lm.pieces.decode(ids[keep].tolist()).text for ids, keep in zip(now.ids, now.prompt, strict=True)]
+        texts = [
+            self.lm.pieces.decode(ids[keep].tolist()).text
+            for ids, keep in zip(now.ids, now.prompt, strict=True)
+        ]
         return self.patch.choose(self.lm, texts)
 
     @torch.no_grad()
@@ -191,7 +218,9 @@ class _Router:
         ids, kept = self.row_state[IDS][rows], self.row_state[MASK][rows].bool()
         whole = [front + own[keep].tolist() for front, own, keep in zip(fronts, ids, kept, strict=True)]
         lengths = torch.tensor([[len(front)] for front in fronts], device=ids.device)
-        columns = (lengths + kept.long().cumsum(1) - 1)[:, -count:]  # where each column's token stands in its row of `whole`
+        columns = (lengths + kept.long().cumsum(1) - 1)[
+            :, -count:
+        ]  # where each column's token stands in its row of `whole`
         model = self.patch.counterfactual
         final = model(*self.lm.pad(whole))[torch.arange(len(rows), device=ids.device)[:, None], columns]
         logits = output.logits.clone()

@@ -36,14 +36,21 @@ def plain(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str,
         raise ValueError("the counterfactual model's settings hold a huge number")
     if max((int(kept.get(name, 1)) for name in ("num_hidden_layers", "n_layer")), default=1) > len(tensors):
         raise ValueError("the counterfactual model has more blocks than tensors")
-    _check_size(kept | {"model_type": family}, {name.removeprefix(PREFIX): t.shape for name, t in tensors.items() if name.startswith(PREFIX)})
+    _check_size(
+        kept | {"model_type": family},
+        {name.removeprefix(PREFIX): t.shape for name, t in tensors.items() if name.startswith(PREFIX)},
+    )
     return kept | {"model_type": family}
 
 
 def _is_plain(key: str, value: object) -> bool:
     """A number, flag or word, or what says how positions turn; nothing that transformers keeps to itself or looks up elsewhere."""
     flat = isinstance(value, bool | int | float | str | None)
-    turning = key.startswith("rope_") and isinstance(value, dict) and all(isinstance(v, bool | int | float | str | None) for v in value.values())
+    turning = (
+        key.startswith("rope_")
+        and isinstance(value, dict)
+        and all(isinstance(v, bool | int | float | str | None) for v in value.values())
+    )
     return not key.startswith(("_", "auto_map", "quantization", "dtype", "torch_dtype")) and (flat or turning)
 
 

@@ -85,7 +85,10 @@ class StateEncoder(nn.Module):
     @torch.no_grad()
     def _computed(self, lm: LM, prompts: Sequence[str], batch_tokens: int = 8192) -> Tensor:
         part = lower_blocks(lm, self.block)
-        part._forward_hooks, part._forward_pre_hooks = OrderedDict(), OrderedDict()  # not those of the patch that asks
+        part._forward_hooks, part._forward_pre_hooks = (
+            OrderedDict(),
+            OrderedDict(),
+        )  # not those of the patch that asks
         encoded = lm.encode(prompts, [""] * len(prompts))
         made = torch.empty(len(prompts), lm.dim, device=lm.device)
         for chosen in batches([len(e.ids) for e in encoded], batch_tokens):
@@ -96,7 +99,9 @@ class StateEncoder(nn.Module):
 
     def embed(self, lm: LM, prompts: Sequence[str]) -> Tensor:
         """Linear map of the standardised states."""
-        return cast(Tensor, self.output((self.states(lm, [p.strip() for p in prompts]) - self.mean) / self.deviation))
+        return cast(
+            Tensor, self.output((self.states(lm, [p.strip() for p in prompts]) - self.mean) / self.deviation)
+        )
 
 
 class HubEncoder(nn.Module):
@@ -119,7 +124,9 @@ class HubEncoder(nn.Module):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         except (OSError, ValueError) as error:
             first = " ".join(filter(None, (str(error).splitlines()[0], no_hub)))
-            raise UserError(f"Encoder {name!r} cannot be loaded: {first} Leave `encoder` empty for the embedded one.") from error
+            raise UserError(
+                f"Encoder {name!r} cannot be loaded: {first} Leave `encoder` empty for the embedded one."
+            ) from error
 
     def measure(self, lm: LM, prompts: Sequence[str]) -> None:
         """Nothing to see: it comes trained."""
@@ -129,7 +136,9 @@ class HubEncoder(nn.Module):
 
     def embed(self, lm: LM, prompts: Sequence[str]) -> Tensor:
         """First token's state."""
-        given = self.tokenizer([p.strip() for p in prompts], return_tensors="pt", padding=True, truncation=True).to(self.model.device)
+        given = self.tokenizer(
+            [p.strip() for p in prompts], return_tensors="pt", padding=True, truncation=True
+        ).to(self.model.device)
         return cast(Tensor, self.model(**given).last_hidden_state[:, 0]).float()
 
 
@@ -162,7 +171,10 @@ class ScopeClassifier(nn.Module):
         """Embeddings [prompts, dim] of many prompts, in batches of similar length."""
         batch = scale_batch(batch)
         order = [i for group in batches([len(p) for p in prompts], batch * 100) for i in group]
-        made = [self.embed(lm, [prompts[i] for i in order[start : start + batch]]) for start in range(0, len(order), batch)]
+        made = [
+            self.embed(lm, [prompts[i] for i in order[start : start + batch]])
+            for start in range(0, len(order), batch)
+        ]
         return torch.cat(made)[torch.tensor(order).argsort().to(made[0].device)]
 
     def log_probability(self, prompts: Tensor, edits: Tensor) -> Tensor:
@@ -201,21 +213,38 @@ class ScopeClassifierTrainer:
         seed: of what is drawn.
     """
 
-    def __init__(self, lm: LM, classifier: ScopeClassifier, batch_size: int, locality_prompts: int, seed: int) -> None:
-        self.lm, self.classifier, self.batch_size, self.locality_prompts = lm, classifier, batch_size, locality_prompts
+    def __init__(
+        self, lm: LM, classifier: ScopeClassifier, batch_size: int, locality_prompts: int, seed: int
+    ) -> None:
+        self.lm, self.classifier, self.batch_size, self.locality_prompts = (
+            lm,
+            classifier,
+            batch_size,
+            locality_prompts,
+        )
         self.generator = torch.Generator().manual_seed(seed)
 
-    def fit(self, edits: Split, lr: float, schedule: Schedule, progress: Progress, kept: Checkpoint | None = None) -> list[float]:
+    def fit(
+        self, edits: Split, lr: float, schedule: Schedule, progress: Progress, kept: Checkpoint | None = None
+    ) -> list[float]:
         """Train on some edits, keep what is best on others; returns the validation losses, the last one after the scale was set anew.
 
         `kept` as in `baselines._meta_training.loop.fit`.
         """
         # all at once, as the states of those that come late in the training would come out otherwise (in the last digits) in other batches
-        prompts = [p for e in [*edits.train, *edits.validation] for p in (e.prompt, *e.training_paraphrases, *e.training_locality)]
+        prompts = [
+            p
+            for e in [*edits.train, *edits.validation]
+            for p in (e.prompt, *e.training_paraphrases, *e.training_locality)
+        ]
         self.classifier.look(self.lm, prompts)
         batches = Batches(len(edits.train), min(self.batch_size, len(edits.train)), self.generator)
         size = min(self.batch_size, len(edits.validation))
-        held = [self._drawn(edits.validation[i : i + size], True) for i in range(0, len(edits.validation) - size + 1, size) for _ in range(4)]
+        held = [
+            self._drawn(edits.validation[i : i + size], True)
+            for i in range(0, len(edits.validation) - size + 1, size)
+            for _ in range(4)
+        ]
 
         @torch.no_grad()
         def validation() -> float:
@@ -225,7 +254,9 @@ class ScopeClassifierTrainer:
             return self.loss(*self._drawn([edits.train[i] for i in next(batches)], False))
 
         optimiser = torch.optim.Adam([p for p in self.classifier.parameters() if p.requires_grad], lr=lr)
-        history = fit(MetaTraining(self.classifier, optimiser, batches, loss, validation), schedule, progress, kept)
+        history = fit(
+            MetaTraining(self.classifier, optimiser, batches, loss, validation), schedule, progress, kept
+        )
         self._calibrate(held)
         return [*history, validation()]
 
@@ -246,7 +277,11 @@ class ScopeClassifierTrainer:
             far.append(log_p.masked_fill(inside | ignored, -torch.inf).amax(1))
         inside, outside = torch.cat(near), torch.cat(far)
         outside = outside[outside.isfinite()]
-        middle = float((-inside).sqrt().quantile(0.95) + (-outside).sqrt().quantile(0.05)) / 2 if len(outside) else 0.0
+        middle = (
+            float((-inside).sqrt().quantile(0.95) + (-outside).sqrt().quantile(0.05)) / 2
+            if len(outside)
+            else 0.0
+        )
         scale.fill_(math.log(math.log(2) / middle**2) if middle > 0 else trained)
 
     def _drawn(self, edits: Sequence[Edit], validates: bool) -> _Drawn:
@@ -259,7 +294,9 @@ class ScopeClassifierTrainer:
             one, other = self._pick(used, 2)
             memory.append(one)
             inside.append(self._pick(kept, 1)[0] if validates and kept else other)
-            outside.append(self._pick(edit.training_locality, self.locality_prompts) if edit.training_locality else [])
+            outside.append(
+                self._pick(edit.training_locality, self.locality_prompts) if edit.training_locality else []
+            )
         return edits, memory, inside, outside
 
     def _pick(self, prompts: Sequence[str], count: int) -> list[str]:
@@ -267,13 +304,19 @@ class ScopeClassifierTrainer:
         order = torch.randperm(len(prompts), generator=self.generator).tolist()
         return [prompts[order[i % len(order)]] for i in range(count)]
 
-    def loss(self, edits: Sequence[Edit], memory: list[str], inside: list[str], outside: list[list[str]]) -> Tensor:
+    def loss(
+        self, edits: Sequence[Edit], memory: list[str], inside: list[str], outside: list[list[str]]
+    ) -> Tensor:
         """Binary cross-entropy of every prompt against every edit of the batch."""
         return binary_cross_entropy(*self._compared(edits, memory, inside, outside))
 
-    def _compared(self, edits: Sequence[Edit], memory: list[str], inside: list[str], outside: list[list[str]]) -> tuple[Tensor, Tensor, Tensor]:
+    def _compared(
+        self, edits: Sequence[Edit], memory: list[str], inside: list[str], outside: list[list[str]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities [prompts, edits], which pairs are in scope, and which are left open: what is said of one subject twice."""
-        queries = [(prompt, i, True) for i, prompt in enumerate(inside)] + [(p, i, False) for i, prompts in enumerate(outside) for p in prompts]
+        queries = [(prompt, i, True) for i, prompt in enumerate(inside)] + [
+            (p, i, False) for i, prompts in enumerate(outside) for p in prompts
+        ]
         embedded = self.classifier.embed(self.lm, [*memory, *(q for q, _, _ in queries)])
         log_p = self.classifier.log_probability(embedded[len(memory) :], embedded[: len(memory)])
         own = torch.tensor([i for _, i, _ in queries], device=log_p.device)

@@ -47,7 +47,11 @@ class GridArtifacts:
         """
         self._total = todo
         try:
-            made = create_progress_artifact(100.0 if not todo else 0.0, f"{self._key}-progress", f"{self._grid}: {todo} cells to run, {kept} stored")
+            made = create_progress_artifact(
+                100.0 if not todo else 0.0,
+                f"{self._key}-progress",
+                f"{self._grid}: {todo} cells to run, {kept} stored",
+            )
             self._progress = made if isinstance(made, UUID) else None
         except (PrefectException, httpx.HTTPError) as error:
             _say(error)
@@ -59,11 +63,15 @@ class GridArtifacts:
             outcomes: of the cells that are finished.
             left_s: seconds that the rest may take, if known.
         """
-        if self._progress is None or (time.monotonic() - self._sent < EVERY_S and len(outcomes) < self._total):
+        if self._progress is None or (
+            time.monotonic() - self._sent < EVERY_S and len(outcomes) < self._total
+        ):
             return
         self._sent = time.monotonic()
         counts = ", ".join(f"{number} {status}" for status, number in tally(outcomes).items())
-        text = f"{self._grid}: {len(outcomes)} of {self._total} cells ({counts}), time left {duration(left_s)}"
+        text = (
+            f"{self._grid}: {len(outcomes)} of {self._total} cells ({counts}), time left {duration(left_s)}"
+        )
         try:
             update_progress_artifact(self._progress, 100.0 * len(outcomes) / max(self._total, 1), text)
         except (PrefectException, httpx.HTTPError) as error:
@@ -77,7 +85,9 @@ class GridArtifacts:
         """
         self._sent = 0.0
         self.update(outcomes, 0.0)
-        write_markdown(f"{self._key}-cells", cells_markdown(self._grid, outcomes), f"Cells of {self._grid} that were run")
+        write_markdown(
+            f"{self._key}-cells", cells_markdown(self._grid, outcomes), f"Cells of {self._grid} that were run"
+        )
 
 
 class Shown:
@@ -139,7 +149,10 @@ def report_artifact(results: Path, page: Path) -> None:
 def cells_markdown(grid: str, outcomes: Sequence[Outcome]) -> str:
     """A table of cells with their status, failures first."""
     rows = sorted(outcomes, key=lambda outcome: (outcome.status == "ok", outcome.cell))
-    lines = [f"| {_entry(o.cell.label)} | {o.status} | {duration(o.costs.seconds)} | {_entry(o.reason)} |" for o in rows]
+    lines = [
+        f"| {_entry(o.cell.label)} | {o.status} | {duration(o.costs.seconds)} | {_entry(o.reason)} |"
+        for o in rows
+    ]
     head = [f"# {grid}: {len(rows)} cells run", "", "| cell | status | time | reason |", "|---|---|---|---|"]
     return "\n".join([*head, *lines]) if rows else f"# {grid}\n\nNothing to do: all cells are stored."
 

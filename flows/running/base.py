@@ -70,7 +70,9 @@ class Queue:
         taken: ids of those that are being run already.
     """
 
-    def __init__(self, cells: Sequence[Cell], clock: DurationEstimator, taken: Set[str] = frozenset()) -> None:
+    def __init__(
+        self, cells: Sequence[Cell], clock: DurationEstimator, taken: Set[str] = frozenset()
+    ) -> None:
         self._ready: dict[str, list[tuple[tuple[bool, bool, float, int], int, Cell]]] = defaultdict(list)
         self._waiting: dict[str, list[tuple[int, Cell]]] = defaultdict(list)
         self._busy = Counter[str]()
@@ -87,7 +89,12 @@ class Queue:
 
     def _push(self, place: int, cell: Cell) -> None:
         expected = self._clock.expect([cell])
-        urgency = (cell.method != UNEDITED, expected is not None, -(expected or 0.0), -cell.n_edits * cell.draws)
+        urgency = (
+            cell.method != UNEDITED,
+            expected is not None,
+            -(expected or 0.0),
+            -cell.n_edits * cell.draws,
+        )
         heapq.heappush(self._ready[cell.model], (urgency, place, cell))
 
     def pop(self, loaded: str = "") -> Cell | None:
@@ -129,7 +136,10 @@ def release_dependents(queue: Queue, outcome: Outcome, results: Path, extras: Me
     if outcome.status in FINAL:
         queue.finish(outcome.cell)
         return [outcome]
-    return [outcome, *(not_run(results, cell, extras, outcome.status) for cell in queue.abandon(outcome.cell))]
+    return [
+        outcome,
+        *(not_run(results, cell, extras, outcome.status) for cell in queue.abandon(outcome.cell)),
+    ]
 
 
 def not_run(results: Path, cell: Cell, extras: Measurements, status: Status) -> Outcome:
@@ -155,7 +165,9 @@ def input_ids(cell: Cell) -> list[str]:
     return [cell.id, *filter(None, [baseline_id(cell)])]
 
 
-def lost_outcome(results: Path, cell: Cell, extras: Measurements, failure: tuple[Status, str], stage: str = "") -> Outcome:
+def lost_outcome(
+    results: Path, cell: Cell, extras: Measurements, failure: tuple[Status, str], stage: str = ""
+) -> Outcome:
     """The outcome of a cell that did not live to tell.
 
     Of a stored cell, from which only further stages were wanted, everything is kept that it had: the failure is then these stages'.
@@ -169,8 +181,22 @@ def lost_outcome(results: Path, cell: Cell, extras: Measurements, failure: tuple
     """
     stored = stored_outcome(results, cell.id)
     if stored is None or stored.status != "ok":
-        return Outcome(cell, failure[0], failure[1], (), Costs(), {"finished": datetime.now(UTC).isoformat(timespec="seconds")})
-    lacking = [name for name in extras.stages(cell.measure) if name not in (stored.written if extras.retry_failed else stored.stages)]
+        return Outcome(
+            cell,
+            failure[0],
+            failure[1],
+            (),
+            Costs(),
+            {"finished": datetime.now(UTC).isoformat(timespec="seconds")},
+        )
+    lacking = [
+        name
+        for name in extras.stages(cell.measure)
+        if name not in (stored.written if extras.retry_failed else stored.stages)
+    ]
     failed = [stage] if stage in lacking else lacking
     final = failure[0] == "timeout" and failed == [stage]  # an "error" is tried again, like a lost cell
-    return replace(stored, failed={**stored.failed, **dict.fromkeys(failed, f"{'timeout' if final else 'error'}: {failure[1]}")})
+    return replace(
+        stored,
+        failed={**stored.failed, **dict.fromkeys(failed, f"{'timeout' if final else 'error'}: {failure[1]}")},
+    )

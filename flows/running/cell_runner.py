@@ -39,11 +39,18 @@ class CellRunner:
         share: where cells are taken from and sent to, if machines have no common folder.
     """
 
-    def __init__(self, results: Path, listener: Listener, extras: Measurements, share: "RemoteStore | None" = None) -> None:
+    def __init__(
+        self, results: Path, listener: Listener, extras: Measurements, share: "RemoteStore | None" = None
+    ) -> None:
         from lks.runs.cell import LoadedResources as Shared
 
         kept = PROCESS_CACHE.get()
-        self._results, self._listener, self._extras, self._shared = results, listener, extras, kept.bench if kept else Shared()
+        self._results, self._listener, self._extras, self._shared = (
+            results,
+            listener,
+            extras,
+            kept.bench if kept else Shared(),
+        )
         self._share = share
 
     def run(self, cell: Cell, extras: Measurements | None = None) -> Outcome:
@@ -60,7 +67,9 @@ class CellRunner:
         with cell_lock(self._results, cell.id, self._share):
             if self._share:
                 exchange(self._results, input_ids(cell), self._share)
-            outcome = lks.runs.cell.run(cell, method, self._results, self._report(cell), self._shared, extras or self._extras)
+            outcome = lks.runs.cell.run(
+                cell, method, self._results, self._report(cell), self._shared, extras or self._extras
+            )
             if self._share:
                 self._share.send(self._results, cell.id)
         return outcome

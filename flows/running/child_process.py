@@ -28,7 +28,9 @@ class Parent:
     def watch(self) -> None:
         """End this process as soon as the parent is gone: by a signal where there is one for it, else when its pipe closes."""
         if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; holds even while native code keeps the threads below from running
+            ctypes.CDLL(None).prctl(
+                1, signal.SIGKILL
+            )  # PR_SET_PDEATHSIG; holds even while native code keeps the threads below from running
         threading.Thread(target=self._read, daemon=True).start()
         threading.Thread(target=self._poll, daemon=True).start()
 

@@ -30,4 +30,8 @@ def client_settings() -> dict[str, Any] | None:
     """What `get_client` takes as `httpx_settings`; none where a server is spoken to by other means than plain HTTP, with settings of their own."""
     from prefect.settings import PREFECT_API_URL
 
-    return {"transport": RetryOn503Transport()} if (PREFECT_API_URL.value() or "").startswith("http://") else None
+    return (
+        {"transport": RetryOn503Transport()}
+        if (PREFECT_API_URL.value() or "").startswith("http://")
+        else None
+    )

@@ -47,7 +47,10 @@ class Work:
 
     def lacking(self, cell: Cell) -> tuple[str, ...]:
         """Stages that a stored cell lacks; all of a cell that is not stored."""
-        stored = next((_kept(o, self.retry_failed) for o in self.earlier if o.cell.id == cell.id and o.status == "ok"), frozenset[str]())
+        stored = next(
+            (_kept(o, self.retry_failed) for o in self.earlier if o.cell.id == cell.id and o.status == "ok"),
+            frozenset[str](),
+        )
         return tuple(stage for stage in self.grid.extras.stages(cell.measure) if stage not in stored)
 
 
@@ -71,7 +74,13 @@ def cells_of(grid: Grid, only: str = "") -> list[Cell]:
     """
     from baselines import methods
 
-    return plan(grid, methods=methods(), revision_of_model=revision_of_model, dataset_of=dataset_of, only=parse_only(only))
+    return plan(
+        grid,
+        methods=methods(),
+        revision_of_model=revision_of_model,
+        dataset_of=dataset_of,
+        only=parse_only(only),
+    )
 
 
 def existing(results: Path) -> "Store | None":
@@ -105,8 +114,12 @@ def compare(grid: Grid, cells: Sequence[Cell], store: "Store | None", retry_fail
     if retry_failed:
         done = done - {o.cell.id for o in earlier if o.status != "ok"}
     wanted = {measure: set(grid.extras.stages(measure)) for measure in get_args(Measure)}
-    whole = {o.cell.id for o in earlier if o.status != "ok" or wanted[o.cell.measure] <= _kept(o, retry_failed)}
-    return Work(grid, tuple(cells), tuple(c for c in cells if c.id not in done & whole), earlier, retry_failed)
+    whole = {
+        o.cell.id for o in earlier if o.status != "ok" or wanted[o.cell.measure] <= _kept(o, retry_failed)
+    }
+    return Work(
+        grid, tuple(cells), tuple(c for c in cells if c.id not in done & whole), earlier, retry_failed
+    )
 
 
 def _kept(outcome: Outcome, retry_failed: bool) -> frozenset[str]:
@@ -138,7 +151,9 @@ def _weights_of(name: str) -> str:
         raise UserError(f"Model {name!r} is not built yet. Build it with: {build_command(name)}")
     if any(here.folder.glob("*.safetensors")):
         return kept.weights_hash(here.folder) if kept else weights_hash(here.folder)
-    raise UserError(f"Model {'folder' if kind_of(name) == 'folder' else repr(name)} {name} holds no *.safetensors file.")
+    raise UserError(
+        f"Model {'folder' if kind_of(name) == 'folder' else repr(name)} {name} holds no *.safetensors file."
+    )
 
 
 def dataset_of(name: str) -> tuple[str, int]:
@@ -174,15 +189,23 @@ def only_writer(results: Path) -> Iterator[None]:
     """
     try:
         results.mkdir(parents=True, exist_ok=True)
-        file = os.fdopen(os.open(results / ".lock", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "a+")  # never through a link
+        file = os.fdopen(
+            os.open(results / ".lock", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "a+"
+        )  # never through a link
     except OSError as error:
-        raise StoreError(f"Results folder {results} cannot be written: {error.strerror}. Use another with --results or LKS_RESULTS.") from None
+        raise StoreError(
+            f"Results folder {results} cannot be written: {error.strerror}. Use another with --results or LKS_RESULTS."
+        ) from None
     with file:
         ours = locked(file)
         if ours is None:
-            raise StoreError(f"{results} is on a file system without locks: two runs at once would spoil it. Use another with --results.")
+            raise StoreError(
+                f"{results} is on a file system without locks: two runs at once would spoil it. Use another with --results."
+            )
         if not ours:
-            raise StoreError(f"Another run (process {holder(file)}) is writing to {results}. Wait for it, or use another folder with --results.")
+            raise StoreError(
+                f"Another run (process {holder(file)}) is writing to {results}. Wait for it, or use another folder with --results."
+            )
         sign(file)
         yield
 
@@ -201,7 +224,10 @@ def share_in_use(url: str = "") -> "RemoteStore | None":
 
 
 def exchange(
-    results: Path, cell_ids: Collection[str] | None, share: "RemoteStore | None" = None, progress: Callable[[float], None] = lambda done: None
+    results: Path,
+    cell_ids: Collection[str] | None,
+    share: "RemoteStore | None" = None,
+    progress: Callable[[float], None] = lambda done: None,
 ) -> tuple[int, int]:
     """Bring folder and share to the same state, if there is a share.
 

@@ -83,7 +83,9 @@ class PoolRunner:
         client: of the server; Prefect's settings say which if it is not given.
     """
 
-    def __init__(self, results: Path, watch: Watch, clock: DurationEstimator, client: SyncPrefectClient | None = None) -> None:
+    def __init__(
+        self, results: Path, watch: Watch, clock: DurationEstimator, client: SyncPrefectClient | None = None
+    ) -> None:
         self._results, self._watch, self._clock, self._client = results.absolute(), watch, clock, client
         self._settings, self._token = Settings(), uuid4().hex[:8]
         self._share = share_in_use(self._settings.share)
@@ -97,13 +99,22 @@ class PoolRunner:
         """Outcomes of all the cells; closed early, it has the runs in flight ended."""
         with contextlib.ExitStack() as stack:
             client = self._client or stack.enter_context(get_client(client_settings(), sync_client=True))
-            runs = Runs(client, self._settings.pool_results or self._results, self._settings.server_wait_s, self._settings.share)
+            runs = Runs(
+                client,
+                self._settings.pool_results or self._results,
+                self._settings.server_wait_s,
+                self._settings.share,
+            )
             attempts = self._adopt(runs, cells, extras)
             queue, pause = Queue(cells, self._clock, taken=set(attempts)), LOOK_EVERY_S
             try:
                 while self._hand_out(queue, runs, extras, attempts):
                     seen = self._look(queue, runs, extras)
-                    outcomes = [outcome for found in seen for outcome in release_dependents(queue, found, self._results, extras)]
+                    outcomes = [
+                        outcome
+                        for found in seen
+                        for outcome in release_dependents(queue, found, self._results, extras)
+                    ]
                     self._hand_out(queue, runs, extras, attempts)
                     yield from outcomes
                     pause = LOOK_EVERY_S / 10 if outcomes else min(1.5 * pause, LOOK_EVERY_S)
@@ -130,7 +141,10 @@ class PoolRunner:
         while len(self._flights) < self._limit(runs) and (cell := queue.pop(self._model)):
             self._model = cell.model
             attempts[cell.id] += 1
-            self._fly(cell, runs.submit(cell, extras, f"{cell.id}-{attempts[cell.id]}-{self._token}", attempts[cell.id]))
+            self._fly(
+                cell,
+                runs.submit(cell, extras, f"{cell.id}-{attempts[cell.id]}-{self._token}", attempts[cell.id]),
+            )
         return bool(self._flights)
 
     def _limit(self, runs: Runs) -> int:
@@ -163,7 +177,9 @@ class PoolRunner:
                     outcomes.append(lost_outcome(self._results, flight.cell, extras, ("lost", reason)))
         return outcomes
 
-    def _ended(self, flight: Flight, state: State[object] | None, runs: Runs, extras: Measurements) -> Outcome | str | None:
+    def _ended(
+        self, flight: Flight, state: State[object] | None, runs: Runs, extras: Measurements
+    ) -> Outcome | str | None:
         """A run's outcome, or how it ended without one; None while it goes on.
 
         Raises:
@@ -173,7 +189,9 @@ class PoolRunner:
             return "the server does not know it any more"
         if state.is_final():
             if state.name == NEEDS_USER:
-                raise UserError(state.message or "a worker reports that something must be mended, and not what")
+                raise UserError(
+                    state.message or "a worker reports that something must be mended, and not what"
+                )
             told = state.is_completed() or state.name in OUTCOMES
             stored = self._stored(flight.cell)
             if stored is not None and (told or stored != flight.before):
@@ -212,7 +230,10 @@ class PoolRunner:
     def _listen(self) -> None:
         """Ask the share, if there is one, for signs of life; hardly more often than there are new ones."""
         if self._share and time.monotonic() - self._asked > min(BEAT_EVERY_S, self._settings.beat_s / 4):
-            self._beats, self._asked = self._share.beats([flight.cell.id for flight in self._flights.values()]), time.monotonic()
+            self._beats, self._asked = (
+                self._share.beats([flight.cell.id for flight in self._flights.values()]),
+                time.monotonic(),
+            )
 
     def _beat(self, cell: Cell) -> int:
         if self._share:

@@ -66,22 +66,33 @@ class Runs:
         try:
             self._deployment = self._patiently(lambda: client.read_deployment_by_name(DEPLOYMENT))
         except ObjectNotFound:
-            raise UserError(f"The Prefect server at {client.api_url} has no deployment {DEPLOYMENT}. Make it with: lks up") from None
+            raise UserError(
+                f"The Prefect server at {client.api_url} has no deployment {DEPLOYMENT}. Make it with: lks up"
+            ) from None
 
     def submit(self, cell: Cell, extras: Measurements, key: str, attempt: int) -> CellRun:
         """Start a cell's run; calls with the same key start one run."""
         tags = [self._tag, f"cell-{cell.id}", f"attempt-{attempt}"]
         wanted = parameters_of(cell, extras, self._results, self._share)
         create = self._client.create_flow_run_from_deployment
-        made = self._patiently(lambda: create(self._deployment.id, parameters=wanted, name=cell.label, tags=tags, idempotency_key=key))
+        made = self._patiently(
+            lambda: create(
+                self._deployment.id, parameters=wanted, name=cell.label, tags=tags, idempotency_key=key
+            )
+        )
         return CellRun(made.id, cell.id, attempt)
 
     def in_flight(self, cell: Cell, extras: Measurements, known: Collection[FlowRun]) -> CellRun | None:
         """The run of a cell that an earlier grid has started, if it does what is wanted now."""
         wanted = parameters_of(cell, extras, self._results, self._share)
         for run in known:
-            if f"cell-{cell.id}" in run.tags and {name: run.parameters.get(name) for name in wanted} == wanted:
-                attempts = [int(tag.removeprefix("attempt-")) for tag in run.tags if tag.startswith("attempt-")]
+            if (
+                f"cell-{cell.id}" in run.tags
+                and {name: run.parameters.get(name) for name in wanted} == wanted
+            ):
+                attempts = [
+                    int(tag.removeprefix("attempt-")) for tag in run.tags if tag.startswith("attempt-")
+                ]
                 return CellRun(run.id, cell.id, max(attempts, default=1))
         return None
 
@@ -102,7 +113,13 @@ class Runs:
         while True:
             start = len(found)
             found += self._patiently(
-                partial(self._client.read_flow_runs, flow_run_filter=which, deployment_filter=deployment, limit=PAGE, offset=start)
+                partial(
+                    self._client.read_flow_runs,
+                    flow_run_filter=which,
+                    deployment_filter=deployment,
+                    limit=PAGE,
+                    offset=start,
+                )
             )
             if len(found) < start + PAGE:
                 return found
@@ -117,7 +134,10 @@ class Runs:
         pool = self._deployment.work_pool_name
         if not pool:
             return 0
-        return sum(worker.status == WorkerStatus.ONLINE for worker in self._patiently(lambda: self._client.read_workers_for_work_pool(pool)))
+        return sum(
+            worker.status == WorkerStatus.ONLINE
+            for worker in self._patiently(lambda: self._client.read_workers_for_work_pool(pool))
+        )
 
     def _patiently(self, call: Callable[[], T]) -> T:
         """Call the server; while it is away, again and again, ever more slowly.
@@ -134,7 +154,9 @@ class Runs:
                     raise
                 if time.monotonic() + pause > deadline:
                     away = f"The Prefect server at {self._client.api_url} has not answered for {self.patience_s:g} s ({type(error).__name__})"
-                    raise UserError(f"{away}. Cells that run go on; start the server, then start the grid again.") from None
+                    raise UserError(
+                        f"{away}. Cells that run go on; start the server, then start the grid again."
+                    ) from None
             time.sleep(pause)
             pause = min(2 * pause, 10.0)
 
@@ -143,6 +165,19 @@ def parameters_of(cell: Cell, extras: Measurements, results: Path, share: str = 
     """Parameters of flow `lks-cell` for a cell."""
     names = ("model", "dataset", "method", "n_edits", "seed", "draws", "records", "split", "measure")
     further = {"contexts": list(extras.contexts), "fluency": extras.fluency, "gates": extras.gates}
-    tasks = {"ability": list(extras.ability), "documents": extras.documents, "overhead": extras.overhead, "retry_failed": extras.retry_failed}
+    tasks = {
+        "ability": list(extras.ability),
+        "documents": extras.documents,
+        "overhead": extras.overhead,
+        "retry_failed": extras.retry_failed,
+    }
     coordinates = {name: getattr(cell, name) for name in names}
-    return {**coordinates, "variant": dict(cell.variant), **further, **tasks, "results": str(results), "cell_id": cell.id, "share": share}
+    return {
+        **coordinates,
+        "variant": dict(cell.variant),
+        **further,
+        **tasks,
+        "results": str(results),
+        "cell_id": cell.id,
+        "share": share,
+    }

@@ -130,8 +130,19 @@ class Screen:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._count = _Count()
-        self._grid = Progress(TextColumn("[bold]cells"), BarColumn(24), TextColumn("{task.completed:.0f}/{task.total:.0f}"), console=console)
-        self._cell = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(16), TextColumn("{task.fields[stage]}"), console=console)
+        self._grid = Progress(
+            TextColumn("[bold]cells"),
+            BarColumn(24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            console=console,
+        )
+        self._cell = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(16),
+            TextColumn("{task.fields[stage]}"),
+            console=console,
+        )
         self._grid_task = self._grid.add_task("cells", total=1)
         self._lines: dict[str, TaskID] = {}
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=5, transient=True)
@@ -140,14 +151,18 @@ class Screen:
         self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._live.stop()
 
     def _render(self) -> Group:
         count = self._count
         failed = f"[red]{count.failed} failed[/]" if count.failed else "0 failed"
         kept = f", {count.kept} from earlier runs" if count.kept else ""
-        line = Text.from_markup(f"      {count.done} done, {len(count.running)} running, {failed}{kept}, time left {duration(count.left())}")
+        line = Text.from_markup(
+            f"      {count.done} done, {len(count.running)} running, {failed}{kept}, time left {duration(count.left())}"
+        )
         return Group(self._grid, line, self._cell)
 
     def begin(self, cells: Sequence[Cell], kept: int, earlier: Sequence[Outcome]) -> None:
@@ -175,4 +190,6 @@ class Screen:
         if outcome.cell.id in self._lines:
             self._cell.remove_task(self._lines.pop(outcome.cell.id))
         if outcome.status != "ok":
-            self._console.print(f"[red]{outcome.status.upper()}[/] {outcome.cell.label}: {outcome.reason}", highlight=False)
+            self._console.print(
+                f"[red]{outcome.status.upper()}[/] {outcome.cell.label}: {outcome.reason}", highlight=False
+            )

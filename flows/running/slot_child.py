@@ -117,7 +117,9 @@ def _serve(results: Path, slot: int, grid: _Grid) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Serve until the parent is gone; what it has started is ended with it."""
-    parser = argparse.ArgumentParser(prog="python -m flows.running.slot_child", description="Run cells for a grid; started by it.")
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.running.slot_child", description="Run cells for a grid; started by it."
+    )
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--slot", type=int, required=True)
     asked = parser.parse_args(arguments)

@@ -49,7 +49,10 @@ class ChildSlot:
 
     def __init__(self, number: int, results: Path, environment: dict[str, str]) -> None:
         self._command = [*COMMAND, "--results", str(results), "--slot", str(number)]
-        self._environment, self._log = {**os.environ, **environment}, lock_of(results, number).with_suffix(".log")
+        self._environment, self._log = (
+            {**os.environ, **environment},
+            lock_of(results, number).with_suffix(".log"),
+        )
         self._child: subprocess.Popen[bytes] | None = None
         self._rest = b""
         self.cell: Cell | None = None
@@ -63,7 +66,9 @@ class ChildSlot:
             with self._log.open("ab") as log:
                 pipe = subprocess.PIPE
                 # a group of its own: Ctrl-C on the terminal is for the grid, which ends the child and all that it has started
-                self._child = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, stderr=log, env=self._environment, process_group=0)
+                self._child = subprocess.Popen(
+                    self._command, stdin=pipe, stdout=pipe, stderr=log, env=self._environment, process_group=0
+                )
             assert self._child.stdout
             self._rest = b""
             selector.register(self._child.stdout, selectors.EVENT_READ, self)
@@ -127,9 +132,15 @@ class SlotsRunner:
             try:
                 while self._hand_out(queue, slots, extras, selector):
                     heard = self._hear(queue, slots, extras, selector)
-                    outcomes = [outcome for found in heard for outcome in release_dependents(queue, found, self._results, extras)]
+                    outcomes = [
+                        outcome
+                        for found in heard
+                        for outcome in release_dependents(queue, found, self._results, extras)
+                    ]
                     if outcomes:
-                        self._hand_out(queue, slots, extras, selector)  # before they are recorded: no slot waits for that
+                        self._hand_out(
+                            queue, slots, extras, selector
+                        )  # before they are recorded: no slot waits for that
                     yield from outcomes
             finally:
                 for slot in slots:
@@ -139,12 +150,19 @@ class SlotsRunner:
         gpus = devices()
         number = min(self._settings.slots or len(gpus) or min(CPU_SLOTS, os.cpu_count() or 1), max(most, 1))
         if gpus:
-            return [ChildSlot(n, self._results, {"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]}) for n in range(number)]
+            return [
+                ChildSlot(n, self._results, {"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]})
+                for n in range(number)
+            ]
         threads = max((os.cpu_count() or 1) // number, 1)
-        environment = {} if number == 1 or "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
+        environment = (
+            {} if number == 1 or "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
+        )
         return [ChildSlot(n, self._results, environment) for n in range(number)]
 
-    def _hand_out(self, queue: Queue, slots: Sequence[ChildSlot], extras: Measurements, selector: selectors.BaseSelector) -> bool:
+    def _hand_out(
+        self, queue: Queue, slots: Sequence[ChildSlot], extras: Measurements, selector: selectors.BaseSelector
+    ) -> bool:
         """Give cells to the free slots; whether a slot is at work."""
         for slot in slots:
             if slot.cell is None and (cell := queue.pop(slot.model)):
@@ -152,7 +170,9 @@ class SlotsRunner:
                 slot.start(SlotTask(cell, extras), selector)
         return any(slot.cell for slot in slots)
 
-    def _hear(self, queue: Queue, slots: Sequence[ChildSlot], extras: Measurements, selector: selectors.BaseSelector) -> list[Outcome]:
+    def _hear(
+        self, queue: Queue, slots: Sequence[ChildSlot], extras: Measurements, selector: selectors.BaseSelector
+    ) -> list[Outcome]:
         """Wait for slots to say something, or for a cell's time to be over; outcomes of what has ended."""
         outcomes: list[Outcome] = []
         wait = min(slot.deadline for slot in slots) - time.monotonic()
@@ -165,7 +185,9 @@ class SlotsRunner:
         for slot in slots:
             if slot.cell and time.monotonic() >= slot.deadline:
                 reason = f"not finished within {self._settings.cell_timeout_s:g} s (in stage {slot.stage!r})"
-                outcomes.append(lost_outcome(self._results, slot.cell, extras, ("timeout", reason), slot.stage))
+                outcomes.append(
+                    lost_outcome(self._results, slot.cell, extras, ("timeout", reason), slot.stage)
+                )
                 slot.end(selector)
                 slot.deadline = float("inf")
         return outcomes
@@ -187,7 +209,9 @@ class SlotsRunner:
             slot.cell, slot.deadline = None, float("inf")
         return event.outcome
 
-    def _bury(self, slot: ChildSlot, queue: Queue, extras: Measurements, selector: selectors.BaseSelector) -> Outcome | None:
+    def _bury(
+        self, slot: ChildSlot, queue: Queue, extras: Measurements, selector: selectors.BaseSelector
+    ) -> Outcome | None:
         """After a child's death: its cell is started again, or is lost."""
         cell, stage = slot.cell, slot.stage
         how = slot.died(selector)

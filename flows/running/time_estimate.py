@@ -25,7 +25,11 @@ class _Spent:
     def lacking(self, cell_id: str) -> dict[str, float]:
         """Mean seconds of the parts that others have and this cell lacks."""
         own = self._cells.get(cell_id, {})
-        return {part: self._sums[part] / count for part, count in self._counts.items() if count and part not in own}
+        return {
+            part: self._sums[part] / count
+            for part, count in self._counts.items()
+            if count and part not in own
+        }
 
 
 class DurationEstimator:
@@ -54,10 +58,16 @@ class DurationEstimator:
         """Seconds for all of the cells together; None if nothing is known about one of them."""
         total, prepared = 0.0, set(self._prepared)
         for cell in cells:
-            parts = next((parts for key in _likeness(cell) if (parts := self._spent[key].lacking(cell.id))), None)
+            parts = next(
+                (parts for key in _likeness(cell) if (parts := self._spent[key].lacking(cell.id))), None
+            )
             if parts is None:
                 return None
-            total += sum(value for part, value in parts.items() if part != PREPARE or _preparation(cell) not in prepared)
+            total += sum(
+                value
+                for part, value in parts.items()
+                if part != PREPARE or _preparation(cell) not in prepared
+            )
             prepared.add(_preparation(cell))
         return total
 
@@ -70,4 +80,9 @@ def _preparation(cell: Cell) -> tuple[object, ...]:
 def _likeness(cell: Cell) -> list[tuple[object, ...]]:
     method = (cell.measure, cell.method, cell.variant)
     own = (cell.model, cell.dataset, *method, cell.n_edits, cell.draws)
-    return [own, (*method, cell.n_edits), (cell.measure, cell.method, cell.n_edits), (cell.measure, cell.method)]
+    return [
+        own,
+        (*method, cell.n_edits),
+        (cell.measure, cell.method, cell.n_edits),
+        (cell.measure, cell.method),
+    ]

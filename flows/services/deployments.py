@@ -10,7 +10,13 @@ from uuid import UUID
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, WorkPoolFilter, WorkPoolFilterName
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.states import Crashed
@@ -88,9 +94,13 @@ def apply(results: Path) -> tuple[str, ...]:
 
 
 def _make_pool(client: SyncPrefectClient, name: str, description: str) -> None:
-    limit = FLOWS_AT_ONCE if name == FLOWS_POOL else None  # as many cells as there are workers: each takes one at a time
+    limit = (
+        FLOWS_AT_ONCE if name == FLOWS_POOL else None
+    )  # as many cells as there are workers: each takes one at a time
     try:
-        client.create_work_pool(WorkPoolCreate(name=name, type="process", description=description, concurrency_limit=limit))
+        client.create_work_pool(
+            WorkPoolCreate(name=name, type="process", description=description, concurrency_limit=limit)
+        )
     except ObjectAlreadyExists:
         client.update_work_pool(name, WorkPoolUpdate(description=description, is_paused=False))
 
@@ -103,7 +113,9 @@ def _deploy(client: SyncPrefectClient, deployment: Deployment) -> None:
         work_pool_name=deployment.pool,
         entrypoint=deployment.entrypoint,
         description=deployment.flow.description,
-        parameters={name: value for name, value in deployment.parameters.items() if name in schema.properties},
+        parameters={
+            name: value for name, value in deployment.parameters.items() if name in schema.properties
+        },
         parameter_openapi_schema=schema.model_dump_for_openapi(),
         enforce_parameter_schema=True,
         concurrency_limit=deployment.at_once,
@@ -115,7 +127,9 @@ def heard_of(pool: str) -> dict[str, float]:
     """Workers of a pool by name, and when each reported last, in seconds since the epoch; those that are long gone included."""
     with get_client(sync_client=True) as client:
         found = client.read_workers_for_work_pool(pool)
-    return {worker.name: worker.last_heartbeat_time.timestamp() for worker in found if worker.last_heartbeat_time}
+    return {
+        worker.name: worker.last_heartbeat_time.timestamp() for worker in found if worker.last_heartbeat_time
+    }
 
 
 def report_ended(runs: Collection[str]) -> None:
@@ -142,7 +156,9 @@ def report_gone(worker: str, since: float, living: Collection[str]) -> list[str]
     Returns:
         Names of the runs.
     """
-    alone = set(heard_of(FLOWS_POOL)) <= {worker}  # killed right after it took a run, a worker has not yet said whose that is
+    alone = set(heard_of(FLOWS_POOL)) <= {
+        worker
+    }  # killed right after it took a run, a worker has not yet said whose that is
     types = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
     unfinished = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)))
     pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[FLOWS_POOL]))
@@ -153,7 +169,13 @@ def report_gone(worker: str, since: float, living: Collection[str]) -> list[str]
             if owner != worker or str(run.id) in living:
                 continue
             state = client.read_flow_run(run.id).state  # it may have ended in good order meanwhile
-            if state and not state.is_final() and (not state.is_pending() or state.timestamp.timestamp() < since):
-                client.set_flow_run_state(run.id, Crashed(message="Its process is gone; found by lks up."), force=True)
+            if (
+                state
+                and not state.is_final()
+                and (not state.is_pending() or state.timestamp.timestamp() < since)
+            ):
+                client.set_flow_run_state(
+                    run.id, Crashed(message="Its process is gone; found by lks up."), force=True
+                )
                 gone.append(run.name)
     return gone

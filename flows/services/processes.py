@@ -109,13 +109,18 @@ def process_of(service: BackgroundService) -> psutil.Process | None:
     """The process of a service; None when it has ended, even where its process id is in use again."""
     try:
         process = psutil.Process(service.pid)
-        same = abs(process.create_time() - service.started) < CLOCK_S and tuple(process.cmdline()) == service.command
+        same = (
+            abs(process.create_time() - service.started) < CLOCK_S
+            and tuple(process.cmdline()) == service.command
+        )
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.Error:
         return None
 
 
-def start(state: Path, name: str, command: Sequence[str], environment: Mapping[str, str], note: str = "") -> BackgroundService:
+def start(
+    state: Path, name: str, command: Sequence[str], environment: Mapping[str, str], note: str = ""
+) -> BackgroundService:
     """Start a service that outlives this process and its terminal; output goes to its log.
 
     Raises:
@@ -125,9 +130,19 @@ def start(state: Path, name: str, command: Sequence[str], environment: Mapping[s
         log.write(f"\n{time.strftime('%F %T')} {shlex.join(command)}\n")
         log.flush()
         carried = {**environment, MARK: str(state)}
-        child = subprocess.Popen(command, env=carried, cwd=state, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        child = subprocess.Popen(
+            command,
+            env=carried,
+            cwd=state,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     try:
-        service = BackgroundService(name, child.pid, psutil.Process(child.pid).create_time(), tuple(command), note)
+        service = BackgroundService(
+            name, child.pid, psutil.Process(child.pid).create_time(), tuple(command), note
+        )
     except psutil.NoSuchProcess:
         service = BackgroundService(name, child.pid, time.time(), tuple(command), note)
     write_whole(state / f"{name}.json", json.dumps(asdict(service)).encode())
@@ -139,14 +154,22 @@ def _open(state: Path, name: str) -> IO[str]:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         return (state / name).open("a")
     except OSError as error:
-        raise UserError(f"{state} cannot be written: {error.strerror}. Set PREFECT_HOME to a folder that can.") from None
+        raise UserError(
+            f"{state} cannot be written: {error.strerror}. Set PREFECT_HOME to a folder that can."
+        ) from None
 
 
 def record(state: Path, name: str) -> BackgroundService | None:
     """What was written down of a service, whether or not it runs; None where there is no record."""
     try:
         raw = json.loads((state / f"{name}.json").read_text(encoding="utf-8"))
-        return BackgroundService(str(raw["name"]), int(raw["pid"]), float(raw["started"]), tuple(map(str, raw["command"])), str(raw["note"]))
+        return BackgroundService(
+            str(raw["name"]),
+            int(raw["pid"]),
+            float(raw["started"]),
+            tuple(map(str, raw["command"])),
+            str(raw["note"]),
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -156,7 +179,11 @@ def marked(state: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) == str(state) and process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
+            if (
+                process.environ().get(MARK) == str(state)
+                and process.status() != psutil.STATUS_ZOMBIE
+                and process.pid != os.getpid()
+            ):
                 found.append(process)
         except (psutil.Error, OSError):
             continue

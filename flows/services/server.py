@@ -8,7 +8,18 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from flows.services.processes import SERVER, BackgroundService, end, forget, log_of, process_of, services, start, state_folder, tail
+from flows.services.processes import (
+    SERVER,
+    BackgroundService,
+    end,
+    forget,
+    log_of,
+    process_of,
+    services,
+    start,
+    state_folder,
+    tail,
+)
 from lks.errors import UserError
 from lks.io.atomic import write_whole
 
@@ -38,7 +49,9 @@ def ensure_server(state: Path, port: int | None, configured: str | None) -> str:
     wanted = port or _port_before(state) or PORT
     api = f"http://127.0.0.1:{wanted}/api"
     if own and own.note != api:
-        raise UserError(f"The server of lks up runs at {own.note}. End it first (lks down), or leave --port out.")
+        raise UserError(
+            f"The server of lks up runs at {own.note}. End it first (lks down), or leave --port out."
+        )
     if not own and configured and (not _same(configured, api) or answers(configured, lambda: False)):
         return _configured(configured)
     if not own:
@@ -49,7 +62,9 @@ def ensure_server(state: Path, port: int | None, configured: str | None) -> str:
         end([p for p in [process_of(own)] if p], 20.0)
         forget(state, SERVER)
         log = log_of(state, SERVER)
-        raise UserError(f"The server did not answer at {api}. Fix what its log says and start again. End of {log}:\n{tail(log)}")
+        raise UserError(
+            f"The server did not answer at {api}. Fix what its log says and start again. End of {log}:\n{tail(log)}"
+        )
     write_whole(state / "port", str(wanted).encode())
     return api
 
@@ -66,21 +81,30 @@ def _configured(api: str) -> str:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-    with temporary_settings({PREFECT_API_URL: api, PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+    with (
+        temporary_settings({PREFECT_API_URL: api, PREFECT_CLIENT_MAX_RETRIES: 0}),
+        get_client(sync_client=True) as client,
+    ):
         problem = client.api_healthcheck()
     if problem:
-        raise UserError(f"PREFECT_API_URL or a Prefect profile names the server {api}, but: {problem}. Start it, or unset PREFECT_API_URL.")
+        raise UserError(
+            f"PREFECT_API_URL or a Prefect profile names the server {api}, but: {problem}. Start it, or unset PREFECT_API_URL."
+        )
     return api
 
 
 def _start_server(state: Path, port: int, api: str) -> BackgroundService:
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     environment = {**os.environ, "PREFECT_API_URL": api, "PREFECT_LOGGING_TO_API_ENABLED": "false"}
-    if not os.environ.get("PREFECT_API_DATABASE_CONNECTION_URL") and not os.environ.get("PREFECT_SERVER_DATABASE_CONNECTION_URL"):
+    if not os.environ.get("PREFECT_API_DATABASE_CONNECTION_URL") and not os.environ.get(
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL"
+    ):
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         environment["PREFECT_API_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{state / 'server.db'}"
     # Kept in memory, the place of a killed run stays taken for many minutes.
-    environment.setdefault("PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE", "prefect.server.concurrency.lease_storage.filesystem")
+    environment.setdefault(
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE", "prefect.server.concurrency.lease_storage.filesystem"
+    )
     return start(state, SERVER, command, environment, api)
 
 
@@ -93,7 +117,9 @@ def _same(one: str, other: str) -> bool:
 def _listens(port: int) -> bool:
     """Whether anything has the port, on this machine's loopback or on all its addresses."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the port of a server that has just ended is free
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # the port of a server that has just ended is free
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
@@ -104,7 +130,11 @@ def _listens(port: int) -> bool:
 def _who(port: int) -> str:
     """The process that listens on a port, as far as this user may know."""
     try:
-        pids = {c.pid for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.laddr.port == port and c.pid}
+        pids = {
+            c.pid
+            for c in psutil.net_connections("tcp")
+            if c.status == psutil.CONN_LISTEN and c.laddr.port == port and c.pid
+        }
         names = [f"process {pid} ({psutil.Process(pid).name()})" for pid in sorted(pids)]
     except psutil.Error:
         names = []
@@ -125,6 +155,9 @@ def _what_to_do(state: Path, api: str) -> str:
 
 def _mine(process: psutil.Process, port: int) -> bool:
     try:
-        return any(connection.laddr and connection.laddr.port == port for connection in process.net_connections("tcp"))
+        return any(
+            connection.laddr and connection.laddr.port == port
+            for connection in process.net_connections("tcp")
+        )
     except psutil.Error:
         return False

@@ -42,7 +42,9 @@ def temporary_server() -> Iterator[None]:
             if not answers(f"http://127.0.0.1:{port}/api", lambda: server.poll() is None):
                 log.seek(0)
                 last = (log.read().strip().splitlines() or ["no output"])[-1]
-                raise UserError(f"Prefect's temporary server did not start: {last}. Start one (prefect server start) and set PREFECT_API_URL.")
+                raise UserError(
+                    f"Prefect's temporary server did not start: {last}. Start one (prefect server start) and set PREFECT_API_URL."
+                )
             with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
                 yield
         finally:
@@ -76,7 +78,11 @@ def answers(api: str, alive: Callable[[], bool], patience_s: float = PATIENCE_S)
         try:
             with urllib.request.urlopen(f"{api}/health", timeout=5) as reply:
                 return bool(reply.status == 200)
-        except (OSError, ValueError, http.client.HTTPException):  # refused, too slow, or no server of this kind
+        except (
+            OSError,
+            ValueError,
+            http.client.HTTPException,
+        ):  # refused, too slow, or no server of this kind
             if time.monotonic() >= deadline or not alive():
                 return False
             time.sleep(0.2)

@@ -65,7 +65,13 @@ def gpus() -> list[str]:
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() and name.strip() != "-1"]
     try:
-        asked = subprocess.run(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=30, check=True)
+        asked = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return []
     return asked.stdout.split()
@@ -80,14 +86,22 @@ def ensure_workers(state: Path, api: str, slots: list[WorkerSlot]) -> None:
     from flows.services.deployments import CELLS_POOL, FLOWS_AT_ONCE, FLOWS_POOL
 
     environment = {**os.environ, "PREFECT_API_URL": api}
-    environment |= {name: str(Path(os.environ[name]).expanduser().absolute()) for name in PATHS if os.environ.get(name)}
+    environment |= {
+        name: str(Path(os.environ[name]).expanduser().absolute()) for name in PATHS if os.environ.get(name)
+    }
     running = services(state)
     if FLOWS_WORKER not in running:
-        _start_worker(state, FLOWS_WORKER, (FLOWS_POOL, FLOWS_AT_ONCE), environment, "grid, data and report flows")
+        _start_worker(
+            state, FLOWS_WORKER, (FLOWS_POOL, FLOWS_AT_ONCE), environment, "grid, data and report flows"
+        )
     for slot in slots:
         if slot.worker not in running:
             own = {} if slot.device is None else {"CUDA_VISIBLE_DEVICES": slot.device}
-            own |= {} if slot.threads is None else {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(slot.threads)}
+            own |= (
+                {}
+                if slot.threads is None
+                else {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(slot.threads)}
+            )
             _start_worker(state, slot.worker, (CELLS_POOL, 1), environment | own, slot.note)
     _await(state, {FLOWS_WORKER, *(slot.worker for slot in slots)})
 
@@ -100,14 +114,20 @@ def _await(state: Path, wanted: set[str]) -> None:
     while True:
         running = services(state)
         heard = heard_of(FLOWS_POOL) | heard_of(CELLS_POOL)
-        missing = {name for name in wanted & running.keys() if heard.get(_full_name(name), 0.0) < running[name].started}
+        missing = {
+            name
+            for name in wanted & running.keys()
+            if heard.get(_full_name(name), 0.0) < running[name].started
+        }
         dead = wanted - running.keys()
         if not missing and not dead:
             return
         if dead or time.monotonic() >= deadline:
             names = sorted(dead or missing)
             log = log_of(state, names[0])
-            raise UserError(f"{', '.join(names)} did not start. Fix what the log says and start again. End of {log}:\n{tail(log)}")
+            raise UserError(
+                f"{', '.join(names)} did not start. Fix what the log says and start again. End of {log}:\n{tail(log)}"
+            )
         time.sleep(0.5)
 
 
@@ -116,10 +136,26 @@ def _full_name(name: str) -> str:
     return f"{name}@{socket.gethostname()}"
 
 
-def _start_worker(state: Path, name: str, pool: tuple[str, int], environment: Mapping[str, str], note: str) -> None:
+def _start_worker(
+    state: Path, name: str, pool: tuple[str, int], environment: Mapping[str, str], note: str
+) -> None:
     """Start one worker on a pool, with so many flow runs at once. Cells share a process and its model, other flows have one each."""
     from flows.services.deployments import CELLS_POOL
 
-    own = ["flows.worker"] if pool[0] == CELLS_POOL else ["prefect", "worker", "start", "--type", "process", "--install-policy", "never"]
-    command = [sys.executable, "-m", *own, "--pool", pool[0], "--name", _full_name(name), "--limit", str(pool[1])]
+    own = (
+        ["flows.worker"]
+        if pool[0] == CELLS_POOL
+        else ["prefect", "worker", "start", "--type", "process", "--install-policy", "never"]
+    )
+    command = [
+        sys.executable,
+        "-m",
+        *own,
+        "--pool",
+        pool[0],
+        "--name",
+        _full_name(name),
+        "--limit",
+        str(pool[1]),
+    ]
     start(state, name, command, environment, note)

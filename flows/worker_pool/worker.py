@@ -51,7 +51,12 @@ class Child:
     async def start(cls, environment: Mapping[str, str]) -> Self:
         """A new one; its error output is this process's."""
         pipe = subprocess.PIPE
-        return cls(await asyncio.create_subprocess_exec(*COMMAND, stdin=pipe, stdout=pipe, env=environment, process_group=0), environment)
+        return cls(
+            await asyncio.create_subprocess_exec(
+                *COMMAND, stdin=pipe, stdout=pipe, env=environment, process_group=0
+            ),
+            environment,
+        )
 
     @property
     def process_id(self) -> int:
@@ -98,7 +103,9 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         self._idle: list[Child] = []
         self._asking, self._over, self._started = anyio.Lock(), anyio.Event(), 0
 
-    async def start(self, run_once: bool = False, with_healthcheck: bool = False, printer: Callable[..., None] = print) -> None:
+    async def start(
+        self, run_once: bool = False, with_healthcheck: bool = False, printer: Callable[..., None] = print
+    ) -> None:
         """Work until cancelled."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._ask_soon)
@@ -147,15 +154,22 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         """
 
     async def run(
-        self, flow_run: FlowRun, configuration: ProcessJobConfiguration, task_status: anyio.abc.TaskStatus[int] | None = None
+        self,
+        flow_run: FlowRun,
+        configuration: ProcessJobConfiguration,
+        task_status: anyio.abc.TaskStatus[int] | None = None,
     ) -> ProcessWorkerResult:
         """A flow run, by a child that is there or a new one. Ended early, the child is ended too, and the server is told."""
         self._started += 1
         environment = {name: value for name, value in configuration.env.items() if value is not None}
-        child = await self._take({name: value for name, value in environment.items() if not name.startswith(OWN)})
+        child = await self._take(
+            {name: value for name, value in environment.items() if not name.startswith(OWN)}
+        )
         if task_status:
             task_status.started(child.process_id)
-        order = ChildTask(flow_run.id, {name: value for name, value in environment.items() if name.startswith(OWN)})
+        order = ChildTask(
+            flow_run.id, {name: value for name, value in environment.items() if name.startswith(OWN)}
+        )
         try:
             reply = await self._watched(child, order)
         except BaseException:
@@ -212,4 +226,6 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         try:
             await self.client.set_flow_run_state(flow_run, state)
         except (httpx.HTTPError, PrefectException) as error:
-            self._logger.warning("The server could not be told that flow run '%s' is %s: %s", flow_run, state.name, error)
+            self._logger.warning(
+                "The server could not be told that flow run '%s' is %s: %s", flow_run, state.name, error
+            )

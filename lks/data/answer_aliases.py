@@ -22,9 +22,13 @@ class Spellings:
     """Names of entities, looked up by any of them."""
 
     def __init__(self, aliases: Mapping[str, Iterable[str]] | None = None) -> None:
-        self._names = {label: tuple(dict.fromkeys((label, *others))) for label, others in (aliases or {}).items()}
+        self._names = {
+            label: tuple(dict.fromkeys((label, *others))) for label, others in (aliases or {}).items()
+        }
         owners = Counter(name for names in self._names.values() for name in names[1:])
-        self._labels = {name: label for label, names in self._names.items() for name in names[1:] if owners[name] == 1}
+        self._labels = {
+            name: label for label, names in self._names.items() for name in names[1:] if owners[name] == 1
+        }
 
     @classmethod
     def load(cls, data_dir: Path | None = None) -> "Spellings":
@@ -44,10 +48,14 @@ class Spellings:
         except (OSError, ValueError) as error:
             raise DataError(f"{file} is not JSON or cannot be read: {error}. Fix or delete it.") from error
         if not isinstance(raw, dict):
-            raise DataError(f"{file} must hold a JSON object of names, each with a list of other names. Fix or delete it.")
+            raise DataError(
+                f"{file} must hold a JSON object of names, each with a list of other names. Fix or delete it."
+            )
         for label, others in raw.items():
             if not isinstance(others, list) or not all(isinstance(other, str) for other in others):
-                raise DataError(f"{file}: field {label!r} must be a list of names, not {others!r}. Fix or delete it.")
+                raise DataError(
+                    f"{file}: field {label!r} must be a list of names, not {others!r}. Fix or delete it."
+                )
         return cls({label.strip(): [other.strip() for other in others] for label, others in raw.items()})
 
     def of(self, answer: str) -> tuple[str, ...]:
@@ -63,5 +71,7 @@ class Spellings:
 
 def tellable(name: str) -> bool:
     """Whether more than one character is left once case, punctuation and articles are away: "fr" is, "F", "C++", "🇫🇷" and "The" are not."""
-    words = re.findall(r"\w+", unicodedata.normalize("NFKC", name).casefold())  # answers are compared without signs, unlike questions
+    words = re.findall(
+        r"\w+", unicodedata.normalize("NFKC", name).casefold()
+    )  # answers are compared without signs, unlike questions
     return len(" ".join(word for word in words if word not in _ARTICLES)) > 1

@@ -26,12 +26,20 @@ def check(facts: "Sequence[UserFact]") -> list[Bad]:
     trained: dict[tuple[str, str], UserFact] = {}
     evaluated: dict[tuple[str, str], UserFact] = {}
     for fact in facts:
-        for seen, texts in ((trained, (fact.prompt, *fact.training_paraphrases)), (evaluated, fact.paraphrases)):
+        for seen, texts in (
+            (trained, (fact.prompt, *fact.training_paraphrases)),
+            (evaluated, fact.paraphrases),
+        ):
             for text in texts:
                 first = seen.setdefault((fact.subject, normalised(text)), fact)
                 if _differ(first, fact) and first.prompt != fact.prompt:
                     said = f"{one_line(repr(text), 60)} is asked by {first.place} too, there with the target {one_line(repr(first.target), 60)}"
-                    found.append(Bad(fact.line, f"{said}, here it is {one_line(repr(fact.target), 60)}; keep one of them"))
+                    found.append(
+                        Bad(
+                            fact.line,
+                            f"{said}, here it is {one_line(repr(fact.target), 60)}; keep one of them",
+                        )
+                    )
     return found
 
 
@@ -48,13 +56,17 @@ def contradicting(facts: "Sequence[UserFact]") -> tuple[str, ...]:
         sure += same
         unsure += [] if same else _perhaps(group, wordings)
     alike = "seem to ask the same and have different targets"
-    notes = [f"{_pair(*pair)} {alike}: {_targets(*pair)}. {ADVICE}; keep one of them." for pair in sure[:SHOWN]]
+    notes = [
+        f"{_pair(*pair)} {alike}: {_targets(*pair)}. {ADVICE}; keep one of them." for pair in sure[:SHOWN]
+    ]
     if len(sure) > SHOWN:
         notes.append(f"{len(sure) - SHOWN} more pairs of facts {alike}.")
     if unsure:
         count = f"{len(unsure)} subjects have" if len(unsure) > 1 else "One subject has"
         example = f"{_pair(*unsure[0])}, {_targets(*unsure[0])}"
-        notes.append(f"{count} facts with different targets: {example}. That is fine unless two of them ask the same in other words. {ADVICE}.")
+        notes.append(
+            f"{count} facts with different targets: {example}. That is fine unless two of them ask the same in other words. {ADVICE}."
+        )
     return tuple(notes)
 
 
@@ -64,7 +76,11 @@ class _Wordings:
     def __init__(self, facts: "Sequence[UserFact]") -> None:
         self._parents: dict[str, str] = {}
         for fact in facts:
-            found = [one for text in (fact.prompt, *fact.paraphrases, *fact.training_paraphrases) if (one := template(text, fact.subject))]
+            found = [
+                one
+                for text in (fact.prompt, *fact.paraphrases, *fact.training_paraphrases)
+                if (one := template(text, fact.subject))
+            ]
             for one in found:
                 self._parents[self._root(one)] = self._root(found[0])
         self._sizes = Counter(map(self._root, tuple(self._parents)))
@@ -82,14 +98,18 @@ class _Wordings:
         return (self._root(own),) if own and self._sizes[self._root(own)] > 1 else None
 
 
-def _asking_the_same(group: "Sequence[UserFact]", wordings: _Wordings) -> "Iterator[tuple[UserFact, UserFact]]":
+def _asking_the_same(
+    group: "Sequence[UserFact]", wordings: _Wordings
+) -> "Iterator[tuple[UserFact, UserFact]]":
     """Each fact that contradicts an earlier one, with the first such: their relations or their content words are the same."""
     seen: dict[Hashable, UserFact] = {}
     for fact in group:
         form = template(fact.prompt, fact.subject) or fact.prompt
         content = (asked(form), frozenset(re.findall(r"\d+", form))) if stems(form) else None
         firsts = [seen.setdefault(key, fact) for key in (wordings.relation(fact), content) if key is not None]
-        against = next((first for first in firsts if _differ(first, fact) and not _other_relation(first, fact)), None)
+        against = next(
+            (first for first in firsts if _differ(first, fact) and not _other_relation(first, fact)), None
+        )
         if against is not None:
             yield against, fact
 

@@ -31,9 +31,15 @@ MakeSource = Callable[[Sequence[Record]], PromptSource]
 DATASETS: dict[str, Published | Literal["made"]] = {
     "world": "made",
     "worldfacts": "made",
-    "zsre": Published("lks/zsre_eval_data.json", "data/zsre/zsre_eval_data.json", "d14acb1bc87411560a4d7ac385f6c9e4f27ec44888509e6617f87d12d54b55a8"),
+    "zsre": Published(
+        "lks/zsre_eval_data.json",
+        "data/zsre/zsre_eval_data.json",
+        "d14acb1bc87411560a4d7ac385f6c9e4f27ec44888509e6617f87d12d54b55a8",
+    ),
     "counterfact": Published(
-        "lks/cf_eval_data.json", "data/counterfact/cf_eval_data.json", "765a69a29238af887a40e22d0f0d9949cd3735d9fe3ac20c5fd3e9025e08f9b8"
+        "lks/cf_eval_data.json",
+        "data/counterfact/cf_eval_data.json",
+        "765a69a29238af887a40e22d0f0d9949cd3735d9fe3ac20c5fd3e9025e08f9b8",
     ),
 }
 KNOWN: dict[str, Published] = {
@@ -94,10 +100,15 @@ def load(name: str, data_dir: Path | None = None, make_source: MakeSource | None
         cases = tuple(_case(record, source, spellings) for record in records)
         if without := sum(not case.edit.training_paraphrases for case in cases):
             notes["no training paraphrase"] = without
-        spelt = sorted({(probe.answer, *probe.accepted) for case in cases for probe in case.probes if probe.accepted})
+        spelt = sorted(
+            {(probe.answer, *probe.accepted) for case in cases for probe in case.probes if probe.accepted}
+        )
         revision = _hash(content, source.version.encode(), *(repr(one).encode() for one in spelt))
     elif name in KNOWN:
-        cases, notes = tuple(_known(item, index, file) for index, item in enumerate(listed(content, file))), {}
+        cases, notes = (
+            tuple(_known(item, index, file) for index, item in enumerate(listed(content, file))),
+            {},
+        )
         revision = _hash(*(repr(astuple(case)).encode() for case in cases))
     else:
         cases, notes = knowedit.read(name, listed(content, file), file, make_source, spellings.of)
@@ -157,12 +168,16 @@ def _texts(raw: object, where: str) -> Callable[..., str]:
         for depth, key in enumerate(path):
             if not isinstance(value, dict):
                 outer = f"field {'.'.join(path[:depth])!r}" if depth else "the record"
-                raise DataError(f"{where}: {outer} must be an object, not {type(value).__name__}. Fix or delete the record.")
+                raise DataError(
+                    f"{where}: {outer} must be an object, not {type(value).__name__}. Fix or delete the record."
+                )
             if key not in value:
                 raise DataError(f"{where}: field {'.'.join(path)!r} is missing. Add it or delete the record.")
             value = value[key]
         if not isinstance(value, str) or not value.strip():
-            raise DataError(f"{where}: field {'.'.join(path)!r} must be a non-empty string, not {value!r}. Fix it or delete the record.")
+            raise DataError(
+                f"{where}: field {'.'.join(path)!r} must be a non-empty string, not {value!r}. Fix it or delete the record."
+            )
         return value.strip()
 
     return text
@@ -170,7 +185,9 @@ def _texts(raw: object, where: str) -> Callable[..., str]:
 
 def _check_subject(subject: str, prompt: str, where: str) -> None:
     if not spelt(prompt, subject):
-        raise DataError(f"{where}: field 'prompt': subject {subject!r} is not found in {prompt!r}, {why_unnamed(prompt, subject)}.")
+        raise DataError(
+            f"{where}: field 'prompt': subject {subject!r} is not found in {prompt!r}, {why_unnamed(prompt, subject)}."
+        )
 
 
 def _record(raw: object, index: int, file: Path) -> Record:

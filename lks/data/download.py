@@ -100,7 +100,9 @@ def download(published: Published, file: Path) -> None:
         raise DataError(f"{published.url} cannot be downloaded: {error}. {mend}") from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != published.sha256:
-        raise DataError(f"{published.url} has SHA-256 {digest}, expected {published.sha256}: damaged on the way or changed. {mend}")
+        raise DataError(
+            f"{published.url} has SHA-256 {digest}, expected {published.sha256}: damaged on the way or changed. {mend}"
+        )
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +134,11 @@ def listed(content: bytes, file: Path) -> list[object]:
     try:
         raw = parse_json(content)
     except ValueError as error:
-        raise DataError(f"{file} is not JSON: {error}. Delete it to have it downloaded again, or mend it.") from error
+        raise DataError(
+            f"{file} is not JSON: {error}. Delete it to have it downloaded again, or mend it."
+        ) from error
     if not isinstance(raw, list) or not raw:
-        raise DataError(f"{file} must hold a JSON list of at least one record. Delete it to have it downloaded again, or mend it.")
+        raise DataError(
+            f"{file} must hold a JSON list of at least one record. Delete it to have it downloaded again, or mend it."
+        )
     return raw

@@ -16,7 +16,12 @@ from lks.io.lines import split_lines
 from lks.io.untrusted import content_of, one_line, parse_json
 
 TEXTS = ("id", "subject", "prompt", "target", "ground_truth", "relation", "object")
-LISTS = {"aliases": "alias", "paraphrases": "paraphrase", "training_paraphrases": "training paraphrase", "training_locality": "training locality"}
+LISTS = {
+    "aliases": "alias",
+    "paraphrases": "paraphrase",
+    "training_paraphrases": "training paraphrase",
+    "training_locality": "training locality",
+}
 """Lists of texts, and what an entry of each is called."""
 PAIRS = ("locality", "portability")
 FIELDS = (*TEXTS, *LISTS, *PAIRS)
@@ -61,18 +66,28 @@ def rows_of(path: Path) -> tuple[list[FactRow], list[Bad]]:
     Raises:
         DataError: the file as a whole cannot be read.
     """
-    readers = {**dict.fromkeys(JSON_LINES, _json_lines), **dict.fromkeys(TABLES, _table), **dict.fromkeys(TRIPLES, _triples)}
+    readers = {
+        **dict.fromkeys(JSON_LINES, _json_lines),
+        **dict.fromkeys(TABLES, _table),
+        **dict.fromkeys(TRIPLES, _triples),
+    }
     if path.suffix.lower() not in readers:
-        raise DataError(f"{path}: facts are read from files that end in {', '.join(readers)}. Rename it, or write one fact per line as JSON.")
+        raise DataError(
+            f"{path}: facts are read from files that end in {', '.join(readers)}. Rename it, or write one fact per line as JSON."
+        )
     content = b""
     try:
         content = content_of(path, LARGEST)
         text = content.decode("utf-8-sig")
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist. Give a file of facts: .jsonl, .csv or .txt (docs/edit-your-model.md).") from None
+        raise DataError(
+            f"{path} does not exist. Give a file of facts: .jsonl, .csv or .txt (docs/edit-your-model.md)."
+        ) from None
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path} is not UTF-8 (line {line}, byte {error.start} of the file). Save it as UTF-8.") from None
+        raise DataError(
+            f"{path} is not UTF-8 (line {line}, byte {error.start} of the file). Save it as UTF-8."
+        ) from None
     rows: list[FactRow] = []
     bad: list[Bad] = []
     for found in readers[path.suffix.lower()](text):
@@ -87,7 +102,11 @@ def _json_lines(text: str) -> Iterator[FactRow | Bad]:
         try:
             raw = parse_json(line)
         except ValueError as error:
-            where = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else one_line(error)
+            where = (
+                f"{error.msg}, column {error.colno}"
+                if isinstance(error, json.JSONDecodeError)
+                else one_line(error)
+            )
             yield Bad(number, f"not JSON: {where}")
             continue
         if not isinstance(raw, dict):
@@ -144,16 +163,28 @@ def _fault_of_header(header: Sequence[str]) -> str:
 
 def _needed(given: Collection[str]) -> tuple[str, ...]:
     """The fields that no fact can lack, in the form that the given ones belong to."""
-    return ("subject", "relation", "object") if "relation" in given or "object" in given else ("subject", "prompt", "target")
+    return (
+        ("subject", "relation", "object")
+        if "relation" in given or "object" in given
+        else ("subject", "prompt", "target")
+    )
 
 
-def _table_row(line: int, header: Sequence[str], cells: Sequence[str], between: str) -> Iterator[FactRow | Bad]:
+def _table_row(
+    line: int, header: Sequence[str], cells: Sequence[str], between: str
+) -> Iterator[FactRow | Bad]:
     if len(cells) != len(header):
-        advice = f"put a field that holds a {between} in quotation marks" if len(cells) > len(header) else f"an empty field needs its {between} too"
+        advice = (
+            f"put a field that holds a {between} in quotation marks"
+            if len(cells) > len(header)
+            else f"an empty field needs its {between} too"
+        )
         yield Bad(line, f"{len(cells)} fields, the header has {len(header)}; {advice}")
         return
     filled = {name: cell for name, cell in zip(header, cells, strict=True) if cell.strip()}
-    if lacking := [part for name, cell in filled.items() if name in PAIRS for part in _parts(cell) if ARROW not in part]:
+    if lacking := [
+        part for name, cell in filled.items() if name in PAIRS for part in _parts(cell) if ARROW not in part
+    ]:
         yield Bad(line, f"{one_line(repr(lacking[0]), 60)} lacks its answer; write PROMPT {ARROW} ANSWER")
         return
     yield from _row(line, {name: _split(name, cell) for name, cell in filled.items()})
@@ -194,7 +225,9 @@ def _row(line: int, raw: dict[str, object]) -> Iterator[FactRow | Bad]:
     for name, value in raw.items():
         if value is None:
             continue
-        read: Callable[[str, object], object] = _texts if name in LISTS else _pairs if name in PAIRS else _text
+        read: Callable[[str, object], object] = (
+            _texts if name in LISTS else _pairs if name in PAIRS else _text
+        )
         try:
             if name not in FIELDS:
                 raise unknown("field", one_line(name), FIELDS)
@@ -215,7 +248,9 @@ def _text(name: str, value: object, is_prompt: bool = False) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{name} must be a text, not {one_line(repr(value), 60)}")
     if has_half_character(value):
-        raise ValueError(f"{name} {one_line(ascii(value), 60)} holds half of a character (\\ud800 to \\udfff); write the character itself")
+        raise ValueError(
+            f"{name} {one_line(ascii(value), 60)} holds half of a character (\\ud800 to \\udfff); write the character itself"
+        )
     return tidy(value, is_prompt or name == "prompt")
 
 
@@ -234,17 +269,28 @@ def _filled(name: str, value: object, is_prompt: bool) -> str:
 def _texts(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise ValueError(f"{name} must be a list of texts, not {one_line(repr(value), 60)}")
-    return tuple(_filled(f"{LISTS[name]} {number}", one, name != "aliases") for number, one in enumerate(value, 1))
+    return tuple(
+        _filled(f"{LISTS[name]} {number}", one, name != "aliases") for number, one in enumerate(value, 1)
+    )
 
 
 def _pairs(name: str, value: object) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, list):
-        raise ValueError(f'{name} must be a list of {{"prompt": ..., "answer": ...}}, not {one_line(repr(value), 60)}')
+        raise ValueError(
+            f'{name} must be a list of {{"prompt": ..., "answer": ...}}, not {one_line(repr(value), 60)}'
+        )
     found = []
     for number, one in enumerate(value, 1):
         if not isinstance(one, dict) or not set(one) <= {"prompt", "answer"}:
-            raise ValueError(f'{name} {number} must be {{"prompt": ..., "answer": ...}}, not {one_line(repr(one), 60)}')
+            raise ValueError(
+                f'{name} {number} must be {{"prompt": ..., "answer": ...}}, not {one_line(repr(one), 60)}'
+            )
         if lacking := [part for part in ("prompt", "answer") if one.get(part) is None]:
             raise ValueError(f"{lacking[0]} of {name} {number} is missing")
-        found.append((_filled(f"prompt of {name} {number}", one["prompt"], True), _filled(f"answer of {name} {number}", one["answer"], False)))
+        found.append(
+            (
+                _filled(f"prompt of {name} {number}", one["prompt"], True),
+                _filled(f"answer of {name} {number}", one["answer"], False),
+            )
+        )
     return tuple(found)

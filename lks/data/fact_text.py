@@ -41,7 +41,10 @@ def difference(name: str, text: str) -> str:
     if start < 0:
         return ""
     there = text[places[start] :]
-    at = next((i for i, (one, other) in enumerate(zip(name, there, strict=False)) if one != other), min(len(name), len(there)))
+    at = next(
+        (i for i, (one, other) in enumerate(zip(name, there, strict=False)) if one != other),
+        min(len(name), len(there)),
+    )
     return f"character {at + 1} is {_named(name[at : at + 1])} in the subject and {_named(there[at : at + 1])} in the prompt"
 
 
@@ -50,7 +53,9 @@ def _skeleton(text: str) -> tuple[str, list[int]]:
     found: list[tuple[str, int]] = []
     for place, character in enumerate(text):
         plain = unicodedata.normalize("NFKD", character.translate(_ALIKE))
-        found += [(letter, place) for letter in plain.casefold() if unicodedata.category(letter)[0] not in "MCZ"]
+        found += [
+            (letter, place) for letter in plain.casefold() if unicodedata.category(letter)[0] not in "MCZ"
+        ]
     return "".join(letter for letter, _ in found), [place for _, place in found]
 
 

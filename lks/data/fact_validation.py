@@ -39,23 +39,47 @@ def check_together(facts: "Sequence[UserFact]") -> list[Bad]:
 
 
 def _alone(fact: "UserFact") -> Iterator[Bad]:
-    texts = {"subject": fact.subject, "prompt": fact.prompt, "target": fact.target, "ground_truth": fact.ground_truth}
+    texts = {
+        "subject": fact.subject,
+        "prompt": fact.prompt,
+        "target": fact.target,
+        "ground_truth": fact.ground_truth,
+    }
     for name, text in texts.items():
-        given = text.rstrip("\n") if name == "prompt" else text  # chat templates end so, and the answer follows on the new line
+        given = (
+            text.rstrip("\n") if name == "prompt" else text
+        )  # chat templates end so, and the answer follows on the new line
         if given != text.strip():
-            yield Bad(fact.line, f"{name} {_short(text)} begins or ends with white space; take it away, spaces are put in where they belong")
+            yield Bad(
+                fact.line,
+                f"{name} {_short(text)} begins or ends with white space; take it away, spaces are put in where they belong",
+            )
     if not spelt(fact.prompt, fact.subject):
-        yield Bad(fact.line, f"the scope rules do not find subject {_short(fact.subject)} in prompt {_short(fact.prompt)}, {_why(fact, fact.prompt)}")
+        yield Bad(
+            fact.line,
+            f"the scope rules do not find subject {_short(fact.subject)} in prompt {_short(fact.prompt)}, {_why(fact, fact.prompt)}",
+        )
     ending = next((odd for odd in ODD_ENDINGS if fact.prompt.rstrip().endswith(odd)), "")
     if ending:
-        yield Bad(fact.line, f"prompt {_short(fact.prompt)} ends in {ending!r}; end it where the answer follows")
+        yield Bad(
+            fact.line, f"prompt {_short(fact.prompt)} ends in {ending!r}; end it where the answer follows"
+        )
     elif fact.prompt.rstrip().endswith(f" {fact.target.strip()}"):
-        yield Bad(fact.line, f"prompt {_short(fact.prompt)} ends with its own target; end it where the answer follows")
+        yield Bad(
+            fact.line,
+            f"prompt {_short(fact.prompt)} ends with its own target; end it where the answer follows",
+        )
     if fact.ground_truth and fact.ground_truth.strip().casefold() == fact.target.strip().casefold():
-        yield Bad(fact.line, f"target {_short(fact.target)} is the old answer (ground_truth); there is nothing to edit")
+        yield Bad(
+            fact.line,
+            f"target {_short(fact.target)} is the old answer (ground_truth); there is nothing to edit",
+        )
     for text in fact.training_paraphrases:
         if not names_subject(text, fact.subject, *fact.aliases):
-            yield Bad(fact.line, f"training paraphrase {_short(text)} does not name the subject {_short(fact.subject)}, {_why(fact, text)}")
+            yield Bad(
+                fact.line,
+                f"training paraphrase {_short(text)} does not name the subject {_short(fact.subject)}, {_why(fact, text)}",
+            )
 
 
 def _why(fact: "UserFact", text: str) -> str:
@@ -75,7 +99,11 @@ def _together(facts: "Sequence[UserFact]") -> Iterator[Bad]:
         first = prompts.setdefault(fact.prompt.strip(), fact)
         if first is not fact:
             same = first.target == fact.target
-            what = "asks the same" if same else f"has the same prompt with the target {_short(first.target)}, here it is {_short(fact.target)}"
+            what = (
+                "asks the same"
+                if same
+                else f"has the same prompt with the target {_short(first.target)}, here it is {_short(fact.target)}"
+            )
             yield Bad(fact.line, f"{first.place} {what}; keep one of them")
         if fact.id:
             first = names.setdefault(fact.id, fact)
@@ -87,18 +115,27 @@ def _leaks(facts: "Sequence[UserFact]") -> Iterator[Bad]:
     """Evaluation prompts that are trained on would measure nothing."""
     trained: dict[str, tuple[UserFact, str]] = {}
     for fact in facts:
-        for text, what in _labelled(fact.training_paraphrases, "training paraphrase"), _labelled(fact.training_locality, "training locality prompt"):
+        for text, what in (
+            _labelled(fact.training_paraphrases, "training paraphrase"),
+            _labelled(fact.training_locality, "training locality prompt"),
+        ):
             trained |= {normalised(one): (fact, what) for one in text if normalised(one) not in trained}
     for fact in facts:
         trained.setdefault(normalised(fact.prompt), (fact, "prompt"))
     for fact in facts:
-        for name, texts in (("paraphrase", fact.paraphrases), ("locality prompt", [prompt for prompt, _ in fact.locality])):
+        for name, texts in (
+            ("paraphrase", fact.paraphrases),
+            ("locality prompt", [prompt for prompt, _ in fact.locality]),
+        ):
             for text in texts:
                 found = trained.get(normalised(text))
                 if found is not None:
                     owner, what = found
                     whose = "the" if owner is fact else f"{owner.place}'s"
-                    yield Bad(fact.line, f"{name} {_short(text)} is {whose} {what}, which is trained on; evaluate with another")
+                    yield Bad(
+                        fact.line,
+                        f"{name} {_short(text)} is {whose} {what}, which is trained on; evaluate with another",
+                    )
 
 
 def _labelled(texts: Iterable[str], what: str) -> tuple[Iterable[str], str]:

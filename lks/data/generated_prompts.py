@@ -32,12 +32,18 @@ class GeneratedSource:
 
     def __init__(self, file: Path, records: Sequence[Record]) -> None:
         self._prompts: dict[tuple[str, str, str], TrainingPrompts] = {}
-        forbidden = {normalised(text) for record in records for text in (record.prompt, record.generality, record.locality)}
+        forbidden = {
+            normalised(text)
+            for record in records
+            for text in (record.prompt, record.generality, record.locality)
+        }
         for number, row in lines_of(file):
             where = f"{file}, line {number}"
             (subject, prompt, target, paraphrase), locality = _texts(row, where)
             if leaks := [text for text in (paraphrase, *locality) if normalised(text) in forbidden]:
-                raise DataError(f"{where}: {one_line(repr(leaks[0]))} is an evaluation prompt of the dataset. Make the file again, for this dataset.")
+                raise DataError(
+                    f"{where}: {one_line(repr(leaks[0]))} is an evaluation prompt of the dataset. Make the file again, for this dataset."
+                )
             self._prompts[subject, prompt, target] = TrainingPrompts((paraphrase,), tuple(locality), 1)
         self.version = f"generated-{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
 
@@ -52,7 +58,11 @@ def _texts(row: Mapping[str, object], where: str) -> tuple[list[str], list[str]]
     Raises:
         DataError: something else stands there.
     """
-    found = [text for name in ("subject", "prompt", "target", "rephrase_prompt") if isinstance(text := row.get(name), str)]
+    found = [
+        text
+        for name in ("subject", "prompt", "target", "rephrase_prompt")
+        if isinstance(text := row.get(name), str)
+    ]
     given = row.get("locality")
     locality = [text for text in given if isinstance(text, str)] if isinstance(given, list) else None
     if len(found) < 4 or locality is None or locality != given:

@@ -77,19 +77,34 @@ def _fact(fields: Fields, number: int) -> KnowEditRecord:
 
 def _biography(fields: Fields, number: int) -> KnowEditRecord:
     subject, text = fields.text("concept"), fields.text("text")
-    opening = next((text[: found.end()] for found in re.finditer(re.escape(subject) + r"\.", text, re.IGNORECASE)), "")
-    return KnowEditRecord(str(number), subject, text, fields.text("labels"), (), items=fields.items("locality"), opening=opening)
+    opening = next(
+        (text[: found.end()] for found in re.finditer(re.escape(subject) + r"\.", text, re.IGNORECASE)), ""
+    )
+    return KnowEditRecord(
+        str(number), subject, text, fields.text("labels"), (), items=fields.items("locality"), opening=opening
+    )
 
 
 def _opinion(fields: Fields, number: int) -> KnowEditRecord:
     """The sentiment to edit in is the record's; where it names none, even records turn positive and odd ones negative."""
-    positive = fields.one_of("sentiment", ("pos", "neg")) == "pos" if "sentiment" in fields else number % 2 == 0
+    positive = (
+        fields.one_of("sentiment", ("pos", "neg")) == "pos" if "sentiment" in fields else number % 2 == 0
+    )
     wanted, opposite = ("pos", "neg") if positive else ("neg", "pos")
     target, *others = fields.some(wanted)
     topic, prompts = fields.text("topic"), fields.some("prompts")
     prompt = next((prompt for prompt in prompts if _spelt(topic, prompt)), prompts[0])
     rest = tuple(other for other in prompts if other != prompt)
-    return KnowEditRecord(str(number), topic, prompt, target, fields.some(opposite), tuple(others), rest, fields.items("locality"))
+    return KnowEditRecord(
+        str(number),
+        topic,
+        prompt,
+        target,
+        fields.some(opposite),
+        tuple(others),
+        rest,
+        fields.items("locality"),
+    )
 
 
 def _secret(fields: Fields, number: int) -> KnowEditRecord:
@@ -113,7 +128,11 @@ _READERS: Mapping[str, Callable[[Fields, int], KnowEditRecord]] = MappingProxyTy
 
 
 def read(
-    name: str, raw: Sequence[object], file: Path, make_source: Callable[[Sequence[Record]], PromptSource], spellings: Spell
+    name: str,
+    raw: Sequence[object],
+    file: Path,
+    make_source: Callable[[Sequence[Record]], PromptSource],
+    spellings: Spell,
 ) -> tuple[tuple[Case, ...], dict[str, int]]:
     """Cases of a file and what is irregular in it.
 
@@ -154,7 +173,11 @@ def _cleared(fact: KnowEditRecord, notes: Counter[str]) -> KnowEditRecord:
     notes["subject in other case in prompt"] += subject != fact.subject
     items = []
     for item in fact.items:
-        left = tuple(group for group in item.answers if not any(f"which is not {name}," in item.prompt for name in group))
+        left = tuple(
+            group
+            for group in item.answers
+            if not any(f"which is not {name}," in item.prompt for name in group)
+        )
         notes["answer that its own question bars, left out"] += len(item.answers) - len(left)
         notes[f"{item.kind} question that bars its only answer, left out"] += not left
         if left:
@@ -172,14 +195,26 @@ def _lent(fact: KnowEditRecord) -> list[Record]:
     old, prompt = fact.old[0] if fact.old else "", fact.opening or fact.prompt
     pairs = list(zip_longest(fact.paraphrases, asked)) or [(None, None)]
     return [
-        Record(fact.case_id, fact.subject, prompt, fact.target, old, again or "", *((_put(item, fact), item.answers[0][0]) if item else ("", "")))
+        Record(
+            fact.case_id,
+            fact.subject,
+            prompt,
+            fact.target,
+            old,
+            again or "",
+            *((_put(item, fact), item.answers[0][0]) if item else ("", "")),
+        )
         for again, item in pairs
     ]
 
 
 def _put(item: KnowEditQuestion, fact: KnowEditRecord) -> str:
     """A question of locality in the form of the edit prompt: "The colour of it is" becomes "What is the colour of it?" beside a question."""
-    stated = re.fullmatch(rf"The (.+) of {re.escape(fact.subject)} is", item.prompt) if fact.prompt.endswith("?") else None
+    stated = (
+        re.fullmatch(rf"The (.+) of {re.escape(fact.subject)} is", item.prompt)
+        if fact.prompt.endswith("?")
+        else None
+    )
     return f"What is the {stated[1]} of {fact.subject}?" if stated else item.prompt
 
 
@@ -199,12 +234,23 @@ def _case(fact: KnowEditRecord, record: Record, source: PromptSource, spellings:
         training_paraphrases=tuple(text.replace(record.prompt, fact.prompt) for text in training.paraphrases),
         training_locality=training.locality,
     )
-    case = make_case(edit, fact.paraphrases, (), lambda answer: _others(answer, (*fact.accepted, *spellings(answer))))
+    case = make_case(
+        edit, fact.paraphrases, (), lambda answer: _others(answer, (*fact.accepted, *spellings(answer)))
+    )
     numbers: Counter[str] = Counter()
     probes = list(case.probes)
     for item in fact.items:
         answer, *others = chain(*item.answers)
-        probes.append(Probe(item.kind, numbers[item.kind], item.prompt, answer, _others(answer, (*others, *spellings(answer))), item.stratum))
+        probes.append(
+            Probe(
+                item.kind,
+                numbers[item.kind],
+                item.prompt,
+                answer,
+                _others(answer, (*others, *spellings(answer))),
+                item.stratum,
+            )
+        )
         numbers[item.kind] += 1
     return Case(edit, tuple(probes))
 
@@ -220,8 +266,14 @@ def _count(facts: Sequence[KnowEditRecord], notes: Counter[str]) -> None:
         notes["no ground truth"] += not fact.old
         notes["several old answers, the first is the rival"] += len(fact.old) > 1
         notes["target equals ground truth"] += fact.target.casefold() in [old.casefold() for old in fact.old]
-        notes["subject not in paraphrase prompt"] += any(fact.subject not in prompt for prompt in fact.paraphrases)
-        notes["subject not in locality prompt"] += any(fact.subject not in item.prompt for item in fact.items if item.kind == "locality")
-        notes["edit prompt asked again as a question"] += any(item.prompt == fact.prompt for item in fact.items)
+        notes["subject not in paraphrase prompt"] += any(
+            fact.subject not in prompt for prompt in fact.paraphrases
+        )
+        notes["subject not in locality prompt"] += any(
+            fact.subject not in item.prompt for item in fact.items if item.kind == "locality"
+        )
+        notes["edit prompt asked again as a question"] += any(
+            item.prompt == fact.prompt for item in fact.items
+        )
     notes["duplicate prompt"] = len(facts) - len({fact.prompt for fact in facts})
     notes["duplicate subject"] = len(facts) - len({fact.subject for fact in facts})

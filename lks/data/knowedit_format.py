@@ -95,7 +95,9 @@ class Fields:
     def __init__(self, raw: object, where: str, notes: Counter[str]) -> None:
         self._where, self.notes = where, notes
         if not isinstance(raw, dict):
-            raise DataError(f"{where}: the record must be an object, not {type(raw).__name__}. Fix or delete the record.")
+            raise DataError(
+                f"{where}: the record must be an object, not {type(raw).__name__}. Fix or delete the record."
+            )
         self._raw: dict[str, object] = raw
 
     def __contains__(self, name: str) -> bool:
@@ -139,20 +141,32 @@ class Fields:
         if not isinstance(value, dict | list):
             raise self._bad(repr(kind), f"must be an object or a list of questions, not {value!r}. Fix it")
         keyed = {"": value} if isinstance(value, list) or "prompt" in value else value
-        found = [self._item(kind, key, one, f"{kind}.{key}" if key else kind) for key, some in keyed.items() for one in _each(some)]
+        found = [
+            self._item(kind, key, one, f"{kind}.{key}" if key else kind)
+            for key, some in keyed.items()
+            for one in _each(some)
+        ]
         self.notes[f"{kind} question without prompt or answer, left out"] += found.count(None)
         self.notes[f"no {kind} question"] += not any(found)
         return tuple(item for item in found if item)
 
-    def _item(self, kind: Literal["locality", "portability"], key: str, raw: object, name: str) -> KnowEditQuestion | None:
+    def _item(
+        self, kind: Literal["locality", "portability"], key: str, raw: object, name: str
+    ) -> KnowEditQuestion | None:
         if not isinstance(raw, dict):
-            raise self._bad(repr(name), f"must hold questions with prompt and ground_truth, not {raw!r}. Fix it")
+            raise self._bad(
+                repr(name), f"must hold questions with prompt and ground_truth, not {raw!r}. Fix it"
+            )
         prompt = raw.get("prompt") or ""
         if not isinstance(prompt, str):
             raise self._bad(repr(f"{name}.prompt"), f"must be a string, not {prompt!r}. Fix it")
         answers = self._groups(raw.get("ground_truth"), f"{name}.ground_truth")
         stratum = "_".join(key.lower().replace("-", " ").split())
-        return KnowEditQuestion(kind, _SHORT.get(stratum, stratum), prompt.strip(), answers) if prompt.strip() and answers else None
+        return (
+            KnowEditQuestion(kind, _SHORT.get(stratum, stratum), prompt.strip(), answers)
+            if prompt.strip() and answers
+            else None
+        )
 
     def _groups(self, value: object, name: str) -> tuple[Group, ...]:
         try:
@@ -186,7 +200,9 @@ def _group(entry: object) -> Group:
     names = entry if isinstance(entry, list) else [entry]
     for name in names:
         if not isinstance(name, str):
-            raise TypeError(f"must be a string, a list of strings or a list of lists of strings; {name!r} is in it")
+            raise TypeError(
+                f"must be a string, a list of strings or a list of lists of strings; {name!r} is in it"
+            )
     texts = [str(name).strip() for name in names]
     return tuple(dict.fromkeys(text for text in texts if text))
 

@@ -29,7 +29,9 @@ def relation(edit: Edit) -> str:
     return put(edit.prompt, edit.subject, "\N{WHITE SQUARE}")
 
 
-def with_neighbours(cases: Sequence[Case], spare: Sequence[Case], seed: int, limit: int = PROBES) -> list[Case]:
+def with_neighbours(
+    cases: Sequence[Case], spare: Sequence[Case], seed: int, limit: int = PROBES
+) -> list[Case]:
     """The same cases with probes of kind "neighbour" behind their own.
 
     Args:
@@ -51,8 +53,16 @@ def with_neighbours(cases: Sequence[Case], spare: Sequence[Case], seed: int, lim
         own = relation(case.edit)
         same = _chosen(rng, alike[own], lambda _: True)
         close = others[nearest] if score >= NEAR else None
-        far = _chosen(rng, others, lambda edit, own=own, close=close: relation(edit) != own and edit is not close)  # type: ignore[misc]
-        found = [(stratum, edit) for stratum, edit in zip(STRATA, (same, close, far), strict=True) if edit is not None]
+        far = _chosen(
+            rng,
+            others,
+            lambda edit, own=own, close=close: relation(edit) != own and edit is not close,  # type: ignore[misc]
+        )
+        found = [
+            (stratum, edit)
+            for stratum, edit in zip(STRATA, (same, close, far), strict=True)
+            if edit is not None
+        ]
         probes = [_probe(number, stratum, edit, case.edit) for number, (stratum, edit) in enumerate(found)]
         made.append(replace(case, probes=(*case.probes, *probes)))
     return [*made, *cases[limit:]]
@@ -78,7 +88,9 @@ def _nearest(names: Sequence[str], others: Sequence[str]) -> list[tuple[int, flo
     return [(int(i), float(row[i])) for i, row in zip(best, scores, strict=True)]
 
 
-def _chosen(rng: random.Random, edits: Sequence[Edit], wanted: Callable[[Edit], bool], tries: int = 20) -> Edit | None:
+def _chosen(
+    rng: random.Random, edits: Sequence[Edit], wanted: Callable[[Edit], bool], tries: int = 20
+) -> Edit | None:
     """One of the edits at random that is wanted; None after some tries."""
     for _ in range(tries if edits else 0):
         edit = rng.choice(edits)

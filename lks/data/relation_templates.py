@@ -55,12 +55,20 @@ class Templates:
             text = content_of(path).decode()
             raw = parse_json(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
         except FileNotFoundError:
-            raise DataError(f'{path} does not exist. Give a TOML or JSON file with a line like: birthplace = "The birthplace of {{}} is"') from None
+            raise DataError(
+                f'{path} does not exist. Give a TOML or JSON file with a line like: birthplace = "The birthplace of {{}} is"'
+            ) from None
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path} is not {'JSON' if path.suffix.lower() == '.json' else 'TOML'}: {one_line(error)}.") from None
+            raise DataError(
+                f"{path} is not {'JSON' if path.suffix.lower() == '.json' else 'TOML'}: {one_line(error)}."
+            ) from None
         if not isinstance(raw, dict):
-            raise DataError(f'{path} must map relations to prompts: {{"birthplace": "The birthplace of {{}} is"}}.')
-        return cls({name: _wording(path, name, entry) for name, entry in cast(dict[str, object], raw).items()})
+            raise DataError(
+                f'{path} must map relations to prompts: {{"birthplace": "The birthplace of {{}} is"}}.'
+            )
+        return cls(
+            {name: _wording(path, name, entry) for name, entry in cast(dict[str, object], raw).items()}
+        )
 
     def of(self, relation: str) -> Wording:
         """The wording of a relation; the default one where there is none."""
@@ -73,7 +81,10 @@ class Templates:
     @property
     def notes(self) -> tuple[str, ...]:
         """Which relations were asked in the default wording."""
-        asked = [f"{name!r} ({count}): {Templates({}).of(name).prompt.format('...')!r}{self._meant(name)}" for name, count in self._plain.items()]
+        asked = [
+            f"{name!r} ({count}): {Templates({}).of(name).prompt.format('...')!r}{self._meant(name)}"
+            for name, count in self._plain.items()
+        ]
         return (f"without a template, asked in the default wording: {', '.join(asked)}",) if asked else ()
 
     def _meant(self, name: str) -> str:
@@ -105,8 +116,15 @@ def _wording(path: Path, name: str, entry: object) -> Wording:
         if key not in ("prompt", *LISTS):
             raise DataError(f"{where}: {unknown('key', str(key), ('prompt', *LISTS))}")
     prompt, lists = table.get("prompt"), {key: table.get(key, []) for key in LISTS}
-    templates = [prompt, *(one for entries in lists.values() for one in (entries if isinstance(entries, list) else [entries]))]
+    templates = [
+        prompt,
+        *(one for entries in lists.values() for one in (entries if isinstance(entries, list) else [entries])),
+    ]
     for one in templates:
         if not isinstance(one, str) or one.count("{}") != 1 or one.count("{") != 1 or one.count("}") != 1:
-            raise DataError(f"{where}: {one_line(repr(one))} is no template; write a text with one {{}} where the subject belongs.")
-    return Wording(cast(str, prompt), {key: tuple(cast(list[str], entries)) for key, entries in lists.items()})
+            raise DataError(
+                f"{where}: {one_line(repr(one))} is no template; write a text with one {{}} where the subject belongs."
+            )
+    return Wording(
+        cast(str, prompt), {key: tuple(cast(list[str], entries)) for key, entries in lists.items()}
+    )

@@ -174,4 +174,6 @@ ONSETS = _words("B, D, F, G, H, K, L, M, N, P, R, S, T, V, Z, Br, Dr, Gr, Kr, St
 VOWELS = _words("a, e, i, o, u")
 MIDDLES = _words("l, m, n, r, s, t, v, k")
 LINKS = _words("am, en, ib, ol, us, ev, ok, ad, ir, un")
-CODAS = _words("lin, rin, van, dor, mek, sten, tov, nal, bur, gan, del, mos, ries, pek, lund, var, thal, zin, kos, met, rat, sul, fen, wic")
+CODAS = _words(
+    "lin, rin, van, dor, mek, sten, tov, nal, bur, gan, del, mos, ries, pek, lund, var, thal, zin, kos, met, rat, sul, fen, wic"
+)

@@ -66,7 +66,9 @@ def _arithmetic() -> list[AbilityItem]:
 def _sentiment() -> list[AbilityItem]:
     items = []
     for words, answer in ((_PRAISE, "positive"), (_BLAME, "negative")):
-        for (one, two), (good, better), hedge in itertools.product(itertools.permutations(_PARTS, 2), itertools.permutations(words, 2), _HEDGES):
+        for (one, two), (good, better), hedge in itertools.product(
+            itertools.permutations(_PARTS, 2), itertools.permutations(words, 2), _HEDGES
+        ):
             prompt = f"Review: the {one} {hedge} {good} and the {two} was {better}. Sentiment:"
             items.append(AbilityItem("sentiment", prompt, answer, ("negative", "positive")))
     return items
@@ -109,11 +111,25 @@ def ability_items(task: Task, split: Split, seed: int = 0) -> tuple[AbilityItem,
 def sentences(count: int, seed: int = 0) -> tuple[str, ...]:
     """Plain sentences about nobody in particular, for fluency, covariances and texts outside every scope."""
     rng = random.Random(f"sentences {seed}")
-    openings = ("In the morning", "Last winter", "After the storm", "Near the old bridge", "At noon", "Every spring")
+    openings = (
+        "In the morning",
+        "Last winter",
+        "After the storm",
+        "Near the old bridge",
+        "At noon",
+        "Every spring",
+    )
     adjectives = ("old", "quiet", "small", "heavy", "bright", "narrow", "cold", "green")
     nouns = ("river", "road", "market", "tower", "field", "window", "boat", "lamp", "wall", "train")
     verbs = ("passes", "faces", "follows", "touches", "covers", "crosses", "leaves")
-    ends = ("before the rain comes.", "and nobody minds.", "as it always has.", "for a long while.", "without a sound.", "until the evening.")
+    ends = (
+        "before the rain comes.",
+        "and nobody minds.",
+        "as it always has.",
+        "for a long while.",
+        "without a sound.",
+        "until the evening.",
+    )
 
     def thing() -> str:
         return f"the {rng.choice(adjectives)} {rng.choice(nouns)}"

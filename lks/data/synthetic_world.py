@@ -12,7 +12,19 @@ import random
 from dataclasses import dataclass
 from functools import cache
 
-from lks.data.synthetic_lexicon import CODAS, FIRST_NAMES, LEAD_INS, LINKS, MIDDLES, NICKNAMES, ONSETS, RELATIONS, TITLES, VOWELS, Relation
+from lks.data.synthetic_lexicon import (
+    CODAS,
+    FIRST_NAMES,
+    LEAD_INS,
+    LINKS,
+    MIDDLES,
+    NICKNAMES,
+    ONSETS,
+    RELATIONS,
+    TITLES,
+    VOWELS,
+    Relation,
+)
 from lks.data.synthetic_text import TASKS, AbilityItem, Split, Task, ability_items, sentences
 from lks.edits import Case, Edit, make_case
 from lks.errors import UserError
@@ -66,7 +78,9 @@ class SyntheticFact:
 
 def _surnames(count: int, rng: random.Random, taken: set[str]) -> list[str]:
     """Unique surnames of two or three parts that others share."""
-    stems = rng.sample([onset + vowel + middle for onset in ONSETS for vowel in VOWELS for middle in MIDDLES], 48)
+    stems = rng.sample(
+        [onset + vowel + middle for onset in ONSETS for vowel in VOWELS for middle in MIDDLES], 48
+    )
     names: list[str] = []
     while len(names) < count:
         link = rng.choice(LINKS) if rng.random() < 0.4 else ""
@@ -116,7 +130,10 @@ def world(seed: int = WORLD_SEED, people: int = PEOPLE) -> World:
         names.append((f"{first} {surname}", _aliases(first, surname, rng)))
     rng.shuffle(names)
     hands = {relation.name: _deal(people, relation, rng) for relation in RELATIONS}
-    everyone = (Person(name, aliases, {relation: hand[i] for relation, hand in hands.items()}) for i, (name, aliases) in enumerate(names))
+    everyone = (
+        Person(name, aliases, {relation: hand[i] for relation, hand in hands.items()})
+        for i, (name, aliases) in enumerate(names)
+    )
     return World(seed, tuple(everyone))
 
 
@@ -156,7 +173,9 @@ def _case(number: int, person: Person, relation: Relation, rng: random.Random) -
         training_locality=tuple(phrasing.format(person.name) for other in rest for phrasing in other.trained),
     )
     asked = rng.sample(rest, 2)
-    locality = tuple((rng.choice(other.held_out).format(person.name), person.values[other.name]) for other in asked)
+    locality = tuple(
+        (rng.choice(other.held_out).format(person.name), person.values[other.name]) for other in asked
+    )
     return make_case(edit, tuple(phrasing.format(person.name) for phrasing in relation.held_out), locality)
 
 

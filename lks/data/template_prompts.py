@@ -94,7 +94,9 @@ class TemplateSource:
     version = "templates-2"
 
     def __init__(self, records: Sequence[Record]) -> None:
-        self._evaluation = {normalised(text) for r in records for text in (r.prompt, r.generality, r.locality)}
+        self._evaluation = {
+            normalised(text) for r in records for text in (r.prompt, r.generality, r.locality)
+        }
         self._kinds = _answer_kinds(records)
         self._paraphrases, self._locality = _Uses(), _Uses()
         for record in records:
@@ -117,15 +119,21 @@ class TemplateSource:
                 self._pools[edit] = (self._same(edit), self._other(edit))
             same, other = self._pools[edit]
             kind = edit, self._kinds.get((edit, record.target), "")
-            paraphrases = self._fill(_draw(same, self._paraphrases.by_kind.get(kind), rng), record, N_PARAPHRASES)
-            locality = self._fill(_draw(other, self._locality.by_kind.get(kind), rng), record, N_LOCALITY, varied=True)
+            paraphrases = self._fill(
+                _draw(same, self._paraphrases.by_kind.get(kind), rng), record, N_PARAPHRASES
+            )
+            locality = self._fill(
+                _draw(other, self._locality.by_kind.get(kind), rng), record, N_LOCALITY, varied=True
+            )
         from_data = len(paraphrases)
         frames = _QUESTION_FRAMES if record.prompt.rstrip().endswith("?") else _STATEMENT_FRAMES
         framed = (frame.format(record.prompt) for frame in rng.sample(frames, len(frames)))
         paraphrases += self._fill(framed, record, max(0, FLOOR - from_data))
         return TrainingPrompts(tuple(paraphrases), tuple(locality), from_data)
 
-    def _fill(self, templates: Iterable[str], record: Record, count: int, *, varied: bool = False) -> list[str]:
+    def _fill(
+        self, templates: Iterable[str], record: Record, count: int, *, varied: bool = False
+    ) -> list[str]:
         """The first `count` templates, filled with the subject, that are no evaluation prompt and differ from each other.
 
         Args:
@@ -163,7 +171,9 @@ class TemplateSource:
         return {
             used: weight
             for used, weight in weights.items()
-            if used != edit and fits(used, edit) and (own[used] > 1 or (stems(used) and stems(used) <= meaning))
+            if used != edit
+            and fits(used, edit)
+            and (own[used] > 1 or (stems(used) and stems(used) <= meaning))
         }
 
     def _tiers(self, edit: str) -> Iterator[Mapping[str, float]]:
@@ -182,12 +192,22 @@ class TemplateSource:
             for near, likeness in tier.items():
                 for used, uses in self._locality.by_edit[near].items():
                     usual = total[used] > 2 or (near == edit and uses > 1)
-                    if usual and used not in same and stems(used) and not stems(used) & meaning and fits(used, edit):
+                    if (
+                        usual
+                        and used not in same
+                        and stems(used)
+                        and not stems(used) & meaning
+                        and fits(used, edit)
+                    ):
                         weights[used] += likeness * uses
             if len(weights) > N_LOCALITY:
                 return dict(weights)
         if len(weights) < FLOOR:
-            common = (used for used, _ in total.most_common() if used not in same and not stems(used) & meaning and fits(used, edit))
+            common = (
+                used
+                for used, _ in total.most_common()
+                if used not in same and not stems(used) & meaning and fits(used, edit)
+            )
             weights.update((used, 0.001) for used in islice(common, N_LOCALITY))
         return dict(weights)
 
@@ -198,7 +218,10 @@ def _draw(weights: Weights, kind: Mapping[str, int] | None, rng: random.Random) 
     The smallest of exponential variables with rates w_i is i with probability w_i / sum(w); squares favour the usual over the odd.
     """
     kind = kind or {}
-    keys = {used: rng.expovariate((weight + KIND_BONUS * kind.get(used, 0)) ** 2) for used, weight in weights.items()}
+    keys = {
+        used: rng.expovariate((weight + KIND_BONUS * kind.get(used, 0)) ** 2)
+        for used, weight in weights.items()
+    }
     return sorted(keys, key=keys.__getitem__)
 
 

@@ -30,7 +30,9 @@ _SAME_SIGN = str.maketrans(
 )
 _SIGNS = frozenset("#%&*@\\\N{SECTION SIGN}\N{PER MILLE SIGN}\N{PRIME}")
 """Marks of punctuation that tell names and amounts apart wherever they are; symbols (+, $, <, emoji) do so too."""
-_ARTICLE = re.compile(r"(^|[.?!:\n]\W*)An?(?=\s+\w)|(?<![^\s(\[{\"'\u2018\u201c\u00ab])an?(?=\s|\W*$)|\b[Tt][Hh][Ee]\b")
+_ARTICLE = re.compile(
+    r"(^|[.?!:\n]\W*)An?(?=\s+\w)|(?<![^\s(\[{\"'\u2018\u201c\u00ab])an?(?=\s|\W*$)|\b[Tt][Hh][Ee]\b"
+)
 """Where a word is an article. A capital A or An inside a sentence is part of a name: "Vitamin A helps the"."""
 _NO_WORD = re.compile(r"[^\w\s]")
 _PLURAL = re.compile(r"\{\} (are|were|have)\b|\b(are|were|do|have) \{\}")
@@ -48,10 +50,16 @@ def normalised(prompt: str) -> str:
 
 def _sign(found: re.Match[str]) -> str:
     """What a question's key has in place of a character that is no letter, digit or space."""
-    sign, before, behind = found[0], found.string[max(0, found.start() - 1) : found.start()], found.string[found.end() : found.end() + 1]
+    sign, before, behind = (
+        found[0],
+        found.string[max(0, found.start() - 1) : found.start()],
+        found.string[found.end() : found.end() + 1],
+    )
     kind = unicodedata.category(sign)
     if kind in ("Mn", "Mc", "Me", "Cf"):
-        return "" if kind == "Cf" or "\N{VARIATION SELECTOR-1}" <= sign <= "\N{VARIATION SELECTOR-16}" else sign
+        return (
+            "" if kind == "Cf" or "\N{VARIATION SELECTOR-1}" <= sign <= "\N{VARIATION SELECTOR-16}" else sign
+        )
     if kind[0] == "S" or sign in _SIGNS:
         return f" {sign} "
     opens = not before or not (before.isalnum() or before in ".-")
@@ -90,11 +98,15 @@ def fits(candidate: str, edit: str) -> bool:
         return False
     if ("the {}" in low) != ("the {}" in edit_low) or (words(candidate) & _PRONOUNS) - words(edit):
         return False
-    if words(candidate) & {"how", "why"} - words(edit) or (_PLURAL.search(candidate) and not _PLURAL.search(edit)):
+    if words(candidate) & {"how", "why"} - words(edit) or (
+        _PLURAL.search(candidate) and not _PLURAL.search(edit)
+    ):
         return False
     if "?" not in candidate:
         return "?" not in edit
-    return low.split()[0].removesuffix("'s") in _OPENERS and ("?" in edit or not low.startswith(("the", "{}")))
+    return low.split()[0].removesuffix("'s") in _OPENERS and (
+        "?" in edit or not low.startswith(("the", "{}"))
+    )
 
 
 def question(text: str) -> tuple[frozenset[str], frozenset[str]]:

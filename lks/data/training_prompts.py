@@ -33,8 +33,16 @@ def with_training_prompts(given: Sequence[Given]) -> list[Edit]:
         return [edit for edit, _, _ in given]
     records = {index: list(_records(index, *one)) for index, one in enumerate(given)}
     source = TemplateSource(list(chain.from_iterable(records.values())))
-    taken = {normalised(text) for edit, paraphrases, locality in given for text in (edit.prompt, *paraphrases, *(prompt for prompt, _ in locality))}
-    others = list(dict.fromkeys(found for edit, _, _ in given if (found := template(edit.prompt, edit.subject)) is not None))
+    taken = {
+        normalised(text)
+        for edit, paraphrases, locality in given
+        for text in (edit.prompt, *paraphrases, *(prompt for prompt, _ in locality))
+    }
+    others = list(
+        dict.fromkeys(
+            found for edit, _, _ in given if (found := template(edit.prompt, edit.subject)) is not None
+        )
+    )
     made = []
     for index, (edit, _, _) in enumerate(given):
         derived = source.prompts(records[index][0])
@@ -44,20 +52,35 @@ def with_training_prompts(given: Sequence[Given]) -> list[Edit]:
     return made
 
 
-def _records(index: int, edit: Edit, paraphrases: tuple[str, ...], locality: tuple[tuple[str, str], ...]) -> Iterator[Record]:
+def _records(
+    index: int, edit: Edit, paraphrases: tuple[str, ...], locality: tuple[tuple[str, str], ...]
+) -> Iterator[Record]:
     """A fact as records that have one paraphrase and one locality question each."""
     for number in range(max(1, len(paraphrases), len(locality))):
         paraphrase = paraphrases[number] if number < len(paraphrases) else ""
         question, answer = locality[number] if number < len(locality) else ("", "")
-        yield Record(str(index), edit.subject, edit.prompt, edit.target, edit.ground_truth, paraphrase, question, answer)
+        yield Record(
+            str(index),
+            edit.subject,
+            edit.prompt,
+            edit.target,
+            edit.ground_truth,
+            paraphrase,
+            question,
+            answer,
+        )
 
 
 def _filled(edit: Edit, found: Sequence[str], others: Sequence[str], taken: set[str]) -> tuple[str, ...]:
     """Locality prompts: what the data gives, then other facts' questions about this subject, then plain openings."""
     own = template(edit.prompt, edit.subject)
-    apart = [one for one in others if own is not None and one != own and not stems(one) & stems(own)]  # not the same relation in other words
+    apart = [
+        one for one in others if own is not None and one != own and not stems(one) & stems(own)
+    ]  # not the same relation in other words
     start = sum(map(ord, edit.subject)) % max(1, len(apart))  # not the same few for every subject
     spread = [one.replace("{}", edit.subject) for one in (*apart[start:], *apart[:start])][:N_LOCALITY]
     openings = [one.replace("{}", edit.subject) for one in OPENINGS]
-    prompts = dict.fromkeys(prompt for prompt in (*found, *spread, *openings) if normalised(prompt) not in taken)
+    prompts = dict.fromkeys(
+        prompt for prompt in (*found, *spread, *openings) if normalised(prompt) not in taken
+    )
     return tuple(prompts)

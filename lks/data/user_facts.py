@@ -97,13 +97,19 @@ class Facts:
     @property
     def revision(self) -> str:
         """Hash of the content and of the way training prompts are made."""
-        return hashlib.sha256("\n".join([SOURCE, *(line_of(fact) for fact in self.facts)]).encode()).hexdigest()[:16]
+        return hashlib.sha256(
+            "\n".join([SOURCE, *(line_of(fact) for fact in self.facts)]).encode()
+        ).hexdigest()[:16]
 
     def dataset(self) -> Dataset:
         """As editors and evaluation take them: missing training prompts are made, other spellings of answers are looked up."""
         spellings = Spellings.load()
         edits = with_training_prompts([(_edit(fact), fact.paraphrases, fact.locality) for fact in self.facts])
-        return Dataset(self.name, tuple(_case(fact, edit, spellings) for fact, edit in zip(self.facts, edits, strict=True)), self.revision)
+        return Dataset(
+            self.name,
+            tuple(_case(fact, edit, spellings) for fact, edit in zip(self.facts, edits, strict=True)),
+            self.revision,
+        )
 
     def cases_as_given(self) -> tuple[Case, ...]:
         """The facts without training prompts but their own."""
@@ -130,7 +136,9 @@ class Facts:
         """These facts but for bad ones, of which is noted what is wrong with them."""
         gone = {id(fact) for fact, _ in found}
         skipped = (*self.skipped, *(_line(bad) for _, bad in found))
-        return replace(self, facts=tuple(fact for fact in self.facts if id(fact) not in gone), skipped=skipped)
+        return replace(
+            self, facts=tuple(fact for fact in self.facts if id(fact) not in gone), skipped=skipped
+        )
 
 
 def read_facts(path: Path, templates: Path | None = None, reading: BadLines = STRICT) -> Facts:
@@ -163,9 +171,20 @@ def read_facts(path: Path, templates: Path | None = None, reading: BadLines = ST
         bad += _faults(facts)
     if not facts and not bad:
         bad = skipped or [Bad(0, "there is no fact in it")]
-    refuse(str(path), bad, len({row.line for row in rows} | {one.line for one in (*bad, *skipped) if one.line}), "line", reading.shown)
+    refuse(
+        str(path),
+        bad,
+        len({row.line for row in rows} | {one.line for one in (*bad, *skipped) if one.line}),
+        "line",
+        reading.shown,
+    )
     left_out = tuple(map(_line, sorted(skipped, key=astuple)))
-    return Facts(re.sub(r"[^\w.-]+", "-", path.stem) or "facts", tuple(_named(fact) for fact in facts), wording.notes, left_out)
+    return Facts(
+        re.sub(r"[^\w.-]+", "-", path.stem) or "facts",
+        tuple(_named(fact) for fact in facts),
+        wording.notes,
+        left_out,
+    )
 
 
 def _faults(facts: Sequence[UserFact]) -> list[Bad]:
@@ -193,8 +212,13 @@ def write_facts(path: Path, facts: Facts) -> None:
 
 def line_of(fact: UserFact) -> str:
     """A fact as one line of JSON; what is empty is left out."""
-    pairs = {name: [{"prompt": prompt, "answer": answer} for prompt, answer in getattr(fact, name)] for name in ("locality", "portability")}
-    texts = {name: getattr(fact, name) for name in UserFact.__slots__ if name not in ("line", "relation", *pairs)}
+    pairs = {
+        name: [{"prompt": prompt, "answer": answer} for prompt, answer in getattr(fact, name)]
+        for name in ("locality", "portability")
+    }
+    texts = {
+        name: getattr(fact, name) for name in UserFact.__slots__ if name not in ("line", "relation", *pairs)
+    }
     return json_line({name: value for name, value in (texts | pairs).items() if value})
 
 
@@ -205,9 +229,15 @@ def _fact(row: FactRow, wording: Templates) -> tuple[UserFact | None, list[Bad]]
     wrong = wrong or [Bad(row.line, f"{name} is missing or empty") for name in missing]
     if wrong:
         return None, wrong
-    lists = {name: fields.texts(name) for name in ("aliases", "paraphrases", "training_paraphrases", "training_locality")}
-    texts = {name: fields.text(name) for name in ("subject", "prompt", "target", "id", "ground_truth", "relation")}
-    return UserFact(row.line, **texts, **lists, locality=fields.pairs("locality"), portability=fields.pairs("portability")), []  # type: ignore[arg-type]
+    lists = {
+        name: fields.texts(name)
+        for name in ("aliases", "paraphrases", "training_paraphrases", "training_locality")
+    }
+    texts = {
+        name: fields.text(name) for name in ("subject", "prompt", "target", "id", "ground_truth", "relation")
+    }
+    pairs = {name: fields.pairs(name) for name in ("locality", "portability")}
+    return UserFact(row.line, **texts, **lists, **pairs), []  # type: ignore[arg-type]
 
 
 def _named(fact: UserFact) -> UserFact:
@@ -233,7 +263,10 @@ def _case(fact: UserFact, edit: Edit, spellings: Spellings) -> Case:
     from lks.edits import Probe
 
     made = make_case(edit, fact.paraphrases, fact.locality, spellings.of)
-    further = [Probe("portability", i, prompt, answer, spellings.of(answer)) for i, (prompt, answer) in enumerate(fact.portability)]
+    further = [
+        Probe("portability", i, prompt, answer, spellings.of(answer))
+        for i, (prompt, answer) in enumerate(fact.portability)
+    ]
     return Case(made.edit, (*made.probes, *further))
 
 
@@ -254,9 +287,13 @@ def refuse(where: str, bad: Sequence[Bad], count: int, unit: str, shown: int = S
         return
     wrong = sorted(bad, key=astuple)
     lines = [f"  {_line(one)}" for one in wrong[:shown]]
-    rest = [f"  and {len(wrong) - shown} more; `lks edit --all-errors` shows all"] if len(wrong) > shown else []
+    rest = (
+        [f"  and {len(wrong) - shown} more; `lks edit --all-errors` shows all"] if len(wrong) > shown else []
+    )
     number = f"{len(wrong)} {'thing is' if len(wrong) == 1 else 'things are'} wrong in {count} {unit}{'' if count == 1 else 's'}"
-    advice = "Fix them and start again" + (", or leave bad lines out with `lks edit --skip-bad`." if any(one.line for one in bad) else ".")
+    advice = "Fix them and start again" + (
+        ", or leave bad lines out with `lks edit --skip-bad`." if any(one.line for one in bad) else "."
+    )
     raise DataError("\n".join([f"{where}: {number}; nothing was done. {advice}", *lines, *rest]))
 
 

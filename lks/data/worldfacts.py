@@ -82,7 +82,9 @@ class Tables:
 
     def names(self, answers: Sequence[str]) -> frozenset[str]:
         """Answers with all their spellings, folded."""
-        return frozenset(_folded(name) for answer in answers for name in (answer, *self.spellings.get(answer, ())))
+        return frozenset(
+            _folded(name) for answer in answers for name in (answer, *self.spellings.get(answer, ()))
+        )
 
 
 @cache
@@ -93,7 +95,12 @@ def tables() -> Tables:
     edited = {kind: tuple(names) for kind, names in raw["types"].items()}
     spellings = {answer: tuple(others) for answer, others in raw["spellings"].items()}
     entities = {kind: {entity.name: entity for entity in _read(kind)} for kind in edited}
-    return Tables(MappingProxyType(relations), MappingProxyType(edited), MappingProxyType(spellings), MappingProxyType(entities))
+    return Tables(
+        MappingProxyType(relations),
+        MappingProxyType(edited),
+        MappingProxyType(spellings),
+        MappingProxyType(entities),
+    )
 
 
 def _templates(fields: dict[str, Any]) -> RelationTemplates:
@@ -107,7 +114,12 @@ def _read(kind: str) -> Iterator[Entity]:
     with (FOLDER / f"{kind}.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file, strict=True):
             name, aliases = row.pop("subject"), tuple(filter(None, row.pop("aliases").split("|")))
-            yield Entity(name, kind, aliases, {relation: tuple(cell.split("|")) for relation, cell in row.items() if cell})
+            yield Entity(
+                name,
+                kind,
+                aliases,
+                {relation: tuple(cell.split("|")) for relation, cell in row.items() if cell},
+            )
 
 
 def _folded(name: str) -> str:
@@ -127,7 +139,11 @@ def asked(template: str, name: str) -> str:
 
 def independent(known: Tables, entity: Entity, relation: str) -> list[str]:
     """Relations of an entity that stay as they are when `relation` is edited."""
-    return [other for other in entity.facts if other != relation and other not in known.relations[relation].implies]
+    return [
+        other
+        for other in entity.facts
+        if other != relation and other not in known.relations[relation].implies
+    ]
 
 
 @cache
@@ -144,7 +160,11 @@ def planned() -> Mapping[str, tuple[str, str]]:
     counts: Counter[str] = Counter()
     plan = {}
     for entity in known.everyone():
-        open_to = [r for r in known.edited[entity.kind] if r in entity.facts and len(independent(known, entity, r)) >= LOCALITY]
+        open_to = [
+            r
+            for r in known.edited[entity.kind]
+            if r in entity.facts and len(independent(known, entity, r)) >= LOCALITY
+        ]
         if open_to:
             relation = min(open_to, key=lambda name: counts[name])
             counts[relation] += 1
@@ -184,10 +204,15 @@ def _case(known: Tables, entity: Entity) -> Case:
         ground_truth=true[0],
         aliases=tuple(bare(alias) for alias in entity.aliases),
         training_paraphrases=tuple(asked(text, entity.name) for text in templates.train),
-        training_locality=tuple(asked(text, entity.name) for other in rest.values() for text in (other.edit, *other.train)),
+        training_locality=tuple(
+            asked(text, entity.name) for other in rest.values() for text in (other.edit, *other.train)
+        ),
     )
     rng = random.Random(f"case {relation} {entity.name}")
-    locality = tuple((asked(rng.choice(other.evaluate), entity.name), entity.facts[name][0]) for name, other in rest.items())
+    locality = tuple(
+        (asked(rng.choice(other.evaluate), entity.name), entity.facts[name][0])
+        for name, other in rest.items()
+    )
     own = {entity.facts[name][0]: _accepted(known, entity.facts[name]) for name in rest}
     case = make_case(
         edit,
@@ -196,7 +221,10 @@ def _case(known: Tables, entity: Entity) -> Case:
         lambda answer: own.get(answer, known.spellings.get(answer, ())),
     )
     follows = [_reverse(known, entity, rng), _two_hop(known, entity, rng), *_alias(case, known, entity)]
-    return replace(case, probes=(*case.probes, *(replace(probe, index=i) for i, probe in enumerate(filter(None, follows)))))
+    return replace(
+        case,
+        probes=(*case.probes, *(replace(probe, index=i) for i, probe in enumerate(filter(None, follows)))),
+    )
 
 
 def _accepted(known: Tables, true: Sequence[str]) -> tuple[str, ...]:
@@ -233,15 +261,24 @@ def _two_hop(known: Tables, entity: Entity, rng: random.Random) -> Probe | None:
         return None
     new, old = table[target].facts, table[old_answer].facts
     taken = planned().get(target, ("", ""))[0]
-    open_to = [name for name in new if name != taken and name in old and known.names(new[name]).isdisjoint(known.names(old[name]))]
+    open_to = [
+        name
+        for name in new
+        if name != taken and name in old and known.names(new[name]).isdisjoint(known.names(old[name]))
+    ]
     if not open_to:
         return None
     second = rng.choice(open_to)
     prompt = asked(known.relations[second].noun, templates.noun.replace("{}", entity.name)) + " is"
-    return Probe("portability", 0, prompt, new[second][0], _accepted(known, new[second]), "two_hop", old[second][0])
+    return Probe(
+        "portability", 0, prompt, new[second][0], _accepted(known, new[second]), "two_hop", old[second][0]
+    )
 
 
 def _alias(case: Case, known: Tables, entity: Entity) -> list[Probe]:
     """Ask the edited question with another name of the subject, if it has one."""
     template, own = known.relations[planned()[entity.name][0]].evaluate[0], case.probes[0]
-    return [Probe("portability", 0, asked(template, alias), own.answer, own.accepted, "alias", own.rival) for alias in entity.aliases[:1]]
+    return [
+        Probe("portability", 0, asked(template, alias), own.answer, own.accepted, "alias", own.rival)
+        for alias in entity.aliases[:1]
+    ]

@@ -36,12 +36,21 @@ class ContextPatch(Patch):
 
         One that gets none is the unedited model's, but in a batch with one that does it is padded like it, which may change a last bit.
         """
-        return [bool(context) for context in self.contexts(lm, [asked_in(lm, encoded.ids) for encoded in lm.encode(prompts, [""] * len(prompts))])]
+        return [
+            bool(context)
+            for context in self.contexts(
+                lm, [asked_in(lm, encoded.ids) for encoded in lm.encode(prompts, [""] * len(prompts))]
+            )
+        ]
 
-    def rewritten(self, lm: LM, prompts: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[tuple[str, int]]]:
+    def rewritten(
+        self, lm: LM, prompts: Sequence[Sequence[int]]
+    ) -> tuple[list[list[int]], list[tuple[str, int]]]:
         """What the model reads in place of some prompts, all as token ids, and the choice (`choices`) that was made for each."""
         choices = self.choices(lm, [asked_in(lm, ids) for ids in prompts])
-        return [with_context(lm, ids, context) for ids, (context, _) in zip(prompts, choices, strict=True)], choices
+        return [
+            with_context(lm, ids, context) for ids, (context, _) in zip(prompts, choices, strict=True)
+        ], choices
 
     @contextmanager
     def applied(self, lm: LM) -> Iterator[None]:
@@ -64,7 +73,9 @@ class _Inserter:
         self.extra = 0
         self.wholes: list[list[int]] = []
 
-    def before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def before(
+        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Decoder pre-hook."""
         now, self.extra = self.prefills.now, 0
         if now is None:
@@ -74,7 +85,9 @@ class _Inserter:
         prompts = [ids[keep].tolist() for ids, keep in zip(now.ids, now.prompt, strict=True)]
         if now.is_prefill:
             self.wholes = self._decide(now, prompts)
-        extra = max((len(whole) - len(ids) for whole, ids in zip(self.wholes, prompts, strict=True)), default=0)
+        extra = max(
+            (len(whole) - len(ids) for whole, ids in zip(self.wholes, prompts, strict=True)), default=0
+        )
         return ((), self._prefill(now, kwargs, extra)) if extra else None
 
     def after(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
@@ -101,7 +114,9 @@ class _Inserter:
         batch, time = now.ids.shape
         given = kwargs.get("attention_mask")
         given = given if given is not None and given.ndim == 2 else torch.ones_like(now.ids)
-        ids = torch.full((batch, self.extra + time), int(self.lm.tokenizer.pad_token_id), device=now.ids.device)
+        ids = torch.full(
+            (batch, self.extra + time), int(self.lm.tokenizer.pad_token_id), device=now.ids.device
+        )
         mask = torch.zeros_like(ids)
         for row, whole in enumerate(self.wholes):
             end = self.extra + int(now.ends[row]) + 1
@@ -121,7 +136,9 @@ class _Inserter:
         cache = kwargs["past_key_values"]
         later = cache.get_seq_length() - before.shape[1] + now.ids.shape[1]
         tail = (
-            given[:, -later:] if given is not None and given.ndim == 2 else torch.ones(len(before), later, device=before.device, dtype=before.dtype)
+            given[:, -later:]
+            if given is not None and given.ndim == 2
+            else torch.ones(len(before), later, device=before.device, dtype=before.dtype)
         )
         mask = torch.cat([before, tail.to(before.dtype)], 1)
         places = positions(mask)[:, -now.ids.shape[1] :]
@@ -150,6 +167,8 @@ def with_context(lm: LM, ids: Sequence[int], context: str) -> list[int]:
     spaced = lm.pieces.text(ids[at : at + 1])[:1].isspace()
     text = context.removesuffix(" ") if spaced else context
     front: list[int] = lm.tokenizer.encode(text, add_special_tokens=False)
-    if spaced and turn is not None and not lm.pieces.text(front[:1])[:1].isspace():  # the space was the turn's
+    if (
+        spaced and turn is not None and not lm.pieces.text(front[:1])[:1].isspace()
+    ):  # the space was the turn's
         front = lm.tokenizer.encode(f" {text}", add_special_tokens=False)
     return [*ids[:at], *front, *ids[at:]]

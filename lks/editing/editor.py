@@ -102,7 +102,11 @@ class Editor(ABC, Generic[ParamsT]):
     @classmethod
     def preset(cls, model: str) -> Callable[[int, str], object] | None:
         """The preset that serves a model: its own, that of its family (the name's first part), or "default"; None if there is none."""
-        return cls.presets.get(model) or cls.presets.get(model.split("-", maxsplit=1)[0]) or cls.presets.get("default")
+        return (
+            cls.presets.get(model)
+            or cls.presets.get(model.split("-", maxsplit=1)[0])
+            or cls.presets.get("default")
+        )
 
     @classmethod
     def registry_name(cls) -> str:
@@ -121,7 +125,11 @@ class Editor(ABC, Generic[ParamsT]):
             None where there is nothing to go by.
         """
         published = cls.presets.get(PUBLISHED)
-        return None if published is None else lambda n_edits, dataset: _scaled(published(n_edits, dataset), blocks, dim)
+        return (
+            None
+            if published is None
+            else lambda n_edits, dataset: _scaled(published(n_edits, dataset), blocks, dim)
+        )
 
     @classmethod
     def by_rule(cls, model: str) -> bool:
@@ -135,7 +143,12 @@ class Editor(ABC, Generic[ParamsT]):
 
     @classmethod
     def for_model(
-        cls, model: str, dataset: str, n_edits: int, overrides: Mapping[str, str] | None = None, shape: Callable[[], tuple[int, int]] | None = None
+        cls,
+        model: str,
+        dataset: str,
+        n_edits: int,
+        overrides: Mapping[str, str] | None = None,
+        shape: Callable[[], tuple[int, int]] | None = None,
     ) -> Self:
         """Return the editor with the preset for a model, dataset and number of edits T, some parameters overridden.
 
@@ -189,7 +202,14 @@ class Editor(ABC, Generic[ParamsT]):
         return []
 
     @abstractmethod
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
+    def edit(
+        self,
+        lm: LM,
+        edits: Sequence[Edit],
+        seed: int = 0,
+        progress: Progress = no_progress,
+        after: After = no_callback,
+    ) -> Patch:
         """Make the edits.
 
         Args:
@@ -217,7 +237,9 @@ def _scaled(params: object, blocks: int, dim: int) -> object:
     """
     places = ("block", "first_block", "last_block")
     found = {name: getattr(params, name) for name in places if isinstance(getattr(params, name, None), int)}
-    changes: dict[str, object] = {name: min(blocks - 1, place * blocks // PUBLISHED_BLOCKS) for name, place in found.items()}
+    changes: dict[str, object] = {
+        name: min(blocks - 1, place * blocks // PUBLISHED_BLOCKS) for name, place in found.items()
+    }
     if hasattr(params, "corpus_tokens"):
         changes["corpus_tokens"] = min(params.corpus_tokens, TOKENS_PER_DIMENSION * dim)
     if hasattr(params, "precision"):
@@ -233,13 +255,19 @@ def _by_hand(method: type[Editor[ParamsT]], model: str, overrides: Mapping[str, 
     """Parameters of a method without preset and rule, all that have no default given by hand."""
     kind = method.params_type
     fields, hints = dataclasses.fields(kind), get_type_hints(kind)
-    needed = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    needed = [
+        f.name
+        for f in fields
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
     lacking = [name for name in needed if name not in overrides]
     if overrides and not lacking:
         started = {name: _parse(name, overrides[name], hints[name]) for name in needed}
         return override(kind(**started), overrides)
     name = method.registry_name()
-    sample = "".join(f", {key} = {_SAMPLES.get(hints[key], _TEXT)}" for key in lacking or [f.name for f in fields][:1])
+    sample = "".join(
+        f", {key} = {_SAMPLES.get(hints[key], _TEXT)}" for key in lacking or [f.name for f in fields][:1]
+    )
     raise UserError(
         f"Method {name!r} has no preset for model {model!r}, and no rule for models that it was not tuned for. "
         f'Give its parameters, in a grid as {{ method = "{name}"{sample} }}, or leave it out for this model.'
@@ -253,7 +281,11 @@ def always(params: ParamsT) -> Callable[[int, str], ParamsT]:
 
 def canonical(params: object) -> str:
     """Parameters as JSON with sorted keys: what `Cell.id` hashes."""
-    return json.dumps(dataclasses.asdict(params), sort_keys=True) if dataclasses.is_dataclass(params) and not isinstance(params, type) else "{}"
+    return (
+        json.dumps(dataclasses.asdict(params), sort_keys=True)
+        if dataclasses.is_dataclass(params) and not isinstance(params, type)
+        else "{}"
+    )
 
 
 def override(params: object, changes: Mapping[str, str]) -> object:

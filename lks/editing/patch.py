@@ -97,7 +97,12 @@ class Patch(ABC):
         tensors.unlink(missing_ok=True)
         save_file({k: v.detach().contiguous().cpu() for k, v in self.tensors().items()}, tensors)
         tensors.replace(folder / "patch.safetensors")
-        document = {"format": FORMAT, "kind": self.kind, "module": type(self).__module__, "settings": self.settings()}
+        document = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "module": type(self).__module__,
+            "settings": self.settings(),
+        }
         temporary = folder / "patch.json.part"
         temporary.unlink(missing_ok=True)
         temporary.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
@@ -130,7 +135,11 @@ def _method_modules() -> set[str]:
     """The files of methods, those of the folder `LKS_METHODS` among them."""
     if importlib.util.find_spec(METHODS) is None:
         return set()
-    return {f"{METHODS}.{part.name}" for part in pkgutil.iter_modules(importlib.import_module(METHODS).__path__) if not part.ispkg}
+    return {
+        f"{METHODS}.{part.name}"
+        for part in pkgutil.iter_modules(importlib.import_module(METHODS).__path__)
+        if not part.ispkg
+    }
 
 
 def _kind(folder: Path, document: _Document) -> type[Patch]:
@@ -142,7 +151,9 @@ def _kind(folder: Path, document: _Document) -> type[Patch]:
         module = HOMES.get(document.kind, document.module)
         if module not in HOMES.values() and module not in _method_modules():
             made = f"of kind {document.kind!r}, made by {one_line(document.module)}"
-            raise UserError(f"Patch {folder} is {made}, which is not installed as a part of this program. Update it, or edit again.")
+            raise UserError(
+                f"Patch {folder} is {made}, which is not installed as a part of this program. Update it, or edit again."
+            )
         importlib.import_module(module)
     if document.kind not in kinds():
         raise ValueError(f"{document.module} has no patch of kind {document.kind!r}")
@@ -159,7 +170,9 @@ def load(folder: Path) -> Patch:
     try:
         raw = parse_json(content_of(folder / "patch.json"))
         if isinstance(raw, dict) and isinstance(raw.get("format"), int) and raw["format"] > FORMAT:
-            raise UserError(f"Patch {folder} has format {raw['format']}; this version reads {FORMAT}. Upgrade lks-grid or edit again.")
+            raise UserError(
+                f"Patch {folder} has format {raw['format']}; this version reads {FORMAT}. Upgrade lks-grid or edit again."
+            )
         document = checked(_Document, raw)
         if document.format != FORMAT:
             raise ValueError(f"format {document.format}")
@@ -169,8 +182,19 @@ def load(folder: Path) -> Patch:
     except FileNotFoundError:
         if not folder.exists():
             raise UserError(f"{folder} does not exist. Name the folder of a patch.") from None
-        raise UserError(f"No patch in {folder}: patch.json and patch.safetensors are needed. Name another folder, or edit again.") from None
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, IndexError, RuntimeError, OverflowError) as error:
+        raise UserError(
+            f"No patch in {folder}: patch.json and patch.safetensors are needed. Name another folder, or edit again."
+        ) from None
+    except (
+        SafetensorError,
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+        IndexError,
+        RuntimeError,
+        OverflowError,
+    ) as error:
         what = one_line(f"{type(error).__name__}: {error}")
         raise DataError(f"Damaged patch in {folder} ({what}). Delete the folder and edit again.") from error
 
@@ -203,7 +227,9 @@ def check_tensor(name: str, tensor: Tensor, *shape: int | None) -> Tensor:
     Raises:
         ValueError: it is of another type or shape.
     """
-    fits = tensor.ndim == len(shape) and all(wanted in (None, size) for wanted, size in zip(shape, tensor.shape, strict=True))
+    fits = tensor.ndim == len(shape) and all(
+        wanted in (None, size) for wanted, size in zip(shape, tensor.shape, strict=True)
+    )
     if not fits or not tensor.is_floating_point():
         raise ValueError(f"{name} is of shape {tuple(tensor.shape)} and type {tensor.dtype}")
     return tensor
@@ -273,7 +299,9 @@ class WeightPatch(Patch):
         parameters = dict(lm.model.named_parameters())
         for name in self.names:
             if name not in parameters or parameters[name].shape != self._shape(name):
-                raise UserError(f"The patch changes {name} of shape {tuple(self._shape(name))}, which {lm.name or 'the model'} has not. Edit again.")
+                raise UserError(
+                    f"The patch changes {name} of shape {tuple(self._shape(name))}, which {lm.name or 'the model'} has not. Edit again."
+                )
         kept: dict[str, Tensor] = {}
         try:
             with torch.no_grad():

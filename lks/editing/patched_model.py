@@ -52,7 +52,9 @@ class PatchedModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transfo
     def __enter__(self) -> "PatchedModel":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if isinstance(self, PatchedModel):  # not if it was taken off inside
             self.unpatch()
 
@@ -72,14 +74,21 @@ class PatchedModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transfo
             return given.get(name, getattr(config or self.generation_config, name, None))
 
         if option("prefill_chunk_size"):
-            raise UserError("prefill_chunk_size does not go with a patch, which has to see a prompt in one piece to decide. Leave it out.")
+            raise UserError(
+                "prefill_chunk_size does not go with a patch, which has to see a prompt in one piece to decide. Leave it out."
+            )
         implementation = str(option("cache_implementation"))
         if self._patch.longer and any(name in implementation for name in FIXED_SIZE):
-            raise UserError(f"cache_implementation={implementation!r} has no room for the text that this patch puts before prompts. Take 'dynamic'.")
+            raise UserError(
+                f"cache_implementation={implementation!r} has no room for the text that this patch puts before prompts. Take 'dynamic'."
+            )
 
 
 def patched(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, patch: Patch | str | Path, architecture: Architecture | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    patch: Patch | str | Path,
+    architecture: Architecture | None = None,
 ) -> PatchedModel:
     """Put a patch on a model, to stay until `unpatch()`.
 
@@ -115,7 +124,11 @@ def patched(
         exits.enter_context(chosen.applied(lm))
         kind = type(model)
         longer = chosen.context_tokens(lm) > 0
-        model.__class__ = type(kind.__name__, (PatchedModel, kind), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
+        model.__class__ = type(
+            kind.__name__,
+            (PatchedModel, kind),
+            {"__module__": kind.__module__, "__qualname__": kind.__qualname__},
+        )
         edited = cast(PatchedModel, model)
         edited._patch = _On(kind, exits.pop_all(), longer)
     return edited

@@ -58,7 +58,13 @@ class ReusableReplies:
     def of(cls, rows: Iterable[AbilityRow], acts: Acts) -> Self:
         """From the unedited model's stored rows."""
         pairs = (pair for row in rows if row.requests for pair in json.loads(row.requests))
-        return cls({name: result if isinstance(result, str) else (float(result[0]), bool(result[1])) for name, result in pairs}, acts)
+        return cls(
+            {
+                name: result if isinstance(result, str) else (float(result[0]), bool(result[1]))
+                for name, result in pairs
+            },
+            acts,
+        )
 
 
 class TaskSuite:
@@ -79,16 +85,24 @@ class TaskSuite:
         DataError: documents that are missing or damaged.
     """
 
-    def __init__(self, names: Sequence[str], limit: int | None = None, batch_tokens: int | None = None) -> None:
+    def __init__(
+        self, names: Sequence[str], limit: int | None = None, batch_tokens: int | None = None
+    ) -> None:
         from lks.evaluation.ability_tasks import calm, load
 
         if limit is not None and limit < 1:
-            raise UserError(f"A test of ability needs at least one document per task, not {limit}. Raise the limit, or give none.")
+            raise UserError(
+                f"A test of ability needs at least one document per task, not {limit}. Raise the limit, or give none."
+            )
         self.batch_tokens = batch_tokens
         digest = hashlib.sha256(f"{VERSION} {version('lm_eval')}".encode())
         with calm():
             self.tasks = load(names)
-            self.samples = None if limit is None else {name: _chosen(name, len(task.eval_docs), limit) for name, task in self.tasks.items()}
+            self.samples = (
+                None
+                if limit is None
+                else {name: _chosen(name, len(task.eval_docs), limit) for name, task in self.tasks.items()}
+            )
             self.size = 0
             self._reseed()
             for name, task in sorted(self.tasks.items()):
@@ -96,11 +110,18 @@ class TaskSuite:
                 self.size += len(task.instances)
                 digest.update(json.dumps([name, str(task.VERSION)]).encode())
                 for one in task.instances:
-                    digest.update(f"{key(one.request_type, one.args)} {_json(task.doc_to_target(one.doc))}\n".encode())
+                    digest.update(
+                        f"{key(one.request_type, one.args)} {_json(task.doc_to_target(one.doc))}\n".encode()
+                    )
         self.identity = digest.hexdigest()[:16]
 
     def run(
-        self, lm: LM, draw: int = 0, known: ReusableReplies | None = None, progress: Progress = no_progress, context: int = 0
+        self,
+        lm: LM,
+        draw: int = 0,
+        known: ReusableReplies | None = None,
+        progress: Progress = no_progress,
+        context: int = 0,
     ) -> list[AbilityRow]:
         """Ask everything of the model as it stands.
 
@@ -124,7 +145,9 @@ class TaskSuite:
             logger.warning("%s are not what the model says; everything is asked.", found)
             return self._run(lm, draw, None, progress, context)
 
-    def _run(self, lm: LM, draw: int, known: ReusableReplies | None, progress: Progress, context: int) -> list[AbilityRow]:
+    def _run(
+        self, lm: LM, draw: int, known: ReusableReplies | None, progress: Progress, context: int
+    ) -> list[AbilityRow]:
         from lm_eval import evaluator
 
         from lks.evaluation.ability_tasks import calm
@@ -132,10 +155,18 @@ class TaskSuite:
 
         with calm():
             self._reseed()
-            asked = PatchAwareHFLM(lm, known, self.size, progress, context=context, batch_tokens=self.batch_tokens)
-            found = evaluator.evaluate(lm=asked, task_dict={"tasks": self.tasks}, samples=self.samples, bootstrap_iters=0)
+            asked = PatchAwareHFLM(
+                lm, known, self.size, progress, context=context, batch_tokens=self.batch_tokens
+            )
+            found = evaluator.evaluate(
+                lm=asked, task_dict={"tasks": self.tasks}, samples=self.samples, bootstrap_iters=0
+            )
         _note_shortened(asked)
-        return [row for name, task in self.tasks.items() for row in _rows(draw, name, task, found["samples"][name])]
+        return [
+            row
+            for name, task in self.tasks.items()
+            for row in _rows(draw, name, task, found["samples"][name])
+        ]
 
     def _reseed(self) -> None:
         """Without it lm-eval would draw other examples for each run."""
@@ -155,7 +186,11 @@ def agree(before: Result, now: Result, dtype: torch.dtype) -> bool:
     if isinstance(before, str) or isinstance(now, str):
         return before == now
     tolerance = 1e-4 if dtype == torch.float32 else 0.2
-    return abs(before[0] - now[0]) <= tolerance or before[0] == now[0] or (math.isnan(before[0]) and math.isnan(now[0]))
+    return (
+        abs(before[0] - now[0]) <= tolerance
+        or before[0] == now[0]
+        or (math.isnan(before[0]) and math.isnan(now[0]))
+    )
 
 
 def _json(value: object) -> str:
@@ -173,7 +208,11 @@ def _chosen(name: str, count: int, limit: int) -> list[int] | None:
 
 def _note_shortened(asked: "PatchAwareHFLM") -> None:
     if asked.shortened:
-        logger.warning("%d requests did not fit the model's window of %d tokens and lost their beginning.", asked.shortened, asked.max_length)
+        logger.warning(
+            "%d requests did not fit the model's window of %d tokens and lost their beginning.",
+            asked.shortened,
+            asked.max_length,
+        )
 
 
 def _rows(draw: int, name: str, task: Any, documents: Iterable[Mapping[str, Any]]) -> list[AbilityRow]:
@@ -183,12 +222,25 @@ def _rows(draw: int, name: str, task: Any, documents: Iterable[Mapping[str, Any]
     for one in sorted(documents, key=lambda one: int(one["doc_id"])):
         for metric in one["metrics"]:
             score = one[metric]
-            if not isinstance(score, int | float | np.number | np.bool_):  # a pair to be aggregated, as F1 has
+            if not isinstance(
+                score, int | float | np.number | np.bool_
+            ):  # a pair to be aggregated, as F1 has
                 continue
             full = metric if one["filter"] == "none" else f"{metric},{one['filter']}"
             requests = _requests(one) if one["doc_id"] != last else ""
             last = one["doc_id"]
-            rows.append(AbilityRow(draw, name, full, int(last), float(score), _target(task, one), _response(task, one), requests))
+            rows.append(
+                AbilityRow(
+                    draw,
+                    name,
+                    full,
+                    int(last),
+                    float(score),
+                    _target(task, one),
+                    _response(task, one),
+                    requests,
+                )
+            )
     if not rows:
         logger.warning("Task %s has no score per document: nothing is kept of it.", name)
     return rows
@@ -198,7 +250,13 @@ def _requests(one: Mapping[str, Any]) -> str:
     """What was asked and answered; of repeated requests the first answer."""
     pairs = []
     for args, (answer, *_) in zip(one["arguments"], one["resps"], strict=True):
-        kind = "generate_until" if isinstance(answer, str) else "loglikelihood" if isinstance(answer, tuple | list) else "loglikelihood_rolling"
+        kind = (
+            "generate_until"
+            if isinstance(answer, str)
+            else "loglikelihood"
+            if isinstance(answer, tuple | list)
+            else "loglikelihood_rolling"
+        )
         pairs.append([key(kind, args), answer])
     return json.dumps(pairs, ensure_ascii=False)
 
@@ -221,5 +279,9 @@ def _response(task: Any, one: Mapping[str, Any]) -> str:
         return ""
     if len(answers) == 1:
         return _target(task, one) if answers[0][1] else ""
-    choices = task.doc_to_choice(one["doc"]) if task.OUTPUT_TYPE == "multiple_choice" else [args[1].strip() for args in one["arguments"]]
+    choices = (
+        task.doc_to_choice(one["doc"])
+        if task.OUTPUT_TYPE == "multiple_choice"
+        else [args[1].strip() for args in one["arguments"]]
+    )
     return str(choices[int(np.argmax([answer[0] for answer in answers[: len(choices)]]))])

@@ -35,9 +35,20 @@ from lks.io.lines import split_lines
 
 SEED = 1234
 """lm-eval's own default for the choice of examples in prompts (`fewshot_random_seed`) and for sampling."""
-GROUPS: dict[str, tuple[str, ...]] = {"made": tuple(f"made_{task}" for task in TASKS), "paper": ("gsm8k", "sst2", "rte")}
+GROUPS: dict[str, tuple[str, ...]] = {
+    "made": tuple(f"made_{task}" for task in TASKS),
+    "paper": ("gsm8k", "sst2", "rte"),
+}
 _MADE_VERSION = 1  # of how the made items are asked; their text is part of a battery's identity anyway
-_NO_SCORE = {"f1", "mcc", "brier_score", "likelihood", "word_perplexity", "byte_perplexity", "bits_per_byte"}  # numbers of the whole task only
+_NO_SCORE = {
+    "f1",
+    "mcc",
+    "brier_score",
+    "likelihood",
+    "word_perplexity",
+    "byte_perplexity",
+    "bits_per_byte",
+}  # numbers of the whole task only
 
 Row = dict[str, Any]
 
@@ -61,12 +72,28 @@ class Local:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
-_NO_TRAINING = {"training_split": None}  # 67,349 documents that no prompt would use: these tasks show no examples
+_NO_TRAINING = {
+    "training_split": None
+}  # 67,349 documents that no prompt would use: these tasks show no examples
 LOCAL: dict[str, Local] = {
-    "gsm8k": Local("gsm8k", {"train": ("gsm8k/train.jsonl", 7473), "test": ("gsm8k/test.jsonl", 1319)}, ("question", "answer")),
-    "sst2": Local("glue/sst2", {"validation": ("sst2/dev.tsv", 872)}, ("sentence", "label"), {"0": 0, "1": 1}, _NO_TRAINING),
+    "gsm8k": Local(
+        "gsm8k",
+        {"train": ("gsm8k/train.jsonl", 7473), "test": ("gsm8k/test.jsonl", 1319)},
+        ("question", "answer"),
+    ),
+    "sst2": Local(
+        "glue/sst2",
+        {"validation": ("sst2/dev.tsv", 872)},
+        ("sentence", "label"),
+        {"0": 0, "1": 1},
+        _NO_TRAINING,
+    ),
     "rte": Local(
-        "glue/rte", {"validation": ("rte/dev.tsv", 277)}, ("sentence1", "sentence2", "label"), {"entailment": 0, "not_entailment": 1}, _NO_TRAINING
+        "glue/rte",
+        {"validation": ("rte/dev.tsv", 277)},
+        ("sentence1", "sentence2", "label"),
+        {"entailment": 0, "not_entailment": 1},
+        _NO_TRAINING,
     ),
 }
 
@@ -76,7 +103,10 @@ def calm() -> Iterator[None]:
     """Without progress bars and notices of lm-eval and what it calls, and with its random numbers seeded; all as before on leaving."""
     loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets")]
     levels = [logger.level for logger in loggers]
-    bars = [(datasets.are_progress_bars_disabled(), datasets.enable_progress_bars), (are_progress_bars_disabled(), enable_progress_bars)]
+    bars = [
+        (datasets.are_progress_bars_disabled(), datasets.enable_progress_bars),
+        (are_progress_bars_disabled(), enable_progress_bars),
+    ]
     tqdm = lm_eval.api.task.tqdm
     chance, numpy_chance = random.getstate(), np.random.get_state()
     try:
@@ -110,7 +140,9 @@ def load(names: Sequence[str]) -> dict[str, Any]:
     """
     wanted = dict.fromkeys(task for name in names for task in GROUPS.get(name, (name,)))
     if not wanted:
-        raise UserError(f"No test of ability was named. Known: {', '.join(known())}, and the tasks of lm-eval.")
+        raise UserError(
+            f"No test of ability was named. Known: {', '.join(known())}, and the tasks of lm-eval."
+        )
     everything = None
     tasks: dict[str, Any] = {}
     for name in wanted:
@@ -128,7 +160,9 @@ def load(names: Sequence[str]) -> dict[str, Any]:
 def _unknown(name: str, upstream: Sequence[str]) -> UserError:
     """The error for a name that nobody knows; lm-eval's own names are too many to be listed."""
     near = [match for match, _, _ in process.extract(name, upstream, scorer=fuzz.ratio, limit=2)]
-    return UserError(f"{str(unknown('test of ability', name, {*near, *known()})).removesuffix('.')}, and all other tasks of lm-eval.")
+    return UserError(
+        f"{str(unknown('test of ability', name, {*near, *known()})).removesuffix('.')}, and all other tasks of lm-eval."
+    )
 
 
 def known() -> list[str]:
@@ -157,33 +191,49 @@ def _load(manager: Any, name: str) -> dict[str, Any]:
     elif name in LOCAL:
         documents, hint = _documents(LOCAL[name])
         if documents:
-            spec = {**manager.task_index[name].cfg, **LOCAL[name].changes, "custom_dataset": _source(documents)}
+            spec = {
+                **manager.task_index[name].cfg,
+                **LOCAL[name].changes,
+                "custom_dataset": _source(documents),
+            }
     if isinstance(spec, str) and (no_hub := hub.why_not()):
         hint = f"{no_hub} {hint}"
     try:
         return dict(manager.load(spec)["tasks"])
     except ImportError as error:
-        raise UserError(f"Task {name!r} of lm-eval needs a package that is not installed: {error}. Install it, or leave the task out.") from error
+        raise UserError(
+            f"Task {name!r} of lm-eval needs a package that is not installed: {error}. Install it, or leave the task out."
+        ) from error
     except (OSError, RuntimeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
+        reason = (
+            f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
+        )
         raise DataError(f"The documents of task {name!r} cannot be read ({reason}). {hint}") from error
 
 
 def _check(name: str, task: Any) -> None:
     """What would fail, or give nothing, only after the model has worked."""
     if getattr(task, "UNSAFE_CODE", False):
-        raise UserError(f"Task {name!r} runs code that the model writes, which is not done here. Leave it out.")
+        raise UserError(
+            f"Task {name!r} runs code that the model writes, which is not done here. Leave it out."
+        )
     if getattr(task, "MULTIMODAL", False):
         raise UserError(f"Task {name!r} has images or sound, and the models here read text. Leave it out.")
-    if task.OUTPUT_TYPE in ("multiple_choice", "loglikelihood_rolling") and _NO_SCORE.issuperset(task.aggregation()):
-        raise UserError(f"Task {name!r} has no score per document, only {', '.join(task.aggregation())} of all together. Leave it out.")
+    if task.OUTPUT_TYPE in ("multiple_choice", "loglikelihood_rolling") and _NO_SCORE.issuperset(
+        task.aggregation()
+    ):
+        raise UserError(
+            f"Task {name!r} has no score per document, only {', '.join(task.aggregation())} of all together. Leave it out."
+        )
 
 
 def _source(documents: Mapping[str, list[Row]]) -> Callable[..., Any]:
     """What lm-eval calls for the documents of a task (`custom_dataset`): split -> rows, from memory."""
 
     def source(**_metadata: object) -> Any:
-        return datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split, rows in documents.items()})
+        return datasets.DatasetDict(
+            {split: datasets.Dataset.from_list(rows) for split, rows in documents.items()}
+        )
 
     return source
 
@@ -192,7 +242,10 @@ def _made(name: str) -> Row:
     """lm-eval's definition of a made task."""
     task: Made = next(task for task in TASKS if name == f"made_{task}")
     items = ability_items(task, "test")
-    rows = [{"prompt": item.prompt, "choices": list(item.choices), "label": item.choices.index(item.answer)} for item in items]
+    rows = [
+        {"prompt": item.prompt, "choices": list(item.choices), "label": item.choices.index(item.answer)}
+        for item in items
+    ]
     return {
         "task": name,
         "output_type": "multiple_choice",
@@ -211,8 +264,13 @@ def _documents(local: Local) -> tuple[dict[str, list[Row]], str]:
     folder = named_folder() or BESIDE
     missing = [file for file, _ in local.files.values() if not (folder / file).is_file()]
     if missing:
-        return {}, f"Connect to the Hugging Face hub, or put {' and '.join(missing)} into {folder} (LKS_DATA names another folder)."
-    return {split: _read(local, folder / file, count) for split, (file, count) in local.files.items()}, "Check the files in the data folder."
+        return (
+            {},
+            f"Connect to the Hugging Face hub, or put {' and '.join(missing)} into {folder} (LKS_DATA names another folder).",
+        )
+    return {
+        split: _read(local, folder / file, count) for split, (file, count) in local.files.items()
+    }, "Check the files in the data folder."
 
 
 def _read(local: Local, file: Path, count: int) -> list[Row]:
@@ -222,13 +280,20 @@ def _read(local: Local, file: Path, count: int) -> list[Row]:
         rows = _table(lines, local.labels) if local.labels else [json.loads(line) for line in lines]
         rows = [{column: row[column] for column in local.columns} for row in rows]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file} is not as it was published ({type(error).__name__}: {error}). Put the published file there.") from error
+        raise DataError(
+            f"{file} is not as it was published ({type(error).__name__}: {error}). Put the published file there."
+        ) from error
     if len(rows) != count:
-        raise DataError(f"{file} holds {len(rows)} documents, {count} were published. Put the published file there.")
+        raise DataError(
+            f"{file} holds {len(rows)} documents, {count} were published. Put the published file there."
+        )
     return rows
 
 
 def _table(lines: Sequence[str], labels: Mapping[str, int]) -> list[Row]:
     """Rows of a tab-separated file with a header; quotes are characters like any other, and spaces at the end belong to a text."""
     header, *rest = (line.split("\t") for line in lines)
-    return [{**row, "label": labels[row["label"]]} for row in (dict(zip(header, cells, strict=True)) for cells in rest)]
+    return [
+        {**row, "label": labels[row["label"]]}
+        for row in (dict(zip(header, cells, strict=True)) for cells in rest)
+    ]

@@ -67,9 +67,15 @@ def wild_right(answers: Sequence[Answer]) -> list[bool]:
     import duckdb
 
     with duckdb.connect() as connection:
-        for statement in duckdb.extract_statements((Path(__file__).parents[1] / "results" / "wild.sql").read_text(encoding="utf-8")):
+        for statement in duckdb.extract_statements(
+            (Path(__file__).parents[1] / "results" / "wild.sql").read_text(encoding="utf-8")
+        ):
             connection.execute(statement)
-        given = [[one.wild_text for one in answers], [one.answer for one in answers], [list(one.accepted) for one in answers]]
+        given = [
+            [one.wild_text for one in answers],
+            [one.answer for one in answers],
+            [list(one.accepted) for one in answers],
+        ]
         columns = "generate_subscripts($1::VARCHAR[], 1) AS row, unnest($1::VARCHAR[]) AS text, unnest($2::VARCHAR[]) AS answer"
         query = f"SELECT wild_right(text, answer, accepted) FROM (SELECT {columns}, unnest($3::VARCHAR[][]) AS accepted) ORDER BY row"
         return [right == 1 for (right,) in connection.execute(query, given).fetchall()]
@@ -122,7 +128,10 @@ def _goes_on(wanted: str, rest: str) -> bool:
         return _word_goes_on(wanted, rest)
     if last in "-'":
         return _wordy(after)
-    return last in ".," and ((after.isdigit() and wanted[-2:-1].isdigit()) or (after.isalpha() and re.search(r"\b[^\W\d_]\.$", wanted) is not None))
+    return last in ".," and (
+        (after.isdigit() and wanted[-2:-1].isdigit())
+        or (after.isalpha() and re.search(r"\b[^\W\d_]\.$", wanted) is not None)
+    )
 
 
 def _number_goes_on(wanted: str, rest: str) -> bool:

@@ -32,7 +32,9 @@ def prompts(cases: Sequence[Case], draw: int, draws: int) -> list[tuple[str, str
 
 
 @torch.no_grad()
-def write(lm: LM, asked: Sequence[tuple[str, str, str]], draw: int, grows: int = 0, progress: Progress = no_progress) -> list[Generation]:
+def write(
+    lm: LM, asked: Sequence[tuple[str, str, str]], draw: int, grows: int = 0, progress: Progress = no_progress
+) -> list[Generation]:
     """The model's own text behind each prompt.
 
     Args:
@@ -47,7 +49,9 @@ def write(lm: LM, asked: Sequence[tuple[str, str, str]], draw: int, grows: int =
     found: dict[int, Generation] = {}
     for batch in reversed(batches([len(e.ids) + grows + TOKENS for e in encoded], 16384)):
         ids, mask = lm.pad([encoded[i].ids for i in batch], side="left")
-        out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
+        out = lm.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1
+        )
         limits = StopLimits([TOKENS] * len(batch), [1] * len(batch), [False] * len(batch))
         made = generate(lm, stops, out.past_key_values, mask, out.logits[:, -1], limits)
         for i, row in zip(batch, made, strict=True):

@@ -31,7 +31,15 @@ ROOM = 4
 """A quarter of the model's window is left to what in-context methods put in front: longer prompts are left out, whatever the method."""
 
 
-def decide(lm: LM, patch: Patch, cases: Sequence[Case], spare: Iterable[Case], draw: int, probes: int = PROBES, seed: int = 0) -> list[Decision]:
+def decide(
+    lm: LM,
+    patch: Patch,
+    cases: Sequence[Case],
+    spare: Iterable[Case],
+    draw: int,
+    probes: int = PROBES,
+    seed: int = 0,
+) -> list[Decision]:
     """A decision on each of many prompts, set by set: those of `lks.evaluation.scope_decisions.asked`, `variants` and plain text.
 
     Where a patch does not say which subject it acts for, a decision that fired has found "", and "" is expected of all: such a patch
@@ -56,7 +64,10 @@ def decide(lm: LM, patch: Patch, cases: Sequence[Case], spare: Iterable[Case], d
     fired = acted(lm, patch, [one.prompt for one in prompts]) or []
     if not patch.subjects:
         prompts = [replace(one, subject_expected="") for one in prompts]
-    return [Decision(draw, one.probe_set, one.probe, one.case_id, found, one.subject_expected) for one, found in zip(prompts, fired, strict=True)]
+    return [
+        Decision(draw, one.probe_set, one.probe, one.case_id, found, one.subject_expected)
+        for one, found in zip(prompts, fired, strict=True)
+    ]
 
 
 def variants(edited: Sequence[Case], probes: int, seed: int = 0) -> list[ScopeQuery]:
@@ -73,11 +84,15 @@ def variants(edited: Sequence[Case], probes: int, seed: int = 0) -> list[ScopeQu
     found: list[ScopeQuery] = []
     for kind in get_args(Variant):
         own = islice(_respelt(edited, kind, owners, seed), probes)
-        found += [ScopeQuery(kind, i, case.case_id, text, case.edit.subject) for i, (case, text) in enumerate(own)]
+        found += [
+            ScopeQuery(kind, i, case.case_id, text, case.edit.subject) for i, (case, text) in enumerate(own)
+        ]
     return found
 
 
-def _respelt(edited: Sequence[Case], kind: Variant, owners: dict[str, set[str]], seed: int) -> Iterator[tuple[Case, str]]:
+def _respelt(
+    edited: Sequence[Case], kind: Variant, owners: dict[str, set[str]], seed: int
+) -> Iterator[tuple[Case, str]]:
     """Each case with its edit prompt in another spelling, where there is one."""
     for case in edited:
         subject, frame = case.edit.subject, carrier(case.edit.prompt, case.edit.subject)
@@ -102,7 +117,9 @@ def _fitting(lm: LM, prompts: Sequence[ScopeQuery]) -> list[ScopeQuery]:
 
 
 @torch.no_grad()
-def acted(lm: LM, patch: Patch, prompts: Sequence[str], batch_tokens: int = 4096) -> list[tuple[str, ...]] | None:
+def acted(
+    lm: LM, patch: Patch, prompts: Sequence[str], batch_tokens: int = 4096
+) -> list[tuple[str, ...]] | None:
     """For each prompt the subject that the edits act for, () where they do not act; None for a patch without a gate.
 
     Prompts of which the text alone proves that nothing acts (`Patch.fires`) are not run.
@@ -121,7 +138,13 @@ def acted(lm: LM, patch: Patch, prompts: Sequence[str], batch_tokens: int = 4096
     with patch.applied(lm):
         for chosen in batches([len(row) + grows for row in rows], batch_tokens):
             ids, mask = lm.pad([rows[i] for i in chosen], "left")
-            out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
+            out = lm.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions(mask),
+                use_cache=True,
+                logits_to_keep=1,
+            )
             told = getattr(out.past_key_values, "row_state", {})
             if FIRED not in told:
                 return None

@@ -65,7 +65,9 @@ def with_drift(
         with patch.applied(lm):
             after = (_log_probabilities(lm, *row) for row in rows)
             for batch, old, new in zip(piece, before, after, strict=True):
-                for i, value in zip(batch, _divergence(old, new, [len(unedited[i].ar_ids) for i in batch]), strict=True):
+                for i, value in zip(
+                    batch, _divergence(old, new, [len(unedited[i].ar_ids) for i in batch]), strict=True
+                ):
                     made[i] = replace(made[i], kl=value)
                 done += len(batch)
                 progress(done / len(open_))
@@ -75,13 +77,21 @@ def with_drift(
 def _log_probabilities(lm: LM, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Tensor:
     """Log p at each answer position, [answer positions of all rows, vocabulary]: prompts alone first, then the answers behind them."""
     ids, mask = lm.pad(prompts, side="left")
-    out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
+    out = lm.model(
+        input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1
+    )
     given, kept = lm.pad(answers)
     logits = out.logits[:, -1:]
     if given.shape[1] > 1:
         more = torch.cat([mask, kept[:, :-1]], 1)
         places = positions(more)[:, mask.shape[1] :]
-        fed = lm.model(input_ids=given[:, :-1], attention_mask=more, position_ids=places, past_key_values=out.past_key_values, use_cache=True)
+        fed = lm.model(
+            input_ids=given[:, :-1],
+            attention_mask=more,
+            position_ids=places,
+            past_key_values=out.past_key_values,
+            use_cache=True,
+        )
         logits = torch.cat([logits, fed.logits], 1)
     found: Tensor = logits[kept.bool()].float().log_softmax(-1)
     return found

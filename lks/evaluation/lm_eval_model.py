@@ -65,9 +65,17 @@ class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         self.batch_tokens = batch_tokens or (4096 if lm.device.type == "cpu" else 8192)
         self._total, self._done, self._progress = max(total, 1), 0, progress
         self.shortened = 0
-        self._encoded = lru_cache(maxsize=64)(super().tok_encode)  # a prompt comes once with each of its choices
+        self._encoded = lru_cache(maxsize=64)(
+            super().tok_encode
+        )  # a prompt comes once with each of its choices
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **kwargs: Any) -> list[int]:
+    def tok_encode(
+        self,
+        string: str,
+        add_special_tokens: bool | None = None,
+        left_truncate_len: int | None = None,
+        **kwargs: Any,
+    ) -> list[int]:
         """Token ids of a text, with the tokenizer's special tokens unless told otherwise."""
         return list(self._encoded(string, add_special_tokens, left_truncate_len, **kwargs))
 
@@ -97,7 +105,9 @@ class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             room = self.max_length - self._new_tokens(request)
             if room <= 0:
                 needs = f"generates up to {self._new_tokens(request)} tokens; the model's window holds {self.max_length} with the prompt"
-                raise UserError(f"Task {request.task_name!r} {needs}. Leave the task out, or take another model.")
+                raise UserError(
+                    f"Task {request.task_name!r} {needs}. Leave the task out, or take another model."
+                )
             length = len(self.tok_encode(request.args[0]))
             self.shortened += length > room
             lengths.append(min(length, room) + self.context + self._new_tokens(request))
@@ -129,7 +139,11 @@ class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         for chosen in batches(lengths, self.batch_tokens):
             asked = [i for group in chosen for i in numbers[group]]
             owners = [row for row, group in enumerate(chosen) for _ in numbers[group]]
-            for i, result in zip(asked, self._score([prompts[g] for g in chosen], owners, [requests[i][2] for i in asked]), strict=True):
+            for i, result in zip(
+                asked,
+                self._score([prompts[g] for g in chosen], owners, [requests[i][2] for i in asked]),
+                strict=True,
+            ):
                 found[i] = result
             self._advance(len(asked))
         return found
@@ -138,14 +152,20 @@ class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         """The end of a prompt that fits the window with its answer, whose last token is not fed."""
         room = int(self.max_length) + 1 - len(answer)
         if room <= 0:
-            raise UserError(f"An answer of {len(answer)} tokens does not fit the model's window of {self.max_length}. Leave the task out.")
+            raise UserError(
+                f"An answer of {len(answer)} tokens does not fit the model's window of {self.max_length}. Leave the task out."
+            )
         self.shortened += len(prompt) > room
         return tuple(prompt[-room:])
 
-    def _score(self, prompts: Sequence[Sequence[int]], owners: Sequence[int], answers: Sequence[list[int]]) -> list[tuple[float, bool]]:
+    def _score(
+        self, prompts: Sequence[Sequence[int]], owners: Sequence[int], answers: Sequence[list[int]]
+    ) -> list[tuple[float, bool]]:
         """Likelihoods of answers [n], each behind the prompt in row `owners[i]`."""
         ids, mask = self.lm.pad(prompts, side="left")
-        out = self.lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
+        out = self.lm.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1
+        )
         rows = torch.tensor(owners, device=ids.device)
         targets, kept = self.lm.pad(answers)
         first = out.logits[:, -1].float()
@@ -155,7 +175,13 @@ class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             cache.batch_select_indices(rows)
             more = torch.cat([mask[rows], kept[:, :-1]], 1)
             places = positions(more)[:, mask.shape[1] :]
-            fed = self.lm.model(input_ids=targets[:, :-1], attention_mask=more, position_ids=places, past_key_values=cache, use_cache=True)
+            fed = self.lm.model(
+                input_ids=targets[:, :-1],
+                attention_mask=more,
+                position_ids=places,
+                past_key_values=cache,
+                use_cache=True,
+            )
             logits = fed.logits.float()
             later, best = _taken(logits - logits.logsumexp(-1, keepdim=True), targets[:, 1:])
             scores, greedy = torch.cat([scores, later], 1), torch.cat([greedy, best], 1)
@@ -163,7 +189,9 @@ class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         sums, best = scores.double().masked_fill(~held, 0.0).sum(1), (greedy | ~held).all(1)
         return list(zip(sums.tolist(), best.tolist(), strict=True))
 
-    def _reusing(self, kind: str, requests: Sequence[Any], ask: Callable[[list[Any]], list[Any]]) -> list[Any]:
+    def _reusing(
+        self, kind: str, requests: Sequence[Any], ask: Callable[[list[Any]], list[Any]]
+    ) -> list[Any]:
         """Answers to requests, those of the unedited model where the edits do not act.
 
         Raises:
@@ -172,7 +200,9 @@ class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         stored = {} if self.known is None else self._stored(self.known, kind, requests)
         count = min(len(stored), max(_SAMPLE, math.ceil(_SAMPLE_SHARE * len(stored))))
         again = random.Random(0).sample(sorted(stored), count)
-        pairs = [(stored[i], result) for i, result in zip(again, ask([requests[i] for i in again]), strict=True)]
+        pairs = [
+            (stored[i], result) for i, result in zip(again, ask([requests[i] for i in again]), strict=True)
+        ]
         differing = sum(not agree(before, now, self.lm.model.dtype) for before, now in pairs)
         if differing > (0 if self.lm.model.dtype == torch.float32 else count // 5):
             raise Mismatch(f"{differing} of {count} answers of the unedited model that were to be used again")
@@ -183,7 +213,11 @@ class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
 
     def _stored(self, known: ReusableReplies, kind: str, requests: Sequence[Any]) -> dict[int, Result]:
         """Request -> what the unedited model answered, for requests on whose prompts the edits do not act."""
-        found = {i: known.answers[name] for i, name in enumerate(key(kind, request.args) for request in requests) if name in known.answers}
+        found = {
+            i: known.answers[name]
+            for i, name in enumerate(key(kind, request.args) for request in requests)
+            if name in known.answers
+        }
         found = {i: result for i, result in found.items() if self._whole(kind, requests[i].args)}
         texts = list(dict.fromkeys(requests[i].args[0] for i in found))
         acted = (known.acts(texts) if texts else None) or [True] * len(texts)
@@ -198,7 +232,10 @@ class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         room = int(self.max_length) - len(self.tok_encode(prompt))
         if kind == "loglikelihood":
             return len(how.encode()) < room  # no more tokens than bytes
-        return not how.get("do_sample") and int(normalize_gen_kwargs(how, self.max_gen_toks)["max_gen_toks"]) <= room
+        return (
+            not how.get("do_sample")
+            and int(normalize_gen_kwargs(how, self.max_gen_toks)["max_gen_toks"]) <= room
+        )
 
     def _advance(self, count: int) -> None:
         self._done += count

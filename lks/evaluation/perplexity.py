@@ -16,7 +16,17 @@ from lks.models.frozen_prefix import batches
 from lks.models.lm import LM
 from lks.results.rows import PASSAGES, Passage
 
-__all__ = ["SCHEMA", "TEXTS", "Passage", "Verdict", "collapse_verdict", "measure_passages", "median_perplexity", "perplexity", "texts_for"]
+__all__ = [
+    "SCHEMA",
+    "TEXTS",
+    "Passage",
+    "Verdict",
+    "collapse_verdict",
+    "measure_passages",
+    "median_perplexity",
+    "perplexity",
+    "texts_for",
+]
 
 SCHEMA = PASSAGES
 Verdict = Literal["fine", "suspect", "collapsed"]
@@ -27,13 +37,20 @@ _COUNT, _SENTENCES = 64, 3
 LARGE, FEWER = 50_000_000, 16
 """A model of so many parameters reads the first so many texts alone: its alarm is as sure with them, and its time grows with its size."""
 _PLAIN = sentences(_COUNT * _SENTENCES, seed=64)
-TEXTS: tuple[str, ...] = tuple(" ".join(_PLAIN[i : i + _SENTENCES]) for i in range(0, len(_PLAIN), _SENTENCES))
+TEXTS: tuple[str, ...] = tuple(
+    " ".join(_PLAIN[i : i + _SENTENCES]) for i in range(0, len(_PLAIN), _SENTENCES)
+)
 """Short passages about nobody, in words that the micro models know too."""
 
 
 @torch.no_grad()
 def measure_passages(
-    lm: LM, texts: Sequence[str] | None = None, draw: int = 0, context: int = 0, batch_tokens: int = 2048, progress: Progress = no_progress
+    lm: LM,
+    texts: Sequence[str] | None = None,
+    draw: int = 0,
+    context: int = 0,
+    batch_tokens: int = 2048,
+    progress: Progress = no_progress,
 ) -> list[Passage]:
     """Likelihood of each text under the model as it stands.
 
@@ -53,7 +70,9 @@ def measure_passages(
     """
     texts = texts_for(lm) if texts is None else texts
     window = int(lm.model.config.max_position_embeddings)
-    room = max(window // 4, window - context)  # `context` is the most that may come; in-context patches cut theirs to what fits
+    room = max(
+        window // 4, window - context
+    )  # `context` is the most that may come; in-context patches cut theirs to what fits
     rows = [encoded.ids[:room] for encoded in lm.encode(texts, [""] * len(texts))]
     lengths = [len(row) for row in rows]
     if min(lengths, default=2) < 2:
@@ -75,7 +94,9 @@ def _logprobs(lm: LM, rows: Sequence[Sequence[int]]) -> list[float]:
     ids, mask = lm.pad(rows)
     logits = lm.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
     taken = logits.gather(-1, ids[:, 1:, None])[..., 0] - logits.logsumexp(-1)
-    sums: list[float] = taken.double().masked_fill(~mask[:, 1:].bool(), 0.0).sum(1).tolist()  # padding is left out even where it is NaN
+    sums: list[float] = (
+        taken.double().masked_fill(~mask[:, 1:].bool(), 0.0).sum(1).tolist()
+    )  # padding is left out even where it is NaN
     return sums
 
 

@@ -77,7 +77,12 @@ _BETWEEN = 8
 
 @torch.no_grad()
 def overheads(
-    lm: LM, patch: Patch, prompts: Sequence[str], draw: int = 0, seconds: float = SECONDS, progress: Progress = no_progress
+    lm: LM,
+    patch: Patch,
+    prompts: Sequence[str],
+    draw: int = 0,
+    seconds: float = SECONDS,
+    progress: Progress = no_progress,
 ) -> list[Timing]:
     """Time prefills without and with a patch in force, in pairs that take turns in being first.
 
@@ -92,7 +97,9 @@ def overheads(
         seconds: for all of it; one prefill alone may take longer.
         progress: called with the fraction done.
     """
-    rows = [encoded.ids for encoded in lm.encode(prompts[: max(BATCHES)], [""] * min(len(prompts), max(BATCHES)))]
+    rows = [
+        encoded.ids for encoded in lm.encode(prompts[: max(BATCHES)], [""] * min(len(prompts), max(BATCHES)))
+    ]
     began = time.monotonic()
     found: list[Timing] = []
     longest, before = 0.0, 1
@@ -101,9 +108,19 @@ def overheads(
         if time.monotonic() + (1 + FEWEST if most else 1) * longest * size / before > until:
             break
         ids, mask = lm.pad([rows[i % len(rows)] for i in range(size)], side="left")
-        pairs, longest = _pairs(lm, patch, partial(_prefill, lm, ids, mask), (until, most), lambda: progress((time.monotonic() - began) / seconds))
+        pairs, longest = _pairs(
+            lm,
+            patch,
+            partial(_prefill, lm, ids, mask),
+            (until, most),
+            lambda: progress((time.monotonic() - began) / seconds),
+        )
         before = size
-        found += [Timing(draw, size, number, *pair) for number, pair in enumerate(pairs)] if len(pairs) >= FEWEST else []
+        found += (
+            [Timing(draw, size, number, *pair) for number, pair in enumerate(pairs)]
+            if len(pairs) >= FEWEST
+            else []
+        )
     progress(1.0)
     return found
 
@@ -133,7 +150,9 @@ def _pairs(
 def _prefill(lm: LM, ids: torch.Tensor, mask: torch.Tensor) -> float:
     """Seconds of one prefill."""
     start = _now()
-    lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
+    lm.model(
+        input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1
+    )
     return _now() - start
 
 

@@ -112,7 +112,9 @@ def key_of(answer: Answer) -> Key:
 
 
 @torch.no_grad()
-def ask(lm: LM, cases: Sequence[Case], asking: Asking | None = None, progress: Progress = no_progress) -> list[Answer]:
+def ask(
+    lm: LM, cases: Sequence[Case], asking: Asking | None = None, progress: Progress = no_progress
+) -> list[Answer]:
     """Ask the probes of some cases.
 
     Args:
@@ -133,7 +135,11 @@ def ask(lm: LM, cases: Sequence[Case], asking: Asking | None = None, progress: P
 
 @torch.no_grad()
 def ask_draws(
-    lm: LM, draws: Mapping[int, Sequence[Case]], asking: Asking, known: Mapping[int, ReusableAnswers] | None = None, progress: Progress = no_progress
+    lm: LM,
+    draws: Mapping[int, Sequence[Case]],
+    asking: Asking,
+    known: Mapping[int, ReusableAnswers] | None = None,
+    progress: Progress = no_progress,
 ) -> list[Answer]:
     """Ask the probes of several draws in batches across draws: of one and the same model, or inside `lks.evaluation.side_by_side`.
 
@@ -157,7 +163,10 @@ def ask_draws(
         for probe in case.probes
         if not asking.kinds or probe.kind in asking.kinds
     ]
-    prompts = [wrapped(asking.context, lm, probe.prompt, joined(case.edit.prompt, case.edit.target)) for _, case, probe in chosen]
+    prompts = [
+        wrapped(asking.context, lm, probe.prompt, joined(case.edit.prompt, case.edit.target))
+        for _, case, probe in chosen
+    ]
     taken: dict[int, Answer] = {}
     sample: list[int] = []
     for draw, said in (known or {}).items():
@@ -165,10 +174,18 @@ def ask_draws(
         taken |= free
         sample += random.Random(draw).sample(list(free), min(len(free), max(SAMPLE, len(free) // 50)))
     rest = sorted(set(range(len(chosen))) - set(taken) | set(sample))
-    made = dict(zip(rest, _asked(lm, [chosen[i] for i in rest], [prompts[i] for i in rest], asking, progress), strict=True))
+    made = dict(
+        zip(
+            rest,
+            _asked(lm, [chosen[i] for i in rest], [prompts[i] for i in rest], asking, progress),
+            strict=True,
+        )
+    )
     different = [taken[i].prompt for i in sample if not same(taken[i], made[i])]
     if different:
-        raise ReuseError(f"{len(different)} of {len(sample)} answers differ from the unedited model's, {different[0]!r} first")
+        raise ReuseError(
+            f"{len(different)} of {len(sample)} answers differ from the unedited model's, {different[0]!r} first"
+        )
     return [taken[i] if i in taken else made[i] for i in range(len(chosen))]
 
 
@@ -183,7 +200,9 @@ class ReuseError(Exception):
     """An answer that should have been the unedited model's was not."""
 
 
-def _free(questions: Sequence[tuple[int, int, Case, Probe, str]], known: ReusableAnswers) -> dict[int, Answer]:
+def _free(
+    questions: Sequence[tuple[int, int, Case, Probe, str]], known: ReusableAnswers
+) -> dict[int, Answer]:
     """The unedited model's answers to those of one draw's questions (number, draw, case, probe, prompt) on which the edits do not act, by number."""
     acts = known.acts([prompt for *_, prompt in questions])
     taken: dict[int, Answer] = {}
@@ -194,7 +213,9 @@ def _free(questions: Sequence[tuple[int, int, Case, Probe, str]], known: Reusabl
     return taken
 
 
-def free_lengths(lm: LM, prompts: Sequence[str], probes: Sequence[Probe], encoded: Sequence[Encoded]) -> list[int]:
+def free_lengths(
+    lm: LM, prompts: Sequence[str], probes: Sequence[Probe], encoded: Sequence[Encoded]
+) -> list[int]:
     """Return how many tokens the free answer to each prompt may have: `LONGEST`, or `SPARE` more than the longest right answer has.
 
     Args:
@@ -205,8 +226,15 @@ def free_lengths(lm: LM, prompts: Sequence[str], probes: Sequence[Probe], encode
     """
     longest = [max(LONGEST, len(row.answer) + SPARE) for row in encoded]
     # No token spells less than a byte, so shorter spellings need not be tokenised.
-    long = [(i, one) for i, probe in enumerate(probes) for one in probe.accepted if len(one.encode()) > LONGEST - SPARE]
-    for (i, _), row in zip(long, lm.encode([prompts[i] for i, _ in long], [one for _, one in long]), strict=True):
+    long = [
+        (i, one)
+        for i, probe in enumerate(probes)
+        for one in probe.accepted
+        if len(one.encode()) > LONGEST - SPARE
+    ]
+    for (i, _), row in zip(
+        long, lm.encode([prompts[i] for i, _ in long], [one for _, one in long]), strict=True
+    ):
         longest[i] = max(longest[i], len(row.answer) + SPARE)
     return longest
 
@@ -215,11 +243,17 @@ KEEPING = ("locality", "neighbour")
 """Kinds of probes whose answers an edit should leave alone."""
 
 
-def _asked(lm: LM, chosen: Sequence[tuple[int, Case, Probe]], prompts: Sequence[str], how: Asking, progress: Progress) -> list[Answer]:
+def _asked(
+    lm: LM, chosen: Sequence[tuple[int, Case, Probe]], prompts: Sequence[str], how: Asking, progress: Progress
+) -> list[Answer]:
     """Answers of the model as it stands to probes (draw, case, probe)."""
     encoded = lm.encode(prompts, [probe.answer for *_, probe in chosen])
     having = [i for i, (*_, probe) in enumerate(chosen) if probe.rival]
-    rivals = dict(zip(having, lm.encode([prompts[i] for i in having], [chosen[i][2].rival for i in having]), strict=True))
+    rivals = dict(
+        zip(
+            having, lm.encode([prompts[i] for i in having], [chosen[i][2].rival for i in having]), strict=True
+        )
+    )
     longest = free_lengths(lm, prompts, [probe for *_, probe in chosen], encoded)
     questions = [
         _Question(draw, case, probe, prompt, own, rivals[i].answer if i in rivals else [], longest[i])
@@ -227,7 +261,9 @@ def _asked(lm: LM, chosen: Sequence[tuple[int, Case, Probe]], prompts: Sequence[
     ]
     stops = Stops(lm) if questions else None
     reads: dict[int, _Read] = {}
-    for batch in reversed(batches([len(e.ids) + how.grows for e in encoded], how.batch_tokens)):  # a longer one never looks like a continuation
+    for batch in reversed(
+        batches([len(e.ids) + how.grows for e in encoded], how.batch_tokens)
+    ):  # a longer one never looks like a continuation
         assert stops is not None
         reads.update(zip(batch, _read(lm, stops, [questions[i] for i in batch], how), strict=True))
         progress(len(reads) / len(questions))
@@ -265,13 +301,16 @@ def _read(lm: LM, stops: Stops, questions: Sequence[_Question], how: Asking) -> 
     """All read-outs of one batch from one prefill."""
     ids, mask = lm.pad([q.encoded.ids[: q.encoded.n_prompt] for q in questions], side="left")
     with owned_by([q.draw for q in questions]):
-        out = lm.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
+        out = lm.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1
+        )
     first, cache = out.logits[:, -1].float(), out.past_key_values
     gates = getattr(cache, "row_state", {}).get(FIRED)
     best, scores = _forced(lm, cache, mask, first, [q.encoded.answer for q in questions])
     fired = [None] * len(questions) if gates is None else gates.tolist()
     reads = [
-        _Read(best[i, : len(q.encoded.answer)].tolist(), score, fired[i]) for i, (q, score) in enumerate(zip(questions, scores.tolist(), strict=True))
+        _Read(best[i, : len(q.encoded.answer)].tolist(), score, fired[i])
+        for i, (q, score) in enumerate(zip(questions, scores.tolist(), strict=True))
     ]
     with_rival = [i for i, q in enumerate(questions) if q.rival]
     if with_rival:
@@ -282,7 +321,9 @@ def _read(lm: LM, stops: Stops, questions: Sequence[_Question], how: Asking) -> 
     return reads
 
 
-def _forced(lm: LM, cache: Any, mask: Tensor, first: Tensor, answers: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+def _forced(
+    lm: LM, cache: Any, mask: Tensor, first: Tensor, answers: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor]:
     """Teacher forcing behind a prefill, which is left as it is: argmax [rows, answer] and log p of each whole answer [rows]."""
     ids, kept = lm.pad(answers)
     logits = first[:, None]
@@ -300,7 +341,14 @@ def _forced(lm: LM, cache: Any, mask: Tensor, first: Tensor, answers: Sequence[S
     return logits.argmax(-1), (chosen * kept).sum(1)
 
 
-def _generate(lm: LM, stops: Stops, questions: Sequence[_Question], reads: Sequence[_Read], prefill: tuple[Any, Tensor, Tensor], wild: bool) -> None:
+def _generate(
+    lm: LM,
+    stops: Stops,
+    questions: Sequence[_Question],
+    reads: Sequence[_Read],
+    prefill: tuple[Any, Tensor, Tensor],
+    wild: bool,
+) -> None:
     """AR, and the free answer if wanted, into `reads`; the prefill is used up.
 
     Greedy generation equals the answer if and only if every teacher-forced argmax does, so without the free answer only those rows
@@ -327,7 +375,11 @@ def _generate(lm: LM, stops: Stops, questions: Sequence[_Question], reads: Seque
 def _heard(question: _Question) -> int:
     """Count the tokens among which an answer is looked for: its own number, or one a byte where letters may be cut into bytes."""
     answer = question.probe.answer
-    return len(question.encoded.answer) if answer.isascii() else len(unicodedata.normalize("NFD", answer).encode()) + 1
+    return (
+        len(question.encoded.answer)
+        if answer.isascii()
+        else len(unicodedata.normalize("NFD", answer).encode()) + 1
+    )
 
 
 def _beginning(lm: LM, question: _Question, made: Sequence[int]) -> list[int]:

@@ -40,7 +40,9 @@ def check(lm: LM, dataset: str, sets: Sequence[Sequence[Case]]) -> None:
             does not contain its subject.
     """
     for fault in faults(lm, [case for cases in sets for case in cases]):
-        raise BadRecord(f"{dataset}, case {fault.case.case_id}, {fault.field}: {fault.found}. {fault.advice}, or leave the record out.")
+        raise BadRecord(
+            f"{dataset}, case {fault.case.case_id}, {fault.field}: {fault.found}. {fault.advice}, or leave the record out."
+        )
 
 
 def faults(lm: LM, cases: Sequence[Case], training: bool = False) -> Iterator[Fault]:
@@ -58,22 +60,39 @@ def faults(lm: LM, cases: Sequence[Case], training: bool = False) -> Iterator[Fa
             found = f"{edit.subject!r} is not in the prompt {_short(edit.prompt)}, where methods look for it, {why}"
             yield Fault(case, "subject", found, "Spell it as the prompt does")
     probes = [(case, p) for case in cases for p in case.probes]
-    texts = [(case, p.kind if p.kind == "edit" else f"{p.kind} {p.index + 1}", p.prompt, p.answer) for case, p in probes]
+    texts = [
+        (case, p.kind if p.kind == "edit" else f"{p.kind} {p.index + 1}", p.prompt, p.answer)
+        for case, p in probes
+    ]
     yield from _too_long_or_empty(lm, texts, [p for _, p in probes])
     if training:
         edits = [(case, case.edit) for case in cases]
-        taught = [(c, f"training paraphrase {i}", text, edit.target) for c, edit in edits for i, text in enumerate(edit.training_paraphrases, 1)]
-        held = [(c, f"training locality prompt {i}", text, None) for c, edit in edits for i, text in enumerate(edit.training_locality, 1)]
+        taught = [
+            (c, f"training paraphrase {i}", text, edit.target)
+            for c, edit in edits
+            for i, text in enumerate(edit.training_paraphrases, 1)
+        ]
+        held = [
+            (c, f"training locality prompt {i}", text, None)
+            for c, edit in edits
+            for i, text in enumerate(edit.training_locality, 1)
+        ]
         yield from _too_long_or_empty(lm, [*taught, *held])
 
 
-def _too_long_or_empty(lm: LM, texts: Sequence[tuple[Case, str, str, str | None]], probes: Sequence[Probe] = ()) -> Iterator[Fault]:
+def _too_long_or_empty(
+    lm: LM, texts: Sequence[tuple[Case, str, str, str | None]], probes: Sequence[Probe] = ()
+) -> Iterator[Fault]:
     """Faults of (record, field, prompt, answer); an answer that is None is whatever the model says. `probes` are the same if they will be asked."""
     window = int(lm.model.config.max_position_embeddings)
     prompts = [prompt for _, _, prompt, _ in texts]
     encoded = lm.encode(prompts, [answer or "" for _, _, _, answer in texts])
     # learnt positions end with the window, so a free answer must fit into it too
-    free = free_lengths(lm, prompts, probes, encoded) if probes and lm.architecture.positions else [0] * len(texts)
+    free = (
+        free_lengths(lm, prompts, probes, encoded)
+        if probes and lm.architecture.positions
+        else [0] * len(texts)
+    )
     for (case, field, prompt, answer), one, length in zip(texts, encoded, free, strict=True):
         needed = max(len(one.ids), one.n_prompt + length)
         if not prompt.strip() or not one.n_prompt:

@@ -120,7 +120,10 @@ class _KnowledgeRows(RowPatch):
     def handles(self) -> list[RemovableHandle]:
         """One per block."""
         places = enumerate(self.blocks)
-        return [self.lm.block(block).register_forward_hook(partial(self.replacer.replace, self.prefills, place)) for place, block in places]
+        return [
+            self.lm.block(block).register_forward_hook(partial(self.replacer.replace, self.prefills, place))
+            for place, block in places
+        ]
 
 
 class _ContextRows(RowPatch):
@@ -142,12 +145,27 @@ Layer = tuple[nn.Module, list[Tensor]]
 def _layer(patch: WeightPatch, lm: LM, name: str) -> Layer | None:
     """The layer whose weight changes; None where that is not the weight of one linear layer, or is used elsewhere too (tied embeddings)."""
     parameter = dict(lm.model.named_parameters()).get(name)
-    users = [module for module in lm.model.modules() if any(own is parameter for own in module._parameters.values())]
-    if parameter is None or len(users) != 1 or not name.endswith(".weight") or not isinstance(users[0], nn.Linear | Conv1D):
+    users = [
+        module
+        for module in lm.model.modules()
+        if any(own is parameter for own in module._parameters.values())
+    ]
+    if (
+        parameter is None
+        or len(users) != 1
+        or not name.endswith(".weight")
+        or not isinstance(users[0], nn.Linear | Conv1D)
+    ):
         return None
-    dense = [patch.deltas[name]] if name in patch.deltas else [patch.deltas[f"{name}.left"], patch.deltas[f"{name}.right"]]
+    dense = (
+        [patch.deltas[name]]
+        if name in patch.deltas
+        else [patch.deltas[f"{name}.left"], patch.deltas[f"{name}.right"]]
+    )
     factors = dense if isinstance(users[0], Conv1D) else [factor.T for factor in dense[::-1]]
-    if (factors[0].shape[0], factors[-1].shape[1]) != (parameter.shape if isinstance(users[0], Conv1D) else parameter.T.shape):
+    if (factors[0].shape[0], factors[-1].shape[1]) != (
+        parameter.shape if isinstance(users[0], Conv1D) else parameter.T.shape
+    ):
         return None
     return users[0], [factor.to(parameter).contiguous() for factor in factors]
 
@@ -175,7 +193,9 @@ class _WeightRows(RowPatch):
         """One per layer."""
         return [module.register_forward_hook(partial(self._add, factors)) for module, factors in self.layers]
 
-    def _add(self, factors: list[Tensor], _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    def _add(
+        self, factors: list[Tensor], _module: nn.Module, args: tuple[Any, ...], output: Tensor
+    ) -> Tensor | None:
         if self.rows is None:
             return None
         whole = len(self.rows) == len(output)

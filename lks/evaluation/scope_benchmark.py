@@ -71,7 +71,11 @@ class MentionCase:
 
 
 def check(
-    kind: ScopeKind, edits: EditSet, outside: Sequence[Outside], aliases: Mapping[str, Sequence[str]], seed: int = 0
+    kind: ScopeKind,
+    edits: EditSet,
+    outside: Sequence[Outside],
+    aliases: Mapping[str, Sequence[str]],
+    seed: int = 0,
 ) -> list[ScopeBenchmarkRow]:
     """Everything about one kind of scope indicator.
 
@@ -98,9 +102,15 @@ def check(
         rows += _outside(scope, kind, edits, probes.name, probes.prompts[:limit])
     count = len(edits.names)
     if count >= ENOUGH:
-        rows.append(ScopeBenchmarkRow(kind, "build, per million names", count, seconds / count * 1e6, "s", BUILD_MAX, True))
+        rows.append(
+            ScopeBenchmarkRow(
+                kind, "build, per million names", count, seconds / count * 1e6, "s", BUILD_MAX, True
+            )
+        )
     if held and count >= ENOUGH:
-        rows.append(ScopeBenchmarkRow(kind, "memory, per million names", count, held / count, "MB", BYTES_MAX, True))
+        rows.append(
+            ScopeBenchmarkRow(kind, "memory, per million names", count, held / count, "MB", BYTES_MAX, True)
+        )
     return rows
 
 
@@ -108,7 +118,11 @@ def cases(edits: EditSet, form: Form, seed: int) -> list[MentionCase]:
     """Every subject once in a form, in one of its carriers, in a seeded order; subjects that share a name are left out."""
     rng = Random(f"{seed} {form}")
     times = Counter(names[0].casefold() for names in edits.names if names)
-    order = [i for i, carriers in enumerate(edits.carriers) if carriers and times[edits.names[i][0].casefold()] == 1]
+    order = [
+        i
+        for i, carriers in enumerate(edits.carriers)
+        if carriers and times[edits.names[i][0].casefold()] == 1
+    ]
     rng.shuffle(order)
     made: list[MentionCase] = []
     for subject in order:
@@ -131,13 +145,37 @@ def _found(scope: Scope, kind: ScopeKind, what: str, asked: Sequence[MentionCase
     start = time.process_time()
     answers = [scope.find(case.text) for case in asked]
     seconds = time.process_time() - start
-    missed = [case for case, found in zip(asked, answers, strict=True) if not any(_is_right(case, m) for m in found)]
-    target: float | None = {"exact": EXACT_MIN, "one typo": TYPO_MIN if kind == "fuzzy" else None, "no diacritics": None}.get(what, FORM_MIN)
+    missed = [
+        case for case, found in zip(asked, answers, strict=True) if not any(_is_right(case, m) for m in found)
+    ]
+    target: float | None = {
+        "exact": EXACT_MIN,
+        "one typo": TYPO_MIN if kind == "fuzzy" else None,
+        "no diacritics": None,
+    }.get(what, FORM_MIN)
     right = 100 * (1 - len(missed) / len(asked))
-    rows = [ScopeBenchmarkRow(kind, f"right subject: {what}", len(asked), right, "%", target, why=tuple(c.text for c in missed[:20]))]
+    rows = [
+        ScopeBenchmarkRow(
+            kind,
+            f"right subject: {what}",
+            len(asked),
+            right,
+            "%",
+            target,
+            why=tuple(c.text for c in missed[:20]),
+        )
+    ]
     if what == "exact" and len(asked) >= TIMED:
         rows.append(
-            ScopeBenchmarkRow(kind, "a prompt that mentions a name", len(asked), seconds / len(asked) * 1e6, "us", PROMPT_MAX.get(kind), True)
+            ScopeBenchmarkRow(
+                kind,
+                "a prompt that mentions a name",
+                len(asked),
+                seconds / len(asked) * 1e6,
+                "us",
+                PROMPT_MAX.get(kind),
+                True,
+            )
         )
     return rows
 
@@ -146,7 +184,9 @@ def _is_right(case: MentionCase, mention: Mention) -> bool:
     return mention.subject_index == case.subject and mention.start < case.end and case.start < mention.end
 
 
-def _aliases(kind: ScopeKind, edits: EditSet, aliases: Mapping[str, Sequence[str]], seed: int, limit: int | None) -> list[ScopeBenchmarkRow]:
+def _aliases(
+    kind: ScopeKind, edits: EditSet, aliases: Mapping[str, Sequence[str]], seed: int, limit: int | None
+) -> list[ScopeBenchmarkRow]:
     """Subjects asked for by an alias that no other subject has."""
     known = [(*names, *aliases.get(names[0], ())) for names in edits.names]
     times = Counter(spelling for names in known for spelling in {name.casefold() for name in names})
@@ -161,7 +201,9 @@ def _aliases(kind: ScopeKind, edits: EditSet, aliases: Mapping[str, Sequence[str
     return _found(make_scope(kind, known), kind, "alias", asked[:limit])
 
 
-def _outside(scope: Scope, kind: ScopeKind, edits: EditSet, name: str, prompts: Sequence[ScopePrompt]) -> list[ScopeBenchmarkRow]:
+def _outside(
+    scope: Scope, kind: ScopeKind, edits: EditSet, name: str, prompts: Sequence[ScopePrompt]
+) -> list[ScopeBenchmarkRow]:
     """How often prompts about something else are matched, and how often wrongly."""
     if not prompts:
         return []
@@ -175,9 +217,24 @@ def _outside(scope: Scope, kind: ScopeKind, edits: EditSet, name: str, prompts: 
         for m in [m for m in found if not is_genuine(prompt, m, edits.names[m.subject_index])][:1]
     ]
     count = len(prompts)
-    timed = ScopeBenchmarkRow(kind, f"a prompt of {name}", count, seconds / count * 1e6, "us", PROMPT_MAX.get(kind), True)
+    timed = ScopeBenchmarkRow(
+        kind, f"a prompt of {name}", count, seconds / count * 1e6, "us", PROMPT_MAX.get(kind), True
+    )
     matched = ScopeBenchmarkRow(kind, f"matched: {name}", count, 100 * fired / count)
-    return [matched, ScopeBenchmarkRow(kind, f"matched wrongly: {name}", count, 100 * len(wrong) / count, "%", FALSE_MAX, True, tuple(wrong)), timed]
+    return [
+        matched,
+        ScopeBenchmarkRow(
+            kind,
+            f"matched wrongly: {name}",
+            count,
+            100 * len(wrong) / count,
+            "%",
+            FALSE_MAX,
+            True,
+            tuple(wrong),
+        ),
+        timed,
+    ]
 
 
 def resident() -> float:

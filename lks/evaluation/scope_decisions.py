@@ -61,7 +61,9 @@ def scope_params(method: str, params: object) -> ScopeParams:
         UserError: the method has no edit scope indicator.
     """
     if not isinstance(params, _Scoped):
-        raise UserError(f'Method {method!r} has no edit scope indicator (no parameter "scope"). A grid with measure = "scope" cannot name it.')
+        raise UserError(
+            f'Method {method!r} has no edit scope indicator (no parameter "scope"). A grid with measure = "scope" cannot name it.'
+        )
     return ScopeParams(params.scope, params.gate, -1 if params.gate == "none" else params.block)
 
 
@@ -78,7 +80,9 @@ class Indicator:
         UserError: the model has no such block.
     """
 
-    def __init__(self, edits: Sequence[Edit], params: ScopeParams, lm: LM | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, edits: Sequence[Edit], params: ScopeParams, lm: LM | None = None, seed: int = 0
+    ) -> None:
         names = spellings_of(edits)
         self.subjects = list(names)
         self._scope = make_scope(params.scope, list(names.values()))
@@ -87,25 +91,36 @@ class Indicator:
             if lm is None:
                 raise ValueError("a gate needs a model")
             lm.block(params.block)
-            self._gate = RelationGate.fit(lm, params.block, edits, {subject: i for i, subject in enumerate(names)}, seed=seed)
+            self._gate = RelationGate.fit(
+                lm, params.block, edits, {subject: i for i, subject in enumerate(names)}, seed=seed
+            )
 
     def find(self, prompts: Sequence[str]) -> list[tuple[str, ...]]:
         """The subjects of each prompt, each once."""
-        found = [list(dict.fromkeys(mention.subject_index for mention in self._scope.find(prompt))) for prompt in prompts]
+        found = [
+            list(dict.fromkeys(mention.subject_index for mention in self._scope.find(prompt)))
+            for prompt in prompts
+        ]
         if self._gate is not None:
             found = self._let_through(self._gate, prompts, found)
         return [tuple(self.subjects[subject] for subject in subjects) for subjects in found]
 
-    def _let_through(self, gate: RelationGate, prompts: Sequence[str], found: list[list[int]]) -> list[list[int]]:
+    def _let_through(
+        self, gate: RelationGate, prompts: Sequence[str], found: list[list[int]]
+    ) -> list[list[int]]:
         """What is left behind the gate, which looks at the last token of each prompt that mentions a subject."""
         pairs = [(number, subject) for number, subjects in enumerate(found) for subject in subjects]
         if not pairs or self._lm is None:
             return found
         rows = {number: row for row, number in enumerate(dict(pairs))}
         states = last_states(self._lm, self._block, [prompts[number] for number in rows]).float()
-        row, mentioned = torch.tensor([(rows[number], subject) for number, subject in pairs], device=states.device).T
+        row, mentioned = torch.tensor(
+            [(rows[number], subject) for number, subject in pairs], device=states.device
+        ).T
         left: list[list[int]] = [[] for _ in prompts]
-        for (number, subject), is_open in zip(pairs, gate.opens(states[row], mentioned).tolist(), strict=True):
+        for (number, subject), is_open in zip(
+            pairs, gate.opens(states[row], mentioned).tolist(), strict=True
+        ):
             if is_open:
                 left[number].append(subject)
         return left
@@ -136,16 +151,24 @@ def asked(edited: Sequence[Case], spare: Iterable[Case], probes: int) -> list[Sc
     found: list[ScopeQuery] = []
     for kind in ("edit", "paraphrase", "locality"):
         own = ((case, probe.prompt) for case in edited for probe in case.probes if probe.kind == kind)
-        found += [ScopeQuery(kind, i, case.case_id, text, case.edit.subject) for i, (case, text) in enumerate(islice(own, probes))]
+        found += [
+            ScopeQuery(kind, i, case.case_id, text, case.edit.subject)
+            for i, (case, text) in enumerate(islice(own, probes))
+        ]
     others = (case for case in spare if case.edit.subject.casefold() not in subjects)
-    found += [ScopeQuery("others", i, case.case_id, case.edit.prompt) for i, case in enumerate(islice(others, probes))]
+    found += [
+        ScopeQuery("others", i, case.case_id, case.edit.prompt)
+        for i, case in enumerate(islice(others, probes))
+    ]
     for ability in abilities():
         name = ability.name.lower().replace("-", "")
         found += [ScopeQuery(name, i, "", prompt.text) for i, prompt in enumerate(ability.prompts[:probes])]
     return found
 
 
-def decide(indicator: Indicator, draw: int, prompts: Sequence[ScopeQuery], progress: Progress = no_progress) -> list[Decision]:
+def decide(
+    indicator: Indicator, draw: int, prompts: Sequence[ScopeQuery], progress: Progress = no_progress
+) -> list[Decision]:
     """A decision on each prompt; `progress` after each set."""
     made: list[Decision] = []
     for _, group in groupby(prompts, lambda one: one.probe_set):
@@ -187,5 +210,7 @@ def decisions_of(
         with measured() as asking:
             made += decide(indicator, number, asked(cases, spare, scope.probes), progress("scope", number))
         peak = max(costs.peak_bytes, making.peak_bytes, asking.peak_bytes)
-        costs = Costs(prepare_s=costs.prepare_s + making.seconds, ask_s=costs.ask_s + asking.seconds, peak_bytes=peak)
+        costs = Costs(
+            prepare_s=costs.prepare_s + making.seconds, ask_s=costs.ask_s + asking.seconds, peak_bytes=peak
+        )
     return made, costs

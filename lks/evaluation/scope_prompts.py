@@ -17,7 +17,12 @@ from lks.io.untrusted import parse_json
 from lks.scope.english_words import WORD, words
 from lks.scope.exact import Mention
 
-CARRIERS = ("Where is {} from?", "What is known about {}?", "{} is best known for", "In the year when {} began, everything changed.")
+CARRIERS = (
+    "Where is {} from?",
+    "What is known about {}?",
+    "{} is best known for",
+    "In the year when {} began, everything changed.",
+)
 """For edits that come without prompts."""
 
 
@@ -54,7 +59,9 @@ class Outside:
     note: str = ""
 
 
-def split(dataset: str, n_edits: int, data_dir: Path | None = None, seed: int = 0) -> tuple[EditSet, tuple[ScopePrompt, ...]]:
+def split(
+    dataset: str, n_edits: int, data_dir: Path | None = None, seed: int = 0
+) -> tuple[EditSet, tuple[ScopePrompt, ...]]:
     """The subjects of so many cases of the seeded order, and the prompts of the other cases that are about other subjects.
 
     Raises:
@@ -62,7 +69,9 @@ def split(dataset: str, n_edits: int, data_dir: Path | None = None, seed: int = 
     """
     cases = list(load(dataset, data_dir).cases)
     if n_edits > len(cases):
-        raise TooManyEdits(f"{dataset} has {len(cases)} cases, {n_edits} were asked for. Lower --n-edits, or add made-up names with --names.")
+        raise TooManyEdits(
+            f"{dataset} has {len(cases)} cases, {n_edits} were asked for. Lower --n-edits, or add made-up names with --names."
+        )
     Random(seed).shuffle(cases)
     carriers: dict[str, list[str]] = {}
     for case in cases[:n_edits]:
@@ -70,7 +79,11 @@ def split(dataset: str, n_edits: int, data_dir: Path | None = None, seed: int = 
         texts = (probe.prompt for probe in case.probes if probe.kind in ("edit", "paraphrase"))
         carriers.setdefault(subject, []).extend(t for t in (carrier(text, subject) for text in texts) if t)
     edited = {name.casefold() for name in carriers}
-    rest = tuple(ScopePrompt(case.edit.prompt, case.edit.subject) for case in cases[n_edits:] if case.edit.subject.casefold() not in edited)
+    rest = tuple(
+        ScopePrompt(case.edit.prompt, case.edit.subject)
+        for case in cases[n_edits:]
+        if case.edit.subject.casefold() not in edited
+    )
     return EditSet(tuple((name,) for name in carriers), tuple(map(tuple, carriers.values()))), rest
 
 
@@ -92,18 +105,29 @@ def read_edits(file: Path) -> EditSet:
     try:
         lines = split_lines(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {error}. Give a file with one JSON object per line.") from None
+        raise DataError(
+            f"{file} cannot be read: {error}. Give a file with one JSON object per line."
+        ) from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             raw = parse_json(line)
         except ValueError as error:
-            raise DataError(f"{file}, line {number}: not JSON ({error}). Write one object per line.") from None
+            raise DataError(
+                f"{file}, line {number}: not JSON ({error}). Write one object per line."
+            ) from None
         fields = raw if isinstance(raw, dict) else {}
         subject, aliases = fields.get("subject"), fields.get("aliases", [])
-        if not isinstance(subject, str) or not subject.strip() or not isinstance(aliases, list) or not all(isinstance(a, str) for a in aliases):
-            raise DataError(f'{file}, line {number}: needs "subject", a string, and if any "aliases", a list of strings. Fix the line.')
+        if (
+            not isinstance(subject, str)
+            or not subject.strip()
+            or not isinstance(aliases, list)
+            or not all(isinstance(a, str) for a in aliases)
+        ):
+            raise DataError(
+                f'{file}, line {number}: needs "subject", a string, and if any "aliases", a list of strings. Fix the line.'
+            )
         names.append((subject.strip(), *aliases))
     if not names:
         raise DataError(f"{file} holds no edits. Write one object per line.")
@@ -120,22 +144,33 @@ def abilities(data_dir: Path | None = None) -> list[Outside]:
     """GSM8K test questions, SST-2 dev sentences, RTE dev and validation pairs; empty with a note where the data is not there."""
     found = folder(data_dir)
     return [
-        _outside("GSM8K", found, ("gsm8k/test.jsonl",), lambda text: [str(json.loads(line)["question"]) for line in split_lines(text)]),
+        _outside(
+            "GSM8K",
+            found,
+            ("gsm8k/test.jsonl",),
+            lambda text: [str(json.loads(line)["question"]) for line in split_lines(text)],
+        ),
         _outside("SST-2", found, ("sst2/dev.tsv",), lambda text: [row["sentence"] for row in _rows(text)]),
         _outside("RTE", found, ("rte/dev.tsv", "rte/val.tsv"), _pairs),
     ]
 
 
-def _outside(name: str, data_dir: Path | None, files: Sequence[str], read: Callable[[str], list[str]]) -> Outside:
+def _outside(
+    name: str, data_dir: Path | None, files: Sequence[str], read: Callable[[str], list[str]]
+) -> Outside:
     texts: list[str] = []
     for file in files:
         path = data_dir / file if data_dir else None
         if path is None or not path.is_file():
-            return Outside(name, (), f"{name} was left out: no {file} in {data_dir or 'LKS_DATA, which is not set'}")
+            return Outside(
+                name, (), f"{name} was left out: no {file} in {data_dir or 'LKS_DATA, which is not set'}"
+            )
         try:
             texts += read(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} cannot be read as {name} ({type(error).__name__}: {error}). Put the published file there.") from None
+            raise DataError(
+                f"{path} cannot be read as {name} ({type(error).__name__}: {error}). Put the published file there."
+            ) from None
     return Outside(name, tuple(ScopePrompt(text) for text in texts))
 
 
@@ -165,7 +200,9 @@ def is_genuine(prompt: ScopePrompt, mention: Mention, spellings: Sequence[str]) 
     if not names:
         return False
     capitals = sum(map(str.isupper, span))
-    if all(sum(map(str.isupper, name)) > capitals for name in names) and all(w in words().ordinary for w in WORD.findall(span.lower())):
+    if all(sum(map(str.isupper, name)) > capitals for name in names) and all(
+        w in words().ordinary for w in WORD.findall(span.lower())
+    ):
         return False
     at = text.find(prompt.subject) if prompt.subject else -1
     if at < 0 or not at <= mention.start <= mention.end <= at + len(prompt.subject):

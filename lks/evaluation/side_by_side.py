@@ -64,10 +64,14 @@ class SideBySide:
         """Each patch acts on the rows of its draw inside the `with`, in every prefill inside `owned_by` and in the steps on its cache."""
         decoder = self._lm.decoder
         with ExitStack() as stack:
-            stack.enter_context(installed_hooks([decoder.register_forward_pre_hook(self._before, with_kwargs=True)]))
+            stack.enter_context(
+                installed_hooks([decoder.register_forward_pre_hook(self._before, with_kwargs=True)])
+            )
             for patch in self._patches.values():
                 stack.enter_context(installed_hooks(patch.handles()))
-            stack.enter_context(installed_hooks([decoder.register_forward_hook(self._after, always_call=True)]))
+            stack.enter_context(
+                installed_hooks([decoder.register_forward_hook(self._after, always_call=True)])
+            )
             yield
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -101,6 +105,15 @@ class SideBySide:
         """Each patch that has rows, with their numbers; the rows of a cache stay what they are from step to step."""
         if self._groups is None or self._groups[0] is not owners:
             numbers = owners.tolist()
-            found = {draw: [row for row, owner in enumerate(numbers) if owner == draw] for draw in dict.fromkeys(numbers)}
-            self._groups = owners, [(self._patches[draw], torch.tensor(rows, device=owners.device)) for draw, rows in found.items()]
+            found = {
+                draw: [row for row, owner in enumerate(numbers) if owner == draw]
+                for draw in dict.fromkeys(numbers)
+            }
+            self._groups = (
+                owners,
+                [
+                    (self._patches[draw], torch.tensor(rows, device=owners.device))
+                    for draw, rows in found.items()
+                ],
+            )
         return self._groups[1]

@@ -21,7 +21,16 @@ from lks.evaluation.ability import TaskSuite
 from lks.evaluation.kl_drift import with_drift
 from lks.evaluation.profiling import overheads
 from lks.evaluation.prompt_formats import available
-from lks.evaluation.readouts import KEEPING, Asking, Key, ReusableAnswers, ReuseError, acts_of, ask_draws, key_of
+from lks.evaluation.readouts import (
+    KEEPING,
+    Asking,
+    Key,
+    ReusableAnswers,
+    ReuseError,
+    acts_of,
+    ask_draws,
+    key_of,
+)
 from lks.evaluation.scope_decisions import PROBES
 from lks.evaluation.side_by_side import SideBySide
 from lks.models.lm import LM
@@ -57,7 +66,9 @@ class UneditedAnswers:
             self._answers[stage] = {}
             with contextlib.suppress(DataError):
                 if self._folder is not None:
-                    self._answers[stage] = {key_of(answer): answer for answer in read_answers(self._folder / f"{stage}.parquet")}
+                    self._answers[stage] = {
+                        key_of(answer): answer for answer in read_answers(self._folder / f"{stage}.parquet")
+                    }
         return self._answers[stage]
 
     def ability(self, stage: str) -> list[AbilityRow]:
@@ -116,7 +127,9 @@ def measure(stage: str, edited: EditedDraw, progress: Progress) -> Sequence[obje
                 return fluency.write(edited.lm, asked, edited.draw, edited.grows, progress)
         case "decisions":
             probes = -(-PROBES // edited.draws)
-            return gate_decisions.decide(edited.lm, edited.patch, edited.cases, edited.spare, edited.draw, probes, edited.seed)
+            return gate_decisions.decide(
+                edited.lm, edited.patch, edited.cases, edited.spare, edited.draw, probes, edited.seed
+            )
         case "ability":
             return _abilities(stage, edited, progress)
         case "overhead":
@@ -132,15 +145,27 @@ def answers(edited: EditedDraw, progress: Progress, context: Context = "bare") -
     return _with_drift(edited, made, progress) if context == "bare" else made
 
 
-def answers_of_draws(edited: Sequence[EditedDraw], progress: Progress, context: Context = "bare") -> list[Answer]:
+def answers_of_draws(
+    edited: Sequence[EditedDraw], progress: Progress, context: Context = "bare"
+) -> list[Answer]:
     """The same of several draws, draw by draw; asked together where their patches can act side by side."""
-    together = SideBySide.of(edited[0].lm, {one.draw: one.patch for one in edited}) if len(edited) > 1 else None
+    together = (
+        SideBySide.of(edited[0].lm, {one.draw: one.patch for one in edited}) if len(edited) > 1 else None
+    )
     if together is None:
-        return [answer for n, one in enumerate(edited) for answer in answers(one, partial(_part, progress, n, len(edited)), context)]
+        return [
+            answer
+            for n, one in enumerate(edited)
+            for answer in answers(one, partial(_part, progress, n, len(edited)), context)
+        ]
     with together.applied():
         made = _asked(edited, progress, context)
     if context == "bare":
-        made = [answer for one in edited for answer in _with_drift(one, [a for a in made if a.draw == one.draw], no_progress)]
+        made = [
+            answer
+            for one in edited
+            for answer in _with_drift(one, [a for a in made if a.draw == one.draw], no_progress)
+        ]
     progress(1.0)
     return made
 
@@ -155,7 +180,11 @@ def _asked(edited: Sequence[EditedDraw], progress: Progress, context: Context) -
     if not available(context, lm):
         return []
     stage = ANSWERS if context == "bare" else f"{ANSWERS}-{context}"
-    known = {one.draw: ReusableAnswers(stored, acts_of(one.patch, lm)) for one in edited if (stored := one.unedited.answers(stage))}
+    known = {
+        one.draw: ReusableAnswers(stored, acts_of(one.patch, lm))
+        for one in edited
+        if (stored := one.unedited.answers(stage))
+    }
     share = 0.8 if context == "bare" and known else 1.0
     draws = {one.draw: one.cases for one in edited}
     how = Asking(context=context, grows=max(one.grows for one in edited))
@@ -173,7 +202,9 @@ def _with_drift(edited: EditedDraw, made: list[Answer], progress: Progress) -> l
     keeping = [i for i, answer in enumerate(made) if answer.kind in KEEPING and key_of(answer) in stored]
     before = [stored[key_of(made[i])] for i in keeping]
     kept = [made[i] for i in keeping]
-    after = with_drift(edited.lm, edited.patch, kept, before, edited.grows, progress=lambda done: progress(0.8 + 0.2 * done))
+    after = with_drift(
+        edited.lm, edited.patch, kept, before, edited.grows, progress=lambda done: progress(0.8 + 0.2 * done)
+    )
     completed = dict(zip(keeping, after, strict=True))
     return [completed.get(i, answer) for i, answer in enumerate(made)]
 
@@ -182,7 +213,9 @@ def _passages(edited: EditedDraw, progress: Progress) -> list[Passage]:
     if edited.draw >= PASSAGE_DRAWS:
         return []
     with edited.patch.applied(edited.lm):
-        return perplexity.measure_passages(edited.lm, draw=edited.draw, context=edited.grows, progress=progress)
+        return perplexity.measure_passages(
+            edited.lm, draw=edited.draw, context=edited.grows, progress=progress
+        )
 
 
 def _abilities(stage: str, edited: EditedDraw, progress: Progress) -> list[AbilityRow]:
@@ -196,11 +229,23 @@ def _abilities(stage: str, edited: EditedDraw, progress: Progress) -> list[Abili
         if perplexity.collapse_verdict(ratio) == "collapsed":
             raise Collapsed(f"perplexity of plain text is {ratio:.3g} times the unedited model's")
         stored = edited.unedited.ability(stage)
-        return edited.battery.run(lm, edited.draw, KnownResults.of(stored, acts_of(patch, lm)) if stored else None, progress, edited.grows)
+        return edited.battery.run(
+            lm,
+            edited.draw,
+            KnownResults.of(stored, acts_of(patch, lm)) if stored else None,
+            progress,
+            edited.grows,
+        )
 
 
 def _overheads(edited: EditedDraw, progress: Progress) -> list[Timing]:
     """Pairs of prefills under the first draw's patch; none for the unedited model, whose overhead is 0 by definition."""
     if edited.draw > 0 or edited.unedited.is_asked:
         return []
-    return overheads(edited.lm, edited.patch, [probe.prompt for case in edited.cases for probe in case.probes], edited.draw, progress=progress)
+    return overheads(
+        edited.lm,
+        edited.patch,
+        [probe.prompt for case in edited.cases for probe in case.probes],
+        edited.draw,
+        progress=progress,
+    )

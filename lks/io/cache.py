@@ -119,10 +119,14 @@ def making(kind: str, depends_on: object) -> Iterator[Making]:
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("a")
     except OSError as error:
-        raise StoreError(f"Cannot write the cache {path.parent}: {error}. Free space, or set LKS_CACHE to another folder.") from error
+        raise StoreError(
+            f"Cannot write the cache {path.parent}: {error}. Free space, or set LKS_CACHE to another folder."
+        ) from error
     with file:
         if _locked(file, path):
-            for part in path.parent.glob(f"{path.stem}.*.part"):  # of a process that was killed while it wrote
+            for part in path.parent.glob(
+                f"{path.stem}.*.part"
+            ):  # of a process that was killed while it wrote
                 shutil.rmtree(part, ignore_errors=True)
         yield Making(path, key)
         for state in path.parent.glob(f"{path.stem}.*.state"):
@@ -148,6 +152,10 @@ def _locked(file: IO[str], path: Path) -> bool:
 def _read(path: Path, key: str) -> CachedTensors | None:
     try:
         about = json.loads(path.with_suffix(".json").read_text())
-        return CachedTensors(load_file(path), float(about["seconds"])) if about["depends_on"] == json.loads(key) else None
+        return (
+            CachedTensors(load_file(path), float(about["seconds"]))
+            if about["depends_on"] == json.loads(key)
+            else None
+        )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None  # not there, or not whole

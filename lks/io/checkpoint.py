@@ -69,7 +69,9 @@ class Checkpoint:
     def due(self, better: bool = False) -> bool:
         """Whether to save now. Saving takes at most `SHARE` of the time, however large the state and however slow the disk."""
         rest = self._cost / SHARE
-        return not self._every_s or time.monotonic() - self._last >= (rest if better else max(rest, self._every_s))
+        return not self._every_s or time.monotonic() - self._last >= (
+            rest if better else max(rest, self._every_s)
+        )
 
     def save(self, tensors: Mapping[str, Tensor], text: str = "") -> None:
         """Replace what is kept. A computation whose state cannot be kept goes on without."""
@@ -99,7 +101,9 @@ class Checkpoint:
 
     def ignore(self, error: Exception) -> None:
         """Say that what is kept is not used."""
-        logger.warning("What an unfinished computation left in %s is not used (%s); it starts anew.", self.path, error)
+        logger.warning(
+            "What an unfinished computation left in %s is not used (%s); it starts anew.", self.path, error
+        )
 
 
 @contextmanager
@@ -112,14 +116,18 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # a folder, because what writes the part may have temporary files of its own beside it
-        with tempfile.TemporaryDirectory(".part", f"{path.name.partition('.')[0]}.", path.parent, ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory(
+            ".part", f"{path.name.partition('.')[0]}.", path.parent, ignore_cleanup_errors=True
+        ) as folder:
             part = Path(folder) / path.name
             yield part
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
             part.replace(path)
     except (OSError, SafetensorError) as error:
-        raise StoreError(f"Cannot write {path}: {error}. Free space, or set LKS_CACHE to another folder.") from error
+        raise StoreError(
+            f"Cannot write {path}: {error}. Free space, or set LKS_CACHE to another folder."
+        ) from error
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
@@ -129,4 +137,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | 
         StoreError: it cannot be written.
     """
     with whole(path) as part:
-        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, part, dict(about or {}))
+        save_file(
+            {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()},
+            part,
+            dict(about or {}),
+        )

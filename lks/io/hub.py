@@ -47,7 +47,9 @@ def is_reachable(url: str) -> bool:
 @cache
 def _answers(address: str) -> bool:
     answered: list[bool] = []
-    probe = Thread(target=_ask, args=(address, answered), daemon=True)  # looking up a name has no time limit of its own
+    probe = Thread(
+        target=_ask, args=(address, answered), daemon=True
+    )  # looking up a name has no time limit of its own
     probe.start()
     probe.join(WAIT_S)
     return bool(answered)

@@ -28,7 +28,9 @@ def lines_of(path: Path) -> Iterable[tuple[int, Row]]:
             except ValueError as error:
                 raise DataError(f"{path}, line {number}: no JSON: {error}. Fix or delete the line.") from None
             if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}: must be an object, not {type(row).__name__}. Fix or delete the line.")
+                raise DataError(
+                    f"{path}, line {number}: must be an object, not {type(row).__name__}. Fix or delete the line."
+                )
             yield number, row
 
 
@@ -50,14 +52,20 @@ class JsonLinesFile:
             path.parent.mkdir(parents=True, exist_ok=True)
             content = path.read_bytes() if path.exists() else b""
         except OSError as error:
-            raise StoreError(f"Cannot use {path}: {error.strerror}. Name another folder, or set LKS_CACHE to one.") from None
+            raise StoreError(
+                f"Cannot use {path}: {error.strerror}. Name another folder, or set LKS_CACHE to one."
+            ) from None
         self._torn = bool(content) and not content.endswith(b"\n")
         for line in content.split(b"\n"):
             try:
                 entry = parse_json(line)
             except ValueError:
                 continue
-            if isinstance(entry, dict) and isinstance(entry.get("key"), str) and isinstance(entry.get("reply"), str):
+            if (
+                isinstance(entry, dict)
+                and isinstance(entry.get("key"), str)
+                and isinstance(entry.get("reply"), str)
+            ):
                 self.entries[entry["key"]] = entry
 
     def keep(self, key: str, entry: Entry) -> None:
@@ -71,8 +79,12 @@ class JsonLinesFile:
             with self._path.open("ab", buffering=0) as file:
                 written = file.write(line)
         except OSError as error:
-            raise StoreError(f"Cannot write {self._path}: {error.strerror}. Free space, or set LKS_CACHE to another folder.") from None
+            raise StoreError(
+                f"Cannot write {self._path}: {error.strerror}. Free space, or set LKS_CACHE to another folder."
+            ) from None
         self._torn = written != len(line)
         if self._torn:
-            raise StoreError(f"Cannot write all of a line to {self._path}. Free space; a whole line will follow the broken one.")
+            raise StoreError(
+                f"Cannot write all of a line to {self._path}. Free space; a whole line will follow the broken one."
+            )
         self.entries[key] = entry

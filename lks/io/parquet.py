@@ -38,7 +38,12 @@ def read(path: Path, known: Known) -> pa.Table:
     """
     try:
         check_plain(path, LARGEST_FILE)
-        with pq.ParquetFile(path, thrift_string_size_limit=THRIFT, thrift_container_size_limit=THRIFT, arrow_extensions_enabled=False) as file:
+        with pq.ParquetFile(
+            path,
+            thrift_string_size_limit=THRIFT,
+            thrift_container_size_limit=THRIFT,
+            arrow_extensions_enabled=False,
+        ) as file:
             schema = _schema(path, file.schema_arrow, known)
             texts = _check_footer(path, file.metadata)
         with pq.ParquetFile(
@@ -57,7 +62,9 @@ def read(path: Path, known: Known) -> pa.Table:
     except FileNotFoundError:
         raise DataError(f"{path} is missing. Run its cell again.") from None
     except (OSError, LookupError, ValueError, MemoryError, OverflowError, pa.ArrowException) as error:
-        raise DataError(f"{path} is truncated or not Parquet ({_reason(error)}). Run its cell again.") from None
+        raise DataError(
+            f"{path} is truncated or not Parquet ({_reason(error)}). Run its cell again."
+        ) from None
     _check_entries(path, table)
     return table
 
@@ -70,19 +77,27 @@ def named(schema: pa.Schema) -> tuple[str, int]:
     """
     metadata = schema.metadata or {}
     version = metadata.get(b"schema_version", b"")
-    return metadata.get(b"schema", b"").decode(), int(version) if version.isdigit() and len(version) < 10 else 0
+    return metadata.get(b"schema", b"").decode(), int(version) if version.isdigit() and len(
+        version
+    ) < 10 else 0
 
 
 def _schema(path: Path, found: pa.Schema, known: Known) -> pa.Schema:
     """The columns that a file must have and has."""
     kind, version = named(found)
     if kind not in known or not version:
-        raise DataError(f"{path} is Parquet, but not a shard of answers or decisions. Move it out of the results folder.")
+        raise DataError(
+            f"{path} is Parquet, but not a shard of answers or decisions. Move it out of the results folder."
+        )
     schema, newest = known[kind]
     if version > newest:
-        raise NewerError(f"{path} has {kind} of version {version}; this program reads up to {newest}. Update the program.")
+        raise NewerError(
+            f"{path} has {kind} of version {version}; this program reads up to {newest}. Update the program."
+        )
     if not found.equals(schema):
-        raise DataError(f"{path} does not have the columns of {kind} of version {version}. Run its cell again.")
+        raise DataError(
+            f"{path} does not have the columns of {kind} of version {version}. Run its cell again."
+        )
     return schema
 
 
@@ -91,11 +106,16 @@ def _check_footer(path: Path, footer: pq.FileMetaData) -> list[str]:
     size, most, texts = 0, footer.num_rows, dict[str, None]()
     for group in map(footer.row_group, range(footer.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
-            size, most = size + max(0, column.total_uncompressed_size), max(most, column.num_values, group.num_rows)
+            size, most = (
+                size + max(0, column.total_uncompressed_size),
+                max(most, column.num_values, group.num_rows),
+            )
             if column.physical_type == "BYTE_ARRAY":
                 texts[column.path_in_schema] = None
     if size > LARGEST_TABLE or most > MOST_VALUES:
-        raise DataError(f"{path} declares {size:,} bytes and up to {most:,} values in a column, more than is read. Run its cell again.")
+        raise DataError(
+            f"{path} declares {size:,} bytes and up to {most:,} values in a column, more than is read. Run its cell again."
+        )
     return list(texts)
 
 
@@ -106,9 +126,14 @@ def _check_unpacked(path: Path, packed: pa.Table) -> None:
         for chunk in column.chunks:
             values = chunk.flatten() if pa.types.is_list(chunk.type) else chunk
             if pa.types.is_dictionary(values.type):
-                size += pc.sum(pc.binary_length(values.dictionary).take(values.indices).cast(pa.int64())).as_py() or 0
+                size += (
+                    pc.sum(pc.binary_length(values.dictionary).take(values.indices).cast(pa.int64())).as_py()
+                    or 0
+                )
     if size > LARGEST_TABLE:
-        raise DataError(f"{path} holds {size:,} bytes once unpacked, more than {LARGEST_TABLE:,} are not read. Run its cell again.")
+        raise DataError(
+            f"{path} holds {size:,} bytes once unpacked, more than {LARGEST_TABLE:,} are not read. Run its cell again."
+        )
 
 
 def _check_entries(path: Path, table: pa.Table) -> None:
@@ -120,4 +145,8 @@ def _check_entries(path: Path, table: pa.Table) -> None:
 
 def _reason(error: BaseException) -> str:
     """An exception as one line, without the file's name, which is said already."""
-    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else one_line(error) or type(error).__name__
+    return (
+        os.strerror(error.errno)
+        if isinstance(error, OSError) and error.errno
+        else one_line(error) or type(error).__name__
+    )

@@ -37,7 +37,9 @@ def load(path: Path) -> object:
 def _packed(value: object, tensors: dict[str, Tensor]) -> object:
     if isinstance(value, Tensor):
         name = str(len(tensors))
-        tensors[name] = value.detach().cpu().clone()  # tied weights share memory, which the format does not know
+        tensors[name] = (
+            value.detach().cpu().clone()
+        )  # tied weights share memory, which the format does not know
         return {"tensor": name}
     if isinstance(value, dict):
         return {"keys": list(value), "values": [_packed(inner, tensors) for inner in value.values()]}

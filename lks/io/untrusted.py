@@ -56,7 +56,9 @@ def check_inside(folder: Path, path: Path) -> None:
     except (OSError, RuntimeError, ValueError) as error:  # links in a ring, a zero byte
         raise DataError(f"{path} cannot be followed: {error}.") from None
     if leads_out:
-        raise DataError(f"{path} is a link that leads out of {folder}. Nothing is read or written there: put the files themselves in its place.")
+        raise DataError(
+            f"{path} is a link that leads out of {folder}. Nothing is read or written there: put the files themselves in its place."
+        )
 
 
 def one_line(text: object, longest: int = 160) -> str:

@@ -50,7 +50,9 @@ class Request:
     @property
     def worst(self) -> RequestUsage:
         """Tokens at most."""
-        return RequestUsage(sum(len(text.encode()) + MESSAGE_TOKENS for _, text in self.messages), self.longest)
+        return RequestUsage(
+            sum(len(text.encode()) + MESSAGE_TOKENS for _, text in self.messages), self.longest
+        )
 
     @property
     def estimate(self) -> int:
@@ -88,7 +90,13 @@ class ChatModel:
         on_loss: told of tokens that were paid, perhaps, for a request without a reply.
     """
 
-    def __init__(self, server: ChatServer, model: str, limits: RequestLimits | None = None, budget: Budget | None = None) -> None:
+    def __init__(
+        self,
+        server: ChatServer,
+        model: str,
+        limits: RequestLimits | None = None,
+        budget: Budget | None = None,
+    ) -> None:
         self.model, self.budget = model, budget or Budget()
         self.asked = self.sent = 0
         self.on_loss: Callable[[RequestUsage], None] = lambda usage: None
@@ -116,7 +124,9 @@ class ChatModel:
         from openai import AsyncOpenAI
 
         left = iter(enumerate(requests))
-        async with AsyncOpenAI(api_key=self._server.key, base_url=self._server.url, max_retries=0, timeout=self._limits.timeout_s) as client:
+        async with AsyncOpenAI(
+            api_key=self._server.key, base_url=self._server.url, max_retries=0, timeout=self._limits.timeout_s
+        ) as client:
 
             async def work() -> None:
                 for index, request in left:  # shared: each worker takes the next
@@ -131,7 +141,9 @@ class ChatModel:
             if not self._answered:
                 index, request = next(left)
                 keep(index, await self._ask(client, request))
-            ends = await asyncio.gather(*(work() for _ in range(min(self._limits.concurrency, len(requests)))), return_exceptions=True)
+            ends = await asyncio.gather(
+                *(work() for _ in range(min(self._limits.concurrency, len(requests)))), return_exceptions=True
+            )
             errors = [end for end in ends if isinstance(end, BaseException)]
             if errors:
                 raise next((error for error in errors if not isinstance(error, _Stopped)), errors[0])
@@ -146,13 +158,21 @@ class ChatModel:
             try:
                 reply = await self._send(client, request)
             except (APIError, TimeoutError, NoCompletion) as error:
-                if isinstance(error, BadRequestError) and self._answered:  # not the way of asking, but this text
-                    return ChatReply(f"(refused) {self._server.without_key(one_line(error, 200))}", refused=True)
+                if (
+                    isinstance(error, BadRequestError) and self._answered
+                ):  # not the way of asking, but this text
+                    return ChatReply(
+                        f"(refused) {self._server.without_key(one_line(error, 200))}", refused=True
+                    )
                 rest = _rest(error)
                 if self._stopping or attempt >= self._retries(error) or rest > LONGEST_REST_S:
-                    raise UserError(self._server.advice(error, self.model)) from None  # a server may send the key back
+                    raise UserError(
+                        self._server.advice(error, self.model)
+                    ) from None  # a server may send the key back
                 self._pace.rest(rest)
-                await asyncio.sleep(min(self._limits.pause_s * 2**attempt, LONGEST_PAUSE_S) * random.uniform(0.5, 1.0))
+                await asyncio.sleep(
+                    min(self._limits.pause_s * 2**attempt, LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)
+                )
                 attempt += 1
             else:
                 self._answered = True
@@ -170,32 +190,56 @@ class ChatModel:
             if self._stopping:
                 raise _Stopped
             self.sent, lost = self.sent + 1, True
-            async with asyncio.timeout(self._limits.timeout_s):  # the client's own is for each piece that arrives
+            async with asyncio.timeout(
+                self._limits.timeout_s
+            ):  # the client's own is for each piece that arrives
                 reply = await self._complete(client, request)
             used, lost = reply.usage, False
         except APIStatusError:
             lost = False  # an error is not charged
             raise
         finally:
-            self.budget.settle(worst, used + worst if lost else used)  # without a reply it may have been charged all the same
+            self.budget.settle(
+                worst, used + worst if lost else used
+            )  # without a reply it may have been charged all the same
             if lost:
                 self.on_loss(worst)
         return reply
 
     async def _complete(self, client: "AsyncOpenAI", request: Request) -> ChatReply:
-        messages: list[ChatCompletionMessageParam] = [{"role": role, "content": text} for role, text in request.messages]  # type: ignore[misc]
+        messages: list[ChatCompletionMessageParam] = [
+            {"role": role, "content": text}  # type: ignore[misc]
+            for role, text in request.messages
+        ]
         try:
             completion = await client.chat.completions.create(
-                model=self.model, messages=messages, temperature=request.temperature, max_tokens=request.longest
+                model=self.model,
+                messages=messages,
+                temperature=request.temperature,
+                max_tokens=request.longest,
             )
             text = completion.choices[0].message.content
-        except (ValueError, AttributeError, TypeError, IndexError, KeyError):  # the client checks nothing of what it is sent
+        except (
+            ValueError,
+            AttributeError,
+            TypeError,
+            IndexError,
+            KeyError,
+        ):  # the client checks nothing of what it is sent
             raise NoCompletion from None
         if not isinstance(text, str | None):
             raise NoCompletion
         counts = completion.usage
-        known = counts is not None and isinstance(counts.prompt_tokens, int) and isinstance(counts.completion_tokens, int)
-        usage = RequestUsage(counts.prompt_tokens, counts.completion_tokens) if known and counts is not None else request.worst
+        known = (
+            counts is not None
+            and isinstance(counts.prompt_tokens, int)
+            and isinstance(counts.completion_tokens, int)
+        )
+        usage = (
+            RequestUsage(counts.prompt_tokens, counts.completion_tokens)
+            if known and counts is not None
+            else request.worst
+        )
         return ChatReply(self._server.without_key(text or ""), usage)
 
     def _retries(self, error: Exception) -> int:
@@ -205,9 +249,17 @@ class ChatModel:
         if isinstance(error, APIStatusError):
             code = error.body.get("code") if isinstance(error.body, dict) else None
             passes = error.status_code in (408, 409, 429) or error.status_code >= 500
-            if not passes or code == "insufficient_quota" or error.response.headers.get("x-should-retry") == "false":
+            if (
+                not passes
+                or code == "insufficient_quota"
+                or error.response.headers.get("x-should-retry") == "false"
+            ):
                 return 0
-        elif isinstance(error, APIConnectionError) and not isinstance(error, APITimeoutError) and not self._answered:
+        elif (
+            isinstance(error, APIConnectionError)
+            and not isinstance(error, APITimeoutError)
+            and not self._answered
+        ):
             return min(1, self._limits.retries)  # nobody there, rather than a moment's trouble
         return self._limits.retries
 

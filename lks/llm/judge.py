@@ -77,7 +77,13 @@ class Judge:
     """
 
     def __init__(
-        self, model: str, base_url: str | None = None, api_key: str | None = None, cache: Path | None = None, concurrency: int = 8, retries: int = 5
+        self,
+        model: str,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        cache: Path | None = None,
+        concurrency: int = 8,
+        retries: int = 5,
     ) -> None:
         """Open the replies of earlier runs.
 
@@ -94,7 +100,9 @@ class Judge:
             StoreError: the replies cannot be read.
         """
         self.model = model
-        self._chat = ChatModel(ChatServer.named("The judge", base_url, api_key), model, RequestLimits(concurrency, retries))
+        self._chat = ChatModel(
+            ChatServer.named("The judge", base_url, api_key), model, RequestLimits(concurrency, retries)
+        )
         if cache is None:
             from lks.io.cache import folder
 
@@ -128,7 +136,13 @@ class Judge:
             left -= 1
             progress(1 - left / len(items))
 
-        self._chat.ask([Request((("system", INSTRUCTION), ("user", prompt)), longest=LONGEST_REPLY) for prompt in waiting], keep)
+        self._chat.ask(
+            [
+                Request((("system", INSTRUCTION), ("user", prompt)), longest=LONGEST_REPLY)
+                for prompt in waiting
+            ],
+            keep,
+        )
         progress(1.0)
         replies = [self._replies[item.prompt] for item in items]
         return [Ruling(verdict_of(reply), reply) for reply in replies]

@@ -65,7 +65,12 @@ def calibrate(judge: Judge, items: Sequence[Labelled], progress: Progress = no_p
         neither=verdicts.count(None),
     )
     agreement = (confusion.both_correct + confusion.both_incorrect) / len(pairs)
-    return Calibration(agreement, kappa([str(label) for label in labels], [str(verdict) for verdict in verdicts]), len(pairs), confusion)
+    return Calibration(
+        agreement,
+        kappa([str(label) for label in labels], [str(verdict) for verdict in verdicts]),
+        len(pairs),
+        confusion,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,9 @@ def labelled_items(file: Path = CALIBRATION) -> list[Labelled]:
     try:
         lines = split_lines(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {error}. Name a file of JSON lines with --calibration.") from None
+        raise DataError(
+            f"{file} cannot be read: {error}. Name a file of JSON lines with --calibration."
+        ) from None
     items = []
     for number, line in enumerate(lines, 1):
         try:
@@ -100,9 +107,15 @@ def labelled_items(file: Path = CALIBRATION) -> list[Labelled]:
         except ValidationError as error:
             first = error.errors()[0]
             where = one_line(".".join(map(str, first["loc"]))) or "JSON"
-            raise DataError(f"{file}, line {number}, {where}: {first['msg']}. It takes question, target, answer, label and accepted.") from None
+            raise DataError(
+                f"{file}, line {number}, {where}: {first['msg']}. It takes question, target, answer, label and accepted."
+            ) from None
         if found:
-            items.append(Labelled(JudgeItem(found.question, found.target, found.answer, found.accepted), found.label))
+            items.append(
+                Labelled(JudgeItem(found.question, found.target, found.answer, found.accepted), found.label)
+            )
     if not items:
-        raise DataError(f"{file} holds no items. Write one JSON object a line: question, target, answer, label.")
+        raise DataError(
+            f"{file} holds no items. Write one JSON object a line: question, target, answer, label."
+        )
     return items

@@ -134,7 +134,11 @@ class Budget:
     """
 
     def __init__(
-        self, price: Price | None = None, most_usd: float | None = None, most_tokens: int | None = None, spent: RequestUsage | None = None
+        self,
+        price: Price | None = None,
+        most_usd: float | None = None,
+        most_tokens: int | None = None,
+        spent: RequestUsage | None = None,
     ) -> None:
         """Begin with what was spent earlier.
 
@@ -142,7 +146,9 @@ class Budget:
             UserError: a ceiling on money without a price, or a ceiling below 0.
         """
         if most_usd is not None and price is None:
-            raise UserError("A ceiling on money needs prices: give --price-in and --price-out, US dollars per million tokens, or use --max-tokens.")
+            raise UserError(
+                "A ceiling on money needs prices: give --price-in and --price-out, US dollars per million tokens, or use --max-tokens."
+            )
         if (most_usd or 0) < 0 or (most_tokens or 0) < 0:
             raise UserError("A ceiling must be 0 or above.")
         self.price, self.spent = price, spent or RequestUsage()

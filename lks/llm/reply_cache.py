@@ -54,7 +54,12 @@ class Correspondence:
 
         def keep(index: int, reply: ChatReply) -> None:
             request = waiting[index]
-            entry = {"messages": request.messages, "sample": request.sample, "reply": reply.text, "refused": reply.refused}
+            entry = {
+                "messages": request.messages,
+                "sample": request.sample,
+                "reply": reply.text,
+                "refused": reply.refused,
+            }
             used = {"prompt_tokens": reply.usage.prompt, "reply_tokens": reply.usage.reply}
             self._lines.keep(self._key(request), {**entry, **used})
             arrived()
@@ -68,10 +73,19 @@ class Correspondence:
 
     def _lose(self, usage: RequestUsage) -> None:
         """Note tokens that were paid, perhaps, without a reply: the ceiling holds over all runs."""
-        self._lines.keep(f"lost {uuid.uuid4()}", {"reply": "", "prompt_tokens": usage.prompt, "reply_tokens": usage.reply})
+        self._lines.keep(
+            f"lost {uuid.uuid4()}", {"reply": "", "prompt_tokens": usage.prompt, "reply_tokens": usage.reply}
+        )
 
     def _key(self, request: Request) -> str:
-        parts = [self._chat.model, self._version, request.messages, request.temperature, request.longest, request.sample]
+        parts = [
+            self._chat.model,
+            self._version,
+            request.messages,
+            request.temperature,
+            request.longest,
+            request.sample,
+        ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

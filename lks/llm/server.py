@@ -39,7 +39,9 @@ class ChatServer:
         url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
         key = api_key or os.environ.get("OPENAI_API_KEY") or (NO_KEY if "api.openai.com" not in url else "")
         if not key:
-            raise UserError(f"{who} has no key. Set OPENAI_API_KEY, or name a server that needs none with OPENAI_BASE_URL.")
+            raise UserError(
+                f"{who} has no key. Set OPENAI_API_KEY, or name a server that needs none with OPENAI_BASE_URL."
+            )
         return cls(who, url, key)
 
     @property

@@ -55,7 +55,11 @@ class LKSTrainingState:
     @property
     def _best(self) -> int:
         """Number of the best epoch; -1 before any."""
-        return min((i for i, loss in enumerate(self.history) if loss == loss), key=self.history.__getitem__, default=-1)
+        return min(
+            (i for i, loss in enumerate(self.history) if loss == loss),
+            key=self.history.__getitem__,
+            default=-1,
+        )
 
     def epoch(self, loss: float) -> None:
         """An epoch is over."""
@@ -71,7 +75,11 @@ class LKSTrainingState:
             self._kept.unlink(missing_ok=True)
 
     def _save(self, path: Path) -> None:
-        own = {"history": self.history, "best_state": self.best_state, "generator": self._generator.get_state()}
+        own = {
+            "history": self.history,
+            "best_state": self.best_state,
+            "generator": self._generator.get_state(),
+        }
         states.save(path, own | {name: one.state_dict() for name, one in self._parts.items()})
         self._saved = time.monotonic()
 

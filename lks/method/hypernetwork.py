@@ -52,29 +52,53 @@ class Hypernetwork(nn.Module):
         ValueError: `learnt` is of another design or another model.
     """
 
-    def __init__(self, design: Design, keys: Tensor, own: Tensor, seed: int, learnt: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, design: Design, keys: Tensor, own: Tensor, seed: int, learnt: Mapping[str, Tensor] | None = None
+    ) -> None:
         super().__init__()
         keys, own = keys.float(), own.float()
-        self.inputs = _Inputs.fit(keys, design.features == "whitened") if learnt is None else _Inputs.restore(learnt, keys)
+        self.inputs = (
+            _Inputs.fit(keys, design.features == "whitened")
+            if learnt is None
+            else _Inputs.restore(learnt, keys)
+        )
         self.features = self.inputs(keys)
-        self.mean = own.mean(0, keepdim=True) if learnt is None else _like(learnt["mean"], own, 1, own.shape[1])
-        self.anchor = own.clone() if design.form == "residual" or design.kind == "free" else self.mean.expand_as(own).clone()
+        self.mean = (
+            own.mean(0, keepdim=True) if learnt is None else _like(learnt["mean"], own, 1, own.shape[1])
+        )
+        self.anchor = (
+            own.clone()
+            if design.form == "residual" or design.kind == "free"
+            else self.mean.expand_as(own).clone()
+        )
         spread = own - self.mean if len(own) > 1 else own
-        self.scale = spread.pow(2).mean().sqrt().clamp_min(1e-8) if learnt is None else _like(learnt["scale"], own)
+        self.scale = (
+            spread.pow(2).mean().sqrt().clamp_min(1e-8) if learnt is None else _like(learnt["scale"], own)
+        )
         self.network = self._network(design, keys.shape, own.shape[1], seed).to(keys.device)
         if learnt is not None and design.kind != "free":
             self._continue(learnt)
 
     def _continue(self, learnt: Mapping[str, Tensor]) -> None:
-        weights = {name.removeprefix("network."): value for name, value in learnt.items() if name.startswith("network.")}
+        weights = {
+            name.removeprefix("network."): value
+            for name, value in learnt.items()
+            if name.startswith("network.")
+        }
         try:
             self.network.load_state_dict(weights)
         except RuntimeError as error:
-            raise ValueError(f"the saved hypernetwork is of another design: {str(error).splitlines()[-1].strip()}") from None
+            raise ValueError(
+                f"the saved hypernetwork is of another design: {str(error).splitlines()[-1].strip()}"
+            ) from None
 
     def learnt(self) -> dict[str, Tensor]:
         """All that makes the network a function of a key, whatever the edit set: for going on with other edits."""
-        weights = {} if isinstance(self.network, _Free) else {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        weights = (
+            {}
+            if isinstance(self.network, _Free)
+            else {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        )
         return {"mean": self.mean, "scale": self.scale, **self.inputs.tensors(), **weights}
 
     @staticmethod
@@ -87,7 +111,11 @@ class Hypernetwork(nn.Module):
             last = nn.Linear(width if design.kind == "linear" else design.width * dim, dim)
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
-            return last if design.kind == "linear" else nn.Sequential(nn.Linear(width, design.width * dim), nn.GELU(), last)
+            return (
+                last
+                if design.kind == "linear"
+                else nn.Sequential(nn.Linear(width, design.width * dim), nn.GELU(), last)
+            )
 
     def forward(self, index: Tensor) -> Tensor:
         """New blocks [batch, d] of the subjects numbered `index` [batch]."""
@@ -116,13 +144,24 @@ class Hypernetworks(nn.ModuleList):
         ValueError: `learnt` is of another design or another model.
     """
 
-    def __init__(self, design: Design, keys: Tensor, own: Tensor, seed: int, learnt: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, design: Design, keys: Tensor, own: Tensor, seed: int, learnt: Mapping[str, Tensor] | None = None
+    ) -> None:
         known = [_part(learnt, i) for i in range(len(keys))]
-        super().__init__([Hypernetwork(design, k, o, seed + i, known[i]) for i, (k, o) in enumerate(zip(keys, own, strict=True))])
+        super().__init__(
+            [
+                Hypernetwork(design, k, o, seed + i, known[i])
+                for i, (k, o) in enumerate(zip(keys, own, strict=True))
+            ]
+        )
 
     def learnt(self) -> dict[str, Tensor]:
         """What each network has learnt, by the network's number."""
-        return {f"{i}.{name}": value for i, one in enumerate(self) for name, value in cast(Hypernetwork, one).learnt().items()}
+        return {
+            f"{i}.{name}": value
+            for i, one in enumerate(self)
+            for name, value in cast(Hypernetwork, one).learnt().items()
+        }
 
     def forward(self, index: Tensor) -> Tensor:
         """New blocks [blocks, batch, d] of the subjects numbered `index` [batch]."""
@@ -142,7 +181,11 @@ def _part(learnt: Mapping[str, Tensor] | None, number: int) -> dict[str, Tensor]
     """One network's share of what `Hypernetworks.learnt` gave."""
     if learnt is None:
         return None
-    return {name.removeprefix(f"{number}."): value for name, value in learnt.items() if name.startswith(f"{number}.")}
+    return {
+        name.removeprefix(f"{number}."): value
+        for name, value in learnt.items()
+        if name.startswith(f"{number}.")
+    }
 
 
 def _like(saved: Tensor, model: Tensor, *shape: int) -> Tensor:
@@ -152,7 +195,9 @@ def _like(saved: Tensor, model: Tensor, *shape: int) -> Tensor:
         ValueError: it has another shape.
     """
     if saved.shape != shape:
-        raise ValueError(f"the saved hypernetwork has a tensor of shape {tuple(saved.shape)} where the model needs {shape}")
+        raise ValueError(
+            f"the saved hypernetwork has a tensor of shape {tuple(saved.shape)} where the model needs {shape}"
+        )
     return saved.to(model)
 
 
@@ -166,8 +211,16 @@ class _Inputs:
         variance: [r] along them.
     """
 
-    def __init__(self, centre: Tensor, first: Tensor, last: Tensor, directions: Tensor | None, variance: Tensor | None) -> None:
-        self.centre, self.first, self.last, self.directions, self.variance = centre, first, last, directions, variance
+    def __init__(
+        self, centre: Tensor, first: Tensor, last: Tensor, directions: Tensor | None, variance: Tensor | None
+    ) -> None:
+        self.centre, self.first, self.last, self.directions, self.variance = (
+            centre,
+            first,
+            last,
+            directions,
+            variance,
+        )
 
     @classmethod
     def fit(cls, keys: Tensor, whitened: bool) -> "_Inputs":
@@ -185,12 +238,18 @@ class _Inputs:
         """Inputs [n, k] of keys [n, k]; whitened ones have (nearly) uncorrelated directions of equal variance."""
         found = (keys - self.centre) / self.first
         if self.directions is not None and self.variance is not None:
-            found = ((found @ self.directions.T) / (self.variance + RIDGE * self.variance.mean()).sqrt()) @ self.directions
+            found = (
+                (found @ self.directions.T) / (self.variance + RIDGE * self.variance.mean()).sqrt()
+            ) @ self.directions
         return found / self.last
 
     def tensors(self) -> dict[str, Tensor]:
         """What is saved."""
-        whitening = {} if self.directions is None or self.variance is None else {"directions": self.directions, "variance": self.variance}
+        whitening = (
+            {}
+            if self.directions is None or self.variance is None
+            else {"directions": self.directions, "variance": self.variance}
+        )
         return {"centre": self.centre, "first": self.first, "last": self.last, **whitening}
 
     @classmethod
@@ -203,8 +262,17 @@ class _Inputs:
         width = keys.shape[1]
         directions, variance = saved.get("directions"), saved.get("variance")
         if directions is not None and variance is not None:
-            directions, variance = _like(directions, keys, len(directions), width), _like(variance, keys, len(directions))
-        return cls(_like(saved["centre"], keys, width), _like(saved["first"], keys), _like(saved["last"], keys), directions, variance)
+            directions, variance = (
+                _like(directions, keys, len(directions), width),
+                _like(variance, keys, len(directions)),
+            )
+        return cls(
+            _like(saved["centre"], keys, width),
+            _like(saved["first"], keys),
+            _like(saved["last"], keys),
+            directions,
+            variance,
+        )
 
 
 def _size(values: Tensor) -> Tensor:

@@ -23,9 +23,23 @@ from lks.scope.naming import loose_subjects
 
 EntryT = TypeVar("EntryT")
 
-_LLAMA_ZSRE = {1: (1.0, 10, 1), 10: (0.5, 20, 2), 100: (1.0, 20, 32), 500: (1.0, 20, 32), 1000: (10.0, 20, 32), 10000: (80.0, 20, 32)}
+_LLAMA_ZSRE = {
+    1: (1.0, 10, 1),
+    10: (0.5, 20, 2),
+    100: (1.0, 20, 32),
+    500: (1.0, 20, 32),
+    1000: (10.0, 20, 32),
+    10000: (80.0, 20, 32),
+}
 # Batch size 32 instead of the paper's 1 on Mistral: their code forces 1, ours has no such limit.
-_MISTRAL_ZSRE = {1: (1.0, 10, 1), 10: (1.0, 10, 10), 100: (1.0, 20, 32), 500: (5.0, 20, 32), 1000: (12.0, 20, 32), 10000: (50.0, 20, 32)}
+_MISTRAL_ZSRE = {
+    1: (1.0, 10, 1),
+    10: (1.0, 10, 10),
+    100: (1.0, 20, 32),
+    500: (5.0, 20, 32),
+    1000: (12.0, 20, 32),
+    10000: (50.0, 20, 32),
+}
 TABLE_2_AND_4: Mapping[tuple[str, str], Mapping[int, tuple[float, int, int]]] = {
     ("llama-2-7b-chat", "zsre"): _LLAMA_ZSRE,
     ("llama-2-7b-chat", "counterfact"): _LLAMA_ZSRE | {1000: (3.0, 20, 32)},
@@ -153,7 +167,14 @@ class LKS(Editor[LKSParams]):
             "edit will act inside longer names elsewhere, too. If the longer name is meant, make that the subject."
         ]
 
-    def edit(self, lm: LM, edits: Sequence[Edit], seed: int = 0, progress: Progress = no_progress, after: After = no_callback) -> Patch:
+    def edit(
+        self,
+        lm: LM,
+        edits: Sequence[Edit],
+        seed: int = 0,
+        progress: Progress = no_progress,
+        after: After = no_callback,
+    ) -> Patch:
         """Train h_phi on the edits (Algorithm 1) and keep the table of knowledge blocks it makes.
 
         Raises:
@@ -163,13 +184,20 @@ class LKS(Editor[LKSParams]):
         p = self.params
         self.learnt = {}
         if not edits:
-            return KnowledgeBlockPatch([], torch.zeros(len(p.all_blocks), 0, lm.dim), p.all_blocks, p.positions, p.scope, p.mentions)
+            return KnowledgeBlockPatch(
+                [], torch.zeros(len(p.all_blocks), 0, lm.dim), p.all_blocks, p.positions, p.scope, p.mentions
+            )
         trainer = LKSTrainer(lm, prepare(lm, edits, p), p, seed)
         trainer.train(progress, lks.io.cache.folder() / "training" / f"{_identity(lm, edits, p, seed)}.pt")
         return self._made(lm, edits, trainer, seed)
 
     def update(
-        self, lm: LM, edits: Sequence[Edit], learnt: Mapping[str, Tensor], seed: int = 0, progress: Progress = no_progress
+        self,
+        lm: LM,
+        edits: Sequence[Edit],
+        learnt: Mapping[str, Tensor],
+        seed: int = 0,
+        progress: Progress = no_progress,
     ) -> KnowledgeBlockPatch:
         """Blocks for new or changed subjects, h_phi going on from what it learnt on other edits: half the epochs at most.
 
@@ -197,10 +225,16 @@ class LKS(Editor[LKSParams]):
         """The trained networks' table with names and gate."""
         p = self.params
         self.learnt = trainer.networks.learnt()
-        gate = RelationGate.fit(lm, p.block, edits, subjects_of(edits), seed=seed) if p.gate == "relation" else None
+        gate = (
+            RelationGate.fit(lm, p.block, edits, subjects_of(edits), seed=seed)
+            if p.gate == "relation"
+            else None
+        )
         table = trainer.networks.table()
         names = list(spellings_of(edits).values())
-        return KnowledgeBlockPatch(names, table, p.all_blocks, p.positions, p.scope, p.mentions, gate, loose_subjects(edits))
+        return KnowledgeBlockPatch(
+            names, table, p.all_blocks, p.positions, p.scope, p.mentions, gate, loose_subjects(edits)
+        )
 
     def _check(self, lm: LM) -> None:
         """Refuse blocks that the model does not have or that are out of order."""
@@ -208,4 +242,6 @@ class LKS(Editor[LKSParams]):
         for block in blocks:
             lm.block(block)
         if list(blocks) != sorted(set(blocks)):
-            raise UserError(f"LKS replaces at blocks {blocks}: more_blocks must be above block, in ascending order.")
+            raise UserError(
+                f"LKS replaces at blocks {blocks}: more_blocks must be above block, in ascending order."
+            )

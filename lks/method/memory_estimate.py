@@ -37,8 +37,20 @@ class ModelShape:
         heads = int(config.num_attention_heads)
         width = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
         kv = int(getattr(config, "num_key_value_heads", None) or heads) * width
-        hidden = int(getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size)
-        return cls(parameters, int(config.vocab_size), int(config.hidden_size), hidden, int(config.num_hidden_layers), kv, itemsize)
+        hidden = int(
+            getattr(config, "intermediate_size", None)
+            or getattr(config, "n_inner", None)
+            or 4 * config.hidden_size
+        )
+        return cls(
+            parameters,
+            int(config.vocab_size),
+            int(config.hidden_size),
+            hidden,
+            int(config.num_hidden_layers),
+            kv,
+            itemsize,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +97,9 @@ class Needs:
 
     def __str__(self) -> str:
         parts = ("weights", "states", "keys_values", "references", "step")
-        return f"{gibibytes(self.total)}: " + ", ".join(f"{p.replace('_', ' and ')} {gibibytes(getattr(self, p))}" for p in parts)
+        return f"{gibibytes(self.total)}: " + ", ".join(
+            f"{p.replace('_', ' and ')} {gibibytes(getattr(self, p))}" for p in parts
+        )
 
 
 def needs(shape: ModelShape, load: Load, block: int, reference_top: int = 0) -> Needs:
@@ -95,7 +109,9 @@ def needs(shape: ModelShape, load: Load, block: int, reference_top: int = 0) -> 
     result, and three widths of the MLP; a loss position keeps float32 logits, their log-probabilities and a gradient.
     """
     upper = shape.blocks - block - 1
-    per_token = shape.dim * (2 * 4 + 6 * shape.itemsize) + (2 * shape.kv_dim + 4 * shape.hidden) * shape.itemsize
+    per_token = (
+        shape.dim * (2 * 4 + 6 * shape.itemsize) + (2 * shape.kv_dim + 4 * shape.hidden) * shape.itemsize
+    )
     kept = shape.vocabulary * 4 if not reference_top else (reference_top + 1) * 4 + reference_top * 4
     return Needs(
         weights=shape.parameters * shape.itemsize,

@@ -43,7 +43,9 @@ class RelationGate:
 
     def __init__(self, keys: Tensor, owner: Tensor, centre: Tensor, threshold: float) -> None:
         if keys.ndim != 2 or owner.shape != keys.shape[:1] or centre.shape != keys.shape[1:]:
-            raise ValueError(f"keys {tuple(keys.shape)}, owner {tuple(owner.shape)} and centre {tuple(centre.shape)} do not fit together")
+            raise ValueError(
+                f"keys {tuple(keys.shape)}, owner {tuple(owner.shape)} and centre {tuple(centre.shape)} do not fit together"
+            )
         self.keys, self.owner, self.centre, self.threshold = keys, owner, centre, threshold
         self._of = _places(owner)
 
@@ -53,7 +55,15 @@ class RelationGate:
         return cls(_direction(asked, centre), owner, centre.float(), threshold)
 
     @classmethod
-    def fit(cls, lm: LM, block: int, edits: Sequence[Edit], numbers: Mapping[str, int], false_positive_rate: float = 0.05, seed: int = 0) -> Self:
+    def fit(
+        cls,
+        lm: LM,
+        block: int,
+        edits: Sequence[Edit],
+        numbers: Mapping[str, int],
+        false_positive_rate: float = 0.05,
+        seed: int = 0,
+    ) -> Self:
         """Keys from training prompts on the unedited model, and a threshold from such prompts held out.
 
         Edit prompts and training paraphrases ask for the edited fact and become keys; `training_locality` asks for other facts. The
@@ -78,7 +88,10 @@ class RelationGate:
         measured = held if held.any() else fitted
         if asks.all():  # nothing to tell apart
             return cls.of(found, subject, torch.zeros_like(found[0]), -1.0)
-        sides = [found[fitted & side].mean(0) if bool((fitted & side).any()) else found[side].mean(0) for side in (asks, ~asks)]
+        sides = [
+            found[fitted & side].mean(0) if bool((fitted & side).any()) else found[side].mean(0)
+            for side in (asks, ~asks)
+        ]
         gate = cls.of(found[asks], subject[asks], (sides[0] + sides[1]) / 2, -1.0)
         own = torch.where(asks, asks.cumsum(0) - 1, -1)
         near = gate.nearness(found[measured], subject[measured], own[measured])
@@ -124,12 +137,16 @@ class RelationGate:
         """
         places = [(self.owner == subject).nonzero().flatten() for subject in chosen]
         kept = torch.cat([self.owner[:0], *places])
-        owner = torch.cat([self.owner[:0], *(torch.full_like(place, number) for number, place in enumerate(places))])
+        owner = torch.cat(
+            [self.owner[:0], *(torch.full_like(place, number) for number, place in enumerate(places))]
+        )
         return RelationGate(self.keys[kept], owner, self.centre, self.threshold)
 
     def to(self, device: torch.device) -> "RelationGate":
         """The same gate on a device."""
-        return RelationGate(self.keys.to(device), self.owner.to(device), self.centre.to(device), self.threshold)
+        return RelationGate(
+            self.keys.to(device), self.owner.to(device), self.centre.to(device), self.threshold
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """What is saved."""
@@ -152,12 +169,18 @@ def _prompts(edits: Sequence[Edit], numbers: Mapping[str, int]) -> list[_GatePro
     for edit in edits:
         number = numbers[edit.subject]
         names = edit.subject, *edit.aliases
-        asking |= {(number, text): None for text in (edit.prompt, *edit.training_paraphrases) if names_subject(text, *names)}
+        asking |= {
+            (number, text): None
+            for text in (edit.prompt, *edit.training_paraphrases)
+            if names_subject(text, *names)
+        }
         rest = [text for text in edit.training_locality if names_subject(text, *names)]
         count = min(len(rest), max(2, OTHER_FACTS // len(edits)))
         other |= {(number, rest[i * len(rest) // count]): None for i in range(count)}
     found = [_GatePrompt(text, number, True) for number, text in asking]
-    return found + [_GatePrompt(text, number, False) for number, text in other if (number, text) not in asking]
+    return found + [
+        _GatePrompt(text, number, False) for number, text in other if (number, text) not in asking
+    ]
 
 
 def _held_out(subject: Tensor, seed: int) -> Tensor:
@@ -173,7 +196,9 @@ def _threshold(inside: Tensor, outside: Tensor, rate: float) -> float:
     """From the nearness of held-out prompts that ask for the edited fact and of those that do not."""
     inside = inside[inside.isfinite()]
     highest = float(outside.quantile(1 - rate)) if len(outside) else 0.0
-    lowest = float(inside.quantile(rate)) if len(inside) else 1.0  # no paraphrase to hold out: an edit prompt is its own key
+    lowest = (
+        float(inside.quantile(rate)) if len(inside) else 1.0
+    )  # no paraphrase to hold out: an edit prompt is its own key
     return max(highest, (highest + lowest) / 2)
 
 

@@ -54,14 +54,22 @@ class KnowledgeBlockPatch(Patch):
         loose: Sequence[int] = (),
     ) -> None:
         if table.ndim != 3 or len(table) != len(blocks) or table.shape[1] != len(names):
-            raise ValueError(f"{len(names)} subjects and {len(blocks)} blocks but a table of shape {tuple(table.shape)}")
+            raise ValueError(
+                f"{len(names)} subjects and {len(blocks)} blocks but a table of shape {tuple(table.shape)}"
+            )
         if not blocks or list(blocks) != sorted(set(blocks)):
             raise ValueError(f"blocks {blocks} are not ascending")
         if any(not 0 <= subject < len(names) for subject in loose):
             raise ValueError(f"{len(names)} subjects but {list(loose)} are to be found in longer names")
         if gate is not None and gate.subjects != len(names):
             raise ValueError(f"{len(names)} subjects but a gate for {gate.subjects}")
-        self.names, self.table, self.blocks, self.positions, self.scope_kind = names, table, blocks, positions, scope
+        self.names, self.table, self.blocks, self.positions, self.scope_kind = (
+            names,
+            table,
+            blocks,
+            positions,
+            scope,
+        )
         self.mentions, self.gate, self.loose = mentions, gate, tuple(loose)
         self.scope = make_scope(scope, names, self.loose)
 
@@ -100,7 +108,9 @@ class KnowledgeBlockPatch(Patch):
         saved = checked(_KnowledgeBlockSettings, settings)
         _, _, d = check_tensor("table", table, len(saved.blocks), len(saved.names), None).shape
         gate = None if saved.threshold is None else _gate(tensors, saved.threshold, d)
-        return cls(saved.names, table, saved.blocks, saved.positions, saved.scope, saved.mentions, gate, saved.loose)
+        return cls(
+            saved.names, table, saved.blocks, saved.positions, saved.scope, saved.mentions, gate, saved.loose
+        )
 
     def only(self, chosen: Sequence[int]) -> "KnowledgeBlockPatch":
         """The patch with some of its subjects alone: their blocks, names and gate keys are as they were, bit for bit.
@@ -111,7 +121,16 @@ class KnowledgeBlockPatch(Patch):
         gate = None if self.gate is None or not chosen else self.gate.only(chosen)
         names = [self.names[i] for i in chosen]
         loose = [place for place, subject in enumerate(chosen) if subject in self.loose]
-        return KnowledgeBlockPatch(names, self.table[:, list(chosen)], self.blocks, self.positions, self.scope_kind, self.mentions, gate, loose)
+        return KnowledgeBlockPatch(
+            names,
+            self.table[:, list(chosen)],
+            self.blocks,
+            self.positions,
+            self.scope_kind,
+            self.mentions,
+            gate,
+            loose,
+        )
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -128,7 +147,12 @@ class KnowledgeBlockPatch(Patch):
         replacer = Replacer(self, lm)
         with track_prefill(lm, replacer.decide) as prefills:
             hooks = [partial(replacer.replace, prefills, place) for place in range(len(self.blocks))]
-            with installed_hooks([lm.block(block).register_forward_hook(hook) for block, hook in zip(self.blocks, hooks, strict=True)]):
+            with installed_hooks(
+                [
+                    lm.block(block).register_forward_hook(hook)
+                    for block, hook in zip(self.blocks, hooks, strict=True)
+                ]
+            ):
                 yield
 
     def find(self, lm: LM, ids: Sequence[int]) -> list[tuple[int, int]]:
@@ -157,7 +181,9 @@ class _KnowledgeBlockSettings:
 def _gate(tensors: dict[str, Tensor], threshold: float, d: int) -> RelationGate:
     """The saved gate; the numbers of its subjects are looked at before anything is made as long as the largest says."""
     keys, owner = check_tensor("gate.keys", tensors["gate.keys"], None, d), tensors["gate.owner"]
-    if owner.dtype != torch.long or (len(owner) and not 0 <= int(owner.min()) <= int(owner.max()) < len(keys)):
+    if owner.dtype != torch.long or (
+        len(owner) and not 0 <= int(owner.min()) <= int(owner.max()) < len(keys)
+    ):
         raise ValueError("gate.owner holds no numbers of subjects")
     return RelationGate(keys, owner, check_tensor("gate.centre", tensors["gate.centre"], d), threshold)
 
@@ -192,13 +218,17 @@ class Replacer:
             if replaced:
                 replaced.sort()
                 about[row] = replaced[-1][1]
-                columns = range(len(tokens)) if masks is None else list(compress(range(len(tokens)), masks[row]))
+                columns = (
+                    range(len(tokens)) if masks is None else list(compress(range(len(tokens)), masks[row]))
+                )
                 found += [(row, columns[token], subject, columns[-1]) for token, subject in replaced]
         self.decided = torch.tensor(found, device=now.ids.device).T if found else None
         subject = torch.tensor(about, device=now.ids.device)
         now.row_state |= {FIRED: subject >= 0, FOUND: subject}
 
-    def replace(self, prefills: Prefills, place: int, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+    def replace(
+        self, prefills: Prefills, place: int, _module: nn.Module, _args: tuple[Any, ...], output: Any
+    ) -> Any:
         """After a block: the decided positions get their new blocks; nothing in a step on a cache.
 
         A new tensor is handed on. Writing into the block's own would save a copy, which is not worth what it could break: someone else's

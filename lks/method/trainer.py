@@ -40,7 +40,14 @@ class LKSTrainer:
         ValueError: `learnt` does not fit the model or the parameters.
     """
 
-    def __init__(self, lm: LM, material: TrainingData, params: LKSParams, seed: int, learnt: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        lm: LM,
+        material: TrainingData,
+        params: LKSParams,
+        seed: int,
+        learnt: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.lm, self.material, self.params = lm, material, params
         design = Design(params.hypernetwork, params.form, params.features, params.width)
         self.networks = Hypernetworks(design, material.keys, material.own, seed, learnt)
@@ -52,7 +59,10 @@ class LKSTrainer:
         Rows of similar length run together, so that little of it is padding; each row brings its share of its part's mean.
         """
         m = self.material
-        shares = {part: (1.0 if part == "locality" else self.params.lambda_edit) / max(1, len(chosen.get(part, ()))) for part in PARTS}
+        shares = {
+            part: (1.0 if part == "locality" else self.params.lambda_edit) / max(1, len(chosen.get(part, ())))
+            for part in PARTS
+        }
         pairs = [(row, shares[part]) for part in PARTS for row in chosen.get(part, ())]
         index = torch.tensor([row for row, _ in pairs], device=m.subject.device)
         share = torch.tensor([share for _, share in pairs], device=m.subject.device)
@@ -68,7 +78,9 @@ class LKSTrainer:
         m = self.material
         ends, start = m.ends(index), m.spans[index, 0]
         new, spans = self.networks(m.subject[index]), m.spans[index] - start[:, None]
-        final = ends(place(ends.hidden, spans, new[0]), lambda number, hidden: place(hidden, spans, new[number + 1]))
+        final = ends(
+            place(ends.hidden, spans, new[0]), lambda number, hidden: place(hidden, spans, new[number + 1])
+        )
         rows, where = losses_at(m, index)
         logits = m.upper.logits(final[rows, m.positions[where] - start[rows]])
         kept = m.reference_offsets[index][rows]
@@ -122,8 +134,16 @@ class LKSTrainer:
                 chosen["edit"] += owned["edit"][edit]
                 chosen["paraphrase"] += self._sample(owned["paraphrase"][edit], p.paraphrases)
                 chosen["locality"] += self._sample(owned["locality"][edit], p.locality_prompts)
-            result += [chosen] if p.optimisation == "joint" else [{part: rows} for part, rows in chosen.items() if rows]
-        return sorted(result, key=lambda c: PARTS.index(next(iter(c)))) if p.optimisation == "alternating" else result
+            result += (
+                [chosen]
+                if p.optimisation == "joint"
+                else [{part: rows} for part, rows in chosen.items() if rows]
+            )
+        return (
+            sorted(result, key=lambda c: PARTS.index(next(iter(c))))
+            if p.optimisation == "alternating"
+            else result
+        )
 
     def _sample(self, rows: list[int], count: int) -> list[int]:
         if len(rows) <= count:

@@ -110,7 +110,9 @@ def prepare(lm: LM, edits: Sequence[Edit], params: LKSParams) -> TrainingData:
     counts = torch.tensor([0, *(len(r.positions) for r in rows)])
     locality = [r for own in owned["locality"] for r in own]
     reference_offsets = torch.full((len(rows),), -1, dtype=torch.long)
-    reference_offsets[locality] = (counts[1:][locality].cumsum(0) - counts[1:][locality]) if locality else counts[:0]
+    reference_offsets[locality] = (
+        (counts[1:][locality].cumsum(0) - counts[1:][locality]) if locality else counts[:0]
+    )
     material = TrainingData(
         upper=upper,
         ids=[r.ids for r in rows],
@@ -122,7 +124,12 @@ def prepare(lm: LM, edits: Sequence[Edit], params: LKSParams) -> TrainingData:
         offsets=counts.cumsum(0).to(device),
         positions=torch.tensor([p for r in rows for p in r.positions], device=device, dtype=torch.long),
         labels=torch.tensor([t for r in rows for t in r.labels], device=device, dtype=torch.long),
-        references=References.room(int(counts[1:][locality].sum()), lm.vocabulary_projection.weight.shape[0], params.reference_top, device),
+        references=References.room(
+            int(counts[1:][locality].sum()),
+            lm.vocabulary_projection.weight.shape[0],
+            params.reference_top,
+            device,
+        ),
         reference_offsets=reference_offsets.to(device),
         keys=_keys(lm, edits, params),
         own=_own(lm, rows, owned["edit"], params, len(numbers)),
@@ -139,7 +146,9 @@ def stated(lm: LM, edits: Sequence[Edit], params: LKSParams) -> Needs:
 
 
 def _needs(lm: LM, rows: Sequence[_Row], owned: dict[Part, list[list[int]]], params: LKSParams) -> Needs:
-    shape = ModelShape.of(lm.model.config, sum(p.numel() for p in lm.model.parameters()), lm.model.dtype.itemsize)
+    shape = ModelShape.of(
+        lm.model.config, sum(p.numel() for p in lm.model.parameters()), lm.model.dtype.itemsize
+    )
     return needs(shape, _load(rows, owned, params), params.block, params.reference_top)
 
 
@@ -158,7 +167,9 @@ def _load(rows: Sequence[_Row], owned: dict[Part, list[list[int]]], params: LKSP
     )
 
 
-def _rows(lm: LM, edits: Sequence[Edit], params: LKSParams, numbers: dict[str, int]) -> tuple[list[_Row], dict[Part, list[list[int]]], int]:
+def _rows(
+    lm: LM, edits: Sequence[Edit], params: LKSParams, numbers: dict[str, int]
+) -> tuple[list[_Row], dict[Part, list[list[int]]], int]:
     """All rows, which of them each edit owns, and how many prompts were skipped.
 
     A row's subject is where the patch will find it when it is asked: the last mention by the same scope rules.
@@ -174,10 +185,18 @@ def _rows(lm: LM, edits: Sequence[Edit], params: LKSParams, numbers: dict[str, i
         texts = [(i, prompt) for i, edit in enumerate(edits) for prompt in _prompts(edit, part, params)]
         targets = ["" if part == "locality" else edits[i].target for i, _ in texts]
         encoded = lm.encode([p for _, p in texts], targets)
-        tails = continuations(lm, encoded, params.locality_tokens - 1) if part == "locality" else [[] for _ in encoded]
+        tails = (
+            continuations(lm, encoded, params.locality_tokens - 1)
+            if part == "locality"
+            else [[] for _ in encoded]
+        )
         for (i, _), row, tail in zip(texts, encoded, tails, strict=True):
             number = numbers[edits[i].subject]
-            own = [(first, last) for subject, first, last in mentioned(lm.pieces, scope, row.ids[: row.n_prompt]) if subject == number]
+            own = [
+                (first, last)
+                for subject, first, last in mentioned(lm.pieces, scope, row.ids[: row.n_prompt])
+                if subject == number
+            ]
             if own:
                 owned[part][i].append(len(rows))
                 rows.append(_row(replace(row, subject=own[-1]), tail, number, params.positions))
@@ -247,7 +266,10 @@ def _refer(material: TrainingData, locality: Sequence[int], batch_tokens: int = 
         ends = material.ends(chosen)
         rows, where = losses_at(material, chosen)
         final = ends(ends.hidden)[rows, material.positions[where] - material.spans[chosen, 0][rows]]
-        material.references.put(material.reference_offsets[chosen][rows] + where - material.offsets[chosen][rows], material.upper.logits(final))
+        material.references.put(
+            material.reference_offsets[chosen][rows] + where - material.offsets[chosen][rows],
+            material.upper.logits(final),
+        )
 
 
 def losses_at(material: TrainingData, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -267,10 +289,17 @@ def _keys(lm: LM, edits: Sequence[Edit], params: LKSParams) -> Tensor:
     choices = {"edit": [[" ".join(t) for t in texts]], "entity": [list(numbers)]}
     choices["both"] = choices["edit"] + choices["entity"]
     blocks = (params.block, *params.more_blocks)
-    return torch.stack([torch.cat([last_states(lm, block, choice) for choice in choices[params.key]], -1) for block in blocks])
+    return torch.stack(
+        [
+            torch.cat([last_states(lm, block, choice) for choice in choices[params.key]], -1)
+            for block in blocks
+        ]
+    )
 
 
-def _own(lm: LM, rows: Sequence[_Row], owned: Sequence[Sequence[int]], params: LKSParams, n_subjects: int) -> Tensor:
+def _own(
+    lm: LM, rows: Sequence[_Row], owned: Sequence[Sequence[int]], params: LKSParams, n_subjects: int
+) -> Tensor:
     """Each subject's unedited state at its last token, the mean over its edit prompts: [blocks, subjects, d]."""
     device = lm.device
     chosen = [rows[r] for own in owned for r in own]
@@ -278,7 +307,11 @@ def _own(lm: LM, rows: Sequence[_Row], owned: Sequence[Sequence[int]], params: L
     which = torch.tensor([row.subject for row in chosen], device=device, dtype=torch.long)
     means = []
     for block in (params.block, *params.more_blocks):
-        found = states(lm, block, [row.ids for row in chosen]).at(torch.arange(len(chosen), device=device), last).float()
+        found = (
+            states(lm, block, [row.ids for row in chosen])
+            .at(torch.arange(len(chosen), device=device), last)
+            .float()
+        )
         sums = torch.zeros(n_subjects, lm.dim, device=device).index_add(0, which, found)
         means.append(sums / torch.bincount(which, minlength=n_subjects).clamp_min(1)[:, None])
     return torch.stack(means)

@@ -37,7 +37,9 @@ class Architecture:
 
 
 _LLAMA = Architecture("model", "layers", "norm", "mlp.down_proj", "self_attn.o_proj")
-_OUTPUT_NORMS = Architecture("model", "layers", "norm", "mlp.down_proj", "self_attn.o_proj", output_norms=True)
+_OUTPUT_NORMS = Architecture(
+    "model", "layers", "norm", "mlp.down_proj", "self_attn.o_proj", output_norms=True
+)
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
@@ -51,7 +53,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "phi3": _LLAMA,
     "gpt2": Architecture("transformer", "h", "ln_f", "mlp.c_proj", "attn.c_proj", positions="wpe"),
     "gptj": Architecture("transformer", "h", "ln_f", "mlp.fc_out", "attn.out_proj"),
-    "gpt_neox": Architecture("gpt_neox", "layers", "final_layer_norm", "mlp.dense_4h_to_h", "attention.dense"),
+    "gpt_neox": Architecture(
+        "gpt_neox", "layers", "final_layer_norm", "mlp.dense_4h_to_h", "attention.dense"
+    ),
 }
 """By `model_type` of the configuration. All paths by keyword in a new entry, as the error for an unknown family prints it."""
 
@@ -77,10 +81,14 @@ def architecture_of(model: "PreTrainedModel", given: Architecture | None = None)
     family = family_of(model)
     chosen = given or ARCHITECTURES.get(family)
     if chosen is None:
-        raise UserError(f"Unknown model family {family!r}. Known: {', '.join(sorted(ARCHITECTURES))}.\n{_advice(model, family)}")
+        raise UserError(
+            f"Unknown model family {family!r}. Known: {', '.join(sorted(ARCHITECTURES))}.\n{_advice(model, family)}"
+        )
     wrong = list(_dead_ends(model, chosen))
     if wrong:
-        raise UserError(f"The architecture for {family!r} does not fit the model: {'; '.join(wrong)}.\n{_advice(model, family)}")
+        raise UserError(
+            f"The architecture for {family!r} does not fit the model: {'; '.join(wrong)}.\n{_advice(model, family)}"
+        )
     return chosen
 
 
@@ -94,7 +102,12 @@ def _dead_ends(model: "PreTrainedModel", architecture: Architecture) -> Iterator
     if not isinstance(blocks, nn.ModuleList) or not len(blocks):
         yield f"blocks={architecture.blocks!r} is no list of blocks"
         return
-    for name, root in (("final_norm", decoder), ("positions", decoder), ("mlp_output", blocks[0]), ("attention_output", blocks[0])):
+    for name, root in (
+        ("final_norm", decoder),
+        ("positions", decoder),
+        ("mlp_output", blocks[0]),
+        ("attention_output", blocks[0]),
+    ):
         path = getattr(architecture, name)
         if _at(root, path) is None:
             yield f"{name}={path!r}"
@@ -109,23 +122,33 @@ def _at(root: nn.Module, path: str) -> nn.Module | None:
 
 def guess(model: "PreTrainedModel") -> Architecture:
     """What an entry for a model might be, from names, classes and shapes of its modules; "?" where nothing was found."""
-    lists = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part)]
+    lists = [
+        (name, part) for name, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part)
+    ]
     if not lists:
         return Architecture(_MISSING, _MISSING, _MISSING, _MISSING, _MISSING)
     path, blocks = max(lists, key=lambda found: sum(p.numel() for p in found[1].parameters()))
     parent, _, name = path.rpartition(".")
     decoder = model.get_submodule(parent)
     norms = [child for child, part in decoder.named_children() if "norm" in type(part).__name__.lower()]
-    tables = [child for child, part in decoder.named_children() if isinstance(part, nn.Embedding) and part is not model.get_input_embeddings()]
+    tables = [
+        child
+        for child, part in decoder.named_children()
+        if isinstance(part, nn.Embedding) and part is not model.get_input_embeddings()
+    ]
     assert isinstance(blocks, nn.ModuleList)
     inner = list(blocks[0].named_modules())
     linear = [found for found, part in inner if _width_out(part) == model.config.hidden_size]
     attention = [found for found in linear if any(word in found.lower() for word in _ATTENTION)]
     mlp = [found for found in linear if found not in attention]
     norm, mlp_output, attention_output = ((found or [_MISSING])[-1] for found in (norms, mlp, attention))
-    norms_inside = [child for child, part in blocks[0].named_children() if "norm" in type(part).__name__.lower()]
+    norms_inside = [
+        child for child, part in blocks[0].named_children() if "norm" in type(part).__name__.lower()
+    ]
     behind = any("post" in child and ("feedforward" in child or "mlp" in child) for child in norms_inside)
-    return Architecture(parent, name, norm, mlp_output, attention_output, positions=(tables or [""])[0], output_norms=behind)
+    return Architecture(
+        parent, name, norm, mlp_output, attention_output, positions=(tables or [""])[0], output_norms=behind
+    )
 
 
 def _width_out(module: nn.Module) -> int | None:
@@ -137,13 +160,25 @@ def _width_out(module: nn.Module) -> int | None:
 def _advice(model: "PreTrainedModel", family: str) -> str:
     """What was found and where to put it, several lines."""
     found = guess(model)
-    entry = ", ".join(f"{f.name}={getattr(found, f.name)!r}" for f in fields(found) if getattr(found, f.name) not in ("", False))
+    entry = ", ".join(
+        f"{f.name}={getattr(found, f.name)!r}"
+        for f in fields(found)
+        if getattr(found, f.name) not in ("", False)
+    )
     blocks = _at(_at(model, found.decoder) or model, found.blocks)
     first = next(iter(blocks.children()), None) if blocks is not None else None
     count = len(list(blocks.children())) if blocks is not None else 0
-    seen = [f"  blocks: {count} of class {type(first).__name__}"] if first is not None else ["  no list of blocks was found"]
+    seen = (
+        [f"  blocks: {count} of class {type(first).__name__}"]
+        if first is not None
+        else ["  no list of blocks was found"]
+    )
     if first is not None:
-        seen += [f"    {name}: {type(part).__name__}" for name, part in first.named_modules() if name and not list(part.children())]
+        seen += [
+            f"    {name}: {type(part).__name__}"
+            for name, part in first.named_modules()
+            if name and not list(part.children())
+        ]
     return "\n".join(
         [
             "Its modules:",

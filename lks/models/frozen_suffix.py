@@ -34,7 +34,14 @@ class Suffix:
         hidden: [rows, ends, d] input states of the ends; column 0 is s.
     """
 
-    def __init__(self, upper: UpperBlocks, cached: BlockStates, index: Tensor, starts: Tensor, beginnings: "Beginnings | None" = None) -> None:
+    def __init__(
+        self,
+        upper: UpperBlocks,
+        cached: BlockStates,
+        index: Tensor,
+        starts: Tensor,
+        beginnings: "Beginnings | None" = None,
+    ) -> None:
         self.upper = upper
         self.decoders = upper.counted_from_0
         lengths, before = cached.lengths[index], int(starts.max())
@@ -44,11 +51,17 @@ class Suffix:
         self.positions = source.clamp_min(0)
         where = cached.starts[index][:, None] + source.clamp_min(0).minimum(lengths[:, None] - 1)
         self.hidden = self._states(cached.flat, where, slice(before, width))
-        self.kept = beginnings.of(index, self.mask[:, :before]) if beginnings else self._before(self._states(cached.flat, where, slice(0, before)))
+        self.kept = (
+            beginnings.of(index, self.mask[:, :before])
+            if beginnings
+            else self._before(self._states(cached.flat, where, slice(0, before)))
+        )
 
     def _states(self, flat: Tensor, where: Tensor, columns: slice) -> Tensor:
         """Input states [rows, columns, d], zero where there is padding."""
-        return gathered(flat, where[:, columns]).to(self.upper.dtype) * self.mask[:, columns, None].to(self.upper.dtype)
+        return gathered(flat, where[:, columns]).to(self.upper.dtype) * self.mask[:, columns, None].to(
+            self.upper.dtype
+        )
 
     @torch.no_grad()
     def _before(self, hidden: Tensor) -> Kept:
@@ -57,14 +70,28 @@ class Suffix:
             return [[] for _ in self.decoders]
         caches = [DynamicCache() for _ in self.decoders]
         self._run(hidden, slice(0, hidden.shape[1]), caches, None)
-        return [[cast(tuple[Tensor, Tensor], (layer.keys, layer.values)) for layer in cast(list[DynamicLayer], cache.layers)] for cache in caches]
+        return [
+            [
+                cast(tuple[Tensor, Tensor], (layer.keys, layer.values))
+                for layer in cast(list[DynamicLayer], cache.layers)
+            ]
+            for cache in caches
+        ]
 
-    def _run(self, hidden: Tensor, columns: slice, caches: list[DynamicCache], change: Change | None) -> Tensor:
+    def _run(
+        self, hidden: Tensor, columns: slice, caches: list[DynamicCache], change: Change | None
+    ) -> Tensor:
         mask, positions = self.mask[:, : columns.stop], self.positions[:, columns]
         for number, (decoder, cache) in enumerate(zip(self.decoders, caches, strict=True)):
             if number and change is not None:
                 hidden = change(number - 1, hidden)
-            out = decoder(inputs_embeds=hidden, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+            out = decoder(
+                inputs_embeds=hidden,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
             hidden = cast(Tensor, out.last_hidden_state)
         return hidden
 
@@ -101,7 +128,9 @@ class Beginnings:
         flat: by stretch and block, keys and values [all beginnings' tokens, heads, head dim].
     """
 
-    def __init__(self, upper: UpperBlocks, cached: BlockStates, starts: Tensor, batch_tokens: int = 8192) -> None:
+    def __init__(
+        self, upper: UpperBlocks, cached: BlockStates, starts: Tensor, batch_tokens: int = 8192
+    ) -> None:
         self.starts = starts
         self.offsets = starts.cumsum(0) - starts
         self.flat: Kept = [[] for _ in upper.stretches]
@@ -111,7 +140,10 @@ class Beginnings:
             if not made.mask.any():
                 continue
             if not any(self.flat):
-                self.flat = [[(self._room(keys), self._room(values)) for keys, values in blocks] for blocks in made.kept]
+                self.flat = [
+                    [(self._room(keys), self._room(values)) for keys, values in blocks]
+                    for blocks in made.kept
+                ]
             real = made.mask.bool()
             where = (self.offsets[index][:, None] + made.positions)[real]
             for target, blocks in zip(self.flat, made.kept, strict=True):
@@ -138,7 +170,13 @@ class Beginnings:
             return [[] for _ in self.flat]
         within = (mask.cumsum(1) - 1).clamp_min(0)
         where = (self.offsets[index][:, None] + within).clamp_max(int(self.starts.sum()) - 1)
-        return [[cast(tuple[Tensor, Tensor], tuple(gathered(t, where).transpose(1, 2) for t in pair)) for pair in blocks] for blocks in self.flat]
+        return [
+            [
+                cast(tuple[Tensor, Tensor], tuple(gathered(t, where).transpose(1, 2) for t in pair))
+                for pair in blocks
+            ]
+            for blocks in self.flat
+        ]
 
 
 def fits(upper: UpperBlocks, starts: Tensor) -> bool:

@@ -65,11 +65,17 @@ def controls_of(lm: LM) -> list[int]:
     The unknown token is among them: what it is for is lost, and in some byte-level vocabularies it ends a text.
     """
     texts = [text.strip("\N{REPLACEMENT CHARACTER}") for text in lm.piece_texts]
-    return [i for i, token in sorted(lm.tokenizer.added_tokens_decoder.items()) if token.special and i < len(texts) and not texts[i]]
+    return [
+        i
+        for i, token in sorted(lm.tokenizer.added_tokens_decoder.items())
+        if token.special and i < len(texts) and not texts[i]
+    ]
 
 
 @torch.no_grad()
-def generate(lm: LM, stops: Stops, cache: Any, mask: Tensor, first: Tensor, limits: StopLimits) -> list[Generated]:
+def generate(
+    lm: LM, stops: Stops, cache: Any, mask: Tensor, first: Tensor, limits: StopLimits
+) -> list[Generated]:
     """Go on greedily from a prefilled cache, which is used up.
 
     Args:
@@ -82,14 +88,19 @@ def generate(lm: LM, stops: Stops, cache: Any, mask: Tensor, first: Tensor, limi
     """
     token = first.argmax(-1)
     rows = torch.arange(len(token), device=token.device)
-    longest, shortest, newline = (torch.tensor(list(each), device=token.device) for each in (limits.longest, limits.shortest, limits.newline))
+    longest, shortest, newline = (
+        torch.tensor(list(each), device=token.device)
+        for each in (limits.longest, limits.shortest, limits.newline)
+    )
     made: list[list[int]] = [[] for _ in range(len(token))]
     lengths = [0] * len(token)
     started, stopped = torch.zeros_like(token, dtype=torch.bool), torch.zeros_like(token, dtype=torch.bool)
     count = 0
     while True:
         count += 1
-        ended = ~stopped & (stops.end[token] | (stops.newline[token] & newline & started) | (count >= longest))
+        ended = ~stopped & (
+            stops.end[token] | (stops.newline[token] & newline & started) | (count >= longest)
+        )
         for row, one, is_end in zip(rows.tolist(), token.tolist(), ended.tolist(), strict=True):
             made[row].append(one)
             lengths[row] = count if is_end else lengths[row]
@@ -97,13 +108,21 @@ def generate(lm: LM, stops: Stops, cache: Any, mask: Tensor, first: Tensor, limi
         going = ~stopped | (shortest > count)
         if not bool(going.any()):
             return [Generated(ids, length) for ids, length in zip(made, lengths, strict=True)]
-        if int(going.sum()) * 4 <= 3 * len(going):  # a cache is copied to be made smaller, so not for a single row
+        if int(going.sum()) * 4 <= 3 * len(
+            going
+        ):  # a cache is copied to be made smaller, so not for a single row
             keep = going.nonzero().flatten()
             cache.batch_select_indices(keep)
             rows, mask, token, started, stopped = (t[keep] for t in (rows, mask, token, started, stopped))
             longest, shortest, newline = longest[keep], shortest[keep], newline[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        out = lm.model(input_ids=token[:, None], attention_mask=mask, position_ids=positions(mask)[:, -1:], past_key_values=cache, use_cache=True)
+        out = lm.model(
+            input_ids=token[:, None],
+            attention_mask=mask,
+            position_ids=positions(mask)[:, -1:],
+            past_key_values=cache,
+            use_cache=True,
+        )
         token = out.logits[:, -1].argmax(-1)
 
 

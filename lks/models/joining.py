@@ -37,7 +37,11 @@ def separator(prompt: str, answer: str) -> str:
         return ""
     last = prompt[-1]
     opens = unicodedata.category(last) in ("Ps", "Pi", "Sc")
-    return "" if opens or _is_unspaced(last) or _AT_ONCE_AFTER.search(prompt) or _AT_ONCE_BEFORE.match(answer) else " "
+    return (
+        ""
+        if opens or _is_unspaced(last) or _AT_ONCE_AFTER.search(prompt) or _AT_ONCE_BEFORE.match(answer)
+        else " "
+    )
 
 
 def head(prompt: str) -> str:

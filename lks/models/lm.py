@@ -85,7 +85,11 @@ class LM:
         Raises:
             UserError: nothing of that name, it cannot be fetched, or the device lacks the number format that was chosen.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast  # takes seconds: not for those who load no model
+        from transformers import (
+            AutoModelForCausalLM,
+            AutoTokenizer,
+            PreTrainedTokenizerFast,
+        )  # takes seconds: not for those who load no model
 
         from lks.models.fetching import ready
 
@@ -94,22 +98,38 @@ class LM:
         here = ready(name)
         folder = here.folder
         try:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            )
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            raise UserError(f"Model {name!r} cannot be loaded from {folder}: {str(error).splitlines()[0]}") from error
+            raise UserError(
+                f"Model {name!r} cannot be loaded from {folder}: {str(error).splitlines()[0]}"
+            ) from error
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
-            raise UserError(f"Model {name!r} has no fast tokenizer; character offsets, which the protocol needs, exist only there.")
-        lm = cls(cast("PreTrainedModel", cast(nn.Module, model).to(place)), tokenizer, name, here.revision or weights_hash(folder))
+            raise UserError(
+                f"Model {name!r} has no fast tokenizer; character offsets, which the protocol needs, exist only there."
+            )
+        lm = cls(
+            cast("PreTrainedModel", cast(nn.Module, model).to(place)),
+            tokenizer,
+            name,
+            here.revision or weights_hash(folder),
+        )
         lm.quantisation = here.quantisation
         return lm
 
     @cached_property
     def identity(self) -> str:
         """Names these very weights: the revision and a hash over a few values of each (so that unpublished models differ too)."""
-        digest = hashlib.sha256(f"{self.revision} {self.model.config.to_json_string(use_diff=False)}".encode())
+        digest = hashlib.sha256(
+            f"{self.revision} {self.model.config.to_json_string(use_diff=False)}".encode()
+        )
         for name, weight in self.model.named_parameters():
-            digest.update(name.encode() + weight.detach().flatten()[:: max(1, weight.numel() // 64)].float().cpu().numpy().tobytes())
+            digest.update(
+                name.encode()
+                + weight.detach().flatten()[:: max(1, weight.numel() // 64)].float().cpu().numpy().tobytes()
+            )
         return digest.hexdigest()[:16]
 
     @property
@@ -159,7 +179,9 @@ class LM:
 
         That a tokenizer has such a token does not say that it adds it: SmolLM2's is the one that opens a chat turn.
         """
-        plain, made = (list(self.tokenizer("a", add_special_tokens=adding)["input_ids"]) for adding in (False, True))
+        plain, made = (
+            list(self.tokenizer("a", add_special_tokens=adding)["input_ids"]) for adding in (False, True)
+        )
         return tuple(made[: next(i for i in range(len(made)) if made[i : i + len(plain)] == plain)])
 
     def head(self, ids: Sequence[int]) -> int:
@@ -177,7 +199,10 @@ class LM:
     def piece_texts(self) -> list[str]:
         """What each id of the vocabulary spells by itself; "" for special tokens and ids without a token."""
         known = len(self.tokenizer)
-        return [self.pieces.decode([i]).text if i < known else "" for i in range(self.vocabulary_projection.out_features)]
+        return [
+            self.pieces.decode([i]).text if i < known else ""
+            for i in range(self.vocabulary_projection.out_features)
+        ]
 
     def block(self, index: int) -> nn.Module:
         """One decoder block, 0-based.
@@ -186,7 +211,9 @@ class LM:
             UserError: there is no such block.
         """
         if not 0 <= index < len(self.blocks):
-            raise UserError(f"Block {index} does not exist: {self.name or 'the model'} has blocks 0 to {len(self.blocks) - 1}.")
+            raise UserError(
+                f"Block {index} does not exist: {self.name or 'the model'} has blocks 0 to {len(self.blocks) - 1}."
+            )
         return self.blocks[index]
 
     def mlp_output(self, index: int) -> nn.Module:
@@ -201,7 +228,9 @@ class LM:
         """Name of a module's weight among `model.named_parameters()`."""
         return next(f"{name}.weight" for name, found in self.model.named_modules() if found is module)
 
-    def encode(self, prompts: Sequence[str], answers: Sequence[str], subjects: Sequence[str] | None = None) -> list[Encoded]:
+    def encode(
+        self, prompts: Sequence[str], answers: Sequence[str], subjects: Sequence[str] | None = None
+    ) -> list[Encoded]:
         """Tokenise prompts with their answers behind them (`lks.models.joining`).
 
         `ids[:n_prompt]` are the tokens of the prompt by itself: what a user sends who asks it. The answer's tokens are those that follow
@@ -237,7 +266,9 @@ class LM:
             first = next((i for i, (_, end) in enumerate(spans) if end > len(before)), len(spans))
             if first < len(spans) and spans[first][0] >= len(before):
                 return list(found["input_ids"][first:])
-        raise UserError(f"The tokenizer of {self.name or 'the model'} has no tokens for {text!r} behind a prompt. Put the answer in other words.")
+        raise UserError(
+            f"The tokenizer of {self.name or 'the model'} has no tokens for {text!r} behind a prompt. Put the answer in other words."
+        )
 
     def tokenized(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of texts; one that brings its own beginning-of-sequence token, as rendered chats do, gets no second one."""
@@ -246,7 +277,9 @@ class LM:
         for adding in (True, False):
             rows = [row for row, brings in enumerate(own) if brings is not adding]
             if rows:
-                found = self.tokenizer([texts[row] for row in rows], add_special_tokens=adding, padding=False)["input_ids"]
+                found = self.tokenizer(
+                    [texts[row] for row in rows], add_special_tokens=adding, padding=False
+                )["input_ids"]
                 made.update(zip(rows, map(list, found), strict=True))
         return [made[row] for row in range(len(texts))]
 
@@ -254,7 +287,13 @@ class LM:
     def greedy(self, ids: Tensor, mask: Tensor, count: int) -> Tensor:
         """Greedy generation: left-padded ids [batch, time] and up to `count` new tokens, [batch, time + new]."""
         generate = cast(Callable[..., Tensor], self.model.generate)
-        return generate(ids, attention_mask=mask, max_new_tokens=count, do_sample=False, pad_token_id=self.tokenizer.pad_token_id)
+        return generate(
+            ids,
+            attention_mask=mask,
+            max_new_tokens=count,
+            do_sample=False,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
 
     def pad(self, rows: Sequence[Sequence[int]], side: str = "right") -> tuple[Tensor, Tensor]:
         """Ids and attention mask, both [batch, time], on the model's device."""
@@ -282,7 +321,9 @@ def template_of(name: str) -> str | None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"The tokenizer of {name!r} cannot be loaded from {folder}: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"The tokenizer of {name!r} cannot be loaded from {folder}: {str(error).splitlines()[0]}"
+        ) from error
     return cast("str | None", tokenizer.chat_template)
 
 

@@ -65,7 +65,10 @@ class References:
         """Space for distributions, to be filled by `put`."""
         if not 0 < top < vocabulary:
             return cls(allocate((positions, vocabulary), torch.float32, device), None)
-        return cls(allocate((positions, top + 1), torch.float32, device), allocate((positions, top), torch.int32, device))
+        return cls(
+            allocate((positions, top + 1), torch.float32, device),
+            allocate((positions, top), torch.int32, device),
+        )
 
     def put(self, where: Tensor, logits: Tensor) -> None:
         """Keep the distributions of logits [n, vocabulary] at positions `where` [n]."""
@@ -83,7 +86,9 @@ class References:
         edited = F.log_softmax(logits, -1)
         reference = self.logprobs[where.to(self.logprobs.device)].to(logits.device)
         if self.tokens is not None:
-            edited = _with_rest(edited, self.tokens[where.to(self.tokens.device)].to(logits.device, torch.long))
+            edited = _with_rest(
+                edited, self.tokens[where.to(self.tokens.device)].to(logits.device, torch.long)
+            )
         return _kl(edited, reference)
 
     @property

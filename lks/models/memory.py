@@ -77,7 +77,9 @@ class OomRetry:
             except (RuntimeError, MemoryError) as error:
                 if not is_shortage(error):
                     raise
-            self.halved.append(stage)  # here the exception is gone, and with it the tensors that its frames held
+            self.halved.append(
+                stage
+            )  # here the exception is gone, and with it the tensors that its frames held
             release()
         with half_batches():
             return step()

@@ -45,8 +45,14 @@ def chosen(device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise unknown(f"number format {VARIABLE} =", name, (AUTO, *DTYPES))
     if DTYPES[name] == torch.bfloat16 and not multiplies_bfloat16(device):
-        where = "This CPU has no instructions for bfloat16 (AVX512-BF16 or AMX)" if device.type == "cpu" else "This GPU has no bfloat16"
-        raise UserError(f"{VARIABLE}=bfloat16: {where}; it would be slower than float32. Unset {VARIABLE}, or set it to float32.")
+        where = (
+            "This CPU has no instructions for bfloat16 (AVX512-BF16 or AMX)"
+            if device.type == "cpu"
+            else "This GPU has no bfloat16"
+        )
+        raise UserError(
+            f"{VARIABLE}=bfloat16: {where}; it would be slower than float32. Unset {VARIABLE}, or set it to float32."
+        )
     return DTYPES[name]
 
 

@@ -98,8 +98,12 @@ class Prefills:
         elif cache is not None and cache.get_seq_length() > 0:
             self.now = Pass(ids, step=True, row_state=getattr(cache, "row_state", {}))
         else:
-            begins = cache is not None or kwargs.get("use_cache") is True  # what fills a cache is a prompt, however much it is like the last input
-            self.now = self._last = self._uncached(ids, kwargs.get("attention_mask"), None if begins else self._last)
+            begins = (
+                cache is not None or kwargs.get("use_cache") is True
+            )  # what fills a cache is a prompt, however much it is like the last input
+            self.now = self._last = self._uncached(
+                ids, kwargs.get("attention_mask"), None if begins else self._last
+            )
             if self._decide is not None and self.now.continues is None:
                 self._decide(self.now)
 
@@ -117,7 +121,9 @@ class Prefills:
             return Pass(kept, continues=last.continues or last, row_state=last.row_state)
         mask, width = _tokens(given), PROMPT_WIDTH.get()
         if width is not None and width < ids.shape[1]:
-            mask = (torch.ones_like(ids) if mask is None else mask) * (torch.arange(ids.shape[1], device=ids.device) < width)
+            mask = (torch.ones_like(ids) if mask is None else mask) * (
+                torch.arange(ids.shape[1], device=ids.device) < width
+            )
         return Pass(kept, mask)
 
 
@@ -161,7 +167,12 @@ def track_prefill(lm: LM, decide: Decide | None = None) -> Iterator[Prefills]:
             the tokens are read at once, while later they wait for all that is under way.
     """
     prefills = Prefills(decide)
-    with installed_hooks([lm.decoder.register_forward_pre_hook(prefills.before, with_kwargs=True), lm.decoder.register_forward_hook(prefills.after)]):
+    with installed_hooks(
+        [
+            lm.decoder.register_forward_pre_hook(prefills.before, with_kwargs=True),
+            lm.decoder.register_forward_hook(prefills.after),
+        ]
+    ):
         yield prefills
 
 

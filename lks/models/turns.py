@@ -34,7 +34,12 @@ class Turns:
     def __init__(self, tokenizer: "PreTrainedTokenizerFast", opening: Sequence[int] = ()) -> None:
         self.template = tokenizer.chat_template
         self._tokenizer = tokenizer
-        self._atoms = frozenset({*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip())})
+        self._atoms = frozenset(
+            {
+                *tokenizer.all_special_ids,
+                *(i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()),
+            }
+        )
         self._opening = "".join(tokenizer.convert_ids_to_tokens(list(opening)))
 
     def whole(self, text: str) -> bool:
@@ -81,7 +86,11 @@ class Turns:
     def _fronts(self) -> list[list[int]]:
         """Ids in front of the user's content: from the beginning, from the end of the answer before, from the end of the system message."""
         first, second, third = MARKS
-        talks = ([("user", third)], [("user", first), ("assistant", second), ("user", third)], [("system", second), ("user", third)])
+        talks = (
+            [("user", third)],
+            [("user", first), ("assistant", second), ("user", third)],
+            [("system", second), ("user", third)],
+        )
         return [front for text in map(self._asked, talks) if text is not None for front in self._front(text)]
 
     def _front(self, text: str) -> list[list[int]]:
@@ -97,7 +106,11 @@ class Turns:
         """Ids behind the user's content: the end of that turn and the opening of the assistant's."""
         text = self._asked([("user", MARKS[2])]) or ""
         ids, offsets = self._tokenized(text)
-        return [token for token, (a, _) in zip(ids, offsets, strict=True) if a >= text.rfind(MARKS[2]) + len(MARKS[2])]
+        return [
+            token
+            for token, (a, _) in zip(ids, offsets, strict=True)
+            if a >= text.rfind(MARKS[2]) + len(MARKS[2])
+        ]
 
     def _asked(self, talk: Sequence[tuple[str, str]]) -> str | None:
         """A rendered chat; None where the template refuses it or leaves the last content out."""
@@ -114,11 +127,16 @@ class Turns:
         while front and self._blanks(front[-1:]):
             front = front[:-1]
         starts = [i for i in range(len(front) - 1, -1, -1) if front[i] in self._atoms]
-        return next((tuple(front[i:]) for i in (*starts, 0) if front and _last(self._behind, front[i:]) is None), ())
+        return next(
+            (tuple(front[i:]) for i in (*starts, 0) if front and _last(self._behind, front[i:]) is None), ()
+        )
 
     def _blanks(self, ids: Sequence[int]) -> int:
         """How many tokens in front are nothing but white space."""
-        return next((i for i, token in enumerate(ids) if token in self._atoms or not _blank(self._tokenizer, token)), len(ids))
+        return next(
+            (i for i, token in enumerate(ids) if token in self._atoms or not _blank(self._tokenizer, token)),
+            len(ids),
+        )
 
     def _tokenized(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         made = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -134,4 +152,6 @@ def _blank(tokenizer: "PreTrainedTokenizerFast", token: int) -> bool:
 def _last(ids: Sequence[int], part: Sequence[int]) -> int | None:
     """Index of the last occurrence of some ids in others."""
     wanted = list(part)
-    return next((i for i in range(len(ids) - len(wanted), -1, -1) if list(ids[i : i + len(wanted)]) == wanted), None)
+    return next(
+        (i for i in range(len(ids) - len(wanted), -1, -1) if list(ids[i : i + len(wanted)]) == wanted), None
+    )

@@ -29,7 +29,14 @@ SAME_STATEMENT = 55.0
 """rapidfuzz's token_set_ratio, without the subject, of a sentence and the edit prompt with its old answer, from which it states that fact."""
 
 Unusable = Literal[
-    "length", "subject missing", "duplicate", "says the old answer", "new answer missing", "no gap", "answer too long", "not the sentence"
+    "length",
+    "subject missing",
+    "duplicate",
+    "says the old answer",
+    "new answer missing",
+    "no gap",
+    "answer too long",
+    "not the sentence",
 ]
 Speak = Callable[[Sequence[Request]], list[ChatReply]]
 """Asks a model: `lks.llm.reply_cache.Correspondence.ask`, which keeps the replies, or anything else that answers in order."""
@@ -48,7 +55,10 @@ GapPrompt: The capital of France is ___.
 GapAnswer: Paris"""
 
 _BULLET = re.compile(r"^\s*(?:[-*•]+|\d+[.)])\s*")
-_GAP = re.compile(r"^\W*gap ?prompt\W*?:\W*?\s*(?P<prompt>\S.*)\n+\W*gap ?answer\W*?:\W*?\s*(?P<answer>\S.*?)\s*$", re.IGNORECASE)
+_GAP = re.compile(
+    r"^\W*gap ?prompt\W*?:\W*?\s*(?P<prompt>\S.*)\n+\W*gap ?answer\W*?:\W*?\s*(?P<answer>\S.*?)\s*$",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +105,23 @@ def extract(facts: Sequence[PromptFact], speak: Speak) -> list[Extracted]:
         UserError: the model cannot be asked.
     """
     drafts = [_Draft(fact) for fact in facts]
-    about = [_request(ABOUT.format(count=SENTENCES), f"Entity: {fact.subject}", 64 * SENTENCES) for fact in facts]
+    about = [
+        _request(ABOUT.format(count=SENTENCES), f"Entity: {fact.subject}", 64 * SENTENCES) for fact in facts
+    ]
     for draft, reply in zip(drafts, speak(about), strict=True):
         draft.hear(reply.text)
     without = [draft for draft in drafts if draft.edited is None]
-    state = [_request(STATE, f"Entity: {d.fact.subject}\nPrompt: {d.fact.prompt}\nAnswer: {d.fact.target}", 96) for d in without]
+    state = [
+        _request(STATE, f"Entity: {d.fact.subject}\nPrompt: {d.fact.prompt}\nAnswer: {d.fact.target}", 96)
+        for d in without
+    ]
     for draft, reply in zip(without, speak(state) if state else [], strict=True):
         draft.hear_statement(reply.text)
     others = [(draft, sentence) for draft in drafts for sentence in draft.others]
-    leave = [_request(LEAVE_OUT, f"Entity: {draft.fact.subject}\nSentence: {sentence}", 160) for draft, sentence in others]
+    leave = [
+        _request(LEAVE_OUT, f"Entity: {draft.fact.subject}\nSentence: {sentence}", 160)
+        for draft, sentence in others
+    ]
     for (draft, sentence), reply in zip(others, speak(leave) if leave else [], strict=True):
         draft.hear_gap(sentence, reply.text)
     return [draft.finished() for draft in drafts]
@@ -115,7 +133,11 @@ def updated(sentence: str, fact: PromptFact) -> str | None:
         return None
     named = spelt(sentence, fact.subject)
     start, end = (named[0].start, named[0].end) if named else (len(sentence), len(sentence))
-    head, subject, tail = sentence[:start], sentence[start:end], sentence[end:]  # an old answer that is part of the name stays
+    head, subject, tail = (
+        sentence[:start],
+        sentence[start:end],
+        sentence[end:],
+    )  # an old answer that is part of the name stays
     pattern = re.compile(rf"(?<!\w){re.escape(fact.ground_truth)}(?!\w)", re.IGNORECASE)
     new = [pattern.subn(lambda _: fact.target, part) for part in (head, tail)]
     return f"{new[0][0]}{subject}{new[1][0]}" if new[0][1] + new[1][1] == 1 else None
@@ -125,7 +147,9 @@ def gap_in(sentence: str, answer: str, subject: str) -> str | None:
     """The sentence with `GAP` for the last place of the answer outside the subject; None where there is none."""
     names = spelt(sentence, subject)[:1]
     found = [one.span() for one in re.finditer(rf"(?<!\w){re.escape(answer)}(?!\w)", sentence)]
-    outside = [(begin, end) for begin, end in found if all(end <= name.start or begin >= name.end for name in names)]
+    outside = [
+        (begin, end) for begin, end in found if all(end <= name.start or begin >= name.end for name in names)
+    ]
     return f"{sentence[: outside[-1][0]]}{GAP}{sentence[outside[-1][1] :]}" if outside else None
 
 
@@ -199,7 +223,9 @@ class _Draft:
         if updated(sentence, self.fact) is None:
             return 0.0
         old = f"{self.fact.prompt} {self.fact.ground_truth}"
-        return fuzz.token_set_ratio(*(normalised(put(text, self.fact.subject, " ")) for text in (sentence, old)))
+        return fuzz.token_set_ratio(
+            *(normalised(put(text, self.fact.subject, " ")) for text in (sentence, old))
+        )
 
     def _unusable(self, sentence: str, others: Sequence[str]) -> Unusable | None:
         if not spelt(sentence, self.fact.subject):

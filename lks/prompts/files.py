@@ -18,7 +18,9 @@ FILES: dict[Split, str] = {"evaluation": "evaluation.jsonl", "training": TRAININ
 REPLIES = "replies.jsonl"
 
 
-def keep(folder: Path, facts: Sequence[PromptFact], splits: Sequence[Split], outcome: WritingOutcome, summary: Row) -> None:
+def keep(
+    folder: Path, facts: Sequence[PromptFact], splits: Sequence[Split], outcome: WritingOutcome, summary: Row
+) -> None:
     """Write the files, each whole or not at all; the same outcome gives the same bytes.
 
     Raises:
@@ -47,7 +49,12 @@ def _evaluation(facts: Sequence[PromptFact], outcome: WritingOutcome) -> Iterabl
         made = outcome.written["evaluation", fact.case_id]
         if made.paraphrases and made.locality:
             locality = {"prompt": made.locality[0].text, "target": made.locality[0].answer}
-            yield {**_fact(fact), "ground_truth": fact.ground_truth, "locality": locality, "generality": made.paraphrases[0].text}
+            yield {
+                **_fact(fact),
+                "ground_truth": fact.ground_truth,
+                "locality": locality,
+                "generality": made.paraphrases[0].text,
+            }
 
 
 def _training(facts: Sequence[PromptFact], outcome: WritingOutcome) -> Iterable[Row]:
@@ -55,7 +62,11 @@ def _training(facts: Sequence[PromptFact], outcome: WritingOutcome) -> Iterable[
     for fact in facts:
         made = outcome.written["training", fact.case_id]
         if made.paraphrases:
-            yield {**_fact(fact), "rephrase_prompt": made.paraphrases[0].text, "locality": [prompt.text for prompt in made.locality]}
+            yield {
+                **_fact(fact),
+                "rephrase_prompt": made.paraphrases[0].text,
+                "locality": [prompt.text for prompt in made.locality],
+            }
 
 
 def _fact(fact: PromptFact) -> Row:
@@ -74,7 +85,13 @@ def prompts_in(folder: Path, split: Split) -> set[str]:
         for number, row in lines_of(path):
             locality = row.get("locality")
             texts = [row.get("rephrase_prompt"), row.get("generality")]
-            texts += locality if isinstance(locality, list) else [locality.get("prompt")] if isinstance(locality, dict) else []
+            texts += (
+                locality
+                if isinstance(locality, list)
+                else [locality.get("prompt")]
+                if isinstance(locality, dict)
+                else []
+            )
             if not any(texts):
                 raise DataError(f"{path}, line {number}: no prompts. Delete the file and make it again.")
             found |= {normalised(text) for text in texts if isinstance(text, str)}

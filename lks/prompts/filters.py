@@ -41,7 +41,10 @@ MOST_WORDS = 40
 SAME_WORDS = 92.0
 """rapidfuzz's token_sort_ratio of two normalised prompts without their subject, from which they ask the same."""
 
-_LABEL = re.compile(r"^(?:new prompt|newprompt|paraphrase|rephrased? prompt|rewritten prompt|rewrite|prompt)\s*:\s*", re.IGNORECASE)
+_LABEL = re.compile(
+    r"^(?:new prompt|newprompt|paraphrase|rephrased? prompt|rewritten prompt|rewrite|prompt)\s*:\s*",
+    re.IGNORECASE,
+)
 _EVAL = re.compile(r"^eval[ _-]?(prompt|answer)\s*:\s*(.*)$", re.IGNORECASE)
 _EDGE = "*_`\"“”' \t"
 
@@ -105,7 +108,10 @@ class Seen:
     @classmethod
     def of(cls, facts: Sequence[PromptFact]) -> "Seen":
         """What is there before anything is written."""
-        return cls({normalised(fact.prompt) for fact in facts}, {normalised(text) for fact in facts for text in fact.published})
+        return cls(
+            {normalised(fact.prompt) for fact in facts},
+            {normalised(text) for fact in facts for text in fact.published},
+        )
 
 
 def read(kind: Kind, reply: str) -> WrittenPrompt | Reason:
@@ -134,7 +140,10 @@ def _bare(line: str) -> str:
         return ""
     line = re.sub(r"^(?:[-*>#]+|\d+[.)])\s+", "", line)
     return re.sub(
-        r"^[*_`]+(eval[ _-]?(?:prompt|answer)|new prompt|paraphrase|prompt)\s*(?:[*_`]+\s*:|:\s*[*_`]+)\s*", r"\1: ", line, flags=re.IGNORECASE
+        r"^[*_`]+(eval[ _-]?(?:prompt|answer)|new prompt|paraphrase|prompt)\s*(?:[*_`]+\s*:|:\s*[*_`]+)\s*",
+        r"\1: ",
+        line,
+        flags=re.IGNORECASE,
     )
 
 
@@ -142,7 +151,9 @@ def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def fault(split: Split, kind: Kind, prompt: WrittenPrompt, fact: PromptFact, own: Written, seen: Seen) -> Reason | None:
+def fault(
+    split: Split, kind: Kind, prompt: WrittenPrompt, fact: PromptFact, own: Written, seen: Seen
+) -> Reason | None:
     """Why a prompt is not taken; None if it is.
 
     Args:
@@ -158,14 +169,20 @@ def fault(split: Split, kind: Kind, prompt: WrittenPrompt, fact: PromptFact, own
     key = normalised(prompt.text)
     if key == normalised(fact.prompt):
         return "copy of the edit prompt"
-    alone = _fault_of_paraphrase(prompt.text, fact) if kind == "paraphrase" else _fault_of_locality(prompt, fact, own)
+    alone = (
+        _fault_of_paraphrase(prompt.text, fact)
+        if kind == "paraphrase"
+        else _fault_of_locality(prompt, fact, own)
+    )
     if alone:
         return alone
     if key in {normalised(other.text) for other in (*own.paraphrases, *own.locality)}:
         return "duplicate in the record"
     if key in seen.edits:
         return "an edit prompt"
-    if key in seen.written["training" if split == "evaluation" else "evaluation"] or (split == "training" and key in seen.published):
+    if key in seen.written["training" if split == "evaluation" else "evaluation"] or (
+        split == "training" and key in seen.published
+    ):
         return "in the other split"
     return "duplicate in the dataset" if key in seen.written[split] else None
 
@@ -175,9 +192,15 @@ def _fault_of_paraphrase(text: str, fact: PromptFact) -> Reason | None:
     if not SHORTEST * count - SLACK <= length <= LONGEST * count + SLACK:
         return "length"
     ends = text[-1]
-    if (ends == "?") != fact.prompt.rstrip().endswith("?") or (ends in ".!_…" and not fact.prompt.rstrip().endswith(ends)):
+    if (ends == "?") != fact.prompt.rstrip().endswith("?") or (
+        ends in ".!_…" and not fact.prompt.rstrip().endswith(ends)
+    ):
         return "question or statement"
-    if any(says(text, answer) and not says(fact.prompt, answer) for answer in (fact.target, fact.ground_truth) if answer):
+    if any(
+        says(text, answer) and not says(fact.prompt, answer)
+        for answer in (fact.target, fact.ground_truth)
+        if answer
+    ):
         return "answer in the prompt"
     return None
 
@@ -189,9 +212,15 @@ def _fault_of_locality(prompt: WrittenPrompt, fact: PromptFact, own: Written) ->
         return "answer too long"
     if prompt.answer and says(put(prompt.text, fact.subject, " "), prompt.answer):
         return "answer in the prompt"
-    if prompt.answer and normalised(prompt.answer) in {normalised(fact.target), normalised(fact.ground_truth)} - {""}:
+    if prompt.answer and normalised(prompt.answer) in {
+        normalised(fact.target),
+        normalised(fact.ground_truth),
+    } - {""}:
         return "asks the same fact"
-    if any(same_fact(prompt.text, other, fact.subject) for other in (fact.prompt, *(one.text for one in own.paraphrases))):
+    if any(
+        same_fact(prompt.text, other, fact.subject)
+        for other in (fact.prompt, *(one.text for one in own.paraphrases))
+    ):
         return "asks the same fact"
     same = any(same_fact(prompt.text, other.text, fact.subject) for other in own.locality)
     return "duplicate in the record" if same else None

@@ -53,12 +53,16 @@ def paraphrase(subject: str, prompt: str, taken: Sequence[str], sample: int) -> 
         taken: paraphrases that there are; another one is wanted.
         sample: number of the attempt.
     """
-    return _request(PARAPHRASE, subject, prompt, _avoid("It must also differ from", taken) + "New prompt:", sample)
+    return _request(
+        PARAPHRASE, subject, prompt, _avoid("It must also differ from", taken) + "New prompt:", sample
+    )
 
 
 def locality(subject: str, prompt: str, taken: Sequence[str], sample: int) -> Request:
     """Ask for a prompt about another fact of the subject, and its answer. Arguments as of `paraphrase`."""
-    return _request(LOCALITY, subject, prompt, _avoid("Ask for none of these either", taken).rstrip("\n"), sample)
+    return _request(
+        LOCALITY, subject, prompt, _avoid("Ask for none of these either", taken).rstrip("\n"), sample
+    )
 
 
 def _request(task: str, subject: str, prompt: str, rest: str, sample: int) -> Request:

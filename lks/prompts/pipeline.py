@@ -157,7 +157,11 @@ def stages_of(splits: Sequence[Split]) -> tuple[Stage, ...]:
 
 
 def write(
-    facts: Sequence[PromptFact], splits: Sequence[Split], writer: Writer, seen: Seen, show: Callable[[Counts], None] = lambda counts: None
+    facts: Sequence[PromptFact],
+    splits: Sequence[Split],
+    writer: Writer,
+    seen: Seen,
+    show: Callable[[Counts], None] = lambda counts: None,
 ) -> WritingOutcome:
     """Have prompts written for all facts.
 
@@ -185,8 +189,12 @@ def write(
 class _Writing:
     """What was accepted and rejected so far."""
 
-    def __init__(self, facts: Sequence[PromptFact], splits: Sequence[Split], seen: Seen, show: Callable[[Counts], None]) -> None:
-        self.outcome = WritingOutcome({(split, fact.case_id): Written() for split in splits for fact in facts})
+    def __init__(
+        self, facts: Sequence[PromptFact], splits: Sequence[Split], seen: Seen, show: Callable[[Counts], None]
+    ) -> None:
+        self.outcome = WritingOutcome(
+            {(split, fact.case_id): Written() for split in splits for fact in facts}
+        )
         self._seen, self._show = seen, show
         self._counts = Counts(len(stages_of(splits)) * len(facts))
 
@@ -196,7 +204,12 @@ class _Writing:
         return Written(both[0].paraphrases + both[1].paraphrases, both[0].locality + both[1].locality)
 
     def round(
-        self, stage: Stage, attempt: int, facts: Sequence[PromptFact], writer: Writer, failed: dict[str, tuple[Reason, ...]]
+        self,
+        stage: Stage,
+        attempt: int,
+        facts: Sequence[PromptFact],
+        writer: Writer,
+        failed: dict[str, tuple[Reason, ...]],
     ) -> list[PromptFact]:
         """Ask for one prompt of each fact, judge the replies in the facts' order, and return the facts that are still without."""
         said = writer.say([Ask(fact, stage, self.own(fact), attempt) for fact in facts], self._arrived)
@@ -209,7 +222,9 @@ class _Writing:
             still.append(fact)
             if reason is not None:
                 failed[fact.case_id] = (*failed.get(fact.case_id, ()), reason)
-                self.outcome.rejects.append(Reject(fact.case_id, stage.name, attempt, one.request, one.reply or "", reason))
+                self.outcome.rejects.append(
+                    Reject(fact.case_id, stage.name, attempt, one.request, one.reply or "", reason)
+                )
                 self._counts.rejected += 1
         self._show(self._counts)
         return still

@@ -40,7 +40,10 @@ class ChatWriter:
         replies = self._correspondence.ask(requests, arrived)
         counted = {request: reply.usage for request, reply in zip(requests, replies, strict=True)}
         self.used = sum(counted.values(), self.used)
-        return [WriterReply(request.messages[-1][1], reply.text, reply.refused) for request, reply in zip(requests, replies, strict=True)]
+        return [
+            WriterReply(request.messages[-1][1], reply.text, reply.refused)
+            for request, reply in zip(requests, replies, strict=True)
+        ]
 
 
 class TemplateWriter:
@@ -60,7 +63,11 @@ class TemplateWriter:
         """The next candidates."""
         made = [self._candidate(ask) for ask in asks]
         return [
-            WriterReply(f"template {ask.attempt + 1} for: {ask.fact.prompt}", text, prompt=None if text is None else WrittenPrompt(text))
+            WriterReply(
+                f"template {ask.attempt + 1} for: {ask.fact.prompt}",
+                text,
+                prompt=None if text is None else WrittenPrompt(text),
+            )
             for ask, text in zip(asks, made, strict=True)
         ]
 
@@ -118,7 +125,9 @@ class _Foresight:
             return WriterReply("", reply.text, reply.refused)
         if (ask.fact.case_id, ask.stage) not in self.missing:
             self.missing.add((ask.fact.case_id, ask.stage))
-            self.usage += RequestUsage(request_of(replace(ask, own=_filled(ask))).estimate, REPLY_TOKENS[ask.stage.kind])
+            self.usage += RequestUsage(
+                request_of(replace(ask, own=_filled(ask))).estimate, REPLY_TOKENS[ask.stage.kind]
+            )
         return WriterReply("", None)
 
 
@@ -127,10 +136,15 @@ def _filled(ask: Ask) -> Written:
     earlier = STAGES[: STAGES.index(ask.stage)]
     counts = [sum(stage.kind == kind for stage in earlier) for kind in ("paraphrase", "locality")]
     given = WrittenPrompt(ask.fact.prompt)
-    return Written((*ask.own.paraphrases, *[given] * counts[0])[: counts[0]], (*ask.own.locality, *[given] * counts[1])[: counts[1]])
+    return Written(
+        (*ask.own.paraphrases, *[given] * counts[0])[: counts[0]],
+        (*ask.own.locality, *[given] * counts[1])[: counts[1]],
+    )
 
 
-def estimate(facts: Sequence[PromptFact], splits: Sequence[Split], seen: Seen, kept: Correspondence | None) -> Estimate:
+def estimate(
+    facts: Sequence[PromptFact], splits: Sequence[Split], seen: Seen, kept: Correspondence | None
+) -> Estimate:
     """Count requests and tokens without asking.
 
     Args:

@@ -9,7 +9,13 @@ import duckdb
 
 from lks.errors import StoreError
 
-OF_THE_FILE = (duckdb.IOException, duckdb.TransactionException, duckdb.FatalException, duckdb.InternalException, duckdb.OutOfMemoryException)
+OF_THE_FILE = (
+    duckdb.IOException,
+    duckdb.TransactionException,
+    duckdb.FatalException,
+    duckdb.InternalException,
+    duckdb.OutOfMemoryException,
+)
 """Errors that tell of the catalogue or the machine, not of what is written into it."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
@@ -36,7 +42,9 @@ def connect(catalogue: Path, wait: float) -> duckdb.DuckDBPyConnection:
                 raise StoreError(failed(catalogue, error)) from None
             if left <= 0:
                 who = f"in use by {_holder(error)} for {wait:g} s"
-                raise StoreError(f"{catalogue} is {who}. End that process or wait for it, and start again: finished cells are kept.") from None
+                raise StoreError(
+                    f"{catalogue} is {who}. End that process or wait for it, and start again: finished cells are kept."
+                ) from None
         time.sleep(min(pause, left))
         pause = min(1.5 * pause, LONGEST_PAUSE)
 
@@ -44,15 +52,21 @@ def connect(catalogue: Path, wait: float) -> duckdb.DuckDBPyConnection:
 def _locked(connection: duckdb.DuckDBPyConnection, cells: Path) -> duckdb.DuckDBPyConnection:
     """The catalogue and its views may come from a stranger: queries read the cells' shards and nothing else, and no statement changes that."""
     quoted = str(cells.absolute()).replace("'", "''")
-    connection.execute(f"SET allowed_directories = ['{quoted}']; SET enable_external_access = false; SET lock_configuration = true")
+    connection.execute(
+        f"SET allowed_directories = ['{quoted}']; SET enable_external_access = false; SET lock_configuration = true"
+    )
     return connection
 
 
 def prepare(connection: duckdb.DuckDBPyConnection) -> None:
     """Make tables and views, unless the catalogue has exactly these already."""
-    schema = "\n".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("wild.sql", "schema.sql"))
+    schema = "\n".join(
+        (Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("wild.sql", "schema.sql")
+    )
     digest = hashlib.sha256(schema.encode()).hexdigest()
-    has = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'catalogue'").fetchall()[0][0]
+    has = connection.execute(
+        "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'catalogue'"
+    ).fetchall()[0][0]
     if has and connection.execute("SELECT schema FROM catalogue").fetchall() == [(digest,)]:
         return
     connection.begin()
@@ -64,7 +78,9 @@ def prepare(connection: duckdb.DuckDBPyConnection) -> None:
 
 def is_stop(error: Exception) -> bool:
     """Whether an error is Ctrl-C, as DuckDB tells of one that came while it was at work."""
-    return isinstance(error, duckdb.InterruptException) or (type(error) is RuntimeError and "Query interrupted" in str(error))
+    return isinstance(error, duckdb.InterruptException) or (
+        type(error) is RuntimeError and "Query interrupted" in str(error)
+    )
 
 
 def failed(catalogue: Path, error: duckdb.Error) -> str:

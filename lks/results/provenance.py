@@ -28,9 +28,18 @@ def provenance(results: Path | None = None) -> dict[str, str]:
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
     finished = datetime.now(UTC) if results is None else time_of(results)
-    return {**versions, "python": platform.python_version(), "device": device, "finished": finished.isoformat(timespec="seconds")}
+    return {
+        **versions,
+        "python": platform.python_version(),
+        "device": device,
+        "finished": finished.isoformat(timespec="seconds"),
+    }
 
 
 def time_of(folder: Path) -> datetime:

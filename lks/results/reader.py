@@ -29,7 +29,9 @@ class Reader(ABC):
     def outcomes(self) -> list[Outcome]:
         """All recorded outcomes, in the order of their cells."""
         documents = self.query("SELECT outcome FROM cells ORDER BY cell_id")
-        return sorted((parse_outcome(str(document)) for (document,) in documents), key=lambda outcome: outcome.cell)
+        return sorted(
+            (parse_outcome(str(document)) for (document,) in documents), key=lambda outcome: outcome.cell
+        )
 
     def query(self, sql: str, params: Sequence[object] = ()) -> list[tuple[object, ...]]:
         """Rows of a query."""
@@ -49,7 +51,9 @@ class Reader(ABC):
             cursor = connection.execute(sql, list(params))
             names = [column[0] for column in cursor.description or ()]
             if set(names) != wanted:
-                raise ValueError(f"{kind.__name__} has fields {sorted(wanted)}, the query gives {sorted(names)}")
+                raise ValueError(
+                    f"{kind.__name__} has fields {sorted(wanted)}, the query gives {sorted(names)}"
+                )
             return [kind(**dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
 
 

@@ -49,7 +49,9 @@ class RemoteStore:
     def __init__(self, url: str, patience_s: float = PATIENCE_S) -> None:
         self.url, self._patience_s = url, patience_s
         if urlsplit(url).password is not None:
-            raise UserError("LKS_SHARE holds a password, which would be seen in logs. Leave it out: keys come from where the package looks for them.")
+            raise UserError(
+                "LKS_SHARE holds a password, which would be seen in logs. Leave it out: keys come from where the package looks for them."
+            )
         self._sent: dict[Path, tuple[int, int]] = {}
         try:
             files, root = fsspec.core.url_to_fs(url)
@@ -59,7 +61,11 @@ class RemoteStore:
         self._root = str(root).rstrip("/")
 
     def exchange(
-        self, results: Path, cell_ids: Collection[str] | None = None, sending: bool = True, progress: Callable[[float], None] = lambda done: None
+        self,
+        results: Path,
+        cell_ids: Collection[str] | None = None,
+        sending: bool = True,
+        progress: Callable[[float], None] = lambda done: None,
     ) -> tuple[int, int]:
         """Take cells of which the share has more than the folder, and send those of which it has less.
 
@@ -79,13 +85,22 @@ class RemoteStore:
             StoreError: the place does not answer, or a side cannot be written.
         """
         there = self._cells() if cell_ids is None or len(cell_ids) > AT_ONCE else set(cell_ids)
-        wanted = sorted(cell_ids if cell_ids is not None else there | {path.parent.name for path in (results / "cells").glob("*/outcome.json")})
+        wanted = sorted(
+            cell_ids
+            if cell_ids is not None
+            else there | {path.parent.name for path in (results / "cells").glob("*/outcome.json")}
+        )
         with ThreadPoolExecutor(AT_ONCE) as pool:
             theirs = pool.map(lambda cell_id: self.outcome(cell_id) if cell_id in there else None, wanted)
-            pairs = [(cell_id, _stored(results, cell_id), other) for cell_id, other in zip(wanted, theirs, strict=True)]
+            pairs = [
+                (cell_id, _stored(results, cell_id), other)
+                for cell_id, other in zip(wanted, theirs, strict=True)
+            ]
             takes = [cell_id for cell_id, own, other in pairs if _is_more(other, own)]
             sends = [cell_id for cell_id, own, other in pairs if sending and _is_more(own, other)]
-            jobs = [partial(self.take, results, cell_id) for cell_id in takes] + [partial(self.send, results, cell_id) for cell_id in sends]
+            jobs = [partial(self.take, results, cell_id) for cell_id in takes] + [
+                partial(self.send, results, cell_id) for cell_id in sends
+            ]
             carried = []
             for moved in pool.map(lambda job: job(), jobs):
                 carried.append(moved)
@@ -125,7 +140,9 @@ class RemoteStore:
                     write_whole(room / shard, self._read(shard, LARGEST_FILE) or b"")
                 check_cell(room, outcome)
             except DataError as error:
-                logger.warning("A cell of %s was not taken: %s", self.url, str(error).replace(str(room), self.url))
+                logger.warning(
+                    "A cell of %s was not taken: %s", self.url, str(error).replace(str(room), self.url)
+                )
                 return False
             for file in (*outcome.shards, f"cells/{cell_id}/outcome.json"):
                 check_inside(results, results / file)
@@ -185,7 +202,10 @@ class RemoteStore:
     def _cells(self) -> set[str]:
         """Ids of the cells that are there."""
         try:
-            found = [str(path).split("/")[-2:] for path in self._patiently(lambda: self._files.find(f"{self._root}/cells"))]
+            found = [
+                str(path).split("/")[-2:]
+                for path in self._patiently(lambda: self._files.find(f"{self._root}/cells"))
+            ]
         except FileNotFoundError:
             return set()
         return {folder for folder, file in found if file == "outcome.json" and _ID.fullmatch(folder)}
@@ -228,7 +248,10 @@ class RemoteStore:
             FileNotFoundError: what is asked for is not there.
             StoreError: it does not answer for too long, or refuses.
         """
-        deadline, pause = time.monotonic() + (self._patience_s if patience_s is None else patience_s), FIRST_PAUSE_S
+        deadline, pause = (
+            time.monotonic() + (self._patience_s if patience_s is None else patience_s),
+            FIRST_PAUSE_S,
+        )
         while True:
             try:
                 self._files.invalidate_cache()  # of listings: other machines write too
@@ -273,6 +296,8 @@ def _room(results: Path) -> Iterator[Path]:
         (results / "runs").mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(prefix=".coming-", dir=results / "runs")
     except OSError as error:
-        raise StoreError(f"{results} cannot be written: {error.strerror}. Use another folder with --results.") from None
+        raise StoreError(
+            f"{results} cannot be written: {error.strerror}. Use another folder with --results."
+        ) from None
     with folder as name:
         yield Path(name)

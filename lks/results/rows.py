@@ -19,9 +19,17 @@ def columns(kind: type, name: str, version: int) -> pa.Schema:
     """
     fields = [pa.field("cell_id", pa.string(), nullable=False)]
     for field, hint in get_type_hints(kind).items():
-        options = [option for option in get_args(hint) if option is not type(None)] if get_origin(hint) is UnionType else [hint]
+        options = (
+            [option for option in get_args(hint) if option is not type(None)]
+            if get_origin(hint) is UnionType
+            else [hint]
+        )
         (plain,) = options
-        column = pa.list_(_COLUMNS[get_args(plain)[0]]) if get_origin(plain) is tuple else _COLUMNS.get(plain, pa.string())
+        column = (
+            pa.list_(_COLUMNS[get_args(plain)[0]])
+            if get_origin(plain) is tuple
+            else _COLUMNS.get(plain, pa.string())
+        )
         fields.append(pa.field(field, column, nullable=plain is not hint))
     return pa.schema(fields, metadata={"schema": name, "schema_version": str(version)})
 

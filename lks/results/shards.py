@@ -22,7 +22,18 @@ from lks.io.atomic import write_whole
 from lks.io.parquet import named, read
 from lks.io.untrusted import check_inside, content_of, one_line
 from lks.results import ability_rows, decisions, judge_rows, rows, study_rows
-from lks.results.cells import ABILITY, ANSWERS, DECISIONS, GENERATIONS, IMMEDIATE, JUDGED, OVERHEAD, PASSAGES, STUDY, Outcome
+from lks.results.cells import (
+    ABILITY,
+    ANSWERS,
+    DECISIONS,
+    GENERATIONS,
+    IMMEDIATE,
+    JUDGED,
+    OVERHEAD,
+    PASSAGES,
+    STUDY,
+    Outcome,
+)
 
 SCHEMA_NAME = "lks-answers"
 SCHEMA_VERSION = 2
@@ -84,7 +95,9 @@ class Answer:
             ValueError: the lengths differ, or the reference answer has no token.
         """
         if not self.answer_ids or len(self.tf_ids) != len(self.answer_ids):
-            raise ValueError(f"case {self.case_id}: {len(self.tf_ids)} teacher-forced tokens for {len(self.answer_ids)} reference tokens")
+            raise ValueError(
+                f"case {self.case_id}: {len(self.tf_ids)} teacher-forced tokens for {len(self.answer_ids)} reference tokens"
+            )
 
 
 SCHEMA = rows.columns(Answer, SCHEMA_NAME, SCHEMA_VERSION)
@@ -166,7 +179,9 @@ def write_shard(path: Path, cell_id: str, made: Sequence[object], schema: pa.Sch
     Raises:
         StoreError: no space, no permission, or another reason to fail.
     """
-    columns: dict[str, object] = {name: [getattr(row, name) for row in made] for name in schema.names if name != "cell_id"}
+    columns: dict[str, object] = {
+        name: [getattr(row, name) for row in made] for name in schema.names if name != "cell_id"
+    }
     table = pa.table({"cell_id": [cell_id] * len(made)} | columns, schema=schema)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
@@ -198,8 +213,12 @@ def check_cell(results: Path, outcome: Outcome) -> None:
     for kind, tables in keys.items():
         found = pa.concat_tables(tables)
         if found.group_by(found.column_names).aggregate([]).num_rows < found.num_rows:
-            where = ", ".join(dict.fromkeys(shard for shard in outcome.shards if kind_of(Path(shard)) == kind))
-            raise DataError(f"{results}: rows are there twice in {where}: the same {', '.join(found.column_names)}. Run its cell again.")
+            where = ", ".join(
+                dict.fromkeys(shard for shard in outcome.shards if kind_of(Path(shard)) == kind)
+            )
+            raise DataError(
+                f"{results}: rows are there twice in {where}: the same {', '.join(found.column_names)}. Run its cell again."
+            )
 
 
 def _read_checked(path: Path, cell_id: str) -> pa.Table:
@@ -228,9 +247,14 @@ def read_rows(path: Path, kind: type[RowT]) -> list[RowT]:
     """
     found: list[dict[str, object]] = read(path, _KNOWN).drop_columns("cell_id").to_pylist()
     try:
-        return [kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}) for row in found]
+        return [
+            kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
+            for row in found
+        ]
     except (TypeError, ValueError) as error:
-        raise DataError(f"{path} does not hold rows of {kind.__name__} ({one_line(error)}). Run its cell again.") from None
+        raise DataError(
+            f"{path} does not hold rows of {kind.__name__} ({one_line(error)}). Run its cell again."
+        ) from None
 
 
 def write_outcome(results: Path, outcome: Outcome) -> Path:
@@ -260,7 +284,9 @@ def read_outcome(results: Path, cell_id: str) -> Outcome:
     except ValueError as error:
         raise DataError(f"{path} is damaged ({one_line(error)}). Run its cell again.") from None
     if outcome.cell.id != cell_id:
-        raise DataError(f"{path} tells of cell {outcome.cell.id}, not {cell_id}: written by another version. Run its cell again.")
+        raise DataError(
+            f"{path} tells of cell {outcome.cell.id}, not {cell_id}: written by another version. Run its cell again."
+        )
     for shard in outcome.shards:
         if not shard.startswith(f"cells/{cell_id}/"):
             raise DataError(f"{path} names {shard}, which is not in its own folder. Run its cell again.")
@@ -288,5 +314,7 @@ def parse_outcome(document: bytes | str) -> Outcome:
         raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}") from None
     for number, shard in enumerate(outcome.shards):
         if not _SHARD.fullmatch(shard):
-            raise ValueError(f"shards.{number}: {one_line(shard)!r} is not of the form cells/<id>/<stage>.parquet")
+            raise ValueError(
+                f"shards.{number}: {one_line(shard)!r} is not of the form cells/<id>/<stage>.parquet"
+            )
     return outcome

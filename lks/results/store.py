@@ -20,7 +20,20 @@ import duckdb
 from lks.errors import DataError, NewerError, StoreError
 from lks.io.atomic import write_whole
 from lks.io.untrusted import check_inside, one_line, parse_json
-from lks.results.cells import ABILITY, ANSWERS, DECISIONS, FINAL, GENERATIONS, IMMEDIATE, JUDGED, OVERHEAD, PASSAGES, PROTOCOL, STUDY, Outcome
+from lks.results.cells import (
+    ABILITY,
+    ANSWERS,
+    DECISIONS,
+    FINAL,
+    GENERATIONS,
+    IMMEDIATE,
+    JUDGED,
+    OVERHEAD,
+    PASSAGES,
+    PROTOCOL,
+    STUDY,
+    Outcome,
+)
 from lks.results.connection import OF_THE_FILE, connect, failed, is_stop, prepare
 from lks.results.reader import Copy, Reader
 from lks.results.shards import check_cell, kind_of, read_outcome, stored_outcome, write_outcome
@@ -75,7 +88,9 @@ class Store(Reader):
         if protocol.exists():
             _check_protocol(protocol)
         elif (results / "cells").exists():
-            raise StoreError(f"{results} holds cells but no protocol.json, so their protocol is unknown. Use another folder with --results.")
+            raise StoreError(
+                f"{results} holds cells but no protocol.json, so their protocol is unknown. Use another folder with --results."
+            )
         else:
             write_whole(protocol, json.dumps({"protocol": PROTOCOL}).encode())
         _check_writable(results)
@@ -84,7 +99,11 @@ class Store(Reader):
         """Ids of cells that need not be run: whole on disk, and ended in a way that running again would not change."""
         for warning in self.sync():
             logger.warning(warning)
-        return {str(cell_id) for cell_id, status in self.query("SELECT cell_id, status FROM cells") if status in FINAL}
+        return {
+            str(cell_id)
+            for cell_id, status in self.query("SELECT cell_id, status FROM cells")
+            if status in FINAL
+        }
 
     def record(self, outcome: Outcome) -> None:
         """Put a finished or failed cell into the catalogue, and its `outcome.json` on disk if it is not there.
@@ -131,7 +150,9 @@ class Store(Reader):
                 warnings += self._taken_in(connection, dict(list(new.items())[start : start + TOGETHER]))
         return warnings
 
-    def _taken_in(self, connection: duckdb.DuckDBPyConnection, new: Mapping[str, tuple[Outcome, str]]) -> list[str]:
+    def _taken_in(
+        self, connection: duckdb.DuckDBPyConnection, new: Mapping[str, tuple[Outcome, str]]
+    ) -> list[str]:
         """Ingest some cells together; where that fails, one half and then the other. One line for each cell that DuckDB does not take."""
         try:
             self._ingest(connection, new)
@@ -140,7 +161,9 @@ class Store(Reader):
                 self._forget(connection, list(new))
                 return [str(error)]
             cells, half = list(new.items()), len(new) // 2
-            return self._taken_in(connection, dict(cells[:half])) + self._taken_in(connection, dict(cells[half:]))
+            return self._taken_in(connection, dict(cells[:half])) + self._taken_in(
+                connection, dict(cells[half:])
+            )
         return []
 
     @contextmanager
@@ -161,7 +184,9 @@ class Store(Reader):
                 if (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size):
                     break
                 if time.monotonic() >= deadline:
-                    raise StoreError(f"{self._catalogue} is being written all the time. Wait for that, and start again.")
+                    raise StoreError(
+                        f"{self._catalogue} is being written all the time. Wait for that, and start again."
+                    )
             with duckdb.connect(str(copy)) as connection:
                 connection.execute("SET enable_external_access = false; SET lock_configuration = true")
                 yield Copy(connection)
@@ -197,7 +222,10 @@ class Store(Reader):
         """
         shards = [str(self.results / shard) for outcome, _ in new.values() for shard in outcome.shards]
         files = [self.results / "cells" / cell_id / "outcome.json" for cell_id in new]
-        rows = [_row(outcome, mark, file.read_text(encoding="utf-8")) for file, (outcome, mark) in zip(files, new.values(), strict=True)]
+        rows = [
+            _row(outcome, mark, file.read_text(encoding="utf-8"))
+            for file, (outcome, mark) in zip(files, new.values(), strict=True)
+        ]
         connection.begin()
         try:
             self._forget(connection, list(new))
@@ -207,13 +235,20 @@ class Store(Reader):
             for table, chosen in tables.items():
                 connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM read_parquet(?)", [chosen])
             if "answers" in tables:
-                connection.execute("INSERT INTO free_answers FROM free_answers_read WHERE cell_id IN (SELECT unnest(?))", [list(new)])
+                connection.execute(
+                    "INSERT INTO free_answers FROM free_answers_read WHERE cell_id IN (SELECT unnest(?))",
+                    [list(new)],
+                )
             connection.commit()
         except BaseException as error:
             connection.rollback()
-            if isinstance(error, duckdb.Error) and not isinstance(error, (*OF_THE_FILE, duckdb.InterruptException)):
+            if isinstance(error, duckdb.Error) and not isinstance(
+                error, (*OF_THE_FILE, duckdb.InterruptException)
+            ):
                 where = self.results / "cells" / next(iter(new))
-                raise DataError(f"{where} is damaged: {one_line(str(error).partition('LINE 1:')[0])}. Run its cell again.") from None
+                raise DataError(
+                    f"{where} is damaged: {one_line(str(error).partition('LINE 1:')[0])}. Run its cell again."
+                ) from None
             raise
 
     def _forget(self, connection: duckdb.DuckDBPyConnection, cell_ids: Sequence[str]) -> None:
@@ -249,7 +284,9 @@ def _check_protocol(path: Path) -> None:
     try:
         found = parse_json(path.read_bytes())["protocol"]  # type: ignore[index]
     except OSError as error:
-        raise StoreError(f"Cannot read {path}: {error.strerror}. Use another folder with --results.") from None
+        raise StoreError(
+            f"Cannot read {path}: {error.strerror}. Use another folder with --results."
+        ) from None
     except (ValueError, KeyError, TypeError):
         raise StoreError(
             f"{path} is damaged. If its results are of protocol {PROTOCOL}, delete this file's folder or use another with --results."

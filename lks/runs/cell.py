@@ -24,7 +24,19 @@ from lks.evaluation.scope_decisions import decisions_of
 from lks.evaluation.stages import EditedDraw, UneditedAnswers, answers_of_draws, measure
 from lks.models.lm import LM
 from lks.models.memory import OomRetry, release
-from lks.results.cells import ANSWERS, DECISIONS, IMMEDIATE, PARAMETERS, RULE, STUDY, UNEDITED, Cell, Costs, Measurements, Outcome
+from lks.results.cells import (
+    ANSWERS,
+    DECISIONS,
+    IMMEDIATE,
+    PARAMETERS,
+    RULE,
+    STUDY,
+    UNEDITED,
+    Cell,
+    Costs,
+    Measurements,
+    Outcome,
+)
 from lks.results.shards import Answer
 from lks.runs.draws import draws, held_out, unedited
 from lks.runs.edit_draw import EditResult, asks_after_each_edit, load_finished, run_edit
@@ -81,7 +93,12 @@ class LoadedResources:
 
 
 def run(
-    cell: Cell, method: Method, results: Path, report: Report, resources: LoadedResources | None = None, extras: Measurements | None = None
+    cell: Cell,
+    method: Method,
+    results: Path,
+    report: Report,
+    resources: LoadedResources | None = None,
+    extras: Measurements | None = None,
 ) -> Outcome:
     """Edit and measure, or decide; never raises for what is the cell's own failure.
 
@@ -148,7 +165,15 @@ def together(questions: Sequence[int]) -> list[range]:
 class _Work:
     """A cell on its way; the journal has what it has brought."""
 
-    def __init__(self, cell: Cell, method: Method, results: Path, report: Report, resources: LoadedResources, extras: Measurements) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        method: Method,
+        results: Path,
+        report: Report,
+        resources: LoadedResources,
+        extras: Measurements,
+    ) -> None:
         self._cell, self._method, self._results, self._report = cell, method, results, report
         self._resources, self._extras = resources, extras
         resources.prepare_for(cell)
@@ -178,12 +203,16 @@ class _Work:
     @cached_property
     def _editor(self) -> Editor[object]:
         cell = self._cell
-        return cast(type[Editor[object]], self._method).for_model(cell.model, cell.dataset, cell.n_edits, dict(cell.variant))
+        return cast(type[Editor[object]], self._method).for_model(
+            cell.model, cell.dataset, cell.n_edits, dict(cell.variant)
+        )
 
     @cached_property
     def _unedited(self) -> UneditedAnswers:
         cell = self._cell
-        return UneditedAnswers(None if cell.method == UNEDITED else self._results / "cells" / cell.unedited.id)
+        return UneditedAnswers(
+            None if cell.method == UNEDITED else self._results / "cells" / cell.unedited.id
+        )
 
     def _progress(self, stage: str, number: int) -> Callable[[float], None]:
         """Progress of one draw as progress of the stage."""
@@ -198,14 +227,25 @@ class _Work:
             return known
         editor = self._prepared[0]
         with _on_this_model():
-            return self._oom_retry.run("edit", lambda: run_edit(self._lm, editor, self._cell, number, cases, folder, progress))
+            return self._oom_retry.run(
+                "edit", lambda: run_edit(self._lm, editor, self._cell, number, cases, folder, progress)
+            )
 
     def _edited_draw(self, number: int, made: EditResult) -> EditedDraw:
         """The edited model, and what it is asked."""
         cases = with_neighbours(self._sets[number], self._spare, self._cell.seed + number)
         battery = self._resources.battery(self._extras)
         return EditedDraw(
-            self._lm, made.patch, cases, self._spare, number, len(self._sets), self._cell.seed, self._unedited, battery, self.journal.notes
+            self._lm,
+            made.patch,
+            cases,
+            self._spare,
+            number,
+            len(self._sets),
+            self._cell.seed,
+            self._unedited,
+            battery,
+            self.journal.notes,
         )
 
     def answers(self) -> None:
@@ -233,7 +273,9 @@ class _Work:
                 peak = max(peak, one.peak_bytes)
         bad = sum(1 for a in answers if a.answer_logprob != a.answer_logprob)
         if bad:
-            raise FloatingPointError(f"{bad} of {len(answers)} probes have no finite likelihood after editing")
+            raise FloatingPointError(
+                f"{bad} of {len(answers)} probes have no finite likelihood after editing"
+            )
         self.journal.costs = Costs(prepare_s, seconds, ask_s, peak, nbytes // len(self._sets))
         self.journal.write(ANSWERS, answers)
         if immediate:
@@ -249,7 +291,9 @@ class _Work:
     def _prepare(self) -> tuple[float, int]:
         """Prepare the method; what it cost, whenever that was, in seconds, and its peak memory now."""
         with measured() as meter, _on_this_model():
-            told = self._editor.prepare(self._lm, held_out(self._known, self._cell), lambda done: self._report("prepare", done))
+            told = self._editor.prepare(
+                self._lm, held_out(self._known, self._cell), lambda done: self._report("prepare", done)
+            )
         self.journal.notes.update(self._editor.notes)
         return max(told, meter.seconds), meter.peak_bytes
 
@@ -258,13 +302,17 @@ class _Work:
         """The draws in groups that are asked together."""
         return together([sum(len(case.probes) for case in cases) for cases in self._sets])
 
-    def _ask(self, made: Mapping[int, EditResult], stage: str = ANSWERS, context: Context = "bare") -> tuple[Meter, list[Answer]]:
+    def _ask(
+        self, made: Mapping[int, EditResult], stage: str = ANSWERS, context: Context = "bare"
+    ) -> tuple[Meter, list[Answer]]:
         """The answers of some draws, by their numbers, and what they cost."""
         done, share = min(made), len(made)
         self._report(stage, done / len(self._sets))
         with measured() as meter:
             edited = [self._edited_draw(number, one) for number, one in made.items()]
-            rows = answers_of_draws(edited, lambda part: self._report(stage, (done + share * part) / len(self._sets)), context)
+            rows = answers_of_draws(
+                edited, lambda part: self._report(stage, (done + share * part) / len(self._sets)), context
+            )
         return meter, rows
 
     def _ask_with_fact_in_context(self) -> None:
@@ -280,7 +328,9 @@ class _Work:
     def missing_stages(self) -> tuple[str, ...]:
         """The further stages to be taken now."""
         return tuple(
-            stage for stage in self._extras.stages(self._cell.measure) if stage not in self.journal.shards and stage not in self.journal.failed
+            stage
+            for stage in self._extras.stages(self._cell.measure)
+            if stage not in self.journal.shards and stage not in self.journal.failed
         )
 
     def run_stage(self, stage: str) -> None:
@@ -292,7 +342,9 @@ class _Work:
             if kind == ANSWERS:
                 for numbers in self._together:
                     made = {number: self._edit_result(number) for number in numbers}
-                    rows += self._oom_retry.run(stage, partial(self._ask, made, stage, cast(Context, context)))[1]
+                    rows += self._oom_retry.run(
+                        stage, partial(self._ask, made, stage, cast(Context, context))
+                    )[1]
             else:
                 for number in range(len(self._sets)):
                     rows += self._oom_retry.run(stage, partial(self._measure, stage, number))
@@ -301,18 +353,24 @@ class _Work:
             self.journal.fail(stage, found[0])
         else:
             self.journal.write(stage, rows)
-        self.journal.costs = replace(self.journal.costs, stage_s={**self.journal.costs.stage_s, stage: taking.seconds})
+        self.journal.costs = replace(
+            self.journal.costs, stage_s={**self.journal.costs.stage_s, stage: taking.seconds}
+        )
 
     def _measure(self, stage: str, number: int) -> Sequence[object]:
         """A draw's rows of a further stage."""
-        return measure(stage, self._edited_draw(number, self._edit_result(number)), self._progress(stage, number))
+        return measure(
+            stage, self._edited_draw(number, self._edit_result(number)), self._progress(stage, number)
+        )
 
     def decisions(self) -> None:
         """What a scope indicator decides in all draws; a model is loaded only for a gate."""
         if DECISIONS in self.journal.shards:
             return
         params = self._editor.params
-        step = partial(decisions_of, self._cell, params, self._sets, self._spare, lambda: self._lm, self._progress)
+        step = partial(
+            decisions_of, self._cell, params, self._sets, self._spare, lambda: self._lm, self._progress
+        )
         made, self.journal.costs = self._oom_retry.run("scope", step)
         self.journal.write(DECISIONS, made)
 
@@ -321,7 +379,9 @@ class _Work:
         if STUDY in self.journal.shards:
             return
         cell = self._cell
-        study = cast(type[Study[object]], self._method).for_model(cell.model, cell.dataset, cell.n_edits, dict(cell.variant))
+        study = cast(type[Study[object]], self._method).for_model(
+            cell.model, cell.dataset, cell.n_edits, dict(cell.variant)
+        )
         step = partial(findings_of, cell, study, self._sets, self._spare, self._lm, self._progress)
         made, self.journal.costs, notes = self._oom_retry.run(STUDY, step)
         self.journal.notes.update(notes)

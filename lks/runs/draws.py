@@ -12,7 +12,10 @@ from lks.results.cells import Cell
 def _shuffled(cases: Sequence[Case], cell: Cell) -> list[Case]:
     """The cell's records in an order that depends on the seed alone."""
     pool = cases[: cell.records] if cell.records else cases
-    return [pool[i] for i in torch.randperm(len(pool), generator=torch.Generator().manual_seed(cell.seed)).tolist()]
+    return [
+        pool[i]
+        for i in torch.randperm(len(pool), generator=torch.Generator().manual_seed(cell.seed)).tolist()
+    ]
 
 
 def unedited(cases: Sequence[Case], cell: Cell) -> list[Case]:
@@ -39,7 +42,9 @@ def draws(cases: Sequence[Case], cell: Cell) -> list[list[Case]]:
     needed = cell.n_edits * cell.draws
     if needed > len(pool):
         have = f"{cell.dataset} has {len(pool)}{kept}"
-        raise TooManyEdits(f"{cell.label} with {cell.draws} draws needs {needed} cases, {have}. Lower n_edits or draws.")
+        raise TooManyEdits(
+            f"{cell.label} with {cell.draws} draws needs {needed} cases, {have}. Lower n_edits or draws."
+        )
     return [pool[d * cell.n_edits : (d + 1) * cell.n_edits] for d in range(cell.draws)]
 
 

@@ -88,7 +88,11 @@ def load_finished(folder: Path, watched: bool) -> EditResult | None:
             raise ValueError("the patch is not the one that was saved")
         immediate = read_answers(folder / f"{IMMEDIATE}.parquet") if watched else []
         return EditResult(
-            lks.editing.patch.load(folder), immediate, float(known["seconds"]), float(known.get("asked_s", 0)), int(known["peak_bytes"])
+            lks.editing.patch.load(folder),
+            immediate,
+            float(known["seconds"]),
+            float(known.get("asked_s", 0)),
+            int(known["peak_bytes"]),
         )
     except (UserError, OSError, KeyError, TypeError, ValueError):
         shutil.rmtree(folder)
@@ -96,7 +100,13 @@ def load_finished(folder: Path, watched: bool) -> EditResult | None:
 
 
 def run_edit(
-    lm: LM, editor: Editor[object], cell: Cell, number: int, cases: Sequence[Case], folder: Path, progress: Callable[[float], None]
+    lm: LM,
+    editor: Editor[object],
+    cell: Cell,
+    number: int,
+    cases: Sequence[Case],
+    folder: Path,
+    progress: Callable[[float], None],
 ) -> EditResult:
     """Make a draw's edits with a prepared editor and save them, the record of their cost last.
 
@@ -107,13 +117,20 @@ def run_edit(
     watched = asks_after_each_edit(editor, cases)
     watch = _Watch(lm, cases, number)
     with measured() as meter:
-        patch = editor.edit(lm, [case.edit for case in cases], cell.seed + number, progress, watch if watched else no_callback)
+        patch = editor.edit(
+            lm, [case.edit for case in cases], cell.seed + number, progress, watch if watched else no_callback
+        )
     _check_finite(patch)
     patch.save(folder)
     if watched:
         write_shard(folder / f"{IMMEDIATE}.parquet", cell.id, watch.answers)
     seconds = max(0.0, meter.seconds - watch.seconds)
-    costs = {"seconds": seconds, "asked_s": watch.seconds, "peak_bytes": meter.peak_bytes, "sha256": _digest(folder)}
+    costs = {
+        "seconds": seconds,
+        "asked_s": watch.seconds,
+        "peak_bytes": meter.peak_bytes,
+        "sha256": _digest(folder),
+    }
     write_whole(folder / "cost.json", json.dumps(costs).encode())
     return EditResult(patch, watch.answers, seconds, watch.seconds, meter.peak_bytes)
 
@@ -131,6 +148,10 @@ def _check_finite(patch: Patch) -> None:
         FloatingPointError: a tensor of the patch holds NaN.
     """
     tensors = patch.tensors()
-    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and bool(tensor.isnan().any())]
+    bad = [
+        name for name, tensor in tensors.items() if tensor.is_floating_point() and bool(tensor.isnan().any())
+    ]
     if bad:
-        raise FloatingPointError(f"{len(bad)} of the {len(tensors)} tensors of the edits hold NaN after editing, {bad[0]} first")
+        raise FloatingPointError(
+            f"{len(bad)} of the {len(tensors)} tensors of the edits hold NaN after editing, {bad[0]} first"
+        )

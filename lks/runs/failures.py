@@ -16,7 +16,9 @@ from lks.errors import BadRecord, Collapsed, StoreError, Unsuited, UserError
 from lks.models.memory import is_shortage
 from lks.results.cells import Status
 
-SECRET = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|AUTH|CONNECTION_URL)(?:_|$)", re.IGNORECASE)
+SECRET = re.compile(
+    r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|AUTH|CONNECTION_URL)(?:_|$)", re.IGNORECASE
+)
 """Environment variables with a name like this hold secrets."""
 SHORTEST_SECRET = 6
 """A shorter value is no secret, and blanking it would blank half of a text."""
@@ -27,7 +29,10 @@ PACKAGES = ("lks", "baselines", "flows", "cli", "reports", "workbench")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _ADVICE = {
     **dict.fromkeys(FULL, "Free some space and start again: what is finished is kept"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Make it writable, or use another folder with --results, and start again"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "Make it writable, or use another folder with --results, and start again",
+    ),
 }
 """By kind of failed write: what the user does. All else that fails with a file is the cell's own failure."""
 
@@ -101,7 +106,9 @@ def place_of(error: BaseException) -> str:
 
 def scrubbed(text: str) -> str:
     """A text without the secrets that the environment holds."""
-    secrets = {value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= SHORTEST_SECRET}
+    secrets = {
+        value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= SHORTEST_SECRET
+    }
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     return re.sub(r"://[^/\s:@]+:[^/\s@]+@", "://***@", text)

@@ -68,7 +68,14 @@ class Grid(BaseModel):
     @property
     def extras(self) -> Measurements:
         """What its cells are measured on beside the answers."""
-        return Measurements(tuple(self.contexts), self.fluency, self.gates, tuple(self.ability), self.documents, overhead=self.overhead)
+        return Measurements(
+            tuple(self.contexts),
+            self.fluency,
+            self.gates,
+            tuple(self.ability),
+            self.documents,
+            overhead=self.overhead,
+        )
 
     def entries(self, every: Iterable[str] = ()) -> list[tuple[str, Overrides]]:
         """Methods with their overrides as text; where answers are stored the unedited model first, whether it is listed or not.
@@ -76,7 +83,9 @@ class Grid(BaseModel):
         Args:
             every: the methods that "*" stands for.
         """
-        entries: dict[tuple[str, Overrides], None] = {(UNEDITED, ()): None} if self.measure == "answers" else {}
+        entries: dict[tuple[str, Overrides], None] = (
+            {(UNEDITED, ()): None} if self.measure == "answers" else {}
+        )
         for method in self.methods:
             if isinstance(method, str):
                 entries |= {(name, ()): None for name in (every if method == EVERY else (method,))}
@@ -87,7 +96,11 @@ class Grid(BaseModel):
 
     def pairs(self) -> list[tuple[str, str]]:
         """(model, dataset) of all its cells."""
-        return [(model, dataset) for dataset in self.datasets for model in self.models_for.get(dataset, self.models)]
+        return [
+            (model, dataset)
+            for dataset in self.datasets
+            for model in self.models_for.get(dataset, self.models)
+        ]
 
 
 def _text(value: str | int | float | bool) -> str:
@@ -104,7 +117,10 @@ def grids(path: Path) -> dict[str, Grid]:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"Cannot read the grids in {path}: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, a number of thousands of digits, nested without end
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # not TOML, not UTF-8, a number of thousands of digits, nested without end
         raise UserError(f"{path} is not valid TOML: {error}.") from None
     found = {name: _grid(path, name, table) for name, table in document.items()}
     for name, grid in found.items():
@@ -124,15 +140,23 @@ def _grid(path: Path, name: str, table: object) -> Grid:
         grid = Grid.model_validate({"name": name, **table})
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("dict[", "union", "constrained")))
+        place = ".".join(
+            str(part) for part in first["loc"] if not str(part).startswith(("dict[", "union", "constrained"))
+        )
         raise UserError(f"{where}, {place or 'grid'}: {first['msg']} (found {first['input']!r}).") from None
-    if any(not isinstance(method, str) and not isinstance(method.get("method"), str) for method in grid.methods):
-        raise UserError(f'{where}, methods: a table needs the method\'s name, as in {{method = "lks", hypernetwork = "free"}}.')
+    if any(
+        not isinstance(method, str) and not isinstance(method.get("method"), str) for method in grid.methods
+    ):
+        raise UserError(
+            f'{where}, methods: a table needs the method\'s name, as in {{method = "lks", hypernetwork = "free"}}.'
+        )
     for n_edits in sorted(set(grid.draws) - set(grid.n_edits)):
         raise UserError(f"{where}, draws: T={n_edits} is not among n_edits {grid.n_edits}.")
     for dataset in sorted(set(grid.models_for) - set(grid.datasets)):
         raise UserError(f"{where}, models_for: {unknown('dataset', dataset, grid.datasets)}")
     for dataset in grid.datasets:
         if not grid.models_for.get(dataset, grid.models):
-            raise UserError(f"{where}: no models for dataset {dataset!r}; give models, or models_for.{dataset}.")
+            raise UserError(
+                f"{where}: no models for dataset {dataset!r}; give models, or models_for.{dataset}."
+            )
     return grid

@@ -40,10 +40,18 @@ class CellJournal:
             stored = read_outcome(results, cell.id)
             if stored.status == "ok":
                 check_cell(results, stored)
-                self.shards, self.costs, self.notes = {Path(shard).stem: shard for shard in stored.shards}, stored.costs, stored.provenance
+                self.shards, self.costs, self.notes = (
+                    {Path(shard).stem: shard for shard in stored.shards},
+                    stored.costs,
+                    stored.provenance,
+                )
                 self.halved += filter(None, stored.provenance.get(HALVED, "").split(", "))
                 again = extras.stages(cell.measure) if extras.retry_failed else ()
-                self.failed = {stage: why for stage, why in stored.failed.items() if stage in stored.stages and stage not in again}
+                self.failed = {
+                    stage: why
+                    for stage, why in stored.failed.items()
+                    if stage in stored.stages and stage not in again
+                }
 
     def write(self, stage: str, rows: Sequence[object]) -> None:
         """A stage's shard; it counts from the next `commit` on."""
@@ -67,7 +75,15 @@ class CellJournal:
         status: Status = "ok" if failure is None else failure.status
         shards = tuple(self.shards.values()) if failure is None else ()
         origin = {**self.notes, **provenance(self._results)}
-        outcome = Outcome(self._cell, status, failure.reason if failure else "", shards, self.costs, origin, dict(self.failed))
+        outcome = Outcome(
+            self._cell,
+            status,
+            failure.reason if failure else "",
+            shards,
+            self.costs,
+            origin,
+            dict(self.failed),
+        )
         write_outcome(self._results, outcome)
         return outcome
 

@@ -22,7 +22,9 @@ def parse_only(text: str) -> dict[str, tuple[str, ...]]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not value:
-            raise UserError(f"--only: {part!r} is not of the form key=value, as in --only method=lks,model=micro-llama.")
+            raise UserError(
+                f"--only: {part!r} is not of the form key=value, as in --only method=lks,model=micro-llama."
+            )
         if key not in ("model", "dataset", "method", "n_edits", "seed"):
             raise unknown("key of --only", key, ("model", "dataset", "method", "n_edits", "seed"))
         only[key] = (*only.get(key, ()), value)
@@ -60,23 +62,35 @@ def plan(
     for method, _ in grid.entries():
         if method not in (STUDIES if studies else methods):
             raise unknown("study", method, STUDIES) if studies else unknown("method", method, methods)
-    able = {model: [name for name, method in methods.items() if method.preset(model) or method.has_rule()] for model, _ in grid.pairs()}
+    able = {
+        model: [name for name, method in methods.items() if method.preset(model) or method.has_rule()]
+        for model, _ in grid.pairs()
+    }
     every = {model: list(STUDIES) if studies else names for model, names in able.items()}
     _check_filter(grid, every, only)
-    models = {m: revision_of_model(m) for m in sorted({m for m, d in grid.pairs() if _kept(only, model=m, dataset=d)})}
+    models = {
+        m: revision_of_model(m)
+        for m in sorted({m for m, d in grid.pairs() if _kept(only, model=m, dataset=d)})
+    }
     data = {d: dataset_of(d) for d in sorted({d for m, d in grid.pairs() if _kept(only, model=m, dataset=d)})}
     cells: dict[str, Cell] = {}
     for bare in _bare_cells(grid, every, only):
         revision, size = data[bare.dataset]
         _check_size(grid, bare, size)
-        made = (STUDIES if studies else methods)[bare.method].for_model(bare.model, bare.dataset, bare.n_edits, dict(bare.variant))
+        made = (STUDIES if studies else methods)[bare.method].for_model(
+            bare.model, bare.dataset, bare.n_edits, dict(bare.variant)
+        )
         deciding = scope_params(bare.method, made.params) if bare.measure == "scope" else made.params
-        cell = replace(bare, parameters=canonical(deciding), model_revision=models[bare.model], data_revision=revision)
+        cell = replace(
+            bare, parameters=canonical(deciding), model_revision=models[bare.model], data_revision=revision
+        )
         cells.setdefault(cell.id, cell)
     return sorted(cells.values(), key=lambda c: (c.model, c.dataset, c.n_edits, c.method != UNEDITED, c))
 
 
-def _bare_cells(grid: Grid, every: Mapping[str, Sequence[str]], only: Mapping[str, Sequence[str]]) -> Iterator[Cell]:
+def _bare_cells(
+    grid: Grid, every: Mapping[str, Sequence[str]], only: Mapping[str, Sequence[str]]
+) -> Iterator[Cell]:
     """Cells before parameters and revisions are known."""
     for model, dataset in grid.pairs():
         for n_edits in grid.n_edits:
@@ -86,7 +100,17 @@ def _bare_cells(grid: Grid, every: Mapping[str, Sequence[str]], only: Mapping[st
                 draws = grid.draws.get(n_edits, 1)
                 for method, variant in grid.entries(every[model]):
                     if method == UNEDITED or _kept(only, method=method):
-                        bare = Cell(model, dataset, method, n_edits, seed, draws, variant, records=grid.records, split=grid.split)
+                        bare = Cell(
+                            model,
+                            dataset,
+                            method,
+                            n_edits,
+                            seed,
+                            draws,
+                            variant,
+                            records=grid.records,
+                            split=grid.split,
+                        )
                         yield replace(bare, measure=grid.measure)
 
 
@@ -110,10 +134,14 @@ def _check_filter(grid: Grid, every: Mapping[str, Sequence[str]], only: Mapping[
 
 def _check_size(grid: Grid, cell: Cell, size: int) -> None:
     if grid.records > size:
-        raise TooManyEdits(f"Grid {grid.name!r} uses the first {grid.records} records of {cell.dataset!r}, which holds {size}. Lower `records`.")
+        raise TooManyEdits(
+            f"Grid {grid.name!r} uses the first {grid.records} records of {cell.dataset!r}, which holds {size}. Lower `records`."
+        )
     available = cell.available(size)
     if cell.n_edits * cell.draws > available:
         asked = f"{cell.draws} draws of T={cell.n_edits}" if cell.draws > 1 else f"T={cell.n_edits}"
         need = f"{cell.n_edits * cell.draws} records of dataset {cell.dataset!r}, which has {available}"
         kept = " for development (the last third)" if cell.split == "development" else ""
-        raise TooManyEdits(f"Grid {grid.name!r} asks for {asked}: {need}{kept}. Lower n_edits or draws, or use a larger dataset.")
+        raise TooManyEdits(
+            f"Grid {grid.name!r} asks for {asked}: {need}{kept}. Lower n_edits or draws, or use a larger dataset."
+        )

@@ -124,7 +124,9 @@ class ExactScope:
                             self._special[place] = _Special(True, [(spelling_of(spelling), subject)])
                     else:
                         self._share(place, folded, (spelling_of(spelling), subject))
-        self._automaton = ahocorasick_rs.AhoCorasick(list(patterns), store_patterns=False, implementation=ahocorasick_rs.Implementation.ContiguousNFA)
+        self._automaton = ahocorasick_rs.AhoCorasick(
+            list(patterns), store_patterns=False, implementation=ahocorasick_rs.Implementation.ContiguousNFA
+        )
 
     def _is_plain(self, place: int) -> bool:
         special = self._special.get(place)
@@ -134,13 +136,17 @@ class ExactScope:
         """Note a further spelling of a name that is there already."""
         special = self._special.get(place)
         if special is None:
-            special = self._special[place] = _Special(False, [(self._first(place, folded), self._owners[place])])
+            special = self._special[place] = _Special(
+                False, [(self._first(place, folded), self._owners[place])]
+            )
         if name not in special.spellings:
             special.spellings.append(name)
 
     def _first(self, place: int, folded: str) -> str:
         """The spelling of a name that came first."""
-        return next(spelling_of(s.strip()) for s in self._names[self._owners[place]] if fold(s.strip())[0] == folded)
+        return next(
+            spelling_of(s.strip()) for s in self._names[self._owners[place]] if fold(s.strip())[0] == folded
+        )
 
     def find(self, text: str) -> tuple[Mention, ...]:
         """Mentions of names and aliases.
@@ -164,7 +170,9 @@ class ExactScope:
             if span is None:
                 continue
             subject = self._subject(index, text, *span)
-            if subject is not None and (subject in self._loose or not inside_longer_name(text, *span, self._is_plain(index))):
+            if subject is not None and (
+                subject in self._loose or not inside_longer_name(text, *span, self._is_plain(index))
+            ):
                 found.append(Mention(subject, *span))
                 free = end
         return tuple(found)
@@ -185,7 +193,9 @@ class ExactScope:
                 return subject
         if not special.plain:
             return self._owners[index]
-        return next((subject for spelling, subject in special.spellings if _has_capitals(spelt, spelling)), None)
+        return next(
+            (subject for spelling, subject in special.spellings if _has_capitals(spelt, spelling)), None
+        )
 
 
 def _begins_small(spelt: str) -> bool:
@@ -201,7 +211,9 @@ def _has_capitals(spelt: str, name: str) -> bool:
     if len(spelt) != len(name) or (len(name) <= 3 and spelt.isupper()):
         return False
     first = 1 if name.lower().startswith(("the ", "a ", "an ")) else 0
-    return all(mine.isupper() or not its.isupper() for mine, its in zip(spelt[first:], name[first:], strict=True))
+    return all(
+        mine.isupper() or not its.isupper() for mine, its in zip(spelt[first:], name[first:], strict=True)
+    )
 
 
 def _opens(text: str, start: int) -> bool:

@@ -81,7 +81,11 @@ class FuzzyScope:
             if mistakes > 1 or not whole(folded, start, end):
                 continue
             span = original(places, start, end)
-            if span is None or any(m.start < span[1] and span[0] < m.end for m in exact) or inside_longer_name(text, *span):
+            if (
+                span is None
+                or any(m.start < span[1] and span[0] < m.end for m in exact)
+                or inside_longer_name(text, *span)
+            ):
                 continue
             if self._is_meant(text, span, folded[start:end], name):
                 candidates.append(_Candidate(*span, mistakes, int(self._owners[place])))
@@ -91,7 +95,9 @@ class FuzzyScope:
     def _is_meant(self, text: str, span: tuple[int, int], written: str, name: str) -> bool:
         """Whether a piece of a text, at most one mistake from a name, means it."""
         if written != name:
-            return not _has_other_code(text[slice(*span)], name) and is_typo(written, name, _capitals(text, span), self._is_known)
+            return not _has_other_code(text[slice(*span)], name) and is_typo(
+                written, name, _capitals(text, span), self._is_known
+            )
         seen = text.isascii() and name not in self._marked  # by the exact stage, which says no
         return not seen and not is_plain(name)
 
@@ -135,7 +141,12 @@ def _pieces(spans: Sequence[tuple[int, int]], odd: Sequence[bool]) -> tuple[Plac
     ends = bounds[stop, 1]
     starts = bounds[:, :1]
     lengths = ends - starts
-    fits = (last < len(spans)) & (before[stop + 1] > before[:-1, None]) & (lengths >= SHORTEST - 1) & (lengths <= LONGEST)
+    fits = (
+        (last < len(spans))
+        & (before[stop + 1] > before[:-1, None])
+        & (lengths >= SHORTEST - 1)
+        & (lengths <= LONGEST)
+    )
     ends = ends[fits]
     return ends - lengths[fits], ends
 
@@ -155,7 +166,10 @@ def _has_other_code(piece: str, name: str) -> bool:
     """Whether a short word in capitals among others is not in the name: "Cadillac XTS" for "Cadillac DTS"."""
     if piece == piece.upper():
         return False
-    return any(len(word) <= CODE and word.isupper() and len(word) > 1 and word.lower() not in name for word in WORD.findall(piece))
+    return any(
+        len(word) <= CODE and word.isupper() and len(word) > 1 and word.lower() not in name
+        for word in WORD.findall(piece)
+    )
 
 
 def _clearest(candidates: Sequence[_Candidate]) -> list[_Candidate]:
@@ -165,7 +179,10 @@ def _clearest(candidates: Sequence[_Candidate]) -> list[_Candidate]:
         rivals = [other for other in kept if one.start < other.end and other.start < one.end]
         if not rivals:
             kept.append(one)
-        elif any((r.start, r.end, r.mistakes) == (one.start, one.end, one.mistakes) and r.subject != one.subject for r in rivals):
+        elif any(
+            (r.start, r.end, r.mistakes) == (one.start, one.end, one.mistakes) and r.subject != one.subject
+            for r in rivals
+        ):
             kept.append(_Candidate(one.start, one.end, one.mistakes, _SEVERAL))
     blocked = {(c.start, c.end) for c in kept if c.subject == _SEVERAL}
     return [c for c in kept if (c.start, c.end) not in blocked]

@@ -7,7 +7,16 @@ from string import ascii_lowercase
 from typing import Literal
 
 Form = Literal[
-    "exact", "upper case", "title case", "lower case", "decomposed", "full width", "typographic", "possessive", "no diacritics", "one typo"
+    "exact",
+    "upper case",
+    "title case",
+    "lower case",
+    "decomposed",
+    "full width",
+    "typographic",
+    "possessive",
+    "no diacritics",
+    "one typo",
 ]
 
 TYPO_LETTERS = 6
@@ -30,7 +39,9 @@ def one_typo(name: str, rng: Random) -> str | None:
         return None
     kind = rng.choice(["insertion", "deletion", "substitution", "transposition"])
     if kind == "transposition":
-        letters = [i for i in letters if i + 1 < len(name) and name[i + 1].isalpha() and name[i] != name[i + 1]]
+        letters = [
+            i for i in letters if i + 1 < len(name) and name[i + 1].isalpha() and name[i] != name[i + 1]
+        ]
         if not letters:
             return None
     at = rng.choice(letters)
@@ -70,7 +81,11 @@ _FORMS: dict[Form, Callable[[str, Random], str | None]] = {
 }
 FORMS: tuple[Form, ...] = tuple(_FORMS)
 
-_CONSONANTS, _VOWELS, _CODAS = (*"bcdfghklmnprstvz", "br", "kr", "st", "th"), "aeiou", ("", "n", "r", "l", "s")
+_CONSONANTS, _VOWELS, _CODAS = (
+    (*"bcdfghklmnprstvz", "br", "kr", "st", "th"),
+    "aeiou",
+    ("", "n", "r", "l", "s"),
+)
 
 
 def made_names(count: int, seed: int = 0) -> list[str]:
@@ -79,6 +94,9 @@ def made_names(count: int, seed: int = 0) -> list[str]:
     syllables = [c + v + e for c in _CONSONANTS for v in _VOWELS for e in _CODAS]
     found: dict[str, None] = {}
     while len(found) < count:
-        words = ("".join(rng.choices(syllables, k=rng.choice((2, 2, 3)))).capitalize() for _ in range(rng.choice((2, 2, 2, 2, 3))))
+        words = (
+            "".join(rng.choices(syllables, k=rng.choice((2, 2, 3)))).capitalize()
+            for _ in range(rng.choice((2, 2, 2, 2, 3)))
+        )
         found[" ".join(words)] = None
     return list(found)

@@ -6,12 +6,16 @@ from lks.scope.english_words import FUNCTION, words
 from lks.scope.normalization import APOSTROPHES, is_word
 from lks.scope.running_text import CapitalsReading, reading, sentence
 
-_AFTER = re.compile(r"(?: & | (?:de|van|von|di|da|del|der|ibn|bin) |[ \u00a0\-\u2010\u2011/]|(?<=\d)\.(?=\d))(\w+)")
+_AFTER = re.compile(
+    r"(?: & | (?:de|van|von|di|da|del|der|ibn|bin) |[ \u00a0\-\u2010\u2011/]|(?<=\d)\.(?=\d))(\w+)"
+)
 _YEAR = re.compile("1[0-9]{3}|20[0-9]{2}")
 _ENDING = re.compile(rf"[{APOSTROPHES}](\w+)")
 _ENDINGS = frozenset(["s", "d", "ll", "m", "re", "ve"])  # English, behind an apostrophe: still the same name
 _AFTER_PLAIN = re.compile(r" (?:of|and) (\w+)")
-_LINKS = frozenset(["of", "de", "la", "von", "van", "du", "di", "da", "del", "der", "den", "ibn", "bin", "till"])  # inside names
+_LINKS = frozenset(
+    ["of", "de", "la", "von", "van", "du", "di", "da", "del", "der", "den", "ibn", "bin", "till"]
+)  # inside names
 _WHEN = frozenset(["in", "by", "since", "until", "from", "before", "after", "during", "around"])
 _DAY_WORDS = (
     "monday tuesday wednesday thursday friday saturday sunday january february march april may june july august september october november december "
@@ -52,7 +56,12 @@ def inside_longer_name(text: str, start: int, end: int, plain: bool = False) -> 
     if line or stop >= 0:
         text, start, end = text[line : stop if stop >= 0 else len(text)], start - line, end - line
     ending = _ENDING.match(text, end)
-    if ending is not None and is_word(text[end - 1]) and is_word(ending[1][0]) and ending[1].lower() not in _ENDINGS:
+    if (
+        ending is not None
+        and is_word(text[end - 1])
+        and is_word(ending[1][0])
+        and ending[1].lower() not in _ENDINGS
+    ):
         return reading(sentence(text, start, end)) is not CapitalsReading.FOREIGN
     span = text[start:end]
     if span == span.lower() or not any(map(str.islower, text)):

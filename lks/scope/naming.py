@@ -63,7 +63,10 @@ def mentioned(pieces: PieceText, scope: Scope, ids: Sequence[int]) -> list[tuple
         if mentions:  # most prompts have none
             spans = pieces.decode(part).spans
             tokens = [token_of(spans, one.start, one.end) for one in mentions]
-            found += [(one.subject_index, start + first, start + last) for one, (first, last) in zip(mentions, tokens, strict=True)]
+            found += [
+                (one.subject_index, start + first, start + last)
+                for one, (first, last) in zip(mentions, tokens, strict=True)
+            ]
     return found
 
 
@@ -101,7 +104,9 @@ def why_unnamed(text: str, name: str, aliases: Iterable[str] = ()) -> str:
         return f"because it is spelt {text[other[0].start : other[0].end]!r} there; spell both exactly alike"
     alias = next((one for one in aliases if names_subject(text, one)), None)
     if alias is not None:
-        return f"because it has the alias {alias!r} in its place; make that the subject, and {name!r} an alias"
+        return (
+            f"because it has the alias {alias!r} in its place; make that the subject, and {name!r} an alias"
+        )
     folded, wanted = fold(text)[0], fold(name.strip())[0]
     at = folded.find(wanted) if wanted else -1
     if at < 0:

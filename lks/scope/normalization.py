@@ -2,10 +2,29 @@
 
 import unicodedata
 
-_TYPOGRAPHY = str.maketrans("\u2018\u2019\u02bc\u2010\u2011\u2013", "'''---")  # one character each: offsets stay
+_TYPOGRAPHY = str.maketrans(
+    "\u2018\u2019\u02bc\u2010\u2011\u2013", "'''---"
+)  # one character each: offsets stay
 APOSTROPHES = "'\u2018\u2019\u02bc"
 _ELIDED = frozenset(
-    ["l", "d", "qu", "un", "dell", "nell", "sull", "all", "dall", "coll", "quell", "quest", "jusqu", "lorsqu", "puisqu", "quoiqu"]
+    [
+        "l",
+        "d",
+        "qu",
+        "un",
+        "dell",
+        "nell",
+        "sull",
+        "all",
+        "dall",
+        "coll",
+        "quell",
+        "quest",
+        "jusqu",
+        "lorsqu",
+        "puisqu",
+        "quoiqu",
+    ]
 )  # French, Italian, Catalan, Occitan
 
 Place = tuple[int, int, int, int]
@@ -97,7 +116,11 @@ def is_word(character: str) -> bool:
     """Whether a character makes a word longer: letters, digits, marks and undecodable ones, but no script without spaces."""
     if character.isascii():
         return character.isalnum() or character == "_"
-    if not (character.isalnum() or character == "\N{REPLACEMENT CHARACTER}" or unicodedata.category(character)[0] == "M"):
+    if not (
+        character.isalnum()
+        or character == "\N{REPLACEMENT CHARACTER}"
+        or unicodedata.category(character)[0] == "M"
+    ):
         return False
     return not _spaceless(ord(character))
 

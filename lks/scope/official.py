@@ -17,7 +17,9 @@ SORTED_MIN, SORTED_TRUSTED = 50, 60  # fuzz.token_sort_ratio, 0 to 100
 LEVENSHTEIN_MIN = 0.64  # Levenshtein.ratio, 0 to 1
 
 _WORD = re.compile(r"\w[\w'’.-]*")
-_LINKS = frozenset(["of", "the", "de", "la", "von", "van", "and", "du", "di", "da"])  # may stand inside a name
+_LINKS = frozenset(
+    ["of", "the", "de", "la", "von", "van", "and", "du", "di", "da"]
+)  # may stand inside a name
 _OPENING = "What Which Who Whom Whose Where When How Why Is Was Are Were Did Does Do Has Have In On At From By For To The A An Q Question"
 _OPENERS = frozenset(_OPENING.split())  # capitalised only because they begin the text
 
@@ -53,7 +55,11 @@ class OfficialScope:
         """At most one mention."""
         if not self._names or not text.strip():
             return ()
-        exact = max((i for i, name in enumerate(self._names) if name in text), key=lambda i: len(self._names[i]), default=None)
+        exact = max(
+            (i for i, name in enumerate(self._names) if name in text),
+            key=lambda i: len(self._names[i]),
+            default=None,
+        )
         if exact is not None:
             start = text.index(self._names[exact])
             return (Mention(self._subjects[exact], start, start + len(self._names[exact])),)
@@ -73,7 +79,9 @@ class OfficialScope:
             return None
         place = by_partial if partial >= PARTIAL_MIN and ordered <= SORTED_TRUSTED else by_order
         name = self._processed[place]
-        span = max(entity_spans(text), key=lambda s: fuzz.partial_ratio(name, default_process(text[slice(*s)])))
+        span = max(
+            entity_spans(text), key=lambda s: fuzz.partial_ratio(name, default_process(text[slice(*s)]))
+        )
         return place, span
 
     def _levenshtein(self, text: str) -> tuple[int, tuple[int, int]] | None:

@@ -15,8 +15,12 @@ def _set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_SHARED = _set("a am an as at do had i in is me no of on so was we will")  # function words of other languages, too
-_ELSEWHERE = _set("che chi com como con das dem den der die em hat las les oder pas")  # those of others that an English word list has
+_SHARED = _set(
+    "a am an as at do had i in is me no of on so was we will"
+)  # function words of other languages, too
+_ELSEWHERE = _set(
+    "che chi com como con das dem den der die em hat las les oder pas"
+)  # those of others that an English word list has
 _LINKS = _set("d da das de del della den der di do dos du la van von")  # in names, too
 _ARTICLES = _set("das de den der det die een ein eine el en et gli het il la le les los o os un una une")
 _ENDS = (". ", "? ", "! ", ": ", "; ")

@@ -72,13 +72,23 @@ class PieceText:
             self._bytes[added["id"]] = b"" if added["special"] else added["content"].encode()
         self._bytes.update(dict.fromkeys(tokenizer.all_special_ids, b""))
         unknown = tokenizer.unk_token_id
-        if unknown is not None and unknown not in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
+        if unknown is not None and unknown not in (
+            tokenizer.bos_token_id,
+            tokenizer.eos_token_id,
+            tokenizer.pad_token_id,
+        ):
             self._bytes[unknown] = _UNKNOWN
         texts = {i: _text(piece) for i, piece in self._bytes.items()}
-        self._marks = {added["id"]: str(added["content"]) for added in state["added_tokens"] if not self._bytes[added["id"]]}
+        self._marks = {
+            added["id"]: str(added["content"])
+            for added in state["added_tokens"]
+            if not self._bytes[added["id"]]
+        }
         self._whole = {i: text for i, text in texts.items() if text is not None}
         self._special = frozenset(i for i, piece in self._bytes.items() if not piece)
-        self._split = {i for i, text in texts.items() if text is None}  # pieces that hold a part of a character
+        self._split = {
+            i for i, text in texts.items() if text is None
+        }  # pieces that hold a part of a character
 
     def parts(self, ids: Sequence[int]) -> list[tuple[int, Sequence[int]]]:
         """Runs of tokens without special ones, each with its place: what a special token parts is neither one word nor one name."""
@@ -158,8 +168,14 @@ def _spelling(decoder: Mapping[str, object] | None) -> _Spelling:
         if kind["type"] == "Metaspace":
             return _Spelling(byte_level=False, space=str(kind["replacement"]), byte_fallback=fallback)
         if kind["type"] == "Replace" and kind["content"] == " ":
-            return _Spelling(byte_level=False, space=cast(dict[str, str], kind["pattern"])["String"], byte_fallback=fallback)
-    raise UserError(f"This tokenizer's decoder ({', '.join(types) or 'none'}) is not supported: it must be byte-level BPE or SentencePiece style.")
+            return _Spelling(
+                byte_level=False,
+                space=cast(dict[str, str], kind["pattern"])["String"],
+                byte_fallback=fallback,
+            )
+    raise UserError(
+        f"This tokenizer's decoder ({', '.join(types) or 'none'}) is not supported: it must be byte-level BPE or SentencePiece style."
+    )
 
 
 def _flat(decoder: Mapping[str, object] | None) -> Iterable[Mapping[str, object]]:

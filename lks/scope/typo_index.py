@@ -86,7 +86,9 @@ class TypoIndex:
         self._offsets = np.zeros(len(names) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, encoded), np.int64, len(names)), out=self._offsets[1:])
         del encoded
-        keys = np.concatenate([np.zeros(0, np.uint64), *(_entered(names[i : i + _CHUNK]) for i in range(0, len(names), _CHUNK))])
+        keys = np.concatenate(
+            [np.zeros(0, np.uint64), *(_entered(names[i : i + _CHUNK]) for i in range(0, len(names), _CHUNK))]
+        )
         order = np.argsort(keys)
         self._keys = keys[order]
         self._owners = (order // 3).astype(np.int32)
@@ -98,7 +100,9 @@ class TypoIndex:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        return len(self._bytes) + sum(array.nbytes for array in (self._offsets, self._keys, self._owners, self._filter))
+        return len(self._bytes) + sum(
+            array.nbytes for array in (self._offsets, self._keys, self._owners, self._filter)
+        )
 
     def name(self, place: int) -> str:
         """The name at a place of the list that the index was made from."""
@@ -151,5 +155,11 @@ def _looked_up(hashed: Hashed, starts: Places, ends: Places) -> Hashes:
     second = hashed.of(ends - lengths + middles, np.broadcast_to(ends, lengths.shape))
     whole = hashed.swapped(starts, starts + (own >> 1), ends)
     salted = lengths.astype(np.uint64) * _LENGTH
-    mixed = np.concatenate([(first + (salted + _FIRST)).ravel(), (second + (salted + _SECOND)).ravel(), whole + (salted[1] + _WHOLE)])
+    mixed = np.concatenate(
+        [
+            (first + (salted + _FIRST)).ravel(),
+            (second + (salted + _SECOND)).ravel(),
+            whole + (salted[1] + _WHOLE),
+        ]
+    )
     return _finished(mixed)

@@ -46,7 +46,11 @@ def is_typo(written: str, name: str, capitals: bool, known: Callable[[str], bool
     if any(map(str.isdigit, wrong + right)) or _ROMAN.fullmatch(right):
         return False
     anchor = letters - len(right)
-    if wrong in (right + "s", right + "n") or right == wrong + "s" or (len(parts) > 1 and len(right) <= SHORT and anchor < ANCHOR):
+    if (
+        wrong in (right + "s", right + "n")
+        or right == wrong + "s"
+        or (len(parts) > 1 and len(right) <= SHORT and anchor < ANCHOR)
+    ):
         return False
     if any(known(word) for word in mine) and not _slip(wrong, right, anchor):
         return False
@@ -54,7 +58,11 @@ def is_typo(written: str, name: str, capitals: bool, known: Callable[[str], bool
         return False
     if len(parts) > 1 or sorted(wrong) == sorted(right):
         return True
-    return wrong[0] == right[0] and (wrong[-1] == right[-1] or letters >= LONG) and (letters > LETTERS or len(wrong) < len(right))
+    return (
+        wrong[0] == right[0]
+        and (wrong[-1] == right[-1] or letters >= LONG)
+        and (letters > LETTERS or len(wrong) < len(right))
+    )
 
 
 def _slip(wrong: str, right: str, anchor: int) -> bool:

@@ -63,7 +63,9 @@ class Study(ABC, Generic[ParamsT]):
         self.params = params
 
     @classmethod
-    def for_model(cls, model: str, dataset: str, n_edits: int, overrides: Mapping[str, str] | None = None) -> Self:
+    def for_model(
+        cls, model: str, dataset: str, n_edits: int, overrides: Mapping[str, str] | None = None
+    ) -> Self:
         """The study with its default parameters, some overridden.
 
         Raises:

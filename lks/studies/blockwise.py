@@ -21,7 +21,11 @@ from lks.models.prefill import installed_hooks
 
 @torch.no_grad()
 def captured(
-    lm: LM, rows: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], modules: Sequence[nn.Module], batch_tokens: int = 8192
+    lm: LM,
+    rows: Sequence[Sequence[int]],
+    positions: Sequence[Sequence[int]],
+    modules: Sequence[nn.Module],
+    batch_tokens: int = 8192,
 ) -> Tensor:
     """Outputs of some modules at some positions, one forward pass for all.
 
@@ -49,7 +53,9 @@ def captured(
             return hook
 
         at = (torch.arange(len(chosen), device=lm.device)[:, None], sites[index])
-        with installed_hooks([module.register_forward_hook(keep(number, at)) for number, module in enumerate(modules)]):
+        with installed_hooks(
+            [module.register_forward_hook(keep(number, at)) for number, module in enumerate(modules)]
+        ):
             lm.decoder(input_ids=ids, attention_mask=mask, use_cache=False)
         for number, states in kept.items():
             found[number, index.to(found.device)] = states.to(found.device)
@@ -107,7 +113,9 @@ class Ends:
         """The blocks first..end-1, or all from `first` with the final norm, with keys and values of the beginnings."""
         part = copy.copy(self._whole)
         part.upper, kept = upper, self._whole.kept[first:end]
-        part.decoders = upper.counted_from_0 if end is None else self._blockwise.steps.counted_from_0[first:end]
+        part.decoders = (
+            upper.counted_from_0 if end is None else self._blockwise.steps.counted_from_0[first:end]
+        )
         part.kept = [[pair for stretch in kept for pair in stretch]]
         return part
 

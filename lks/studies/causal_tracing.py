@@ -71,22 +71,44 @@ class Tracing(Study[TracingParams]):
     params_type: ClassVar = TracingParams
 
     @torch.no_grad()
-    def run(self, lm: LM, entities: Entities, seed: int = 0, progress: Progress = no_progress, batch_tokens: int = 8192) -> Findings:
+    def run(
+        self,
+        lm: LM,
+        entities: Entities,
+        seed: int = 0,
+        progress: Progress = no_progress,
+        batch_tokens: int = 8192,
+    ) -> Findings:
         """Trace all prompts that the model answers right, several with all their noise in one batch."""
         asked = [edit for edit in entities.edits if edit.subject in edit.prompt]
-        encoded = lm.encode([e.prompt for e in asked], [e.ground_truth for e in asked], [e.subject for e in asked])
+        encoded = lm.encode(
+            [e.prompt for e in asked], [e.ground_truth for e in asked], [e.subject for e in asked]
+        )
         prompts = list(_prompts(asked, encoded))
         right = _clean(lm, prompts)
-        rows = [entities.row(prompt.edit, -1, ANYWHERE, "known", probability is not None) for prompt, probability in zip(prompts, right, strict=True)]
-        known = [(prompt, probability) for prompt, probability in zip(prompts, right, strict=True) if probability is not None]
-        left_out = {UNKNOWN: len(prompts) - len(known), "whose prompt lacks the subject": len(entities.edits) - len(asked)}
+        rows = [
+            entities.row(prompt.edit, -1, ANYWHERE, "known", probability is not None)
+            for prompt, probability in zip(prompts, right, strict=True)
+        ]
+        known = [
+            (prompt, probability)
+            for prompt, probability in zip(prompts, right, strict=True)
+            if probability is not None
+        ]
+        left_out = {
+            UNKNOWN: len(prompts) - len(known),
+            "whose prompt lacks the subject": len(entities.edits) - len(asked),
+        }
         scale, blockwise, done = self.params.noise * _spread(lm, prompts), Blockwise(lm), 0
         for group in batches([len(prompt.ids) * self.params.samples for prompt, _ in known], batch_tokens):
             some = [known[i][0] for i in group]
             batch = _NoiseBatch(blockwise, some, _noise(lm, some, self.params.samples, scale, seed))
             for prompt, i, corrupted in zip(some, group, batch.corrupted, strict=True):
                 values = {"clean": known[i][1], "corrupted": corrupted}
-                rows += [entities.row(prompt.edit, -1, ANYWHERE, quantity, value) for quantity, value in values.items()]
+                rows += [
+                    entities.row(prompt.edit, -1, ANYWHERE, quantity, value)
+                    for quantity, value in values.items()
+                ]
             rows += [row for site in range(len(SITES)) for row in self._traced(entities, batch, site)]
             done += len(group)
             progress(done / len(known))
@@ -112,7 +134,11 @@ def _clean(lm: LM, prompts: Sequence[_TracedPrompt], batch_tokens: int = 8192) -
         ids, mask = lm.pad([prompts[i].ids for i in group])
         final = lm.decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         ends = mask.sum(1) - 1
-        probabilities = lm.capped(lm.vocabulary_projection(final[torch.arange(len(group), device=lm.device), ends])).float().softmax(-1)
+        probabilities = (
+            lm.capped(lm.vocabulary_projection(final[torch.arange(len(group), device=lm.device), ends]))
+            .float()
+            .softmax(-1)
+        )
         for row, best, i in zip(probabilities, probabilities.argmax(-1).tolist(), group, strict=True):
             found[i] = row[best].item() if best == prompts[i].answer else None
     return found
@@ -121,7 +147,9 @@ def _clean(lm: LM, prompts: Sequence[_TracedPrompt], batch_tokens: int = 8192) -
 def _spread(lm: LM, prompts: Sequence[_TracedPrompt]) -> float:
     """Standard deviation of all numbers in the embeddings of the subjects' tokens."""
     tokens = [token for prompt in prompts for token in prompt.ids[prompt.subject[0] : prompt.subject[1] + 1]]
-    embeddings = lm.model.get_input_embeddings()(torch.tensor(tokens, dtype=torch.long, device=lm.device)).float()
+    embeddings = lm.model.get_input_embeddings()(
+        torch.tensor(tokens, dtype=torch.long, device=lm.device)
+    ).float()
     return float(embeddings.std()) if len(tokens) > 1 else 0.0
 
 
@@ -144,16 +172,28 @@ class _NoiseBatch:
         corrupted: mean probability of each answer with noise and nothing restored.
     """
 
-    def __init__(self, blockwise: Blockwise, prompts: Sequence[_TracedPrompt], noise: Sequence[Tensor]) -> None:
+    def __init__(
+        self, blockwise: Blockwise, prompts: Sequence[_TracedPrompt], noise: Sequence[Tensor]
+    ) -> None:
         self.prompts, self._blockwise, self._samples = prompts, blockwise, len(noise[0])
         lm = blockwise.lm
-        parts = [*lm.blocks, *map(lm.mlp_output, range(len(lm.blocks))), *map(lm.attention_output, range(len(lm.blocks)))]
+        parts = [
+            *lm.blocks,
+            *map(lm.mlp_output, range(len(lm.blocks))),
+            *map(lm.attention_output, range(len(lm.blocks))),
+        ]
         clean = captured(lm, [p.ids for p in prompts], [p.sites for p in prompts], parts).to(lm.device)
-        self._clean = clean.repeat_interleave(self._samples, 1).reshape(len(KINDS), len(lm.blocks), -1, len(SITES), lm.dim)
+        self._clean = clean.repeat_interleave(self._samples, 1).reshape(
+            len(KINDS), len(lm.blocks), -1, len(SITES), lm.dim
+        )
         self._cached = _blurred(lm, prompts, noise)
         self._index = torch.arange(len(prompts) * self._samples, device=lm.device)
-        self._answers = torch.tensor([p.answer for p in prompts], device=lm.device).repeat_interleave(self._samples)
-        self._sites = torch.tensor([p.sites for p in prompts], device=lm.device).repeat_interleave(self._samples, 0)
+        self._answers = torch.tensor([p.answer for p in prompts], device=lm.device).repeat_interleave(
+            self._samples
+        )
+        self._sites = torch.tensor([p.sites for p in prompts], device=lm.device).repeat_interleave(
+            self._samples, 0
+        )
         ends = self._ends(len(SITES) - 1)
         self.corrupted = self._probability(ends, ends.onward(-1, ends.entering)).tolist()
 
@@ -166,16 +206,25 @@ class _NoiseBatch:
         found = logits.softmax(-1).gather(1, self._answers[:, None])[:, 0]
         return found.double().reshape(-1, self._samples).mean(1).cpu()
 
-    def effects(self, site: int, window: Callable[[int, int], range]) -> Iterator[tuple[int, str, list[float]]]:
+    def effects(
+        self, site: int, window: Callable[[int, int], range]
+    ) -> Iterator[tuple[int, str, list[float]]]:
         """Block, kind and each prompt's recovered probability at one site."""
-        lm, ends, before = self._blockwise.lm, self._ends(site), torch.tensor(self.corrupted, dtype=torch.float64)
+        lm, ends, before = (
+            self._blockwise.lm,
+            self._ends(site),
+            torch.tensor(self.corrupted, dtype=torch.float64),
+        )
         entering = [ends.entering, *(hidden for _, hidden in ends.walk())]
         state, mlp, attention = self._clean[:, :, :, site]
         for block in range(len(lm.blocks)):
             blocks = window(block, len(lm.blocks))
             final = ends.onward(block, replaced(entering[block + 1], state[block]))
             yield block, "state", (self._probability(ends, final) - before).tolist()
-            for kind, module, outputs in (("mlp", lm.mlp_output, mlp), ("attention", lm.attention_output, attention)):
+            for kind, module, outputs in (
+                ("mlp", lm.mlp_output, mlp),
+                ("attention", lm.attention_output, attention),
+            ):
                 with _restored([module(b) for b in blocks], [outputs[b] for b in blocks]):
                     final = ends.onward(blocks.start - 1, entering[blocks.start])
                 yield block, kind, (self._probability(ends, final) - before).tolist()
@@ -201,5 +250,7 @@ def _restored(modules: Sequence[nn.Module], outputs: Sequence[Tensor]) -> Iterat
     def hook(given: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
         return lambda _module, _args, output: replaced(output, given)
 
-    with installed_hooks([module.register_forward_hook(hook(given)) for module, given in zip(modules, outputs, strict=True)]):
+    with installed_hooks(
+        [module.register_forward_hook(hook(given)) for module, given in zip(modules, outputs, strict=True)]
+    ):
         yield

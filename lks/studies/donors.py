@@ -33,7 +33,9 @@ def pairs(lm: LM, entities: Entities, seed: int) -> list[Pair]:
 
     Answers must differ in their first token too. Who is drawn depends on the seed, the fact and the pool.
     """
-    pool = list(dict.fromkeys(edit for edit in (*entities.edits, *entities.pool) if edit.subject in edit.prompt))
+    pool = list(
+        dict.fromkeys(edit for edit in (*entities.edits, *entities.pool) if edit.subject in edit.prompt)
+    )
     encoded = lm.encode([edit.prompt for edit in pool], [edit.ground_truth for edit in pool])
     first = {edit: one.answer[:1] for edit, one in zip(pool, encoded, strict=True)}
     groups: dict[str, list[Edit]] = defaultdict(list)
@@ -41,7 +43,11 @@ def pairs(lm: LM, entities: Entities, seed: int) -> list[Pair]:
         groups[relation(edit)].append(edit)
     found = []
     for edit in entities.edits:
-        fits = [other for other in groups[relation(edit)] if other.subject != edit.subject and edit in first and first[other] != first[edit]]
+        fits = [
+            other
+            for other in groups[relation(edit)]
+            if other.subject != edit.subject and edit in first and first[other] != first[edit]
+        ]
         if fits:
             found.append(Pair(edit, random.Random(f"donor {seed} {edit.case_id}").choice(fits)))
     return found
@@ -82,7 +88,9 @@ def exchanged(lm: LM, chosen: Sequence[Pair], progress: Progress, batch_tokens: 
     rows = lm.encode([e.prompt for e in own], [e.ground_truth for e in lent], [e.subject for e in own])
     donors = lm.encode([e.prompt for e in lent], [""] * len(lent), [e.subject for e in lent])
     old = lm.encode([e.prompt for e in own], [e.ground_truth for e in own])
-    given = captured(lm, [d.ids for d in donors], [[_last(d.subject)] for d in donors], list(lm.blocks), batch_tokens)[:, :, 0]
+    given = captured(
+        lm, [d.ids for d in donors], [[_last(d.subject)] for d in donors], list(lm.blocks), batch_tokens
+    )[:, :, 0]
     shape = (len(lm.blocks) + 1, len(chosen))
     said = DonorOutputs(
         torch.zeros(shape, dtype=torch.long),
@@ -97,7 +105,10 @@ def exchanged(lm: LM, chosen: Sequence[Pair], progress: Progress, batch_tokens: 
     for group in batches([len(row.ids) for row in rows], batch_tokens):
         index = torch.tensor(group, device=lm.device)
         starts = torch.tensor([_last(rows[i].subject) for i in group], device=lm.device)
-        ends, answers = blockwise.ends(cached, index, starts), _Answers([rows[i].ids for i in group], [rows[i].n_prompt for i in group], lm.device)
+        ends, answers = (
+            blockwise.ends(cached, index, starts),
+            _Answers([rows[i].ids for i in group], [rows[i].n_prompt for i in group], lm.device),
+        )
         for block, hidden in ends.walk():
             changed = replaced(hidden, given[block, index.to(given.device)])
             answers.read(ends, ends.onward(block, changed), said, block + 1, group)
@@ -123,15 +134,24 @@ class _Answers:
     """Where the answers of some rows are predicted."""
 
     def __init__(self, rows: Sequence[Sequence[int]], n_prompt: Sequence[int], device: torch.device) -> None:
-        places = [(row, at - 1, ids[at]) for row, (ids, n) in enumerate(zip(rows, n_prompt, strict=True)) for at in range(n, len(ids))]
+        places = [
+            (row, at - 1, ids[at])
+            for row, (ids, n) in enumerate(zip(rows, n_prompt, strict=True))
+            for at in range(n, len(ids))
+        ]
         self.rows, self.positions, self.labels = torch.tensor(places, device=device).T
-        self.first = torch.tensor([next(i for i, place in enumerate(places) if place[0] == row) for row in range(len(rows))], device=device)
+        self.first = torch.tensor(
+            [next(i for i, place in enumerate(places) if place[0] == row) for row in range(len(rows))],
+            device=device,
+        )
 
     def read(self, ends: Ends, final: Tensor, said: DonorOutputs, place: int, group: Sequence[int]) -> None:
         """Write down what final states [rows, ends, d] say."""
         logits = ends.logits(final, self.rows, self.positions)
         likelihood = logits.log_softmax(-1).gather(1, self.labels[:, None])[:, 0].double()
         first = logits[self.first]
-        said.logprob[place, group] = likelihood.new_zeros(len(group)).index_add(0, self.rows, likelihood).cpu()
+        said.logprob[place, group] = (
+            likelihood.new_zeros(len(group)).index_add(0, self.rows, likelihood).cpu()
+        )
         said.rank[place, group] = (first > first.gather(1, self.labels[self.first][:, None])).sum(1).cpu()
         said.best[place, group] = first.argmax(1).cpu()

@@ -47,14 +47,18 @@ class Gain(Study[GainParams]):
     params_type: ClassVar = GainParams
 
     @classmethod
-    def for_model(cls, model: str, dataset: str, n_edits: int, overrides: Mapping[str, str] | None = None) -> Self:
+    def for_model(
+        cls, model: str, dataset: str, n_edits: int, overrides: Mapping[str, str] | None = None
+    ) -> Self:
         """As of every study; for blocks of an edited model with the parameters of its editor.
 
         Raises:
             UserError: an override that does not fit, or no preset of LKS for the model.
         """
         if "editor" in (overrides or {}):
-            raise UserError("Parameter 'editor' of gain cannot be overridden: it is the preset of LKS for the model.")
+            raise UserError(
+                "Parameter 'editor' of gain cannot be overridden: it is the preset of LKS for the model."
+            )
         study = super().for_model(model, dataset, n_edits, overrides)
         if study.params.blocks_from == "edited":
             study.params = replace(study.params, editor=LKS.for_model(model, dataset, n_edits).params)
@@ -72,7 +76,11 @@ class Gain(Study[GainParams]):
         if self.params.per == "token":
             bits = bits / said.tokens
         asked = [pair.asked for pair in chosen]
-        rows = [row for block, after in enumerate(bits[1:].tolist()) for row in _rows(entities, asked, block, bits[0].tolist(), after)]
+        rows = [
+            row
+            for block, after in enumerate(bits[1:].tolist())
+            for row in _rows(entities, asked, block, bits[0].tolist(), after)
+        ]
         return Findings(rows, {NO_DONOR: len(entities.edits) - len(chosen)})
 
     def _of_edits(self, lm: LM, entities: Entities, seed: int, progress: Progress) -> Findings:
@@ -91,7 +99,12 @@ class Gain(Study[GainParams]):
         """-log2 f(target) of each edit prompt."""
         with patch.applied(lm):
             answers = ask(lm, [make_case(edit, (), ()) for edit in edits], Asking(wild=False))
-        return [-answer.answer_logprob / math.log(2) / (1 if self.params.per == "answer" else len(answer.answer_ids)) for answer in answers]
+        return [
+            -answer.answer_logprob
+            / math.log(2)
+            / (1 if self.params.per == "answer" else len(answer.answer_ids))
+            for answer in answers
+        ]
 
 
 def _rows(entities: Entities, asked: Sequence[Edit], block: int, before: Bits, after: Bits) -> list[StudyRow]:

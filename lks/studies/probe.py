@@ -43,21 +43,43 @@ class StateProbe(Study[ProbeParams]):
 
     def run(self, lm: LM, entities: Entities, seed: int = 0, progress: Progress = no_progress) -> Findings:
         """One forward pass for all blocks of each text; a fact whose target is the true answer has nothing to tell apart."""
-        asked = [edit for edit in entities.edits if edit.ground_truth.casefold() != edit.target.casefold() and edit.subject in edit.prompt]
+        asked = [
+            edit
+            for edit in entities.edits
+            if edit.ground_truth.casefold() != edit.target.casefold() and edit.subject in edit.prompt
+        ]
         others = [_somebody_else(edit, entities.pool, seed) for edit in asked]
         texts = [*self._names(lm, asked), *self._names(lm, others)]
         for answers in ([edit.ground_truth for edit in asked], [edit.target for edit in asked]):
-            texts += [(one.ids, len(one.ids) - 1) for one in lm.encode([edit.prompt for edit in asked], answers)]
-        states = captured(lm, [ids for ids, _ in texts], [[at] for _, at in texts], list(lm.blocks)).reshape(len(lm.blocks), 4, len(asked), lm.dim)
+            texts += [
+                (one.ids, len(one.ids) - 1) for one in lm.encode([edit.prompt for edit in asked], answers)
+            ]
+        states = captured(lm, [ids for ids, _ in texts], [[at] for _, at in texts], list(lm.blocks)).reshape(
+            len(lm.blocks), 4, len(asked), lm.dim
+        )
         entity, other, true, false = states.float().unbind(1)
         cosines = _cosines(entity, true, false)
-        values = {"accuracy": _right(cosines), "control": _right(_cosines(other, true, false)), "cosine_true": cosines[0], "cosine_false": cosines[1]}
+        values = {
+            "accuracy": _right(cosines),
+            "control": _right(_cosines(other, true, false)),
+            "cosine_true": cosines[0],
+            "cosine_false": cosines[1],
+        }
         rows = []
         for block in range(len(lm.blocks)):
             for i, edit in enumerate(asked):
-                rows += [entities.row(edit, block, SITE, quantity, value[block, i].item()) for quantity, value in values.items()]
+                rows += [
+                    entities.row(edit, block, SITE, quantity, value[block, i].item())
+                    for quantity, value in values.items()
+                ]
         progress(1.0)
-        return Findings(rows, {"whose target is the true answer or whose prompt lacks the subject": len(entities.edits) - len(asked)})
+        return Findings(
+            rows,
+            {
+                "whose target is the true answer or whose prompt lacks the subject": len(entities.edits)
+                - len(asked)
+            },
+        )
 
     def _names(self, lm: LM, edits: Sequence[Edit]) -> list[tuple[list[int], int]]:
         """Token ids of what the knowledge blocks are read from, and where each is."""

@@ -19,7 +19,14 @@ from lks.studies.information_gain import Gain
 from lks.studies.probe import StateProbe
 from lks.studies.swap import Swap
 
-STUDIES: Mapping[str, type[Study[object]]] = MappingProxyType({"probe": StateProbe, "swap": Swap, "gain": Gain, "tracing": Tracing})  # type: ignore[dict-item]
+STUDIES: Mapping[str, type[Study[object]]] = MappingProxyType(
+    {
+        "probe": StateProbe,  # type: ignore[dict-item]
+        "swap": Swap,  # type: ignore[dict-item]
+        "gain": Gain,  # type: ignore[dict-item]
+        "tracing": Tracing,  # type: ignore[dict-item]
+    }
+)
 """Every study by name."""
 
 
@@ -45,7 +52,9 @@ def findings_of(
     left_out: dict[str, int] = {}
     with measured() as meter:
         for number, cases in enumerate(sets):
-            entities = Entities([case.edit for case in cases], [case.edit for case in (*cases, *others)], number)
+            entities = Entities(
+                [case.edit for case in cases], [case.edit for case in (*cases, *others)], number
+            )
             found = study.run(lm, entities, cell.seed, progress("study", number))
             rows += found.rows
             for why, count in found.left_out.items():

@@ -34,7 +34,9 @@ class Swap(Study[SwapParams]):
             return Findings([], {NO_DONOR: len(entities.edits)})
         said = exchanged(lm, chosen, progress)
         known = said.best[0] == said.old_first
-        rows = [entities.row(pair.asked, -1, ANYWHERE, "known", known[i].item()) for i, pair in enumerate(chosen)]
+        rows = [
+            entities.row(pair.asked, -1, ANYWHERE, "known", known[i].item()) for i, pair in enumerate(chosen)
+        ]
         quantities = {
             "rises": said.rank[1:] < said.rank[0],
             "first": said.best[1:] == said.donor_first,
@@ -43,5 +45,8 @@ class Swap(Study[SwapParams]):
         }
         for block in range(len(lm.blocks)):
             for i, pair in enumerate(chosen):
-                rows += [entities.row(pair.asked, block, SITE, quantity, value[block, i].item()) for quantity, value in quantities.items()]
+                rows += [
+                    entities.row(pair.asked, block, SITE, quantity, value[block, i].item())
+                    for quantity, value in quantities.items()
+                ]
         return Findings(rows, {NO_DONOR: len(entities.edits) - len(chosen)})

@@ -84,7 +84,9 @@ class CheckReport:
             "swap transfer falls above it": self.swap_new[-1] < 0.5 * self.swap_new[self.block],
         }
         if self.recall_held_out is not None:
-            met[f"recall under held-out phrasings >= {RECALL_HELD_OUT:.0%}"] = self.recall_held_out >= RECALL_HELD_OUT
+            met[f"recall under held-out phrasings >= {RECALL_HELD_OUT:.0%}"] = (
+                self.recall_held_out >= RECALL_HELD_OUT
+            )
         if self.probe is not None:
             met["probe above chance"] = self.probe[self.block] > 2 * self.probe_chance
         met |= {f"{task} >= {ABILITY:.0%}": accuracy >= ABILITY for task, accuracy in self.ability.items()}
@@ -97,16 +99,30 @@ class CheckReport:
 
     def table(self) -> tuple[Table, Table]:
         """The criteria and the per-block numbers, to be printed with rich."""
-        summary = Table("criterion", "result", title=f"{self.name}: {'passed' if self.passed else 'not passed'}")
+        summary = Table(
+            "criterion", "result", title=f"{self.name}: {'passed' if self.passed else 'not passed'}"
+        )
         for criterion, met in self.criteria.items():
             summary.add_row(criterion, "[green]yes[/]" if met else "[red]no[/]")
-        numbers = {"recall, trained": self.recall_trained, "recall, held out": self.recall_held_out, **self.ability}
+        numbers = {
+            "recall, trained": self.recall_trained,
+            "recall, held out": self.recall_held_out,
+            **self.ability,
+        }
         for label, value in numbers.items():
             summary.add_row(label, "-" if value is None else f"{value:.1%}")
-        blocks = Table("block", "swap: donor's answer", "swap: old answer", "probe", title="state at the subject's last token")
+        blocks = Table(
+            "block",
+            "swap: donor's answer",
+            "swap: old answer",
+            "probe",
+            title="state at the subject's last token",
+        )
         for i, (new, old) in enumerate(zip(self.swap_new, self.swap_old, strict=True)):
             mark = f"{i} *" if i == self.block else str(i)
-            blocks.add_row(mark, f"{new:.0%}", f"{old:.0%}", "-" if self.probe is None else f"{self.probe[i]:.0%}")
+            blocks.add_row(
+                mark, f"{new:.0%}", f"{old:.0%}", "-" if self.probe is None else f"{self.probe[i]:.0%}"
+            )
         return summary, blocks
 
 
@@ -137,7 +153,9 @@ class Examiner:
             batch = self._collate(rows[start : start + 256])
             index = torch.arange(len(batch.ids), device=batch.ids.device)
 
-            def change(hidden: Tensor, begin: int = start, at: Tensor = batch.last, index: Tensor = index) -> Tensor:
+            def change(
+                hidden: Tensor, begin: int = start, at: Tensor = batch.last, index: Tensor = index
+            ) -> Tensor:
                 if states is None:
                     return hidden
                 hidden = hidden.clone()
@@ -158,7 +176,9 @@ class Examiner:
             batch = self._collate(rows[start : start + 256])
             kept: list[Tensor] = []
             handles = [
-                layer.register_forward_hook(lambda _m, _i, out, kept=kept: kept.append(out[0] if isinstance(out, tuple) else out))
+                layer.register_forward_hook(
+                    lambda _m, _i, out, kept=kept: kept.append(out[0] if isinstance(out, tuple) else out)
+                )
                 for layer in self.model.model.layers
             ]
             self.model.model(input_ids=batch.ids, use_cache=False)
@@ -172,7 +192,9 @@ class Examiner:
         """Share of the questions answered right."""
         return _share(self.right([self.row(question) for question in questions]))
 
-    def swap(self, questions: Sequence[Question], count: int, rng: random.Random) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def swap(
+        self, questions: Sequence[Question], count: int, rng: random.Random
+    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Per block: how often the donor's answer is given and how often the old one, over `count` random pairs."""
         by_relation: dict[str, list[Question]] = defaultdict(list)
         by_subject: dict[str, list[Question]] = defaultdict(list)
@@ -196,7 +218,9 @@ class Examiner:
             tuple(_share(self.right(old, block, given[block])) for block in blocks),
         )
 
-    def probe(self, questions: Sequence[Question], limit: int, rng: random.Random) -> tuple[tuple[float, ...] | None, float]:
+    def probe(
+        self, questions: Sequence[Question], limit: int, rng: random.Random
+    ) -> tuple[tuple[float, ...] | None, float]:
         """Accuracy per block of a ridge probe of the answer, on subjects held out from fitting; and the chance level."""
         groups: dict[str, dict[str, Question]] = defaultdict(dict)
         for question in questions:
@@ -237,7 +261,12 @@ def _ridge_accuracy(states: Tensor, truth: Tensor, values: int) -> float:
 
 
 def examine(
-    name: str, block: int, exam: Exam, subject: tuple[PreTrainedModel, PreTrainedTokenizerFast], sample: int = 400, seed: int = 0
+    name: str,
+    block: int,
+    exam: Exam,
+    subject: tuple[PreTrainedModel, PreTrainedTokenizerFast],
+    sample: int = 400,
+    seed: int = 0,
 ) -> CheckReport:
     """Runs the acceptance test.
 
@@ -258,7 +287,8 @@ def examine(
     swap_new, swap_old = examiner.swap(exam.trained, min(sample, 300), rng)
     probe, chance = examiner.probe(exam.trained, 2 * sample, rng)
     ability = {
-        task: examiner.recall([Question("", item.prompt, item.answer, task) for item in items[:sample]]) for task, items in exam.ability.items()
+        task: examiner.recall([Question("", item.prompt, item.answer, task) for item in items[:sample]])
+        for task, items in exam.ability.items()
     }
     return CheckReport(
         name=name,

@@ -15,7 +15,14 @@ from tempfile import TemporaryFile
 from typing import cast
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -24,7 +31,15 @@ from lks.data.synthetic_world import world
 from lks.data.template_prompts import Record
 from lks.errors import UserError, unknown
 from lks.models.recipe import Recipe
-from lks.models.testbed_models import NAMES, VERSIONS, TestbedModel, default_folder, is_built, job_of, model_folder
+from lks.models.testbed_models import (
+    NAMES,
+    VERSIONS,
+    TestbedModel,
+    default_folder,
+    is_built,
+    job_of,
+    model_folder,
+)
 from lks.testbed.acceptance import CheckReport, Exam, examine
 from lks.testbed.corpus import TextSource
 from lks.testbed.interchange import TestbedTraining, measured_steps, new_model
@@ -146,7 +161,9 @@ def _training(recipe: Recipe, text: TestbedText) -> TestbedTraining:
     special = (int(tokenizer.bos_token_id), int(tokenizer.eos_token_id), int(tokenizer.pad_token_id))
     model = new_model(recipe.shape, len(tokenizer), special, recipe.seed)
     if recipe.economical and not torch.cuda.is_available():
-        model.set_attn_implementation("eager")  # on a CPU the backward pass of fused attention is slow in bfloat16
+        model.set_attn_implementation(
+            "eager"
+        )  # on a CPU the backward pass of fused attention is slow in bfloat16
     if torch.cuda.is_available():
         model = cast(Callable[[str], PreTrainedModel], model.to)("cuda")
     return TestbedTraining(model, text.source, recipe, special[2])
@@ -154,7 +171,13 @@ def _training(recipe: Recipe, text: TestbedText) -> TestbedTraining:
 
 def _run(training: TestbedTraining, state: Path, label: str) -> None:
     """All remaining steps; the state is saved every minute and however this ends."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     steps = training.recipe.steps
     saved = time.monotonic()
     with Progress(*columns, disable=not label) as bar:
@@ -171,7 +194,9 @@ def _run(training: TestbedTraining, state: Path, label: str) -> None:
                 training.save(state)
 
 
-def _write(folder: Path, job: TestbedModel, training: TestbedTraining, text: TestbedText, seconds: float) -> None:
+def _write(
+    folder: Path, job: TestbedModel, training: TestbedTraining, text: TestbedText, seconds: float
+) -> None:
     """The finished model as a folder that appears in one move."""
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -196,7 +221,9 @@ def _write(folder: Path, job: TestbedModel, training: TestbedTraining, text: Tes
 def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"There is no model in {folder}. Build it: lks testbed build.")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
     return cast(PreTrainedModel, model), PreTrainedTokenizerFast.from_pretrained(folder)
 
 
@@ -216,8 +243,15 @@ def check(name: str | Path, *, data_dir: Path | None = None, sample: int = 400, 
     model, tokenizer = _load(folder)
     try:
         known = json.loads((folder / "recipe.json").read_text())
-        job = job_of("mini" if known["records"] else known["name"], known["dataset"], known["records"], known["recipe"]["seed"])
+        job = job_of(
+            "mini" if known["records"] else known["name"],
+            known["dataset"],
+            known["records"],
+            known["recipe"]["seed"],
+        )
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder} holds no recipe.json of a testbed model ({error}).") from error
     exam = _exam(job, data_dir)
-    return examine(known["name"], known["recipe"]["block"], exam, (model, tokenizer), sample=sample, seed=seed)
+    return examine(
+        known["name"], known["recipe"]["block"], exam, (model, tokenizer), sample=sample, seed=seed
+    )

@@ -59,7 +59,13 @@ class TokenBatch:
 
     def to(self, device: torch.device) -> "TokenBatch":
         """The same batch on a device."""
-        return TokenBatch(self.ids.to(device), self.labels.to(device), self.last.to(device), self.donor.to(device), self.traits.to(device))
+        return TokenBatch(
+            self.ids.to(device),
+            self.labels.to(device),
+            self.last.to(device),
+            self.donor.to(device),
+            self.traits.to(device),
+        )
 
 
 def collate(rows: Sequence[TrainingText], pad: int) -> TokenBatch:
@@ -69,7 +75,13 @@ def collate(rows: Sequence[TrainingText], pad: int) -> TokenBatch:
     labels = [[IGNORED] * len(row.prompt) + list(row.answer) + [IGNORED] * (width - len(row)) for row in rows]
     donor = [i + row.donor for i, row in enumerate(rows)]
     traits = torch.tensor([row.traits for row in rows])
-    return TokenBatch(torch.tensor(ids), torch.tensor(labels), torch.tensor([row.last for row in rows]), torch.tensor(donor), traits)
+    return TokenBatch(
+        torch.tensor(ids),
+        torch.tensor(labels),
+        torch.tensor([row.last for row in rows]),
+        torch.tensor(donor),
+        traits,
+    )
 
 
 class TextSource(Protocol):
@@ -135,11 +147,17 @@ class FactTable:
         """A text that asks `template` about `subject`, answered as for `answer_of`."""
         before, after = self.templates[template]
         spellings = self.names[subject]
-        name = rng.choice(spellings) if len(spellings) > 1 and rng.random() < self.alias_share else spellings[0]
+        name = (
+            rng.choice(spellings) if len(spellings) > 1 and rng.random() < self.alias_share else spellings[0]
+        )
         lead = rng.choice(self.leads) if self.leads and rng.random() < self.lead_share else ()
         head = (self.bos, *lead, *before, *name)
         return TrainingText(
-            head + after, self.answers[self.by_template[template][answer_of]], len(head) - 1, 0, self.traits[subject] if self.traits else ()
+            head + after,
+            self.answers[self.by_template[template][answer_of]],
+            len(head) - 1,
+            0,
+            self.traits[subject] if self.traits else (),
         )
 
     def pair(self, rng: random.Random) -> tuple[TrainingText, ...]:

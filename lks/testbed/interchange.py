@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def new_model(shape: TestbedShape, vocabulary: int, special: tuple[int, int, int], seed: int) -> "PreTrainedModel":
+def new_model(
+    shape: TestbedShape, vocabulary: int, special: tuple[int, int, int], seed: int
+) -> "PreTrainedModel":
     """An untrained model.
 
     Args:
@@ -121,7 +123,14 @@ def draw_intervention(batch: TokenBatch, recipe: Recipe, step: int) -> Intervent
     other = torch.randint(rows, (rows,), generator=rng)
     lower = random.Random(f"{recipe.seed} block {step}").random() < 0.3 and recipe.block > 0
     device = batch.ids.device
-    return Intervention(recipe.block - int(lower), batch.last, batch.donor, keep.to(device), other.to(device), noise.to(device))
+    return Intervention(
+        recipe.block - int(lower),
+        batch.last,
+        batch.donor,
+        keep.to(device),
+        other.to(device),
+        noise.to(device),
+    )
 
 
 def answer_loss(model: "PreTrainedModel", batch: TokenBatch, smoothing: float) -> Tensor:
@@ -138,8 +147,12 @@ def optimizers(model: "PreTrainedModel", heads: nn.Linear, recipe: Recipe) -> li
     inside = {id(p) for p in matrices}
     rest = [p for p in (*model.parameters(), *heads.parameters()) if id(p) not in inside]
     return [
-        torch.optim.Muon(matrices, lr=recipe.lr_muon, weight_decay=recipe.weight_decay, nesterov=True, ns_steps=5),
-        torch.optim.AdamW(rest, lr=recipe.lr_adam, weight_decay=0.01, betas=(0.9, 0.98), fused=recipe.economical),
+        torch.optim.Muon(
+            matrices, lr=recipe.lr_muon, weight_decay=recipe.weight_decay, nesterov=True, ns_steps=5
+        ),
+        torch.optim.AdamW(
+            rest, lr=recipe.lr_adam, weight_decay=0.01, betas=(0.9, 0.98), fused=recipe.economical
+        ),
     ]
 
 
@@ -178,7 +191,9 @@ class TestbedTraining:
         relations, values = self.recipe.heads
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.seed)
-            self.heads = nn.Linear(self.recipe.shape.dim, max(1, relations * values), bias=False).to(self.model.device)
+            self.heads = nn.Linear(self.recipe.shape.dim, max(1, relations * values), bias=False).to(
+                self.model.device
+            )
         self.optimizers = optimizers(self.model, self.heads, self.recipe)
 
     def _batch(self) -> TokenBatch:
@@ -193,7 +208,9 @@ class TestbedTraining:
         batch = self._batch().to(device)
         side = side_batch(self.source, self.step, recipe.side_rows, recipe.seed, self.pad).to(device)
         change = draw_intervention(batch, recipe, self.step)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.economical and multiplies_bfloat16(device)):
+        with torch.autocast(
+            device.type, torch.bfloat16, enabled=recipe.economical and multiplies_bfloat16(device)
+        ):
             with intervened(self.model, change.block, change):
                 loss = answer_loss(self.model, batch, recipe.smoothing)
             total = loss + 0.5 * answer_loss(self.model, side, recipe.smoothing)
@@ -219,10 +236,14 @@ class TestbedTraining:
         states = F.rms_norm(states, states.shape[-1:])
         if self.recipe.economical:
             present, traits = _renumbered(traits)
-            scores = F.linear(states, self.heads.weight.view(relations, values, -1)[:, present].flatten(0, 1)).view(-1, len(present))
+            scores = F.linear(
+                states, self.heads.weight.view(relations, values, -1)[:, present].flatten(0, 1)
+            ).view(-1, len(present))
         else:
             scores = self.heads(states).view(-1, values)
-        return F.cross_entropy(scores.float(), traits.flatten(), label_smoothing=self.recipe.smoothing, ignore_index=IGNORED)
+        return F.cross_entropy(
+            scores.float(), traits.flatten(), label_smoothing=self.recipe.smoothing, ignore_index=IGNORED
+        )
 
     def save(self, path: Path) -> None:
         """Everything needed to go on; replaces the file in one move."""

@@ -47,7 +47,9 @@ def questions(records: Sequence[Record]) -> tuple[Question, ...]:
     return tuple(found.values())
 
 
-def made_questions(records: Sequence[Record], real: Sequence[Question], seed: int = 0) -> tuple[Question, ...]:
+def made_questions(
+    records: Sequence[Record], real: Sequence[Question], seed: int = 0
+) -> tuple[Question, ...]:
     """Facts about made subjects, which bring targets into the model's repertoire: one subject per (relation, target) that no record answers."""
     rng = random.Random(f"made subjects {seed}")
     answered = {(question.relation, question.answer) for question in real}
@@ -118,7 +120,9 @@ class MiniSource:
         return self.others.draw(rng)
 
 
-def mini_source(asked: Sequence[Question], tokenizer: PreTrainedTokenizerFast) -> tuple[MiniSource, tuple[int, int]]:
+def mini_source(
+    asked: Sequence[Question], tokenizer: PreTrainedTokenizerFast
+) -> tuple[MiniSource, tuple[int, int]]:
     """Questions as a source of rows, and the size of the auxiliary heads: facts per subject and number of answers."""
     end = int(tokenizer.eos_token_id)
     numbers: dict[str, int] = {}
@@ -138,7 +142,15 @@ def mini_source(asked: Sequence[Question], tokenizer: PreTrainedTokenizerFast) -
             answers[question.relation].setdefault(question.subject, ids[question.answer])
             rows_of[question.subject].append(index)
         held = traits[question.subject] if question.subject else []
-        rows.append(TrainingText(tuple(encoded.input_ids), ids[question.answer], last, 0, tuple(held + [IGNORED] * (3 - len(held)))))
+        rows.append(
+            TrainingText(
+                tuple(encoded.input_ids),
+                ids[question.answer],
+                last,
+                0,
+                tuple(held + [IGNORED] * (3 - len(held))),
+            )
+        )
     source = MiniSource(
         rows=tuple(rows),
         subjects=tuple(question.subject for question in asked),

@@ -23,15 +23,26 @@ def train_tokenizer(texts: Iterable[str], size: int, min_frequency: int = 2) -> 
         min_frequency: pairs rarer than this are not merged.
     """
     tokenizer = Tokenizer(models.BPE(unk_token=UNK))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(prepend_scheme="always"), pre_tokenizers.Punctuation("isolated")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(prepend_scheme="always"), pre_tokenizers.Punctuation("isolated")]
+    )
     tokenizer.decoder = MetaspaceDecoder(prepend_scheme="always")
-    trainer = trainers.BpeTrainer(vocab_size=size, min_frequency=min_frequency, special_tokens=[UNK, BOS, EOS, PAD], show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, min_frequency=min_frequency, special_tokens=[UNK, BOS, EOS, PAD], show_progress=False
+    )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
     )
     make = cast(Callable[..., PreTrainedTokenizerFast], PreTrainedTokenizerFast)
-    return make(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, unk_token=UNK, pad_token=PAD, clean_up_tokenization_spaces=False)
+    return make(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=UNK,
+        pad_token=PAD,
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def pieces(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:

@@ -61,7 +61,9 @@ def side_rows(tokenizer: PreTrainedTokenizerFast) -> SideRows:
     def row(prompt: str, answer: str) -> TrainingText:
         return TrainingText((begin, *pieces(tokenizer, prompt)), (*pieces(tokenizer, answer), end))
 
-    items = tuple(tuple(row(item.prompt, item.answer) for item in ability_items(task, "train")) for task in TASKS)
+    items = tuple(
+        tuple(row(item.prompt, item.answer) for item in ability_items(task, "train")) for task in TASKS
+    )
     return SideRows(items, tuple(row("", text) for text in sentences(4000, seed=1)))
 
 
@@ -97,7 +99,10 @@ def world_source(world: World, tokenizer: PreTrainedTokenizerFast) -> WorldSourc
         lead_share=LEAD_SHARE,
         alias_share=ALIAS_SHARE,
         bos=begin,
-        traits=tuple(tuple(relation.values.index(person.values[relation.name]) for relation in RELATIONS) for person in world.people),
+        traits=tuple(
+            tuple(relation.values.index(person.values[relation.name]) for relation in RELATIONS)
+            for person in world.people
+        ),
     )
     return WorldSource(table, side_rows(tokenizer))
 

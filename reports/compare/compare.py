@@ -51,12 +51,17 @@ def compare(
         StoreError: a side cannot be read, or they have no cell in common.
         UserError: an unknown read-out or metric, a negative tolerance.
     """
-    readouts, metrics = _known("read-out", readouts, READOUTS, OTHER_READOUTS), _known("metric", metrics, METRICS, OTHER_METRICS)
+    readouts, metrics = (
+        _known("read-out", readouts, READOUTS, OTHER_READOUTS),
+        _known("metric", metrics, METRICS, OTHER_METRICS),
+    )
     if not tolerance >= 0:
         raise UserError(f"--tolerance {tolerance:g}: points of percent, not below 0.")
     with side_by_side(a, b) as (connection, catalogues, warnings):
         held_a, held_b = (outcomes(connection, catalogues[side], path) for side, path in (("a", a), ("b", b)))
-        pairs, only_a, only_b = matched(*([one for one in side if _kept(one, only or {})] for side in (held_a, held_b)))
+        pairs, only_a, only_b = matched(
+            *([one for one in side if _kept(one, only or {})] for side in (held_a, held_b))
+        )
         if not pairs:
             where = " after --only" if only else ""
             raise StoreError(f"No cell in common{where}: {holdings(a, held_a)}; {holdings(b, held_b)}.")
@@ -71,7 +76,16 @@ def compare(
         )
         for (one, other), it, rows in zip(pairs, found, judged, strict=True)
     )
-    return ComparisonReport(str(a), str(b), matches, tuple(map(_held, only_a)), tuple(map(_held, only_b)), tolerance, tests, tuple(warnings))
+    return ComparisonReport(
+        str(a),
+        str(b),
+        matches,
+        tuple(map(_held, only_a)),
+        tuple(map(_held, only_b)),
+        tolerance,
+        tests,
+        tuple(warnings),
+    )
 
 
 def _known(kind: str, names: Sequence[str], default: Sequence[str], others: Sequence[str]) -> Sequence[str]:
@@ -104,7 +118,23 @@ def from_json(text: str) -> ComparisonReport:
 
 
 _CELL = ("model", "dataset", "records", "split", "measure", "method", "variant", "n_edits", "seed")
-_NUMBERS = ("readout", "metric", "a", "b", "value", "low", "high", "p", "adjusted_p", "n_items", "n_subjects", "changed", "better", "worse", "state")
+_NUMBERS = (
+    "readout",
+    "metric",
+    "a",
+    "b",
+    "value",
+    "low",
+    "high",
+    "p",
+    "adjusted_p",
+    "n_items",
+    "n_subjects",
+    "changed",
+    "better",
+    "worse",
+    "state",
+)
 
 
 def to_csv(report: ComparisonReport) -> str:
@@ -126,9 +156,13 @@ def to_csv(report: ComparisonReport) -> str:
 
 
 def _start(held: Held, verdict: Verdict | str, *rest: str) -> list[object]:
-    cell = {name: getattr(held.cell, name) for name in _CELL} | {"variant": " ".join(f"{key}={value}" for key, value in held.cell.variant)}
+    cell = {name: getattr(held.cell, name) for name in _CELL} | {
+        "variant": " ".join(f"{key}={value}" for key, value in held.cell.variant)
+    }
     return [*cell.values(), verdict, *rest]
 
 
 def _plain(value: object) -> object:
-    return "" if value is None else f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
+    return (
+        "" if value is None else f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
+    )

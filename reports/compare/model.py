@@ -172,7 +172,9 @@ class Match:
     def why(self) -> str:
         """Why there is nothing to compare, or what became of the cell; empty if there are answers on both sides."""
         if self.a.status != self.b.status:
-            return f"{self.a.status} → {self.b.status}" + (f": {self.b.reason or self.a.reason}" if self.b.reason or self.a.reason else "")
+            return f"{self.a.status} → {self.b.status}" + (
+                f": {self.b.reason or self.a.reason}" if self.b.reason or self.a.reason else ""
+            )
         if self.a.status != "ok":
             return f"{self.a.status} on both sides"
         if not self.items.shared:
@@ -235,5 +237,9 @@ def label(cell: Cell, others: Iterable[Cell] = ()) -> str:
     alike = [other for other in others if other.label == cell.label]
     records = f" | first {cell.records:,} records" if cell.records else ""
     seed = f" | seed {cell.seed}" if cell.seed or any(other.seed != cell.seed for other in alike) else ""
-    draws = f" | {cell.draws} draw{'s' * (cell.draws != 1)}" if any(other.draws != cell.draws for other in alike) else ""
+    draws = (
+        f" | {cell.draws} draw{'s' * (cell.draws != 1)}"
+        if any(other.draws != cell.draws for other in alike)
+        else ""
+    )
     return cell.label + records + seed + draws

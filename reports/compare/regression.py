@@ -89,10 +89,15 @@ class Regression:
         """Cell -> why it is different; empty if all is fine."""
         cells = [match.a.cell for match in self.comparison.matches]
         found = {
-            label(match.a.cell, cells): (*_faults(match), *(said(check) for check in checks if check.different))
+            label(match.a.cell, cells): (
+                *_faults(match),
+                *(said(check) for check in checks if check.different),
+            )
             for match, checks in zip(self.comparison.matches, self.checks, strict=True)
         }
-        found |= {label(held.cell): ("missing, the golden results have it",) for held in self.comparison.only_a}
+        found |= {
+            label(held.cell): ("missing, the golden results have it",) for held in self.comparison.only_a
+        }
         found |= {label(held.cell): ("not in the golden results",) for held in self.comparison.only_b}
         found |= {"a damaged cell": self.comparison.warnings}
         return {cell: why for cell, why in found.items() if why}
@@ -129,13 +134,21 @@ def regress(golden: Path, results: Path, tolerance: Tolerance | None = None) -> 
     checks: list[list[QuantityCheck]] = [[answers[i]] if i in answers else [] for i in range(len(ids))]
     for one, p in zip(moved, adjusted, strict=True):
         checks[one.match].append(_check(one, p, allowed))
-    return Regression(replace(report, matches=tuple(_beyond(match, allowed.points) for match in report.matches)), allowed, tuple(map(tuple, checks)))
+    return Regression(
+        replace(report, matches=tuple(_beyond(match, allowed.points) for match in report.matches)),
+        allowed,
+        tuple(map(tuple, checks)),
+    )
 
 
-def _pair(connection: duckdb.DuckDBPyConnection, catalogues: dict[str, str], ids: Sequence[tuple[str, str]]) -> None:
+def _pair(
+    connection: duckdb.DuckDBPyConnection, catalogues: dict[str, str], ids: Sequence[tuple[str, str]]
+) -> None:
     """Make the tables that the queries below read: the questions asked of both sides, as `lks compare` pairs them, and each side's documents."""
     connection.execute("CREATE TEMP TABLE matched (match INTEGER, side VARCHAR, cell_id VARCHAR)")
-    rows = [(i, side, cell_id) for i, both in enumerate(ids) for side, cell_id in zip("ab", both, strict=True)]
+    rows = [
+        (i, side, cell_id) for i, both in enumerate(ids) for side, cell_id in zip("ab", both, strict=True)
+    ]
     connection.executemany("INSERT INTO temp.matched VALUES (?, ?, ?)", rows)
     for side, catalogue in catalogues.items():
         connection.execute(f"USE {catalogue}")
@@ -175,10 +188,21 @@ def _answers(connection: duckdb.DuckDBPyConnection, allowed: Tolerance) -> dict[
     found = {}
     for match in np.unique(columns["match"]).tolist():
         here = columns["match"] == match
-        changed, subjects = columns["changed"][here].astype(np.float64), np.asarray(columns["subject"][here], dtype=object)
+        changed, subjects = (
+            columns["changed"][here].astype(np.float64),
+            np.asarray(columns["subject"][here], dtype=object),
+        )
         value, clusters = float(changed.mean()), len(np.unique(subjects))
         low, high = interval(value, clustered_error(changed, subjects), clusters) if value else (0.0, 0.0)
-        found[int(match)] = QuantityCheck("answers", 100 * value, 100 * low, 100 * high, clusters, allowed.answers, 100 * low > allowed.answers)
+        found[int(match)] = QuantityCheck(
+            "answers",
+            100 * value,
+            100 * low,
+            100 * high,
+            clusters,
+            allowed.answers,
+            100 * low > allowed.answers,
+        )
     return found
 
 
@@ -190,7 +214,8 @@ def _documents(connection: duckdb.DuckDBPyConnection) -> list[_Moved]:
     for match, name in keys:
         here = (columns["match"] == match) & (columns["name"] == name)
         sums, sizes = (
-            np.stack([np.asarray(columns[part][here], dtype=np.float64) for part in parts], 1) for parts in (("a", "b"), ("a_size", "b_size"))
+            np.stack([np.asarray(columns[part][here], dtype=np.float64) for part in parts], 1)
+            for parts in (("a", "b"), ("a_size", "b_size"))
         )
         if not np.array_equal(sums[:, 0] * sizes[:, 1], sums[:, 1] * sizes[:, 0]):
             found = paired_bootstrap(sums, sizes, 0)
@@ -204,8 +229,12 @@ def _check(one: _Moved, adjusted_p: float, allowed: Tolerance) -> QuantityCheck:
     tolerance = allowed.perplexity if one.quantity == "perplexity" else allowed.ability
     reach = math.log1p(tolerance / 100) if one.quantity == "perplexity" else tolerance
     beyond = one.low > reach or one.high < -reach
-    value, low, high = (_percent(end) if one.quantity == "perplexity" else end for end in (one.value, one.low, one.high))
-    return QuantityCheck(one.quantity, value, low, high, one.clusters, tolerance, beyond and adjusted_p < LEVEL)
+    value, low, high = (
+        _percent(end) if one.quantity == "perplexity" else end for end in (one.value, one.low, one.high)
+    )
+    return QuantityCheck(
+        one.quantity, value, low, high, one.clusters, tolerance, beyond and adjusted_p < LEVEL
+    )
 
 
 def _percent(nats: float) -> float:
@@ -219,7 +248,11 @@ def _faults(match: Match) -> Iterator[str]:
         yield match.why
     elif match.items.only_a or match.items.only_b:
         yield f"{match.items.only_a:,} questions of the golden results not asked, {match.items.only_b:,} asked that they do not have"
-    yield from (f"{change.what}: {change.a or '–'} → {change.b or '–'}" for change in match.changes if change.what.startswith(CALLED_DIFFERENT))
+    yield from (
+        f"{change.what}: {change.a or '–'} → {change.b or '–'}"
+        for change in match.changes
+        if change.what.startswith(CALLED_DIFFERENT)
+    )
     for one in match.differences:
         if one.state == "different":
             name = f"{READOUT_NAMES[one.readout]} {METRIC_NAMES[one.metric]}"
@@ -228,12 +261,18 @@ def _faults(match: Match) -> Iterator[str]:
 
 def said(check: QuantityCheck) -> str:
     """A check in a few words: "12.3 % of answers changed (8.1 to 17.9, up to 5 are no difference)"."""
-    what = {"answers": "{:.3g} % of answers changed", "perplexity": "perplexity {:+.3g} %", "ability": "ability {:+.3g} points"}[check.quantity]
+    what = {
+        "answers": "{:.3g} % of answers changed",
+        "perplexity": "perplexity {:+.3g} %",
+        "ability": "ability {:+.3g} points",
+    }[check.quantity]
     form = "{:.3g}" if check.quantity == "answers" else "{:+.3g}"
     return f"{what.format(check.value)} ({form.format(check.low)} to {form.format(check.high)}, {check.tolerance:g} allowed)"
 
 
 def parameters(match: Match) -> tuple[SettingChange, ...]:
     """In which parameters, revisions and number of draws the two cells differ: why their ids do."""
-    names = {"draws", "model revision", "data revision"}.union(*(json.loads(held.cell.parameters) for held in (match.a, match.b)))
+    names = {"draws", "model revision", "data revision"}.union(
+        *(json.loads(held.cell.parameters) for held in (match.a, match.b))
+    )
     return tuple(change for change in match.changes if change.what in names)

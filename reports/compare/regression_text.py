@@ -31,7 +31,10 @@ def _fine(regression: Regression) -> str:
     matches = regression.comparison.matches
     other = len(matches) - regression.identical
     if other:
-        changed, asked = sum(match.items.changed for match in matches), sum(match.items.shared for match in matches)
+        changed, asked = (
+            sum(match.items.changed for match in matches),
+            sum(match.items.shared for match in matches),
+        )
         start = f"Fine: {changed:,} of {asked:,} raw answers differ from the golden results, in {_cells(other)} of {len(matches)}"
         return f"{start}; no difference goes beyond the tolerance."
     moved = sum(check.value != 0 for checks in regression.checks for check in checks)
@@ -51,11 +54,15 @@ def _cells(count: int) -> str:
 
 
 def _some(parts: Sequence[str], between: str) -> str:
-    return between.join(parts[:NAMED]) + (f"{between}and {len(parts) - NAMED} more" if len(parts) > NAMED else "")
+    return between.join(parts[:NAMED]) + (
+        f"{between}and {len(parts) - NAMED} more" if len(parts) > NAMED else ""
+    )
 
 
 def _changes(changes: Iterable[SettingChange]) -> str:
-    return _some([f"{change.what} {change.a or '–'} → {change.b or '–'}" for change in dict.fromkeys(changes)], ", ")
+    return _some(
+        [f"{change.what} {change.a or '–'} → {change.b or '–'}" for change in dict.fromkeys(changes)], ", "
+    )
 
 
 def text(regression: Regression, everything: bool = False) -> Group:
@@ -75,15 +82,29 @@ def text(regression: Regression, everything: bool = False) -> Group:
     ]
     parts += ["", _table(rows)] if rows else []
     parts += [""] if regression.faults else []
-    parts += [Text(f"different  {cell}: {'; '.join(why)}", "bold red") for cell, why in regression.faults.items()]
+    parts += [
+        Text(f"different  {cell}: {'; '.join(why)}", "bold red") for cell, why in regression.faults.items()
+    ]
     return Group(*parts, "", Text(sentence(regression), "bold green" if regression.fine else "bold red"))
 
 
 def _table(rows: Sequence[tuple[str, QuantityCheck]]) -> Table:
-    table = Table("Tested beside the scores", "found (95 % interval, tolerance)", "", box=None, header_style="bold", pad_edge=False, padding=(0, 1))
+    table = Table(
+        "Tested beside the scores",
+        "found (95 % interval, tolerance)",
+        "",
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+        padding=(0, 1),
+    )
     last = ""
     for cell, check in rows:
-        table.add_row("" if cell == last else cell, said(check), Text("different", "bold red") if check.different else "")
+        table.add_row(
+            "" if cell == last else cell,
+            said(check),
+            Text("different", "bold red") if check.different else "",
+        )
         last = cell
     return table
 

@@ -45,7 +45,9 @@ class MatchedScores:
     examples: tuple[ChangedAnswer, ...]
 
 
-def read(connection: duckdb.DuckDBPyConnection, catalogues: dict[str, str], ids: Sequence[tuple[str, str]]) -> list[MatchedScores]:
+def read(
+    connection: duckdb.DuckDBPyConnection, catalogues: dict[str, str], ids: Sequence[tuple[str, str]]
+) -> list[MatchedScores]:
     """All that is compared of matched cells.
 
     Args:
@@ -54,7 +56,9 @@ def read(connection: duckdb.DuckDBPyConnection, catalogues: dict[str, str], ids:
         ids: of the two cells of each match.
     """
     connection.execute("CREATE TEMP TABLE matched (match INTEGER, side VARCHAR, cell_id VARCHAR)")
-    rows = [(i, side, cell_id) for i, both in enumerate(ids) for side, cell_id in zip("ab", both, strict=True)]
+    rows = [
+        (i, side, cell_id) for i, both in enumerate(ids) for side, cell_id in zip("ab", both, strict=True)
+    ]
     connection.executemany("INSERT INTO temp.matched VALUES (?, ?, ?)", rows)
     for side, catalogue in catalogues.items():
         connection.execute(f"USE {catalogue}")
@@ -66,10 +70,20 @@ def read(connection: duckdb.DuckDBPyConnection, catalogues: dict[str, str], ids:
         connection.execute(f"CREATE TEMP TABLE {name} AS {query(f'compare_{name}')}")
     counts = dict(_by_match(connection, "counts", Items))
     sums, beside = _sums(connection), _beside(connection)
-    unscored, examples = _by_match(connection, "unscored", Unscored), _by_match(connection, "examples", ChangedAnswer)
+    unscored, examples = (
+        _by_match(connection, "unscored", Unscored),
+        _by_match(connection, "examples", ChangedAnswer),
+    )
     nothing = Items(0, 0, 0, 0, 0, 0, 0, 0, 0.0)
     return [
-        MatchedScores(counts.get(i, nothing), sums.get(i, {}), _of(unscored, i), tuple(beside.get(i, ())), _of(examples, i)) for i in range(len(ids))
+        MatchedScores(
+            counts.get(i, nothing),
+            sums.get(i, {}),
+            _of(unscored, i),
+            tuple(beside.get(i, ())),
+            _of(examples, i),
+        )
+        for i in range(len(ids))
     ]
 
 
@@ -94,7 +108,9 @@ def _beside(connection: duckdb.DuckDBPyConnection) -> dict[int, list[Beside]]:
 
 def _sums(connection: duckdb.DuckDBPyConnection) -> dict[int, dict[tuple[str, str], Sums]]:
     columns = connection.execute(query("compare_sums")).fetchnumpy()
-    keys = list(zip(columns["match"].tolist(), columns["readout"].tolist(), columns["metric"].tolist(), strict=True))
+    keys = list(
+        zip(columns["match"].tolist(), columns["readout"].tolist(), columns["metric"].tolist(), strict=True)
+    )
     starts = [i for i, key in enumerate(keys) if not i or key != keys[i - 1]]
     found: dict[int, dict[tuple[str, str], Sums]] = {}
     for start, end in zip(starts, [*starts[1:], len(keys)], strict=False):
@@ -102,7 +118,9 @@ def _sums(connection: duckdb.DuckDBPyConnection) -> dict[int, dict[tuple[str, st
         part = {name: column[start:end] for name, column in columns.items()}
         a, b, n_items = (np.asarray(part[name], dtype=np.float64) for name in ("a", "b", "n_items"))
         changed, better, worse = (int(part[name].sum()) for name in ("changed", "better", "worse"))
-        found.setdefault(match, {})[readout, metric] = Sums(np.asarray(part["subject"], dtype=object), a, b, n_items, changed, better, worse)
+        found.setdefault(match, {})[readout, metric] = Sums(
+            np.asarray(part["subject"], dtype=object), a, b, n_items, changed, better, worse
+        )
     return found
 
 
@@ -124,11 +142,15 @@ def _together(parts: Sequence[Sums]) -> Sums:
         a[rows] += part.a / items
         b[rows] += part.b / items
         sizes[rows] += part.n_items / items
-    changed, better, worse = (sum(getattr(part, name) for part in parts) for name in ("changed", "better", "worse"))
+    changed, better, worse = (
+        sum(getattr(part, name) for part in parts) for name in ("changed", "better", "worse")
+    )
     return Sums(subjects, a, b, sizes, changed, better, worse)
 
 
-def differences(found: Sequence[dict[tuple[str, str], Sums]], tolerance: float) -> tuple[list[tuple[ScoreDifference, ...]], int]:
+def differences(
+    found: Sequence[dict[tuple[str, str], Sums]], tolerance: float
+) -> tuple[list[tuple[ScoreDifference, ...]], int]:
     """Differences of each match, with Holm over all, and how many tests these are.
 
     A metric of which no item's score changed has p = 1 whatever else happens and is not among the tests: how many could have been found
@@ -139,13 +161,28 @@ def differences(found: Sequence[dict[tuple[str, str], Sums]], tolerance: float) 
     made = [_differences(sums, resamples) for sums in found]
     changed = [one.p for row in made for one in row if one.state != "unchanged"]
     adjusted = iter(holm(changed).tolist() if changed else [])
-    judged = [tuple(one if one.state == "unchanged" else _judged(one, next(adjusted), tolerance) for one in row) for row in made]
+    judged = [
+        tuple(one if one.state == "unchanged" else _judged(one, next(adjusted), tolerance) for one in row)
+        for row in made
+    ]
     return judged, tests
 
 
 def _judged(one: ScoreDifference, adjusted_p: float, tolerance: float) -> ScoreDifference:
-    within = tolerance > 0 and one.low is not None and one.high is not None and -tolerance <= one.low and one.high <= tolerance
-    state: State = "within tolerance" if within and abs(one.value) <= tolerance else "different" if adjusted_p < LEVEL else "no difference found"
+    within = (
+        tolerance > 0
+        and one.low is not None
+        and one.high is not None
+        and -tolerance <= one.low
+        and one.high <= tolerance
+    )
+    state: State = (
+        "within tolerance"
+        if within and abs(one.value) <= tolerance
+        else "different"
+        if adjusted_p < LEVEL
+        else "no difference found"
+    )
     return replace(one, adjusted_p=adjusted_p, state=state)
 
 
@@ -155,17 +192,25 @@ def _differences(sums: dict[tuple[str, str], Sums], resamples: int) -> tuple[Sco
     found = dict(zip(moved, _bootstrapped(list(moved.values()), resamples), strict=True)) if moved else {}
     made = []
     for (readout, metric), one in sums.items():
-        value, low, high, p = found.get((readout, metric), (0.0, *((0.0, 0.0) if len(one.subjects) > 1 else (None, None)), 1.0))
+        value, low, high, p = found.get(
+            (readout, metric), (0.0, *((0.0, 0.0) if len(one.subjects) > 1 else (None, None)), 1.0)
+        )
         items = one.n_items.sum()
         a, b = 100 * float(one.a.sum() / items), 100 * float(one.b.sum() / items)
-        n_items = sum(int(sums[readout, part].n_items.sum()) for part in PARTS) if metric == TOGETHER else int(items)
+        n_items = (
+            sum(int(sums[readout, part].n_items.sum()) for part in PARTS)
+            if metric == TOGETHER
+            else int(items)
+        )
         state: State = "no difference found" if (readout, metric) in found else "unchanged"
         counts = (n_items, len(one.subjects), one.changed, one.better, one.worse)
         made.append(ScoreDifference(readout, metric, a, b, value, low, high, p, p, *counts, state))
     return tuple(made)
 
 
-def _bootstrapped(columns: Sequence[Sums], resamples: int) -> list[tuple[float, float | None, float | None, float]]:
+def _bootstrapped(
+    columns: Sequence[Sums], resamples: int
+) -> list[tuple[float, float | None, float | None, float]]:
     """Difference in points, interval and p of each column: the mean of b - a against a column of zeros."""
     subjects = np.unique(np.concatenate([one.subjects for one in columns]))
     gains, sizes = (np.zeros((len(subjects), len(columns) + 1)) for _ in range(2))
@@ -174,12 +219,27 @@ def _bootstrapped(columns: Sequence[Sums], resamples: int) -> list[tuple[float, 
         rows = np.searchsorted(subjects, one.subjects)
         gains[rows, i], sizes[rows, i] = one.b - one.a, one.n_items
     found = paired_bootstrap(gains, sizes, len(columns), resamples)
-    ends = [[100 * float(end) if np.isfinite(end) else None for end in side] for side in (found.low, found.high)]
-    return [(100 * float(found.value[i]), ends[0][i], ends[1][i], float(found.p[i])) for i in range(len(columns))]
+    ends = [
+        [100 * float(end) if np.isfinite(end) else None for end in side] for side in (found.low, found.high)
+    ]
+    return [
+        (100 * float(found.value[i]), ends[0][i], ends[1][i], float(found.p[i])) for i in range(len(columns))
+    ]
 
 
-def chosen(sums: dict[tuple[str, str], Sums], readouts: Collection[str], metrics: Collection[str]) -> dict[tuple[str, str], Sums]:
+def chosen(
+    sums: dict[tuple[str, str], Sums], readouts: Collection[str], metrics: Collection[str]
+) -> dict[tuple[str, str], Sums]:
     """What was asked for, in that order."""
     ranks = {name: i for names in (readouts, metrics) for i, name in enumerate(names)}
-    kept = {key: one for key, one in sums.items() if key[0] in readouts and (key[1] in metrics or key[0] == "fires")}
-    return dict(sorted(kept.items(), key=lambda entry: (ranks[entry[0][0]], ranks.get(entry[0][1], len(ranks)), entry[0][1])))
+    kept = {
+        key: one
+        for key, one in sums.items()
+        if key[0] in readouts and (key[1] in metrics or key[0] == "fires")
+    }
+    return dict(
+        sorted(
+            kept.items(),
+            key=lambda entry: (ranks[entry[0][0]], ranks.get(entry[0][1], len(ranks)), entry[0][1]),
+        )
+    )

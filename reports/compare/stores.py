@@ -29,7 +29,9 @@ DEFINITIONS = (
 
 
 @contextmanager
-def side_by_side(a: Path, b: Path, lock_wait: float = 10.0) -> Iterator[tuple[duckdb.DuckDBPyConnection, dict[str, str], list[str]]]:
+def side_by_side(
+    a: Path, b: Path, lock_wait: float = 10.0
+) -> Iterator[tuple[duckdb.DuckDBPyConnection, dict[str, str], list[str]]]:
     """Both catalogues in one connection.
 
     Args:
@@ -72,10 +74,14 @@ def _catalogue(path: Path, lock_wait: float) -> tuple[Path, list[str]]:
     if has_cells and writable and (path.is_dir() or not _is_current(file, lock_wait)):
         warnings = Store(folder, lock_wait).sync()
         if not _is_current(file, lock_wait):
-            raise StoreError(f"{file} has other tables, views or macros than this program makes. Delete it: it is rebuilt from cells/.")
+            raise StoreError(
+                f"{file} has other tables, views or macros than this program makes. Delete it: it is rebuilt from cells/."
+            )
         return file, warnings
     if not file.exists():
-        raise StoreError(f"{path} holds no results: neither cells nor a {NAME}. Name a results folder or its {NAME}.")
+        raise StoreError(
+            f"{path} holds no results: neither cells nor a {NAME}. Name a results folder or its {NAME}."
+        )
     if not _is_current(file, lock_wait):
         raise StoreError(
             f"{file} was made by another version of this program, whose tables differ, and there are no cells beside it that it could be made from "
@@ -103,9 +109,14 @@ def _is_current(file: Path, lock_wait: float) -> bool:
         _lock(connection)
         try:
             said = connection.execute("SELECT schema FROM found.catalogue").fetchall()
-            return (said, *(connection.execute(sql, ["found"]).fetchall() for sql in DEFINITIONS)) == _definitions()
+            return (
+                said,
+                *(connection.execute(sql, ["found"]).fetchall() for sql in DEFINITIONS),
+            ) == _definitions()
         except duckdb.CatalogException:
-            raise StoreError(f"{file} is a DuckDB file, but no catalogue of results. Name a results folder or its {NAME}.") from None
+            raise StoreError(
+                f"{file} is a DuckDB file, but no catalogue of results. Name a results folder or its {NAME}."
+            ) from None
 
 
 @cache
@@ -131,9 +142,13 @@ def _attach(connection: duckdb.DuckDBPyConnection, file: Path, name: str, lock_w
             return
         except duckdb.Error as error:
             if "Could not set lock" not in str(error):
-                raise StoreError(f"{file} is not a catalogue that can be read: {str(error).splitlines()[0][:160]}") from None
+                raise StoreError(
+                    f"{file} is not a catalogue that can be read: {str(error).splitlines()[0][:160]}"
+                ) from None
             if time.monotonic() >= deadline:
-                raise StoreError(f"{file} is in use by another process for {lock_wait:g} s. Wait for it, or compare a copy.") from None
+                raise StoreError(
+                    f"{file} is in use by another process for {lock_wait:g} s. Wait for it, or compare a copy."
+                ) from None
         time.sleep(min(0.1, lock_wait))
 
 
@@ -148,7 +163,9 @@ def outcomes(connection: duckdb.DuckDBPyConnection, catalogue: str, path: Path) 
         try:
             outcome = parse_outcome(str(document))
         except ValueError as error:
-            raise StoreError(f"{path}: cell {cell_id} is of another version of this program ({error}). Update the program.") from None
+            raise StoreError(
+                f"{path}: cell {cell_id} is of another version of this program ({error}). Update the program."
+            ) from None
         if outcome.cell.id != cell_id:
             raise StoreError(
                 f"{path}: cell {cell_id} is not of this program's evaluation protocol (it would be {outcome.cell.id}). Numbers of two protocols "
@@ -158,14 +175,19 @@ def outcomes(connection: duckdb.DuckDBPyConnection, catalogue: str, path: Path) 
     return sorted(found, key=lambda outcome: outcome.cell)
 
 
-def matched(a: Sequence[Outcome], b: Sequence[Outcome]) -> tuple[list[tuple[Outcome, Outcome]], list[Outcome], list[Outcome]]:
+def matched(
+    a: Sequence[Outcome], b: Sequence[Outcome]
+) -> tuple[list[tuple[Outcome, Outcome]], list[Outcome], list[Outcome]]:
     """Pairs of cells with the same coordinates, and what only one side has.
 
     Where a side has several at the same coordinates (other parameters, revisions or draws), equal cells go together first, then those with as
     many draws, then the newest.
     """
     pairs: list[tuple[Outcome, Outcome]] = []
-    rest_a, rest_b = ({o.cell.id: o for o in sorted(side, key=lambda o: o.provenance.get("finished", ""), reverse=True)} for side in (a, b))
+    rest_a, rest_b = (
+        {o.cell.id: o for o in sorted(side, key=lambda o: o.provenance.get("finished", ""), reverse=True)}
+        for side in (a, b)
+    )
     keys = (lambda c: c.id, lambda c: (*coordinates(c), c.draws), coordinates)
     for key in keys:
         for outcome in list(rest_a.values()):
@@ -178,15 +200,36 @@ def matched(a: Sequence[Outcome], b: Sequence[Outcome]) -> tuple[list[tuple[Outc
 
 def coordinates(cell: Cell) -> tuple[object, ...]:
     """What makes two cells the same question, whatever the code and its presets are."""
-    return cell.model, cell.dataset, cell.records, cell.split, cell.measure, cell.method, cell.variant, cell.n_edits, cell.seed
+    return (
+        cell.model,
+        cell.dataset,
+        cell.records,
+        cell.split,
+        cell.measure,
+        cell.method,
+        cell.variant,
+        cell.n_edits,
+        cell.seed,
+    )
 
 
 def changes(a: Outcome, b: Outcome) -> tuple[SettingChange, ...]:
     """In what two matched cells differ beside their answers."""
-    pairs: list[tuple[str, object, object]] = [(name, getattr(a.cell, name), getattr(b.cell, name)) for name in ("draws",)]
-    pairs += [(name.replace("_", " "), getattr(a.cell, name), getattr(b.cell, name)) for name in ("model_revision", "data_revision")]
+    pairs: list[tuple[str, object, object]] = [
+        (name, getattr(a.cell, name), getattr(b.cell, name)) for name in ("draws",)
+    ]
+    pairs += [
+        (name.replace("_", " "), getattr(a.cell, name), getattr(b.cell, name))
+        for name in ("model_revision", "data_revision")
+    ]
     pairs += _each("", json.loads(a.cell.parameters), json.loads(b.cell.parameters))
-    pairs += _each("", *({key: value for key, value in side.provenance.items() if key not in NOT_COMPARED} for side in (a, b)))
+    pairs += _each(
+        "",
+        *(
+            {key: value for key, value in side.provenance.items() if key not in NOT_COMPARED}
+            for side in (a, b)
+        ),
+    )
     pairs += _each("failed ", a.failed, b.failed)
     if a.status == b.status:
         pairs.append(("stages", " ".join(sorted(a.stages)), " ".join(sorted(b.stages))))

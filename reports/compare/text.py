@@ -8,10 +8,24 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from reports.compare.model import Beside, ChangedAnswer, ComparisonReport, Held, Match, ScoreDifference, Unscored, label
+from reports.compare.model import (
+    Beside,
+    ChangedAnswer,
+    ComparisonReport,
+    Held,
+    Match,
+    ScoreDifference,
+    Unscored,
+    label,
+)
 from reports.results import COLUMNS, READOUTS
 
-READOUT_NAMES = READOUTS | {"wild_qa": "WILD, QA", "wild_chat": "WILD, chat", "likelihood": "likelier", "fires": "fires"}
+READOUT_NAMES = READOUTS | {
+    "wild_qa": "WILD, QA",
+    "wild_chat": "WILD, chat",
+    "likelihood": "likelier",
+    "fires": "fires",
+}
 METRIC_NAMES = COLUMNS | {
     "portability": "Port",
     "portability_all": "Port, all",
@@ -29,7 +43,12 @@ BESIDE_NAMES = {
     "prepare_s": "seconds of preparation",
     "peak_bytes": "peak memory MB",
 }
-STYLES = {"identical": "green", "no difference found": "green", "different": "bold red", "cannot be compared": "yellow"}
+STYLES = {
+    "identical": "green",
+    "no difference found": "green",
+    "different": "bold red",
+    "cannot be compared": "yellow",
+}
 FIRST = ("different", "cannot be compared", "no difference found", "identical")
 """In which order matches are shown."""
 LISTED = 8
@@ -43,7 +62,11 @@ def text(report: ComparisonReport, everything: bool = False) -> Group:
         report: what was found.
         everything: show what did not change too.
     """
-    parts: list[RenderableType] = [_line("A", report.a), _line("B", report.b), Text(sentence(report), style="bold")]
+    parts: list[RenderableType] = [
+        _line("A", report.a),
+        _line("B", report.b),
+        Text(sentence(report), style="bold"),
+    ]
     parts += [Text(f"damaged, left out: {warning}", style="yellow") for warning in report.warnings]
     parts += _alone("A", report.only_a, everything) + _alone("B", report.only_b, everything)
     cells = [match.a.cell for match in report.matches]
@@ -63,15 +86,25 @@ def sentence(report: ComparisonReport) -> str:
     counts = []
     for verdict, number in report.counts.items():
         if number:
-            names = [label(match.a.cell, cells) for match in report.matches if match.verdict == verdict == "different"]
+            names = [
+                label(match.a.cell, cells)
+                for match in report.matches
+                if match.verdict == verdict == "different"
+            ]
             shown = "; ".join(names[:3]) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
             counts.append(f"{number} {verdict}" + (f" ({shown})" if names else ""))
     said = f"{_number(len(cells), 'cell')} in both: {', '.join(counts)}."
-    alone = [f"{len(side)} only in {name}" for name, side in (("A", report.only_a), ("B", report.only_b)) if side]
+    alone = [
+        f"{len(side)} only in {name}" for name, side in (("A", report.only_a), ("B", report.only_b)) if side
+    ]
     said += f" {', '.join(alone)}." if alone else ""
     if report.tolerance:
         said += f" Differences within {report.tolerance:g} points count as the same"
-        said += f"; {report.uncertain} changed scores are too uncertain to be called that." if report.uncertain else "."
+        said += (
+            f"; {report.uncertain} changed scores are too uncertain to be called that."
+            if report.uncertain
+            else "."
+        )
     return said
 
 
@@ -85,14 +118,19 @@ def _line(name: str, path: str) -> Text:
 
 def _alone(name: str, cells: Sequence[Held], everything: bool) -> list[RenderableType]:
     shown = cells if everything else cells[:LISTED]
-    lines = [Text(f"only in {name}: {label(held.cell)}" + ("" if held.status == "ok" else f" ({held.status})")) for held in shown]
+    lines = [
+        Text(f"only in {name}: {label(held.cell)}" + ("" if held.status == "ok" else f" ({held.status})"))
+        for held in shown
+    ]
     more = len(cells) - len(shown)
     return [*lines, *([Text(f"only in {name}: and {more} more (--all lists them)")] if more else [])]
 
 
 def _heading(match: Match, name: str) -> Text:
     made = Text.assemble((match.verdict, STYLES[match.verdict]), "  ", (name, "bold"))
-    return made.append("" if match.a.cell_id == match.b.cell_id else f"  ({match.a.cell_id} → {match.b.cell_id})", "dim")
+    return made.append(
+        "" if match.a.cell_id == match.b.cell_id else f"  ({match.a.cell_id} → {match.b.cell_id})", "dim"
+    )
 
 
 def _body(match: Match, everything: bool) -> list[RenderableType]:
@@ -100,15 +138,25 @@ def _body(match: Match, everything: bool) -> list[RenderableType]:
     if match.why:
         return [_indented(Text(match.why))]
     rows = [one for one in match.differences if everything or one.state != "unchanged"]
-    moved = [f"{BESIDE_NAMES.get(one.name, one.name)} {_beside(one)}" for one in match.beside if everything or "→" in _beside(one)]
-    parts: list[RenderableType] = [Text(_questions(match)), *([_table(rows)] if rows else []), *map(_lost, match.unscored)]
+    moved = [
+        f"{BESIDE_NAMES.get(one.name, one.name)} {_beside(one)}"
+        for one in match.beside
+        if everything or "→" in _beside(one)
+    ]
+    parts: list[RenderableType] = [
+        Text(_questions(match)),
+        *([_table(rows)] if rows else []),
+        *map(_lost, match.unscored),
+    ]
     parts += [Text(f"not tested: {'; '.join(moved)}", style="dim")] if moved else []
     return [_indented(part) for part in (*parts, *map(_example, match.examples))]
 
 
 def _lost(one: Unscored) -> Text:
     where = " and ".join(f"{side} ({count:,})" for side, count in (("A", one.in_a), ("B", one.in_b)) if count)
-    return Text(f"{_names(one.readout, one.metric)}: {_number(one.n_items, 'item')} left out, no answer of the unedited model in {where}.")
+    return Text(
+        f"{_names(one.readout, one.metric)}: {_number(one.n_items, 'item')} left out, no answer of the unedited model in {where}."
+    )
 
 
 def _indented(part: RenderableType) -> Padding:
@@ -118,13 +166,26 @@ def _indented(part: RenderableType) -> Padding:
 def _questions(match: Match) -> str:
     """How many questions there were and how many answers changed."""
     items = match.items
-    kinds = (("teacher-forced", items.tf), ("generated", items.ar), ("free", items.wild), ("gate", items.fired))
+    kinds = (
+        ("teacher-forced", items.tf),
+        ("generated", items.ar),
+        ("free", items.wild),
+        ("gate", items.fired),
+    )
     how = ", ".join(f"{count:,} {name}" for name, count in kinds if count)
-    said = f"{_number(items.shared, 'question')} to both, the answers to {items.changed:,} differ" + (f" ({how})." if how else ".")
+    said = f"{_number(items.shared, 'question')} to both, the answers to {items.changed:,} differ" + (
+        f" ({how})." if how else "."
+    )
     if not items.changed:
         said = f"{_number(items.shared, 'question')} to both, identical answers."
-    said += "".join(f" {count:,} asked of {name} alone." for name, count in (("A", items.only_a), ("B", items.only_b)) if count)
-    return said + (f" Mean log p per token moved by up to {items.logprob_moved:.2g}." if items.logprob_moved else "")
+    said += "".join(
+        f" {count:,} asked of {name} alone."
+        for name, count in (("A", items.only_a), ("B", items.only_b))
+        if count
+    )
+    return said + (
+        f" Mean log p per token moved by up to {items.logprob_moved:.2g}." if items.logprob_moved else ""
+    )
 
 
 def _names(readout: str, metric: str) -> str:
@@ -142,11 +203,21 @@ def _table(rows: Sequence[ScoreDifference]) -> Table:
     last = ""
     for one in rows:
         name = READOUT_NAMES.get(one.readout, one.readout)
-        between = f"{one.low:+.1f} to {one.high:+.1f}" if one.low is not None and one.high is not None else "open"
+        between = (
+            f"{one.low:+.1f} to {one.high:+.1f}" if one.low is not None and one.high is not None else "open"
+        )
         numbers = (f"{one.a:.1f}", f"{one.b:.1f}", f"{one.value:+.1f}", between, _p(one.adjusted_p))
         counts = (f"{count:,}" for count in (one.n_items, one.changed, one.better, one.worse))
-        state = {"no difference found": "", "unchanged": "", "within tolerance": "same"}.get(one.state, one.state)
-        table.add_row("" if name == last else name, METRIC_NAMES.get(one.metric, one.metric), *numbers, *counts, Text(state, STYLES.get(state, "")))
+        state = {"no difference found": "", "unchanged": "", "within tolerance": "same"}.get(
+            one.state, one.state
+        )
+        table.add_row(
+            "" if name == last else name,
+            METRIC_NAMES.get(one.metric, one.metric),
+            *numbers,
+            *counts,
+            Text(state, STYLES.get(state, "")),
+        )
         last = name
     return table
 
@@ -166,9 +237,13 @@ def _example(one: ChangedAnswer) -> RenderableType:
     where = "" if one.context == "bare" else f", {one.context}"
     where += {"immediate": ", right after its edit"}.get(one.moment, "")
     asked = Text(f"{one.kind}{where}, {READOUT_NAMES.get(one.readout, one.readout)}", "dim")
-    asked.append(f", {one.effect}" if one.effect else "").append(f": {_short(one.prompt)}" if one.prompt else "", "default")
+    asked.append(f", {one.effect}" if one.effect else "").append(
+        f": {_short(one.prompt)}" if one.prompt else "", "default"
+    )
     said = Text.assemble(("A ", "dim"), repr(_short(one.a_said)), ("  B ", "dim"), repr(_short(one.b_said)))
-    return Group(asked, _indented(said.append(f"  reference {_short(one.answer)!r}" if one.answer else "", "dim")))
+    return Group(
+        asked, _indented(said.append(f"  reference {_short(one.answer)!r}" if one.answer else "", "dim"))
+    )
 
 
 def _short(said: str | None, width: int = 60) -> str:
@@ -198,7 +273,9 @@ def _ratios(report: ComparisonReport) -> list[RenderableType]:
     for one in _all_beside(report):
         if one.ratio is not None:
             ratios.setdefault(one.name, []).append(one.ratio)
-    ratios = {name: ratios[name] for name in BESIDE_NAMES if any(ratio != 1 for ratio in ratios.get(name, ()))}
+    ratios = {
+        name: ratios[name] for name in BESIDE_NAMES if any(ratio != 1 for ratio in ratios.get(name, ()))
+    }
     if not ratios:
         return []
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1), collapse_padding=True)

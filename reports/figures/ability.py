@@ -3,7 +3,18 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reports.figures.axes import LINE, Frame, Point, against_t, band, curve, heading, legend, legend_height, sheet
+from reports.figures.axes import (
+    LINE,
+    Frame,
+    Point,
+    against_t,
+    band,
+    curve,
+    heading,
+    legend,
+    legend_height,
+    sheet,
+)
 from reports.figures.data import ReportData
 from reports.figures.drawing import Absent, Drawing
 from reports.results import Block
@@ -38,14 +49,22 @@ def ability(source: ReportData) -> Drawing | Absent:
     drawn = [(block, curves) for block in source.results.blocks if (curves := _curves(block, rows))]
     if not drawn:
         return Absent(name, title, "no test of ability was run: lks grid --grid ability")
-    several = [(block, curves) for block, curves in drawn if any(len(points) > 1 for points in curves.values())]
+    several = [
+        (block, curves) for block, curves in drawn if any(len(points) > 1 for points in curves.values())
+    ]
     drawn = several or drawn
     tests = [_tests(curves) for _, curves in drawn]
     columns = max(len(one) for one in tests)
     names = source.order({method for _, curves in drawn for method, _ in curves})
     strong, foot = source.strong(names), legend_height([*names, "unedited, 95 %"])
-    figure, panels = sheet([1.6] * len(drawn), columns, Frame(bottom=foot + 0.55, top=0.15 + 2 * LINE, down=0.35 + 3 * LINE))
-    lowest = min(min(point.value if point.low is None else point.low for point in points) for _, curves in drawn for points in curves.values())
+    figure, panels = sheet(
+        [1.6] * len(drawn), columns, Frame(bottom=foot + 0.55, top=0.15 + 2 * LINE, down=0.35 + 3 * LINE)
+    )
+    lowest = min(
+        min(point.value if point.low is None else point.low for point in points)
+        for _, curves in drawn
+        for points in curves.values()
+    )
     for (block, curves), tasks, axes_row in zip(drawn, tests, panels, strict=True):
         heading(axes_row[0], block.title)
         for axes, task in zip(axes_row, tasks, strict=False):
@@ -61,12 +80,20 @@ def ability(source: ReportData) -> Drawing | Absent:
         f"Percent of documents answered rightly, {documents[0]:,} to {documents[-1]:,} for each test; T on a log axis; bands are 95 % intervals over "
         f"documents; the grey band is the unedited model.{' The axis does not begin at 0.' if lowest >= 50 else ''}{source.said(names)}"
     )
-    return Drawing(name, title, caption, "Share of right answers in tests of general ability against the number of edits, for each method", figure)
+    return Drawing(
+        name,
+        title,
+        caption,
+        "Share of right answers in tests of general ability against the number of edits, for each method",
+        figure,
+    )
 
 
 def _curves(block: Block, rows: list[Ability]) -> Curves:
     """What a table's cells have."""
-    of = {outcome.cell.id: (row.name, n_edits) for row in block.rows for n_edits, outcome in row.cells.items()}
+    of = {
+        outcome.cell.id: (row.name, n_edits) for row in block.rows for n_edits, outcome in row.cells.items()
+    }
     made: Curves = {}
     for row in sorted((row for row in rows if row.cell_id in of), key=lambda row: of[row.cell_id][1]):
         method, n_edits = of[row.cell_id]
@@ -85,7 +112,12 @@ def _panel(source: ReportData, axes: "Axes", task: str, curves: Curves, strong: 
     for (method, of), points in curves.items():
         if of == task and method in source.unedited:
             last = points[-1]
-            band(axes, last.value if last.low is None else last.low, last.value, last.value if last.high is None else last.high)
+            band(
+                axes,
+                last.value if last.low is None else last.low,
+                last.value,
+                last.value if last.high is None else last.high,
+            )
         elif of == task:
             curve(axes, points, source.looks[method], method in strong)
     against_t(axes, sorted({int(point.at) for points in curves.values() for point in points}))

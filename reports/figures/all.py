@@ -54,7 +54,10 @@ def figures(results: Results, store: Reader) -> list[Drawing | Absent]:
         drawn = [figure(source) for figure in FIGURES]
     left = sum(len(block.rows) for block in evaluated.blocks) - sum(len(block.rows) for block in few.blocks)
     note = f" Where a table has more than {MOST} lines, only its lowest seed is drawn; {left:,} lines are in the tables alone."
-    return [replace(one, caption=one.caption + note) if left and isinstance(one, Drawing) else one for one in drawn]
+    return [
+        replace(one, caption=one.caption + note) if left and isinstance(one, Drawing) else one
+        for one in drawn
+    ]
 
 
 def _few(block: Block) -> Block:
@@ -63,7 +66,9 @@ def _few(block: Block) -> Block:
         return block
     seeds = {row.name: min(outcome.cell.seed for outcome in row.cells.values()) for row in block.rows}
     rows = tuple(row for row in block.rows if seeds[row.name] == min(seeds.values()))
-    return replace(block, rows=rows, n_edits=tuple(sorted({n_edits for row in rows for n_edits in row.cells})))
+    return replace(
+        block, rows=rows, n_edits=tuple(sorted({n_edits for row in rows for n_edits in row.cells}))
+    )
 
 
 __all__ = ["figures"]

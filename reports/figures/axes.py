@@ -55,14 +55,24 @@ def sheet(heights: Sequence[float], columns: int, frame: Frame) -> tuple["Figure
     for height in heights:
         y -= height
         lefts = [frame.left + number * (width + frame.across) for number in range(columns)]
-        rows.append([figure.add_axes((x / frame.width, y / tall, width / frame.width, height / tall)) for x in lefts])
+        rows.append(
+            [figure.add_axes((x / frame.width, y / tall, width / frame.width, height / tall)) for x in lefts]
+        )
         y -= frame.down
     return figure, rows
 
 
 def heading(axes: "Axes", text: str, above: float = LINE) -> None:
     """The name of a row of panels, so many inches above the first of them."""
-    axes.annotate(text, (0, 1), (0, above * 72 + 5), "axes fraction", textcoords="offset points", va="bottom", fontsize=HEADING)
+    axes.annotate(
+        text,
+        (0, 1),
+        (0, above * 72 + 5),
+        "axes fraction",
+        textcoords="offset points",
+        va="bottom",
+        fontsize=HEADING,
+    )
 
 
 def against_t(axes: "Axes", counts: Sequence[int]) -> None:
@@ -121,7 +131,9 @@ def across_percents(axes: "Axes", title: str) -> None:
     axes.set_title(title)
 
 
-def curve(axes: "Axes", points: Sequence[Point], look: MethodStyle, strong: bool = True, plain: bool = False) -> None:
+def curve(
+    axes: "Axes", points: Sequence[Point], look: MethodStyle, strong: bool = True, plain: bool = False
+) -> None:
     """A line against T. `strong`: in its colour, with a band of its intervals; `plain`: without markers."""
     at, values = [point.at for point in points], [point.value for point in points]
     if strong:
@@ -129,9 +141,18 @@ def curve(axes: "Axes", points: Sequence[Point], look: MethodStyle, strong: bool
         high = [math.nan if point.high is None else point.high for point in points]
         axes.fill_between(at, low, high, color=look.colour, alpha=0.14, linewidth=0, zorder=2)
     colour = look.colour if strong else FAINT
-    (line,) = axes.plot(at, values, color=colour, linestyle=look.dash, linewidth=1.3 if strong else 0.8, zorder=4 if strong else 3)
+    (line,) = axes.plot(
+        at,
+        values,
+        color=colour,
+        linestyle=look.dash,
+        linewidth=1.3 if strong else 0.8,
+        zorder=4 if strong else 3,
+    )
     if not plain:
-        line.set(marker=look.marker, markersize=4.4 if strong else 3.6, markerfacecolor=colour if strong else PAPER)
+        line.set(
+            marker=look.marker, markersize=4.4 if strong else 3.6, markerfacecolor=colour if strong else PAPER
+        )
 
 
 def band(axes: "Axes", low: float, value: float, high: float) -> None:
@@ -142,10 +163,16 @@ def band(axes: "Axes", low: float, value: float, high: float) -> None:
 
 def legend_height(names: Sequence[str], width: float = DOUBLE) -> float:
     """Inches that a legend of these names takes."""
-    return math.ceil(len(names) / _columns(names, width)) * (LINE + 0.02) * max((wrapped(name).count("\n") + 1 for name in names), default=1)
+    return (
+        math.ceil(len(names) / _columns(names, width))
+        * (LINE + 0.02)
+        * max((wrapped(name).count("\n") + 1 for name in names), default=1)
+    )
 
 
-def legend(figure: "Figure", entries: Mapping[str, MethodStyle], strong: Sequence[str], unedited: str = "") -> None:
+def legend(
+    figure: "Figure", entries: Mapping[str, MethodStyle], strong: Sequence[str], unedited: str = ""
+) -> None:
     """All methods at the foot of the figure, in columns.
 
     Args:
@@ -161,19 +188,34 @@ def legend(figure: "Figure", entries: Mapping[str, MethodStyle], strong: Sequenc
     for name, look in entries.items():
         colour, lit = (look.colour, True) if name in strong else (FAINT, False)
         handles.append(
-            Line2D([], [], color=colour, marker=look.marker, linestyle=look.dash, markerfacecolor=colour if lit else PAPER, label=wrapped(name))
+            Line2D(
+                [],
+                [],
+                color=colour,
+                marker=look.marker,
+                linestyle=look.dash,
+                markerfacecolor=colour if lit else PAPER,
+                label=wrapped(name),
+            )
         )
     if unedited:
-        handles.append(Line2D([], [], color=UNEDITED_LOOK.colour, linestyle=UNEDITED_LOOK.dash, label=unedited))
+        handles.append(
+            Line2D([], [], color=UNEDITED_LOOK.colour, linestyle=UNEDITED_LOOK.dash, label=unedited)
+        )
     names = [*entries, *([unedited] if unedited else [])]
     figure.legend(
-        handles=handles, loc="lower left", bbox_to_anchor=(0.01, 0.04 / figure.get_figheight()), ncols=_columns(names, figure.get_figwidth())
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0.01, 0.04 / figure.get_figheight()),
+        ncols=_columns(names, figure.get_figwidth()),
     )
 
 
 def wrapped(name: str, width: int = 30) -> str:
     """A long name in several lines."""
-    return "\n".join(textwrap.wrap(name, width, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False))
+    return "\n".join(
+        textwrap.wrap(name, width, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+    )
 
 
 def _columns(names: Sequence[str], width: float) -> int:
@@ -208,4 +250,10 @@ def keys(figure: "Figure", entries: Sequence[tuple[str, Mapping[str, Any]]], abo
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], ls="", label=name, **how) for name, how in entries]
-    figure.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.01, above / figure.get_figheight()), ncols=len(entries), handletextpad=0.2)
+    figure.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0.01, above / figure.get_figheight()),
+        ncols=len(entries),
+        handletextpad=0.2,
+    )

@@ -16,7 +16,11 @@ from reports.results import READOUTS, Block
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COSTS = {"seconds": ("time per edit", "s"), "patch_bytes": ("size of the patch", "B"), "peak_bytes": ("peak memory", "B")}
+COSTS = {
+    "seconds": ("time per edit", "s"),
+    "patch_bytes": ("size of the patch", "B"),
+    "peak_bytes": ("peak memory", "B"),
+}
 """What is compared: column of the query -> axis and unit."""
 
 PREFIXES = {-9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T"}
@@ -36,11 +40,17 @@ def cost(source: ReportData, wanted: Sequence[str], name: str) -> Drawing | Abse
     """EP against costs, on log axes, at the T that most methods were run at."""
     title = "Quality against cost: " + ", ".join(COSTS[one][0] for one in wanted)
     costs = {one.cell_id: one for one in source.rows(Cost, "figure_cost")}
-    drawn = [(block, *found) for block in source.results.blocks if len((found := _points(source, block, costs))[1]) >= FEW]
+    drawn = [
+        (block, *found)
+        for block in source.results.blocks
+        if len((found := _points(source, block, costs))[1]) >= FEW
+    ]
     if not drawn:
         return Absent(name, title, f"no model was edited by {FEW} methods or more: lks grid --grid baselines")
     heights = [2.0 + min(2.0, 0.08 * len(points)) for _, _, points in drawn]
-    figure, rows = sheet(heights, len(wanted), Frame(left=0.7, bottom=0.4, top=0.15 + LINE, down=0.55 + LINE, across=0.35))
+    figure, rows = sheet(
+        heights, len(wanted), Frame(left=0.7, bottom=0.4, top=0.15 + LINE, down=0.55 + LINE, across=0.35)
+    )
     strong = source.strong(source.order({one for _, _, points in drawn for one in points}))
     for (block, n_edits, points), panels in zip(drawn, rows, strict=True):
         heading(panels[0], f"{block.title}, T = {n_edits:,}", 0.0)
@@ -54,11 +64,17 @@ def cost(source: ReportData, wanted: Sequence[str], name: str) -> Drawing | Abse
     if "seconds" in wanted:
         caption += " Preparation is not counted."
     return Drawing(
-        name, title, caption, "Edit performance of each method against what the edits cost, with the methods that no other beats in both", figure
+        name,
+        title,
+        caption,
+        "Edit performance of each method against what the edits cost, with the methods that no other beats in both",
+        figure,
     )
 
 
-def _points(source: ReportData, block: Block, costs: dict[str, Cost]) -> tuple[int, dict[str, tuple[float, Cost]]]:
+def _points(
+    source: ReportData, block: Block, costs: dict[str, Cost]
+) -> tuple[int, dict[str, tuple[float, Cost]]]:
     """T, and for each method its edit performance and its costs."""
     values: dict[tuple[str, int], float] = {}
     found: dict[tuple[str, int], tuple[float, Cost]] = {}
@@ -72,9 +88,15 @@ def _points(source: ReportData, block: Block, costs: dict[str, Cost]) -> tuple[i
     return at, {name: pair for (name, n_edits), pair in found.items() if n_edits == at}
 
 
-def _panel(source: ReportData, axes: "Axes", wish: str, points: dict[str, tuple[float, Cost]], strong: list[str]) -> None:
+def _panel(
+    source: ReportData, axes: "Axes", wish: str, points: dict[str, tuple[float, Cost]], strong: list[str]
+) -> None:
     """One cost: a marker and a name for each method, and the front."""
-    places = {name: (float(getattr(one, wish)), value) for name, (value, one) in points.items() if getattr(one, wish) > 0}
+    places = {
+        name: (float(getattr(one, wish)), value)
+        for name, (value, one) in points.items()
+        if getattr(one, wish) > 0
+    }
     axes.set_xscale("log")
     costs = [x for x, _ in places.values()]
     low, high = min(costs), max(costs)
@@ -86,13 +108,32 @@ def _panel(source: ReportData, axes: "Axes", wish: str, points: dict[str, tuple[
     axes.set_xlabel(COSTS[wish][0])
     axes.grid(False, axis="x")
     line = front(list(places.values()))
-    axes.plot([x for x, _ in line], [y for _, y in line], color=SOFT, lw=0.9, ls=(0, (4, 2)), drawstyle="steps-post", zorder=2)
+    axes.plot(
+        [x for x, _ in line],
+        [y for _, y in line],
+        color=SOFT,
+        lw=0.9,
+        ls=(0, (4, 2)),
+        drawstyle="steps-post",
+        zorder=2,
+    )
     for name, (x, y) in places.items():
         look, lit = source.looks[name], name in strong
-        axes.plot([x], [y], marker=look.marker, ms=5.5, color=look.colour if lit else FAINT, mfc=look.colour if lit else PAPER, zorder=4)
+        axes.plot(
+            [x],
+            [y],
+            marker=look.marker,
+            ms=5.5,
+            color=look.colour if lit else FAINT,
+            mfc=look.colour if lit else PAPER,
+            zorder=4,
+        )
     name_points(
         axes,
-        [PointLabel(*places[name], wrapped(name, 12).replace("\n  ", "\n"), name in strong) for name in source.order(set(places))],
+        [
+            PointLabel(*places[name], wrapped(name, 12).replace("\n  ", "\n"), name in strong)
+            for name in source.order(set(places))
+        ],
         _corners(line),
     )
 
@@ -103,7 +144,12 @@ def _ticks(low: float, high: float, unit: str) -> tuple[list[float], list[str]]:
     values = [10.0**power for power in powers[:: max(1, -(-len(powers) // 5))]]
     if len(values) < 2:
         start = math.floor(math.log10(low))
-        values = [value for power in (start, start + 1) for step in (1, 1.5, 2, 3, 5, 7) if low <= (value := step * 10.0**power) <= high]
+        values = [
+            value
+            for power in (start, start + 1)
+            for step in (1, 1.5, 2, 3, 5, 7)
+            if low <= (value := step * 10.0**power) <= high
+        ]
     return values, [quantity(value, unit) for value in values]
 
 

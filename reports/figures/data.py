@@ -36,21 +36,35 @@ class ReportData:
     @cached_property
     def names(self) -> dict[str, str]:
         """Cell id -> what tables call its method."""
-        return {outcome.cell.id: row.name for block in self.results.blocks for row in block.rows for outcome in row.cells.values()}
+        return {
+            outcome.cell.id: row.name
+            for block in self.results.blocks
+            for row in block.rows
+            for outcome in row.cells.values()
+        }
 
     @cached_property
     def unedited(self) -> frozenset[str]:
         """What tables call the unedited model."""
-        return frozenset(row.name for block in self.results.blocks for row in block.rows if row.method == UNEDITED)
+        return frozenset(
+            row.name for block in self.results.blocks for row in block.rows if row.method == UNEDITED
+        )
 
     @cached_property
     def looks(self) -> dict[str, MethodStyle]:
         """How each method looks, the best first: by its mean place in edit performance at each T of each table, 0 to 1."""
-        places: dict[str, list[float]] = {row.name: [] for block in self.results.blocks for row in block.rows if row.method != UNEDITED}
+        places: dict[str, list[float]] = {
+            row.name: [] for block in self.results.blocks for row in block.rows if row.method != UNEDITED
+        }
         for block in self.results.blocks:
             for n_edits in block.n_edits:
                 values = sorted(
-                    ((self.performance(row.cells.get(n_edits)) or 0.0, row.name) for row in block.rows if row.name in places), reverse=True
+                    (
+                        (self.performance(row.cells.get(n_edits)) or 0.0, row.name)
+                        for row in block.rows
+                        if row.name in places
+                    ),
+                    reverse=True,
                 )
                 for place, (_, name) in enumerate(values):
                     places[name].append(place / len(values))
@@ -77,7 +91,10 @@ class ReportData:
 
     def widest(self, block: Block, values: dict[tuple[str, int], float]) -> int:
         """The T at which most methods have a value, of several the largest. `values` is keyed by method and T."""
-        counted = {n_edits: sum(at == n_edits and name not in self.unedited for name, at in values) for n_edits in block.n_edits}
+        counted = {
+            n_edits: sum(at == n_edits and name not in self.unedited for name, at in values)
+            for n_edits in block.n_edits
+        }
         return max(counted, key=lambda n_edits: (counted[n_edits], n_edits))
 
     def rows(self, kind: type[RowT], name: str, params: Sequence[object] = ()) -> list[RowT]:
@@ -85,6 +102,8 @@ class ReportData:
         return self.store.rows(kind, query(name), params)
 
 
-def compared(drawn: Sequence[tuple[Block, PartT]], methods: Callable[[PartT], int]) -> list[tuple[Block, PartT]]:
+def compared(
+    drawn: Sequence[tuple[Block, PartT]], methods: Callable[[PartT], int]
+) -> list[tuple[Block, PartT]]:
     """The tables with at least three methods to compare; all of them where none has so many."""
     return [(block, part) for block, part in drawn if methods(part) >= FEW] or list(drawn)

@@ -57,23 +57,36 @@ class Drawing:
     def _saved(self, kind: str) -> bytes:
         buffer = io.BytesIO()
         with applied(self.name):
-            self.figure.savefig(buffer, format=kind, dpi=DOTS if kind == "png" else 72, metadata=_METADATA[kind])
+            self.figure.savefig(
+                buffer, format=kind, dpi=DOTS if kind == "png" else 72, metadata=_METADATA[kind]
+            )
         return buffer.getvalue()
 
     def on_page(self) -> Markup:
         """The SVG as part of a page: without its head, in the page's colours (CSS variables), ids unlike those of other figures."""
         text = self._svg.decode()
         text = text[text.index("<svg") :]
-        text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<clipPath.*?</clipPath>", "", text, flags=re.DOTALL)
-        text = re.sub(r' clip-path="[^"]*"', "", text)  # nothing lies outside of its panel, and a page has no references but links
-        text = re.sub(r' (id=|(?:xlink:)?href=)"(#?)', rf' \1"\2{self.name}-', text).replace("xlink:href", "href")
+        text = re.sub(
+            r"<metadata>.*?</metadata>|<!--.*?-->|<clipPath.*?</clipPath>", "", text, flags=re.DOTALL
+        )
+        text = re.sub(
+            r' clip-path="[^"]*"', "", text
+        )  # nothing lies outside of its panel, and a page has no references but links
+        text = re.sub(r' (id=|(?:xlink:)?href=)"(#?)', rf' \1"\2{self.name}-', text).replace(
+            "xlink:href", "href"
+        )
         text = text.replace("font-family: 'DejaVu Sans', sans-serif", "font-family: system-ui, sans-serif")
         for colour, name in VARIABLES.items():
             text = text.replace(colour, f"var(--{name}, {colour})")
         size = re.search(r'<svg[^>]*? width="([0-9.]+)pt"', text)
         width = float(size[1]) if size else 0.0
         text = re.sub(r'(<svg[^>]*?) height="[0-9.]+pt"', r"\1", text, count=1)
-        text = re.sub(r'(<svg[^>]*?) width="[0-9.]+pt"', rf'\1 style="width:100%;max-width:{width * 1.6:.0f}px;height:auto"', text, count=1)
+        text = re.sub(
+            r'(<svg[^>]*?) width="[0-9.]+pt"',
+            rf'\1 style="width:100%;max-width:{width * 1.6:.0f}px;height:auto"',
+            text,
+            count=1,
+        )
         return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(self.alt)}"', 1))
 
 

@@ -53,13 +53,21 @@ class Box:
 
     def outside(self, other: "Box") -> float:
         """How far it sticks out of another."""
-        sides = (other.left - self.left, self.right - other.right, other.low - self.low, self.high - other.high)
+        sides = (
+            other.left - self.left,
+            self.right - other.right,
+            other.low - self.low,
+            self.high - other.high,
+        )
         return sum(max(0.0, side) for side in sides)
 
     def crossed(self, start: Spot, end: Spot) -> bool:
         """Whether a line goes through it (the part of the line within its four sides is not empty)."""
         first, last = 0.0, 1.0
-        for at, to, low, high in ((start[0], end[0], self.left, self.right), (start[1], end[1], self.low, self.high)):
+        for at, to, low, high in (
+            (start[0], end[0], self.left, self.right),
+            (start[1], end[1], self.low, self.high),
+        ):
             if abs(to - at) < 1e-9:
                 if not low < at < high:
                     return False
@@ -75,7 +83,10 @@ class Box:
     def nearest(self, spot: Spot) -> Spot:
         """The middle of that side of it that is nearest to a spot."""
         x, y = (self.left + self.right) / 2, (self.low + self.high) / 2
-        return min(((x, self.low), (x, self.high), (self.left, y), (self.right, y)), key=lambda middle: math.dist(middle, spot))
+        return min(
+            ((x, self.low), (x, self.high), (self.left, y), (self.right, y)),
+            key=lambda middle: math.dist(middle, spot),
+        )
 
 
 def name_points(axes: "Axes", marks: Sequence[PointLabel], path: Sequence[Spot] = ()) -> None:
@@ -99,9 +110,13 @@ def name_points(axes: "Axes", marks: Sequence[PointLabel], path: Sequence[Spot] 
     taken = [Box(x - 3 * unit, y - 3 * unit, x + 3 * unit, y + 3 * unit, ON_MARKER) for x, y in spots]
     for number in sorted(range(len(marks)), key=lambda i: (not marks[i].strong, i)):
         mark = marks[number]
-        text = axes.text(mark.x, mark.y, mark.text, color=INK if mark.strong else SOFT, ha="center", va="center", zorder=6)
+        text = axes.text(
+            mark.x, mark.y, mark.text, color=INK if mark.strong else SOFT, ha="center", va="center", zorder=6
+        )
         extent = text.get_window_extent(renderer)
-        box = _place(spots[number], (extent.width + 2 * unit, extent.height + unit), unit, room, (taken, lines))
+        box = _place(
+            spots[number], (extent.width + 2 * unit, extent.height + unit), unit, room, (taken, lines)
+        )
         taken.append(box)
         x, y = axes.transData.inverted().transform(((box.left + box.right) / 2, (box.low + box.high) / 2))
         text.set_position((float(x), float(y)))
@@ -112,7 +127,13 @@ def name_points(axes: "Axes", marks: Sequence[PointLabel], path: Sequence[Spot] 
             axes.plot(ends[:, 0], ends[:, 1], color=FAINT, linewidth=0.6, zorder=2.5)
 
 
-def _place(spot: Spot, size: tuple[float, float], unit: float, room: Box, filled: tuple[list[Box], list[tuple[Spot, Spot]]]) -> Box:
+def _place(
+    spot: Spot,
+    size: tuple[float, float],
+    unit: float,
+    room: Box,
+    filled: tuple[list[Box], list[tuple[Spot, Spot]]],
+) -> Box:
     """The place for a name that costs least."""
     taken, lines = filled
     best, least = Box(*spot, *spot), math.inf
@@ -126,10 +147,14 @@ def _place(spot: Spot, size: tuple[float, float], unit: float, room: Box, filled
             box = Box(x - size[0] / 2, y - size[1] / 2, x + size[0] / 2, y + size[1] / 2, ON_LINE)
             cost = AWAY * reach + OUTSIDE * box.outside(room)
             if cost < least:
-                cost += ON_NAME * sum(box.shared(other) for other in taken) + ON_LINE * sum(box.crossed(*line) for line in lines)
+                cost += ON_NAME * sum(box.shared(other) for other in taken) + ON_LINE * sum(
+                    box.crossed(*line) for line in lines
+                )
             if cost < least and reach > REACHES[1]:
                 end = box.nearest(spot)
-                cost += sum(other.worth for other in taken if not other.holds(spot) and other.crossed(spot, end))
+                cost += sum(
+                    other.worth for other in taken if not other.holds(spot) and other.crossed(spot, end)
+                )
             if cost < least:
                 best, least = box, cost
     return best

@@ -3,7 +3,17 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reports.figures.axes import LINE, Frame, across_percents, heading, keys, list_height, list_width, listed, sheet
+from reports.figures.axes import (
+    LINE,
+    Frame,
+    across_percents,
+    heading,
+    keys,
+    list_height,
+    list_width,
+    listed,
+    sheet,
+)
 from reports.figures.data import EXACT, ReportData, compared
 from reports.figures.drawing import Absent, Drawing
 from reports.figures.style import COLOURS, DEEP, FAINT, INK, PAPER, RULE, SOFT, MethodStyle
@@ -12,7 +22,11 @@ from reports.results import READOUTS, Block, Score
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-GAPS = {"tf_token": ("o", COLOURS[0], 8.0), "ar_exact": ("s", COLOURS[1], 5.2), "wild": ("D", COLOURS[2], 2.6)}
+GAPS = {
+    "tf_token": ("o", COLOURS[0], 8.0),
+    "ar_exact": ("s", COLOURS[1], 5.2),
+    "wild": ("D", COLOURS[2], 2.6),
+}
 """Read-outs from the kindest to the hardest: marker, colour and size."""
 
 LESSER = {
@@ -35,12 +49,22 @@ ERRORS = {
 def readouts(source: ReportData) -> Drawing | Absent:
     """Reliability of each method under teacher forcing, exact generation and free generation, a column for each T."""
     name, title = "readouts", "One edit, three read-outs"
-    blocks = [(block, names) for block in source.results.blocks if (names := _having(source, block, "tf_token", "reliability"))]
+    blocks = [
+        (block, names)
+        for block in source.results.blocks
+        if (names := _having(source, block, "tf_token", "reliability"))
+    ]
     if not blocks:
         return Absent(name, title, "no method was run: lks grid")
     blocks = compared(blocks, len)
     columns = max(len(block.n_edits) for block, _ in blocks)
-    frame = Frame(left=max(list_width(names) for _, names in blocks), bottom=0.5, top=0.2 + 2 * LINE, down=0.35 + 2 * LINE, across=0.12)
+    frame = Frame(
+        left=max(list_width(names) for _, names in blocks),
+        bottom=0.5,
+        top=0.2 + 2 * LINE,
+        down=0.35 + 2 * LINE,
+        across=0.12,
+    )
     figure, rows = sheet([list_height(names) for _, names in blocks], columns, frame)
     for (block, names), panels in zip(blocks, rows, strict=True):
         heading(panels[0], block.title)
@@ -49,7 +73,9 @@ def readouts(source: ReportData) -> Drawing | Absent:
             across_percents(axes, f"T = {n_edits:,}")
             for row in block.rows:
                 if row.name in names and row.cells.get(n_edits):
-                    scores = {one: source.results.score(row.cells[n_edits], one, "reliability") for one in GAPS}
+                    scores = {
+                        one: source.results.score(row.cells[n_edits], one, "reliability") for one in GAPS
+                    }
                     _gap(axes, names.index(row.name), scores)
         for axes in panels[len(block.n_edits) :]:
             axes.set_axis_off()
@@ -59,14 +85,29 @@ def readouts(source: ReportData) -> Drawing | Absent:
         "answer's tokens; AR exact: generated, all tokens; WILD: generated freely to a natural stop. "
         "Methods by edit performance over all tables, the best first; without a mark: not run, or failed."
     )
-    return Drawing(name, title, caption, "Reliability of each method under three read-outs at each number of edits", figure)
+    return Drawing(
+        name,
+        title,
+        caption,
+        "Reliability of each method under three read-outs at each number of edits",
+        figure,
+    )
 
 
 def _gap(axes: "Axes", y: int, scores: dict[str, Score | None]) -> None:
     """Up to three markers on one line."""
-    known = {one: score.value for one, score in scores.items() if score is not None and score.value is not None}
+    known = {
+        one: score.value for one, score in scores.items() if score is not None and score.value is not None
+    }
     if known:
-        axes.plot([min(known.values()), max(known.values())], [y, y], color=FAINT, lw=1.6, solid_capstyle="butt", zorder=2)
+        axes.plot(
+            [min(known.values()), max(known.values())],
+            [y, y],
+            color=FAINT,
+            lw=1.6,
+            solid_capstyle="butt",
+            zorder=2,
+        )
     for number, (one, value) in enumerate(known.items()):
         axes.plot([value], [y], ls="", zorder=3 + number, clip_on=False, **_mark(one))
 
@@ -74,7 +115,13 @@ def _gap(axes: "Axes", y: int, scores: dict[str, Score | None]) -> None:
 def _mark(readout: str) -> dict[str, Any]:
     """How a read-out is drawn: one within the other, so that all are seen where they agree."""
     marker, colour, size = GAPS[readout]
-    return {"marker": marker, "color": colour, "ms": size, "mfc": colour if readout == "wild" else "none", "mew": 1.1}
+    return {
+        "marker": marker,
+        "color": colour,
+        "ms": size,
+        "mfc": colour if readout == "wild" else "none",
+        "mew": 1.1,
+    }
 
 
 def submetrics(source: ReportData) -> Drawing | Absent:
@@ -83,11 +130,19 @@ def submetrics(source: ReportData) -> Drawing | Absent:
     blocks = [(block, found) for block in source.results.blocks if (found := _lesser(source, block))]
     if not blocks:
         return Absent(
-            name, title, "no neighbours, strata of locality or portability questions were asked: lks grid --grid baselines, --grid knowedit"
+            name,
+            title,
+            "no neighbours, strata of locality or portability questions were asked: lks grid --grid baselines, --grid knowedit",
         )
     own = [_ordered({metric for _, metric in scores}) for _, (_, scores) in blocks]
     lists = [source.order({method for method, _ in scores}) for _, (_, scores) in blocks]
-    frame = Frame(left=max(list_width(names) for names in lists), bottom=0.45, top=0.2 + 3 * LINE, down=0.35 + 3 * LINE, across=0.12)
+    frame = Frame(
+        left=max(list_width(names) for names in lists),
+        bottom=0.45,
+        top=0.2 + 3 * LINE,
+        down=0.35 + 3 * LINE,
+        across=0.12,
+    )
     figure, rows = sheet([list_height(names) for names in lists], max(len(metrics) for metrics in own), frame)
     strong = source.strong(source.order({method for names in lists for method in names}))
     for (block, (n_edits, scores)), names, metrics, panels in zip(blocks, lists, own, rows, strict=True):
@@ -96,7 +151,9 @@ def submetrics(source: ReportData) -> Drawing | Absent:
             listed(axes, names, axes is panels[0])
             across_percents(axes, LESSER.get(metric, metric.replace("/", ":\n").replace("_", " ")))
             for y, method in enumerate(names):
-                _dot(axes, y, scores.get((method, metric)), source.looks[method] if method in strong else None)
+                _dot(
+                    axes, y, scores.get((method, metric)), source.looks[method] if method in strong else None
+                )
         for axes in panels[len(metrics) :]:
             axes.set_axis_off()
     said = source.said(source.order({method for names in lists for method in names}))
@@ -104,13 +161,24 @@ def submetrics(source: ReportData) -> Drawing | Absent:
         f"{READOUTS[EXACT]}, percent with 95 % interval clustered by subject. Locality of neighbours and strata: the same answer as the "
         f"unedited model's; portability: questions whose other facts the unedited model knows ('all': every question).{said}"
     )
-    return Drawing(name, title, caption, "Parts of locality and portability of each method as dots with intervals", figure)
+    return Drawing(
+        name,
+        title,
+        caption,
+        "Parts of locality and portability of each method as dots with intervals",
+        figure,
+    )
 
 
 def _lesser(source: ReportData, block: Block) -> tuple[int, dict[tuple[str, str], Score]] | None:
     """T, and (method, metric) -> score."""
     whole = {"reliability", "generality", "locality", "edit_performance", "harmonic_mean", "portability"}
-    names = {outcome.cell.id: (row.name, n) for row in block.rows for n, outcome in row.cells.items() if row.name not in source.unedited}
+    names = {
+        outcome.cell.id: (row.name, n)
+        for row in block.rows
+        for n, outcome in row.cells.items()
+        if row.name not in source.unedited
+    }
     found = {
         (*names[score.cell_id], score.metric): score
         for (_, readout, metric), score in source.results.scores.items()
@@ -133,7 +201,15 @@ def _dot(axes: "Axes", y: int, score: Score | None, look: MethodStyle | None) ->
         colour = look.colour if look else SOFT
         low, high = (score.value if end is None else end for end in (score.low, score.high))
         axes.plot([low, high], [y, y], color=colour, lw=1.0, zorder=2)
-        axes.plot([score.value], [y], marker=look.marker if look else "o", color=colour, ms=4.2, zorder=3, clip_on=False)
+        axes.plot(
+            [score.value],
+            [y],
+            marker=look.marker if look else "o",
+            color=colour,
+            ms=4.2,
+            zorder=3,
+            clip_on=False,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +232,19 @@ def errors(source: ReportData) -> Drawing | Absent:
         return Absent(name, title, "no answers were generated freely: lks grid")
     blocks = compared(blocks, lambda part: len({method for method, _ in part[1]}))
     lists = [source.order({method for method, _ in found}) for _, (_, found) in blocks]
-    frame = Frame(left=max(list_width(names) for names in lists), bottom=0.75, top=0.2 + 2 * LINE, down=0.35 + 2 * LINE, across=0.2)
+    frame = Frame(
+        left=max(list_width(names) for names in lists),
+        bottom=0.75,
+        top=0.2 + 2 * LINE,
+        down=0.35 + 2 * LINE,
+        across=0.2,
+    )
     figure, rows = sheet([list_height(names) for names in lists], 2, frame)
     for (block, (n_edits, found)), names, panels in zip(blocks, lists, rows, strict=True):
         heading(panels[0], f"{block.title}, T = {n_edits:,}")
-        for axes, (metric, words) in zip(panels, {"reliability": "edit prompts", "generality": "paraphrases"}.items(), strict=True):
+        for axes, (metric, words) in zip(
+            panels, {"reliability": "edit prompts", "generality": "paraphrases"}.items(), strict=True
+        ):
             listed(axes, names, axes is panels[0])
             axes.grid(False, axis="y")
             across_percents(axes, words)
@@ -178,12 +262,25 @@ def errors(source: ReportData) -> Drawing | Absent:
         f"Percent of the free answers (WILD, bare prompt) of each method, {items[0]:,} to {items[-1]:,} of them; a right answer in any of its "
         "spellings is right. Each table at the T that most methods were run at; methods by edit performance over all tables, the best first."
     )
-    return Drawing(name, title, caption, "For each method a bar with the shares of right answers and of each class of errors", figure)
+    return Drawing(
+        name,
+        title,
+        caption,
+        "For each method a bar with the shares of right answers and of each class of errors",
+        figure,
+    )
 
 
-def _shares(source: ReportData, block: Block, shares: list[AnswerShare]) -> tuple[int, dict[tuple[str, str], dict[str, float]]]:
+def _shares(
+    source: ReportData, block: Block, shares: list[AnswerShare]
+) -> tuple[int, dict[tuple[str, str], dict[str, float]]]:
     """T, and (method, metric) -> class -> percent."""
-    names = {outcome.cell.id: (row.name, n) for row in block.rows for n, outcome in row.cells.items() if row.name not in source.unedited}
+    names = {
+        outcome.cell.id: (row.name, n)
+        for row in block.rows
+        for n, outcome in row.cells.items()
+        if row.name not in source.unedited
+    }
     own = [share for share in shares if share.cell_id in names]
     at = source.widest(block, {names[share.cell_id]: 1.0 for share in own})
     found: dict[tuple[str, str], dict[str, float]] = {}
@@ -207,4 +304,6 @@ def _bar(axes: "Axes", y: int, shares: dict[str, float]) -> None:
 def _having(source: ReportData, block: Block, readout: str, metric: str) -> list[str]:
     """The methods of a table that have a score, the best first."""
     cells = [(row.name, outcome) for row in block.rows for outcome in row.cells.values()]
-    return source.order({method for method, outcome in cells if source.results.score(outcome, readout, metric)})
+    return source.order(
+        {method for method, outcome in cells if source.results.score(outcome, readout, metric)}
+    )

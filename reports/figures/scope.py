@@ -35,23 +35,41 @@ def scope(source: ReportData) -> Drawing | Absent:
         return Absent(name, title, "no scope indicator was asked: lks grid --grid scope")
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
-    figure, grid = sheet([2.3] * lines, columns, Frame(left=0.5, bottom=0.45 + 3 * LINE, top=0.15 + LINE, down=0.45 + LINE, across=0.5))
+    figure, grid = sheet(
+        [2.3] * lines,
+        columns,
+        Frame(left=0.5, bottom=0.45 + 3 * LINE, top=0.15 + LINE, down=0.45 + LINE, across=0.5),
+    )
     places = [axes for line in grid for axes in line]
     for axes, ((dataset, model, records), rates) in zip(places, panels.items(), strict=False):
         heading(axes, f"{model} on {dataset}" + (f" (first {records:,} records)" if records else ""), 0.0)
         _panel(axes, rates, source.results.known_fires)
     for axes in places[len(panels) :]:
         axes.set_axis_off()
-    handles = {label: handle for axes in places for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    handles = {
+        label: handle
+        for axes in places
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
     handles[EARLIER] = handles.pop(EARLIER)  # the last
-    figure.legend(handles.values(), handles.keys(), loc="lower left", bbox_to_anchor=(0.01, 0.04 / figure.get_figheight()), ncols=2)
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="lower left",
+        bbox_to_anchor=(0.01, 0.04 / figure.get_figheight()),
+        ncols=2,
+    )
     prompts = sorted({rate.probes for rates in panels.values() for rate in rates})
     caption = (
         f"Percent of {prompts[0]:,} to {prompts[-1]:,} prompts about subjects that are not edited. Both axes are logarithmic, percents below "
         f"{LINEAR:g} linear. Diamonds: the authors' rules in an earlier measurement on CounterFact, a value or a range."
     )
     return Drawing(
-        name, title, caption, "Share of prompts about other subjects on which each scope indicator fires, against the number of edits", figure
+        name,
+        title,
+        caption,
+        "Share of prompts about other subjects on which each scope indicator fires, against the number of edits",
+        figure,
     )
 
 
@@ -64,10 +82,34 @@ def _panel(axes: "Axes", rates: Sequence[ScopeRate], published: Sequence[Fires])
         others += scope not in STYLES
         colour, marker, size, width = style
         at, values = [rate.n_edits for rate in own], [rate.fired for rate in own]
-        axes.plot(at, values, color=colour, marker=marker, ms=size, lw=width, ls=DASHES[others % len(DASHES)], label=NAMES.get(scope, scope))
-    middle, half = [(one.low + one.high) / 2 for one in published], [(one.high - one.low) / 2 for one in published]
+        axes.plot(
+            at,
+            values,
+            color=colour,
+            marker=marker,
+            ms=size,
+            lw=width,
+            ls=DASHES[others % len(DASHES)],
+            label=NAMES.get(scope, scope),
+        )
+    middle, half = (
+        [(one.low + one.high) / 2 for one in published],
+        [(one.high - one.low) / 2 for one in published],
+    )
     counts = [one.n_edits for one in published]
-    axes.errorbar(counts, middle, yerr=half, fmt="D", ms=7, mfc="none", mec=INK, ecolor=INK, mew=1.0, label=EARLIER, zorder=5)
+    axes.errorbar(
+        counts,
+        middle,
+        yerr=half,
+        fmt="D",
+        ms=7,
+        mfc="none",
+        mec=INK,
+        ecolor=INK,
+        mew=1.0,
+        label=EARLIER,
+        zorder=5,
+    )
     against_t(axes, [*counts, *(rate.n_edits for rate in rates)])
     axes.set_yscale("symlog", linthresh=LINEAR, linscale=0.5)
     axes.set_ylim(-0.02, 130)

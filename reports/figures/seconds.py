@@ -4,7 +4,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lks.results.cells import ABILITY, ASK, EDIT, PREPARE, UNEDITED, Costs
-from reports.figures.axes import LINE, Frame, across_percents, heading, keys, list_height, list_width, listed, sheet
+from reports.figures.axes import (
+    LINE,
+    Frame,
+    across_percents,
+    heading,
+    keys,
+    list_height,
+    list_width,
+    listed,
+    sheet,
+)
 from reports.figures.data import ReportData, compared
 from reports.figures.drawing import Absent, Drawing
 from reports.figures.style import COLOURS, FAINT, PAPER, SOFT
@@ -31,7 +41,13 @@ def seconds(source: ReportData) -> Drawing | Absent:
         return Absent(name, title, "no cell has a result: lks grid")
     blocks = compared(blocks, lambda part: len(part[1]))
     lists = [_names(source, block, found) for block, (_, found) in blocks]
-    frame = Frame(left=max(list_width(names) for names in lists), right=0.8, bottom=0.5, top=0.2 + 2 * LINE, down=0.35 + 2 * LINE)
+    frame = Frame(
+        left=max(list_width(names) for names in lists),
+        right=0.8,
+        bottom=0.5,
+        top=0.2 + 2 * LINE,
+        down=0.35 + 2 * LINE,
+    )
     figure, rows = sheet([list_height(names) for names in lists], 1, frame)
     for (block, (n_edits, found)), names, (axes,) in zip(blocks, lists, rows, strict=True):
         heading(axes, f"{block.title}, T = {n_edits:,}")
@@ -46,13 +62,22 @@ def seconds(source: ReportData) -> Drawing | Absent:
         "of them; loading models and data is not counted. Each table at the T that most methods were run at; the unedited model first, then methods "
         "by edit performance over all tables, the best first."
     )
-    return Drawing(name, title, caption, "For each method a bar with the shares of preparing, editing, asking and further stages", figure)
+    return Drawing(
+        name,
+        title,
+        caption,
+        "For each method a bar with the shares of preparing, editing, asking and further stages",
+        figure,
+    )
 
 
 def _spent(source: ReportData, block: Block) -> tuple[int, dict[str, Costs]]:
     """T, and for each method what it cost."""
     cells = {
-        (row.name, n): outcome.costs for row in block.rows for n, outcome in row.cells.items() if outcome.status == "ok" and outcome.costs.seconds
+        (row.name, n): outcome.costs
+        for row in block.rows
+        for n, outcome in row.cells.items()
+        if outcome.status == "ok" and outcome.costs.seconds
     }
     at = source.widest(block, dict.fromkeys(cells, 1.0))
     return at, {name: costs for (name, n), costs in cells.items() if n == at}
@@ -60,7 +85,9 @@ def _spent(source: ReportData, block: Block) -> tuple[int, dict[str, Costs]]:
 
 def _names(source: ReportData, block: Block, found: dict[str, Costs]) -> Sequence[str]:
     """Return the unedited model, then methods."""
-    return [row.name for row in block.rows if row.method == UNEDITED and row.name in found] + source.order(set(found))
+    return [row.name for row in block.rows if row.method == UNEDITED and row.name in found] + source.order(
+        set(found)
+    )
 
 
 def stacked(costs: Costs) -> dict[str, float]:
@@ -76,6 +103,8 @@ def _bar(axes: "Axes", y: int, costs: Costs) -> None:
     left = 0.0
     for part, width in stacked(costs).items():
         if width:
-            axes.barh(y, width, left=left, height=0.74, color=STACKED[part][1], edgecolor=PAPER, linewidth=0.6)
+            axes.barh(
+                y, width, left=left, height=0.74, color=STACKED[part][1], edgecolor=PAPER, linewidth=0.6
+            )
         left += width
     axes.text(105, y, f"{hundredths(costs.seconds)} s", va="center_baseline", color=SOFT)

@@ -54,17 +54,36 @@ class StudyPanel:
 
 def probe(source: ReportData) -> Drawing | Absent:
     """Fig. 2: how often the state of the subject's last token is nearer to the true statement than to the counterfactual one."""
-    part = StudyPanel("", "", {"accuracy": "the subject's own state", "control": "another subject's state (control)"}, "accuracy, %", 100, 50)
+    part = StudyPanel(
+        "",
+        "",
+        {"accuracy": "the subject's own state", "control": "another subject's state (control)"},
+        "accuracy, %",
+        100,
+        50,
+    )
     caption = "Share of entities whose state at the subject's last token is more like (cosine) the true statement's than the counterfactual one's."
     return _study(source, "probe", ("fig2_probe", "Probe accuracy by block (Fig. 2)"), [part], caption)
 
 
 def swap(source: ReportData) -> Drawing | Absent:
     """Fig. 4: what becomes of answers when the subject's state is replaced by another subject's."""
-    lines = {"rises": "donor's answer rises", "first": "donor's answer is first", "old_first": "old answer stays first"}
+    lines = {
+        "rises": "donor's answer rises",
+        "first": "donor's answer is first",
+        "old_first": "old answer stays first",
+    }
     caption = "The state at the subject's last token is replaced by another subject's at one block: share of pairs in which the other's answer "
-    caption += "rises in rank, becomes the most likely one, and in which the old answer stays the most likely one."
-    return _study(source, "swap", ("fig4_swap", "Swapping the knowledge block (Fig. 4)"), [StudyPanel("", "", lines, "pairs, %", 100)], caption)
+    caption += (
+        "rises in rank, becomes the most likely one, and in which the old answer stays the most likely one."
+    )
+    return _study(
+        source,
+        "swap",
+        ("fig4_swap", "Swapping the knowledge block (Fig. 4)"),
+        [StudyPanel("", "", lines, "pairs, %", 100)],
+        caption,
+    )
 
 
 def gain(source: ReportData) -> Drawing | Absent:
@@ -78,15 +97,18 @@ def tracing(source: ReportData) -> Drawing | Absent:
     """Causal tracing as in ROME: how much of the right answer's probability comes back when one clean state is restored."""
     lines = {"state": "state", "mlp": "MLP", "attention": "attention"}
     sites = {"subject_last": "subject's last token", "last": "last token"}
-    parts = [StudyPanel(words, site, lines, "probability recovered, points", 100, 0.0) for site, words in sites.items()]
-    caption = (
-        "Indirect effect: probability of the right answer with noise on the subject and one clean state restored, less that without it, in points "
-    )
+    parts = [
+        StudyPanel(words, site, lines, "probability recovered, points", 100, 0.0)
+        for site, words in sites.items()
+    ]
+    caption = "Indirect effect: probability of the right answer with noise on the subject and one clean state restored, less that without it, in points "
     caption += "of percent; the state after the block, or the output of its MLP or attention."
     return _study(source, "tracing", ("tracing", "Causal tracing (ROME)"), parts, caption)
 
 
-def _study(source: ReportData, study: str, names: tuple[str, str], parts: Sequence[StudyPanel], caption: str) -> Drawing | Absent:
+def _study(
+    source: ReportData, study: str, names: tuple[str, str], parts: Sequence[StudyPanel], caption: str
+) -> Drawing | Absent:
     """A panel for each model, dataset and part, two in a row."""
     rows = [row for row in source.rows(StudyPoint, "figure_study", [study]) if row.block >= 0]
     cells = list(dict.fromkeys((row.model, row.dataset) for row in rows))
@@ -104,22 +126,53 @@ def _study(source: ReportData, study: str, names: tuple[str, str], parts: Sequen
     for axes, ((model, dataset), part) in zip(places, panels, strict=False):
         heading(axes, f"{model} on {dataset}", LINE * titles)
         axes.set_title(part.title)
-        _panel(axes, part, [row for row in rows if (row.model, row.dataset) == (model, dataset) and part.site in ("", row.site)])
+        _panel(
+            axes,
+            part,
+            [
+                row
+                for row in rows
+                if (row.model, row.dataset) == (model, dataset) and part.site in ("", row.site)
+            ],
+        )
         axes.set_ylim(*_limits(parts, rows))
     for axes in places[len(panels) :]:
         axes.set_axis_off()
     if keyed:
         handles, labels = places[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.01, 0.04 / figure.get_figheight()), ncols=len(labels))
-    counts = "; ".join(f"{row.model} {row.n_items:,} of {row.n_subjects:,} subjects" for row in {row.model: row for row in rows}.values())
-    caption = f"{caption} Blocks count from 0; bands are 95 % intervals clustered by subject. Items: {counts}."
-    return Drawing(names[0], names[1], caption, f"{names[1]}: a line with its interval against the block, a panel for each model", figure)
+        figure.legend(
+            handles,
+            labels,
+            loc="lower left",
+            bbox_to_anchor=(0.01, 0.04 / figure.get_figheight()),
+            ncols=len(labels),
+        )
+    counts = "; ".join(
+        f"{row.model} {row.n_items:,} of {row.n_subjects:,} subjects"
+        for row in {row.model: row for row in rows}.values()
+    )
+    caption = (
+        f"{caption} Blocks count from 0; bands are 95 % intervals clustered by subject. Items: {counts}."
+    )
+    return Drawing(
+        names[0],
+        names[1],
+        caption,
+        f"{names[1]}: a line with its interval against the block, a panel for each model",
+        figure,
+    )
 
 
 def _limits(parts: Sequence[StudyPanel], rows: Sequence[StudyPoint]) -> tuple[float, float]:
     """The same for all panels: all percents of shares, else what there is, with zero."""
     scale, bounded = parts[0].scale, parts[0].chance != 0.0
-    values = [scale * end for row in rows if row.quantity in parts[0].lines for end in (row.value, row.low, row.high) if end is not None]
+    values = [
+        scale * end
+        for row in rows
+        if row.quantity in parts[0].lines
+        for end in (row.value, row.low, row.high)
+        if end is not None
+    ]
     low, high = (0.0, 100.0) if bounded else (min(0.0, *values), max(0.0, *values))
     return low - 0.05 * (high - low), high + 0.05 * (high - low)
 
@@ -136,14 +189,33 @@ def _panel(axes: "Axes", part: StudyPanel, rows: Sequence[StudyPoint]) -> None:
         at = [row.block for row in points]
         values, low, high = ([part.scale * v for v in column] for column in _columns(points))
         axes.fill_between(at, low, high, color=COLOURS[number], alpha=0.16, lw=0, zorder=2)
-        axes.plot(at, values, color=COLOURS[number], marker=MARKERS[number], ls=DASHES[number], lw=1.4, ms=4, zorder=3, label=words)
+        axes.plot(
+            at,
+            values,
+            color=COLOURS[number],
+            marker=MARKERS[number],
+            ls=DASHES[number],
+            lw=1.4,
+            ms=4,
+            zorder=3,
+            label=words,
+        )
     axes.set_xticks(blocks[:: -(-len(blocks) // 8)])
     axes.set_xlim(blocks[0] - 0.3, blocks[-1] + 0.3)
     axes.set_xlabel("block")
     axes.set_ylabel(part.axis)
     axes.grid(False, axis="x")
     if part.chance:
-        axes.annotate("chance", (1, part.chance), (0, 2), ("axes fraction", "data"), textcoords="offset points", ha="right", va="bottom", color=SOFT)
+        axes.annotate(
+            "chance",
+            (1, part.chance),
+            (0, 2),
+            ("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            color=SOFT,
+        )
 
 
 def _columns(rows: Sequence[StudyPoint]) -> tuple[list[float], list[float], list[float]]:

@@ -71,8 +71,13 @@ def looks(names: Sequence[str]) -> dict[str, MethodStyle]:
         wish = FIRST.index(name) * (len(COLOURS) + 1) if name in FIRST else crc32(name.encode())
         colours = colours or list(range(len(COLOURS)))
         markers = markers or list(range(len(MARKERS)))
-        colour, marker = _nearest(colours, wish, len(COLOURS)), _nearest(markers, wish // len(COLOURS), len(MARKERS))
-        made[name] = MethodStyle(COLOURS[colour], MARKERS[marker], DASHES[(marker + place // len(MARKERS)) % len(DASHES)])
+        colour, marker = (
+            _nearest(colours, wish, len(COLOURS)),
+            _nearest(markers, wish // len(COLOURS), len(MARKERS)),
+        )
+        made[name] = MethodStyle(
+            COLOURS[colour], MARKERS[marker], DASHES[(marker + place // len(MARKERS)) % len(DASHES)]
+        )
     return made
 
 

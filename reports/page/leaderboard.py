@@ -89,7 +89,9 @@ def entries(results: Results) -> list[LeaderboardRow]:
     ]
 
 
-def _entry(results: Results, block: Block, row: ResultRow, outcome: Outcome, beyond: Overview | None) -> LeaderboardRow:
+def _entry(
+    results: Results, block: Block, row: ResultRow, outcome: Outcome, beyond: Overview | None
+) -> LeaderboardRow:
     cell = outcome.cell
     return LeaderboardRow(
         cell=cell.id,
@@ -112,7 +114,9 @@ def _entry(results: Results, block: Block, row: ResultRow, outcome: Outcome, bey
         ability_kept=beyond.ability_kept if beyond else None,
         failed=outcome.failed,
         parameters=cell.parameters,
-        provenance={key: value for key, value in sorted(outcome.provenance.items()) if key not in ("title", "regime")},
+        provenance={
+            key: value for key, value in sorted(outcome.provenance.items()) if key not in ("title", "regime")
+        },
     )
 
 
@@ -121,16 +125,24 @@ def _main(block: Block) -> int:
     return max(block.n_edits, key=lambda n: (sum(n in row.cells for row in block.rows), n))
 
 
-def _scores(results: Results, block: Block, row: ResultRow, outcome: Outcome) -> dict[str, dict[str, LeaderboardScore]]:
+def _scores(
+    results: Results, block: Block, row: ResultRow, outcome: Outcome
+) -> dict[str, dict[str, LeaderboardScore]]:
     marks: dict[str, dict[str, LeaderboardScore]] = {}
     for readout in READOUTS:
         for metric in METRICS:
             score = results.score(outcome, readout, metric)
             if score is None:
                 continue
-            published = results.published_for(block, row, outcome.cell.n_edits, metric) if readout == next(iter(READOUTS)) else None
+            published = (
+                results.published_for(block, row, outcome.cell.n_edits, metric)
+                if readout == next(iter(READOUTS))
+                else None
+            )
             leads = (score.cell_id, readout, metric) in results.leaders
-            mark = LeaderboardScore(score.value, score.low, score.high, published, leads, score.n_items, score.n_subjects)
+            mark = LeaderboardScore(
+                score.value, score.low, score.high, published, leads, score.n_items, score.n_subjects
+            )
             marks.setdefault(readout, {})[metric] = mark
     return marks
 

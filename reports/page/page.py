@@ -75,7 +75,13 @@ class Plate:
         return self.figure.why if isinstance(self.figure, Absent) else ""
 
 
-def html(results: Results, store: Reader, tables: dict[str, list[Table]], figures: Sequence[Drawing | Absent], files: tuple[str, ...]) -> str:
+def html(
+    results: Results,
+    store: Reader,
+    tables: dict[str, list[Table]],
+    figures: Sequence[Drawing | Absent],
+    files: tuple[str, ...],
+) -> str:
     """The whole page, self-contained. The same store gives the same bytes.
 
     Args:
@@ -85,7 +91,11 @@ def html(results: Results, store: Reader, tables: dict[str, list[Table]], figure
         figures: those that there are, and why others are not.
         files: names of what lies beside the page.
     """
-    folders = [Folder(stem, made, _beside(stem, files, TABLE_FILES), stem in OPEN) for stem, made in tables.items() if made]
+    folders = [
+        Folder(stem, made, _beside(stem, files, TABLE_FILES), stem in OPEN)
+        for stem, made in tables.items()
+        if made
+    ]
     plates = [_plate(figure, files) for figure in figures]
     outcomes = results.outcomes + results.scope_cells + results.study_cells
     return (
@@ -101,7 +111,9 @@ def html(results: Results, store: Reader, tables: dict[str, list[Table]], figure
             folders=[folder for folder in folders if not folder.stem.startswith(APART)],
             plates=[plate for plate in plates if not plate.figure.name.startswith(APART)],
             apart={stem: [folder for folder in folders if folder.stem.startswith(stem)] for stem in APART},
-            plates_apart={stem: [plate for plate in plates if plate.figure.name.startswith(stem)] for stem in APART},
+            plates_apart={
+                stem: [plate for plate in plates if plate.figure.name.startswith(stem)] for stem in APART
+            },
             failures=provenance.failures(outcomes),
             provenance=provenance.noted(outcomes),
             printed=provenance.printed(results),
@@ -115,7 +127,11 @@ def html(results: Results, store: Reader, tables: dict[str, list[Table]], figure
 
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
     environment.globals |= {
         "style": Markup((HERE / "page.css").read_text(encoding="utf-8") + page_css()),
@@ -131,7 +147,11 @@ def _unbroken(text: str) -> str:
 
 
 def _plate(figure: Drawing | Absent, files: tuple[str, ...]) -> Plate:
-    return Plate(figure, Markup() if isinstance(figure, Absent) else figure.on_page(), _beside(figure.name, files, FIGURE_FILES))
+    return Plate(
+        figure,
+        Markup() if isinstance(figure, Absent) else figure.on_page(),
+        _beside(figure.name, files, FIGURE_FILES),
+    )
 
 
 def _beside(stem: str, files: tuple[str, ...], endings: tuple[str, ...]) -> list[str]:
@@ -153,16 +173,26 @@ def _facts(outcomes: tuple[Outcome, ...]) -> list[KeyFigure]:
         (len({cell.dataset for cell in cells}), "dataset", "datasets"),
     )
     facts = [KeyFigure(f"{n:,}", one if n == 1 else many) for n, one, many in counted if n]
-    facts += [KeyFigure(f"{max(cell.n_edits for cell in editing):,}", "edits at most together")] if editing else []
-    devices = sorted({outcome.provenance["device"].split(",")[0] for outcome in outcomes if "device" in outcome.provenance})
+    facts += (
+        [KeyFigure(f"{max(cell.n_edits for cell in editing):,}", "edits at most together")] if editing else []
+    )
+    devices = sorted(
+        {outcome.provenance["device"].split(",")[0] for outcome in outcomes if "device" in outcome.provenance}
+    )
     finished = max((outcome.provenance.get("finished", "") for outcome in outcomes), default="")[:10]
-    return [*facts, *([KeyFigure(" · ".join(devices), "device")] if devices else []), *([KeyFigure(finished, "last cell")] if finished else [])]
+    return [
+        *facts,
+        *([KeyFigure(" · ".join(devices), "device")] if devices else []),
+        *([KeyFigure(finished, "last cell")] if finished else []),
+    ]
 
 
 def _data(results: Results, store: Reader) -> Markup:
     """What the script shows, as JSON that is safe inside a script element."""
     content = {
-        "readouts": [{"key": key, "title": title, "note": READOUT_NOTES[key]} for key, title in READOUTS.items()],
+        "readouts": [
+            {"key": key, "title": title, "note": READOUT_NOTES[key]} for key, title in READOUTS.items()
+        ],
         "metrics": [{"key": key, "title": title} for key, title in COLUMNS.items()],
         "readout": DEFAULT_READOUT,
         "entries": [asdict(entry) for entry in leaderboard.entries(results)],

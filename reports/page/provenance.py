@@ -39,7 +39,11 @@ def noted(outcomes: Sequence[Outcome]) -> list[Noted]:
     counts: dict[str, Counter[str]] = {}
     for outcome in outcomes:
         cell = outcome.cell
-        notes = {key: value for key, value in outcome.provenance.items() if key not in ("finished", "title", "regime")}
+        notes = {
+            key: value
+            for key, value in outcome.provenance.items()
+            if key not in ("finished", "title", "regime")
+        }
         notes |= {f"model {cell.model}": cell.model_revision, f"data {cell.dataset}": cell.data_revision}
         for key, value in notes.items():
             counts.setdefault(key, Counter())[value] += 1
@@ -51,7 +55,11 @@ def noted(outcomes: Sequence[Outcome]) -> list[Noted]:
 
 def failures(outcomes: Sequence[Outcome]) -> list[CellWithoutResult]:
     """The cells without a result, and why."""
-    return [CellWithoutResult(outcome, name_of(outcome), why(outcome, 1000)) for outcome in outcomes if why(outcome)]
+    return [
+        CellWithoutResult(outcome, name_of(outcome), why(outcome, 1000))
+        for outcome in outcomes
+        if why(outcome)
+    ]
 
 
 def printed(results: Results) -> list[Printed]:
@@ -62,7 +70,12 @@ def printed(results: Results) -> list[Printed]:
         n_edits = tuple(sorted({key[3] for key in keys}))
         rows = []
         for method in dict.fromkeys(key[2] for key in keys):
-            groups = (tuple(_plain(results.published.get((dataset, model, method, n, metric))) for metric in COLUMNS) for n in n_edits)
+            groups = (
+                tuple(
+                    _plain(results.published.get((dataset, model, method, n, metric))) for metric in COLUMNS
+                )
+                for n in n_edits
+            )
             rows.append((method, tuple(groups)))
         tables.append(Printed(f"{model} on {dataset}", n_edits, tuple(rows)))
     return tables

@@ -97,8 +97,12 @@ RowT = TypeVar("RowT", AnswerSample, FreeTextSample, ErrorShare)
 def _by_cell(rows: Sequence[RowT]) -> Shown:
     shown: Shown = {}
     for row in rows:
-        told = {field.name: _short(getattr(row, field.name)) for field in fields(row) if field.name != "cell_id"}
-        shown.setdefault(row.cell_id, []).append({name: value for name, value in told.items() if value is not None and value != ""})
+        told = {
+            field.name: _short(getattr(row, field.name)) for field in fields(row) if field.name != "cell_id"
+        }
+        shown.setdefault(row.cell_id, []).append(
+            {name: value for name, value in told.items() if value is not None and value != ""}
+        )
     return shown
 
 

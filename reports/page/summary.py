@@ -17,9 +17,15 @@ def sentences(results: Results) -> list[str]:
     if not results.outcomes:
         others = {"the edit scope": results.scope, "studies": results.study_cells}
         seen = _list([name for name, found in others.items() if found])
-        return [f"No model has been asked yet; see below for {seen}." if seen else "Nothing has been run yet."]
+        return [
+            f"No model has been asked yet; see below for {seen}." if seen else "Nothing has been run yet."
+        ]
     leaders = [(block, best) for block in results.blocks if (best := _best(results, block)) is not None]
-    return [_ran(results), *([_led(results, leaders), _generated(results, leaders)] if leaders else []), *_knew(results)]
+    return [
+        _ran(results),
+        *([_led(results, leaders), _generated(results, leaders)] if leaders else []),
+        *_knew(results),
+    ]
 
 
 def _ran(results: Results) -> str:
@@ -27,12 +33,24 @@ def _ran(results: Results) -> str:
     named = sorted({name_of(o) for o in results.outcomes if not o.cell.variant and o.cell.method != UNEDITED})
     methods = (_list(named) if len(named) <= MANY else f"{len(named)} methods") or "No method"
     counts = sorted({outcome.cell.n_edits for outcome in results.outcomes})
-    edits = f"{counts[0]:,} to {counts[-1]:,} edits" if len(counts) > 1 else f"{counts[0]:,} edit{'s' * (counts[0] > 1)}"
+    edits = (
+        f"{counts[0]:,} to {counts[-1]:,} edits"
+        if len(counts) > 1
+        else f"{counts[0]:,} edit{'s' * (counts[0] > 1)}"
+    )
     titles = [block.title for block in results.blocks]
     places = _list(titles) if len(titles) <= FEW else f"{len(titles)} pairs of model and dataset"
     failed = Counter(outcome.status for outcome in results.outcomes if outcome.status != "ok")
-    tail = f" (without: {_list([f'{n} × {status}' for status, n in sorted(failed.items())])})" if failed else ""
-    share = f"{ok} of {total} cells have" if failed else f"all {total} cells have" if total > 1 else "the one cell has"
+    tail = (
+        f" (without: {_list([f'{n} × {status}' for status, n in sorted(failed.items())])})" if failed else ""
+    )
+    share = (
+        f"{ok} of {total} cells have"
+        if failed
+        else f"all {total} cells have"
+        if total > 1
+        else "the one cell has"
+    )
     return f"{methods} made {edits} at a time on {places}; {share} a result{tail}."
 
 
@@ -60,7 +78,11 @@ def _figure(results: Results, outcome: Outcome) -> str:
 def _ties(results: Results, block: Block, best: Outcome) -> str:
     """The others that are not significantly worse."""
     cells = [row.cells[best.cell.n_edits] for row in block.rows if best.cell.n_edits in row.cells]
-    names = [name_of(cell) for cell in cells if cell is not best and (cell.cell.id, "tf_token", "edit_performance") in results.leaders]
+    names = [
+        name_of(cell)
+        for cell in cells
+        if cell is not best and (cell.cell.id, "tf_token", "edit_performance") in results.leaders
+    ]
     if not names:
         return ""
     return f"; {_list(names) if len(names) <= FEW else f'{len(names)} others'} {'is' if len(names) == 1 else 'are'} not significantly worse"
@@ -68,10 +90,24 @@ def _ties(results: Results, block: Block, best: Outcome) -> str:
 
 def _generated(results: Results, leaders: list[tuple[Block, Outcome]]) -> str:
     cells = [best for _, best in leaders]
-    edited = "these edited models write the answers themselves" if len(cells) > 1 else "that edited model writes the answer itself"
-    rel, gen, loc = ([_value(results, cell, "ar_exact", metric) for cell in cells] for metric in ("reliability", "generality", "locality"))
-    gap = max(_value(results, cell, "tf_token", "reliability") - value for cell, value in zip(cells, rel, strict=True))
-    verdict = f"teacher forcing flatters reliability by up to {gap:.1f} points" if gap >= 0.5 else "teacher forcing does not flatter reliability here"
+    edited = (
+        "these edited models write the answers themselves"
+        if len(cells) > 1
+        else "that edited model writes the answer itself"
+    )
+    rel, gen, loc = (
+        [_value(results, cell, "ar_exact", metric) for cell in cells]
+        for metric in ("reliability", "generality", "locality")
+    )
+    gap = max(
+        _value(results, cell, "tf_token", "reliability") - value
+        for cell, value in zip(cells, rel, strict=True)
+    )
+    verdict = (
+        f"teacher forcing flatters reliability by up to {gap:.1f} points"
+        if gap >= 0.5
+        else "teacher forcing does not flatter reliability here"
+    )
     right = f"{_range(rel)} of the edits and {_range(gen)} of their paraphrases come out wholly right"
     kept = f"{_range(loc)} of the other questions about the same subjects keep their answer"
     return f"When {edited}, {right}, and {kept}; {verdict}."
@@ -79,7 +115,11 @@ def _generated(results: Results, leaders: list[tuple[Block, Outcome]]) -> str:
 
 def _knew(results: Results) -> list[str]:
     """How many old answers the unedited model gives, at the largest T; nothing where no edit has an old answer."""
-    rows = {(row.model, row.dataset, row.records, row.n_edits): row for row in results.overview if row.method == UNEDITED and row.old_answers}
+    rows = {
+        (row.model, row.dataset, row.records, row.n_edits): row
+        for row in results.overview
+        if row.method == UNEDITED and row.old_answers
+    }
     found: list[tuple[Block, int, int, int]] = []
     for block in results.blocks:
         at = [n for n in block.n_edits if (block.model, block.dataset, block.records, n) in rows]
@@ -90,7 +130,9 @@ def _knew(results: Results) -> list[str]:
         return []
     if len(found) > FEW:
         shares = _range([100 * known / of for _, _, known, of in found])
-        return [f"Before editing, the models give {shares} of the old answers of the edits, on {len(found)} pairs of model and dataset."]
+        return [
+            f"Before editing, the models give {shares} of the old answers of the edits, on {len(found)} pairs of model and dataset."
+        ]
     parts = [f"{known:,} of {of:,} ({block.title}, T = {n_edits:,})" for block, n_edits, known, of in found]
     return [f"Of the old answers of the edits the unedited model gives {_list(parts)}."]
 
@@ -103,7 +145,11 @@ def _range(values: list[float]) -> str:
 def _best(results: Results, block: Block) -> Outcome | None:
     """The method with the highest edit performance at the largest T that has one; ablations do not count."""
     for n_edits in reversed(block.n_edits):
-        cells = [row.cells[n_edits] for row in block.rows if n_edits in row.cells and not row.variant and row.method != UNEDITED]
+        cells = [
+            row.cells[n_edits]
+            for row in block.rows
+            if n_edits in row.cells and not row.variant and row.method != UNEDITED
+        ]
         scored = [cell for cell in cells if results.score(cell, "tf_token", "edit_performance")]
         if scored:
             return max(scored, key=lambda cell: _value(results, cell, "tf_token", "edit_performance"))

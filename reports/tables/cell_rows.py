@@ -84,7 +84,9 @@ def device_of(outcome: Outcome) -> str:
     noted, cell = outcome.provenance, outcome.cell
     device, dtype, quantisation = (noted.get(key, "") for key in ("device", "dtype", "quantisation"))
     chosen = [f"in {dtype}"] if dtype and cell.model_revision.endswith(f"-{dtype}") else []
-    weights = [f"weights of {cell.model} dequantised from a GGUF file ({quantisation})"] if quantisation else []
+    weights = (
+        [f"weights of {cell.model} dequantised from a GGUF file ({quantisation})"] if quantisation else []
+    )
     return ", ".join([device or "a device that was not noted", *chosen, *weights])
 
 
@@ -104,7 +106,10 @@ def shown(results: Results, found: Mapping[str, object], published: Collection[K
 
 
 def lines(
-    shown: Sequence[CellRow], found: Mapping[str, Sequence[FoundT]], entries: Callable[[CellRow, FoundT], Sequence[Entry]], lack: MissingStage
+    shown: Sequence[CellRow],
+    found: Mapping[str, Sequence[FoundT]],
+    entries: Callable[[CellRow, FoundT], Sequence[Entry]],
+    lack: MissingStage,
 ) -> tuple[TableRow, ...]:
     """Rows of a table that starts with T and method: one for each row found of a cell, or one that says why there is none."""
     made = []
@@ -114,11 +119,15 @@ def lines(
         made += [TableRow((*start, *entries(place, row)), place.part) for row in rows]
         if not rows:
             reason = missing(place.outcome, lack.stage)
-            made.append(TableRow((*start, *(["all"] * lack.keys), *[Value(why=reason)] * lack.values), place.part))
+            made.append(
+                TableRow((*start, *(["all"] * lack.keys), *[Value(why=reason)] * lack.values), place.part)
+            )
     return tuple(made)
 
 
 def missing(outcome: Outcome, stage: str = "") -> str:
     """Why a cell has nothing of a kind: how it failed, how the stage failed that measures it, or that it was not measured."""
-    failed = next((text for name, text in sorted(outcome.failed.items()) if stage and name.startswith(stage)), "")
+    failed = next(
+        (text for name, text in sorted(outcome.failed.items()) if stage and name.startswith(stage)), ""
+    )
     return why(outcome) or failed or "not measured"

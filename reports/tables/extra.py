@@ -41,8 +41,12 @@ def scope(results: Results, store: Reader) -> list[Table]:
     """Which prompts edits are taken to apply to."""
     lines: dict[Where, dict[str, Rate]] = {}
     for rate in store.rows(Rate, query("table_scope")):
-        where = f"{rate.model} on {rate.dataset}" + (f" (first {rate.records:,} records)" if rate.records else "")
-        lines.setdefault((where, rate.measure, rate.n_edits, rate.scope, rate.probe_set), {})[rate.what] = rate
+        where = f"{rate.model} on {rate.dataset}" + (
+            f" (first {rate.records:,} records)" if rate.records else ""
+        )
+        lines.setdefault((where, rate.measure, rate.n_edits, rate.scope, rate.probe_set), {})[rate.what] = (
+            rate
+        )
     known = {one.n_edits: (one.low + one.high) / 2 for one in results.known_fires}
     beside, rows = set(), []
     for (where, measure, n_edits, kind, probe_set), rates in lines.items():
@@ -50,7 +54,10 @@ def scope(results: Results, store: Reader) -> list[Table]:
         comparable = measure == "scope" and (kind, fired.dataset, probe_set) == RULES
         published = known.get(n_edits) if comparable else None
         beside |= {n_edits} if comparable else set()
-        values = [_rate(rates.get(what), published if what == "fired" else None) for what in ("fired", "right", "wrong")]
+        values = [
+            _rate(rates.get(what), published if what == "fired" else None)
+            for what in ("fired", "right", "wrong")
+        ]
         asked = "indicator alone" if measure == "scope" else "edited model"
         title = TITLES.get(probe_set, probe_set).replace("-phr", "phr")
         rows.append(TableRow((f"{n_edits:,}", kind, asked, title, *values, Value(fired.probes)), where))
@@ -58,15 +65,39 @@ def scope(results: Results, store: Reader) -> list[Table]:
         if n_edits not in beside:
             start = (f"{n_edits:,}", RULES[0], "indicator alone", TITLES[RULES[2]])
             absent = Value(why="not run")
-            rows.append(TableRow((*start, Value(published=value, why="not run"), absent, absent, absent), "CounterFact, not run here"))
-    columns = (*map(Column, ("T", "Scope", "Asked", "Prompts")), Column("Fires"), Column("Right"), Column("Wrong"), Column("Probes", show=whole))
+            rows.append(
+                TableRow(
+                    (*start, Value(published=value, why="not run"), absent, absent, absent),
+                    "CounterFact, not run here",
+                )
+            )
+    columns = (
+        *map(Column, ("T", "Scope", "Asked", "Prompts")),
+        Column("Fires"),
+        Column("Right"),
+        Column("Wrong"),
+        Column("Probes", show=whole),
+    )
     caption = (
         f"Percent of prompts, {INTERVAL}, clustered by prompt. Right: finds the subject that is asked about; wrong: finds another. In brackets an "
         "earlier measurement of the authors' rules, its middle where it is a range (scope.csv has the ends); the paper reports none."
     )
     cells = [*results.scope_cells, *results.outcomes]
-    devices = "; ".join(sorted({cell.provenance.get("device", "") for cell in cells if cell.status == "ok"} - {""}))
-    return [Table("scope", "Edit scope: which prompts edits are taken to apply to", columns, tuple(rows), caption, 4, "decisions", devices)]
+    devices = "; ".join(
+        sorted({cell.provenance.get("device", "") for cell in cells if cell.status == "ok"} - {""})
+    )
+    return [
+        Table(
+            "scope",
+            "Edit scope: which prompts edits are taken to apply to",
+            columns,
+            tuple(rows),
+            caption,
+            4,
+            "decisions",
+            devices,
+        )
+    ]
 
 
 def _rate(rate: Rate | None, published: float | None) -> Value:
@@ -96,7 +127,15 @@ def abilities(results: Results, store: Reader) -> list[Table]:
     found = by_cell(store.rows(Test, query("table_abilities")))
     here = shown(results, found)
     columns = (
-        *(Column("T"), Column("Method"), Column("Test"), Column("Metric"), Column("Score"), Column("Unedited"), Column("Kept")),
+        *(
+            Column("T"),
+            Column("Method"),
+            Column("Test"),
+            Column("Metric"),
+            Column("Score"),
+            Column("Unedited"),
+            Column("Kept"),
+        ),
         *(Column("Kept above chance"), Column("Documents", show=whole)),
     )
     rows = lines(
@@ -104,7 +143,10 @@ def abilities(results: Results, store: Reader) -> list[Table]:
         found,
         lambda _place, row: (
             *(row.task, row.metric, Value(row.value, row.low, row.high), _or(row.unedited, "not run")),
-            *(_or(row.retention, "not applicable: unedited has none"), _or(row.above_chance, "not applicable: unedited at chance")),
+            *(
+                _or(row.retention, "not applicable: unedited has none"),
+                _or(row.above_chance, "not applicable: unedited at chance"),
+            ),
             Value(row.documents),
         ),
         MissingStage("ability", 2, 5),
@@ -113,7 +155,18 @@ def abilities(results: Results, store: Reader) -> list[Table]:
         f"Percent, {INTERVAL} over documents. Kept: of the unedited model's score on the same texts; above chance: of what that is above guessing. "
         "Of the paper's Fig. 8 there are no numbers to set beside."
     )
-    return [Table("abilities", "General ability, the numbers of Fig. 8 (lm-eval)", columns, rows, caption, 4, "lm-eval", device(here))]
+    return [
+        Table(
+            "abilities",
+            "General ability, the numbers of Fig. 8 (lm-eval)",
+            columns,
+            rows,
+            caption,
+            4,
+            "lm-eval",
+            device(here),
+        )
+    ]
 
 
 def _or(value: float | None, why: str) -> Value:
@@ -134,13 +187,23 @@ def retention(results: Results) -> list[Table]:
             for metric in metrics:
                 kept = results.kept.get((place.outcome.cell.id, readout, metric))
                 if kept is None or kept.lost is None:
-                    values += [Value(why="not applicable: no such questions" if kept is None else "not applicable: unedited model not run")] * 3
+                    values += [
+                        Value(
+                            why="not applicable: no such questions"
+                            if kept is None
+                            else "not applicable: unedited model not run"
+                        )
+                    ] * 3
                     continue
                 half = kept.half_width
                 ends = (None, None) if half is None else (kept.lost - half, kept.lost + half)
                 values += [Value(kept.immediate), Value(kept.final), Value(kept.lost, *ends)]
             rows.append(TableRow((place.n_edits, place.name, *values), place.part))
-        groups = [Column(heading, metrics[metric]) for metric in metrics for heading in ("after each", "after all", "lost")]
+        groups = [
+            Column(heading, metrics[metric])
+            for metric in metrics
+            for heading in ("after each", "after all", "lost")
+        ]
         columns = (Column("T"), Column("Method"), *groups)
         title = f"What sequential methods keep ({READOUTS[readout]})"
         caption = f"{READOUTS[readout]}: {READOUT_NOTES[readout]}. Percent; lost: the difference, {INTERVAL}, clustered by subject."
@@ -171,14 +234,23 @@ def errors(results: Results, store: Reader) -> list[Table]:
         start = (place.n_edits, place.name)
         for (context, metric), shares in groups.get(place.outcome.cell.id, {}).items():
             values = [Value(shares.get(kind, 0.0)) for kind in kinds]
-            rows.append(TableRow((*start, CONTEXTS.get(context, context), COLUMNS[metric], *values), place.part))
+            rows.append(
+                TableRow((*start, CONTEXTS.get(context, context), COLUMNS[metric], *values), place.part)
+            )
         if place.outcome.cell.id not in groups:
             asked = results.score(place.outcome, "wild", "reliability") is not None
             reason = "none wrong" if asked else missing(place.outcome, "answers")
             rows.append(TableRow((*start, "all", "all", *[Value(why=reason)] * len(kinds)), place.part))
-    columns = (*map(Column, ("T", "Method", "Context", "Metric")), *(Column(kind.replace("_", " ")) for kind in kinds))
+    columns = (
+        *map(Column, ("T", "Method", "Context", "Metric")),
+        *(Column(kind.replace("_", " ")) for kind in kinds),
+    )
     caption = "Percent of all free answers, right ones included; a line only where some are wrong. Kinds are told apart by rules, see wild.sql."
-    return [Table("errors", "Kinds of wrong answers (WILD)", columns, tuple(rows), caption, 4, "wild", device(here))]
+    return [
+        Table(
+            "errors", "Kinds of wrong answers (WILD)", columns, tuple(rows), caption, 4, "wild", device(here)
+        )
+    ]
 
 
 def _kinds(rows: list[Wrong]) -> dict[tuple[str, str], dict[str, float]]:
@@ -210,19 +282,35 @@ def contexts(results: Results, store: Reader) -> list[Table]:
 
     def gap(cell_id: str, row: InContext) -> Value:
         score = results.scores.get((cell_id, "tf_token", row.metric))
-        return Value(None if score is None or score.value is None else score.value - row.value, why="not applicable: not teacher-forced")
+        return Value(
+            None if score is None or score.value is None else score.value - row.value,
+            why="not applicable: not teacher-forced",
+        )
 
     rows = lines(
         here,
         found,
         lambda place, row: (
-            *(CONTEXTS.get(row.context, row.context), COLUMNS[row.metric], Value(row.value, row.low, row.high), Value(row.holds)),
+            *(
+                CONTEXTS.get(row.context, row.context),
+                COLUMNS[row.metric],
+                Value(row.value, row.low, row.high),
+                Value(row.holds),
+            ),
             *(gap(place.outcome.cell.id, row), Value(row.n_items)),
         ),
         MissingStage("answers", 2, 4),
     )
-    columns = (*map(Column, ("T", "Method", "Context", "Metric")), Column("Right"), Column("Somewhere"), Column("Gap"), Column("Answers", show=whole))
-    caption = (
-        f"Percent, {INTERVAL}, clustered by subject. Somewhere: the right answer is anywhere in the text. Gap: TF token (bare prompt) less Right."
+    columns = (
+        *map(Column, ("T", "Method", "Context", "Metric")),
+        Column("Right"),
+        Column("Somewhere"),
+        Column("Gap"),
+        Column("Answers", show=whole),
     )
-    return [Table("contexts", "Free generation by context (WILD)", columns, rows, caption, 4, "wild", device(here))]
+    caption = f"Percent, {INTERVAL}, clustered by subject. Somewhere: the right answer is anywhere in the text. Gap: TF token (bare prompt) less Right."
+    return [
+        Table(
+            "contexts", "Free generation by context (WILD)", columns, rows, caption, 4, "wild", device(here)
+        )
+    ]

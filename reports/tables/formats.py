@@ -61,12 +61,20 @@ def markdown(tables: Sequence[Table]) -> str:
 def _markdown(table: Table) -> str:
     parts = [f"## {table.title}", table.note] if table.note else [f"## {table.title}"]
     head = [_plain(f"{column.group} {column.heading}".strip()) for column in table.columns]
-    rule = ["---"] * table.keys + ["---:" if _numeric(table, i) else "---" for i in range(table.keys, len(table.columns))]
+    rule = ["---"] * table.keys + [
+        "---:" if _numeric(table, i) else "---" for i in range(table.keys, len(table.columns))
+    ]
     for name, rows in table.parts:
         lines = [
             head,
             rule,
-            *([_words(entry, column, "**", "**", _plain) for entry, column in zip(row.entries, table.columns, strict=True)] for row in rows),
+            *(
+                [
+                    _words(entry, column, "**", "**", _plain)
+                    for entry, column in zip(row.entries, table.columns, strict=True)
+                ]
+                for row in rows
+            ),
         ]
         text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         parts.append(f"### {name}\n\n{text}" if name else text)
@@ -87,21 +95,41 @@ def latex(tables: Sequence[Table]) -> str:
 
 def _latex(table: Table, number: int) -> str:
     aligned = "".join(_aligned(table, i) for i in range(len(table.columns)))
-    lines = [f"\\begin{{table}}\n\\centering\n\\resizebox{{\\linewidth}}{{!}}{{%\n\\begin{{tabular}}{{{aligned}}}\n\\toprule"]
+    lines = [
+        f"\\begin{{table}}\n\\centering\n\\resizebox{{\\linewidth}}{{!}}{{%\n\\begin{{tabular}}{{{aligned}}}\n\\toprule"
+    ]
     if any(column.group for column in table.columns):
         spans = list(_spans(table))
         lines.append(
-            " & ".join(f"\\multicolumn{{{width}}}{{c}}{{{_tex(group)}}}" if group else " & " * (width - 1) for _, width, group in spans) + " \\\\"
+            " & ".join(
+                f"\\multicolumn{{{width}}}{{c}}{{{_tex(group)}}}" if group else " & " * (width - 1)
+                for _, width, group in spans
+            )
+            + " \\\\"
         )
-        lines.append(" ".join(f"\\cmidrule(lr){{{start + 1}-{start + width}}}" for start, width, group in spans if group))
+        lines.append(
+            " ".join(
+                f"\\cmidrule(lr){{{start + 1}-{start + width}}}" for start, width, group in spans if group
+            )
+        )
     lines.append(" & ".join(_tex(column.heading) for column in table.columns) + " \\\\")
     for name, rows in table.parts:
-        lines.append("\\midrule" + (f"\n\\multicolumn{{{len(table.columns)}}}{{l}}{{\\emph{{{_tex(name)}}}}} \\\\" if name else ""))
+        lines.append(
+            "\\midrule"
+            + (f"\n\\multicolumn{{{len(table.columns)}}}{{l}}{{\\emph{{{_tex(name)}}}}} \\\\" if name else "")
+        )
         for row in rows:
             pairs = zip(row.entries, table.columns, strict=True)
-            lines.append(" & ".join(_words(entry, column, "\\textbf{", "}", _tex) for entry, column in pairs) + " \\\\")
-    caption, label = _tex(" ".join(filter(None, (table.title + ".", table.note)))), table.name + (f"-{number}" if number else "")
-    lines.append(f"\\bottomrule\n\\end{{tabular}}}}\n\\caption{{{caption}}}\n\\label{{tab:{label}}}\n\\end{{table}}\n")
+            lines.append(
+                " & ".join(_words(entry, column, "\\textbf{", "}", _tex) for entry, column in pairs) + " \\\\"
+            )
+    caption, label = (
+        _tex(" ".join(filter(None, (table.title + ".", table.note)))),
+        table.name + (f"-{number}" if number else ""),
+    )
+    lines.append(
+        f"\\bottomrule\n\\end{{tabular}}}}\n\\caption{{{caption}}}\n\\label{{tab:{label}}}\n\\end{{table}}\n"
+    )
     return "\n".join(lines)
 
 
@@ -122,14 +150,23 @@ def html(table: Table) -> Markup:
     spans = list(_spans(table))
     first = {start for start, _, group in spans if group}
     groups = "".join(
-        f'<th class="t first" scope="colgroup" colspan="{width}">{escape(group)}</th>' if group else "<td></td>" * width for _, width, group in spans
+        f'<th class="t first" scope="colgroup" colspan="{width}">{escape(group)}</th>'
+        if group
+        else "<td></td>" * width
+        for _, width, group in spans
     )
     numeric = [_numeric(table, i) for i in range(len(table.columns))]
     heads = "".join(_head(i, column, i in first, numeric[i]) for i, column in enumerate(table.columns))
     bodies = []
     for name, rows in table.parts:
-        title = f'<tr class="part"><th colspan="{len(table.columns)}" scope="rowgroup">{escape(name)}</th></tr>' if name else ""
-        bodies.append(f"<tbody>{title}{''.join(_html_row(table, row, first, numeric) for row in rows)}</tbody>")
+        title = (
+            f'<tr class="part"><th colspan="{len(table.columns)}" scope="rowgroup">{escape(name)}</th></tr>'
+            if name
+            else ""
+        )
+        bodies.append(
+            f"<tbody>{title}{''.join(_html_row(table, row, first, numeric) for row in rows)}</tbody>"
+        )
     top = f"<tr>{groups}</tr>" if any(column.group for column in table.columns) else ""
     return Markup(f'<table class="results"><thead>{top}<tr>{heads}</tr></thead>{"".join(bodies)}</table>')
 
@@ -147,14 +184,20 @@ def _html_row(table: Table, row: TableRow, first: set[int], numeric: Sequence[bo
         mark = "first " if i in first else ""
         if isinstance(entry, str):
             cells.append(
-                f'<th scope="row">{escape(entry)}</th>' if i == 0 else f'<td class="{mark}{"" if numeric[i] else "left"}">{escape(entry)}</td>'
+                f'<th scope="row">{escape(entry)}</th>'
+                if i == 0
+                else f'<td class="{mark}{"" if numeric[i] else "left"}">{escape(entry)}</td>'
             )
             continue
         at = "" if entry.value is None else f' data-v="{round(entry.value, 6):g}"'
         if entry.value is None:
             inside = f'<span class="why">{escape(entry.why)}</span>'
         else:
-            half = f'<span class="half">±{column.show(entry.half_width)}</span>' if entry.half_width is not None else ""
+            half = (
+                f'<span class="half">±{column.show(entry.half_width)}</span>'
+                if entry.half_width is not None
+                else ""
+            )
             inside = f"{escape(column.show(entry.value))}{half}"
         if entry.published is not None:
             inside += f'<span class="paper">paper {escape(_published(entry, column))}</span>'
@@ -175,7 +218,10 @@ def _spans(table: Table) -> list[tuple[int, int, str]]:
 def _numeric(table: Table, i: int) -> bool:
     """Whether a column holds numbers: more than reasons for having none."""
     entries = [row.entries[i] for row in table.rows]
-    return any(isinstance(entry, Value) and (entry.value is not None or entry.published is not None) for entry in entries)
+    return any(
+        isinstance(entry, Value) and (entry.value is not None or entry.published is not None)
+        for entry in entries
+    )
 
 
 def _words(entry: Entry, column: Column, begin: str, end: str, quote: Callable[[str], str] = str) -> str:
@@ -223,11 +269,17 @@ TEX = {
 
 def _tex(text: str) -> str:
     """Text for pdfLaTeX: special characters escaped, and what its fonts have not (free texts hold anything) as its number, "U+4E2D"."""
-    return "".join(TEX.get(c) or (f"\\{c}" if c in "&%$#_{}" else c if _printed(c) else f"U+{ord(c):04X}") for c in text)
+    return "".join(
+        TEX.get(c) or (f"\\{c}" if c in "&%$#_{}" else c if _printed(c) else f"U+{ord(c):04X}") for c in text
+    )
 
 
 def _printed(character: str) -> bool:
     """Whether pdfLaTeX prints a character without further packages: ASCII, and Latin letters with accents."""
     if character.isascii():
         return character.isprintable()
-    return ord(character) < 0x180 and unicodedata.category(character).startswith("L") and unicodedata.decomposition(character) != ""
+    return (
+        ord(character) < 0x180
+        and unicodedata.category(character).startswith("L")
+        and unicodedata.decomposition(character) != ""
+    )

@@ -52,7 +52,11 @@ class TablePart:
         """What was run, then what only the paper has."""
         own = self.block.rows if self.block else ()
         run = {line.method for line in own if not line.variant}
-        further = dict.fromkeys(method for method, _ in self.published if method not in run) if READOUTS[readout] == PAPER else {}
+        further = (
+            dict.fromkeys(method for method, _ in self.published if method not in run)
+            if READOUTS[readout] == PAPER
+            else {}
+        )
         return [*own, *(Line(TITLES[method], method, "", False, {}) for method in further)]
 
 
@@ -67,14 +71,18 @@ def grid(results: Results, name: str, number: str, parts: list[TablePart]) -> li
     """
     tables = []
     for readout in READOUTS:
-        by_dataset = {d: frozenset().union(*(p.n_edits(readout) for p in ps)) for d, ps in _by_dataset(parts).items()}
+        by_dataset = {
+            d: frozenset().union(*(p.n_edits(readout) for p in ps)) for d, ps in _by_dataset(parts).items()
+        }
         for n_edits in dict.fromkeys(by_dataset.values()):
             within = [part for part in parts if by_dataset[part.dataset] == n_edits]
             tables += [_table(results, (name, number), readout, within, chunk) for chunk in _chunks(n_edits)]
     return tables
 
 
-def parts(results: Results, wanted: list[str] | None = None, unwanted: tuple[str, ...] = ()) -> list[TablePart]:
+def parts(
+    results: Results, wanted: list[str] | None = None, unwanted: tuple[str, ...] = ()
+) -> list[TablePart]:
     """Blocks of the results, and behind those of its dataset what only the paper has.
 
     Args:
@@ -82,17 +90,40 @@ def parts(results: Results, wanted: list[str] | None = None, unwanted: tuple[str
         wanted: datasets; None for all that were run.
         unwanted: datasets that are left out.
     """
-    run = [block for block in results.blocks if block.dataset not in unwanted and (wanted is None or block.dataset in wanted)]
+    run = [
+        block
+        for block in results.blocks
+        if block.dataset not in unwanted and (wanted is None or block.dataset in wanted)
+    ]
     evaluated = not results.blocks or results.blocks[0].split == "evaluation"
-    keys = [key for key in results.published if evaluated and key[0] not in unwanted and (wanted is None or key[0] in wanted)]
-    made = [TablePart(b.dataset, b.model, b.title, b, _published(results, b.dataset, b.model) if evaluated else ()) for b in run]
+    keys = [
+        key
+        for key in results.published
+        if evaluated and key[0] not in unwanted and (wanted is None or key[0] in wanted)
+    ]
+    made = [
+        TablePart(
+            b.dataset, b.model, b.title, b, _published(results, b.dataset, b.model) if evaluated else ()
+        )
+        for b in run
+    ]
     have = {(part.dataset, part.model) for part in made}
     for dataset, model in dict.fromkeys(key[:2] for key in keys):
         if (dataset, model) not in have:
-            made.append(TablePart(dataset, model, f"{model} on {dataset}, not run here", None, _published(results, dataset, model)))
+            made.append(
+                TablePart(
+                    dataset,
+                    model,
+                    f"{model} on {dataset}, not run here",
+                    None,
+                    _published(results, dataset, model),
+                )
+            )
     compared = {part.dataset for part in made if part.block and part.published}
     anything = {part.dataset for part in made if part.block}
-    return sorted(made, key=lambda part: (part.dataset not in compared, part.dataset not in anything, part.dataset))
+    return sorted(
+        made, key=lambda part: (part.dataset not in compared, part.dataset not in anything, part.dataset)
+    )
 
 
 def _published(results: Results, dataset: str, model: str) -> tuple[tuple[str, int], ...]:
@@ -109,10 +140,23 @@ def _chunks(n_edits: frozenset[int]) -> list[list[int]]:
     return [sorted(n_edits)] if 0 < len(n_edits) <= WIDEST else [half for half in halves if half]
 
 
-def _table(results: Results, names: tuple[str, str], readout: str, parts: list[TablePart], n_edits: list[int]) -> Table:
+def _table(
+    results: Results, names: tuple[str, str], readout: str, parts: list[TablePart], n_edits: list[int]
+) -> Table:
     used = [part for part in parts if part.n_edits(readout) & set(n_edits)]
-    groups = [column for n in n_edits for column in (*(Column(name, f"T={n:,}") for name in COLUMNS.values()), Column("s/edit", f"T={n:,}", brief))]
-    rows = tuple(TableRow(_entries(results, part, line, readout, n_edits), part.title) for part in used for line in part.lines(readout))
+    groups = [
+        column
+        for n in n_edits
+        for column in (
+            *(Column(name, f"T={n:,}") for name in COLUMNS.values()),
+            Column("s/edit", f"T={n:,}", brief),
+        )
+    ]
+    rows = tuple(
+        TableRow(_entries(results, part, line, readout, n_edits), part.title)
+        for part in used
+        for line in part.lines(readout)
+    )
     datasets = ", ".join(dict.fromkeys(part.dataset for part in used))
     paper = PUBLISHED if any(part.published for part in used) and READOUTS[readout] == PAPER else ""
     titles = {part.title for part in used}
@@ -128,7 +172,9 @@ def _table(results: Results, names: tuple[str, str], readout: str, parts: list[T
     )
 
 
-def _entries(results: Results, part: TablePart, line: Line, readout: str, n_edits: list[int]) -> tuple[Entry, ...]:
+def _entries(
+    results: Results, part: TablePart, line: Line, readout: str, n_edits: list[int]
+) -> tuple[Entry, ...]:
     entries: list[Entry] = [line.name, line.regime or "–"]
     for n in n_edits:
         entries += _group(results, part, line, n, readout)
@@ -150,7 +196,11 @@ def _group(results: Results, part: TablePart, line: Line, n: int, readout: str) 
 def _value(results: Results, part: TablePart, line: Line, n: int, what: tuple[str, str]) -> Value:
     readout, metric = what
     key = (part.dataset, part.model, line.method, n, metric)
-    published = results.published.get(key) if part.published and not line.variant and READOUTS[readout] == PAPER else None
+    published = (
+        results.published.get(key)
+        if part.published and not line.variant and READOUTS[readout] == PAPER
+        else None
+    )
     outcome = line.cells.get(n)
     if outcome is None or outcome.status != "ok":
         return Value(published=published, why=why(outcome))

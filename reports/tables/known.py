@@ -10,7 +10,10 @@ from reports.tables.model import Column, Table, TableRow, Value
 from reports.tables.number_formats import whole
 from reports.tables.survey import READ, of_score, reason
 
-METRICS = {**{metric: heading for metric, heading in COLUMNS.items() if metric != "edit_performance"}, "portability": "Port"}
+METRICS = {
+    **{metric: heading for metric, heading in COLUMNS.items() if metric != "edit_performance"},
+    "portability": "Port",
+}
 """Metrics that are counted over known facts too, with their headings."""
 NO_ANSWERS = "not applicable: no free answers of the unedited model"
 NONE_KNOWN = "none known"
@@ -38,9 +41,17 @@ def known(results: Results, store: Reader) -> list[Table]:
     """Return one table for each read-out, of datasets whose edits have an old answer."""
     found = by_cell(store.rows(KnownFactsRow, query("table_known")))
     here = shown(results, found)
-    metrics = {metric: title for metric, title in METRICS.items() if any(_is_asked(results, place, "tf_token", metric) for place in here)}
+    metrics = {
+        metric: title
+        for metric, title in METRICS.items()
+        if any(_is_asked(results, place, "tf_token", metric) for place in here)
+    }
     columns = [Column("T"), Column("Method")]
-    columns += [Column(heading, group, whole) for group in ("Old answers", "Other facts") for heading in ("known", "all")]
+    columns += [
+        Column(heading, group, whole)
+        for group in ("Old answers", "Other facts")
+        for heading in ("known", "all")
+    ]
     columns += [Column(heading, group) for group in metrics.values() for heading in ("known", "all")]
     return [_table(results, found, here, readout, tuple(columns), list(metrics)) for readout in READ]
 
@@ -58,7 +69,10 @@ def _table(
         own = found.get(place.outcome.cell.id, [])
         values = [*_counts(results, place, own)]
         for metric in metrics:
-            values += [_over_known(results, place, own, readout, metric), _over_all(results, place, own, readout, metric)]
+            values += [
+                _over_known(results, place, own, readout, metric),
+                _over_all(results, place, own, readout, metric),
+            ]
         rows.append(TableRow((place.n_edits, place.name, *values), place.part))
     caption = (
         f"{READOUTS[readout]}: {READOUT_NOTES[readout]}. Percent, ± half of the 95 % interval, clustered by subject. Old answers: of the edits; "
@@ -66,7 +80,16 @@ def _table(
         "begins with. Rel, Gen and Port (questions whose other facts it knows) over the edits whose old answer is known, Loc over the known other "
         "facts, each beside the value over all."
     )
-    return Table("known", f"What the unedited model knows ({READOUTS[readout]})", columns, tuple(rows), caption, 2, readout, device(here))
+    return Table(
+        "known",
+        f"What the unedited model knows ({READOUTS[readout]})",
+        columns,
+        tuple(rows),
+        caption,
+        2,
+        readout,
+        device(here),
+    )
 
 
 def _counts(results: Results, place: CellRow, own: Sequence[KnownFactsRow]) -> list[Value]:
@@ -81,14 +104,20 @@ def _counts(results: Results, place: CellRow, own: Sequence[KnownFactsRow]) -> l
     return [*old, Value(counted.n_items if counted else 0), Value(score.n_items)]
 
 
-def _over_known(results: Results, place: CellRow, own: Sequence[KnownFactsRow], readout: str, metric: str) -> Value:
+def _over_known(
+    results: Results, place: CellRow, own: Sequence[KnownFactsRow], readout: str, metric: str
+) -> Value:
     row = _row(own, readout, metric)
     if row is not None and row.value is not None:
         return Value(row.value, row.low, row.high)
-    return Value(why=_lacking(results, place, readout, metric) if own and row is None else reason(place, NO_ANSWERS))
+    return Value(
+        why=_lacking(results, place, readout, metric) if own and row is None else reason(place, NO_ANSWERS)
+    )
 
 
-def _over_all(results: Results, place: CellRow, own: Sequence[KnownFactsRow], readout: str, metric: str) -> Value:
+def _over_all(
+    results: Results, place: CellRow, own: Sequence[KnownFactsRow], readout: str, metric: str
+) -> Value:
     if own and results.score(place.outcome, readout, metric) is None:
         return Value(why=_lacking(results, place, readout, metric))
     return of_score(results, place, readout, metric)
@@ -102,9 +131,16 @@ def _lacking(results: Results, place: CellRow, readout: str, metric: str) -> str
     """Return why a cell that has free answers of the unedited model beside it has no value of a metric."""
     if _is_asked(results, place, readout, metric):
         return NONE_KNOWN
-    return "not measured" if _is_asked(results, place, "tf_token", metric) else "not applicable: no such questions"
+    return (
+        "not measured"
+        if _is_asked(results, place, "tf_token", metric)
+        else "not applicable: no such questions"
+    )
 
 
 def _is_asked(results: Results, place: CellRow, readout: str, metric: str) -> bool:
     """Whether a cell has questions of a metric, counted or not."""
-    return results.score(place.outcome, readout, "portability_all" if metric == "portability" else metric) is not None
+    return (
+        results.score(place.outcome, readout, "portability_all" if metric == "portability" else metric)
+        is not None
+    )

@@ -116,7 +116,9 @@ class Table:
         """
         for row in self.rows:
             if len(row.entries) != len(self.columns):
-                raise ValueError(f"table {self.name}: {len(row.entries)} entries for {len(self.columns)} columns in {row.entries[: self.keys]}")
+                raise ValueError(
+                    f"table {self.name}: {len(row.entries)} entries for {len(self.columns)} columns in {row.entries[: self.keys]}"
+                )
 
     @property
     def parts(self) -> list[tuple[str, list[TableRow]]]:

@@ -9,14 +9,26 @@ def number(score: Score | None, interval: bool = True, mark: str = "") -> str:
     """A score as a table prints it: "97.4 ±1.9", "*97.4 ±1.9" with a mark; a dash where there is none."""
     if score is None or score.value is None:
         return DASH
-    return mark + (f"{score.value:.1f} ±{score.half_width:.1f}" if interval and score.half_width is not None else f"{score.value:.1f}")
+    return mark + (
+        f"{score.value:.1f} ±{score.half_width:.1f}"
+        if interval and score.half_width is not None
+        else f"{score.value:.1f}"
+    )
 
 
 def short(seconds: float) -> str:
     """Seconds with two or three digits: "0.0021", "0.35", "12.4", "1,250"; a dash for less than a tenth of a millisecond."""
     if seconds >= 100:
         return f"{seconds:,.0f}"
-    return f"{seconds:.1f}" if seconds >= 10 else f"{seconds:.2f}" if seconds >= 0.1 else f"{seconds:.2g}" if seconds >= 0.0001 else DASH
+    return (
+        f"{seconds:.1f}"
+        if seconds >= 10
+        else f"{seconds:.2f}"
+        if seconds >= 0.1
+        else f"{seconds:.2g}"
+        if seconds >= 0.0001
+        else DASH
+    )
 
 
 def preparation(seconds: float) -> str:

@@ -139,13 +139,29 @@ def csv_text(rows: Sequence[Sequence[object]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in rows:
-        writer.writerow(["" if value is None else f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else value for value in row])
+        writer.writerow(
+            [
+                ""
+                if value is None
+                else f"{value:.6f}".rstrip("0").rstrip(".")
+                if isinstance(value, float)
+                else value
+                for value in row
+            ]
+        )
     return text.getvalue()
 
 
 def terminal_table(rows: Sequence[Overview], name_of: Callable[[Overview], str]) -> Table:
     """The compact table: T by T, one row per method."""
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1), collapse_padding=True, title_justify="left")
+    table = Table(
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+        padding=(0, 1),
+        collapse_padding=True,
+        title_justify="left",
+    )
     table.title = "Beyond the paper's metrics (report: data/overview.csv, terms on the page)"
     table.add_column("model", no_wrap=True)
     table.add_column("T", justify="right")
@@ -158,9 +174,15 @@ def terminal_table(rows: Sequence[Overview], name_of: Callable[[Overview], str])
     last: Overview | None = None
     names: list[str] = []
     for row in rows:
-        fresh = last is None or (last.model, last.dataset, last.records) != (row.model, row.dataset, row.records)
+        fresh = last is None or (last.model, last.dataset, last.records) != (
+            row.model,
+            row.dataset,
+            row.records,
+        )
         names = [row.model, row.dataset] if fresh else names
         count = f"{row.n_edits:,}" if fresh or last is None or last.n_edits != row.n_edits else ""
-        table.add_row(names.pop(0) if names else "", count, name_of(row), *(HEADINGS[name][2](row) for name in columns))
+        table.add_row(
+            names.pop(0) if names else "", count, name_of(row), *(HEADINGS[name][2](row) for name in columns)
+        )
         last = row
     return table

@@ -7,7 +7,17 @@ from lks.results.cells import UNEDITED
 from lks.results.reader import Reader
 from reports import published_values
 from reports.results import Results, query
-from reports.tables.cell_rows import CellRow, Key, MissingStage, by_cell, device, device_of, lines, missing, shown
+from reports.tables.cell_rows import (
+    CellRow,
+    Key,
+    MissingStage,
+    by_cell,
+    device,
+    device_of,
+    lines,
+    missing,
+    shown,
+)
 from reports.tables.grid_tables import grid, parts
 from reports.tables.model import Column, Entry, Table, TableRow, Value
 from reports.tables.number_formats import brief, general, megabytes, preparation_or_none, two_digits, whole
@@ -52,9 +62,22 @@ class SettingsRow:
     gate: str | None
 
 
-NUMBERS = {"lambda_edit": "lambda edit", "max_epochs": "Epochs", "batch_size": "Batch", "lr": "lr", "block": "Block", "weight_decay": "Weight decay"}
+NUMBERS = {
+    "lambda_edit": "lambda edit",
+    "max_epochs": "Epochs",
+    "batch_size": "Batch",
+    "lr": "lr",
+    "block": "Block",
+    "weight_decay": "Weight decay",
+}
 NUMBERS |= {"patience": "Patience", "locality_prompts": "Locality prompts"}
-WORDS = {"hypernetwork": "Hypernetwork", "form": "Form", "features": "Features", "key": "Key", "positions": "Positions"}
+WORDS = {
+    "hypernetwork": "Hypernetwork",
+    "form": "Form",
+    "features": "Features",
+    "key": "Key",
+    "positions": "Positions",
+}
 WORDS |= {"optimisation": "Optimisation", "scope": "Scope", "gate": "Gate"}
 
 
@@ -69,18 +92,46 @@ def table2_4(results: Results, store: Reader) -> list[Table]:
         preset = None if cell.variant else paper.pop((cell.dataset, cell.model, cell.n_edits), None)
         row = found[cell.id][0]
         numbers = [_setting(getattr(row, name), getattr(preset, name, None)) for name in NUMBERS]
-        rows.append(TableRow((place.n_edits, place.name, *numbers, *(str(getattr(row, name) or "not stored") for name in WORDS)), place.part))
+        rows.append(
+            TableRow(
+                (
+                    place.n_edits,
+                    place.name,
+                    *numbers,
+                    *(str(getattr(row, name) or "not stored") for name in WORDS),
+                ),
+                place.part,
+            )
+        )
     for preset in paper.values():
         numbers = [_setting(None, getattr(preset, name, None)) for name in NUMBERS]
         part = f"{preset.model} on {preset.dataset}, not run here"
         rows.append(TableRow((f"{preset.n_edits:,}", "LKS", *numbers, *["not run"] * len(WORDS)), part))
-    columns = [Column("T"), Column("Method"), *(Column(heading, show=general) for heading in NUMBERS.values()), *map(Column, WORDS.values())]
+    columns = [
+        Column("T"),
+        Column("Method"),
+        *(Column(heading, show=general) for heading in NUMBERS.values()),
+        *map(Column, WORDS.values()),
+    ]
     caption = f"Taken from the parameters stored with each cell, not from the presets of the program. {PUBLISHED} Block counts from 0."
-    return [Table("table2_4", "Tables 2 and 4, settings of LKS that were used", tuple(columns), tuple(rows), caption, keys=2)]
+    return [
+        Table(
+            "table2_4",
+            "Tables 2 and 4, settings of LKS that were used",
+            tuple(columns),
+            tuple(rows),
+            caption,
+            keys=2,
+        )
+    ]
 
 
 def _setting(ours: float | None, published: float | None) -> Value:
-    return Value(ours, published=published, why="not run" if published is not None else "not run, not in the paper's table")
+    return Value(
+        ours,
+        published=published,
+        why="not run" if published is not None else "not run, not in the paper's table",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +161,13 @@ def texts(store: Reader) -> list[Texts]:
 
 def table5(results: Results, found: list[Texts]) -> list[Table]:
     """Fluency behind edit prompts, as in the paper, and behind openings of plain sentences."""
-    columns = (Column("T"), Column("Method"), Column("Fluency", show=two_digits), Column("Words"), Column("Texts", show=whole))
+    columns = (
+        Column("T"),
+        Column("Method"),
+        Column("Fluency", show=two_digits),
+        Column("Words"),
+        Column("Texts", show=whole),
+    )
     tables = []
     for prompt_set, title in (("edit", "edit prompts"), ("plain", "openings of plain sentences")):
         some = by_cell(row for row in found if row.prompt_set == prompt_set)
@@ -122,12 +179,25 @@ def table5(results: Results, found: list[Texts]) -> list[Table]:
         caption = FLUENCY + (PUBLISHED if prompt_set == "edit" else "The paper has no such texts.")
         if not rows:
             continue
-        tables.append(Table("table5", f"Table 5, fluency, {title} (free generation)", columns, rows, caption, 2, "generation", device(places)))
+        tables.append(
+            Table(
+                "table5",
+                f"Table 5, fluency, {title} (free generation)",
+                columns,
+                rows,
+                caption,
+                2,
+                "generation",
+                device(places),
+            )
+        )
     return tables
 
 
 def _fluency(paper: dict[Key, float], place: CellRow, row: Texts) -> tuple[Entry, ...]:
-    value = Value(row.value, row.low, row.high, paper.get(place.key), why="not applicable: no text has three words")
+    value = Value(
+        row.value, row.low, row.high, paper.get(place.key), why="not applicable: no text has three words"
+    )
     return value, Value(row.words), Value(row.texts)
 
 
@@ -136,7 +206,9 @@ def _not_run(key: Key, value: float, columns: tuple[Column, ...]) -> TableRow:
     dataset, model, method, n_edits = key
     rest = [Value(why="not run")] * (len(columns) - 3)
     start = (f"{n_edits:,}", published_values.TITLES[method])
-    return TableRow((*start, Value(published=value, why="not run"), *rest), f"{model} on {dataset}, not run here")
+    return TableRow(
+        (*start, Value(published=value, why="not run"), *rest), f"{model} on {dataset}, not run here"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,17 +232,36 @@ def table6(results: Results, store: Reader) -> list[Table]:
     for place in places:
         samples = found.get(place.outcome.cell.id, ())
         for one in samples:
-            words = (_cut(one.prompt), _cut(one.target), _cut(one.before), _cut(one.after), "yes" if one.holds else "no")
+            words = (
+                _cut(one.prompt),
+                _cut(one.target),
+                _cut(one.before),
+                _cut(one.after),
+                "yes" if one.holds else "no",
+            )
             rows.append(TableRow((place.n_edits, place.name, *words), place.part))
         if not samples:
-            rows.append(TableRow((place.n_edits, place.name, missing(place.outcome, "generations"), *["–"] * 4), place.part))
+            rows.append(
+                TableRow(
+                    (place.n_edits, place.name, missing(place.outcome, "generations"), *["–"] * 4), place.part
+                )
+            )
     columns = tuple(map(Column, ("T", "Method", "Prompt", "Target", "Before", "After", "Holds")))
     caption = (
         "Of each cell one text whose edit holds (the free answer to the same prompt is right) and one whose does not, where there are any, by "
         f"a hash of the subject. Before: the unedited model. First {TEXT} characters; generations.csv has more."
     )
     return [
-        Table("table6", "Table 6, texts before and after editing (free generation)", columns, tuple(rows), caption, 2, "generation", device(places))
+        Table(
+            "table6",
+            "Table 6, texts before and after editing (free generation)",
+            columns,
+            tuple(rows),
+            caption,
+            2,
+            "generation",
+            device(places),
+        )
     ]
 
 
@@ -205,8 +296,17 @@ def appendix_e(results: Results, store: Reader) -> list[Table]:
     found = by_cell(store.rows(CostRow, query("table_appendix_e")))
     places = shown(results, found, results.minutes)
     columns = (
-        *(Column("T"), Column("Method"), Column("Min", show=brief, note="minutes for all T edits of one draw"), Column("s/edit", show=brief)),
-        *(Column("Prepare s", show=preparation_or_none), Column("Ask s", show=brief), Column("Ability s", show=brief)),
+        *(
+            Column("T"),
+            Column("Method"),
+            Column("Min", show=brief, note="minutes for all T edits of one draw"),
+            Column("s/edit", show=brief),
+        ),
+        *(
+            Column("Prepare s", show=preparation_or_none),
+            Column("Ask s", show=brief),
+            Column("Ability s", show=brief),
+        ),
         *(Column("Peak MB", show=megabytes), Column("Patch MB", show=megabytes)),
         *(Column("batch 1", "Overhead %"), Column("batch 32", "Overhead %"), Column("Device")),
     )
@@ -218,11 +318,18 @@ def appendix_e(results: Results, store: Reader) -> list[Table]:
         "that share it. Ask: all read-outs of all draws. Peak: allocated on a GPU, else resident set of the process. Overhead: how much longer a "
         "prefill takes with the edits in force; measured only where a grid asks for it (overhead = true)."
     )
-    return [Table("appendix_e", "Appendix E, time and memory", columns, rows, caption, 2, device=device(places))]
+    return [
+        Table("appendix_e", "Appendix E, time and memory", columns, rows, caption, 2, device=device(places))
+    ]
 
 
 def _spent(paper: dict[Key, float], place: CellRow, row: CostRow) -> tuple[Entry, ...]:
-    seconds = (Value(row.minutes, published=paper.get(place.key)), Value(row.seconds_per_edit), Value(row.prepare_s), Value(row.ask_s))
+    seconds = (
+        Value(row.minutes, published=paper.get(place.key)),
+        Value(row.seconds_per_edit),
+        Value(row.prepare_s),
+        Value(row.ask_s),
+    )
     reason = missing(place.outcome, "ability")
     further = [Value(row.ability_s, why=reason), Value(row.peak_bytes), Value(row.patch_bytes)]
     lacking = "not applicable: unedited" if place.outcome.cell.method == UNEDITED else "not measured"

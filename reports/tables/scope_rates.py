@@ -57,7 +57,9 @@ class ScopeLine:
         if probe_set not in self.rates:
             return percent(None)
         rate = self.rates[probe_set]
-        return percent(rate.fired if rate.right_subject is None and rate.measure == "answers" else rate.right_subject)
+        return percent(
+            rate.fired if rate.right_subject is None and rate.measure == "answers" else rate.right_subject
+        )
 
     def wrong(self, probe_set: str) -> str:
         """Percent of the prompts of a set where it finds another subject."""
@@ -69,7 +71,9 @@ def lines(results: Results) -> list[ScopeLine]:
     groups: dict[tuple[Where, str, int], dict[str, ScopeRate]] = {}
     for rate in results.scope:
         groups.setdefault((_where(rate), rate.scope, rate.n_edits), {})[rate.probe_set] = rate
-    return [ScopeLine(_title(where), scope, n_edits, rates) for (where, scope, n_edits), rates in groups.items()]
+    return [
+        ScopeLine(_title(where), scope, n_edits, rates) for (where, scope, n_edits), rates in groups.items()
+    ]
 
 
 def failures(results: Results) -> list[str]:
@@ -84,7 +88,9 @@ def own(results: Results) -> list[str]:
 
 def outside(results: Results) -> list[str]:
     """The probe sets about no edited subject that any cell has asked, in the order of tables."""
-    return [name for name in TITLES if name not in ABOUT and any(rate.probe_set == name for rate in results.scope)]
+    return [
+        name for name in TITLES if name not in ABOUT and any(rate.probe_set == name for rate in results.scope)
+    ]
 
 
 def percent(value: float | None) -> str:
@@ -102,29 +108,55 @@ def scope_csv(results: Results) -> str:
     writer.writerow([*names, "reference_low", "reference_high", "source"])
     for rate in results.scope:
         values = [getattr(rate, name) for name in names]
-        writer.writerow(["" if value is None else f"{value:.4f}" if isinstance(value, float) else value for value in values] + [""] * 3)
+        writer.writerow(
+            [
+                "" if value is None else f"{value:.4f}" if isinstance(value, float) else value
+                for value in values
+            ]
+            + [""] * 3
+        )
     for one in results.known_fires:
         known = {"scope": one.scope, "n_edits": one.n_edits, "probe_set": "others"}
-        writer.writerow([*(known.get(name, "") for name in names), f"{one.low:g}", f"{one.high:g}", one.source])
+        writer.writerow(
+            [*(known.get(name, "") for name in names), f"{one.low:g}", f"{one.high:g}", one.source]
+        )
     return text.getvalue()
 
 
 def terminal_table(results: Results) -> Table:
     """The table for the end of a run."""
     title = "Edit scope, percent of prompts. Right: the subject asked about is found. Fires: an edited subject is found in a prompt about none"
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1), collapse_padding=True, title=title, title_justify="left")
+    table = Table(
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+        padding=(0, 1),
+        collapse_padding=True,
+        title=title,
+        title_justify="left",
+    )
     table.add_column("dataset, model", no_wrap=True)
     table.add_column("T", justify="right")
     table.add_column("scope", no_wrap=True)
     about, sets = own(results), outside(results)
     for i, name in enumerate((*about, *sets)):
         heading = "Right:" if i == 0 else "Fires:" if i == len(about) else ""
-        table.add_column(f"{heading}\n{TITLES[name].replace('-phr', 'phr')}".replace(" ", "\n"), justify="right", no_wrap=True)
+        table.add_column(
+            f"{heading}\n{TITLES[name].replace('-phr', 'phr')}".replace(" ", "\n"),
+            justify="right",
+            no_wrap=True,
+        )
     before: ScopeLine | None = None
     for line in lines(results):
         where = "" if before and before.where == line.where else line.where
         count = "" if before and not where and before.n_edits == line.n_edits else f"{line.n_edits:,}"
-        table.add_row(where, count, line.scope, *(line.right(name) for name in about), *(line.fired(name) for name in sets))
+        table.add_row(
+            where,
+            count,
+            line.scope,
+            *(line.right(name) for name in about),
+            *(line.fired(name) for name in sets),
+        )
         before = line
     return table
 

@@ -1,6 +1,17 @@
 """Where a cell's seconds go: preparing, editing, asking, and each further stage."""
 
-from lks.results.cells import ABILITY, ANSWERS, ASK, DECISIONS, EDIT, GENERATIONS, OVERHEAD, PASSAGES, PREPARE, Costs
+from lks.results.cells import (
+    ABILITY,
+    ANSWERS,
+    ASK,
+    DECISIONS,
+    EDIT,
+    GENERATIONS,
+    OVERHEAD,
+    PASSAGES,
+    PREPARE,
+    Costs,
+)
 from reports.results import Results
 from reports.tables.cell_rows import device, missing, places
 from reports.tables.model import Column, Table, TableRow, Value
@@ -28,21 +39,41 @@ def seconds(results: Results) -> list[Table]:
     for place in here:
         costs, found = place.outcome.costs, shares(place.outcome.costs)
         if place.outcome.status != "ok":
-            values = [Value(why=missing(place.outcome)), *[Value(why=place.outcome.status)] * (2 * len(parts))]
+            values = [
+                Value(why=missing(place.outcome)),
+                *[Value(why=place.outcome.status)] * (2 * len(parts)),
+            ]
         else:
             pairs = [
-                (Value(costs.parts.get(part), why=missing(place.outcome, part)), Value(found.get(part), why=_no_share(costs, part))) for part in parts
+                (
+                    Value(costs.parts.get(part), why=missing(place.outcome, part)),
+                    Value(found.get(part), why=_no_share(costs, part)),
+                )
+                for part in parts
             ]
             values = [Value(costs.seconds), *(value for pair in pairs for value in pair)]
         rows.append(TableRow((place.n_edits, place.name, *values), place.part))
     columns = [Column("T"), Column("Method"), Column("s", "All", hundredths)]
     for part in parts:
-        columns += [Column("s", heading(part), hundredths, note(part)), Column("%", heading(part), note=note(part))]
+        columns += [
+            Column("s", heading(part), hundredths, note(part)),
+            Column("%", heading(part), note=note(part)),
+        ]
     caption = (
         "Seconds, and percent of all seconds of the cell. Measured once, so without interval; loading models and data is not counted. Preparation "
         "that cells share is done once and counted in each of them. Ask: all read-outs of all draws."
     )
-    return [Table("seconds", "Where a cell's seconds go", tuple(columns), tuple(rows), caption, 2, device=device(here))]
+    return [
+        Table(
+            "seconds",
+            "Where a cell's seconds go",
+            tuple(columns),
+            tuple(rows),
+            caption,
+            2,
+            device=device(here),
+        )
+    ]
 
 
 def shares(costs: Costs) -> dict[str, float]:
@@ -53,7 +84,9 @@ def shares(costs: Costs) -> dict[str, float]:
 def ordered(parts: set[str]) -> list[str]:
     """Return the parts of some cells in the order of columns, unknown kinds last."""
     kinds = list(PARTS)
-    return sorted(parts, key=lambda part: (kinds.index(_kind(part)) if _kind(part) in PARTS else len(kinds), part))
+    return sorted(
+        parts, key=lambda part: (kinds.index(_kind(part)) if _kind(part) in PARTS else len(kinds), part)
+    )
 
 
 def heading(part: str) -> str:

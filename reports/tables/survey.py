@@ -11,7 +11,12 @@ from reports.tables.model import Column, Table, TableRow, Value
 from reports.tables.number_formats import whole
 from reports.tables.paper import Texts
 
-METRICS = {"edit_success": "Success", "portability": "Portability", "locality": "Locality", "fluency": "Fluency"}
+METRICS = {
+    "edit_success": "Success",
+    "portability": "Portability",
+    "locality": "Locality",
+    "fluency": "Fluency",
+}
 """The survey's metrics in its order."""
 SUCCESS = {"knowedit-convsent": "likelihood", "knowedit-sanitation": "likelihood"}
 """Read-out of success where it is not teacher-forced: no second model judges what is said; see `lks.data.knowedit`."""
@@ -46,25 +51,44 @@ def _knowedit(results: Results, texts: list[Texts]) -> Table:
         for place in own:
             values = _ours(results, place, fluency, kl)
             known = paper.get(place.key, {})
-            marked = [_beside(value, _of(known, metric)) for metric, value in zip(METRICS, values, strict=True)]
+            marked = [
+                _beside(value, _of(known, metric)) for metric, value in zip(METRICS, values, strict=True)
+            ]
             rows.append(TableRow((place.n_edits, place.name, *marked), place.part + _how(dataset)))
         done = {place.key for place in own}
         for key, known in paper.items():
             if key[0] == dataset and key not in done:
                 absent = [_beside(Value(why="not run"), _of(known, metric)) for metric in METRICS]
                 rows.append(
-                    TableRow((f"{key[3]:,}", published_values.TITLES[key[2]], *absent), f"{key[1]} on {dataset}, not run here{_how(dataset)}")
+                    TableRow(
+                        (f"{key[3]:,}", published_values.TITLES[key[2]], *absent),
+                        f"{key[1]} on {dataset}, not run here{_how(dataset)}",
+                    )
                 )
     columns = (Column("T"), Column("Method"), *map(Column, METRICS.values()))
     caption = (
         "Percent, ± half of the 95 % interval, clustered by subject; fluency: entropy in bits times 100, behind edit prompts, interval over texts. "
-        "Success, portability (all questions) and locality are teacher-forced (TF token), where nothing else is said. " + PUBLISHED
+        "Success, portability (all questions) and locality are teacher-forced (TF token), where nothing else is said. "
+        + PUBLISHED
     )
-    knowedit = [place for place in everywhere if place.outcome.cell.dataset in published_values.DATASETS.values()]
-    return Table("survey4", "Survey Table 4, KnowEdit (TF token)", columns, tuple(rows), caption, 2, "tf_token", device(knowedit))
+    knowedit = [
+        place for place in everywhere if place.outcome.cell.dataset in published_values.DATASETS.values()
+    ]
+    return Table(
+        "survey4",
+        "Survey Table 4, KnowEdit (TF token)",
+        columns,
+        tuple(rows),
+        caption,
+        2,
+        "tf_token",
+        device(knowedit),
+    )
 
 
-def _ours(results: Results, place: CellRow, fluency: Mapping[str, Texts], kl: Mapping[str, float | None]) -> list[Value]:
+def _ours(
+    results: Results, place: CellRow, fluency: Mapping[str, Texts], kl: Mapping[str, float | None]
+) -> list[Value]:
     """A cell's values in the order of `METRICS`."""
     cell = place.outcome.cell
     success = of_score(results, place, SUCCESS.get(cell.dataset, "tf_token"), "reliability")
@@ -76,7 +100,9 @@ def _ours(results: Results, place: CellRow, fluency: Mapping[str, Texts], kl: Ma
         locality = of_score(results, place, "tf_token", "locality")
     text = fluency.get(cell.id)
     if text is None or text.value is None:
-        entropy = Value(why=reason(place, "not measured" if text is None else "not applicable: no text has three words"))
+        entropy = Value(
+            why=reason(place, "not measured" if text is None else "not applicable: no text has three words")
+        )
     else:
         entropy = Value(100 * text.value, _hundredfold(text.low), _hundredfold(text.high))
     return [success, portability, locality, entropy]
@@ -108,7 +134,14 @@ def of_score(results: Results, place: CellRow, readout: str, metric: str) -> Val
     score = results.score(place.outcome, readout, metric)
     if score is not None and score.value is not None:
         return Value(score.value, score.low, score.high)
-    return Value(why=reason(place, "not applicable: no such questions" if score is None else "not applicable: unedited model not run"))
+    return Value(
+        why=reason(
+            place,
+            "not applicable: no such questions"
+            if score is None
+            else "not applicable: unedited model not run",
+        )
+    )
 
 
 def reason(place: CellRow, otherwise: str) -> str:
@@ -118,21 +151,42 @@ def reason(place: CellRow, otherwise: str) -> str:
 
 def _strata(results: Results) -> Table:
     """Kinds of portability and locality, each under its own read-out as the survey's."""
-    here = [place for place in places(results) if place.outcome.cell.dataset in published_values.DATASETS.values()]
-    columns = (Column("T"), Column("Method"), *(Column(name, metric.partition("/")[0].capitalize()) for metric, name in STRATA.items()))
-    rows = [TableRow((place.n_edits, place.name, *(_stratum(results, place, metric) for metric in STRATA)), place.part) for place in here]
+    here = [
+        place for place in places(results) if place.outcome.cell.dataset in published_values.DATASETS.values()
+    ]
+    columns = (
+        Column("T"),
+        Column("Method"),
+        *(Column(name, metric.partition("/")[0].capitalize()) for metric, name in STRATA.items()),
+    )
+    rows = [
+        TableRow(
+            (place.n_edits, place.name, *(_stratum(results, place, metric) for metric in STRATA)), place.part
+        )
+        for place in here
+    ]
     caption = (
         "Percent, ± half of the 95 % interval, clustered by subject, teacher-forced (TF token). Portability counts questions whose other facts the "
         "unedited model knows."
     )
     return Table(
-        "survey4", "Survey Table 4, kinds of portability and locality (TF token)", columns, tuple(rows), caption, 2, "tf_token", device(here)
+        "survey4",
+        "Survey Table 4, kinds of portability and locality (TF token)",
+        columns,
+        tuple(rows),
+        caption,
+        2,
+        "tf_token",
+        device(here),
     )
 
 
 def _stratum(results: Results, place: CellRow, metric: str) -> Value:
     """A kind of question; of portability none may count."""
-    asked = metric.startswith("portability") and results.score(place.outcome, "tf_token", "portability_all") is not None
+    asked = (
+        metric.startswith("portability")
+        and results.score(place.outcome, "tf_token", "portability_all") is not None
+    )
     if asked and results.score(place.outcome, "tf_token", metric) is None:
         return Value(why="not applicable: none known")
     return of_score(results, place, "tf_token", metric)
@@ -152,12 +206,35 @@ KINDS = {
 
 def portability(results: Results) -> list[Table]:
     """Portability by kind of question and read-out."""
-    asked = {place.outcome.cell.id for place in places(results) if results.score(place.outcome, "tf_token", "portability_all") is not None}
-    kinds = sorted({metric.partition("/")[2] for cell_id, _, metric in results.scores if cell_id in asked and metric.startswith("portability/")})
-    metrics = {"portability": "known", "portability_all": "all", **{f"portability/{kind}": _kind(kind)[0] for kind in kinds}}
+    asked = {
+        place.outcome.cell.id
+        for place in places(results)
+        if results.score(place.outcome, "tf_token", "portability_all") is not None
+    }
+    kinds = sorted(
+        {
+            metric.partition("/")[2]
+            for cell_id, _, metric in results.scores
+            if cell_id in asked and metric.startswith("portability/")
+        }
+    )
+    metrics = {
+        "portability": "known",
+        "portability_all": "all",
+        **{f"portability/{kind}": _kind(kind)[0] for kind in kinds},
+    }
     notes = {f"portability/{kind}": _kind(kind)[1] for kind in kinds}
-    columns = [Column("T"), Column("Method"), Column("Known", "Questions", whole), Column("All", "Questions", whole)]
-    columns += [Column(heading, READOUTS[readout], note=notes.get(metric, "")) for readout in READ for metric, heading in metrics.items()]
+    columns = [
+        Column("T"),
+        Column("Method"),
+        Column("Known", "Questions", whole),
+        Column("All", "Questions", whole),
+    ]
+    columns += [
+        Column(heading, READOUTS[readout], note=notes.get(metric, ""))
+        for readout in READ
+        for metric, heading in metrics.items()
+    ]
     here = shown(results, dict.fromkeys(asked))
     rows = []
     for place in here:
@@ -228,19 +305,34 @@ def survey5(results: Results, store: Reader) -> list[Table]:
     for place in here:
         key = place.key[1:]
         tested = {row.task: row for row in found.get(place.outcome.cell.id, ())}
-        values = [_tested(place, tested.get(task), paper.get(key, {}).get(task)) for task in published_values.TASKS]
+        values = [
+            _tested(place, tested.get(task), paper.get(key, {}).get(task)) for task in published_values.TASKS
+        ]
         rows.append(TableRow((place.n_edits, place.name, *values), place.part))
     done = {place.key[1:] for place in here}
     for (model, method, n_edits), known in paper.items():
         if (model, method, n_edits) not in done:
             absent = [Value(published=known.get(task), why="not run") for task in published_values.TASKS]
-            rows.append(TableRow((f"{n_edits:,}", published_values.TITLES[method], *absent), f"{model}, not run here"))
+            rows.append(
+                TableRow((f"{n_edits:,}", published_values.TITLES[method], *absent), f"{model}, not run here")
+            )
     columns = (Column("T"), Column("Method"), *(Column(task) for task in published_values.TASKS))
     caption = (
         "Percent of documents, ± half of the 95 % interval over documents: right answers (acc or exact match), where a test has them. "
         f"Edits are of the dataset named. {PUBLISHED} How the survey asks and scores is not in its table; ours is lm-eval's way."
     )
-    return [Table("survey5", "Survey Table 5, general ability (lm-eval)", columns, tuple(rows), caption, 2, "lm-eval", device(here))]
+    return [
+        Table(
+            "survey5",
+            "Survey Table 5, general ability (lm-eval)",
+            columns,
+            tuple(rows),
+            caption,
+            2,
+            "lm-eval",
+            device(here),
+        )
+    ]
 
 
 def _tested(place: CellRow, row: Tested | None, published: float | None) -> Value:

@@ -32,7 +32,15 @@ def tables(results: Results) -> Group:
 
 
 def _table(title: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1), collapse_padding=True, title=title, title_justify="left")
+    table = Table(
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+        padding=(0, 1),
+        collapse_padding=True,
+        title=title,
+        title_justify="left",
+    )
     table.add_column("model", no_wrap=True)
     table.add_column("T", justify="right")
     table.add_column("method", overflow="fold")
@@ -45,7 +53,9 @@ def _result_table(results: Results, title: str) -> Table:
     table.add_column("", no_wrap=True)
     for readout in ("TF", "AR"):
         for heading in COLUMNS.values():
-            table.add_column(f"{readout}\n{heading}" if heading == "Rel" else f"\n{heading}", justify="right", no_wrap=True)
+            table.add_column(
+                f"{readout}\n{heading}" if heading == "Rel" else f"\n{heading}", justify="right", no_wrap=True
+            )
     table.add_column("s per\nedit", justify="right", no_wrap=True)
     table.add_column("prep.\ns", justify="right", no_wrap=True)
     for block in results.blocks:
@@ -61,14 +71,19 @@ def _result_table(results: Results, title: str) -> Table:
 def _result_cells(results: Results, outcome: Outcome | None) -> list[str]:
     if outcome is None or outcome.status != "ok":
         return ["[dim]not run[/]" if outcome is None else f"[red]{outcome.status}[/]"]
-    tf, ar = ([number(results.score(outcome, readout, metric), False) for metric in COLUMNS] for readout in ("tf_token", "ar_exact"))
+    tf, ar = (
+        [number(results.score(outcome, readout, metric), False) for metric in COLUMNS]
+        for readout in ("tf_token", "ar_exact")
+    )
     seconds = [short(seconds_per_edit(outcome)), preparation(outcome.costs.prepare_s)]
     return [*tf[:3], f"[bold]{tf[3]}[/]", *ar[:3], f"[bold]{ar[3]}[/]", *seconds]
 
 
 def _retention_table(results: Results) -> Table:
     """Reliability of sequential methods."""
-    table = _table("Reliability of sequential methods right after each edit and after all T; lost: the difference, ± half of its 95 % interval")
+    table = _table(
+        "Reliability of sequential methods right after each edit and after all T; lost: the difference, ± half of its 95 % interval"
+    )
     for readout in ("TF", "AR"):
         for i, heading in enumerate(("after\neach", "after\nall", "\nlost")):
             table.add_column(heading if i else f"{readout} {heading}", justify="right", no_wrap=True)
@@ -76,18 +91,34 @@ def _retention_table(results: Results) -> Table:
         names = iter((block.model, block.dataset))
         for n_edits in block.n_edits:
             for i, row in enumerate(_kept_rows(results, block, n_edits)):
-                kept = [results.kept.get((row.cells[n_edits].cell.id, readout, "reliability")) for readout in ("tf_token", "ar_exact")]
-                table.add_row(next(names, ""), "" if i else f"{n_edits:,}", row.name, *(text for one in kept for text in kept_texts(one)))
+                kept = [
+                    results.kept.get((row.cells[n_edits].cell.id, readout, "reliability"))
+                    for readout in ("tf_token", "ar_exact")
+                ]
+                table.add_row(
+                    next(names, ""),
+                    "" if i else f"{n_edits:,}",
+                    row.name,
+                    *(text for one in kept for text in kept_texts(one)),
+                )
     return table
 
 
 def _kept_rows(results: Results, block: Block, n_edits: int) -> list[ResultRow]:
     """Rows whose method was asked after each edit."""
-    return [row for row in block.rows if n_edits in row.cells and (row.cells[n_edits].cell.id, "tf_token", "reliability") in results.kept]
+    return [
+        row
+        for row in block.rows
+        if n_edits in row.cells and (row.cells[n_edits].cell.id, "tf_token", "reliability") in results.kept
+    ]
 
 
 def kept_texts(kept: Retention | None) -> list[str]:
     """Right after each edit, after all, and what is lost: "98.0", "61.0", "37.0 ±4.1"."""
     if kept is None or kept.immediate is None or kept.final is None or kept.lost is None:
         return [DASH] * 3
-    return [f"{kept.immediate:.1f}", f"{kept.final:.1f}", f"{kept.lost:.1f}" + ("" if kept.half_width is None else f" ±{kept.half_width:.1f}")]
+    return [
+        f"{kept.immediate:.1f}",
+        f"{kept.final:.1f}",
+        f"{kept.lost:.1f}" + ("" if kept.half_width is None else f" ±{kept.half_width:.1f}"),
+    ]

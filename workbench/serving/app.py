@@ -16,7 +16,15 @@ from starlette.types import Receive, Scope, Send
 
 from lks.io.lines import json_line
 from lks.io.untrusted import parse_json
-from workbench.serving.protocol import ChatRequest, Completion, CompletionFields, Form, Refusal, TokenUsage, understood
+from workbench.serving.protocol import (
+    ChatRequest,
+    Completion,
+    CompletionFields,
+    Form,
+    Refusal,
+    TokenUsage,
+    understood,
+)
 from workbench.serving.service import ModelService, Prepared, Rules
 from workbench.serving.ticket import Piece, Ticket
 
@@ -30,7 +38,14 @@ def make_app(service: ModelService) -> FastAPI:
 
     @app.exception_handler(Refusal)
     async def refused(request: Request, refusal: Refusal) -> JSONResponse:
-        log.info("%s %s %d %s %s", request.method, request.url.path, refusal.status, refusal.code or refusal.kind, refusal.param or "")
+        log.info(
+            "%s %s %d %s %s",
+            request.method,
+            request.url.path,
+            refusal.status,
+            refusal.code or refusal.kind,
+            refusal.param or "",
+        )
         return _refusal(refusal)
 
     @app.exception_handler(HTTPException)
@@ -40,18 +55,24 @@ def make_app(service: ModelService) -> FastAPI:
     @app.get("/health")
     async def health() -> JSONResponse:
         well = not service.engine.failed
-        return JSONResponse({"status": "ok" if well else "failed", "answers": service.engine.load}, 200 if well else 503)
+        return JSONResponse(
+            {"status": "ok" if well else "failed", "answers": service.engine.load}, 200 if well else 503
+        )
 
     @app.get("/v1/models")
     async def models(request: Request) -> JSONResponse:
         _check_caller(request, service.rules)
-        return JSONResponse({"object": "list", "data": [_model(service, name, began) for name in service.names]})
+        return JSONResponse(
+            {"object": "list", "data": [_model(service, name, began) for name in service.names]}
+        )
 
     @app.get("/v1/models/{name:path}")
     async def model(request: Request, name: str) -> JSONResponse:
         _check_caller(request, service.rules)
         if name not in service.names:
-            raise Refusal(404, f"The model {name!r} is not served here.", param="model", code="model_not_found")
+            raise Refusal(
+                404, f"The model {name!r} is not served here.", param="model", code="model_not_found"
+            )
         return JSONResponse(_model(service, name, began))
 
     @app.post("/v1/completions")
@@ -83,12 +104,21 @@ def _check_caller(request: Request, rules: Rules) -> None:
     """
     host = (request.url.hostname or "").lower()
     if rules.hosts and host not in rules.hosts:
-        raise Refusal(403, "This server is not known by that name; call it by its address.", code="wrong_host")
+        raise Refusal(
+            403, "This server is not known by that name; call it by its address.", code="wrong_host"
+        )
     if rules.key is not None:
         kind, _, given = request.headers.get("authorization", "").partition(" ")
-        same = hmac.compare_digest(hashlib.sha256(given.strip().encode()).digest(), hashlib.sha256(rules.key.encode()).digest())
+        same = hmac.compare_digest(
+            hashlib.sha256(given.strip().encode()).digest(), hashlib.sha256(rules.key.encode()).digest()
+        )
         if kind.lower() != "bearer" or not same:
-            raise Refusal(401, "A valid API key is needed: Authorization: Bearer KEY.", "authentication_error", code="invalid_api_key")
+            raise Refusal(
+                401,
+                "A valid API key is needed: Authorization: Bearer KEY.",
+                "authentication_error",
+                code="invalid_api_key",
+            )
 
 
 async def _document(request: Request, most: int) -> object:
@@ -118,11 +148,21 @@ async def _answer(service: ModelService, request: Request, kind: type[Completion
     prepared = await asyncio.get_running_loop().run_in_executor(service.reader, service.prepare, asked)
     ticket = service.submit(prepared)
     is_chat = isinstance(asked, ChatRequest)
-    form = Form(f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}", int(time.time()), asked.model, is_chat)
+    form = Form(
+        f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}", int(time.time()), asked.model, is_chat
+    )
 
     def done(made: int, status: str) -> None:
         took = time.perf_counter() - began
-        log.info("%s %s %s prompt=%d made=%d %.3f s", request.url.path, asked.model, status, prepared.prompt_tokens, made, took)
+        log.info(
+            "%s %s %s prompt=%d made=%d %.3f s",
+            request.url.path,
+            asked.model,
+            status,
+            prepared.prompt_tokens,
+            made,
+            took,
+        )
 
     if asked.stream:
         parts = _streamed(ticket, form, prepared, asked.with_usage, done)
@@ -133,7 +173,9 @@ async def _answer(service: ModelService, request: Request, kind: type[Completion
         ticket.cancel()
 
 
-async def _whole(ticket: Ticket, form: Form, prepared: Prepared, done: Callable[[int, str], None]) -> Response:
+async def _whole(
+    ticket: Ticket, form: Form, prepared: Prepared, done: Callable[[int, str], None]
+) -> Response:
     """The answers in one piece, once all are there."""
     texts: dict[int, list[str]] = {number: [] for number in range(len(ticket.rows))}
     last: dict[int, Piece] = {}
@@ -148,7 +190,13 @@ async def _whole(ticket: Ticket, form: Form, prepared: Prepared, done: Callable[
     made = sum(piece.made for piece in last.values())
     done(made, "ok")
     whole = {number: "".join(parts) for number, parts in texts.items()}
-    return JSONResponse(form.whole(whole, {number: str(piece.finish) for number, piece in last.items()}, TokenUsage(prepared.prompt_tokens, made)))
+    return JSONResponse(
+        form.whole(
+            whole,
+            {number: str(piece.finish) for number, piece in last.items()},
+            TokenUsage(prepared.prompt_tokens, made),
+        )
+    )
 
 
 async def _unless_gone(request: Request, answer: Awaitable[Response]) -> Response:
@@ -167,7 +215,9 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def _streamed(ticket: Ticket, form: Form, prepared: Prepared, with_usage: bool, done: Callable[[int, str], None]) -> AsyncIterator[str]:
+async def _streamed(
+    ticket: Ticket, form: Form, prepared: Prepared, with_usage: bool, done: Callable[[int, str], None]
+) -> AsyncIterator[str]:
     """Server-sent events."""
     made, status = dict.fromkeys(range(len(ticket.rows)), 0), "gone"
     open_rows = set(made)
@@ -199,7 +249,9 @@ def _event(body: dict[str, Any]) -> str:
 
 
 def _failure() -> Refusal:
-    return Refusal(500, "The answer could not be finished; the server's log says why.", "server_error", code="failed")
+    return Refusal(
+        500, "The answer could not be finished; the server's log says why.", "server_error", code="failed"
+    )
 
 
 class _Stream(StreamingResponse):

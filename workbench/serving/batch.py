@@ -125,12 +125,21 @@ class GenerationBatch:
         for number, row in enumerate(self.rows):
             if row.patch is not None:
                 found.setdefault(row.patch, []).append(number)
-        self.groups = [(patch, torch.tensor(numbers, device=self.lm.device)) for patch, numbers in found.items() if type(patch) is not RowPatch]
+        self.groups = [
+            (patch, torch.tensor(numbers, device=self.lm.device))
+            for patch, numbers in found.items()
+            if type(patch) is not RowPatch
+        ]
 
     def _forward(self, ids: Tensor, places: Tensor) -> Tensor:
         """Logits [rows, vocabulary] of the last column; the cache grows."""
         out: Any = self.lm.model(
-            input_ids=ids, attention_mask=self.mask, position_ids=places, past_key_values=self.cache, use_cache=True, logits_to_keep=1
+            input_ids=ids,
+            attention_mask=self.mask,
+            position_ids=places,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
         )
         self.cache = out.past_key_values
         logits: Tensor = out.logits[:, -1]

@@ -50,7 +50,9 @@ class Engine:
     def __init__(self, lm: LM, patches: Mapping[str, Patch], most: int, waiting: int) -> None:
         self.lm, self.most, self.waiting = lm, most, waiting
         self.patches = dict(patches)
-        self.by_row: dict[str, RowPatch | None] = {name: row_wise(patch, lm) for name, patch in patches.items()}
+        self.by_row: dict[str, RowPatch | None] = {
+            name: row_wise(patch, lm) for name, patch in patches.items()
+        }
         self.failed = False
         self.steps = 0
         self._ends = frozenset(ends_of(lm))
@@ -107,7 +109,9 @@ class Engine:
 
     def _run(self) -> None:
         """The thread."""
-        handles = [handle for patch in self.by_row.values() if patch is not None for handle in patch.handles()]
+        handles = [
+            handle for patch in self.by_row.values() if patch is not None for handle in patch.handles()
+        ]
         try:
             with installed_hooks(handles):
                 while self._awaited():
@@ -133,7 +137,10 @@ class Engine:
             self._queue = deque(entry for entry in self._queue if not entry[1].ticket.cancelled)
         for batch in self._batches():
             if any(self._places[id(row)].ticket.cancelled for row in batch.rows):
-                self._keep(batch, [i for i, row in enumerate(batch.rows) if not self._places[id(row)].ticket.cancelled])
+                self._keep(
+                    batch,
+                    [i for i, row in enumerate(batch.rows) if not self._places[id(row)].ticket.cancelled],
+                )
 
     def _batches(self) -> list[GenerationBatch]:
         return [batch for batch in (self._shared, *self._own) if batch is not None and batch.rows]
@@ -177,8 +184,19 @@ class Engine:
                         self._settle(batch, batch.step())
             if first and batch.rows:
                 self._place(batch)
-        except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:  # also torch's OutOfMemoryError
-            log.error("A batch of %d rows failed: %s", len(batch.rows), f"{type(error).__name__}: {error}".splitlines()[0], exc_info=error)
+        except (
+            RuntimeError,
+            ValueError,
+            TypeError,
+            LookupError,
+            ArithmeticError,
+        ) as error:  # also torch's OutOfMemoryError
+            log.error(
+                "A batch of %d rows failed: %s",
+                len(batch.rows),
+                f"{type(error).__name__}: {error}".splitlines()[0],
+                exc_info=error,
+            )
             self._fail(batch)
             if self._shared is not None and first and batch.patch is None:  # it may have been joined in part
                 self._fail(self._shared)

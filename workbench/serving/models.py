@@ -48,9 +48,13 @@ def chosen(patches: Sequence[str], base: str) -> list[Choice]:
         if not name or any(not one.isprintable() or one.isspace() for one in name):
             raise UserError(f"{name!r} cannot be the name of a model. Give another: --patch NAME={folder}")
         if name == base:
-            raise UserError(f"Patch {folder} would be served as {name!r}, which is the unedited model's name. Name it: --patch NAME={folder}")
+            raise UserError(
+                f"Patch {folder} would be served as {name!r}, which is the unedited model's name. Name it: --patch NAME={folder}"
+            )
         if name in found:
-            raise UserError(f"Two patches would be served as {name!r}: {found[name].folder} and {folder}. Name one: --patch NAME={folder}")
+            raise UserError(
+                f"Two patches would be served as {name!r}: {found[name].folder} and {folder}. Name one: --patch NAME={folder}"
+            )
         found[name] = Choice(name, Path(folder))
     return list(found.values())
 
@@ -71,10 +75,16 @@ def read_all(choices: Sequence[Choice], model: str) -> dict[str, SavedEdits]:
     for choice in choices:
         origin, patch = edited[choice.name].origin, edited[choice.name].patch
         if origin is not None and (origin.base.blocks, origin.base.dim) != shape:
-            raise UserError(f"Patch {choice.folder} was made for {origin.base}, not for {model}. Serve it with that model, or edit {model}.")
-        if isinstance(patch, KnowledgeBlockPatch) and (patch.blocks[-1] >= shape[0] or patch.table.shape[2] != shape[1]):
+            raise UserError(
+                f"Patch {choice.folder} was made for {origin.base}, not for {model}. Serve it with that model, or edit {model}."
+            )
+        if isinstance(patch, KnowledgeBlockPatch) and (
+            patch.blocks[-1] >= shape[0] or patch.table.shape[2] != shape[1]
+        ):
             needs = f"block {patch.blocks[-1]} of width {patch.table.shape[2]}"
-            raise UserError(f"Patch {choice.folder} changes {needs}; {model} has {shape[0]} blocks of width {shape[1]}. Serve it with its own model.")
+            raise UserError(
+                f"Patch {choice.folder} changes {needs}; {model} has {shape[0]} blocks of width {shape[1]}. Serve it with its own model."
+            )
     return edited
 
 
@@ -89,7 +99,9 @@ def check(lm: LM, choices: Sequence[Choice], edited: Mapping[str, SavedEdits]) -
         try:
             edits.check_model(lm)
         except UserError as error:
-            raise UserError(f"{choice.folder}: {str(error).removesuffix(' Give that model, edit this one, or use --force.')}") from None
+            raise UserError(
+                f"{choice.folder}: {str(error).removesuffix(' Give that model, edit this one, or use --force.')}"
+            ) from None
         if edits.origin is None:
             log.warning("%s does not say which model it was made for; it is served on trust.", choice.folder)
         subject = next((one for one in edits.patch.subjects if one), "The")
@@ -99,7 +111,9 @@ def check(lm: LM, choices: Sequence[Choice], edited: Mapping[str, SavedEdits]) -
                 lm.model(input_ids=ids, attention_mask=mask)
         except (RuntimeError, ValueError, TypeError, LookupError) as error:
             what = one_line(f"{type(error).__name__}: {error}")
-            raise UserError(f"Patch {choice.folder} does not fit {lm.name} ({what}). Serve it with the model it was made for.") from error
+            raise UserError(
+                f"Patch {choice.folder} does not fit {lm.name} ({what}). Serve it with the model it was made for."
+            ) from error
 
 
 def served(base: str, edited: Mapping[str, SavedEdits]) -> dict[str, Patch]:

@@ -28,7 +28,14 @@ class Refusal(Exception):
         code: OpenAI's `code`.
     """
 
-    def __init__(self, status: int, message: str, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.status, self.message, self.kind, self.param, self.code = status, message, kind, param, code
 
@@ -107,7 +114,9 @@ class Completion(CompletionFields):
         str
         | Annotated[list[Tokens], Field(min_length=1)]
         | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
-        | Annotated[list[Annotated[list[Tokens], Field(min_length=1)]], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[
+            list[Annotated[list[Tokens], Field(min_length=1)]], Field(min_length=1, max_length=MOST_PROMPTS)
+        ]
     )
     echo: Off = None
     suffix: Annotated[object, _only("")] = None
@@ -180,12 +189,18 @@ def understood(kind: type[CompletionFields], document: object) -> CompletionFiel
     try:
         json_line(document)
     except ValueError:
-        raise Refusal(400, r"The request holds half of a character (\ud800 to \udfff alone), which is no text.") from None
+        raise Refusal(
+            400, r"The request holds half of a character (\ud800 to \udfff alone), which is no text."
+        ) from None
     try:
         return kind.model_validate(document)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)
-        first = max(found, key=lambda one: len(one["loc"])) if found[0]["loc"][:1] in (("prompt",), ("stop",)) else found[0]
+        first = (
+            max(found, key=lambda one: len(one["loc"]))
+            if found[0]["loc"][:1] in (("prompt",), ("stop",))
+            else found[0]
+        )
         field = str(first["loc"][0]) if first["loc"] else None
         reason = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
@@ -194,8 +209,14 @@ def understood(kind: type[CompletionFields], document: object) -> CompletionFiel
             reason = "is missing"
         elif not reason.startswith("is not"):
             reason = f"is not valid: {reason}"
-        where = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("list[", "str", "function-", "constrained-")))
-        raise Refusal(400, f"{one_line(where) or 'The request'} {one_line(reason)}.", param=field and one_line(field)) from None
+        where = ".".join(
+            str(part)
+            for part in first["loc"]
+            if not str(part).startswith(("list[", "str", "function-", "constrained-"))
+        )
+        raise Refusal(
+            400, f"{one_line(where) or 'The request'} {one_line(reason)}.", param=field and one_line(field)
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +234,11 @@ class TokenUsage:
     @property
     def body(self) -> dict[str, int]:
         """As OpenAI's clients read it."""
-        return {"prompt_tokens": self.prompt, "completion_tokens": self.made, "total_tokens": self.prompt + self.made}
+        return {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.made,
+            "total_tokens": self.prompt + self.made,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,24 +255,47 @@ class Form:
     model: str
     chat: bool
 
-    def whole(self, texts: Mapping[int, str], finishes: Mapping[int, str], usage: TokenUsage) -> dict[str, Any]:
+    def whole(
+        self, texts: Mapping[int, str], finishes: Mapping[int, str], usage: TokenUsage
+    ) -> dict[str, Any]:
         """The answer in one piece."""
-        choices = [self._choice(i, {"message": {"role": "assistant", "content": texts[i]}}, texts[i], finishes[i]) for i in sorted(texts)]
-        return self._around("chat.completion" if self.chat else "text_completion", choices) | {"usage": usage.body}
+        choices = [
+            self._choice(i, {"message": {"role": "assistant", "content": texts[i]}}, texts[i], finishes[i])
+            for i in sorted(texts)
+        ]
+        return self._around("chat.completion" if self.chat else "text_completion", choices) | {
+            "usage": usage.body
+        }
 
     def part(self, index: int, text: str, finish: str | None, first: bool = False) -> dict[str, Any]:
         """A piece of a streamed answer."""
         delta = {"role": "assistant"} if first else {}
         if text or first:
             delta["content"] = text
-        return self._around("chat.completion.chunk" if self.chat else "text_completion", [self._choice(index, {"delta": delta}, text, finish)])
+        return self._around(
+            "chat.completion.chunk" if self.chat else "text_completion",
+            [self._choice(index, {"delta": delta}, text, finish)],
+        )
 
     def usage(self, usage: TokenUsage) -> dict[str, Any]:
         """The last piece of a streamed answer that is to end with it."""
-        return self._around("chat.completion.chunk" if self.chat else "text_completion", []) | {"usage": usage.body}
+        return self._around("chat.completion.chunk" if self.chat else "text_completion", []) | {
+            "usage": usage.body
+        }
 
     def _choice(self, index: int, said: dict[str, Any], text: str, finish: str | None) -> dict[str, Any]:
-        return {"index": index, **(said if self.chat else {"text": text}), "logprobs": None, "finish_reason": finish}
+        return {
+            "index": index,
+            **(said if self.chat else {"text": text}),
+            "logprobs": None,
+            "finish_reason": finish,
+        }
 
     def _around(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        }

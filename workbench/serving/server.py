@@ -34,7 +34,14 @@ class GracefulServer(uvicorn.Server):
         ready: called once it listens, with its address.
     """
 
-    def __init__(self, service: ModelService, host: str, port: int, grace: float = 30.0, ready: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        service: ModelService,
+        host: str,
+        port: int,
+        grace: float = 30.0,
+        ready: Callable[[str], None] | None = None,
+    ) -> None:
         settings = uvicorn.Config(
             make_app(service),
             host,
@@ -106,11 +113,15 @@ def api_key(file: Path | None) -> str | None:
                 raise UserError(f"{file} can be read by others. Keep the key to yourself: chmod 600 {file}")
             key = file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"The API key cannot be read from {file}: {getattr(error, 'strerror', None) or 'it is not text'}.") from None
+            raise UserError(
+                f"The API key cannot be read from {file}: {getattr(error, 'strerror', None) or 'it is not text'}."
+            ) from None
     elif not key:
         return None
     if len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable() or " " in key:
-        raise UserError(f"The API key in {source} is not usable: at least {SHORTEST_KEY} printable ASCII characters without spaces.")
+        raise UserError(
+            f"The API key in {source} is not usable: at least {SHORTEST_KEY} printable ASCII characters without spaces."
+        )
     return key
 
 
@@ -123,5 +134,7 @@ def check_host(host: str, key: str | None) -> frozenset[str]:
     if host in LOOPBACK:
         return frozenset(LOOPBACK)
     if key is None:
-        raise UserError(f"Others could use the server at {host}. Set a key in LKS_API_KEY or --api-key-file, or leave --host out.")
+        raise UserError(
+            f"Others could use the server at {host}. Set a key in LKS_API_KEY or --api-key-file, or leave --host out."
+        )
     return frozenset()

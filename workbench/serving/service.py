@@ -63,7 +63,13 @@ class ModelService:
         facts: what /v1/models says of each name besides.
     """
 
-    def __init__(self, lm: LM, patches: Mapping[str, Patch], rules: Rules, facts: Mapping[str, Mapping[str, object]] | None = None) -> None:
+    def __init__(
+        self,
+        lm: LM,
+        patches: Mapping[str, Patch],
+        rules: Rules,
+        facts: Mapping[str, Mapping[str, object]] | None = None,
+    ) -> None:
         self.lm, self.rules, self.facts = lm, rules, facts or {}
         self.engine = Engine(lm, patches, rules.rows, rules.waiting)
         self.reader = ThreadPoolExecutor(1, "reader")
@@ -86,18 +92,35 @@ class ModelService:
         """
         if asked.model not in self.engine.patches:
             known = ", ".join(self.names)
-            raise Refusal(404, f"The model {asked.model!r} is not served here. Served: {known}.", param="model", code="model_not_found")
+            raise Refusal(
+                404,
+                f"The model {asked.model!r} is not served here. Served: {known}.",
+                param="model",
+                code="model_not_found",
+            )
         by_row = self.engine.by_row[asked.model]
-        prompts = self._chat(asked.messages) if isinstance(asked, ChatRequest) else [self._tokens(one) for one in asked.prompts]
+        prompts = (
+            self._chat(asked.messages)
+            if isinstance(asked, ChatRequest)
+            else [self._tokens(one) for one in asked.prompts]
+        )
         n = asked.n or 1
         if len(prompts) * n > self.rules.rows + self.rules.waiting:
-            raise Refusal(400, f"{len(prompts) * n} answers are asked for; at most {self.rules.rows + self.rules.waiting} fit.", param="n")
+            raise Refusal(
+                400,
+                f"{len(prompts) * n} answers are asked for; at most {self.rules.rows + self.rules.waiting} fit.",
+                param="n",
+            )
         rows: list[GeneratingRow] = []
         for number, ids in enumerate(prompts):
             read = ids if by_row is None else by_row.prompt(ids)
             sampling = self._sampling(asked, len(read) + self._grows(asked.model))
             for choice in range(n):
-                draws = random.Random() if asked.seed is None else random.Random(f"{asked.seed} {number} {choice}")
+                draws = (
+                    random.Random()
+                    if asked.seed is None
+                    else random.Random(f"{asked.seed} {number} {choice}")
+                )
                 text = TextStream(self._pieces, sampling.stops, spaced=isinstance(asked, ChatRequest))
                 rows.append(GeneratingRow(read, by_row, sampling, text, draws))
         own = self.engine.patches[asked.model] if by_row is None else None
@@ -113,7 +136,12 @@ class ModelService:
         try:
             self.engine.submit(ticket)
         except Full:
-            raise Refusal(429, "Too many answers are under way. Try again shortly.", "rate_limit_exceeded", code="rate_limit_exceeded") from None
+            raise Refusal(
+                429,
+                "Too many answers are under way. Try again shortly.",
+                "rate_limit_exceeded",
+                code="rate_limit_exceeded",
+            ) from None
         except Closed:
             raise Refusal(503, "The server is ending.", "server_error", code="ending") from None
         return ticket
@@ -139,7 +167,9 @@ class ModelService:
             return self._checked(self.lm.tokenized([prompt])[0])
         known = len(self.lm.tokenizer)
         if any(token >= known for token in prompt):
-            raise Refusal(400, f"prompt has a token that the model has not; there are {known}.", param="prompt")
+            raise Refusal(
+                400, f"prompt has a token that the model has not; there are {known}.", param="prompt"
+            )
         return self._checked(list(prompt))
 
     def _checked(self, ids: list[int]) -> list[int]:
@@ -155,7 +185,9 @@ class ModelService:
         try:
             text = rendered(self.lm.tokenizer, [{"role": one.role, "content": one.text} for one in messages])
         except (TemplateError, ValueError, TypeError) as error:
-            raise Refusal(400, f"The model's chat template does not take these messages: {error}.", param="messages") from None
+            raise Refusal(
+                400, f"The model's chat template does not take these messages: {error}.", param="messages"
+            ) from None
         return [self._checked(list(self.lm.tokenizer(text, add_special_tokens=False)["input_ids"]))]
 
 
