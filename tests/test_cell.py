@@ -238,17 +238,25 @@ class Diverging(Unedited):
     """Makes every likelihood NaN."""
 
     changes: ClassVar = "weights"
+    factor: ClassVar = float("nan")
 
     def edit(self, lm: LM, edits: Sequence[Edit], *args: object, **kwargs: object) -> Patch:
         weight = lm.mlp_output(0).weight
-        return WeightPatch({lm.parameter_name(lm.mlp_output(0)): weight * float("nan")})
+        return WeightPatch({lm.parameter_name(lm.mlp_output(0)): weight * self.factor})
 
 
-def test_a_diverged_edit_is_a_row_and_leaves_the_model_whole(tmp_path: Path) -> None:
+class Exploding(Diverging):
+    """Makes a weight infinite, which a softmax may turn into finite numbers again."""
+
+    factor: ClassVar = float("inf")
+
+
+@pytest.mark.parametrize("method", [Diverging, Exploding])
+def test_a_diverged_edit_is_a_row_and_leaves_the_model_whole(method: type[Diverging], tmp_path: Path) -> None:
     bench = TinyBench()
     before = {k: v.clone() for k, v in bench.made.model.state_dict().items()}
-    outcome = run(cell(count=1), Diverging, tmp_path, quiet, bench)  # type: ignore[arg-type]
-    assert outcome.status == "diverged" and "hold NaN after editing" in outcome.reason
+    outcome = run(cell(count=1), method, tmp_path, quiet, bench)  # type: ignore[arg-type]
+    assert outcome.status == "diverged" and "hold NaN or infinity" in outcome.reason
     assert not list(tmp_path.glob("runs/*/patch/0/*"))
     assert all((bench.made.model.state_dict()[k] == v).all() for k, v in before.items())
 

@@ -193,7 +193,13 @@ class TestClock:
         )
         assert clock.expect([wanted(1)]) == 10
         assert clock.expect([wanted(1, "other")]) == 20
-        assert clock.expect([wanted(7)]) == 30
+
+    def test_seconds_grow_with_the_edits_of_the_nearest_t(self):
+        clock = DurationEstimator([outcome("lks", 1, 10), outcome("lks", 100, 50, stage_s={"passages": 3.0})])
+        assert clock.expect([wanted(7)]) == pytest.approx(70)
+        assert clock.expect([wanted(1000)]) == pytest.approx(503)
+        assert clock.expect([replace(wanted(1), draws=4)]) == pytest.approx(40)
+        assert clock.expect([wanted(1000, "other")]) == pytest.approx(503)
 
     def test_a_preparation_counts_once(self):
         clock = DurationEstimator(
@@ -202,7 +208,9 @@ class TestClock:
         assert clock.expect([wanted(1)]) == 110
         assert clock.expect([wanted(1), wanted(5)]) == 140
         assert clock.expect([wanted(1), wanted(1, "other")]) == 220
-        assert clock.expect([wanted(7, seed=0)]) == 20  # a cell with the same preparation is finished
+        assert clock.expect([wanted(7, seed=0)]) == pytest.approx(
+            42
+        )  # a cell with the same preparation is finished
 
     def test_of_a_stored_cell_only_what_it_lacks_counts(self):
         stored, whole = (

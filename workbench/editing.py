@@ -12,7 +12,7 @@ from torch import Tensor
 from lks.data.datasets import load as load_dataset
 from lks.data.user_facts import Facts
 from lks.editing.editor import Editor, Progress
-from lks.editing.patch import NoPatch, Patch
+from lks.editing.patch import NoPatch, Patch, check_finite
 from lks.edits import Case, Dataset, Edit
 from lks.errors import NothingToLearnFrom, UserError
 from lks.evaluation.endings import Says, judged, says
@@ -158,7 +158,7 @@ def edit_model(
     Raises:
         UserError: no such method or parameter, the method has to train and has nothing to train on, or there is no chat template for the form.
         DataError: a fact is too long for the model, or a text of it has no tokens.
-        FloatingPointError: the edits hold NaN.
+        FloatingPointError: the edits hold NaN or infinity.
     """
     wish = wish or EditRequest()
     method = method_named(wish.method)
@@ -175,7 +175,7 @@ def edit_model(
     _prepare(lm, editor, edits, wish.training, report)
     prepared = time.perf_counter()
     patch = editor.edit(lm, edits, wish.seed, lambda done: report("edit", done))
-    _check_finite(patch)
+    check_finite(patch)
     learnt = dict(editor.learnt) if isinstance(editor, SupportsUpdate) else {}
     origin = EditRecord(
         format=FORMAT,
@@ -279,7 +279,7 @@ def _continued(
         made = editor.update(
             lm, edits, learnt, origin.seed + len(origin.history), lambda done: report("edit", done)
         )
-        _check_finite(made)
+        check_finite(made)
         kept, learnt = joined([kept, cast(KnowledgeBlockPatch, made)]), dict(editor.learnt)
     done = f"{many(len(touched), 'subject')} added or changed" + (f", {len(drop)} removed" if drop else "")
     seconds = origin.seconds + time.perf_counter() - began
@@ -393,14 +393,3 @@ def _plain(params: object) -> dict[str, object]:
         if is_dataclass(params) and not isinstance(params, type)
         else {}
     )
-
-
-def _check_finite(patch: Patch) -> None:
-    tensors = patch.tensors().items()
-    bad = [
-        name for name, tensor in tensors if tensor.is_floating_point() and not bool(tensor.isfinite().all())
-    ]
-    if bad:
-        raise FloatingPointError(
-            f"{len(bad)} of the {len(tensors)} tensors of the edits hold NaN or infinity, {bad[0]} first"
-        )

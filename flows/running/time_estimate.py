@@ -1,9 +1,10 @@
 """How long cells may take, from cells that are finished."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from math import log
 
-from lks.results.cells import PREPARE, Cell, Outcome
+from lks.results.cells import ANSWERS, PREPARE, Cell, Outcome
 
 
 class _Spent:
@@ -33,14 +34,16 @@ class _Spent:
 
 
 class DurationEstimator:
-    """Expected seconds of cells, from cells that are finished: of the same method, T and model first, then of less alike ones.
+    """Expected seconds of cells, from finished cells: of the same method, model and dataset first, then of less similar ones.
 
-    A preparation counts once for all cells that share it, and not at all where one of them is finished: it is kept on disk. Of a stored
-    cell only the parts count that cells like it have and it lacks.
+    Among cells that are alike, those with the nearest T count. Editing and asking are taken to grow in proportion to the
+    number of edits, other stages to stay as long as they were. A preparation counts once for all cells that share it, and
+    not at all where one of them is finished: it is kept on disk. Of a stored cell only the parts count that cells like it
+    have and it lacks.
     """
 
     def __init__(self, outcomes: Iterable[Outcome]) -> None:
-        self._spent: dict[tuple[object, ...], _Spent] = defaultdict(_Spent)  # by likeness
+        self._spent: dict[tuple[object, ...], dict[int, _Spent]] = defaultdict(lambda: defaultdict(_Spent))
         self._prepared: set[tuple[object, ...]] = set()
         for outcome in outcomes:
             self.learn(outcome)
@@ -48,41 +51,50 @@ class DurationEstimator:
     def learn(self, outcome: Outcome) -> None:
         """Take a finished cell into account; failed ones say nothing about time."""
         if outcome.status == "ok":
-            costs = outcome.costs
-            parts = {PREPARE: costs.prepare_s, "edit and ask": costs.edit_s + costs.ask_s, **costs.stage_s}
-            for key in _likeness(outcome.cell):
-                self._spent[key].put(outcome.cell.id, parts)
-            self._prepared.add(_preparation(outcome.cell))
+            cell, costs = outcome.cell, outcome.costs
+            parts = {PREPARE: costs.prepare_s, _EDIT_AND_ASK: costs.edit_s + costs.ask_s, **costs.stage_s}
+            per_edit = {part: seconds / _units(part, cell) for part, seconds in parts.items()}
+            for key in _likeness(cell):
+                self._spent[key][cell.n_edits].put(cell.id, per_edit)
+            self._prepared.add(_preparation(cell))
 
     def expect(self, cells: Iterable[Cell]) -> float | None:
-        """Seconds for all of the cells together; None if nothing is known about one of them."""
+        """Return the seconds for all of the cells together; None if nothing is known about one of them."""
         total, prepared = 0.0, set(self._prepared)
         for cell in cells:
-            parts = next(
-                (parts for key in _likeness(cell) if (parts := self._spent[key].lacking(cell.id))), None
-            )
+            parts = next((parts for spent in self._alike(cell) if (parts := spent.lacking(cell.id))), None)
             if parts is None:
                 return None
             total += sum(
-                value
+                value * _units(part, cell)
                 for part, value in parts.items()
                 if part != PREPARE or _preparation(cell) not in prepared
             )
             prepared.add(_preparation(cell))
         return total
 
+    def _alike(self, cell: Cell) -> Iterator[_Spent]:
+        """Iterate over what cells like this one have taken, the most similar first."""
+        for key in _likeness(cell):
+            by_edits = self._spent.get(key, {})
+            for n_edits in sorted(by_edits, key=lambda known: abs(log(known / cell.n_edits))):
+                yield by_edits[n_edits]
+
+
+_EDIT_AND_ASK = "edit and ask"
+
+
+def _units(part: str, cell: Cell) -> int:
+    """Return by what a part's seconds are divided before cells are compared: the number of edits if it grows with them."""
+    return cell.n_edits * cell.draws if part == _EDIT_AND_ASK or part.startswith(ANSWERS) else 1
+
 
 def _preparation(cell: Cell) -> tuple[object, ...]:
-    """What cells with the same preparation share, as a rule."""
+    """Return what cells with the same preparation share, as a rule."""
     return (cell.model, cell.dataset, cell.measure, cell.method, cell.variant, cell.seed)
 
 
 def _likeness(cell: Cell) -> list[tuple[object, ...]]:
+    """Return the keys of groups of cells that are alike but for T, the narrowest first."""
     method = (cell.measure, cell.method, cell.variant)
-    own = (cell.model, cell.dataset, *method, cell.n_edits, cell.draws)
-    return [
-        own,
-        (*method, cell.n_edits),
-        (cell.measure, cell.method, cell.n_edits),
-        (cell.measure, cell.method),
-    ]
+    return [(cell.model, cell.dataset, *method), (cell.model, *method), method, (cell.measure, cell.method)]

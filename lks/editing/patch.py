@@ -216,6 +216,24 @@ def checked(kind: type[T], settings: object) -> T:
         raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'settings'}: {first['msg']}") from None
 
 
+def check_finite(patch: Patch) -> None:
+    """Check that every number of a patch is finite, before anything is asked of the edited model.
+
+    Raises:
+        FloatingPointError: a tensor of the patch holds NaN or infinity: its training has diverged.
+    """
+    tensors = patch.tensors()
+    bad = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+    ]
+    if bad:
+        raise FloatingPointError(
+            f"{len(bad)} of the {len(tensors)} tensors of the edits hold NaN or infinity, {bad[0]} first"
+        )
+
+
 def check_tensor(name: str, tensor: Tensor, *shape: int | None) -> Tensor:
     """A tensor of floating-point numbers with so many dimensions.
 

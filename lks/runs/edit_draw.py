@@ -13,7 +13,7 @@ import torch
 
 import lks.editing.patch
 from lks.editing.editor import Editor, no_callback
-from lks.editing.patch import Patch
+from lks.editing.patch import Patch, check_finite
 from lks.edits import Case
 from lks.errors import UserError
 from lks.evaluation.profiling import measured
@@ -111,7 +111,7 @@ def run_edit(
     """Make a draw's edits with a prepared editor and save them, the record of their cost last.
 
     Raises:
-        FloatingPointError: the edits hold NaN.
+        FloatingPointError: the edits hold NaN or infinity.
         OSError: they cannot be saved.
     """
     watched = asks_after_each_edit(editor, cases)
@@ -120,7 +120,7 @@ def run_edit(
         patch = editor.edit(
             lm, [case.edit for case in cases], cell.seed + number, progress, watch if watched else no_callback
         )
-    _check_finite(patch)
+    check_finite(patch)
     patch.save(folder)
     if watched:
         write_shard(folder / f"{IMMEDIATE}.parquet", cell.id, watch.answers)
@@ -139,19 +139,3 @@ def _digest(folder: Path) -> str:
     """Of a saved patch's tensors, in which a flipped bit would show nowhere else."""
     with (folder / "patch.safetensors").open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_finite(patch: Patch) -> None:
-    """Tell now, before anything is asked, that a training has diverged.
-
-    Raises:
-        FloatingPointError: a tensor of the patch holds NaN.
-    """
-    tensors = patch.tensors()
-    bad = [
-        name for name, tensor in tensors.items() if tensor.is_floating_point() and bool(tensor.isnan().any())
-    ]
-    if bad:
-        raise FloatingPointError(
-            f"{len(bad)} of the {len(tensors)} tensors of the edits hold NaN after editing, {bad[0]} first"
-        )
