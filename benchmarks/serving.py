@@ -27,7 +27,7 @@ from rich.table import Table
 
 from benchmarks.inference_overhead import clock, interval
 from lks.editing.patch import Patch
-from lks.evaluation.row_patches import RowPatch, row_wise
+from lks.editing.row_patch import RowPatch
 from lks.models.lm import LM
 from lks.models.prefill import installed_hooks
 from tests import served
@@ -153,7 +153,7 @@ def overheads(
 ) -> Table:
     """Each patch, and transformers, against the unedited model in the server's batch."""
     encoded = [list(lm.tokenizer(prompt)["input_ids"]) for prompt in prompts]
-    by_row = {name: row_wise(patch, lm) for name, patch in made.items()}
+    by_row = {name: patch.by_rows(lm) for name, patch in made.items()}
     work = {name: generated(lm, encoded, patch, tokens) for name, patch in by_row.items()}
     others = {
         **{name: one for name, one in work.items() if name != "base"},

@@ -22,7 +22,6 @@ from lks.scope.exact import ExactScope
 from lks.scope.naming import loose_subjects, mentions, names_subject, put, spelt, why_unnamed
 from lks.scope.running_text import CapitalsReading, reading
 from tests import real
-from workbench.patch_tools import joined, without_subjects
 
 FOUND = [
     ("Frankreich", "Die Hauptstadt von Frankreich ist"),
@@ -306,8 +305,8 @@ def test_a_subject_inside_a_longer_name_of_its_own_prompt_is_found_there_and_els
     assert isinstance(again, KnowledgeBlockPatch) and again.loose == (1,)
     for one in (
         again,
-        without_subjects(again, ["Oslo"]),
-        joined([without_subjects(again, ["Paris"]), again.only([1])]),
+        again.without(["Oslo"]),
+        again.without(["Paris"]).merged_with(again.only([1])),
     ):
         text = "Paris Hilton, Oslo Opera, Rome Opera"
         assert [text[found.start : found.end] for found in one.scope.find(text)] == ["Paris"]

@@ -11,7 +11,6 @@ from baselines._locate_then_edit.contexts import behind
 from lks.editing.context_patch import asked_in, with_context
 from lks.edits import Context, Edit
 from lks.evaluation.prompt_formats import Form, form_of, is_request, preceded, wrapped
-from lks.evaluation.row_patches import row_wise
 from lks.models.lm import LM
 from tests import real, tiny
 
@@ -189,7 +188,7 @@ def test_a_batch_and_a_served_prompt_get_the_same_context(name: str) -> None:
             ids_of(lm, ("user", "assistant", "user"), "What does Lena play?"),
             lm.encode(["Lena plays the"], [""])[0].ids,
         ]
-        served = row_wise(patch, lm)
+        served = patch.by_rows(lm)
         assert served is not None
         ids, mask = lm.pad(rows, "left")
         with torch.no_grad():

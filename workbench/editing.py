@@ -18,14 +18,12 @@ from lks.errors import NothingToLearnFrom, UserError
 from lks.evaluation.endings import Says, judged, says
 from lks.evaluation.prompt_formats import Form
 from lks.evaluation.readouts import Asking, ask
-from lks.method.replacer import KnowledgeBlockPatch
 from lks.models.lm import LM
 from lks.results.provenance import provenance
 from lks.results.shards import Answer
 from workbench.fitting import fitting
 from workbench.forms import dataset_in, edits_in, named, settled
 from workbench.patch_folder import FORMAT, EditRecord, ModelIdentity, SavedEdits
-from workbench.patch_tools import joined, without_subjects
 from workbench.plural import many
 from workbench.presets import TRAINING_HINT, editor_for, method_named
 
@@ -241,12 +239,7 @@ def update_model(
     touched = {fact.subject for fact in facts.facts if replace(fact, line=0) not in before}
     origin = earlier.origin
     editor = method_named(origin.method)(_restored(origin))
-    if (
-        isinstance(editor, SupportsUpdate)
-        and isinstance(earlier.patch, KnowledgeBlockPatch)
-        and earlier.learnt
-        and earlier.patch.gate is None
-    ):
+    if isinstance(editor, SupportsUpdate) and earlier.learnt and earlier.patch.extensible:
         edits = [case.edit for case in together.dataset().cases if case.edit.subject in touched]
         for line in editor.warnings(lm, edits):
             warn(line)
@@ -269,9 +262,8 @@ def _continued(
 ) -> tuple[SavedEdits, str]:
     """Train on the touched subjects alone; the others keep their knowledge blocks."""
     origin = cast(EditRecord, earlier.origin)
-    patch = cast(KnowledgeBlockPatch, earlier.patch)
     began = time.perf_counter()
-    kept = without_subjects(patch, [*touched, *drop])
+    kept = cast(Patch, earlier.patch.without([*touched, *drop]))
     learnt = earlier.learnt
     edits = [case.edit for case in together.dataset().cases if case.edit.subject in touched]
     edits = _put(origin.form, lm, method_named(origin.method), edits)
@@ -280,13 +272,13 @@ def _continued(
             lm, edits, learnt, origin.seed + len(origin.history), lambda done: report("edit", done)
         )
         check_finite(made)
-        kept, learnt = joined([kept, cast(KnowledgeBlockPatch, made)]), dict(editor.learnt)
+        kept, learnt = kept.merged_with(made), dict(editor.learnt)
     done = f"{many(len(touched), 'subject')} added or changed" + (f", {len(drop)} removed" if drop else "")
     seconds = origin.seconds + time.perf_counter() - began
     new = replace(
         origin, seconds=seconds, made={**provenance(), **lm.provenance}, history=(*origin.history, done)
     )
-    same = len(kept.names) - len({edit.subject for edit in edits})
+    same = len(kept.subjects) - len({edit.subject for edit in edits})
     said = f"{done}; {many(same, 'subject')} {'keeps its' if same == 1 else 'keep their'} knowledge blocks bit for bit."
     return SavedEdits(kept, new, together, learnt), said
 

@@ -50,13 +50,13 @@ def merge(
     import torch
     from transformers import AutoTokenizer
 
-    from lks.editing.patch import WeightPatch, load
+    from lks.editing.patch import load
     from lks.models.fetching import ready
     from lks.models.lm import LM
 
     _check_free(out)
     patch = load(folder)
-    if not isinstance(patch, WeightPatch):
+    if not patch.folds:
         raise UserError(
             f"Patch {folder} (kind {patch.kind}) cannot be folded into weights: it acts on activations or prompts, by what a prompt says. "
             f"Export it without --merge and apply it to the model, serve it with `lks serve`, or edit with a method that changes weights."

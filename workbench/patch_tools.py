@@ -2,57 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor
 
-from lks.editing.patch import Patch, WeightPatch
+from lks.editing.patch import Patch, cannot_merge
 from lks.errors import UserError, unknown
-from lks.method.replacer import KnowledgeBlockPatch
 
 if TYPE_CHECKING:
-    from lks.data.user_facts import Facts, UserFact
+    from lks.data.user_facts import UserFact
     from workbench.patch_folder import SavedEdits
 
 Prefer = Literal["first", "last"]
-
-
-def without_subjects(patch: KnowledgeBlockPatch, subjects: Iterable[str]) -> KnowledgeBlockPatch:
-    """The patch without some subjects, whether it has them or not; the others' part is as before, bit for bit."""
-    gone = set(subjects)
-    return patch.only([number for number, name in enumerate(patch.subjects) if name not in gone])
-
-
-def joined(patches: Sequence[KnowledgeBlockPatch]) -> KnowledgeBlockPatch:
-    """Patches of different subjects as one.
-
-    Raises:
-        UserError: they do not replace in the same way, or have gates, whose thresholds belong to their own subjects.
-    """
-    filled = [patch for patch in patches if patch.names] or list(patches[:1])
-    first = filled[0]
-    for other in filled[1:]:
-        for what in ("blocks", "positions", "scope_kind", "mentions"):
-            if getattr(first, what) != getattr(other, what):
-                raise UserError(
-                    f"The patches differ in {what}: {getattr(first, what)} and {getattr(other, what)}. Edit again with all facts."
-                )
-        if first.gate is not None or other.gate is not None:
-            raise UserError(
-                "Patches with a gate cannot be joined: its threshold is that of its own subjects. Edit again with all facts."
-            )
-    if len(filled) == 1:
-        return first
-    table = torch.cat([patch.table.cpu().float() for patch in filled], 1)
-    names = [name for patch in filled for name in patch.names]
-    starts = accumulate((len(patch.names) for patch in filled), initial=0)
-    loose = [start + subject for start, patch in zip(starts, filled, strict=False) for subject in patch.loose]
-    return KnowledgeBlockPatch(
-        names, table, first.blocks, first.positions, first.scope_kind, first.mentions, loose=loose
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +44,8 @@ def remove(edited: "SavedEdits", subject: str, folder: Path | None = None) -> Re
         UserError: the patch has no such subject, or is of a kind whose edits cannot be told apart.
     """
     patch = edited.patch
-    if not isinstance(patch, KnowledgeBlockPatch):
+    left = patch.without([subject])
+    if left is None:
         model = edited.origin.base.name if edited.origin else "MODEL"
         raise UserError(
             f"The edits of a patch of kind {patch.kind!r} are not kept apart by subject, so one cannot be taken out. "
@@ -90,7 +53,6 @@ def remove(edited: "SavedEdits", subject: str, folder: Path | None = None) -> Re
         )
     if subject not in patch.subjects:
         raise unknown("subject", subject, patch.subjects)
-    left = without_subjects(patch, [subject])
     gone = [fact for fact in edited.facts.facts if fact.subject == subject] if edited.facts else []
     facts = None if edited.facts is None else edited.facts.without([subject])
     origin = (
@@ -98,7 +60,7 @@ def remove(edited: "SavedEdits", subject: str, folder: Path | None = None) -> Re
         if edited.origin is None
         else replace(edited.origin, history=(*edited.origin.history, f"removed {subject}"))
     )
-    still = tuple(prompt for prompt in (subject, *(fact.prompt for fact in gone)) if left.scope.find(prompt))
+    still = tuple(prompt for prompt in (subject, *(fact.prompt for fact in gone)) if left.names_in(prompt))
     return Removed(replace(edited, patch=left, facts=facts, origin=origin), len(gone), still)
 
 
@@ -123,37 +85,30 @@ def merge(first: "SavedEdits", last: "SavedEdits", prefer: Prefer | None = None)
             f"The patches were made with --form {first.form} and --form {last.form}, a patch has one. Edit again with the facts of both."
         )
     one, two = first.patch, last.patch
-    if isinstance(one, KnowledgeBlockPatch) and isinstance(two, KnowledgeBlockPatch):
-        return _merged_blocks(first, last, one, two, prefer)
-    if isinstance(one, WeightPatch) and isinstance(two, WeightPatch):
-        return _merged_weights(first, last, one, two, prefer)
-    raise UserError(
-        f"A patch of kind {one.kind!r} and one of kind {two.kind!r} cannot be merged. Edit again with the facts of both."
-    )
+    if one.kind != two.kind:
+        raise cannot_merge(one, two)
+    if one.without(()) is None or two.without(()) is None:
+        return _merged_whole(first, last, prefer)
+    return _merged_by_subject(first, last, prefer)
 
 
-def _merged_blocks(
-    first: "SavedEdits",
-    last: "SavedEdits",
-    one: KnowledgeBlockPatch,
-    two: KnowledgeBlockPatch,
-    prefer: Prefer | None,
-) -> "SavedEdits":
-    common = [name for name in one.subjects if name in set(two.subjects)]
+def _merged_by_subject(first: "SavedEdits", last: "SavedEdits", prefer: Prefer | None) -> "SavedEdits":
+    """Merge patches that keep subjects apart; one of them gives way where both have a subject."""
+    theirs = set(last.patch.subjects)
+    common = [name for name in first.patch.subjects if name in theirs]
     if common and prefer is None:
         raise UserError(
             f"{_some(common)} in both patches. Say whose facts count with --prefer first or --prefer last."
         )
     if prefer == "first":
-        two, last = without_subjects(two, common), _fewer(last, common)
-    elif common:
-        one, first = without_subjects(one, common), _fewer(first, common)
-    return _together(first, last, joined([one, two]))
+        last = _fewer(last, common)
+    else:
+        first = _fewer(first, common)
+    return _together(first, last, first.patch.merged_with(last.patch))
 
 
-def _merged_weights(
-    first: "SavedEdits", last: "SavedEdits", one: WeightPatch, two: WeightPatch, prefer: Prefer | None
-) -> "SavedEdits":
+def _merged_whole(first: "SavedEdits", last: "SavedEdits", prefer: Prefer | None) -> "SavedEdits":
+    """Merge patches whose edits cannot be told apart."""
     if prefer is not None:
         raise UserError(
             "--prefer needs patches that keep subjects apart; changes of weights do not. Edit again with the facts of both."
@@ -166,15 +121,7 @@ def _merged_weights(
         raise UserError(
             f"{_some(clash)} in both patches with different targets; changes of weights cannot be told apart. Edit again with all facts."
         )
-    deltas: dict[str, Tensor] = {}
-    for name in sorted({*one.names, *two.names}):
-        having = [patch for patch in (one, two) if name in patch.names]
-        if any(name in patch.deltas for patch in having):
-            deltas[name] = torch.stack([patch.difference(name) for patch in having]).sum(0)
-        else:
-            deltas[f"{name}.left"] = torch.cat([patch.deltas[f"{name}.left"] for patch in having], 1)
-            deltas[f"{name}.right"] = torch.cat([patch.deltas[f"{name}.right"] for patch in having], 0)
-    return _together(first, last, WeightPatch(deltas))
+    return _together(first, last, first.patch.merged_with(last.patch))
 
 
 def _together(first: "SavedEdits", last: "SavedEdits", patch: Patch) -> "SavedEdits":
@@ -225,15 +172,8 @@ def _listed(edited: "SavedEdits") -> dict[str, str]:
 
 
 def _pairs(one: Patch, two: Patch) -> Iterable[tuple[str, Tensor | None, Tensor | None]]:
-    """What is compared: changes of weights by parameter, knowledge blocks by subject, anything else by tensor."""
-    parts = []
-    for patch in (one, two):
-        if isinstance(patch, WeightPatch):
-            parts.append({name: patch.difference(name) for name in patch.names})
-        elif isinstance(patch, KnowledgeBlockPatch):
-            parts.append({name: patch.table[:, number] for number, name in enumerate(patch.subjects)})
-        else:
-            parts.append(patch.tensors())
+    """What is compared (`Patch.parts`), side by side by name."""
+    parts = [one.parts(), two.parts()]
     return [(name, parts[0].get(name), parts[1].get(name)) for name in dict.fromkeys([*parts[0], *parts[1]])]
 
 
@@ -250,8 +190,9 @@ def _norm(
 
 
 def _fewer(edited: "SavedEdits", subjects: Sequence[str]) -> "SavedEdits":
-    facts: Facts | None = edited.facts
-    return edited if facts is None else replace(edited, facts=facts.without(subjects))
+    """Return edits without some subjects, in a patch that keeps them apart."""
+    patch = edited.patch.without(subjects) or edited.patch
+    return replace(edited, patch=patch, facts=edited.facts.without(subjects) if edited.facts else None)
 
 
 def _facts(edited: "SavedEdits") -> "tuple[UserFact, ...]":

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lks.editing.patch import Patch
+from lks.editing.row_patch import RowPatch
 from lks.models.generation import positions
 from lks.models.lm import LM
 from lks.models.prefill import FIRED, FOUND, Pass, Prefills, installed_hooks, track_prefill
@@ -52,6 +53,10 @@ class ContextPatch(Patch):
             with_context(lm, ids, context) for ids, (context, _) in zip(prompts, choices, strict=True)
         ], choices
 
+    def by_rows(self, lm: LM) -> RowPatch:
+        """Return the patch for rows of any batch: their prompts are rewritten."""
+        return _ContextRows(self, lm)
+
     @contextmanager
     def applied(self, lm: LM) -> Iterator[None]:
         """Hooks on the decoder, gone on leaving."""
@@ -63,6 +68,18 @@ class ContextPatch(Patch):
             ]
             with installed_hooks(handles):
                 yield
+
+
+class _ContextRows(RowPatch):
+    """A context, put where `ContextPatch.applied` puts it."""
+
+    def __init__(self, patch: ContextPatch, lm: LM) -> None:
+        self.patch, self.lm = patch, lm
+
+    def prompt(self, ids: Sequence[int]) -> list[int]:
+        """With the context that the patch chooses."""
+        (whole,), _ = self.patch.rewritten(self.lm, [ids])
+        return whole
 
 
 class _Inserter:

@@ -5,7 +5,7 @@ import importlib.util
 import json
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lks.editing.row_patch import RowPatch, weight_rows
 from lks.errors import DataError, UserError
 from lks.io.untrusted import check_plain, content_of, one_line, parse_json
 from lks.models.lm import LM
@@ -85,6 +86,46 @@ class Patch(ABC):
         """Tokens that a prompt may grow by inside `applied`, for those who size batches."""
         return 0
 
+    folds: ClassVar[bool] = False
+    """Whether the model inside `applied` can be saved as the edited model: only its weights are changed."""
+
+    def without(self, subjects: Collection[str]) -> "Patch | None":
+        """Return the patch without some subjects, whether it has them or not; None if its edits are not kept apart by subject."""
+        return None
+
+    @property
+    def extensible(self) -> bool:
+        """Whether edits of further subjects can be added later (`merged_with`) while these stay bit for bit what they are."""
+        return False
+
+    def merged_with(self, other: "Patch") -> "Patch":
+        """Return one patch that makes the edits of both.
+
+        Raises:
+            UserError: they are of kinds that cannot be merged, or do not fit together.
+        """
+        raise cannot_merge(self, other)
+
+    def parts(self) -> dict[str, Tensor]:
+        """Return what is compared when two patches are: tensors by subject, parameter or name."""
+        return self.tensors()
+
+    def names_in(self, text: str) -> bool:
+        """Return whether a text mentions an edited subject; False for a patch that does not go by names."""
+        return False
+
+    def misfit(self, blocks: int, dim: int) -> str:
+        """Return what a model with this number of blocks, of this width, lacks for the patch ("block 30 of width 4096"); "" if nothing."""
+        return ""
+
+    def counts(self) -> dict[str, int]:
+        """Return numbers that describe the patch to users, by name."""
+        return {}
+
+    def by_rows(self, lm: LM) -> RowPatch | None:
+        """Return the patch next to the model, ready for rows of any batch; None if it needs batches of its own inside `applied`."""
+        return None
+
     @classmethod
     @abstractmethod
     def restore(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
@@ -107,6 +148,13 @@ class Patch(ABC):
         temporary.unlink(missing_ok=True)
         temporary.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
         temporary.replace(folder / "patch.json")
+
+
+def cannot_merge(one: Patch, two: Patch) -> UserError:
+    """Make the error for two patches of kinds that do not go together."""
+    return UserError(
+        f"A patch of kind {one.kind!r} and one of kind {two.kind!r} cannot be merged. Edit again with the facts of both."
+    )
 
 
 def kinds() -> dict[str, type[Patch]]:
@@ -264,6 +312,10 @@ class NoPatch(Patch):
         """Change nothing."""
         yield
 
+    def by_rows(self, lm: LM) -> RowPatch:
+        """Return a patch that acts on no row."""
+        return RowPatch()
+
     def tensors(self) -> dict[str, Tensor]:
         """Nothing to save."""
         return {}
@@ -281,6 +333,7 @@ class WeightPatch(Patch):
     """
 
     kind = "weights"
+    folds = True
 
     def __init__(self, deltas: dict[str, Tensor]) -> None:
         self.deltas = deltas
@@ -331,6 +384,44 @@ class WeightPatch(Patch):
             with torch.no_grad():
                 for name, value in kept.items():
                     parameters[name].copy_(value)
+
+    def _factors(self, name: str) -> list[Tensor]:
+        """Return a difference as stored: dense, or as two factors."""
+        if name in self.deltas:
+            return [self.deltas[name]]
+        return [self.deltas[f"{name}.left"], self.deltas[f"{name}.right"]]
+
+    def by_rows(self, lm: LM) -> RowPatch | None:
+        """Return the patch for rows of any batch; None if a changed parameter is not the weight of exactly one linear layer."""
+        if type(self).applied is not WeightPatch.applied:  # a subclass that does more
+            return None
+        return weight_rows(lm, {name: self._factors(name) for name in self.names})
+
+    def merged_with(self, other: Patch) -> "WeightPatch":
+        """Return the sum of both changes, which is what applying both means; the edits may disturb each other.
+
+        Raises:
+            UserError: the other patch changes no weights.
+        """
+        if not isinstance(other, WeightPatch):
+            raise cannot_merge(self, other)
+        deltas: dict[str, Tensor] = {}
+        for name in sorted({*self.names, *other.names}):
+            having = [patch for patch in (self, other) if name in patch.names]
+            if any(name in patch.deltas for patch in having):
+                deltas[name] = torch.stack([patch.difference(name) for patch in having]).sum(0)
+            else:
+                deltas[f"{name}.left"] = torch.cat([patch.deltas[f"{name}.left"] for patch in having], 1)
+                deltas[f"{name}.right"] = torch.cat([patch.deltas[f"{name}.right"] for patch in having], 0)
+        return WeightPatch(deltas)
+
+    def parts(self) -> dict[str, Tensor]:
+        """Return the dense differences by parameter."""
+        return {name: self.difference(name) for name in self.names}
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of changed weights (parameters)."""
+        return {"weights": len(self.names)}
 
     def tensors(self) -> dict[str, Tensor]:
         """The differences."""

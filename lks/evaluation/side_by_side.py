@@ -1,7 +1,7 @@
 """Patches of several draws on one model at once, each acting on the rows of its own draw: what is asked of them shares batches.
 
 A question about one edit is a batch of a few rows, and a forward pass of a few rows costs as much as one of many. So the draws of a cell are asked
-together where their patches can act by row (`lks.evaluation.row_patches`).
+together where their patches can act by row (`lks.editing.row_patch`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +12,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lks.editing.patch import Patch, WeightPatch
-from lks.evaluation.row_patches import Group, RowPatch, row_wise
+from lks.editing.patch import Patch
+from lks.editing.row_patch import Group, RowPatch
 from lks.models.lm import LM
 from lks.models.prefill import FIRED, Prefills, installed_hooks
 
@@ -49,12 +49,11 @@ class SideBySide:
     @classmethod
     def of(cls, lm: LM, patches: Mapping[int, Patch]) -> Self | None:
         """Patches that can act by row; None where one cannot."""
-        own = {id(parameter) for parameter in lm.decoder.parameters()}
-        inside = {name for name, parameter in lm.model.named_parameters() if id(parameter) in own}
+        inside = set(lm.decoder.modules())
         found: dict[int, RowPatch] = {}
         for draw, patch in patches.items():
-            one = None if patch.context_tokens(lm) else row_wise(patch, lm)
-            if one is None or (isinstance(patch, WeightPatch) and not inside.issuperset(patch.names)):
+            one = None if patch.context_tokens(lm) else patch.by_rows(lm)
+            if one is None or not inside.issuperset(one.modules()):
                 return None
             found[draw] = one
         return cls(lm, found)

@@ -1,6 +1,6 @@
 """KB replacer: hooks that put new knowledge blocks at the edited entities' positions (paper, Sec. 3.3)."""
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -9,8 +9,11 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from lks.editing.patch import Patch, check_tensor, checked
+from lks.editing.patch import Patch, cannot_merge, check_tensor, checked
+from lks.editing.row_patch import RowPatch
+from lks.errors import UserError
 from lks.method.params import Mentions, Positions
 from lks.method.relation_gate import RelationGate
 from lks.models.lm import LM
@@ -131,6 +134,62 @@ class KnowledgeBlockPatch(Patch):
             gate,
             loose,
         )
+
+    def without(self, subjects: Collection[str]) -> "KnowledgeBlockPatch":
+        """Return the patch without some subjects, whether it has them or not; the others' part is as before, bit for bit."""
+        gone = set(subjects)
+        return self.only([number for number, name in enumerate(self.subjects) if name not in gone])
+
+    @property
+    def extensible(self) -> bool:
+        """Whether knowledge blocks of other subjects can be added; a gate's threshold belongs to its own subjects."""
+        return self.gate is None
+
+    def merged_with(self, other: Patch) -> "KnowledgeBlockPatch":
+        """Return one patch with the knowledge blocks of both, which have different subjects.
+
+        Raises:
+            UserError: they do not replace in the same way, or have gates.
+        """
+        if not isinstance(other, KnowledgeBlockPatch):
+            raise cannot_merge(self, other)
+        if not self.names or not other.names:
+            return self if self.names else other
+        for what in ("blocks", "positions", "scope_kind", "mentions"):
+            if getattr(self, what) != getattr(other, what):
+                raise UserError(
+                    f"The patches differ in {what}: {getattr(self, what)} and {getattr(other, what)}. "
+                    "Edit again with all facts."
+                )
+        if not (self.extensible and other.extensible):
+            raise UserError(
+                "Patches with a gate cannot be joined: its threshold is that of its own subjects. "
+                "Edit again with all facts."
+            )
+        table = torch.cat([self.table.cpu().float(), other.table.cpu().float()], 1)
+        loose = [*self.loose, *(len(self.names) + subject for subject in other.loose)]
+        names = [*self.names, *other.names]
+        return KnowledgeBlockPatch(
+            names, table, self.blocks, self.positions, self.scope_kind, self.mentions, loose=loose
+        )
+
+    def parts(self) -> dict[str, Tensor]:
+        """Return the knowledge blocks [blocks, d] by subject."""
+        return {name: self.table[:, number] for number, name in enumerate(self.subjects)}
+
+    def names_in(self, text: str) -> bool:
+        """Return whether a text mentions an edited subject."""
+        return bool(self.scope.find(text))
+
+    def misfit(self, blocks: int, dim: int) -> str:
+        """Return what a model of this shape lacks for the patch."""
+        if self.blocks[-1] < blocks and self.table.shape[2] == dim:
+            return ""
+        return f"block {self.blocks[-1]} of width {self.table.shape[2]}"
+
+    def by_rows(self, lm: LM) -> RowPatch:
+        """Return the patch for rows of any batch."""
+        return _KnowledgeRows(self, lm)
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -263,3 +322,37 @@ def _let_through(opened: Tensor, rows: Tensor, subjects: Tensor, batch: int) -> 
     last = number.new_zeros(batch).scatter_reduce(0, rows, number, "amax")
     fired = last > 0
     return {FIRED: fired, FOUND: torch.where(fired, subjects[last - 1], -1)}
+
+
+class _KnowledgeRows(RowPatch):
+    """Knowledge blocks, put into the patch's own rows at prefill."""
+
+    def __init__(self, patch: KnowledgeBlockPatch, lm: LM) -> None:
+        self.lm, self.blocks = lm, patch.blocks
+        self.replacer = Replacer(patch, lm)
+        self.prefills = Prefills()
+
+    def begin(self, rows: Sequence[int], prefill: Pass) -> None:
+        """Decide from the rows' tokens."""
+        self.prefills.now = Pass(prefill.ids, prefill.mask)
+        self.replacer.decide(self.prefills.now, frozenset(rows))
+
+    def rest(self) -> None:
+        """No pass is the patch's."""
+        self.prefills.now = None
+
+    def fired(self) -> Tensor | None:
+        """For the patch's own rows."""
+        return None if self.prefills.now is None else self.prefills.now.row_state.get(FIRED)
+
+    def modules(self) -> list[nn.Module]:
+        """Return the edited blocks."""
+        return [self.lm.block(block) for block in self.blocks]
+
+    def handles(self) -> list[RemovableHandle]:
+        """Register a hook on each edited block."""
+        places = enumerate(self.blocks)
+        return [
+            self.lm.block(block).register_forward_hook(partial(self.replacer.replace, self.prefills, place))
+            for place, block in places
+        ]

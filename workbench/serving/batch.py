@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from lks.editing.patch import Patch
-from lks.evaluation.row_patches import Group, RowPatch, beginning, going_on
+from lks.editing.row_patch import Group, RowPatch, beginning, going_on
 from lks.models.generation import positions
 from lks.models.lm import LM
 from workbench.serving.text_stream import TextStream

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lks.editing.patch import Patch
-from lks.evaluation.row_patches import RowPatch, row_wise
+from lks.editing.row_patch import RowPatch
 from lks.models.generation import ends_of
 from lks.models.lm import LM
 from lks.models.prefill import installed_hooks
@@ -50,9 +50,7 @@ class Engine:
     def __init__(self, lm: LM, patches: Mapping[str, Patch], most: int, waiting: int) -> None:
         self.lm, self.most, self.waiting = lm, most, waiting
         self.patches = dict(patches)
-        self.by_row: dict[str, RowPatch | None] = {
-            name: row_wise(patch, lm) for name, patch in patches.items()
-        }
+        self.by_row: dict[str, RowPatch | None] = {name: patch.by_rows(lm) for name, patch in patches.items()}
         self.failed = False
         self.steps = 0
         self._ends = frozenset(ends_of(lm))

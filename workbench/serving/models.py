@@ -10,10 +10,9 @@ from typing import cast
 
 import torch
 
-from lks.editing.patch import NoPatch, Patch, WeightPatch
+from lks.editing.patch import NoPatch, Patch
 from lks.errors import UserError
 from lks.io.untrusted import one_line
-from lks.method.replacer import KnowledgeBlockPatch
 from lks.models.lm import LM
 from lks.models.registry import shape_of
 from workbench.patch_folder import SavedEdits, read
@@ -78,10 +77,7 @@ def read_all(choices: Sequence[Choice], model: str) -> dict[str, SavedEdits]:
             raise UserError(
                 f"Patch {choice.folder} was made for {origin.base}, not for {model}. Serve it with that model, or edit {model}."
             )
-        if isinstance(patch, KnowledgeBlockPatch) and (
-            patch.blocks[-1] >= shape[0] or patch.table.shape[2] != shape[1]
-        ):
-            needs = f"block {patch.blocks[-1]} of width {patch.table.shape[2]}"
+        if needs := patch.misfit(*shape):
             raise UserError(
                 f"Patch {choice.folder} changes {needs}; {model} has {shape[0]} blocks of width {shape[1]}. Serve it with its own model."
             )
@@ -129,8 +125,7 @@ def facts_of(edits: SavedEdits) -> dict[str, object]:
         facts["method"] = edits.origin.title
     if edits.facts is not None or patch.subjects:
         facts["subjects"] = len(set(patch.subjects)) if patch.subjects else None
-    if isinstance(patch, WeightPatch):
-        facts["weights"] = len(patch.names)
+    facts |= patch.counts()
     return cast(dict[str, object], {key: value for key, value in facts.items() if value is not None})
 
 

@@ -1,16 +1,14 @@
 """Patches that act on some rows of a batch while other rows belong to other patches or to none.
 
-`Patch.applied` edits the whole model. Here a patch stays beside the model, as hooks that do nothing until they are told which rows of the
-forward pass are theirs. Three kinds can be served so, in one forward with everything else:
+`Patch.applied` edits the whole model. A `RowPatch` leaves the model as it is: its hooks do nothing until they are told
+which rows of the forward pass are theirs (`Patch.by_rows`). Three kinds exist:
 
 - knowledge blocks act at prefill alone: what they put in is in the cache of the blocks above, so decoding costs nothing;
 - changed weights of linear layers: y = W x + D x, the second term for the patch's own rows alone, at prefill and in decoding;
 - contexts: the prompt is rewritten before it is read.
-
-For any other kind `row_wise` gives None: it is served in batches of its own, inside `Patch.applied`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -20,11 +18,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
-from lks.editing.context_patch import ContextPatch
-from lks.editing.patch import NoPatch, Patch, WeightPatch
-from lks.method.replacer import KnowledgeBlockPatch, Replacer
 from lks.models.lm import LM
-from lks.models.prefill import FIRED, Pass, Prefills
+from lks.models.prefill import Pass
 
 
 class RowPatch:
@@ -47,28 +42,17 @@ class RowPatch:
         """Whether the edits act on each row [batch] of the prefill that has just run; None for a patch without a gate."""
         return None
 
+    def modules(self) -> list[nn.Module]:
+        """Return the modules that it hooks."""
+        return []
+
     def handles(self) -> list[RemovableHandle]:
-        """Its hooks, newly registered."""
+        """Register its hooks and return their handles."""
         return []
 
 
 Group = tuple[RowPatch, Tensor]
 """A patch and the numbers [n] of its rows in a batch."""
-
-
-def row_wise(patch: Patch, lm: LM) -> RowPatch | None:
-    """The patch beside the model, ready for rows of any batch; None where its kind needs batches of its own."""
-    if isinstance(patch, NoPatch):
-        return RowPatch()
-    if isinstance(patch, KnowledgeBlockPatch):
-        return _KnowledgeRows(patch, lm)
-    if isinstance(patch, ContextPatch):
-        return _ContextRows(patch, lm)
-    if type(patch) is WeightPatch:
-        layers = [_layer(patch, lm, name) for name in patch.names]
-        found = [layer for layer in layers if layer is not None]
-        return _WeightRows(found) if len(found) == len(layers) else None
-    return None
 
 
 @contextmanager
@@ -96,54 +80,27 @@ def going_on(groups: Sequence[Group]) -> Iterator[None]:
             patch.rest()
 
 
-class _KnowledgeRows(RowPatch):
-    """Knowledge blocks, put into the patch's own rows at prefill."""
-
-    def __init__(self, patch: KnowledgeBlockPatch, lm: LM) -> None:
-        self.lm, self.blocks = lm, patch.blocks
-        self.replacer = Replacer(patch, lm)
-        self.prefills = Prefills()
-
-    def begin(self, rows: Sequence[int], prefill: Pass) -> None:
-        """Decide from the rows' tokens."""
-        self.prefills.now = Pass(prefill.ids, prefill.mask)
-        self.replacer.decide(self.prefills.now, frozenset(rows))
-
-    def rest(self) -> None:
-        """No pass is the patch's."""
-        self.prefills.now = None
-
-    def fired(self) -> Tensor | None:
-        """For the patch's own rows."""
-        return None if self.prefills.now is None else self.prefills.now.row_state.get(FIRED)
-
-    def handles(self) -> list[RemovableHandle]:
-        """One per block."""
-        places = enumerate(self.blocks)
-        return [
-            self.lm.block(block).register_forward_hook(partial(self.replacer.replace, self.prefills, place))
-            for place, block in places
-        ]
-
-
-class _ContextRows(RowPatch):
-    """A context, put where `ContextPatch.applied` puts it."""
-
-    def __init__(self, patch: ContextPatch, lm: LM) -> None:
-        self.patch, self.lm = patch, lm
-
-    def prompt(self, ids: Sequence[int]) -> list[int]:
-        """With the context that the patch chooses."""
-        (whole,), _ = self.patch.rewritten(self.lm, [ids])
-        return whole
-
-
 Layer = tuple[nn.Module, list[Tensor]]
 """A linear layer and the matrices that its input is multiplied by, one after the other, to give the change of its output."""
 
 
-def _layer(patch: WeightPatch, lm: LM, name: str) -> Layer | None:
-    """The layer whose weight changes; None where that is not the weight of one linear layer, or is used elsewhere too (tied embeddings)."""
+def weight_rows(lm: LM, changes: Mapping[str, Sequence[Tensor]]) -> RowPatch | None:
+    """Make a row patch of changed weights.
+
+    Args:
+        lm: the model.
+        changes: parameter name -> its difference, dense ([out, in]) or as two factors ([out, rank], [rank, in]).
+
+    Returns:
+        None where a changed parameter is not the weight of exactly one linear layer (tied embeddings, norms, biases).
+    """
+    layers = [_layer(lm, name, dense) for name, dense in changes.items()]
+    found = [layer for layer in layers if layer is not None]
+    return _WeightRows(found) if len(found) == len(layers) else None
+
+
+def _layer(lm: LM, name: str, dense: Sequence[Tensor]) -> Layer | None:
+    """Return the layer whose weight changes; None where that is not the weight of one linear layer, or is used elsewhere too."""
     parameter = dict(lm.model.named_parameters()).get(name)
     users = [
         module
@@ -157,12 +114,7 @@ def _layer(patch: WeightPatch, lm: LM, name: str) -> Layer | None:
         or not isinstance(users[0], nn.Linear | Conv1D)
     ):
         return None
-    dense = (
-        [patch.deltas[name]]
-        if name in patch.deltas
-        else [patch.deltas[f"{name}.left"], patch.deltas[f"{name}.right"]]
-    )
-    factors = dense if isinstance(users[0], Conv1D) else [factor.T for factor in dense[::-1]]
+    factors = list(dense) if isinstance(users[0], Conv1D) else [factor.T for factor in reversed(dense)]
     if (factors[0].shape[0], factors[-1].shape[1]) != (
         parameter.shape if isinstance(users[0], Conv1D) else parameter.T.shape
     ):
@@ -189,8 +141,12 @@ class _WeightRows(RowPatch):
         """No rows."""
         self.rows = None
 
+    def modules(self) -> list[nn.Module]:
+        """Return the changed layers."""
+        return [module for module, _ in self.layers]
+
     def handles(self) -> list[RemovableHandle]:
-        """One per layer."""
+        """Register a hook on each layer."""
         return [module.register_forward_hook(partial(self._add, factors)) for module, factors in self.layers]
 
     def _add(
