@@ -34,6 +34,7 @@ from lks.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from flows.running.planning import Work
+    from lks.results.cells import Cell
     from lks.runs.grid import Grid
     from reports import RenderedReport
 
@@ -152,6 +153,23 @@ def grid(
 
       lks grid --only method=lks,n_edits=100  part of it, and the unedited model
     """
+    from flows.running.process_cache import process_cache
+    from flows.settings import Settings
+
+    with process_cache():
+        _grid(grid, results, only, dry_run, retry_failed, runner, wait or Settings().wait_s)
+
+
+def _grid(
+    grid: str | None,
+    results: Path | None,
+    only: str,
+    dry_run: bool,
+    retry_failed: bool,
+    runner: Mode | None,
+    wait: float,
+) -> None:
+    """Plan a grid, show what it is, run what is missing and show the results; arguments as for `grid`."""
     from cli.readying import make_ready
     from flows.running.planning import (
         await_writer,
@@ -183,12 +201,13 @@ def grid(
         _show_plan(work)
         return
     if work.todo:
-        await_writer(folder, wait or Settings().wait_s)
+        await_writer(folder, wait)
         with only_writer(folder):  # busy or unwritable: say so now, not after Prefect has started
             pass
         if (runner or Settings().runner) != "pool":
             make_ready(console, sorted({cell.model for cell in work.todo}))
-        _run_flow(console, runner or Settings().runner, (asked.name, folder, only, retry_failed))
+        how = (asked.name, folder, only, retry_failed)
+        _run_flow(console, runner or Settings().runner, how, (asked, cells))
     else:
         console.print(
             f"Nothing to do: all {len(work.cells)} cells of {asked.name!r} are in {folder}.", highlight=False
@@ -235,10 +254,11 @@ def _exchange(folder: Path, cell_ids: Collection[str] | None) -> None:
 
 def _show_irregularities(work: "Work") -> None:
     """What is odd in the datasets of the cells to be run; nothing of it is dropped."""
-    from lks.data.datasets import irregularities, load
+    from flows.running.planning import loaded_dataset
+    from lks.data.datasets import irregularities
 
     for name in sorted({cell.dataset for cell in work.todo}):
-        dataset = load(name)
+        dataset = loaded_dataset(name)
         if dataset.notes:
             Console().print(
                 f"{name}: {len(dataset.cases)} cases, kept among them: {irregularities(dataset)}",
@@ -247,8 +267,16 @@ def _show_irregularities(work: "Work") -> None:
             )
 
 
-def _run_flow(console: Console, runner: Mode, asked: tuple[str, Path, str, bool]) -> None:
-    """The flow, with a live display on a terminal and a line per cell elsewhere. `asked` is grid, folder, filter and whether failed cells are tried.
+def _run_flow(
+    console: Console, runner: Mode, asked: tuple[str, Path, str, bool], plan: "tuple[Grid, list[Cell]]"
+) -> None:
+    """Run the flow, with a live display on a terminal and a line per cell elsewhere.
+
+    Args:
+        console: where to show it.
+        runner: how cells are run.
+        asked: grid, folder, filter and whether failed cells are tried again.
+        plan: the grid and its cells.
 
     Raises:
         UserError: cells are to be run on a work pool, and no server is known.
@@ -263,7 +291,7 @@ def _run_flow(console: Console, runner: Mode, asked: tuple[str, Path, str, bool]
         ):
             from prefect.settings import PREFECT_API_URL
 
-            from flows.grid import WATCH
+            from flows.grid import PLAN, WATCH
             from flows.grid import grid as flow
             from flows.running.progress import LineProgress, Screen
             from flows.services.temporary_server import temporary_server
@@ -276,7 +304,11 @@ def _run_flow(console: Console, runner: Mode, asked: tuple[str, Path, str, bool]
                 )
         watch = stack.enter_context(Screen(console)) if console.is_terminal else LineProgress(_say)
         WATCH.set(watch)
-        counts = flow(*asked, runner)
+        token = PLAN.set(plan)
+        try:
+            counts = flow(*asked, runner)
+        finally:
+            PLAN.reset(token)
     console.print(", ".join(f"{number} {status}" for status, number in counts.items()), highlight=False)
 
 

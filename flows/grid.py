@@ -22,12 +22,16 @@ from flows.running.planning import (
 )
 from flows.running.progress import LineProgress, Watch
 from flows.settings import Mode, Settings
-from lks.results.cells import Outcome
+from lks.results.cells import Cell, Outcome
+from lks.runs.grid import Grid
 
-__all__ = ["WATCH", "grid"]
+__all__ = ["PLAN", "WATCH", "grid"]
 
 WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
 """Who is told what happens in the flow run; the run's log where nobody asks."""
+
+PLAN: ContextVar[tuple[Grid, list[Cell]] | None] = ContextVar("plan", default=None)
+"""The grid and its cells where whoever calls the flow has planned them already, so that data and weights are read once."""
 
 
 Wait = Annotated[float, Field(ge=0)]
@@ -63,7 +67,7 @@ def grid(
 
     folder, settings = folder_of(results), Settings()
     watch = WATCH.get() or Shown(LineProgress(get_run_logger().info), GridArtifacts(grid, folder))
-    plan = cells_of(asked := named_grid(grid, settings.grids), only)
+    asked, plan = PLAN.get() or _planned(grid, only, settings)
     await_writer(folder, settings.wait_s if wait_s is None else wait_s)
     with only_writer(folder):
         exchange(folder, {cell.id for cell in plan})
@@ -82,3 +86,9 @@ def grid(
     if isinstance(watch, Shown):
         watch.end(folder)
     return {"stored": kept, **tally(outcomes)}
+
+
+def _planned(name: str, only: str, settings: Settings) -> tuple[Grid, list[Cell]]:
+    """Return a named grid and those of its cells that the filter keeps."""
+    asked = named_grid(name, settings.grids)
+    return asked, cells_of(asked, only)

@@ -1,11 +1,13 @@
 """Stand-ins for what a grid on a work pool talks to."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from uuid import UUID, uuid4
 
 import httpx
 from prefect.client.schemas.objects import State, StateType, WorkerStatus
+from pydantic import TypeAdapter
 
 from lks.results.cells import Cell, Costs, Outcome
 from lks.results.remote import RemoteStore
@@ -95,7 +97,7 @@ class Server:
             run.state = State(type=StateType.RUNNING)
         elif what == "ok":
             p = run.parameters
-            made = Cell(p["model"], p["dataset"], p["method"], p["n_edits"], p["seed"], p["draws"])
+            made = TypeAdapter(Cell).validate_json(json.dumps(p["cell"]))
             write_outcome(self.results, Outcome(made, "ok", "", (), Costs(), {"attempt": str(attempt)}))
             if p["share"]:
                 RemoteStore(p["share"]).send(self.results, made.id)

@@ -103,8 +103,12 @@ class TestGridFlow:
         from flows.cell import cell
 
         cells = use(monkeypatch)
-        assert cell("micro-fake", "world", "ft", 5, results=tmp_path / "r")[0].endswith("/answers.parquet")
-        assert len(cell("micro-fake", "world", "ft", 5, results=tmp_path / "r", split="development")) == 2
+        one, results = (
+            {"model": "micro-fake", "dataset": "world", "method": "ft", "n_edits": 5},
+            tmp_path / "r",
+        )
+        assert cell(one, results=results)[0].endswith("/answers.parquet")
+        assert len(cell(one | {"split": "development"}, results=results)) == 2
         assert cells.ran == ["ft | micro-fake | world | T=5", "ft | micro-fake | world | T=5 | development"]
 
     def test_parameters_are_validated(self):
@@ -113,7 +117,7 @@ class TestGridFlow:
         from flows.cell import cell
 
         with pytest.raises(ParameterTypeError, match="n_edits"):
-            cell("micro-fake", "world", "ft", 0)
+            cell({"model": "micro-fake", "dataset": "world", "method": "ft", "n_edits": 0})
 
 
 @pytest.mark.slow

@@ -24,11 +24,11 @@ def test_weights_are_hashed_again_only_when_they_have_changed(
         "lks.models.lm.weights_hash", lambda folder: read.append(folder) or weights_hash(folder)
     )
     (tmp_path / "a.safetensors").write_bytes(b"one")
-    first, bench = kept.weights_hash(tmp_path), kept.bench
-    assert (kept.weights_hash(tmp_path), kept.bench, len(read)) == (first, bench, 1)
+    first, bench = kept.weights_hash(tmp_path), kept.resources
+    assert (kept.weights_hash(tmp_path), kept.resources, len(read)) == (first, bench, 1)
     (tmp_path / "a.safetensors").write_bytes(b"another")
     assert kept.weights_hash(tmp_path) == weights_hash(tmp_path) != first
-    assert kept.bench is not bench, "the loaded model may be the old one"
+    assert kept.resources is not bench, "the loaded model may be the old one"
 
 
 def test_weight_files_are_hashed_in_pieces_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +60,7 @@ def test_data_are_read_once_until_they_are_to_be_forgotten(monkeypatch: pytest.M
     try:
         assert dataset_of("world") == dataset_of("world")
         assert read == ["world"]
-        assert CellRunner(Path(), None, Measurements())._shared is kept.bench  # type: ignore[arg-type]
+        assert CellRunner(Path(), None, Measurements())._shared is kept.resources  # type: ignore[arg-type]
         kept.forget()
         dataset_of("world")
         assert read == ["world", "world"]

@@ -162,7 +162,9 @@ def test_asking_for_it_leaves_the_cells_what_they_are(tmp_path: Path) -> None:
     ]
     assert ids[0] == ids[1]
     assert not plain.extras.overhead and asking.extras.overhead
-    assert [parameters_of(CELL, extras, tmp_path)["overhead"] for extras in (Measurements(), ASKED)] == [
+    assert [
+        parameters_of(CELL, extras, tmp_path)["extras"]["overhead"] for extras in (Measurements(), ASKED)
+    ] == [
         False,
         True,
     ]

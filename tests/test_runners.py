@@ -275,7 +275,7 @@ class TestPool:
         hurry.setenv("LKS_POOL_LIMIT", "2")
         server = Server(tmp_path)
         run_pool(server, tiny(("m", "n", "o"), methods=("none",)))
-        models = [run.parameters["model"] for run in server.runs.values()]
+        models = [run.parameters["cell"]["model"] for run in server.runs.values()]
         assert [model for model, _ in itertools.groupby(models)] == ["m", "n", "o"]
 
     def test_the_limit_may_be_set(self, hurry, tmp_path):

@@ -1,6 +1,7 @@
 """Workers that keep their process and its model between cells: one load for many cells, and what happens when something dies."""
 
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from uuid import UUID
 
@@ -24,6 +26,7 @@ from prefect.states import Cancelling
 from flows.cell import cell as flow
 from flows.grid import grid
 from flows.running.planning import cells_of
+from lks.results.cells import Cell
 from lks.results.shards import read_outcome
 from lks.runs.grid import Grid
 
@@ -67,18 +70,12 @@ class Pool:
             job_variables={"env": environment},
         )
 
-    def start(self, **coordinates: object) -> UUID:
-        """A cell's run; of real data only by its id, without which all data are read anew."""
-        where = {
-            "model": "micro-llama",
-            "dataset": "world",
-            "method": "none",
-            "n_edits": 1,
-            "results": str(self.results),
-        }
-        return self.client.create_flow_run_from_deployment(
-            self.deployment, parameters={**where, **coordinates}
-        ).id
+    def start(self, cell: Cell | None = None, **coordinates: object) -> UUID:
+        """A cell's run: as planned, or by its coordinates, for which all data are read again."""
+        by_name = {"model": "micro-llama", "dataset": "world", "method": "none", "n_edits": 1, **coordinates}
+        asked = json.loads(json.dumps(asdict(cell))) if cell else by_name
+        parameters = {"cell": asked, "results": str(self.results)}
+        return self.client.create_flow_run_from_deployment(self.deployment, parameters=parameters).id
 
     def run(self, number: UUID) -> FlowRun:
         return self.client.read_flow_run(number)
@@ -136,7 +133,7 @@ def test_cells_share_a_process_and_a_model(pool, tmp_path):
     )
     pool.deploy("counted_loads.flow_cell")
     with worker(tmp_path):
-        runs = [pool.start(seed=cell.seed, cell_id=cell.id) for cell in cells]
+        runs = [pool.start(cell) for cell in cells]
         until("two cells", lambda: all(map(pool.is_over, runs)), 120)
         assert [pool.run(run).state.type for run in runs] == [StateType.COMPLETED] * 2, pool.told(tmp_path)
         first, second = (pool.run(run).infrastructure_pid for run in runs)
@@ -149,7 +146,7 @@ def test_cells_share_a_process_and_a_model(pool, tmp_path):
         assert pool.told(tmp_path).count("Finished in state Completed()") == 2
 
         pool.deploy("counted_loads.flow_cell", LKS_SLOTS="3")
-        by_name = pool.start(method="lks", variant={"scope": "exact"}, measure="scope")
+        by_name = pool.start(method="lks", variant=[["scope", "exact"]], measure="scope")
         until("a cell in another environment", lambda: pool.is_over(by_name), 120)
         assert pool.run(by_name).state.type == StateType.COMPLETED, pool.told(tmp_path)
         assert pool.run(by_name).infrastructure_pid != first and not alive(int(first))

@@ -49,7 +49,7 @@ class CellRunner:
             results,
             listener,
             extras,
-            kept.bench if kept else Shared(),
+            kept.resources if kept else Shared(),
         )
         self._share = share
 

@@ -15,9 +15,10 @@ from lks.io.locks import holder, locked, sign
 from lks.models.testbed_models import build_command
 from lks.results.cells import Cell, Measure, Measurements, Outcome
 from lks.runs.grid import Grid, grids
-from lks.runs.plan import parse_only, plan
+from lks.runs.plan import parse_only, plan, plan_cell
 
 if TYPE_CHECKING:
+    from lks.edits import Dataset
     from lks.results.remote import RemoteStore
     from lks.results.store import Store
 
@@ -81,6 +82,17 @@ def cells_of(grid: Grid, only: str = "") -> list[Cell]:
         dataset_of=dataset_of,
         only=parse_only(only),
     )
+
+
+def planned_cell(cell: Cell) -> Cell:
+    """Return one cell with its identity as it is on this machine, checked as those of a grid are.
+
+    Raises:
+        UserError: something is unknown, missing or too small.
+    """
+    from baselines import methods
+
+    return plan_cell(cell, methods=methods(), revision_of_model=revision_of_model, dataset_of=dataset_of)
 
 
 def existing(results: Path) -> "Store | None":
@@ -162,11 +174,20 @@ def dataset_of(name: str) -> tuple[str, int]:
     Raises:
         UserError: unknown name, or missing or bad data.
     """
+    dataset = loaded_dataset(name)
+    return dataset.revision, len(dataset.cases)
+
+
+def loaded_dataset(name: str) -> "Dataset":
+    """Return a dataset, read once by a process that keeps what it has loaded.
+
+    Raises:
+        UserError: unknown name, or missing or bad data.
+    """
     from lks.data.datasets import load
 
     kept = PROCESS_CACHE.get()
-    dataset = kept.bench.dataset(name) if kept else load(name)
-    return dataset.revision, len(dataset.cases)
+    return kept.resources.dataset(name) if kept else load(name)
 
 
 def tally(outcomes: Iterable[Outcome]) -> Mapping[str, int]:

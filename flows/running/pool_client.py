@@ -1,12 +1,13 @@
 """Cell runs on a Prefect server: started, looked at in one request, ended. A server that is away for a while is waited for."""
 
+import json
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 from uuid import UUID
 
 import httpx
@@ -162,22 +163,6 @@ class Runs:
 
 
 def parameters_of(cell: Cell, extras: Measurements, results: Path, share: str = "") -> dict[str, object]:
-    """Parameters of flow `lks-cell` for a cell."""
-    names = ("model", "dataset", "method", "n_edits", "seed", "draws", "records", "split", "measure")
-    further = {"contexts": list(extras.contexts), "fluency": extras.fluency, "gates": extras.gates}
-    tasks = {
-        "ability": list(extras.ability),
-        "documents": extras.documents,
-        "overhead": extras.overhead,
-        "retry_failed": extras.retry_failed,
-    }
-    coordinates = {name: getattr(cell, name) for name in names}
-    return {
-        **coordinates,
-        "variant": dict(cell.variant),
-        **further,
-        **tasks,
-        "results": str(results),
-        "cell_id": cell.id,
-        "share": share,
-    }
+    """Return the parameters of flow `lks-cell` for a cell, as JSON has them."""
+    values = {"cell": asdict(cell), "extras": asdict(extras), "results": str(results), "share": share}
+    return cast(dict[str, object], json.loads(json.dumps(values)))

@@ -1,6 +1,7 @@
 """What a process keeps from one cell to the next: the model and the data loaded last, and what is known of their files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -9,10 +10,10 @@ Files = tuple[tuple[str, int, int], ...]
 
 
 class ProcessCache:
-    """Of a process that runs many cells, each with a bench of its own.
+    """Of a process that runs many cells, each with resources of its own.
 
     Attributes:
-        bench: the model, the data and the tests of abilities loaded last.
+        resources: the model, the data and the tests of abilities loaded last.
     """
 
     def __init__(self) -> None:
@@ -23,7 +24,7 @@ class ProcessCache:
         """Have everything loaded anew: files have changed."""
         from lks.runs.cell import LoadedResources
 
-        self.bench = LoadedResources()
+        self.resources = LoadedResources()
         self._hashes.clear()
 
     def weights_hash(self, folder: Path) -> str:
@@ -42,6 +43,16 @@ class ProcessCache:
 
 PROCESS_CACHE: ContextVar[ProcessCache | None] = ContextVar("kept", default=None)
 """Set by a process that runs many cells."""
+
+
+@contextmanager
+def process_cache() -> Iterator[None]:
+    """Keep models, datasets and hashes of weights in this process inside the `with`, unless they are kept already."""
+    token = PROCESS_CACHE.set(PROCESS_CACHE.get() or ProcessCache())
+    try:
+        yield
+    finally:
+        PROCESS_CACHE.reset(token)
 
 
 def _files(files: Sequence[Path]) -> Files:

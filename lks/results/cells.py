@@ -4,7 +4,9 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from lks.edits import Context
 
@@ -33,6 +35,7 @@ FINAL: frozenset[Status] = frozenset({"ok", "oom", "collapsed", "diverged", "tim
 """What is not run again. An "error" or a "lost" cell is: the cause may have been mended."""
 
 Overrides = tuple[tuple[str, str], ...]
+Count = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -55,14 +58,14 @@ class Cell:
     model: str
     dataset: str
     method: str
-    n_edits: int
-    seed: int
-    draws: int
+    n_edits: Count
+    seed: int = 0
+    draws: Count = 1
     variant: Overrides = ()
     parameters: str = "{}"
     model_revision: str = ""
     data_revision: str = ""
-    records: int = 0
+    records: Annotated[int, Field(ge=0)] = 0
     split: Split = "evaluation"
     measure: Measure = "answers"
 
@@ -79,6 +82,11 @@ class Cell:
         fields += [] if self.split == "evaluation" else [self.split]
         fields += [] if self.measure == "answers" else [{"measure": self.measure}]
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether its identity is whole: the plan has put in the parameters and the revisions of model and data."""
+        return bool(self.model_revision or self.data_revision)
 
     @property
     def unedited(self) -> "Cell":
@@ -173,7 +181,7 @@ class Measurements:
     fluency: bool = False
     gates: bool = False
     ability: tuple[str, ...] = ()
-    documents: int = 0
+    documents: Annotated[int, Field(ge=0)] = 0
     retry_failed: bool = False
     overhead: bool = False
 

@@ -13,14 +13,14 @@ from typing import cast
 
 from lks.data.datasets import load as load_dataset
 from lks.data.neighborhood import with_neighbours
-from lks.editing.editor import Editor
+from lks.editing.editor import Editor, canonical
 from lks.edits import Case, Context, Dataset
 from lks.errors import DataError, StoreError, Unsuited, UserError
 from lks.evaluation import record_checks
 from lks.evaluation.ability import TaskSuite
 from lks.evaluation.profiling import Meter, measured
 from lks.evaluation.readouts import Asking, ask_draws
-from lks.evaluation.scope_decisions import decisions_of
+from lks.evaluation.scope_decisions import decisions_of, scope_params
 from lks.evaluation.stages import EditedDraw, UneditedAnswers, answers_of_draws, measure
 from lks.models.lm import LM
 from lks.models.memory import OomRetry, release
@@ -51,36 +51,41 @@ Report = Callable[[str, float], None]
 Method = type[Editor[object]] | type[Study[object]]
 """What a cell is about: an editor, or for a study cell the study."""
 
+DATASETS_KEPT = 2
+"""Number of datasets that a process keeps: one to plan with and one to edit from are read once each in a grid of two."""
+
 
 class LoadedResources:
-    """What cells of one process share: the model, the dataset and the tests of abilities loaded last."""
+    """What cells of one process share: the model, the datasets and the tests of abilities loaded last."""
 
     def __init__(self) -> None:
         self._lm: LM | None = None
-        self._dataset: Dataset | None = None
+        self._datasets: dict[str, Dataset] = {}
         self._battery: tuple[tuple[tuple[str, ...], int], TaskSuite] | None = None
-        self._model, self._data = ("", ""), ("", "")
+        self._model = ("", "")
 
     def prepare_for(self, cell: Cell) -> None:
-        """Drop what the cell does not use, and what has changed on disk under its name since it was loaded."""
-        model, data = (cell.model, cell.model_revision), (cell.dataset, cell.data_revision)
-        if model != self._model:
-            self._lm, self._model = None, model
-        if data != self._data:
-            self._dataset, self._data = None, data
+        """Drop the model unless it is the cell's, and what has changed on disk under its name since it was loaded."""
+        if (cell.model, cell.model_revision) != self._model:
+            self._lm, self._model = None, (cell.model, cell.model_revision)
+        loaded = self._datasets.get(cell.dataset)
+        if loaded and cell.data_revision and loaded.revision != cell.data_revision:
+            del self._datasets[cell.dataset]
 
     def lm(self, name: str) -> LM:
-        """The model, loaded unless it is the last one."""
+        """Return the model, loaded unless it is the last one."""
         if self._lm is None or self._lm.name != name:
             self._lm = None
             self._lm = LM.load(name)
         return self._lm
 
     def dataset(self, name: str) -> Dataset:
-        """The dataset, loaded unless it is the last one."""
-        if self._dataset is None or self._dataset.name != name:
-            self._dataset = load_dataset(name)
-        return self._dataset
+        """Return the dataset, loaded unless it is one of the last two."""
+        found = self._datasets.pop(name, None) or load_dataset(name)
+        self._datasets[name] = found
+        if len(self._datasets) > DATASETS_KEPT:
+            del self._datasets[next(iter(self._datasets))]
+        return found
 
     def battery(self, extras: Measurements) -> TaskSuite | None:
         """The tests of abilities, loaded unless they are the last ones; None if none are asked for."""
@@ -203,9 +208,19 @@ class _Work:
     @cached_property
     def _editor(self) -> Editor[object]:
         cell = self._cell
-        return cast(type[Editor[object]], self._method).for_model(
+        editor = cast(type[Editor[object]], self._method).for_model(
             cell.model, cell.dataset, cell.n_edits, dict(cell.variant)
         )
+        deciding = scope_params(cell.method, editor.params) if cell.measure == "scope" else editor.params
+        if cell.is_planned and canonical(deciding) not in (
+            cell.parameters,
+            "{}",
+        ):  # an existing patch is scored
+            raise UserError(
+                f"{cell.label} was planned with parameters {cell.parameters}, but the program's are "
+                f"{canonical(deciding)} now: one of both is another version. Start the grid again."
+            )
+        return editor
 
     @cached_property
     def _unedited(self) -> UneditedAnswers:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lks.errors import UserError, unknown
 from lks.results.cells import (
     UNEDITED,
+    Count,
     Measure,
     Measurements,
     Overrides,
@@ -18,8 +19,6 @@ from lks.results.cells import (
 
 EVERY = "*"
 """In a grid's methods: every method that has a preset for the model, or a rule for models that it was not tuned for."""
-
-Count = Annotated[int, Field(ge=1)]
 
 
 class Grid(BaseModel):

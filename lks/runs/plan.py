@@ -54,9 +54,7 @@ def plan(
         UserError: an unknown name or parameter, or a filter that fits nothing.
         TooManyEdits: draws * T exceeds the cases there are.
     """
-    from lks.editing.editor import canonical  # here, not above: they bring torch
-    from lks.evaluation.scope_decisions import scope_params
-    from lks.studies.registry import STUDIES
+    from lks.studies.registry import STUDIES  # here, not above: it brings torch
 
     studies = grid.measure == "study"
     for method, _ in grid.entries():
@@ -76,16 +74,52 @@ def plan(
     cells: dict[str, Cell] = {}
     for bare in _bare_cells(grid, every, only):
         revision, size = data[bare.dataset]
-        _check_size(grid, bare, size)
-        made = (STUDIES if studies else methods)[bare.method].for_model(
-            bare.model, bare.dataset, bare.n_edits, dict(bare.variant)
-        )
-        deciding = scope_params(bare.method, made.params) if bare.measure == "scope" else made.params
-        cell = replace(
-            bare, parameters=canonical(deciding), model_revision=models[bare.model], data_revision=revision
-        )
+        _check_size(f"Grid {grid.name!r}", bare, size)
+        cell = _identified(bare, methods, models[bare.model], revision)
         cells.setdefault(cell.id, cell)
     return sorted(cells.values(), key=lambda c: (c.model, c.dataset, c.n_edits, c.method != UNEDITED, c))
+
+
+def plan_cell(
+    bare: Cell,
+    *,
+    methods: Mapping[str, type["Editor[object]"]],
+    revision_of_model: Callable[[str], str],
+    dataset_of: Callable[[str], tuple[str, int]],
+) -> Cell:
+    """Return one cell with its identity as it is on this machine, checked like the cells of a grid.
+
+    Args:
+        bare: its coordinates; parameters and revisions are not looked at.
+        methods: all methods by name.
+        revision_of_model: as for `plan`.
+        dataset_of: as for `plan`.
+
+    Raises:
+        UserError: an unknown name or parameter.
+        TooManyEdits: draws * T exceeds the cases there are.
+    """
+    from lks.studies.registry import STUDIES
+
+    known = STUDIES if bare.measure == "study" else methods
+    if bare.method not in known:
+        raise unknown("study" if bare.measure == "study" else "method", bare.method, known)
+    model = revision_of_model(bare.model)
+    data, size = dataset_of(bare.dataset)
+    _check_size("The cell", bare, size)
+    return _identified(bare, methods, model, data)
+
+
+def _identified(bare: Cell, methods: Mapping[str, type["Editor[object]"]], model: str, data: str) -> Cell:
+    """Return the cell with its parameters and the revisions of its model and data."""
+    from lks.editing.editor import canonical
+    from lks.evaluation.scope_decisions import scope_params
+    from lks.studies.registry import STUDIES
+
+    method = (STUDIES if bare.measure == "study" else methods)[bare.method]
+    params = method.for_model(bare.model, bare.dataset, bare.n_edits, dict(bare.variant)).params
+    deciding = scope_params(bare.method, params) if bare.measure == "scope" else params
+    return replace(bare, parameters=canonical(deciding), model_revision=model, data_revision=data)
 
 
 def _bare_cells(
@@ -132,10 +166,10 @@ def _check_filter(grid: Grid, every: Mapping[str, Sequence[str]], only: Mapping[
                 raise unknown(f"{key} of grid {grid.name!r}", value, known[key])
 
 
-def _check_size(grid: Grid, cell: Cell, size: int) -> None:
-    if grid.records > size:
+def _check_size(who: str, cell: Cell, size: int) -> None:
+    if cell.records > size:
         raise TooManyEdits(
-            f"Grid {grid.name!r} uses the first {grid.records} records of {cell.dataset!r}, which holds {size}. Lower `records`."
+            f"{who} uses the first {cell.records} records of {cell.dataset!r}, which holds {size}. Lower `records`."
         )
     available = cell.available(size)
     if cell.n_edits * cell.draws > available:
@@ -143,5 +177,5 @@ def _check_size(grid: Grid, cell: Cell, size: int) -> None:
         need = f"{cell.n_edits * cell.draws} records of dataset {cell.dataset!r}, which has {available}"
         kept = " for development (the last third)" if cell.split == "development" else ""
         raise TooManyEdits(
-            f"Grid {grid.name!r} asks for {asked}: {need}{kept}. Lower n_edits or draws, or use a larger dataset."
+            f"{who} asks for {asked}: {need}{kept}. Lower n_edits or draws, or use a larger dataset."
         )
