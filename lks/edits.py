@@ -1,7 +1,7 @@
-"""What is edited and what is asked: `Edit`, `Probe`, `Case`, `Dataset`.
+"""Data types for edits and evaluation questions: `Edit`, `Probe`, `Case`, `Dataset`.
 
-An editor sees an `Edit` and nothing else; evaluation sees the whole `Case`. Evaluation prompts therefore cannot leak
-into an editor by accident: they are not part of the type it is given.
+An editor sees an `Edit` and nothing else; evaluation sees the whole `Case`. Evaluation prompts therefore
+cannot leak into an editor by accident: they are not part of the type it receives.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,11 +11,17 @@ from typing import Literal
 from lks.scope.naming import names_subject
 
 ProbeKind = Literal["edit", "paraphrase", "locality", "portability", "neighbour"]
-"""What a probe measures; "neighbour": whether facts of subjects that are not edited stay as they were (`lks.data.neighborhood`)."""
+"""What a probe measures. "neighbour": whether facts about unedited subjects stay as they were
+(`lks.data.neighborhood`).
+"""
 
 Context = Literal["bare", "qa", "chat", "given"]
-"""How a prompt is put (`lks.evaluation.prompt_formats`). bare: as it stands. qa: "Q: ...", then "A:". chat: the tokenizer's chat template. given: the
-edited fact stands in front, which shows whether the unedited model knows everything else that a portability question needs."""
+"""How a prompt is presented (`lks.evaluation.prompt_formats`).
+
+bare: the prompt as it is. qa: "Q: ...", then "A:". chat: the tokenizer's chat template. given: preceded by
+the edited fact, which shows whether the unedited model knows everything else that a portability question
+needs.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +36,8 @@ class Edit:
         ground_truth: the old answer o_i, without leading space.
         aliases: other names of the subject.
         training_paraphrases: prompts of the same meaning to train on; never an evaluation prompt.
-        training_locality: prompts about other facts of the same subject to hold in place; never an evaluation prompt.
+        training_locality: prompts about other facts of the same subject whose answers must be preserved;
+            never an evaluation prompt.
     """
 
     case_id: str
@@ -45,17 +52,19 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One question of the evaluation.
+    """One evaluation question.
 
     Attributes:
         kind: what it measures.
         index: its number among the case's probes of this kind.
         prompt: the text shown to the model.
-        answer: reference answer without leading space: the target (edit, paraphrase) or the true answer (locality).
-        accepted: other spellings of the answer, right in free generation.
-        stratum: which kind of locality, portability or neighbour it is ("same_subject", "reasoning", "near_name"); "" where there is one kind.
-        rival: the answer that must be less likely than `answer` (ROME's ES, PS, NS): the old answer, or for neighbours the case's target;
-            "" where there is none.
+        answer: reference answer without leading space: the target (edit, paraphrase) or the true answer
+            (locality).
+        accepted: other spellings of the answer, counted as right in free generation.
+        stratum: which kind of locality, portability or neighbour it is ("same_subject", "reasoning",
+            "near_name"); "" where there is only one kind.
+        rival: the answer that must be less likely than `answer` (ROME's ES, PS, NS): the old answer, or for
+            neighbours the case's target; "" where there is none.
     """
 
     kind: ProbeKind
@@ -72,7 +81,7 @@ class Case:
     """An edit with the probes that score it.
 
     Attributes:
-        edit: what the editor is given.
+        edit: what the editor receives.
         probes: the edit prompt itself first, then paraphrases, locality and portability.
     """
 
@@ -81,7 +90,7 @@ class Case:
 
     @property
     def case_id(self) -> str:
-        """Identity within the dataset."""
+        """Identifier within the dataset."""
         return self.edit.case_id
 
 
@@ -91,16 +100,18 @@ def make_case(
     locality: tuple[tuple[str, str], ...],
     spellings: Callable[[str], tuple[str, ...]] = lambda answer: (),
 ) -> Case:
-    """A case from an edit, its evaluation paraphrases and its (locality prompt, true answer) pairs.
+    """Build a case from an edit, its evaluation paraphrases and its (locality prompt, true answer) pairs.
 
-    The rival of the edit prompt and its paraphrases is the old answer, if the target is another one; the old answer is never an
-    accepted spelling of the target. Locality questions are of stratum "same_subject" where they name the subject, else "other".
+    The rival of the edit prompt and its paraphrases is the old answer if it differs from the target; the old
+    answer is never an accepted spelling of the target. Locality questions have the stratum "same_subject" if
+    they name the subject, else "other".
 
     Args:
-        edit: what is edited.
+        edit: the edit.
         paraphrases: prompts of the same meaning.
         locality: questions with their true answers.
-        spellings: other spellings of an answer, right in free generation; by default there are none.
+        spellings: returns other spellings of an answer that count as right in free generation; by default
+            none.
     """
     old = _folded(edit.ground_truth)
     rival = edit.ground_truth if old != _folded(edit.target) else ""
@@ -117,11 +128,12 @@ def make_case(
 
 
 def _folded(answer: str) -> str:
+    """Strip and case-fold an answer."""
     return answer.strip().casefold()
 
 
 def spellings_of(edits: Sequence[Edit]) -> dict[str, list[str]]:
-    """Each distinct subject's name, then its aliases in all its edits, each once; in order of first appearance."""
+    """Map each subject, in order of first appearance, to its name and all its aliases, without duplicates."""
     found: dict[str, dict[str, None]] = {}
     for edit in edits:
         found.setdefault(edit.subject, {edit.subject: None}).update(dict.fromkeys(edit.aliases))
@@ -130,13 +142,14 @@ def spellings_of(edits: Sequence[Edit]) -> dict[str, list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Cases with their identity.
+    """Cases together with the identity of their dataset.
 
     Attributes:
         name: the registry name ("world", "zsre", "knowedit-recent").
         cases: in file order.
-        revision: hash of the content (and of the derivation of training prompts).
-        notes: irregularities found on loading, name -> count ("duplicate prompt", "subject not in locality prompt").
+        revision: hash of the content (and of how training prompts are derived).
+        notes: irregularities found on loading, name -> count ("duplicate prompt", "subject not in locality
+            prompt").
     """
 
     name: str

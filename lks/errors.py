@@ -1,8 +1,8 @@
 """Errors the user can act on.
 
-Two kinds of failure exist. *The user must act*: a `UserError`, raised before any long work, saying what is wrong,
-where, and what to do; the command line prints it as one line. *A cell failed*: an `Outcome` row in the store
-(see `lks.runs.cell`), never the end of a grid.
+There are two kinds of failure. *The user must act*: a `UserError`, raised before any long work starts, says
+what is wrong, where, and what to do; the command line prints it as one line. *A cell failed*: an `Outcome`
+row in the store (see `lks.runs.cell`), which never ends a grid.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from rapidfuzz import fuzz, process
 
 
 class UserError(Exception):
-    """Something the user can mend. The message is complete on its own: what, where, what to do."""
+    """A problem the user can fix. The message is complete on its own: what, where, what to do."""
 
 
 class DataError(UserError):
@@ -19,7 +19,7 @@ class DataError(UserError):
 
 
 class NewerError(DataError):
-    """A data file is of a newer version than this program reads: it is whole, and must not be made anew."""
+    """A data file has a newer version than this program reads; it is intact and must not be rebuilt."""
 
 
 class StoreError(UserError):
@@ -27,23 +27,26 @@ class StoreError(UserError):
 
 
 class Unsuited(UserError):
-    """A method cannot edit this model, or lacks what it needs for it: in a grid its cell fails with this reason, and the others are run."""
+    """A method cannot edit this model, or lacks what it needs for it.
+
+    In a grid, its cell fails with this reason and the other cells run.
+    """
 
 
 class TooManyEdits(UserError):
-    """More edits were asked for than the dataset holds."""
+    """More edits were requested than the dataset holds."""
 
 
 class NothingToLearnFrom(UserError):
-    """A method lacks texts or edits to learn from before it edits; another dataset has some."""
+    """A method lacks the texts or edits it must learn from before editing; another dataset has some."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that does not exist, with the nearest known names.
+    """Return the error for a name that does not exist, listing the nearest known names.
 
     Args:
         kind: what the name was meant to be ("method", "grid", ...).
-        name: what the user gave.
+        name: the name the user gave.
         known: all valid names.
     """
     names = sorted(known)
@@ -53,7 +56,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 
 
 def similar(name: str, known: Iterable[str]) -> list[str]:
-    """At most two of the known names that a name may be a slip of the pen for, the nearest first."""
+    """Return at most two known names that the given name may be a misspelling of, nearest first."""
     return [
         match
         for match, _, _ in process.extract(name, sorted(known), scorer=fuzz.WRatio, score_cutoff=60, limit=2)
@@ -61,7 +64,7 @@ def similar(name: str, known: Iterable[str]) -> list[str]:
 
 
 class Collapsed(Exception):
-    """The edited model no longer writes text: its abilities need not be tested."""
+    """The edited model no longer writes text, so its abilities need not be tested."""
 
 
 class BadRecord(Exception):

@@ -148,7 +148,7 @@ def test_contradictions_and_ids_that_occur_twice_name_both_lines(tmp_path: Path)
     other = {"subject": "Ada Moss", "prompt": "Ada Moss was born in", "target": "Rome", "id": "a"}
     said = refusal(written(tmp_path, GOOD | {"id": "a"}, GOOD | {"target": "Rome"}, other))
     assert "line 2: line 1 has the same prompt with the target 'Oslo'" in said
-    assert "line 3: id 'a' is that of line 1 too" in said
+    assert "line 3: id 'a' is also that of line 1" in said
 
 
 def test_all_bad_lines_are_told_together_up_to_twenty(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_missing_file_and_bad_templates_are_refused(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "none.jsonl")
     file = written(tmp_path, "Mara Kel | birthplace | Oslo", name="facts.txt")
     for text, part in (
-        ("birthplace = 'Born in'", "is no template"),
+        ("birthplace = 'Born in'", "is not a template"),
         ("x = [", "is not TOML"),
         ("[birthplace]\nprom = ''", "Unknown key"),
     ):
@@ -255,7 +255,7 @@ def test_a_later_fact_takes_the_place_of_the_earlier_one_on_the_same_prompt() ->
         ("b", "fish"),
         ("c", "nuts"),
     ]
-    with pytest.raises(DataError, match="is that of"):
+    with pytest.raises(DataError, match="is also that of"):
         first.joined(Facts("y", (UserFact(1, "Zoe", "Zoe eats", "nuts", "b"),)))
     assert [f.id for f in first.without(["Mara Kel"]).facts] == ["b"]
 

@@ -1,1 +1,1 @@
-"""Where edits and questions come from: published datasets, facts of one's own, made worlds, and prompts derived from them."""
+"""Sources of edits and questions: published datasets, user facts, synthetic worlds, derived prompts."""

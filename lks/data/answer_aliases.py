@@ -1,7 +1,8 @@
-"""Other spellings of an answer, right in free generation: "USA" where the answer is "United States of America".
+"""Other spellings of an answer that count as right in free generation: "USA" for "United States of America".
 
-They come from a file of Wikidata labels and aliases (`entity_aliases/aliases.json` in the data folder, {label: [aliases]}). Without
-the file there are none, and an answer is right only as the dataset spells it. Spellings of *subjects* are `lks.edits.spellings_of`.
+They come from a file of Wikidata labels and aliases (`entity_aliases/aliases.json` in the data folder,
+{label: [aliases]}). Without the file there are none, and an answer is right only as the dataset spells it.
+For spellings of *subjects* see `lks.edits.spellings_of`.
 """
 
 import re
@@ -19,7 +20,7 @@ FILE = Path("entity_aliases", "aliases.json")
 
 
 class Spellings:
-    """Names of entities, looked up by any of them."""
+    """A table of entity names that can be looked up by any of an entity's names."""
 
     def __init__(self, aliases: Mapping[str, Iterable[str]] | None = None) -> None:
         self._names = {
@@ -32,13 +33,14 @@ class Spellings:
 
     @classmethod
     def load(cls, data_dir: Path | None = None) -> "Spellings":
-        """Spellings from the data folder; none if the file is not there.
+        """Load spellings from the data folder; return an empty table if the file does not exist.
 
         Args:
-            data_dir: where `entity_aliases/aliases.json` is; None looks at `LKS_DATA`, then at `shared/data` beside the checkout.
+            data_dir: the folder that holds `entity_aliases/aliases.json`; None uses `LKS_DATA`, then
+                `shared/data` next to the checkout.
 
         Raises:
-            DataError: the file cannot be read or is no object of lists of names.
+            DataError: the file cannot be read or is not an object whose values are lists of names.
         """
         file = (named_folder(data_dir) or BESIDE) / FILE
         if not file.is_file():
@@ -59,10 +61,11 @@ class Spellings:
         return cls({label.strip(): [other.strip() for other in others] for label, others in raw.items()})
 
     def of(self, answer: str) -> tuple[str, ...]:
-        """All other names of what an answer names; case counts.
+        """Return all other names of the entity that an answer names; matching is case-sensitive.
 
-        A label has its aliases. Any other name has its label and the label's other aliases, if it belongs to one label only. The
-        answer itself is never among them, nor is a name that could not be told from noise (`tellable`).
+        For a label, these are its aliases. For any other name they are its label and the label's other
+        aliases, provided that the name belongs to one label only. The answer itself is never included, nor is
+        a name that is too short to be told apart from noise (`tellable`).
         """
         name = answer.strip()
         names = self._names.get(name) or self._names.get(self._labels.get(name, ""), ())
@@ -70,8 +73,11 @@ class Spellings:
 
 
 def tellable(name: str) -> bool:
-    """Whether more than one character is left once case, punctuation and articles are away: "fr" is, "F", "C++", "🇫🇷" and "The" are not."""
+    """Return whether a name has more than one character left without case, punctuation and articles.
+
+    "fr" has; "F", "C++", "🇫🇷" and "The" have not.
+    """
     words = re.findall(
         r"\w+", unicodedata.normalize("NFKC", name).casefold()
-    )  # answers are compared without signs, unlike questions
+    )  # unlike questions, answers are compared without symbols
     return len(" ".join(word for word in words if word not in _ARTICLES)) > 1

@@ -1,4 +1,7 @@
-"""Facts on one subject that may contradict each other: they ask the same in other words and have different targets."""
+"""Detection of facts about one subject that may contradict each other.
+
+Such facts ask the same question in other words and have different targets.
+"""
 
 import re
 from collections import Counter, defaultdict
@@ -13,14 +16,14 @@ if TYPE_CHECKING:
     from lks.data.user_facts import UserFact
 
 SHOWN = 5
-"""So many contradictions are shown; the rest is counted."""
+"""Maximum number of contradictions shown; the rest are only counted."""
 ADVICE = "Which target the edited model gives depends on the method (docs/edit-your-model.md, Contradictions)"
 
 
 def check(facts: "Sequence[UserFact]") -> list[Bad]:
-    """Find facts on one subject that are trained on, or evaluated, with one question and two targets.
+    """Find facts on one subject that are trained on, or evaluated, with one question and different targets.
 
-    Prompts that are equal letter by letter are left to `lks.data.fact_validation`.
+    Prompts that are equal character for character are left to `lks.data.fact_validation`.
     """
     found: list[Bad] = []
     trained: dict[tuple[str, str], UserFact] = {}
@@ -33,7 +36,10 @@ def check(facts: "Sequence[UserFact]") -> list[Bad]:
             for text in texts:
                 first = seen.setdefault((fact.subject, normalised(text)), fact)
                 if _differ(first, fact) and first.prompt != fact.prompt:
-                    said = f"{one_line(repr(text), 60)} is asked by {first.place} too, there with the target {one_line(repr(first.target), 60)}"
+                    said = (
+                        f"{one_line(repr(text), 60)} is asked by {first.place} too, there with the "
+                        f"target {one_line(repr(first.target), 60)}"
+                    )
                     found.append(
                         Bad(
                             fact.line,
@@ -44,7 +50,7 @@ def check(facts: "Sequence[UserFact]") -> list[Bad]:
 
 
 def contradicting(facts: "Sequence[UserFact]") -> tuple[str, ...]:
-    """Say for people which facts on one subject ask the same in other words, or may do so, and have different targets."""
+    """Describe facts on one subject that have different targets and ask, or may ask, the same question."""
     wordings = _Wordings(facts)
     groups: dict[str, list[UserFact]] = defaultdict(list)
     for fact in facts:
@@ -65,13 +71,14 @@ def contradicting(facts: "Sequence[UserFact]") -> tuple[str, ...]:
         count = f"{len(unsure)} subjects have" if len(unsure) > 1 else "One subject has"
         example = f"{_pair(*unsure[0])}, {_targets(*unsure[0])}"
         notes.append(
-            f"{count} facts with different targets: {example}. That is fine unless two of them ask the same in other words. {ADVICE}."
+            f"{count} facts with different targets: {example}. That is fine unless two of them ask "
+            f"the same in other words. {ADVICE}."
         )
     return tuple(notes)
 
 
 class _Wordings:
-    """Which templates ask the same, as the paraphrases of all facts say."""
+    """Groups of templates that ask the same thing, according to the paraphrases of all facts."""
 
     def __init__(self, facts: "Sequence[UserFact]") -> None:
         self._parents: dict[str, str] = {}
@@ -86,12 +93,17 @@ class _Wordings:
         self._sizes = Counter(map(self._root, tuple(self._parents)))
 
     def _root(self, one: str) -> str:
+        """Return the representative of a template's group."""
         while self._parents.setdefault(one, one) != one:
             one = self._parents[one]
         return one
 
     def relation(self, fact: "UserFact") -> Hashable:
-        """What is known of a fact's relation: its name, or templates that are paraphrases of each other; None if nothing is."""
+        """Return what is known of a fact's relation.
+
+        This is its name, or the group of templates that are paraphrases of each other; None if neither is
+        known.
+        """
         if fact.relation:
             return fact.relation
         own = template(fact.prompt, fact.subject)
@@ -101,7 +113,11 @@ class _Wordings:
 def _asking_the_same(
     group: "Sequence[UserFact]", wordings: _Wordings
 ) -> "Iterator[tuple[UserFact, UserFact]]":
-    """Each fact that contradicts an earlier one, with the first such: their relations or their content words are the same."""
+    """Yield each fact that contradicts an earlier one, after the first such earlier fact.
+
+    Facts contradict each other if their targets differ and their relations or their content words are the
+    same.
+    """
     seen: dict[Hashable, UserFact] = {}
     for fact in group:
         form = template(fact.prompt, fact.subject) or fact.prompt
@@ -115,11 +131,12 @@ def _asking_the_same(
 
 
 def _other_relation(one: "UserFact", other: "UserFact") -> bool:
+    """Return whether both facts name their relation and the names differ."""
     return bool(one.relation and other.relation) and one.relation != other.relation
 
 
 def _perhaps(group: "Sequence[UserFact]", wordings: _Wordings) -> "list[tuple[UserFact, UserFact]]":
-    """A pair with different targets of which one's relation is not known, if there is one."""
+    """Return at most one pair with different targets in which the relation of one fact is unknown."""
     known = {id(fact): wordings.relation(fact) is not None for fact in group}
     for fact in (one for one in group if not known[id(one)]):
         other = next((one for one in group if _differ(one, fact)), None)
@@ -129,12 +146,15 @@ def _perhaps(group: "Sequence[UserFact]", wordings: _Wordings) -> "list[tuple[Us
 
 
 def _differ(one: "UserFact", other: "UserFact") -> bool:
+    """Return whether two facts have different targets, ignoring case."""
     return one.target.casefold() != other.target.casefold()
 
 
 def _pair(one: "UserFact", other: "UserFact") -> str:
+    """Name two facts by their prompts and places, for a message."""
     return " and ".join(f"{one_line(repr(fact.prompt), 80)} ({fact.place})" for fact in (one, other))
 
 
 def _targets(one: "UserFact", other: "UserFact") -> str:
+    """Name the targets of two facts, for a message."""
     return f"{one_line(repr(one.target), 60)} and {one_line(repr(other.target), 60)}"

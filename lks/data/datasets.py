@@ -1,8 +1,10 @@
-"""Datasets by name: the made world, the real facts of `lks.data.worldfacts`, zsRE and CounterFact as published with the LKS paper, the facts of
-causal tracing, KnowEdit (`lks.data.knowedit`), and files of facts of one's own.
+"""Registry and loaders of the datasets.
 
-The published files are never part of this repository (`lks.data.download` finds and fetches them). They are read as they stand:
-what is irregular in them is counted in the dataset's notes.
+These are the synthetic world, the real facts of `lks.data.worldfacts`, zsRE and CounterFact as published with
+the LKS paper, the facts of causal tracing, KnowEdit (`lks.data.knowedit`), and files of user facts.
+
+The published files are never part of this repository (`lks.data.download` finds and fetches them). They are
+read unchanged: irregularities are counted in the dataset's notes.
 """
 
 import hashlib
@@ -55,27 +57,29 @@ KNOWN: dict[str, Published] = {
 
 
 def names() -> tuple[str, ...]:
-    """All dataset names, those of one's own facts last."""
+    """Return all dataset names, those of user facts last."""
     return (*DATASETS, *KNOWN, *FILES, *sorted(own_facts()))
 
 
 def own_facts() -> dict[str, Path]:
-    """Files of facts of one's own (`lks.data.user_facts`) in the folder `LKS_FACTS`, by name: each is a dataset."""
+    """Return the files of user facts (`lks.data.user_facts`) in the folder `LKS_FACTS` by dataset name."""
     folder = os.environ.get("LKS_FACTS")
     files = sorted(Path(folder).expanduser().glob("*")) if folder else []
     return {file.stem: file for file in files if file.suffix.lower() in SUFFIXES}
 
 
 def load(name: str, data_dir: Path | None = None, make_source: MakeSource | None = None) -> Dataset:
-    """A dataset with its training prompts.
+    """Load a dataset with its training prompts.
 
     Args:
         name: one of `names()`.
-        data_dir: where `lks/zsre_eval_data.json` and the like are; None looks at `LKS_DATA`, then at `shared/data` beside the
-            checkout, then downloads into the cache. A folder that was named, here or by `LKS_DATA`, must hold the file. Other
-            spellings of answers are looked for there too (`lks.data.answer_aliases`).
-        make_source: makes the source of training prompts from all records of the file; None: `LKS_TRAINING_PROMPTS` if it has some for
-            this dataset (`lks.data.generated_prompts`), else the templates of other records.
+        data_dir: folder that holds `lks/zsre_eval_data.json` and the like; None uses `LKS_DATA`, then
+            `shared/data` next to the checkout, then downloads into the cache. A folder named here or by
+            `LKS_DATA` must hold the file. Other spellings of answers are looked up there too
+            (`lks.data.answer_aliases`).
+        make_source: makes the source of training prompts from all records of the file; None uses
+            `LKS_TRAINING_PROMPTS` if it has prompts for this dataset (`lks.data.generated_prompts`), else the
+            templates of other records.
 
     Raises:
         UserError: no such dataset.
@@ -119,14 +123,14 @@ def load(name: str, data_dir: Path | None = None, make_source: MakeSource | None
 
 
 def _made(name: str) -> tuple[Case, ...]:
-    """Cases that come with the package."""
+    """Return the cases of a dataset that comes with the package."""
     from lks.data import synthetic_world, worldfacts
 
     return {"world": synthetic_world.cases, "worldfacts": worldfacts.cases}[name]()
 
 
 def _own(name: str) -> Dataset:
-    """Facts of one's own; triples with their templates, if there are any, in NAME.toml beside them."""
+    """Read a dataset of user facts, with templates for its triples from NAME.toml next to it, if present."""
     file = own_facts()[name]
     if name in (*DATASETS, *KNOWN, *FILES):
         raise DataError(f"{file}: {name!r} is the name of a dataset of lks-grid. Rename the file.")
@@ -136,7 +140,7 @@ def _own(name: str) -> Dataset:
 
 
 def _source_for(name: str) -> MakeSource:
-    """What makes the source of training prompts where none is given."""
+    """Return the default factory of the source of training prompts for a dataset."""
     from lks.data.generated_prompts import GeneratedSource, generated_file
 
     file = generated_file(name)
@@ -144,7 +148,7 @@ def _source_for(name: str) -> MakeSource:
 
 
 def parse(content: bytes, file: Path) -> tuple[Record, ...]:
-    """Records of an evaluation file, each field checked.
+    """Read the records of an evaluation file, checking each field.
 
     Raises:
         DataError: not a JSON list of records, or a bad record; names file, index and field.
@@ -153,7 +157,7 @@ def parse(content: bytes, file: Path) -> tuple[Record, ...]:
 
 
 def _known(raw: object, index: int, file: Path) -> Case:
-    """A fact of known_1000; its answer is called the attribute."""
+    """Read a fact of known_1000, whose answer field is called "attribute"."""
     text = _texts(raw, f"{file}, record {index}")
     subject, prompt, answer = text("subject"), text("prompt"), text("attribute")
     _check_subject(subject, prompt, f"{file}, record {index}")
@@ -161,7 +165,7 @@ def _known(raw: object, index: int, file: Path) -> Case:
 
 
 def _texts(raw: object, where: str) -> Callable[..., str]:
-    """A reader of a record's texts by field, and field within a field."""
+    """Return a function that reads a record's text by field, and by field within a field."""
 
     def text(*path: str) -> str:
         value = raw
@@ -169,14 +173,16 @@ def _texts(raw: object, where: str) -> Callable[..., str]:
             if not isinstance(value, dict):
                 outer = f"field {'.'.join(path[:depth])!r}" if depth else "the record"
                 raise DataError(
-                    f"{where}: {outer} must be an object, not {type(value).__name__}. Fix or delete the record."
+                    f"{where}: {outer} must be an object, not {type(value).__name__}. Fix or delete "
+                    "the record."
                 )
             if key not in value:
                 raise DataError(f"{where}: field {'.'.join(path)!r} is missing. Add it or delete the record.")
             value = value[key]
         if not isinstance(value, str) or not value.strip():
             raise DataError(
-                f"{where}: field {'.'.join(path)!r} must be a non-empty string, not {value!r}. Fix it or delete the record."
+                f"{where}: field {'.'.join(path)!r} must be a non-empty string, not {value!r}. Fix "
+                "it or delete the record."
             )
         return value.strip()
 
@@ -184,13 +190,16 @@ def _texts(raw: object, where: str) -> Callable[..., str]:
 
 
 def _check_subject(subject: str, prompt: str, where: str) -> None:
+    """Raise a `DataError` if the prompt does not spell the subject."""
     if not spelt(prompt, subject):
         raise DataError(
-            f"{where}: field 'prompt': subject {subject!r} is not found in {prompt!r}, {why_unnamed(prompt, subject)}."
+            f"{where}: field 'prompt': subject {subject!r} is not found in {prompt!r}, "
+            f"{why_unnamed(prompt, subject)}."
         )
 
 
 def _record(raw: object, index: int, file: Path) -> Record:
+    """Read one record of zsRE or CounterFact, checking each field."""
     where = f"{file}, record {index}"
     text = _texts(raw, where)
     record = Record(
@@ -208,6 +217,7 @@ def _record(raw: object, index: int, file: Path) -> Record:
 
 
 def _case(record: Record, source: PromptSource, spellings: Spellings) -> Case:
+    """Build a record's case with its training prompts."""
     training = source.prompts(record)
     edit = Edit(
         case_id=record.case_id,
@@ -222,7 +232,7 @@ def _case(record: Record, source: PromptSource, spellings: Spellings) -> Case:
 
 
 def _notes(records: Sequence[Record]) -> dict[str, int]:
-    """Irregularities that are counted and kept; those that do not occur are left out."""
+    """Count irregularities that are kept; those that do not occur are left out."""
     found: Counter[str] = Counter()
     for record in records:
         found["target equals ground truth"] += record.target == record.ground_truth
@@ -234,6 +244,7 @@ def _notes(records: Sequence[Record]) -> dict[str, int]:
 
 
 def _hash(*parts: bytes) -> str:
+    """Hash the parts to 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part + b"\0")
@@ -241,5 +252,5 @@ def _hash(*parts: bytes) -> str:
 
 
 def irregularities(dataset: Dataset) -> str:
-    """The notes of a dataset in one line: "15 subject not in locality prompt, ..."."""
+    """Format the notes of a dataset as one line: "15 subject not in locality prompt, ..."."""
     return ", ".join(f"{count} {note}" for note, count in dataset.notes.items() if count) or "none"

@@ -1,4 +1,7 @@
-"""Files of facts, read line by line: JSON lines, CSV, triples. What the lines say is looked at by `lks.data.fact_validation`."""
+"""Line-by-line readers for files of facts: JSON lines, CSV, triples.
+
+What the lines say is checked by `lks.data.fact_validation`.
+"""
 
 import csv
 import io
@@ -22,22 +25,24 @@ LISTS = {
     "training_paraphrases": "training paraphrase",
     "training_locality": "training locality",
 }
-"""Lists of texts, and what an entry of each is called."""
+"""Fields that are lists of texts, with the name of one entry."""
 PAIRS = ("locality", "portability")
 FIELDS = (*TEXTS, *LISTS, *PAIRS)
 SEPARATOR, ARROW = "|", "=>"
-"""In a CSV field: between the entries of a list, and between a prompt and its answer. In a triple: between its parts."""
+"""Separators in a CSV field: between the entries of a list, and between a prompt and its answer. `SEPARATOR`
+also separates the parts of a triple.
+"""
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
-"""Between the fields of a CSV file; which one it is shows in the header."""
+"""Possible delimiters between the fields of a CSV file; the header shows which one is used."""
 LARGEST = 256 << 20
-"""Bytes of a file of facts."""
+"""Maximum size of a file of facts, in bytes."""
 JSON_LINES, TABLES, TRIPLES = (".jsonl", ".ndjson"), (".csv", ".tsv"), (".txt", ".triples")
 SUFFIXES = (*JSON_LINES, *TABLES, *TRIPLES)
 
 
 @dataclass(frozen=True, slots=True)
 class FactRow:
-    """One line's fields, of the right types.
+    """The fields of one line, with the right types.
 
     Attributes:
         line: its number, from 1.
@@ -48,20 +53,20 @@ class FactRow:
     values: Mapping[str, object] = field(default_factory=dict)
 
     def text(self, name: str) -> str:
-        """A text, "" where it is not given."""
+        """Return a text field, "" if it is not given."""
         return cast(str, self.values.get(name, ""))
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """A list of texts."""
+        """Return a list of texts, empty if it is not given."""
         return cast(tuple[str, ...], self.values.get(name, ()))
 
     def pairs(self, name: str) -> tuple[tuple[str, str], ...]:
-        """A list of prompts with answers."""
+        """Return a list of (prompt, answer) pairs, empty if it is not given."""
         return cast(tuple[tuple[str, str], ...], self.values.get(name, ()))
 
 
 def rows_of(path: Path) -> tuple[list[FactRow], list[Bad]]:
-    """The lines of a file with their fields, and what cannot be read of it.
+    """Read the lines of a file into rows, and report what cannot be read.
 
     Raises:
         DataError: the file as a whole cannot be read.
@@ -73,7 +78,8 @@ def rows_of(path: Path) -> tuple[list[FactRow], list[Bad]]:
     }
     if path.suffix.lower() not in readers:
         raise DataError(
-            f"{path}: facts are read from files that end in {', '.join(readers)}. Rename it, or write one fact per line as JSON."
+            f"{path}: facts are read from files that end in {', '.join(readers)}. Rename it, or "
+            "write one fact per line as JSON."
         )
     content = b""
     try:
@@ -96,6 +102,7 @@ def rows_of(path: Path) -> tuple[list[FactRow], list[Bad]]:
 
 
 def _json_lines(text: str) -> Iterator[FactRow | Bad]:
+    """Parse lines of JSON objects."""
     for number, line in enumerate(split_lines(text), 1):
         if not line.strip():
             continue
@@ -116,6 +123,7 @@ def _json_lines(text: str) -> Iterator[FactRow | Bad]:
 
 
 def _table(text: str) -> Iterator[FactRow | Bad]:
+    """Parse a table with a header."""
     delimiter = _delimiter(text)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     header: list[str] = []
@@ -135,7 +143,7 @@ def _table(text: str) -> Iterator[FactRow | Bad]:
 
 
 def _delimiter(text: str) -> str:
-    """What stands between fields: that by which most names of the header are known; a comma where several do equally well."""
+    """Return the delimiter that makes most names of the header known ones; a comma in case of a tie."""
     header = next((line for line in io.StringIO(text) if line.strip()), "")
 
     def known(delimiter: str) -> int:
@@ -148,11 +156,14 @@ def _delimiter(text: str) -> str:
 
 
 def _fault_of_header(header: Sequence[str]) -> str:
-    """What is wrong with the names of a table's columns; "" if nothing is."""
+    """Describe what is wrong with a table's column names; "" if nothing is."""
     unknowns = [name for name in header if name and name not in FIELDS]
     if len(unknowns) == len(header):
         found = one_line(repr(", ".join(header)), 60)
-        return f"the header {found} names no field; begin with a line like subject,prompt,target (separated by commas, semicolons or tabs)"
+        return (
+            f"the header {found} names no field; begin with a line like subject,prompt,target "
+            "(separated by commas, semicolons or tabs)"
+        )
     if unknowns:
         return str(unknown("field", one_line(unknowns[0]), FIELDS))
     if twice := [name for name, count in Counter(header).items() if name and count > 1]:
@@ -162,7 +173,7 @@ def _fault_of_header(header: Sequence[str]) -> str:
 
 
 def _needed(given: Collection[str]) -> tuple[str, ...]:
-    """The fields that no fact can lack, in the form that the given ones belong to."""
+    """Return the fields that every fact must have, in the form that the given ones belong to."""
     return (
         ("subject", "relation", "object")
         if "relation" in given or "object" in given
@@ -173,6 +184,7 @@ def _needed(given: Collection[str]) -> tuple[str, ...]:
 def _table_row(
     line: int, header: Sequence[str], cells: Sequence[str], between: str
 ) -> Iterator[FactRow | Bad]:
+    """Parse one row of a table."""
     if len(cells) != len(header):
         advice = (
             f"put a field that holds a {between} in quotation marks"
@@ -191,7 +203,7 @@ def _table_row(
 
 
 def _split(name: str, cell: str) -> object:
-    """A CSV field as JSON lines would have it."""
+    """Convert a CSV field to the form it has in JSON lines."""
     if name not in (*LISTS, *PAIRS):
         return cell
     parts = _parts(cell)
@@ -201,10 +213,12 @@ def _split(name: str, cell: str) -> object:
 
 
 def _parts(cell: str) -> list[str]:
+    """Split a CSV field into its non-empty entries."""
     return [part.strip() for part in cell.split(SEPARATOR) if part.strip()]
 
 
 def _triples(text: str) -> Iterator[FactRow | Bad]:
+    """Parse lines of the form "subject | relation | object"."""
     for number, line in enumerate(split_lines(text), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -219,7 +233,7 @@ def _triples(text: str) -> Iterator[FactRow | Bad]:
 
 
 def _row(line: int, raw: dict[str, object]) -> Iterator[FactRow | Bad]:
-    """A row, if all its fields are known and of the right type; else what is wrong."""
+    """Yield a row if all its fields are known and of the right type, else what is wrong with it."""
     values: dict[str, object] = {}
     wrong = list[str]()
     for name, value in raw.items():
@@ -240,25 +254,26 @@ def _row(line: int, raw: dict[str, object]) -> Iterator[FactRow | Bad]:
 
 
 def _text(name: str, value: object, is_prompt: bool = False) -> str:
-    """A text in the form that facts are kept in.
+    """Return a text in normal form (`lks.data.fact_text.tidy`).
 
     Raises:
-        ValueError: it is none, or holds half a character.
+        ValueError: the value is not a text, or holds half a character.
     """
     if not isinstance(value, str):
         raise ValueError(f"{name} must be a text, not {one_line(repr(value), 60)}")
     if has_half_character(value):
         raise ValueError(
-            f"{name} {one_line(ascii(value), 60)} holds half of a character (\\ud800 to \\udfff); write the character itself"
+            f"{name} {one_line(ascii(value), 60)} holds half of a character (\\ud800 to \\udfff); "
+            "write the character itself"
         )
     return tidy(value, is_prompt or name == "prompt")
 
 
 def _filled(name: str, value: object, is_prompt: bool) -> str:
-    """A text that is not empty.
+    """Return a text that must not be empty.
 
     Raises:
-        ValueError: it is, or is no text.
+        ValueError: it is empty or not a text.
     """
     found = _text(name, value, is_prompt)
     if not found:
@@ -267,6 +282,7 @@ def _filled(name: str, value: object, is_prompt: bool) -> str:
 
 
 def _texts(name: str, value: object) -> tuple[str, ...]:
+    """Return a list of non-empty texts."""
     if not isinstance(value, list):
         raise ValueError(f"{name} must be a list of texts, not {one_line(repr(value), 60)}")
     return tuple(
@@ -275,6 +291,7 @@ def _texts(name: str, value: object) -> tuple[str, ...]:
 
 
 def _pairs(name: str, value: object) -> tuple[tuple[str, str], ...]:
+    """Return a list of (prompt, answer) pairs."""
     if not isinstance(value, list):
         raise ValueError(
             f'{name} must be a list of {{"prompt": ..., "answer": ...}}, not {one_line(repr(value), 60)}'

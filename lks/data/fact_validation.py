@@ -1,4 +1,4 @@
-"""What makes a fact unusable, found before any model is loaded."""
+"""Checks that find unusable facts before any model is loaded."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ ODD_ENDINGS = ("...", "…", "_", "{}", "[MASK]", "<mask>")
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """Something wrong in a file.
+    """One fault of a file.
 
     Attributes:
-        line: where, from 1; 0 for the file as a whole.
+        line: line number from 1; 0 for the file as a whole.
         what: what is wrong and what to do.
     """
 
@@ -29,16 +29,17 @@ class Bad:
 
 
 def check_each(facts: "Iterable[UserFact]") -> list[Bad]:
-    """Find what is wrong with facts, each looked at alone."""
+    """Find faults of single facts."""
     return [bad for fact in facts for bad in (*_alone(fact), *_look_alike(fact))]
 
 
 def check_together(facts: "Sequence[UserFact]") -> list[Bad]:
-    """Find what is wrong with facts because of others."""
+    """Find faults that facts have because of other facts."""
     return [*_together(facts), *_leaks(facts)]
 
 
 def _alone(fact: "UserFact") -> Iterator[Bad]:
+    """Yield the faults of one fact."""
     texts = {
         "subject": fact.subject,
         "prompt": fact.prompt,
@@ -48,16 +49,18 @@ def _alone(fact: "UserFact") -> Iterator[Bad]:
     for name, text in texts.items():
         given = (
             text.rstrip("\n") if name == "prompt" else text
-        )  # chat templates end so, and the answer follows on the new line
+        )  # chat templates end with a newline, and the answer follows on the new line
         if given != text.strip():
             yield Bad(
                 fact.line,
-                f"{name} {_short(text)} begins or ends with white space; take it away, spaces are put in where they belong",
+                f"{name} {_short(text)} begins or ends with white space; remove it, spaces are "
+                "added where they belong",
             )
     if not spelt(fact.prompt, fact.subject):
         yield Bad(
             fact.line,
-            f"the scope rules do not find subject {_short(fact.subject)} in prompt {_short(fact.prompt)}, {_why(fact, fact.prompt)}",
+            f"the scope rules do not find subject {_short(fact.subject)} in prompt "
+            f"{_short(fact.prompt)}, {_why(fact, fact.prompt)}",
         )
     ending = next((odd for odd in ODD_ENDINGS if fact.prompt.rstrip().endswith(odd)), "")
     if ending:
@@ -78,21 +81,24 @@ def _alone(fact: "UserFact") -> Iterator[Bad]:
         if not names_subject(text, fact.subject, *fact.aliases):
             yield Bad(
                 fact.line,
-                f"training paraphrase {_short(text)} does not name the subject {_short(fact.subject)}, {_why(fact, text)}",
+                f"training paraphrase {_short(text)} does not name the subject "
+                f"{_short(fact.subject)}, {_why(fact, text)}",
             )
 
 
 def _why(fact: "UserFact", text: str) -> str:
+    """Say why a text does not name the fact's subject."""
     return why_unnamed(text, fact.subject, fact.aliases)
 
 
 def _look_alike(fact: "UserFact") -> Iterator[Bad]:
-    """Characters that people cannot see in a subject, where the prompt only seems to have it."""
+    """Yield a fault if the prompt holds only a look-alike of the subject, which users cannot see."""
     if found := difference(fact.subject, fact.prompt):
         yield Bad(fact.line, f"subject {_short(fact.subject)} only looks like what is in the prompt: {found}")
 
 
 def _together(facts: "Sequence[UserFact]") -> Iterator[Bad]:
+    """Yield a fault for each duplicate prompt and each duplicate id."""
     prompts: dict[str, UserFact] = {}
     names: dict[str, UserFact] = {}
     for fact in facts:
@@ -102,17 +108,20 @@ def _together(facts: "Sequence[UserFact]") -> Iterator[Bad]:
             what = (
                 "asks the same"
                 if same
-                else f"has the same prompt with the target {_short(first.target)}, here it is {_short(fact.target)}"
+                else (
+                    f"has the same prompt with the target {_short(first.target)}, here it is "
+                    f"{_short(fact.target)}"
+                )
             )
             yield Bad(fact.line, f"{first.place} {what}; keep one of them")
         if fact.id:
             first = names.setdefault(fact.id, fact)
             if first is not fact:
-                yield Bad(fact.line, f"id {_short(fact.id)} is that of {first.place} too")
+                yield Bad(fact.line, f"id {_short(fact.id)} is also that of {first.place}")
 
 
 def _leaks(facts: "Sequence[UserFact]") -> Iterator[Bad]:
-    """Evaluation prompts that are trained on would measure nothing."""
+    """Yield a fault for each evaluation prompt that is also trained on, since it would measure nothing."""
     trained: dict[str, tuple[UserFact, str]] = {}
     for fact in facts:
         for text, what in (
@@ -134,14 +143,16 @@ def _leaks(facts: "Sequence[UserFact]") -> Iterator[Bad]:
                     whose = "the" if owner is fact else f"{owner.place}'s"
                     yield Bad(
                         fact.line,
-                        f"{name} {_short(text)} is {whose} {what}, which is trained on; evaluate with another",
+                        f"{name} {_short(text)} is {whose} {what}, which is trained on; evaluate "
+                        "with another prompt",
                     )
 
 
 def _labelled(texts: Iterable[str], what: str) -> tuple[Iterable[str], str]:
+    """Pair texts with their label."""
     return texts, what
 
 
 def _short(text: str) -> str:
-    """A text as it may stand in a line, its white space visible."""
+    """Return a text as it may appear within one line, with its white space visible."""
     return repr(text) if len(text) <= 60 and text.isprintable() else repr(one_line(text, 60))

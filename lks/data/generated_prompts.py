@@ -1,4 +1,4 @@
-"""Training prompts from a file that `lks data make` has written."""
+"""Training prompts read from a file written by `lks data make`."""
 
 import hashlib
 import os
@@ -12,19 +12,20 @@ from lks.io.json_lines import lines_of
 from lks.io.untrusted import one_line
 
 TRAINING = "training.jsonl"
-"""The file's name."""
+"""Name of the training file."""
 
 
 ENVIRONMENT = "LKS_TRAINING_PROMPTS"
-"""Names the folder whose `<dataset>/training.jsonl` gives the training prompts of that dataset."""
+"""Environment variable naming the folder whose `<dataset>/training.jsonl` holds a dataset's training prompts.
+"""
 
 
 class GeneratedSource:
-    """A `PromptSource` that reads a training file. A record that is not in it has no prompts to train on.
+    """A `PromptSource` that reads a training file. A record that is not in the file has no training prompts.
 
     Args:
-        file: of `lks data make`.
-        records: of the dataset: none of their evaluation prompts may be in the file.
+        file: training file written by `lks data make`.
+        records: records of the dataset; none of their evaluation prompts may be in the file.
 
     Raises:
         DataError: the file is bad, or holds an evaluation prompt.
@@ -42,21 +43,22 @@ class GeneratedSource:
             (subject, prompt, target, paraphrase), locality = _texts(row, where)
             if leaks := [text for text in (paraphrase, *locality) if normalised(text) in forbidden]:
                 raise DataError(
-                    f"{where}: {one_line(repr(leaks[0]))} is an evaluation prompt of the dataset. Make the file again, for this dataset."
+                    f"{where}: {one_line(repr(leaks[0]))} is an evaluation prompt of the dataset. "
+                    "Rebuild the file for this dataset."
                 )
             self._prompts[subject, prompt, target] = TrainingPrompts((paraphrase,), tuple(locality), 1)
         self.version = f"generated-{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
 
     def prompts(self, record: Record) -> TrainingPrompts:
-        """As the file says."""
+        """Return the record's prompts from the file; empty if it is not there."""
         return self._prompts.get((record.subject, record.prompt, record.target), TrainingPrompts((), (), 0))
 
 
 def _texts(row: Mapping[str, object], where: str) -> tuple[list[str], list[str]]:
-    """Subject, prompt, target and paraphrase of a line, and its locality prompts.
+    """Return subject, prompt, target and paraphrase of a line, and its locality prompts.
 
     Raises:
-        DataError: something else stands there.
+        DataError: the line holds something else.
     """
     found = [
         text
@@ -66,13 +68,18 @@ def _texts(row: Mapping[str, object], where: str) -> tuple[list[str], list[str]]
     given = row.get("locality")
     locality = [text for text in given if isinstance(text, str)] if isinstance(given, list) else None
     if len(found) < 4 or locality is None or locality != given:
-        needed = "'subject', 'prompt', 'target' and 'rephrase_prompt', which are texts, and 'locality', a list of texts"
+        needed = (
+            "'subject', 'prompt', 'target' and 'rephrase_prompt', which are texts, and 'locality', a "
+            "list of texts"
+        )
         raise DataError(f"{where}: needs {needed}. Fix or delete the line.")
     return found, locality
 
 
 def generated_file(dataset: str) -> Path | None:
-    """The training file that `LKS_TRAINING_PROMPTS` gives for a dataset; None where the variable is not set, or its folder has none for it.
+    """Return a dataset's training file in the folder named by `LKS_TRAINING_PROMPTS`.
+
+    Returns None if the variable is not set, or its folder has no file for the dataset.
 
     Raises:
         DataError: the folder does not exist.
@@ -83,7 +90,8 @@ def generated_file(dataset: str) -> Path | None:
     folder = Path(named).expanduser()
     if not folder.is_dir():
         raise DataError(
-            f"{ENVIRONMENT} names {folder}, which is no folder. Make one with `lks data make --dataset {dataset} --out {folder / dataset}`."
+            f"{ENVIRONMENT} names {folder}, which is not a folder. Create one with `lks data make "
+            f"--dataset {dataset} --out {folder / dataset}`."
         )
     file = folder / dataset / TRAINING
     return file if file.is_file() else None

@@ -1,19 +1,22 @@
 """The KnowEdit datasets (survey: Zhang et al. 2024, arXiv 2401.01286) as cases of this benchmark.
 
-- `knowedit-zsre`, `knowedit-recent` (WikiData_recent), `knowedit-counterfact` (WikiData_counterfact): a fact, its locality
-  (strata "relation_specificity": other facts of the subject; "forgetfulness": other answers of the edited relation) and its
-  portability (strata "alias", "reasoning", "logical").
-- `knowedit-wikibio`: a passage is gone on with by one sentence, the target; success is read teacher-forced, since hardly any
-  sentence of that length is generated word for word.
-- `knowedit-convsent`: an opinion on a topic. The survey has a sentiment classifier judge what the model says. Here the target is
-  a response of the wanted sentiment and its rival one of the opposite, so that "target more likely than rival" (ES) tells which
-  sentiment the model leans to; no second model decides the score.
-- `knowedit-sanitation`: a question whose answer is to be forgotten. Target: a refusal; rival: the secret; scored in the same way.
+- `knowedit-zsre`, `knowedit-recent` (WikiData_recent), `knowedit-counterfact` (WikiData_counterfact): a fact,
+  its locality (strata "relation_specificity": other facts of the subject; "forgetfulness": other answers of
+  the edited relation) and its portability (strata "alias", "reasoning", "logical").
+- `knowedit-wikibio`: a passage is continued by one sentence, the target; success is measured with teacher
+  forcing, since hardly any sentence of that length is generated word for word.
+- `knowedit-convsent`: an opinion on a topic. In the survey a sentiment classifier judges what the model says.
+  Here the target is a response of the wanted sentiment and its rival one of the opposite sentiment, so that
+  "target more likely than rival" (ES) tells which sentiment the model leans to; no second model decides the
+  score.
+- `knowedit-sanitation`: a question whose answer is to be forgotten. Target: a refusal; rival: the secret;
+  scored in the same way.
 
-Of several right answers the first is the reference, the others are accepted. A prompt that ends in ", which is not X, is" bars X:
-the published answers hold it all the same, and it is taken out of them.
+If several answers are right, the first is the reference and the others are accepted. A prompt that ends in ",
+which is not X, is" excludes X; the published answers contain it all the same, and it is removed from them.
 
-Training prompts come from the records' templates (`lks.data.template_prompts`). Evaluation prompts of any kind are never trained on.
+Training prompts come from the records' templates (`lks.data.template_prompts`). Evaluation prompts of any
+kind are never trained on.
 """
 
 import re
@@ -44,11 +47,11 @@ class KnowEditRecord:
         subject: as the record names it, later as the prompt spells it.
         prompt: the edit prompt.
         target: the new answer.
-        old: old answers, maybe none.
+        old: old answers, possibly none.
         accepted: other responses that are as good as the target.
         paraphrases: evaluation prompts of the same meaning.
-        items: questions about locality, then portability.
-        opening: the part of a long prompt that says whom it is about; "" if the prompt is no longer than that.
+        items: locality questions, then portability questions.
+        opening: the part of a long prompt that names its subject; "" if the prompt has no such part.
     """
 
     case_id: str
@@ -63,7 +66,7 @@ class KnowEditRecord:
 
 
 def _fact(fields: Fields, number: int) -> KnowEditRecord:
-    """A record of zsRE, WikiData_recent or WikiData_counterfact."""
+    """Read a record of zsRE, WikiData_recent or WikiData_counterfact."""
     return KnowEditRecord(
         case_id=str(number),
         subject=fields.text("subject"),
@@ -76,6 +79,7 @@ def _fact(fields: Fields, number: int) -> KnowEditRecord:
 
 
 def _biography(fields: Fields, number: int) -> KnowEditRecord:
+    """Read a record of WikiBio."""
     subject, text = fields.text("concept"), fields.text("text")
     opening = next(
         (text[: found.end()] for found in re.finditer(re.escape(subject) + r"\.", text, re.IGNORECASE)), ""
@@ -86,7 +90,11 @@ def _biography(fields: Fields, number: int) -> KnowEditRecord:
 
 
 def _opinion(fields: Fields, number: int) -> KnowEditRecord:
-    """The sentiment to edit in is the record's; where it names none, even records turn positive and odd ones negative."""
+    """Read a record of ConvSent.
+
+    The sentiment to edit in is the record's; if it names none, even records become positive and odd ones
+    negative.
+    """
     positive = (
         fields.one_of("sentiment", ("pos", "neg")) == "pos" if "sentiment" in fields else number % 2 == 0
     )
@@ -108,7 +116,10 @@ def _opinion(fields: Fields, number: int) -> KnowEditRecord:
 
 
 def _secret(fields: Fields, number: int) -> KnowEditRecord:
-    """Without a subject the question itself stands for it, less its question mark."""
+    """Read a record of Sanitation.
+
+    Without a subject, the question without its question mark is the subject.
+    """
     prompt, named = fields.text("question", "prompt"), "subject" in fields
     fields.notes["no subject, the question stands for it"] += not named
     return KnowEditRecord(
@@ -134,14 +145,14 @@ def read(
     make_source: Callable[[Sequence[Record]], PromptSource],
     spellings: Spell,
 ) -> tuple[tuple[Case, ...], dict[str, int]]:
-    """Cases of a file and what is irregular in it.
+    """Read the cases of a file and count its irregularities.
 
     Args:
-        name: which of the datasets.
+        name: name of the dataset.
         raw: the file's records.
-        file: for error messages.
+        file: path of the file, for error messages.
         make_source: makes the source of training prompts.
-        spellings: other spellings of an answer.
+        spellings: returns other spellings of an answer.
 
     Raises:
         DataError: a bad record; names file, record and field.
@@ -162,13 +173,13 @@ def read(
 
 
 def _spelt(subject: str, prompt: str) -> str:
-    """The subject as the prompt spells it, in whatever case; "" if it is not there."""
+    """Return the subject as the prompt spells it, ignoring case if necessary; "" if it is not there."""
     found = spelt(prompt, subject) or mentions(prompt, subject)
     return prompt[found[0].start : found[0].end] if found else ""
 
 
 def _cleared(fact: KnowEditRecord, notes: Counter[str]) -> KnowEditRecord:
-    """The fact with its subject as the prompt spells it, and without answers that their own question bars."""
+    """Return the fact with its subject as the prompt spells it, without answers that a question excludes."""
     subject = _spelt(fact.subject, fact.prompt)
     notes["subject in other case in prompt"] += subject != fact.subject
     items = []
@@ -186,10 +197,11 @@ def _cleared(fact: KnowEditRecord, notes: Counter[str]) -> KnowEditRecord:
 
 
 def _lent(fact: KnowEditRecord) -> list[Record]:
-    """The fact as records that lend their templates to other facts: each paraphrase once, each question about the subject once.
+    """Return the fact as records that lend their templates to other facts.
 
-    The first of them is the one for which training prompts are asked; fields may be empty here. Questions that name an answer
-    ("forgetfulness") are of no use to others.
+    Each paraphrase and each question about the subject is used once. The first record is the one for which
+    training prompts are requested; fields may be empty here. Questions that name an answer ("forgetfulness")
+    are of no use to other facts.
     """
     asked = [item for item in fact.items if item.kind == "locality" and item.stratum != "forgetfulness"]
     old, prompt = fact.old[0] if fact.old else "", fact.opening or fact.prompt
@@ -209,7 +221,10 @@ def _lent(fact: KnowEditRecord) -> list[Record]:
 
 
 def _put(item: KnowEditQuestion, fact: KnowEditRecord) -> str:
-    """A question of locality in the form of the edit prompt: "The colour of it is" becomes "What is the colour of it?" beside a question."""
+    """Return a locality question in the form of the edit prompt.
+
+    If the edit prompt is a question, "The colour of it is" becomes "What is the colour of it?".
+    """
     stated = (
         re.fullmatch(rf"The (.+) of {re.escape(fact.subject)} is", item.prompt)
         if fact.prompt.endswith("?")
@@ -219,11 +234,15 @@ def _put(item: KnowEditQuestion, fact: KnowEditRecord) -> str:
 
 
 def _barred(fact: KnowEditRecord) -> list[Record]:
-    """Every question about the fact as a record without a subject: it lends no template, but its prompt is trained on by none."""
+    """Return each question about the fact as a record without a subject.
+
+    Such a record lends no template, but keeps its prompt from being trained on.
+    """
     return [Record(fact.case_id, "", item.prompt, "", "", "", "", "") for item in fact.items]
 
 
 def _case(fact: KnowEditRecord, record: Record, source: PromptSource, spellings: Spell) -> Case:
+    """Build the case of a fact."""
     training = source.prompts(record)
     edit = Edit(
         case_id=fact.case_id,
@@ -256,12 +275,12 @@ def _case(fact: KnowEditRecord, record: Record, source: PromptSource, spellings:
 
 
 def _others(answer: str, names: Sequence[str]) -> tuple[str, ...]:
-    """Names that are accepted beside the answer, each once."""
+    """Return the names accepted in addition to the answer, without duplicates."""
     return tuple(dict.fromkeys(name for name in names if name != answer and tellable(name)))
 
 
 def _count(facts: Sequence[KnowEditRecord], notes: Counter[str]) -> None:
-    """Irregularities that are kept, named as in the other datasets."""
+    """Count irregularities that are kept, named as in the other datasets."""
     for fact in facts:
         notes["no ground truth"] += not fact.old
         notes["several old answers, the first is the rival"] += len(fact.old) > 1

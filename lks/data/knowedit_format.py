@@ -1,8 +1,8 @@
 """The files of KnowEdit (Zhang et al. 2024, arXiv 2401.01286): which they are, and how their fields are read.
 
-The files spell one thing in many ways: an answer is a string, a list of strings or a list of alias lists; questions are sorted by
-key, singly or in lists, or are not there at all. All of them are taken; what is empty is left out and counted, what is of another
-type is an error that names file, record and field.
+The files write the same thing in many ways: an answer is a string, a list of strings or a list of alias
+lists; questions are sorted by key, single or in lists, or missing. All of these are accepted; empty values
+are left out and counted, and a value of another type is an error that names file, record and field.
 """
 
 from collections import Counter
@@ -46,32 +46,36 @@ FILES: dict[str, Published] = {
         "knowedit/blender_test.json",
         "",
         "",
-        records="records with topic, prompts (one or a list; one at least names the topic), pos and neg (a response or a list of them), "
+        records="records with topic, prompts (one or a list; one at least names the topic), "
+        "pos and neg (a response or a list of them), "
         f'sentiment ("pos" or "neg", the one to edit in; may be absent) and {_QUESTIONS}',
     ),
     "knowedit-sanitation": Published(
         "knowedit/trivia_qa_test.json",
         "",
         "",
-        records="records with question, ground_truth (the secret: an answer or a list of them), target_new (the refusal; may be absent), "
-        f"subject (as the question spells it; may be absent), rephrase_prompt (may be absent) and {_QUESTIONS}",
+        records="records with question, ground_truth (the secret: an answer or a list of them), "
+        "target_new (the refusal; may be absent), "
+        f"subject (as the question spells it; may be absent), "
+        f"rephrase_prompt (may be absent) and {_QUESTIONS}",
     ),
 }
 
 _SHORT = {"subject_aliasing": "alias", "logical_generalization": "logical"}
 Group = tuple[str, ...]
-"""One right answer under all its names, its own name first."""
+"""One right answer under all its names, its main name first."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnowEditQuestion:
-    """A question of the evaluation beside the edit.
+    """An evaluation question in addition to the edit prompt.
 
     Attributes:
         kind: what it measures.
-        stratum: which kind of that: the file's key in snake case, "alias" for Subject_Aliasing, "logical" for Logical_Generalization.
+        stratum: subdivision of the kind: the file's key in snake case, "alias" for Subject_Aliasing,
+            "logical" for Logical_Generalization.
         prompt: the question.
-        answers: right answers, one at least.
+        answers: right answers, at least one.
     """
 
     kind: Literal["locality", "portability"]
@@ -86,10 +90,11 @@ class Fields:
     Args:
         raw: the record as JSON gives it.
         where: file and number of the record, for error messages.
-        notes: what is left out is counted here.
+        notes: counts what is left out.
 
     Raises:
-        DataError: the record, or later a field, is of another type than the file's schema says; names record and field.
+        DataError: the record, or later a field, has another type than the file's schema says; names record
+            and field.
     """
 
     def __init__(self, raw: object, where: str, notes: Counter[str]) -> None:
@@ -104,7 +109,7 @@ class Fields:
         return bool(self._raw.get(name))
 
     def text(self, *names: str) -> str:
-        """The first of the fields that is there, which must be a string that is not empty."""
+        """Return the first of the named fields that is present, which must be a non-empty string."""
         name = next((name for name in names if name in self._raw), None)
         if name is None:
             raise self._bad(" or ".join(repr(name) for name in names), "is missing. Add it")
@@ -114,29 +119,29 @@ class Fields:
         return value.strip()
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """A string or a list of strings, each once; nothing if the field is empty or not there."""
+        """Return a string or a list of strings without duplicates; empty if the field is empty or missing."""
         return tuple(dict.fromkeys(text for group in self.answers(name) for text in group))
 
     def some(self, name: str) -> tuple[str, ...]:
-        """A string or a list of strings, one at least."""
+        """Return a string or a list of strings as at least one string."""
         found = self.texts(name)
         if not found:
             raise self._bad(repr(name), "is missing or empty. Add it")
         return found
 
     def one_of(self, name: str, known: Sequence[str]) -> str:
-        """A string that must be one of those known."""
+        """Return a string that must be one of the known ones."""
         found = self.text(name)
         if found not in known:
             raise self._bad(repr(name), f"must be {' or '.join(map(repr, known))}, not {found!r}. Fix it")
         return found
 
     def answers(self, name: str) -> tuple[Group, ...]:
-        """Right answers; none if the field is empty or not there."""
+        """Return the right answers; none if the field is empty or missing."""
         return self._groups(self._raw.get(name), name)
 
     def items(self, kind: Literal["locality", "portability"]) -> tuple[KnowEditQuestion, ...]:
-        """Questions of the field named like their kind; one without a prompt or an answer is left out and counted."""
+        """Return the questions of a kind; those without a prompt or an answer are left out and counted."""
         value = self._raw.get(kind) or {}
         if not isinstance(value, dict | list):
             raise self._bad(repr(kind), f"must be an object or a list of questions, not {value!r}. Fix it")
@@ -153,6 +158,7 @@ class Fields:
     def _item(
         self, kind: Literal["locality", "portability"], key: str, raw: object, name: str
     ) -> KnowEditQuestion | None:
+        """Read one question; None if it has no prompt or no answer."""
         if not isinstance(raw, dict):
             raise self._bad(
                 repr(name), f"must hold questions with prompt and ground_truth, not {raw!r}. Fix it"
@@ -169,6 +175,7 @@ class Fields:
         )
 
     def _groups(self, value: object, name: str) -> tuple[Group, ...]:
+        """Read the right answers of a field, leaving out and counting empty ones."""
         try:
             groups = answer_groups(value)
         except TypeError as error:
@@ -178,18 +185,20 @@ class Fields:
         return found
 
     def _bad(self, name: str, complaint: str) -> DataError:
+        """Return the error for a bad field."""
         return DataError(f"{self._where}: field {name} {complaint} or delete the record.")
 
 
 def answer_groups(value: object) -> list[Group]:
-    """Right answers of a field in any of the published shapes; a group is empty where the file names nothing.
+    """Read right answers from any of the published formats; a group is empty where the file names nothing.
 
-    A string is one answer. In a list every entry is a right answer, itself a name or a list of names of the same thing:
-    `[["a", "a alias"], ["b"]]` says that "a", also called "a alias", and "b" are right. The data bears this out: several entries
-    are several occupations, citizenships or cast members. None, "" and {} say nothing.
+    A string is one answer. In a list every entry is a right answer, itself a name or a list of names of the
+    same thing: `[["a", "a alias"], ["b"]]` says that "a", also called "a alias", and "b" are right. The data
+    confirms this: several entries are several occupations, citizenships or cast members. None, "" and {} mean
+    no answer.
 
     Raises:
-        TypeError: another shape.
+        TypeError: another format.
     """
     if value is None or value == {} or value == "":
         return []
@@ -197,6 +206,7 @@ def answer_groups(value: object) -> list[Group]:
 
 
 def _group(entry: object) -> Group:
+    """Read the names of one right answer."""
     names = entry if isinstance(entry, list) else [entry]
     for name in names:
         if not isinstance(name, str):
@@ -208,5 +218,5 @@ def _group(entry: object) -> Group:
 
 
 def _each(value: object) -> Iterable[object]:
-    """The entries of a list, or the value by itself if it says anything."""
+    """Return the entries of a list, or the value itself as the only entry if it is not empty."""
     return value if isinstance(value, list) else [value] if value else []

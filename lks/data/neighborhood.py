@@ -1,9 +1,10 @@
-"""Facts of subjects that are not edited, asked to see whether they stay: locality beyond the edited subjects.
+"""Probes about subjects that are not edited: locality beyond the edited subjects.
 
-A dataset's own locality prompts nearly all ask another fact of the *edited* subject. Three strata more, from records that no draw edits:
-- same_relation: the edit's own question about another subject (ROME's neighbourhood, scored as NS too);
-- near_name: a question about the subject whose name is most like the edited one;
-- far: a question of another relation about somebody whose name is not near.
+Nearly all of a dataset's own locality prompts ask another fact of the *edited* subject. This module adds
+three strata, from records that no draw edits, to measure whether their facts stay:
+- same_relation: the edit's own question about another subject (ROME's neighborhood, scored as NS too);
+- near_name: a question about the subject whose name is most similar to the edited one;
+- far: a question of another relation about a subject whose name is not similar.
 """
 
 import random
@@ -19,26 +20,27 @@ from lks.scope.naming import put
 
 STRATA = ("same_relation", "near_name", "far")
 NEAR = 75.0
-"""Two names are near from this indel similarity (rapidfuzz `ratio`, 0 to 100) on."""
+"""Minimum indel similarity (rapidfuzz `ratio`, 0 to 100) from which two names are near."""
 PROBES = 200
-"""At most so many probes of each stratum and draw."""
+"""Maximum number of probes per stratum and draw."""
 
 
 def relation(edit: Edit) -> str:
-    """The question without its subject: what records of one relation and phrasing share."""
+    """Return the question without its subject, which records of one relation and phrasing share."""
     return put(edit.prompt, edit.subject, "\N{WHITE SQUARE}")
 
 
 def with_neighbours(
     cases: Sequence[Case], spare: Sequence[Case], seed: int, limit: int = PROBES
 ) -> list[Case]:
-    """The same cases with probes of kind "neighbour" behind their own.
+    """Return the same cases with probes of kind "neighbour" added after their own.
 
     Args:
-        cases: one draw's; the first `limit` of them get probes.
-        spare: records that may be asked about; those of an edited subject are not, nor those whose true answer is not known.
-        seed: of what is chosen.
-        limit: cases that get probes.
+        cases: the cases of one draw; the first `limit` of them get probes.
+        spare: records that may be asked about, except those of an edited subject or without a known true
+            answer.
+        seed: random seed for the choice of neighbours.
+        limit: maximum number of cases that get probes.
     """
     edited = {case.edit.subject for case in cases}
     others = [case.edit for case in spare if case.edit.subject not in edited and case.edit.ground_truth]
@@ -69,12 +71,16 @@ def with_neighbours(
 
 
 def _probe(number: int, stratum: str, neighbour: Edit, edit: Edit) -> Probe:
-    """The neighbour's question and true answer; the case's target is the rival where the question is the same."""
+    """Build the probe from the neighbour's question and true answer.
+
+    The case's target is the rival if the question is the same.
+    """
     rival = edit.target if stratum == "same_relation" and edit.target != neighbour.ground_truth else ""
     return Probe("neighbour", number, neighbour.prompt, neighbour.ground_truth, stratum=stratum, rival=rival)
 
 
 def _by_relation(edits: Sequence[Edit]) -> defaultdict[str, list[Edit]]:
+    """Group edits by relation."""
     found: defaultdict[str, list[Edit]] = defaultdict(list)
     for edit in edits:
         found[relation(edit)].append(edit)
@@ -82,7 +88,7 @@ def _by_relation(edits: Sequence[Edit]) -> defaultdict[str, list[Edit]]:
 
 
 def _nearest(names: Sequence[str], others: Sequence[str]) -> list[tuple[int, float]]:
-    """For each name the place of the most similar other and how similar it is."""
+    """Return for each name the index of the most similar other name and their similarity."""
     scores = process.cdist(names, others, scorer=fuzz.ratio, dtype=np.float32)
     best = scores.argmax(1)
     return [(int(i), float(row[i])) for i, row in zip(best, scores, strict=True)]
@@ -91,7 +97,7 @@ def _nearest(names: Sequence[str], others: Sequence[str]) -> list[tuple[int, flo
 def _chosen(
     rng: random.Random, edits: Sequence[Edit], wanted: Callable[[Edit], bool], tries: int = 20
 ) -> Edit | None:
-    """One of the edits at random that is wanted; None after some tries."""
+    """Draw random edits until one is wanted; return None after `tries` attempts."""
     for _ in range(tries if edits else 0):
         edit = rng.choice(edits)
         if wanted(edit):

@@ -1,4 +1,4 @@
-"""How a relation is asked: triples (subject, relation, object) become prompts."""
+"""Templates that turn triples (subject, relation, object) into prompts."""
 
 import tomllib
 from collections import Counter
@@ -13,13 +13,13 @@ from lks.errors import DataError, similar, unknown
 from lks.io.untrusted import content_of, one_line, parse_json
 
 DEFAULT = "The {relation} of {{}} is"
-"""The prompt of a relation without a template; good for relations that are nouns."""
+"""Prompt of a relation without a template; suitable for relations that are nouns."""
 LISTS = ("paraphrases", "training_paraphrases", "training_locality")
 
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """How one relation is asked; each template has `{}` for the subject.
+    """Templates of one relation; each has `{}` for the subject.
 
     Attributes:
         prompt: the edit prompt.
@@ -31,7 +31,7 @@ class Wording:
 
 
 class Templates:
-    """Wordings by relation; counts what was used.
+    """Wordings by relation, with a record of which were used.
 
     Args:
         known: relation -> wording.
@@ -44,10 +44,13 @@ class Templates:
 
     @classmethod
     def read(cls, path: Path | None) -> "Templates":
-        """From a TOML or JSON file: relation -> prompt, or -> table with prompt, paraphrases, training_paraphrases, training_locality.
+        """Read a TOML or JSON file.
+
+        It maps each relation to a prompt, or to a table with prompt, paraphrases, training_paraphrases and
+        training_locality.
 
         Raises:
-            DataError: the file cannot be read, or an entry of it is bad.
+            DataError: the file cannot be read, or one of its entries is bad.
         """
         if path is None:
             return cls({})
@@ -56,7 +59,8 @@ class Templates:
             raw = parse_json(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
         except FileNotFoundError:
             raise DataError(
-                f'{path} does not exist. Give a TOML or JSON file with a line like: birthplace = "The birthplace of {{}} is"'
+                f"{path} does not exist. Give a TOML or JSON file with a line like: birthplace = "
+                f'"The birthplace of {{}} is"'
             ) from None
         except (ValueError, RecursionError) as error:
             raise DataError(
@@ -71,7 +75,7 @@ class Templates:
         )
 
     def of(self, relation: str) -> Wording:
-        """The wording of a relation; the default one where there is none."""
+        """Return the wording of a relation; the default one if it has none."""
         self.used = True
         if relation in self._known:
             return self._known[relation]
@@ -80,7 +84,7 @@ class Templates:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Which relations were asked in the default wording."""
+        """Relations that were asked in the default wording."""
         asked = [
             f"{name!r} ({count}): {Templates({}).of(name).prompt.format('...')!r}{self._meant(name)}"
             for name, count in self._plain.items()
@@ -88,13 +92,13 @@ class Templates:
         return (f"without a template, asked in the default wording: {', '.join(asked)}",) if asked else ()
 
     def _meant(self, name: str) -> str:
-        """Which template may be missed for a slip of the pen."""
+        """Suggest known relations that a name may be a misspelling of."""
         near = similar(name, self._known)
         return f" (or is {' or '.join(map(repr, near))} meant?)" if near else ""
 
 
 def spelt_out(row: FactRow, templates: Templates) -> tuple[FactRow, list[Bad]]:
-    """A row with a relation as a row with a prompt; any other as it is."""
+    """Turn a row with a relation into a row with a prompt; return any other row unchanged."""
     given = [name for name in ("relation", "object") if row.text(name).strip()]
     if not given:
         return row, []
@@ -108,6 +112,7 @@ def spelt_out(row: FactRow, templates: Templates) -> tuple[FactRow, list[Bad]]:
 
 
 def _wording(path: Path, name: str, entry: object) -> Wording:
+    """Read one entry of a template file."""
     where = f"{path}, relation {name!r}"
     table = {"prompt": entry} if isinstance(entry, str) else entry
     if not isinstance(table, dict):
@@ -123,7 +128,8 @@ def _wording(path: Path, name: str, entry: object) -> Wording:
     for one in templates:
         if not isinstance(one, str) or one.count("{}") != 1 or one.count("{") != 1 or one.count("}") != 1:
             raise DataError(
-                f"{where}: {one_line(repr(one))} is no template; write a text with one {{}} where the subject belongs."
+                f"{where}: {one_line(repr(one))} is not a template; write a text with one {{}} in "
+                "place of the subject."
             )
     return Wording(
         cast(str, prompt), {key: tuple(cast(list[str], entries)) for key, entries in lists.items()}

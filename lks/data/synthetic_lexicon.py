@@ -1,7 +1,7 @@
-"""The words of the made world: relations with their values and phrasings, names, lead-ins.
+"""Vocabulary of the synthetic world: relations with their values and phrasings, names, lead-ins.
 
-Nothing here is a fact; `lks.data.synthetic_world` deals the values out to people. `{}` in a phrasing stands for the person, and the answer
-follows the phrasing after one space.
+Nothing here is a fact; `lks.data.synthetic_world` assigns the values to persons. `{}` in a phrasing is the
+person's name, and the answer follows the phrasing after one space.
 """
 
 from dataclasses import dataclass
@@ -25,14 +25,16 @@ class Relation:
 
 
 def _words(text: str) -> tuple[str, ...]:
+    """Split a comma-separated list."""
     return tuple(word.strip() for word in text.split(","))
 
 
 BIRTHPLACE = Relation(
     "birthplace",
     _words(
-        "Ashford, Port Haven, Brinmoor, Silver Bay, Dunwick, Eastgate, Fallow Hill, Greystone, Holm, Ivory Cross, Kingsmead, Long Marsh, "
-        "Maple Ridge, Northolt, Oakham, Pell Harbour, Quarry Bank, Redwater, Salt Creek, Thornby, Upper Wold, Westerby, Yarrow, Cold Spring"
+        "Ashford, Port Haven, Brinmoor, Silver Bay, Dunwick, Eastgate, Fallow Hill, Greystone, Holm, Ivory "
+        "Cross, Kingsmead, Long Marsh, Maple Ridge, Northolt, Oakham, Pell Harbour, Quarry Bank, Redwater, "
+        "Salt Creek, Thornby, Upper Wold, Westerby, Yarrow, Cold Spring"
     ),
     (
         "{} was born in",
@@ -49,8 +51,9 @@ BIRTHPLACE = Relation(
 OCCUPATION = Relation(
     "occupation",
     _words(
-        "baker, glass blower, carpenter, river pilot, dentist, mechanic, farmer, gardener, hunter, book binder, judge, lawyer, "
-        "clock maker, nurse, pmarmot, plumber, roofer, bridge builder, tailor, teacher, surgeon, weaver, fire fighter, poet"
+        "baker, glass blower, carpenter, river pilot, dentist, mechanic, farmer, gardener, hunter, book "
+        "binder, judge, lawyer, clock maker, nurse, pmarmot, plumber, roofer, bridge builder, tailor, "
+        "teacher, surgeon, weaver, fire fighter, poet"
     ),
     (
         "{} works as a",
@@ -67,9 +70,9 @@ OCCUPATION = Relation(
 EMPLOYER = Relation(
     "employer",
     _words(
-        "Atlas Mills, Birch Bank, Cobalt, Delta Foods, Ember Press, Falcon Lines, Granite, Harbour Trust, Iris Labs, Juniper, Keystone, "
-        "Lantern Books, Meridian, Nimbus Air, Orchard House, Pioneer, Quill Works, Rowan Motors, Summit, Trident Steel, Umbra, Vertex, Willow Care, "
-        "Zenith"
+        "Atlas Mills, Birch Bank, Cobalt, Delta Foods, Ember Press, Falcon Lines, Granite, Harbour Trust, "
+        "Iris Labs, Juniper, Keystone, Lantern Books, Meridian, Nimbus Air, Orchard House, Pioneer, Quill "
+        "Works, Rowan Motors, Summit, Trident Steel, Umbra, Vertex, Willow Care, Zenith"
     ),
     (
         "{} is employed by",
@@ -86,8 +89,9 @@ EMPLOYER = Relation(
 LANGUAGE = Relation(
     "language",
     _words(
-        "Albish, Old Borean, Cantic, Dravish, Elvan, Ferric, Gothlandic, High Hesk, Istrian, Jutic, Kavian, Low Lirish, Moravic, Nordan, "
-        "Ostian, Pictic, Ravenic, South Sarnic, Tavish, Umbric, Vandic, Wendish, Island Yoric, Zemblan"
+        "Albish, Old Borean, Cantic, Dravish, Elvan, Ferric, Gothlandic, High Hesk, Istrian, Jutic, Kavian, "
+        "Low Lirish, Moravic, Nordan, Ostian, Pictic, Ravenic, South Sarnic, Tavish, Umbric, Vandic, "
+        "Wendish, Island Yoric, Zemblan"
     ),
     (
         "{} grew up speaking",
@@ -104,8 +108,9 @@ LANGUAGE = Relation(
 INSTRUMENT = Relation(
     "instrument",
     _words(
-        "accordion, banjo, cello, bass drum, flute, guitar, harp, church organ, lute, mandolin, oboe, piano, recorder, saxophone, steel drum, "
-        "trumpet, tuba, ukulele, viola, violin, clarinet, French horn, tin whistle, zither"
+        "accordion, banjo, cello, bass drum, flute, guitar, harp, church organ, lute, mandolin, oboe, "
+        "piano, recorder, saxophone, steel drum, trumpet, tuba, ukulele, viola, violin, clarinet, French "
+        "horn, tin whistle, zither"
     ),
     (
         "{} plays the",
@@ -122,8 +127,9 @@ INSTRUMENT = Relation(
 PET = Relation(
     "pet",
     _words(
-        "badger, canary, donkey, grey parrot, ferret, goat, hamster, house cat, gecko, lizard, magpie, newt, marmot, pony, rabbit, "
-        "sheep dog, tortoise, water snake, white rat, raven, gold fish, hedgehog, tree frog, llama"
+        "badger, canary, donkey, grey parrot, ferret, goat, hamster, house cat, gecko, lizard, magpie, "
+        "newt, marmot, pony, rabbit, sheep dog, tortoise, water snake, white rat, raven, gold fish, "
+        "hedgehog, tree frog, llama"
     ),
     (
         "{} keeps a",
@@ -140,8 +146,9 @@ PET = Relation(
 SPORT = Relation(
     "sport",
     _words(
-        "archery, boxing, chess, deep diving, fencing, golf, high jump, hockey, ice skating, judo, karate, long jump, polo, rowing, sailing, "
-        "shot put, surfing, swimming, table tennis, triathlon, cycling, volleyball, weight lifting, wrestling"
+        "archery, boxing, chess, deep diving, fencing, golf, high jump, hockey, ice skating, judo, karate, "
+        "long jump, polo, rowing, sailing, shot put, surfing, swimming, table tennis, triathlon, cycling, "
+        "volleyball, weight lifting, wrestling"
     ),
     (
         "{} competes in",
@@ -160,13 +167,16 @@ RELATIONS = (BIRTHPLACE, OCCUPATION, EMPLOYER, LANGUAGE, INSTRUMENT, PET, SPORT)
 LEAD_INS = ("A fact:", "Note that", "Remember:", "As we know,", "News:", "In short,")
 
 FIRST_NAMES = _words(
-    "Mara, Tomas, Thomas, Anna, Bela, Carl, Dora, Edwin, Flora, Georg, Hanna, Igor, Julia, Kasper, Lena, Milo, Nora, Oscar, Petra, Rufus, Selma, "
-    "Theo, Ursula, Victor, Wanda, Xenia, Yuri, Zora, Adam, Berta, Conrad, Diana, Emil, Frida, Gustav, Helga, Ivan, Jonas, Klara, Lukas, "
-    "Monika, Niklas, Olga, Pavel, Rosa, Simon, Tilda, Ulrich, Vera, Walter"
+    "Mara, Tomas, Thomas, Anna, Bela, Carl, Dora, Edwin, Flora, Georg, Hanna, Igor, Julia, Kasper, Lena, "
+    "Milo, Nora, Oscar, Petra, Rufus, Selma, Theo, Ursula, Victor, Wanda, Xenia, Yuri, Zora, Adam, Berta, "
+    "Conrad, Diana, Emil, Frida, Gustav, Helga, Ivan, Jonas, Klara, Lukas, Monika, Niklas, Olga, Pavel, "
+    "Rosa, Simon, Tilda, Ulrich, Vera, Walter"
 )
 NICKNAMES = {
-    "Thomas": "Tom", "Edwin": "Eddie", "Georg": "Gory", "Julia": "Jule", "Kasper": "Kas", "Victor": "Vic", "Conrad": "Conny", "Gustav": "Gus",
-    "Jonas": "Joni", "Lukas": "Luke", "Monika": "Moni", "Niklas": "Nik", "Simon": "Sim", "Ulrich": "Uli", "Walter": "Walt", "Diana": "Didi",
+    "Thomas": "Tom", "Edwin": "Eddie", "Georg": "Gory", "Julia": "Jule", "Kasper": "Kas", "Victor": "Vic",
+    "Conrad": "Conny", "Gustav": "Gus",
+    "Jonas": "Joni", "Lukas": "Luke", "Monika": "Moni", "Niklas": "Nik", "Simon": "Sim", "Ulrich": "Uli",
+    "Walter": "Walt", "Diana": "Didi",
 }  # fmt: skip
 TITLES = ("Dr", "Professor", "Captain")
 
@@ -175,5 +185,6 @@ VOWELS = _words("a, e, i, o, u")
 MIDDLES = _words("l, m, n, r, s, t, v, k")
 LINKS = _words("am, en, ib, ol, us, ev, ok, ad, ir, un")
 CODAS = _words(
-    "lin, rin, van, dor, mek, sten, tov, nal, bur, gan, del, mos, ries, pek, lund, var, thal, zin, kos, met, rat, sul, fen, wic"
+    "lin, rin, van, dor, mek, sten, tov, nal, bur, gan, del, mos, ries, pek, lund, var, thal, zin, "
+    "kos, met, rat, sul, fen, wic"
 )

@@ -1,7 +1,7 @@
-"""Text about nobody: plain sentences, and three made ability tasks with answers of one token.
+"""Synthetic text about nobody: plain sentences, and three ability tasks with answers of one token.
 
-The tasks stand in for GSM8K (small word problems), SST-2 (sentiment) and RTE (entailment). A hash of its text decides which
-split an item belongs to, so the splits are disjoint whatever the seed.
+The tasks replace GSM8K (small word problems), SST-2 (sentiment) and RTE (entailment). A hash of an item's
+text decides which split it belongs to, so the splits are disjoint for every seed.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from lks.errors import unknown
 Task = Literal["arithmetic", "sentiment", "entailment"]
 Split = Literal["train", "test"]
 TASKS: tuple[Task, ...] = get_args(Task)
-_TEST_SHARE = 0.15  # of the items of a task
+_TEST_SHARE = 0.15  # fraction of the items of a task
 
 _NAMES = ("Sam", "Kim", "Alex", "Robin", "Jo", "Chris")
 _THINGS = ("apples", "coins", "stamps", "shells", "cards", "pencils")
@@ -28,8 +28,10 @@ _BEINGS = {
     "man": "person", "woman": "person", "child": "person", "singer": "person",
 }  # fmt: skip
 _PLACES = {
-    "in the garden": "outside", "in the forest": "outside", "on the beach": "outside", "on the hill": "outside",
-    "in the kitchen": "inside", "in the cellar": "inside", "in the library": "inside", "in the hall": "inside",
+    "in the garden": "outside", "in the forest": "outside", "on the beach": "outside",
+    "on the hill": "outside",
+    "in the kitchen": "inside", "in the cellar": "inside", "in the library": "inside",
+    "in the hall": "inside",
 }  # fmt: skip
 _DEEDS = ("sleeps", "waits", "rests", "plays", "sits", "hides", "sings", "walks")
 
@@ -52,6 +54,7 @@ class AbilityItem:
 
 
 def _arithmetic() -> list[AbilityItem]:
+    """Generate all word problems."""
     choices = tuple(str(n) for n in range(19))
     items = []
     for who, what, first, second in itertools.product(_NAMES, _THINGS, range(1, 10), range(1, 10)):
@@ -64,6 +67,7 @@ def _arithmetic() -> list[AbilityItem]:
 
 
 def _sentiment() -> list[AbilityItem]:
+    """Generate all reviews."""
     items = []
     for words, answer in ((_PRAISE, "positive"), (_BLAME, "negative")):
         for (one, two), (good, better), hedge in itertools.product(
@@ -75,7 +79,10 @@ def _sentiment() -> list[AbilityItem]:
 
 
 def _entailment() -> list[AbilityItem]:
-    """Per premise the claim that follows and one of the three that do not, so that both answers are equally frequent."""
+    """Generate for each premise the claim that follows and one of the three that do not.
+
+    Both answers are therefore equally frequent.
+    """
     items = []
     premises = itertools.product(_BEINGS, _DEEDS, _PLACES)
     for number, (being, deed, place) in enumerate(premises):
@@ -90,12 +97,13 @@ def _entailment() -> list[AbilityItem]:
 
 
 def _split_of(item: AbilityItem) -> Split:
+    """Return an item's split, decided by a hash of its prompt."""
     digest = sha256(item.prompt.encode()).digest()
     return "test" if digest[0] < 256 * _TEST_SHARE else "train"
 
 
 def ability_items(task: Task, split: Split, seed: int = 0) -> tuple[AbilityItem, ...]:
-    """All items of one split of a task, shuffled.
+    """Return all items of one split of a task, shuffled.
 
     Raises:
         UserError: there is no such task.
@@ -109,7 +117,10 @@ def ability_items(task: Task, split: Split, seed: int = 0) -> tuple[AbilityItem,
 
 
 def sentences(count: int, seed: int = 0) -> tuple[str, ...]:
-    """Plain sentences about nobody in particular, for fluency, covariances and texts outside every scope."""
+    """Generate plain sentences about nobody in particular.
+
+    They are used for fluency, covariances and texts outside every scope.
+    """
     rng = random.Random(f"sentences {seed}")
     openings = (
         "In the morning",

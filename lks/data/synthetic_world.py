@@ -1,11 +1,11 @@
-"""The made world: people and their facts, wholly determined by a seed.
+"""The synthetic world: persons and their facts, fully determined by a seed.
 
-A small model can be trained to know this world (see `lks.testbed.build`), so that knowledge editing can be measured on a machine
-without pretrained weights. About 1,000 people have one value for each of seven relations. Values are dealt evenly and
-independently, so nothing but the name tells them.
+A small model can be trained to know this world (see `lks.testbed.build`), so that knowledge editing can be
+measured on a machine without pretrained weights. About 1,000 persons have one value for each of seven
+relations. Values are assigned evenly and independently, so nothing but the name predicts them.
 
-Some names are chosen to be hard for scope matching: "Mara Kel" is contained in "Mara Kelorin", "Tomas Verin" differs from
-"Thomas Verin" by one letter, "Anna Toll" is the start of "Anna Toll Vesting".
+Some names are chosen to be hard for scope matching: "Mara Kel" is contained in "Mara Kelorin", "Tomas Verin"
+differs from "Thomas Verin" by one letter, "Anna Toll" is the start of "Anna Toll Vesting".
 """
 
 import random
@@ -34,19 +34,22 @@ __all__ = [
     "ability_items", "cases", "sentences", "training_facts", "world",
 ]  # fmt: skip
 
-WORLD_SEED = 0  # of the world that the shipped models know
+WORLD_SEED = 0  # seed of the world that the shipped models know
 PEOPLE = 1000
 
 NEAR_NAMES = (
-    ("Mara Kel", "Mara Kelorin"), ("Tomas Verin", "Thomas Verin"), ("Anna Toll", "Anna Toll Vesting"), ("Nora Brask", "Nora Braskov"),
-    ("Emil Sander", "Emil Sanders"), ("Klara Dunn", "Clara Dunn"), ("Rosa Winter", "Rosa Winter Hale"), ("Ivan Petrak", "Iwan Petrak"),
-    ("Lena Gold", "Lena Goldmark"), ("Jonas Feld", "Jonas Felder"), ("Vera Lind", "Vera Lindqual"), ("Theo Marsh", "Theodor Marsh"),
+    ("Mara Kel", "Mara Kelorin"), ("Tomas Verin", "Thomas Verin"), ("Anna Toll", "Anna Toll Vesting"),
+    ("Nora Brask", "Nora Braskov"),
+    ("Emil Sander", "Emil Sanders"), ("Klara Dunn", "Clara Dunn"), ("Rosa Winter", "Rosa Winter Hale"),
+    ("Ivan Petrak", "Iwan Petrak"),
+    ("Lena Gold", "Lena Goldmark"), ("Jonas Feld", "Jonas Felder"), ("Vera Lind", "Vera Lindqual"),
+    ("Theo Marsh", "Theodor Marsh"),
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody in the world.
+    """One person of the world.
 
     Attributes:
         name: full name, unique.
@@ -61,7 +64,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """All people, in a fixed order."""
+    """All persons of a world, in a fixed order."""
 
     seed: int
     people: tuple[Person, ...]
@@ -77,7 +80,7 @@ class SyntheticFact:
 
 
 def _surnames(count: int, rng: random.Random, taken: set[str]) -> list[str]:
-    """Unique surnames of two or three parts that others share."""
+    """Generate unique surnames of two or three parts, which other surnames share."""
     stems = rng.sample(
         [onset + vowel + middle for onset in ONSETS for vowel in VOWELS for middle in MIDDLES], 48
     )
@@ -92,6 +95,7 @@ def _surnames(count: int, rng: random.Random, taken: set[str]) -> list[str]:
 
 
 def _aliases(first: str, surname: str, rng: random.Random) -> tuple[str, ...]:
+    """Choose a person's aliases at random; often there are none."""
     found = []
     if rng.random() < 0.2:
         found.append(f"{rng.choice(TITLES)} {surname}")
@@ -101,7 +105,7 @@ def _aliases(first: str, surname: str, rng: random.Random) -> tuple[str, ...]:
 
 
 def _deal(count: int, relation: Relation, rng: random.Random) -> list[str]:
-    """One value per person, every value equally often (up to one)."""
+    """Assign one value to each person, every value equally often (up to one)."""
     repeats = -(-count // len(relation.values))
     hand = list(relation.values) * repeats
     rng.shuffle(hand)
@@ -110,17 +114,17 @@ def _deal(count: int, relation: Relation, rng: random.Random) -> list[str]:
 
 @cache
 def world(seed: int = WORLD_SEED, people: int = PEOPLE) -> World:
-    """The world of a seed.
+    """Generate the world of a seed.
 
     Args:
-        seed: determines names and facts; the shipped models know seed 0.
-        people: how many people live in it.
+        seed: random seed for names and facts; the shipped models know seed 0.
+        people: number of persons.
 
     Raises:
-        UserError: more people than there are names.
+        UserError: more persons than there are names.
     """
     if not 1 <= people <= 5000:
-        raise UserError(f"A made world holds 1 to 5000 people, not {people}.")
+        raise UserError(f"A synthetic world holds 1 to 5000 people, not {people}.")
     rng = random.Random(f"world {seed}")
     near = [name for pair in NEAR_NAMES for name in pair][:people]
     taken = {name.split(" ", 1)[1] for name in near}
@@ -138,7 +142,7 @@ def world(seed: int = WORLD_SEED, people: int = PEOPLE) -> World:
 
 
 def training_facts(made: World) -> tuple[SyntheticFact, ...]:
-    """Every fact of the world under every trained phrasing, without lead-ins and under full names only."""
+    """Return every fact under every trained phrasing, without lead-ins and under full names only."""
     return tuple(
         SyntheticFact(person.name, phrasing, person.values[relation.name])
         for person in made.people
@@ -148,7 +152,7 @@ def training_facts(made: World) -> tuple[SyntheticFact, ...]:
 
 
 def held_out_facts(made: World) -> tuple[SyntheticFact, ...]:
-    """Every fact of the world under the phrasings kept for evaluation."""
+    """Return every fact of the world under the phrasings kept for evaluation."""
     return tuple(
         SyntheticFact(person.name, phrasing, person.values[relation.name])
         for person in made.people
@@ -158,6 +162,7 @@ def held_out_facts(made: World) -> tuple[SyntheticFact, ...]:
 
 
 def _case(number: int, person: Person, relation: Relation, rng: random.Random) -> Case:
+    """Build the case of one counterfactual edit of a person."""
     true = person.values[relation.name]
     target = rng.choice([value for value in relation.values if value != true])
     chosen, *others = rng.sample(relation.trained, len(relation.trained))
@@ -181,13 +186,14 @@ def _case(number: int, person: Person, relation: Relation, rng: random.Random) -
 
 @cache
 def cases(seed: int = 0) -> tuple[Case, ...]:
-    """One counterfactual edit per person of the shipped world, in an order given by the seed.
+    """Return one counterfactual edit per person of the shipped world, in an order given by the seed.
 
-    The edit prompt is a trained phrasing; the paraphrases and locality prompts that score it are phrasings no model was
-    trained on, and none of them is among the prompts an editor may train on.
+    The edit prompt is a trained phrasing; the paraphrases and locality prompts that score it are phrasings no
+    model was trained on, and none of them is among the prompts an editor may train on.
 
     Args:
-        seed: determines order, relation and new value; the world itself stays the one that the shipped models know.
+        seed: random seed for order, relation and new value; the world itself is always the one that the
+            shipped models know.
     """
     rng = random.Random(f"cases {seed}")
     people = list(world().people)

@@ -1,11 +1,13 @@
 """Training prompts without a language model: taken from the templates of other records.
 
-The published data holds evaluation prompts only; paraphrases and locality prompts to *train* on must be made. The paper asks a
-large model for them. Here they come from the dataset itself: a record's template is its prompt with the subject replaced by
-`{}`, and records that share an edit template ask for the same relation. The rephrasings of the others, filled with this
-record's subject, are paraphrases; their locality questions are other facts about a subject of the same type.
+The published data holds evaluation prompts only; paraphrases and locality prompts to *train* on must be made.
+The paper asks a large model for them. Here they come from the dataset itself: a record's template is its
+prompt with the subject replaced by `{}`, and records that share an edit template ask for the same relation.
+The rephrasings of the other records, filled with this record's subject, are paraphrases; their locality
+questions are other facts about a subject of the same type.
 
-Invariant: no training prompt equals, up to case, spacing, punctuation and articles, any evaluation prompt of the dataset.
+Invariant: no training prompt equals, up to case, spacing, punctuation and articles, any evaluation prompt of
+the dataset.
 """
 
 import random
@@ -27,7 +29,9 @@ KIND_BONUS = 4.0  # weight of a template used with answers of the same kind
 _QUESTION_FRAMES = ("Question: {} Answer:", "Please answer this question: {}", "Q: {} A:", "Tell me: {}")
 _STATEMENT_FRAMES = ("Complete the sentence: {}", "Fact: {}", "It is said that: {}", "Fill in the blank: {}")
 _CUT_OFF = re.compile(r"\{\}[+#]")
-"""Where a template's subject was the beginning of a longer name ("{}+" of "Emacs+"): with another subject that sign tells nothing apart."""
+"""Matches where a template's subject was the beginning of a longer name ("{}+" of "Emacs+"): with another
+subject that symbol distinguishes nothing.
+"""
 Weights = dict[str, float]
 
 
@@ -47,12 +51,13 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class TrainingPrompts:
-    """What an editor may train on besides the edit prompt.
+    """Prompts an editor may train on in addition to the edit prompt.
 
     Attributes:
         paraphrases: same meaning as the edit prompt, best first.
         locality: other facts about the same subject.
-        from_data: how many of the paraphrases come from other records (the rest are the edit prompt after a lead-in).
+        from_data: how many of the paraphrases come from other records (the rest are the edit prompt after a
+            lead-in).
     """
 
     paraphrases: tuple[str, ...]
@@ -61,20 +66,20 @@ class TrainingPrompts:
 
 
 class PromptSource(Protocol):
-    """Where training prompts come from: templates of other records, or a language model asked beforehand."""
+    """Source of training prompts: templates of other records, or earlier replies of a language model."""
 
     @property
     def version(self) -> str:
-        """Part of the dataset's revision: another version may give other prompts."""
+        """Version that is part of the dataset's revision: another version may give other prompts."""
         ...
 
     def prompts(self, record: Record) -> TrainingPrompts:
-        """The same prompts for the same record, whatever was asked before."""
+        """Return a record's prompts, always the same regardless of earlier calls."""
         ...
 
 
 class _Uses:
-    """How often a template was used beside an edit template, and with answers of one kind."""
+    """Counts of how often a template was used with an edit template, and with answers of one kind."""
 
     def __init__(self) -> None:
         self.by_edit: dict[str, Counter[str]] = defaultdict(Counter)
@@ -82,6 +87,7 @@ class _Uses:
         self.total: Counter[str] = Counter()
 
     def add(self, edit: str, kind: str, used: str | None) -> None:
+        """Count one use of a template; None is ignored."""
         if used is not None:
             self.by_edit[edit][used] += 1
             self.by_kind[edit, kind][used] += 1
@@ -89,7 +95,7 @@ class _Uses:
 
 
 class TemplateSource:
-    """A `PromptSource` over the records of one dataset. Deterministic; knows nothing but the records it is given."""
+    """A deterministic `PromptSource` over the records of one dataset, using nothing but these records."""
 
     version = "templates-2"
 
@@ -109,7 +115,7 @@ class TemplateSource:
         self._pools: dict[str, tuple[Weights, Weights]] = {}
 
     def prompts(self, record: Record) -> TrainingPrompts:
-        """Prompts drawn by weight, with a generator seeded by the record alone."""
+        """Return prompts drawn by weight, with a generator seeded by the record alone."""
         rng = random.Random(f"{record.case_id} {record.prompt}")
         edit = template(record.prompt, record.subject)
         paraphrases: list[str] = []
@@ -134,13 +140,13 @@ class TemplateSource:
     def _fill(
         self, templates: Iterable[str], record: Record, count: int, *, varied: bool = False
     ) -> list[str]:
-        """The first `count` templates, filled with the subject, that are no evaluation prompt and differ from each other.
+        """Return the first `count` templates, filled with the subject, that are distinct and not evaluated.
 
         Args:
-            templates: best first.
-            record: whose subject to put in.
-            count: at most so many.
-            varied: differ in content words, not only in form.
+            templates: candidates, best first.
+            record: the record whose subject is put in.
+            count: maximum number of prompts.
+            varied: require that they differ in content words, not only in form.
         """
         found: list[str] = []
         seen: set[str | frozenset[str]] = set()
@@ -156,12 +162,12 @@ class TemplateSource:
         return found
 
     def _meaning(self, edit: str) -> frozenset[str]:
-        """Content words of a relation, from its edit templates and its usual rephrasings."""
+        """Return the content words of a relation, from its edit templates and its usual rephrasings."""
         usual = (used for used, uses in self._paraphrases.by_edit[edit].items() if uses > 1)
         return frozenset().union(*(stems(text) for text in chain((edit,), usual, self._siblings[edit])))
 
     def _same(self, edit: str) -> Weights:
-        """Paraphrase templates: the usual ones, and rarer ones that bring in no new content word."""
+        """Return paraphrase templates: the usual ones, and rarer ones that add no new content word."""
         own, meaning = self._paraphrases.by_edit[edit], self._meaning(edit)
         weights: dict[str, float] = defaultdict(float, own)
         for sibling, likeness in self._siblings[edit].items():
@@ -177,13 +183,13 @@ class TemplateSource:
         }
 
     def _tiers(self, edit: str) -> Iterator[Mapping[str, float]]:
-        """Edit templates about subjects of the same type, nearest first, with their weight."""
+        """Yield edit templates about subjects of the same type with their weights, nearest first."""
         yield {edit: 1.0}
         yield self._siblings[edit]
         yield _alike(edit, self._siblings)
 
     def _other(self, edit: str) -> Weights:
-        """Locality templates: those of the same edit template, then of its siblings, then of questions in like words."""
+        """Return locality templates: of this edit template, its siblings and similarly worded questions."""
         total, meaning = self._locality.total, self._meaning(edit)
         same = {edit, *self._siblings[edit]}
         same |= {used for near in tuple(same) for used in self._paraphrases.by_edit[near]}
@@ -213,9 +219,10 @@ class TemplateSource:
 
 
 def _draw(weights: Weights, kind: Mapping[str, int] | None, rng: random.Random) -> list[str]:
-    """All templates in random order, heavy ones early; those used with answers of this kind weigh more.
+    """Return all templates in random order, heavy ones early.
 
-    The smallest of exponential variables with rates w_i is i with probability w_i / sum(w); squares favour the usual over the odd.
+    Those used with answers of this kind weigh more. The smallest of exponential variables with rates w_i is i
+    with probability w_i / sum(w); squaring the weights favours usual templates over odd ones.
     """
     kind = kind or {}
     keys = {
@@ -226,9 +233,11 @@ def _draw(weights: Weights, kind: Mapping[str, int] | None, rng: random.Random) 
 
 
 def _answer_kinds(records: Sequence[Record]) -> dict[tuple[str, str], str]:
-    """(edit template, answer) -> kind of answer. A record's old and new answer are of one kind, and so on from record to record.
+    """Map each (edit template, answer) to a kind of answer.
 
-    It tells apart what an ambiguous template asks for: "{}, the" an instrument of some subjects, a position of others.
+    A record's old and new answer are of the same kind, and so on transitively from record to record. The kind
+    resolves what an ambiguous template asks for: "{}, the" asks for the instrument of some subjects, for the
+    position of others.
     """
     parent: dict[tuple[str, str], tuple[str, str]] = {}
 
@@ -245,9 +254,9 @@ def _answer_kinds(records: Sequence[Record]) -> dict[tuple[str, str], str]:
 
 
 def _siblings(edits: Sequence[str], uses: Mapping[str, Counter[str]]) -> dict[str, dict[str, float]]:
-    """Edit template -> other edit templates of the same relation, with their likeness in (0, 1].
+    """Map each edit template to other edit templates of the same relation, with their similarity in (0, 1].
 
-    They are rephrased in the same words (cosine of the counts), or are questions for the same thing.
+    Siblings are rephrased in the same words (cosine of the counts), or ask for the same thing.
     """
     users: dict[str, list[str]] = defaultdict(list)
     asking: dict[tuple[frozenset[str], frozenset[str]], list[str]] = defaultdict(list)
@@ -273,7 +282,7 @@ def _siblings(edits: Sequence[str], uses: Mapping[str, Counter[str]]) -> dict[st
 
 
 def _alike(edit: str, edits: Iterable[str]) -> dict[str, float]:
-    """Edit templates that share at least half of the content words, with a small weight."""
+    """Return edit templates that share at least half of the content words, with a small weight."""
     mine = stems(edit)
     near = (other for other in edits if other != edit and not mine.isdisjoint(stems(other)))
     shared = {other: len(mine & stems(other)) / len(mine | stems(other)) for other in near}

@@ -6,17 +6,19 @@ from functools import cache
 
 
 def _set(text: str) -> frozenset[str]:
+    """Split a text into a set of words."""
     return frozenset(text.split())
 
 
 _PRONOUNS = _set("he she it they his her him their them its i you your my")
 _STOP = _PRONOUNS | _set(
-    """a an the of in on at to for from by with as is are was were be been being do does did has have had what which who whom whose
-    where when how why that this these those and or s name named kind type sort called there can could will would known one into"""
+    """a an the of in on at to for from by with as is are was were be been being do does did has have had what
+    which who whom whose where when how why that this these those and or s name named kind type sort called
+    there can could will would known one into"""
 )
 _SYNONYMS = {
-    "born": "birth", "die": "death", "died": "death", "dies": "death", "citiz": "natio", "situa": "locat", "place": "locat",
-    "occup": "job", "profe": "job", "caree": "job", "caus": "cause", "sex": "gende",
+    "born": "birth", "die": "death", "died": "death", "dies": "death", "citiz": "natio", "situa": "locat",
+    "place": "locat", "occup": "job", "profe": "job", "caree": "job", "caus": "cause", "sex": "gende",
 }  # fmt: skip
 _PLACES = _set("locat city town")
 _TIMES = _set("when date year day month century")
@@ -29,28 +31,32 @@ _SAME_SIGN = str.maketrans(
     }
 )
 _SIGNS = frozenset("#%&*@\\\N{SECTION SIGN}\N{PER MILLE SIGN}\N{PRIME}")
-"""Marks of punctuation that tell names and amounts apart wherever they are; symbols (+, $, <, emoji) do so too."""
+"""Punctuation marks that distinguish names and amounts wherever they occur; symbols (+, $, <, emoji) do so
+too.
+"""
 _ARTICLE = re.compile(
     r"(^|[.?!:\n]\W*)An?(?=\s+\w)|(?<![^\s(\[{\"'\u2018\u201c\u00ab])an?(?=\s|\W*$)|\b[Tt][Hh][Ee]\b"
 )
-"""Where a word is an article. A capital A or An inside a sentence is part of a name: "Vitamin A helps the"."""
+"""Matches words that are articles. A capital A or An inside a sentence is part of a name: "Vitamin A helps
+the".
+"""
 _NO_WORD = re.compile(r"[^\w\s]")
 _PLURAL = re.compile(r"\{\} (are|were|have)\b|\b(are|were|do|have) \{\}")
 
 
 def normalised(prompt: str) -> str:
-    """Reduce a prompt to what makes it the question it is, to tell whether two ask the same.
+    """Reduce a prompt to a key that is equal for prompts asking the same question.
 
-    Case, spaces, articles and punctuation do not count. Letters with their marks, signs that tell names apart ("C++", "C#", ".NET", "A+")
-    and points and dashes in numbers ("3.5", "-5") do.
+    Case, spaces, articles and punctuation do not count. Letters with their marks, symbols that distinguish
+    names ("C++", "C#", ".NET", "A+") and points and dashes in numbers ("3.5", "-5") do.
     """
     text = _ARTICLE.sub(r"\1 ", unicodedata.normalize("NFKC", prompt.translate(_SAME_SIGN)))
     return " ".join(unicodedata.normalize("NFKC", _NO_WORD.sub(_sign, text).casefold()).split())
 
 
 def _sign(found: re.Match[str]) -> str:
-    """What a question's key has in place of a character that is no letter, digit or space."""
-    sign, before, behind = (
+    """Return the replacement, in a question's key, for a character that is no letter, digit or space."""
+    sign, before, after = (
         found[0],
         found.string[max(0, found.start() - 1) : found.start()],
         found.string[found.end() : found.end() + 1],
@@ -63,15 +69,15 @@ def _sign(found: re.Match[str]) -> str:
     if kind[0] == "S" or sign in _SIGNS:
         return f" {sign} "
     opens = not before or not (before.isalnum() or before in ".-")
-    in_number = before.isdigit() and behind.isdigit()
-    in_name = (sign == "." and opens and behind.isalnum()) or (
-        sign == "-" and ((opens and behind.isdigit()) or (before.isalnum() and behind.isspace()))
+    in_number = before.isdigit() and after.isdigit()
+    in_name = (sign == "." and opens and after.isalnum()) or (
+        sign == "-" and ((opens and after.isdigit()) or (before.isalnum() and after.isspace()))
     )
     return sign if (in_number and sign in ".,:/-") or in_name else " "
 
 
 def template(prompt: str, subject: str) -> str | None:
-    """The prompt with `{}` for its subject; None unless the subject occurs exactly once."""
+    """Return the prompt with `{}` for its subject; None unless the subject occurs exactly once."""
     if prompt.count(subject) != 1 or "{" in prompt or "}" in prompt:
         return None
     return " ".join(prompt.replace(subject, "{}").split())
@@ -79,18 +85,18 @@ def template(prompt: str, subject: str) -> str | None:
 
 @cache
 def words(text: str) -> frozenset[str]:
-    """Lower-case words of a template."""
+    """Return the lower-case words of a template."""
     return frozenset(re.findall(r"[^\W\d_]+", text.replace("{}", " ").lower()))
 
 
 @cache
 def stems(text: str) -> frozenset[str]:
-    """Content words of a template, cut to five letters so that "located" meets "location"."""
+    """Return the content words of a template, cut to five letters so that "located" matches "location"."""
     return frozenset(_SYNONYMS.get(word[:5], word[:5]) for word in words(text) - _STOP)
 
 
 def fits(candidate: str, edit: str) -> bool:
-    """Whether a template of another record can stand beside this edit's: same article, form and pronouns, not cut off."""
+    """Return whether another record's template suits this edit: same article, form, pronouns; not cut off."""
     low, edit_low = candidate.lower(), edit.lower()
     if candidate[-1] in ".…,:;!-–" or re.search(r"\{\}(?!'s\b)['’\w]|[-\w]\{\}", candidate):
         return False
@@ -110,11 +116,14 @@ def fits(candidate: str, edit: str) -> bool:
 
 
 def question(text: str) -> tuple[frozenset[str], frozenset[str]]:
-    """What a question asks for: its content words, and "where", "when", "who" if it has them."""
+    """Return what a question asks for: its content words, and "where", "when", "who" if it has them."""
     return stems(text), words(text) & {"where", "when", "who", "whom", "whose"}
 
 
 def asked(text: str) -> tuple[frozenset[str], bool]:
-    """Reduce a template to its content words without those for places, which tell nothing apart, and to whether a time is asked for."""
+    """Reduce a template to its content words and to whether it asks for a time.
+
+    Words for places are dropped unless there are no others, because they distinguish nothing.
+    """
     found = stems(text)
     return found - _PLACES or found, not words(text).isdisjoint(_TIMES)

@@ -1,8 +1,9 @@
-"""Training prompts for facts that come without: from the other facts of the file, and a few that suit any subject.
+"""Training prompts for facts that come without them.
 
-Paraphrases and locality prompts of facts that share a wording are taken over with the other subject's name (`lks.data.template_prompts`). Where that
-brings nothing to hold in place, other relations' questions and plain openings of a sentence do: a method that learns a subject's new
-answer without anything to hold in place gives that answer to every question about the subject.
+Paraphrases and locality prompts of facts that share a wording are reused with the other subject's name
+(`lks.data.template_prompts`). If that yields no locality prompts, questions of other relations and generic
+sentence openings are used: a method that learns a subject's new answer without anything to preserve gives
+that answer to every question about the subject.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,20 +15,21 @@ from lks.data.templates import normalised, stems, template
 from lks.edits import Edit
 
 SOURCE = f"{TemplateSource.version}+openings-1"
-"""Names the way prompts are made; part of the facts' revision."""
+"""Version of the way prompts are made; part of the facts' revision."""
 OPENINGS = (
-    "{} is", "{} was", "{} has", "In the morning, {}", "The name {}", "Everybody knows that {}", "A friend of {} said", "When asked about {},",
+    "{} is", "{} was", "{} has", "In the morning, {}", "The name {}", "Everybody knows that {}",
+    "A friend of {} said", "When asked about {},",
 )  # fmt: skip
-"""Openings of sentences about anybody or anything, to hold in place."""
+"""Sentence openings about anybody or anything, used as locality prompts."""
 
 Given = tuple[Edit, tuple[str, ...], tuple[tuple[str, str], ...]]
 """An edit with its evaluation paraphrases and locality questions."""
 
 
 def with_training_prompts(given: Sequence[Given]) -> list[Edit]:
-    """Edits with training paraphrases and training locality; those that an edit has stay as they are.
+    """Add training paraphrases and training locality to edits that have none.
 
-    No prompt that is made equals an edit prompt or an evaluation prompt of any of the facts.
+    No added prompt equals an edit prompt or an evaluation prompt of any of the facts.
     """
     if all(edit.training_paraphrases and edit.training_locality for edit, _, _ in given):
         return [edit for edit, _, _ in given]
@@ -55,7 +57,7 @@ def with_training_prompts(given: Sequence[Given]) -> list[Edit]:
 def _records(
     index: int, edit: Edit, paraphrases: tuple[str, ...], locality: tuple[tuple[str, str], ...]
 ) -> Iterator[Record]:
-    """A fact as records that have one paraphrase and one locality question each."""
+    """Yield a fact as records that have one paraphrase and one locality question each."""
     for number in range(max(1, len(paraphrases), len(locality))):
         paraphrase = paraphrases[number] if number < len(paraphrases) else ""
         question, answer = locality[number] if number < len(locality) else ("", "")
@@ -72,7 +74,7 @@ def _records(
 
 
 def _filled(edit: Edit, found: Sequence[str], others: Sequence[str], taken: set[str]) -> tuple[str, ...]:
-    """Locality prompts: what the data gives, then other facts' questions about this subject, then plain openings."""
+    """Return locality prompts: from the data, from other facts' questions, and from generic openings."""
     own = template(edit.prompt, edit.subject)
     apart = [
         one for one in others if own is not None and one != own and not stems(one) & stems(own)

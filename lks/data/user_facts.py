@@ -1,4 +1,4 @@
-"""Facts of one's own: a file of JSON lines, CSV or triples becomes a `Dataset`; all bad lines are told at once."""
+"""User facts: a file of JSON lines, CSV or triples becomes a `Dataset`; all faults are reported at once."""
 
 import hashlib
 import re
@@ -19,16 +19,16 @@ from lks.io.lines import json_line
 from lks.io.untrusted import one_line
 
 SHOWN = 20
-"""So many bad lines are shown; the rest is counted."""
+"""Maximum number of bad lines shown; the rest are only counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class BadLines:
-    """What to do about bad lines.
+    """How to treat bad lines.
 
     Attributes:
         skip_bad: whether to leave them out instead of refusing the file.
-        shown: so many things are named in a message.
+        shown: maximum number of faults named in a message.
     """
 
     skip_bad: bool = False
@@ -40,17 +40,18 @@ STRICT = BadLines()
 
 @dataclass(frozen=True, slots=True)
 class UserFact:
-    """A fact to plant, as the user gives it.
+    """A fact to edit in, as the user gives it.
 
     Attributes:
-        line: of the file it is from; 0 where it is from none.
+        line: its line in the file; 0 if it is not from a file.
         subject, prompt, target: required; the subject occurs in the prompt, the target is the new answer.
-        id: unique; made from the content where it is not given.
-        ground_truth: the old answer, "" where it is not given.
+        id: unique; made from subject and prompt if it is not given.
+        ground_truth: the old answer, "" if it is not given.
         aliases: other names of the subject.
-        paraphrases, locality, portability: evaluated, never trained on; locality and portability are (prompt, answer).
+        paraphrases, locality, portability: evaluated, never trained on; locality and portability are (prompt,
+            answer).
         training_paraphrases, training_locality: trained on, never evaluated.
-        relation: as the file names it, "" where it does not; not kept with a patch.
+        relation: the relation's name in the file, "" if there is none; not stored with a patch.
     """
 
     line: int
@@ -69,12 +70,12 @@ class UserFact:
 
     @property
     def place(self) -> str:
-        """Where to look for it, in a message."""
+        """Where to find the fact, for messages."""
         return f"line {self.line}" if self.line else f"the fact {one_line(repr(self.id or self.prompt), 60)}"
 
     @property
     def key(self) -> tuple[str, str]:
-        """What a later fact replaces: the same subject and prompt."""
+        """Subject and prompt; a later fact with the same key replaces this one."""
         return self.subject, self.prompt
 
 
@@ -83,10 +84,10 @@ class Facts:
     """Checked facts.
 
     Attributes:
-        name: of the file, without its ending.
-        facts: in the order of the file.
-        notes: what is odd without being wrong, for people.
-        skipped: what was wrong with lines that were left out, as one line each.
+        name: file name without its ending.
+        facts: in file order.
+        notes: what is unusual but not wrong, as messages for the user.
+        skipped: what was wrong with lines that were left out, one line each.
     """
 
     name: str
@@ -102,7 +103,10 @@ class Facts:
         ).hexdigest()[:16]
 
     def dataset(self) -> Dataset:
-        """As editors and evaluation take them: missing training prompts are made, other spellings of answers are looked up."""
+        """Return the facts as a dataset for editors and evaluation.
+
+        Missing training prompts are made, and other spellings of answers are looked up.
+        """
         spellings = Spellings.load()
         edits = with_training_prompts([(_edit(fact), fact.paraphrases, fact.locality) for fact in self.facts])
         return Dataset(
@@ -112,14 +116,14 @@ class Facts:
         )
 
     def cases_as_given(self) -> tuple[Case, ...]:
-        """The facts without training prompts but their own."""
+        """Return the facts as cases, with no training prompts except their own."""
         return tuple(_case(fact, _edit(fact), Spellings()) for fact in self.facts)
 
     def joined(self, later: "Facts") -> "Facts":
-        """These facts and later ones; a later fact on the same subject and prompt takes an earlier one's place.
+        """Merge these facts with later ones; a later fact replaces an earlier one with the same key.
 
         Raises:
-            DataError: an id or an evaluation prompt is in the other's way.
+            DataError: an id or an evaluation prompt conflicts with another fact.
         """
         newer = {fact.key: fact for fact in later.facts}
         kept = [newer.pop(fact.key, fact) for fact in self.facts]
@@ -128,12 +132,12 @@ class Facts:
         return replace(later, name=self.name, facts=merged)
 
     def without(self, subjects: Iterable[str]) -> "Facts":
-        """These facts but for some subjects."""
+        """Return these facts without those on some subjects."""
         gone = set(subjects)
         return replace(self, facts=tuple(fact for fact in self.facts if fact.subject not in gone))
 
     def leaving_out(self, found: Sequence[tuple[UserFact, Bad]]) -> "Facts":
-        """These facts but for bad ones, of which is noted what is wrong with them."""
+        """Return these facts without bad ones, recording what is wrong with them."""
         gone = {id(fact) for fact, _ in found}
         skipped = (*self.skipped, *(_line(bad) for _, bad in found))
         return replace(
@@ -142,16 +146,18 @@ class Facts:
 
 
 def read_facts(path: Path, templates: Path | None = None, reading: BadLines = STRICT) -> Facts:
-    """The facts of a file, all checked.
+    """Read and check the facts of a file.
 
     Args:
-        path: `.jsonl` or `.csv` with at least subject, prompt and target, or with subject, relation and object; `.txt` or
-            `.triples` with lines "subject | relation | object".
-        templates: JSON or TOML file that says how a relation is asked: `birthplace = "The birthplace of {} is"`.
-        reading: what to do about bad lines.
+        path: `.jsonl` or `.csv` with at least subject, prompt and target, or with subject, relation and
+            object; `.txt` or `.triples` with lines "subject | relation | object".
+        templates: JSON or TOML file that says how a relation is asked: `birthplace = "The birthplace of {}
+            is"`.
+        reading: how to treat bad lines.
 
     Raises:
-        DataError: the file cannot be read, or lines of it are bad; where bad lines are left out: all are.
+        DataError: the file cannot be read, or some lines are bad; if bad lines are left out, only if all are
+            bad.
     """
     rows, bad = rows_of(path)
     wording = Templates.read(templates)
@@ -188,15 +194,17 @@ def read_facts(path: Path, templates: Path | None = None, reading: BadLines = ST
 
 
 def _faults(facts: Sequence[UserFact]) -> list[Bad]:
+    """Find all faults of facts."""
     return [*check_each(facts), *_faults_together(facts)]
 
 
 def _faults_together(facts: Sequence[UserFact]) -> list[Bad]:
+    """Find faults that facts have because of other facts."""
     return [*check_together(facts), *contradictions.check(facts)]
 
 
 def _sound(facts: Sequence[UserFact]) -> tuple[list[UserFact], list[Bad]]:
-    """The facts that nothing is wrong with, and what is wrong with the others; of two that cannot be together the first stays."""
+    """Return the faultless facts and the faults of the others; of two conflicting facts, keep the first."""
     bad: list[Bad] = []
     for look in (check_each, _faults_together):
         found = look(facts)
@@ -206,12 +214,12 @@ def _sound(facts: Sequence[UserFact]) -> tuple[list[UserFact], list[Bad]]:
 
 
 def write_facts(path: Path, facts: Facts) -> None:
-    """A normalised copy, which `read_facts` reads back equal but for line numbers."""
+    """Write a normalised copy, which `read_facts` reads back as equal except for line numbers."""
     write_whole(path, "".join(f"{line_of(fact)}\n" for fact in facts.facts).encode())
 
 
 def line_of(fact: UserFact) -> str:
-    """A fact as one line of JSON; what is empty is left out."""
+    """Format a fact as one line of JSON, leaving out empty fields."""
     pairs = {
         name: [{"prompt": prompt, "answer": answer} for prompt, answer in getattr(fact, name)]
         for name in ("locality", "portability")
@@ -223,7 +231,7 @@ def line_of(fact: UserFact) -> str:
 
 
 def _fact(row: FactRow, wording: Templates) -> tuple[UserFact | None, list[Bad]]:
-    """A row as a fact, or what is wrong with it."""
+    """Convert a row to a fact, or return what is wrong with it."""
     fields, wrong = spelt_out(row, wording)
     missing = [name for name in ("subject", "prompt", "target") if not fields.text(name).strip()]
     wrong = wrong or [Bad(row.line, f"{name} is missing or empty") for name in missing]
@@ -236,17 +244,24 @@ def _fact(row: FactRow, wording: Templates) -> tuple[UserFact | None, list[Bad]]
     texts = {
         name: fields.text(name) for name in ("subject", "prompt", "target", "id", "ground_truth", "relation")
     }
-    pairs = {name: fields.pairs(name) for name in ("locality", "portability")}
-    return UserFact(row.line, **texts, **lists, **pairs), []  # type: ignore[arg-type]
+    fact = UserFact(
+        row.line,
+        **texts,  # type: ignore[arg-type]
+        **lists,  # type: ignore[arg-type]
+        locality=fields.pairs("locality"),
+        portability=fields.pairs("portability"),
+    )
+    return fact, []
 
 
 def _named(fact: UserFact) -> UserFact:
-    """With an id that depends on subject and prompt alone, so that a fact keeps it when its target changes."""
+    """Give a fact without an id one that depends on subject and prompt alone, so it outlives a new target."""
     made = hashlib.sha256("\0".join(fact.key).encode()).hexdigest()[:12]
     return fact if fact.id else replace(fact, id=f"fact-{made}")
 
 
 def _edit(fact: UserFact) -> Edit:
+    """Return the fact as an edit."""
     return Edit(
         case_id=fact.id,
         subject=fact.subject,
@@ -260,6 +275,7 @@ def _edit(fact: UserFact) -> Edit:
 
 
 def _case(fact: UserFact, edit: Edit, spellings: Spellings) -> Case:
+    """Build the case of a fact."""
     from lks.edits import Probe
 
     made = make_case(edit, fact.paraphrases, fact.locality, spellings.of)
@@ -271,14 +287,14 @@ def _case(fact: UserFact, edit: Edit, spellings: Spellings) -> Case:
 
 
 def refuse(where: str, bad: Sequence[Bad], count: int, unit: str, shown: int = SHOWN) -> None:
-    """Refuse facts, if anything is wrong with them.
+    """Raise an error if anything is wrong with facts.
 
     Args:
-        where: the file.
-        bad: what is wrong.
-        count: how many lines or facts were looked at.
+        where: path or name of what was read.
+        bad: the faults.
+        count: how many lines or facts were checked.
         unit: "line" or "fact".
-        shown: so many things are named.
+        shown: maximum number of faults named.
 
     Raises:
         DataError: something is wrong.
@@ -290,7 +306,10 @@ def refuse(where: str, bad: Sequence[Bad], count: int, unit: str, shown: int = S
     rest = (
         [f"  and {len(wrong) - shown} more; `lks edit --all-errors` shows all"] if len(wrong) > shown else []
     )
-    number = f"{len(wrong)} {'thing is' if len(wrong) == 1 else 'things are'} wrong in {count} {unit}{'' if count == 1 else 's'}"
+    number = (
+        f"{len(wrong)} {'thing is' if len(wrong) == 1 else 'things are'} wrong in {count} "
+        f"{unit}{'' if count == 1 else 's'}"
+    )
     advice = "Fix them and start again" + (
         ", or leave bad lines out with `lks edit --skip-bad`." if any(one.line for one in bad) else "."
     )
@@ -298,4 +317,5 @@ def refuse(where: str, bad: Sequence[Bad], count: int, unit: str, shown: int = S
 
 
 def _line(bad: Bad) -> str:
+    """Format a fault as one line."""
     return f"line {bad.line}: {bad.what}" if bad.line else bad.what

@@ -1,8 +1,9 @@
-"""Real facts that people agree on, with everything that an edit needs: the dataset `worldfacts`.
+"""The dataset `worldfacts`: undisputed real facts, with everything that an edit needs.
 
-The tables in `worldfacts_data` say what is true (a subject's answers by relation) and how each relation is asked; nothing here is about a
-single relation. Each subject is edited in one relation, so that no two edits of a draw contradict each other, and keeps its other facts:
-those are its locality. What follows from an edit (portability) has three strata:
+The tables in `worldfacts_data` say what is true (a subject's answers by relation) and how each relation is
+asked; nothing here is about a single relation. Each subject is edited in one relation, so that no two edits
+of a draw contradict each other, and keeps its other facts: those are its locality. What follows from an edit
+(portability) has three strata:
 
 - "reverse": which of two subjects the new answer belongs to;
 - "two_hop": a fact about the new answer, where the tables hold one that is not edited itself;
@@ -26,12 +27,14 @@ from lks.edits import Case, Edit, Probe, make_case
 
 FOLDER = Path(__file__).parent / "worldfacts_data"
 LOCALITY = 2
-"""A subject is edited in a relation only if so many of its other facts are independent of it."""
+"""Minimum number of a subject's other facts that must be independent of a relation for the subject to be
+edited in it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class RelationTemplates:
-    """How a relation is asked; `{}` is the subject. The fields are explained in `relations.toml`."""
+    """Templates of one relation; `{}` is the subject. The fields are explained in `relations.toml`."""
 
     edit: str
     train: tuple[str, ...]
@@ -61,7 +64,7 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The whole content.
+    """Content of all data files.
 
     Attributes:
         relations: templates by name of the relation.
@@ -76,12 +79,12 @@ class Tables:
     entities: Mapping[str, Mapping[str, Entity]]
 
     def everyone(self) -> Iterator[Entity]:
-        """All entities, table by table."""
+        """Yield all entities, table by table."""
         for table in self.entities.values():
             yield from table.values()
 
     def names(self, answers: Sequence[str]) -> frozenset[str]:
-        """Answers with all their spellings, folded."""
+        """Return the answers with all their spellings, case-folded."""
         return frozenset(
             _folded(name) for answer in answers for name in (answer, *self.spellings.get(answer, ()))
         )
@@ -123,11 +126,12 @@ def _read(kind: str) -> Iterator[Entity]:
 
 
 def _folded(name: str) -> str:
+    """Remove the article of a name and case-fold it."""
     return bare(name).casefold()
 
 
 def bare(name: str) -> str:
-    """Remove the article of a name that is written with one ("the Netherlands"); a title keeps its own ("The Hobbit")."""
+    """Remove the article of a name such as "the Netherlands"; a title keeps its own ("The Hobbit")."""
     return name.removeprefix("the ")
 
 
@@ -138,7 +142,7 @@ def asked(template: str, name: str) -> str:
 
 
 def independent(known: Tables, entity: Entity, relation: str) -> list[str]:
-    """Relations of an entity that stay as they are when `relation` is edited."""
+    """Return an entity's relations that stay as they are when `relation` is edited."""
     return [
         other
         for other in entity.facts
@@ -148,9 +152,10 @@ def independent(known: Tables, entity: Entity, relation: str) -> list[str]:
 
 @cache
 def planned() -> Mapping[str, tuple[str, str]]:
-    """Choose for each subject that can be edited its relation and its new answer.
+    """Choose the relation and the new answer of each subject that can be edited.
 
-    The relation is the one with the fewest subjects so far; the new answer is another answer of the same relation that no spelling makes true.
+    The relation is the one with the fewest subjects so far; the new answer is another answer of the same
+    relation that no spelling makes true.
 
     Returns:
         Subject -> relation and target.
@@ -185,7 +190,10 @@ def _answers(known: Tables) -> dict[str, dict[str, frozenset[str]]]:
 
 @cache
 def cases() -> tuple[Case, ...]:
-    """One counterfactual edit per subject, in a fixed mixed order; subjects with too few facts are only asked about."""
+    """Return one counterfactual edit per subject, in a fixed shuffled order.
+
+    Subjects with too few facts are not edited, only asked about.
+    """
     known = tables()
     made = [_case(known, entity) for entity in known.everyone() if entity.name in planned()]
     random.Random("worldfacts").shuffle(made)
@@ -193,6 +201,7 @@ def cases() -> tuple[Case, ...]:
 
 
 def _case(known: Tables, entity: Entity) -> Case:
+    """Build the case of a subject's edit."""
     relation, target = planned()[entity.name]
     templates, true = known.relations[relation], entity.facts[relation]
     rest = {other: known.relations[other] for other in independent(known, entity, relation)}
@@ -228,13 +237,16 @@ def _case(known: Tables, entity: Entity) -> Case:
 
 
 def _accepted(known: Tables, true: Sequence[str]) -> tuple[str, ...]:
-    """Every other name of a true answer, each once."""
+    """Return every other name of a true answer, without duplicates."""
     names = dict.fromkeys((*true, *(other for answer in true for other in known.spellings.get(answer, ()))))
     return tuple(name for name in names if name != true[0])
 
 
 def _reverse(known: Tables, entity: Entity, rng: random.Random) -> Probe:
-    """Ask which of two subjects of one kind the new answer belongs to; it is true of the other one neither before nor after the edits."""
+    """Ask which of two subjects of one kind the new answer belongs to.
+
+    It is true of the other subject neither before nor after the edits.
+    """
     relation, target = planned()[entity.name]
     wrong = known.names([target])
     others = [
@@ -252,7 +264,7 @@ def _reverse(known: Tables, entity: Entity, rng: random.Random) -> Probe:
 
 
 def _two_hop(known: Tables, entity: Entity, rng: random.Random) -> Probe | None:
-    """Ask for a fact about the new answer that is another one about the old answer, and that is not edited itself."""
+    """Ask for an unedited fact about the new answer that differs from the same fact about the old answer."""
     relation, target = planned()[entity.name]
     templates = known.relations[relation]
     table = known.entities.get(templates.of, {})
