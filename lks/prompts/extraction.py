@@ -1,8 +1,9 @@
-"""Knowledge extraction (Sec. 3.2): sentences about an entity, brought up to date with an edit, as gap-filling prompts.
+"""Knowledge extraction (Sec. 3.2): sentences about an entity, updated with an edit, as gap-filling prompts.
 
-Three rounds with any chat model: sentences about the entity; a sentence that states the edited fact, where none of them does; and for each other
-sentence the few words that can be left out. What can be checked is not left to the model: the edited sentence is made by putting the new
-answer in the old one's place, and a gap counts only if its answer put back gives the sentence again.
+It takes three rounds with any chat model: sentences about the entity; a sentence that states the edited fact,
+if none of them does; and for each other sentence the few words that can be left out. What can be checked is
+not left to the model: the edited sentence is made by replacing the old answer with the new one, and a gap
+counts only if putting its answer back restores the sentence.
 """
 
 import re
@@ -19,14 +20,16 @@ from lks.prompts.filters import LONGEST_ANSWER, PromptFact, says
 from lks.scope.naming import put, spelt
 
 VERSION = "extraction-1"
-"""Part of a reply's key; to be raised with every change of what is asked here."""
+"""Part of a reply's cache key; must be raised with every change of what is asked here."""
 GAP = "___"
 SENTENCES = 8
-"""Asked for about each entity."""
+"""Number of sentences requested about each entity."""
 FEWEST_WORDS, MOST_WORDS = 4, 40
-"""Of a sentence."""
+"""Minimum and maximum number of words of a sentence."""
 SAME_STATEMENT = 55.0
-"""rapidfuzz's token_set_ratio, without the subject, of a sentence and the edit prompt with its old answer, from which it states that fact."""
+"""Minimum rapidfuzz token_set_ratio, without the subject, of a sentence and the edit prompt with its old
+answer from which the sentence counts as stating that fact.
+"""
 
 Unusable = Literal[
     "length",
@@ -39,15 +42,20 @@ Unusable = Literal[
     "not the sentence",
 ]
 Speak = Callable[[Sequence[Request]], list[ChatReply]]
-"""Asks a model: `lks.llm.reply_cache.Correspondence.ask`, which keeps the replies, or anything else that answers in order."""
+"""Asks a model: `lks.llm.reply_cache.Correspondence.ask`, which stores the replies, or anything else that
+answers in order.
+"""
 
-ABOUT = """You write down what is known about an entity. Write {count} short sentences, one per line, nothing else. Each states one fact that you \
-know for certain, in which the name of the entity stands exactly as it is given, never a pronoun."""
-STATE = """You are given the name of an entity, a question or the beginning of a sentence about it, and the answer. Take the answer as given, even \
-if you know better. State it in one sentence in which name and answer stand exactly as given. Reply with the sentence alone."""
-LEAVE_OUT = """You turn a sentence into a gap-filling prompt. Choose at most three words in a row, best at its end, that hold its fact and are not \
-part of the entity's name, and put ___ in their place. Change nothing else. Reply with two lines: "GapPrompt:" and the sentence with the gap, \
-"GapAnswer:" and the words left out.
+ABOUT = """You write down what is known about an entity. Write {count} short sentences, one per line, \
+nothing else. Each states one fact that you know for certain, in which the name of the entity stands exactly \
+as it is given, never a pronoun."""
+STATE = """You are given the name of an entity, a question or the beginning of a sentence about it, and the \
+answer. Take the answer as given, even if you know better. State it in one sentence in which name and answer \
+stand exactly as given. Reply with the sentence alone."""
+LEAVE_OUT = """You turn a sentence into a gap-filling prompt. Choose at most three words in a row, best at \
+its end, that hold its fact and are not part of the entity's name, and put ___ in their place. Change \
+nothing else. Reply with two lines: "GapPrompt:" and the sentence with the gap, "GapAnswer:" and the words \
+left out.
 
 Entity: France
 Sentence: The capital of France is Paris.
@@ -66,9 +74,10 @@ class Gap:
     """A gap-filling prompt.
 
     Attributes:
-        prompt: a sentence with `GAP` for its answer.
-        answer: what fills it.
-        edited: it asks for the edited fact, with the new answer; else for another fact of the entity.
+        prompt: a sentence with `GAP` in place of its answer.
+        answer: the text that fills the gap.
+        edited: whether it asks for the edited fact, with the new answer; otherwise for another fact of the
+            entity.
     """
 
     prompt: str
@@ -77,19 +86,19 @@ class Gap:
 
     @property
     def opening(self) -> str:
-        """The sentence up to the gap, to be gone on with."""
+        """The sentence up to the gap, to be continued."""
         return self.prompt.partition(GAP)[0].rstrip()
 
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """What was extracted for an edit.
+    """Sentences and gap-filling prompts extracted for an edit.
 
     Attributes:
-        case_id: of the edit.
-        sentences: about the entity, up to date.
+        case_id: id of the edit's case.
+        sentences: sentences about the entity, updated with the edit.
         gaps: gap-filling prompts, the edited fact's first.
-        rejects: what was said and not used, and why.
+        rejects: replies that were not used, with the reason.
     """
 
     case_id: str
@@ -99,7 +108,7 @@ class Extracted:
 
 
 def extract(facts: Sequence[PromptFact], speak: Speak) -> list[Extracted]:
-    """Sentences and gap-filling prompts for each edit, in its place.
+    """Extract sentences and gap-filling prompts for each edit, in the order of the facts.
 
     Raises:
         UserError: the model cannot be asked.
@@ -128,7 +137,10 @@ def extract(facts: Sequence[PromptFact], speak: Speak) -> list[Extracted]:
 
 
 def updated(sentence: str, fact: PromptFact) -> str | None:
-    """The sentence with the new answer in the old one's place; None where it does not say the old answer in so many words, once."""
+    """Return the sentence with the old answer replaced by the new one.
+
+    Returns None unless the sentence contains the old answer literally, exactly once.
+    """
     if not fact.ground_truth:
         return None
     named = spelt(sentence, fact.subject)
@@ -144,7 +156,7 @@ def updated(sentence: str, fact: PromptFact) -> str | None:
 
 
 def gap_in(sentence: str, answer: str, subject: str) -> str | None:
-    """The sentence with `GAP` for the last place of the answer outside the subject; None where there is none."""
+    """Return the sentence with `GAP` for the answer's last occurrence outside the subject, if any."""
     names = spelt(sentence, subject)[:1]
     found = [one.span() for one in re.finditer(rf"(?<!\w){re.escape(answer)}(?!\w)", sentence)]
     outside = [
@@ -154,7 +166,7 @@ def gap_in(sentence: str, answer: str, subject: str) -> str | None:
 
 
 class _Draft:
-    """What is known of one edit's entity so far."""
+    """Sentences, gaps and rejects collected so far for one edit's entity."""
 
     def __init__(self, fact: PromptFact) -> None:
         self.fact = fact
@@ -164,7 +176,10 @@ class _Draft:
         self._rejects: list[tuple[str, Unusable]] = []
 
     def hear(self, reply: str) -> None:
-        """Sentences about the entity: the one that states the old fact is brought up to date, others that say the old answer are dropped."""
+        """Read sentences about the entity.
+
+        The one that states the old fact is updated; others that contain the old answer are dropped.
+        """
         sentences: list[str] = []
         for line in split_lines(spoken(reply)):
             sentence = " ".join(_BULLET.sub("", line).split())
@@ -183,7 +198,7 @@ class _Draft:
                 self.others.append(sentence)
 
     def hear_statement(self, reply: str) -> None:
-        """A sentence made for the edited fact."""
+        """Read a sentence made for the edited fact."""
         sentence = " ".join(spoken(reply).split())
         reason = self._unusable(sentence, self.others)
         if reason is None and gap_in(sentence, self.fact.target, self.fact.subject) is None:
@@ -194,7 +209,7 @@ class _Draft:
             self._rejects.append((sentence, reason))
 
     def hear_gap(self, sentence: str, reply: str) -> None:
-        """A gap in a sentence; it counts if its answer put back gives the sentence again."""
+        """Read a gap in a sentence; it counts if putting its answer back restores the sentence."""
         found = _GAP.match(spoken(reply).strip())
         prompt, answer = (found["prompt"].strip(), found["answer"].strip(" *`\"'.")) if found else ("", "")
         reason: Unusable | None = None
@@ -212,14 +227,14 @@ class _Draft:
             self._rejects.append((spoken(reply).strip(), reason))
 
     def finished(self) -> Extracted:
-        """All of it, the edited fact first."""
+        """Return everything extracted, the edited fact first."""
         gap = None if self.edited is None else gap_in(self.edited, self.fact.target, self.fact.subject)
         gaps = ([] if gap is None else [Gap(gap, self.fact.target, edited=True)]) + self._gaps
         sentences = ([] if self.edited is None else [self.edited]) + self.others
         return Extracted(self.fact.case_id, tuple(sentences), tuple(gaps), tuple(self._rejects))
 
     def _likeness(self, sentence: str) -> float:
-        """How far a sentence states the old fact, 0 to 100."""
+        """Return how closely a sentence states the old fact, 0 to 100."""
         if updated(sentence, self.fact) is None:
             return 0.0
         old = f"{self.fact.prompt} {self.fact.ground_truth}"
@@ -228,6 +243,7 @@ class _Draft:
         )
 
     def _unusable(self, sentence: str, others: Sequence[str]) -> Unusable | None:
+        """Return why a sentence is unusable; None if it is usable."""
         if not spelt(sentence, self.fact.subject):
             return "subject missing"
         if not FEWEST_WORDS <= len(sentence.split()) <= MOST_WORDS:
@@ -236,4 +252,5 @@ class _Draft:
 
 
 def _request(task: str, text: str, longest: int) -> Request:
+    """Build a chat request with temperature 0."""
     return Request((("system", task), ("user", text)), 0.0, longest)

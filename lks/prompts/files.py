@@ -1,4 +1,4 @@
-"""What is kept of written prompts: evaluation and training files, rejects, a summary."""
+"""Output files of written prompts: evaluation and training files, rejects, a summary."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ REPLIES = "replies.jsonl"
 def keep(
     folder: Path, facts: Sequence[PromptFact], splits: Sequence[Split], outcome: WritingOutcome, summary: Row
 ) -> None:
-    """Write the files, each whole or not at all; the same outcome gives the same bytes.
+    """Write the files, each atomically; the same outcome gives the same bytes.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -44,7 +44,7 @@ def write_lines(path: Path, rows: Iterable[Row]) -> None:
 
 
 def _evaluation(facts: Sequence[PromptFact], outcome: WritingOutcome) -> Iterable[Row]:
-    """Records with both prompts, with the fields of the published files."""
+    """Yield records that have both prompts, with the fields of the published files."""
     for fact in facts:
         made = outcome.written["evaluation", fact.case_id]
         if made.paraphrases and made.locality:
@@ -58,7 +58,7 @@ def _evaluation(facts: Sequence[PromptFact], outcome: WritingOutcome) -> Iterabl
 
 
 def _training(facts: Sequence[PromptFact], outcome: WritingOutcome) -> Iterable[Row]:
-    """Records with a paraphrase, and as many locality prompts as there are."""
+    """Yield records that have a paraphrase, with however many locality prompts there are."""
     for fact in facts:
         made = outcome.written["training", fact.case_id]
         if made.paraphrases:
@@ -70,11 +70,12 @@ def _training(facts: Sequence[PromptFact], outcome: WritingOutcome) -> Iterable[
 
 
 def _fact(fact: PromptFact) -> Row:
+    """Return the fields that identify a fact."""
     return {"subject": fact.subject, "prompt": fact.prompt, "target": fact.target}
 
 
 def prompts_in(folder: Path, split: Split) -> set[str]:
-    """The written prompts of an earlier run's file, normalised; empty where there is none.
+    """Return the written prompts of an earlier run's file, normalised; empty if there is no such file.
 
     Raises:
         DataError: the file is damaged.
@@ -93,6 +94,6 @@ def prompts_in(folder: Path, split: Split) -> set[str]:
                 else []
             )
             if not any(texts):
-                raise DataError(f"{path}, line {number}: no prompts. Delete the file and make it again.")
+                raise DataError(f"{path}, line {number}: no prompts. Delete the file and rebuild it.")
             found |= {normalised(text) for text in texts if isinstance(text, str)}
     return found

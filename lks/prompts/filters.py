@@ -1,4 +1,4 @@
-"""Which written prompts are kept: how a reply is read, and each reason to reject it."""
+"""Filters for written prompts: how a reply is read, and each reason to reject it."""
 
 import re
 from collections.abc import Sequence
@@ -33,13 +33,17 @@ Reason = Literal[
 ]
 
 LONGEST_ANSWER = 3
-"""Words of a locality prompt's answer. The model is asked for fewer than three; one more, an article mostly, does no harm."""
+"""Maximum number of words of a locality prompt's answer. The model is asked for fewer than three; one more,
+usually an article, does no harm.
+"""
 SHORTEST, LONGEST, SLACK = 0.5, 2.0, 3
-"""A paraphrase of a prompt of n words has SHORTEST * n - SLACK to LONGEST * n + SLACK of them."""
+"""A paraphrase of a prompt of n words has SHORTEST * n - SLACK to LONGEST * n + SLACK words."""
 MOST_WORDS = 40
-"""Of a locality prompt."""
+"""Maximum number of words of a locality prompt."""
 SAME_WORDS = 92.0
-"""rapidfuzz's token_sort_ratio of two normalised prompts without their subject, from which they ask the same."""
+"""Minimum rapidfuzz token_sort_ratio of two normalised prompts without their subject from which they ask the
+same.
+"""
 
 _LABEL = re.compile(
     r"^(?:new prompt|newprompt|paraphrase|rephrased? prompt|rewritten prompt|rewrite|prompt)\s*:\s*",
@@ -54,8 +58,8 @@ class WrittenPrompt:
     """A written prompt.
 
     Attributes:
-        text: of one line.
-        answer: of a locality prompt; "" where none is known.
+        text: the prompt, on one line.
+        answer: the answer of a locality prompt; "" if none is known.
     """
 
     text: str
@@ -64,15 +68,15 @@ class WrittenPrompt:
 
 @dataclass(frozen=True, slots=True)
 class PromptFact:
-    """What prompts are written for.
+    """A fact that prompts are written for.
 
     Attributes:
         case_id: unique among the facts.
         subject: as it is spelt in `prompt`.
         prompt: the edit prompt.
         target: the new answer.
-        ground_truth: the old answer; "" where it is not known.
-        published: evaluation prompts that there are, never to be trained on.
+        ground_truth: the old answer; "" if it is not known.
+        published: existing evaluation prompts, never to be trained on.
     """
 
     case_id: str
@@ -93,12 +97,12 @@ class Written:
 
 @dataclass(slots=True)
 class Seen:
-    """Prompts of the dataset, normalised.
+    """Normalised prompts of the dataset.
 
     Attributes:
         edits: the edit prompts.
         published: evaluation prompts that came with the facts.
-        written: by split.
+        written: written prompts by split.
     """
 
     edits: set[str] = field(default_factory=set)
@@ -107,7 +111,7 @@ class Seen:
 
     @classmethod
     def of(cls, facts: Sequence[PromptFact]) -> "Seen":
-        """What is there before anything is written."""
+        """Collect the prompts that exist before anything is written."""
         return cls(
             {normalised(fact.prompt) for fact in facts},
             {normalised(text) for fact in facts for text in fact.published},
@@ -115,7 +119,7 @@ class Seen:
 
 
 def read(kind: Kind, reply: str) -> WrittenPrompt | Reason:
-    """What a reply says: tolerant of case, quotes and markdown, strict about what is there."""
+    """Parse a reply, tolerant of case, quotes and markdown, but strict about its content."""
     lines = [stripped for line in split_lines(spoken(reply)) if (stripped := _bare(line))]
     if not lines:
         return "empty"
@@ -134,7 +138,7 @@ def read(kind: Kind, reply: str) -> WrittenPrompt | Reason:
 
 
 def _bare(line: str) -> str:
-    """A line without bullets, markdown and code fences; the markdown between a label and its text goes too."""
+    """Strip bullets, markdown and code fences from a line, also markdown between a label and its text."""
     line = line.strip()
     if line.startswith("```"):
         return ""
@@ -148,21 +152,22 @@ def _bare(line: str) -> str:
 
 
 def _plain(text: str) -> str:
+    """Collapse white space."""
     return " ".join(text.split())
 
 
 def fault(
     split: Split, kind: Kind, prompt: WrittenPrompt, fact: PromptFact, own: Written, seen: Seen
 ) -> Reason | None:
-    """Why a prompt is not taken; None if it is.
+    """Return why a prompt is rejected; None if it is accepted.
 
     Args:
-        split: which set it is for.
-        kind: what it is to be.
-        prompt: as read.
-        fact: which it was written for.
-        own: what was accepted for this fact.
-        seen: what there is in the dataset.
+        split: the set it is for.
+        kind: its intended kind.
+        prompt: the prompt as read.
+        fact: the fact it was written for.
+        own: prompts accepted for this fact so far.
+        seen: prompts of the dataset.
     """
     if not spelt(prompt.text, fact.subject):
         return "subject missing"
@@ -188,6 +193,7 @@ def fault(
 
 
 def _fault_of_paraphrase(text: str, fact: PromptFact) -> Reason | None:
+    """Return why a paraphrase is rejected on its own; None if it is not."""
     count, length = len(fact.prompt.split()), len(text.split())
     if not SHORTEST * count - SLACK <= length <= LONGEST * count + SLACK:
         return "length"
@@ -206,6 +212,7 @@ def _fault_of_paraphrase(text: str, fact: PromptFact) -> Reason | None:
 
 
 def _fault_of_locality(prompt: WrittenPrompt, fact: PromptFact, own: Written) -> Reason | None:
+    """Return why a locality prompt is rejected, given the record's other prompts; None if it is not."""
     if len(prompt.text.split()) > MOST_WORDS:
         return "length"
     if len(prompt.answer.split()) > LONGEST_ANSWER:
@@ -227,14 +234,15 @@ def _fault_of_locality(prompt: WrittenPrompt, fact: PromptFact, own: Written) ->
 
 
 def says(text: str, answer: str) -> bool:
-    """Whether an answer stands in a text as whole words."""
+    """Return whether a text contains an answer as whole words."""
     return f" {normalised(answer)} " in f" {normalised(text)} " if normalised(answer) else False
 
 
 def same_fact(text: str, other: str, subject: str) -> bool:
-    """Whether two prompts about a subject ask for the same: the same content words, or nearly the same words.
+    """Return whether two prompts about a subject have the same content words, or nearly the same words.
 
-    Words for places tell nothing ("was born in", "the birthplace of"); whether a time is asked for does ("was born in the year").
+    Words for places distinguish nothing ("was born in", "the birthplace of"); whether a time is asked for
+    does ("was born in the year").
     """
     mine, others = (template(one, subject) or put(one, subject, "{}") for one in (text, other))
     if stems(mine) and asked(mine) == asked(others):

@@ -1,20 +1,21 @@
-"""What a language model is told when it writes prompts: our own words around the paper's task and its worked examples."""
+"""Instructions to a language model that writes prompts, with the worked examples of the paper."""
 
 from collections.abc import Sequence
 
 from lks.llm.client import Request
 
 VERSION = "writing-1"
-"""Part of a reply's key and of the summary; to be raised with every change of what is asked here."""
+"""Part of a reply's cache key and of the summary; must be raised with every change of what is asked here."""
 TEMPERATURE = 0.7
-"""Above 0, so that a rejected reply is followed by another one."""
+"""Above 0, so that another attempt after a rejected reply gives another reply."""
 LONGEST_REPLY = 160
-"""Tokens."""
+"""Maximum number of tokens of a reply."""
 
-PARAPHRASE = """You rewrite prompts. You are given a prompt about a subject. Write another prompt that asks for exactly the same thing in other \
-words, of about the same length.
+PARAPHRASE = """You rewrite prompts. You are given a prompt about a subject. Write another prompt that asks \
+for exactly the same thing in other words, of about the same length.
 - Spell the subject exactly as it is given.
-- A question stays a question. The beginning of a sentence stays the beginning of a sentence, and the answer is what must come next.
+- A question stays a question. The beginning of a sentence stays the beginning of a sentence, and the answer \
+is what must come next.
 - Never say the answer.
 Reply with the new prompt alone, on one line.
 
@@ -26,8 +27,9 @@ Subject: Alice
 Prompt: The occupation of Alice is
 New prompt: Alice's job is"""
 
-LOCALITY = """You write test questions. You are given a prompt that asks for one fact about a subject. Write a new prompt that asks for a \
-different fact about the same subject, one whose answer you know for certain and that has fewer than three words.
+LOCALITY = """You write test questions. You are given a prompt that asks for one fact about a subject. Write \
+a new prompt that asks for a different fact about the same subject, one whose answer you know for certain \
+and that has fewer than three words.
 - Spell the subject exactly as it is given.
 - Ask neither for what the given prompt asks nor for anything that follows from it.
 - The answer must not stand in the new prompt.
@@ -45,12 +47,12 @@ EvalAnswer: Hot dog"""
 
 
 def paraphrase(subject: str, prompt: str, taken: Sequence[str], sample: int) -> Request:
-    """Ask for a prompt of the same meaning.
+    """Build the request for a prompt of the same meaning.
 
     Args:
         subject: who or what the prompt is about.
         prompt: the edit prompt.
-        taken: paraphrases that there are; another one is wanted.
+        taken: existing paraphrases; another one is wanted.
         sample: number of the attempt.
     """
     return _request(
@@ -59,16 +61,21 @@ def paraphrase(subject: str, prompt: str, taken: Sequence[str], sample: int) -> 
 
 
 def locality(subject: str, prompt: str, taken: Sequence[str], sample: int) -> Request:
-    """Ask for a prompt about another fact of the subject, and its answer. Arguments as of `paraphrase`."""
+    """Build the request for a prompt about another fact of the subject, and its answer.
+
+    The arguments are those of `paraphrase`.
+    """
     return _request(
         LOCALITY, subject, prompt, _avoid("Ask for none of these either", taken).rstrip("\n"), sample
     )
 
 
 def _request(task: str, subject: str, prompt: str, rest: str, sample: int) -> Request:
+    """Build a chat request from a task and a prompt."""
     text = f"Subject: {subject}\nPrompt: {prompt}\n{rest}".rstrip("\n")
     return Request((("system", task), ("user", text)), TEMPERATURE, LONGEST_REPLY, sample)
 
 
 def _avoid(what: str, taken: Sequence[str]) -> str:
+    """Format the list of prompts to avoid; "" if there are none."""
     return "".join([f"{what}:\n", *(f"- {text}\n" for text in taken)]) if taken else ""

@@ -1,8 +1,10 @@
-"""Prompts for records, written by a language model or from templates: what is asked per record, in which order, and what is kept.
+"""The pipeline that has prompts written for records, by a language model or from templates.
 
-Stage by stage (evaluation paraphrase, evaluation locality, then those for training) all records are asked at once, and replies are judged in the
-records' order. A rejected one is asked for again with all others that were rejected. So the outcome depends on the replies alone, not on
-the order in which they come, and what is written for training can be held against everything that is written for evaluation.
+It decides what is asked per record, in which order, and what is kept. Stage by stage (evaluation paraphrase,
+evaluation locality, then those for training) all records are asked at once, and replies are judged in the
+records' order. A rejected prompt is requested again together with all others that were rejected. So the
+outcome depends on the replies alone, not on the order in which they arrive, and training prompts can be
+compared with all evaluation prompts.
 """
 
 from collections import Counter
@@ -18,7 +20,7 @@ SPLITS: tuple[Split, ...] = ("evaluation", "training")
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One prompt that every record is to have."""
+    """One prompt that every record should have."""
 
     split: Split
     kind: Kind
@@ -26,7 +28,7 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """As in the files of rejects and of what is lacking."""
+        """Name as in the files of rejects and of missing prompts."""
         return f"{self.split} {self.kind} {self.index + 1}"
 
 
@@ -37,18 +39,20 @@ STAGES = (
     Stage("training", "locality", 0),
     Stage("training", "locality", 1),
 )
-"""As the paper: a paraphrase and a locality prompt to evaluate, a paraphrase and two locality prompts to train."""
+"""As in the paper: a paraphrase and a locality prompt to evaluate, a paraphrase and two locality prompts to
+train.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A prompt is wanted.
+    """A request for one prompt.
 
     Attributes:
-        fact: which for.
-        stage: which prompt.
-        own: what the record has.
-        attempt: from 0; another one gives another reply.
+        fact: the fact it is for.
+        stage: which prompt is wanted.
+        own: prompts that the record already has.
+        attempt: counted from 0; another attempt gives another reply.
     """
 
     fact: PromptFact
@@ -59,13 +63,13 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class WriterReply:
-    """What came of it.
+    """A writer's reply to an `Ask`.
 
     Attributes:
         request: what was asked, for the file of rejects.
-        reply: what was said; None where there is nothing more to try.
-        refused: the server refused to answer.
-        prompt: what the reply says, where it need not be read.
+        reply: the text of the reply; None if the writer has nothing more to try.
+        refused: whether the server refused to answer.
+        prompt: the prompt, if the reply need not be parsed.
     """
 
     request: str
@@ -75,22 +79,25 @@ class WriterReply:
 
 
 class Writer(Protocol):
-    """Who writes prompts.
+    """A source of written prompts.
 
     Attributes:
-        attempts: how often a prompt is asked for at most.
+        attempts: maximum number of attempts per prompt.
     """
 
     attempts: int
 
     def say(self, asks: Sequence[Ask], arrived: Callable[[], None]) -> list[WriterReply]:
-        """Replies in the order of `asks`, the same for the same ask; `arrived` is called as they come, those from disk not counted."""
+        """Return the replies in the order of `asks`, always the same for the same ask.
+
+        `arrived` is called for each reply that comes in, except for those from disk.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A reply that was not taken."""
+    """A reply that was rejected."""
 
     case_id: str
     stage: str
@@ -111,12 +118,12 @@ class Lacking:
 
 @dataclass(slots=True)
 class Counts:
-    """How far it is.
+    """Progress of writing.
 
     Attributes:
-        wanted: prompts in all.
-        accepted, lacking, rejected: so far.
-        arrived: replies that have come and were not judged yet.
+        wanted: total number of prompts.
+        accepted, lacking, rejected: counts so far.
+        arrived: replies that have arrived but were not judged yet.
     """
 
     wanted: int
@@ -128,7 +135,7 @@ class Counts:
 
 @dataclass(slots=True)
 class WritingOutcome:
-    """What was written.
+    """Outcome of writing.
 
     Attributes:
         written: (split, case id) -> prompts.
@@ -141,18 +148,18 @@ class WritingOutcome:
     lacking: list[Lacking] = field(default_factory=list)
 
     def whole(self, split: Split, facts: Sequence[PromptFact]) -> int:
-        """How many records have all prompts of a split."""
+        """Return how many records have all prompts of a split."""
         lacking = {one.case_id for one in self.lacking if one.stage.startswith(split)}
         return sum(fact.case_id not in lacking for fact in facts)
 
     def reasons(self) -> dict[str, int]:
-        """Rejects by reason, most frequent first."""
+        """Count rejects by reason, most frequent first."""
         counts = Counter(str(one.reason) for one in self.rejects)
         return {reason: counts[reason] for reason in sorted(counts, key=lambda one: (-counts[one], one))}
 
 
 def stages_of(splits: Sequence[Split]) -> tuple[Stage, ...]:
-    """The stages of some splits, in their order."""
+    """Return the stages of some splits, in their order."""
     return tuple(stage for stage in STAGES if stage.split in splits)
 
 
@@ -166,14 +173,14 @@ def write(
     """Have prompts written for all facts.
 
     Args:
-        facts: with different case ids.
-        splits: which sets.
-        writer: who writes.
-        seen: what there is already; what is accepted is added.
-        show: told how far it is.
+        facts: facts with distinct case ids.
+        splits: the sets to write.
+        writer: the source of prompts.
+        seen: existing prompts; accepted ones are added.
+        show: called with the progress.
 
     Raises:
-        UserError: the writer fails; one that keeps its replies goes on from there.
+        UserError: the writer fails; one that stores its replies resumes from there.
     """
     writing = _Writing(facts, splits, seen, show)
     for stage in stages_of(splits):
@@ -187,7 +194,7 @@ def write(
 
 
 class _Writing:
-    """What was accepted and rejected so far."""
+    """Prompts accepted and rejected so far."""
 
     def __init__(
         self, facts: Sequence[PromptFact], splits: Sequence[Split], seen: Seen, show: Callable[[Counts], None]
@@ -199,7 +206,7 @@ class _Writing:
         self._counts = Counts(len(stages_of(splits)) * len(facts))
 
     def own(self, fact: PromptFact) -> Written:
-        """All prompts of a record, those of evaluation first."""
+        """Return all prompts of a record, those of evaluation first."""
         both = [self.outcome.written.get((split, fact.case_id), Written()) for split in SPLITS]
         return Written(both[0].paraphrases + both[1].paraphrases, both[0].locality + both[1].locality)
 
@@ -211,7 +218,7 @@ class _Writing:
         writer: Writer,
         failed: dict[str, tuple[Reason, ...]],
     ) -> list[PromptFact]:
-        """Ask for one prompt of each fact, judge the replies in the facts' order, and return the facts that are still without."""
+        """Ask for one prompt per fact, judge the replies in order, and return the facts still without one."""
         said = writer.say([Ask(fact, stage, self.own(fact), attempt) for fact in facts], self._arrived)
         self._counts.arrived = 0
         still = []
@@ -230,13 +237,13 @@ class _Writing:
         return still
 
     def give_up(self, lacking: Sequence[Lacking]) -> None:
-        """No further attempt is made for these."""
+        """Record prompts for which no further attempt is made."""
         self.outcome.lacking += lacking
         self._counts.lacking += len(lacking)
         self._show(self._counts)
 
     def _judge(self, stage: Stage, fact: PromptFact, said: WriterReply) -> Reason | None:
-        """Take a reply, or say why not; None without a reply, too."""
+        """Accept a reply, or return the reason for rejecting it; return None without a reply, too."""
         if said.refused:
             return "refused by the server"
         if said.reply is None:
@@ -258,5 +265,6 @@ class _Writing:
         return reason
 
     def _arrived(self) -> None:
+        """Count and show a reply that has arrived."""
         self._counts.arrived += 1
         self._show(self._counts)

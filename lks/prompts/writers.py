@@ -1,4 +1,4 @@
-"""Who writes prompts: a chat model, or the templates of other records."""
+"""Writers of prompts: a chat model, or the templates of other records."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,16 +12,16 @@ from lks.prompts.instructions import locality, paraphrase
 from lks.prompts.pipeline import STAGES, Ask, Stage, WriterReply, write
 
 ATTEMPTS = 4
-"""How often a chat model is asked for a prompt."""
+"""Maximum number of times a chat model is asked for a prompt."""
 REPLY_TOKENS = {"paraphrase": 16, "locality": 28}
-"""About what a reply takes, for estimates."""
+"""Approximate number of tokens per reply, for estimates."""
 
 
 class ChatWriter:
-    """A chat model whose replies are kept.
+    """A chat model whose replies are stored.
 
     Attributes:
-        used: tokens of all replies that were looked at, whenever they were paid.
+        used: tokens of all replies that were read, regardless of when they were paid for.
     """
 
     attempts = ATTEMPTS
@@ -34,7 +34,7 @@ class ChatWriter:
         """Ask the model what it has not been asked before.
 
         Raises:
-            UserError: the server cannot be used, or the ceiling is reached; replies up to then are kept.
+            UserError: the server cannot be used, or the spending cap is reached; replies up to then are kept.
         """
         requests = [request_of(ask) for ask in asks]
         replies = self._correspondence.ask(requests, arrived)
@@ -47,20 +47,23 @@ class ChatWriter:
 
 
 class TemplateWriter:
-    """The templates of other records: the first attempt gives the best fitting one. They know no answers, so they are for training alone."""
+    """A writer that uses the templates of other records; the first attempt gives the best fitting one.
+
+    Templates come without answers, so they are suitable for training only.
+    """
 
     def __init__(self, prompts: PromptSource, attempts: int) -> None:
-        """See the class.
+        """Create a writer.
 
         Args:
             prompts: gives a record's prompts, best first.
-            attempts: of how many one is taken, at most.
+            attempts: maximum number of candidates to try per prompt.
         """
         self.attempts = attempts
         self._prompts = prompts
 
     def say(self, asks: Sequence[Ask], arrived: Callable[[], None]) -> list[WriterReply]:
-        """The next candidates."""
+        """Return the next candidates."""
         made = [self._candidate(ask) for ask in asks]
         return [
             WriterReply(
@@ -72,6 +75,7 @@ class TemplateWriter:
         ]
 
     def _candidate(self, ask: Ask) -> str | None:
+        """Return the candidate of an attempt; None if there are no more."""
         fact = ask.fact
         record = Record(fact.case_id, fact.subject, fact.prompt, fact.target, fact.ground_truth, "", "", "")
         made = self._prompts.prompts(record)
@@ -82,7 +86,7 @@ class TemplateWriter:
 
 
 def request_of(ask: Ask) -> Request:
-    """What a chat model is asked."""
+    """Build the chat request for an ask."""
     have = ask.own.paraphrases if ask.stage.kind == "paraphrase" else ask.own.locality
     make = paraphrase if ask.stage.kind == "paraphrase" else locality
     return make(ask.fact.subject, ask.fact.prompt, [prompt.text for prompt in have], ask.attempt)
@@ -90,11 +94,11 @@ def request_of(ask: Ask) -> Request:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What writing will take.
+    """Expected cost of writing.
 
     Attributes:
-        requests: still to be sent where no reply is rejected; `ATTEMPTS` times as many at most.
-        usage: their tokens, about.
+        requests: requests still to be sent if no reply is rejected; at most `ATTEMPTS` times as many.
+        usage: approximate number of their tokens.
         known: replies that are on disk and will be used.
     """
 
@@ -104,7 +108,7 @@ class Estimate:
 
 
 class _Foresight:
-    """A writer that reads what was answered before, and counts what would have to be asked."""
+    """A writer that reads earlier replies and counts what would have to be asked."""
 
     attempts = ATTEMPTS
 
@@ -114,10 +118,11 @@ class _Foresight:
         self._kept = kept
 
     def say(self, asks: Sequence[Ask], arrived: Callable[[], None]) -> list[WriterReply]:
-        """What is known, and nothing for the rest."""
+        """Return the known replies, and empty ones for the rest."""
         return [self._said(ask) for ask in asks]
 
     def _said(self, ask: Ask) -> WriterReply:
+        """Return the stored reply, or count the request."""
         request = request_of(ask)
         if self._kept is not None and self._kept.known(request):
             self.known += 1
@@ -132,7 +137,7 @@ class _Foresight:
 
 
 def _filled(ask: Ask) -> Written:
-    """As many prompts as earlier stages will have given; the edit prompt stands in for what is not there yet."""
+    """Return as many prompts as earlier stages will have given, with the edit prompt for missing ones."""
     earlier = STAGES[: STAGES.index(ask.stage)]
     counts = [sum(stage.kind == kind for stage in earlier) for kind in ("paraphrase", "locality")]
     given = WrittenPrompt(ask.fact.prompt)
@@ -148,10 +153,10 @@ def estimate(
     """Count requests and tokens without asking.
 
     Args:
-        facts: prompts are to be written for them.
-        splits: which sets.
-        seen: what there is already; what is known to be accepted is added.
-        kept: the replies so far, if there are any.
+        facts: facts that prompts are to be written for.
+        splits: the sets to write.
+        seen: existing prompts; those known to be accepted are added.
+        kept: the replies so far, if any.
     """
     foresight = _Foresight(kept)
     write(facts, splits, foresight, seen)

@@ -1,1 +1,1 @@
-"""Which edited subjects a text names, and where: exact, fuzzy and the authors' rules."""
+"""Scope indicators, which find the edited subjects that a text names: exact, fuzzy and the authors' rules."""

@@ -1,4 +1,4 @@
-"""Which words are ordinary English, for telling a name from text that only looks like one."""
+"""English word lists, for distinguishing a name from text that only looks like one."""
 
 import re
 from dataclasses import dataclass
@@ -10,22 +10,23 @@ from lks.io.lines import split_lines
 WORD = re.compile(r"\w+")
 
 _FUNCTION = (
-    "a about after all also am among an and any are as at be because been before being between both but by can could did do does during each either "
-    "every for from had has have he her hers him his how i if in into is it its just may me might must my neither no nor not of on once or our out "
-    "over shall she should since so some than that the their them then there these they this those through to under until up upon us was we were "
-    "what when where which while who whom whose why will with would yes yet you your"
+    "a about after all also am among an and any are as at be because been before being between both but by "
+    "can could did do does during each either every for from had has have he her hers him his how i if in "
+    "into is it its just may me might must my neither no nor not of on once or our out over shall she "
+    "should since so some than that the their them then there these they this those through to under until "
+    "up upon us was we were what when where which while who whom whose why will with would yes yet you your"
 )
 FUNCTION = frozenset(_FUNCTION.split())
-"""Words that say nothing by themselves. In capitals they open a sentence more often than a name."""
+"""Function words. When capitalised they open a sentence more often than a name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """English words, folded.
+    """English words, case-folded.
 
     Attributes:
         everyday: the most frequent ordinary words.
-        ordinary: words that are written in lower case, everyday ones among them.
+        ordinary: words that are written in lower case, everyday ones included.
         proper: first names, places and other words that are always capitalised.
     """
 
@@ -36,7 +37,7 @@ class Words:
 
 @cache
 def words() -> Words:
-    """The word list that comes with the package (`words.txt`)."""
+    """Read the word list that comes with the package (`words.txt`)."""
     sections: dict[str, list[str]] = {}
     current: list[str] = []
     for line in split_lines((Path(__file__).parent / "words.txt").read_text(encoding="utf-8")):
@@ -49,10 +50,11 @@ def words() -> Words:
 
 
 def is_plain(folded: str) -> bool:
-    """Whether a name could as well be ordinary text, so that only its capitals make it a name.
+    """Return whether a name could as well be ordinary text, so that only its capitals make it a name.
 
-    At most three letters; one ordinary word, with or without function words ("the corner"); two ordinary words, one of them
-    everyday ("new tricks"); three everyday words. Numbers count as everyday words ("60 minutes").
+    This holds for at most three letters; one ordinary word, with or without function words ("the corner");
+    two ordinary words, one of them everyday ("new tricks"); three everyday words. Numbers count as everyday
+    words ("60 minutes").
     """
     if len(folded) <= 3:
         return True

@@ -1,8 +1,8 @@
 """The edit scope indicator: which edited subjects a text mentions, and where (paper, Sec. 3.1).
 
-`ExactScope`, the default, finds names as whole words, in any case and Unicode form, with one pass of an automaton over the
-text whatever the number of names. `FuzzyScope` (`lks.scope.fuzzy`) also forgives one typing mistake. `OfficialScope`
-(`lks.scope.official`) follows the authors' fuzzy rules.
+`ExactScope`, the default, finds names as whole words, in any case and Unicode form, with one pass of an
+automaton over the text regardless of the number of names. `FuzzyScope` (`lks.scope.fuzzy`) also accepts one
+typing mistake. `OfficialScope` (`lks.scope.official`) follows the authors' fuzzy rules.
 """
 
 from array import array
@@ -29,8 +29,8 @@ class Mention:
 
     Attributes:
         subject_index: position of the subject in the list the scope was made from.
-        start: first character.
-        end: behind the last character.
+        start: index of the first character.
+        end: index after the last character.
     """
 
     subject_index: int
@@ -42,17 +42,17 @@ class Scope(Protocol):
     """Decides which texts an edit applies to."""
 
     def find(self, text: str) -> tuple[Mention, ...]:
-        """Mentions from left to right, none overlapping another; empty if the text is out of scope."""
+        """Return the mentions from left to right, without overlaps; empty if the text is out of scope."""
         ...
 
 
 def make_scope(kind: ScopeKind, names: Sequence[Sequence[str]], loose: Collection[int] = ()) -> Scope:
-    """The scope indicator of a kind.
+    """Create a scope indicator.
 
     Args:
         kind: "exact", "fuzzy" or "official".
         names: for each subject its name, then its aliases.
-        loose: numbers of subjects that are found as a part of a longer name, too; see `ExactScope`.
+        loose: indices of subjects that are also found as part of a longer name; see `ExactScope`.
 
     Raises:
         UserError: no such kind.
@@ -72,7 +72,7 @@ def make_scope(kind: ScopeKind, names: Sequence[Sequence[str]], loose: Collectio
 
 @dataclass(frozen=True, slots=True)
 class _Special:
-    """A folded name that needs a look at how it is spelt: it is shared by subjects, or could be ordinary text.
+    """A folded name whose spelling must be examined: several subjects share it, or it could be ordinary text.
 
     Attributes:
         plain: only its capitals make it a name (`lks.scope.english_words.is_plain`).
@@ -84,26 +84,31 @@ class _Special:
 
 
 class ExactScope:
-    """Whole names, found by Aho-Corasick.
+    """A scope indicator that finds whole names by Aho-Corasick.
 
-    - Case, Unicode form (NFKC) and typographic apostrophes or hyphens do not matter; every other character does.
-    - A mention neither begins nor ends inside a word. A possessive or contraction ("Mara Kel's") and a name behind an elided article
-      ("l'Italie") are mentions; "Mara Kel" in "Mara Kelorin" or "O'Mara Kel" is none. Scripts written without spaces (Chinese,
-      Japanese, Korean, Thai, ...) need no boundary.
-    - A part of a longer name is no mention: "Chicago" in "Chicago Opera House", "Mars" in "Mars 7" (`lks.scope.name_boundaries`). This rule is
-      about English text, and does not hold for `loose` subjects.
-    - A name that could be ordinary text (one ordinary word: "Life"; a few everyday words: "The Band"; up to three letters:
-      "It"; `lks.scope.english_words.is_plain`) is mentioned only with at least its own capitals, but for an article: "the Band". A function word
-      that opens a sentence ("It is late") is no mention. All other names are found in any case ("where is oslo"), except where
-      only the beginning is small: "on average Joe" is not "Average Joe".
-    - Where mentions overlap, the leftmost counts, and of those the longest: "Anna Toll Vesting" is not "Anna Toll".
-    - Where subjects share a name, the one whose spelling is the text's, letter for letter, counts; else the first in the list.
+    - Case, Unicode form (NFKC) and typographic apostrophes or hyphens do not matter; every other character
+      does.
+    - A mention neither begins nor ends inside a word. A possessive or contraction ("Mara Kel's") and a name
+      after an elided article ("l'Italie") are mentions; "Mara Kel" in "Mara Kelorin" or "O'Mara Kel" is none.
+      Scripts written without spaces (Chinese, Japanese, Korean, Thai, ...) need no boundary.
+    - A part of a longer name is no mention: "Chicago" in "Chicago Opera House", "Mars" in "Mars 7"
+      (`lks.scope.name_boundaries`). This rule is about English text, and does not hold for `loose` subjects.
+    - A name that could be ordinary text (one ordinary word: "Life"; a few everyday words: "The Band"; up to
+      three letters: "It"; `lks.scope.english_words.is_plain`) is mentioned only with at least its own
+      capitals, except for an article: "the Band". A function word that opens a sentence ("It is late") is no
+      mention. All other names are found in any case ("where is oslo"), except where only the beginning is in
+      lower case: "on average Joe" is not "Average Joe".
+    - Where mentions overlap, the leftmost counts, and of those the longest: "Anna Toll Vesting" is not "Anna
+      Toll".
+    - Where subjects share a name, the one spelt exactly as in the text counts; else the first in the list.
 
-    Per name it keeps its states of the automaton and four bytes; an object only for the names of the last two kinds above.
+    Memory per name: its states of the automaton and four bytes; an object only for names that could be
+    ordinary text or are shared.
 
     Args:
         names: for each subject its name, then its aliases. Blank ones are ignored.
-        loose: numbers of subjects that are found as a part of a longer name, too, because their own edit prompt has them so.
+        loose: indices of subjects that are also found as part of a longer name, because their own edit prompt
+            has them so.
     """
 
     def __init__(self, names: Sequence[Sequence[str]], loose: Collection[int] = ()) -> None:
@@ -129,11 +134,12 @@ class ExactScope:
         )
 
     def _is_plain(self, place: int) -> bool:
+        """Return whether the name could be ordinary text."""
         special = self._special.get(place)
         return special is not None and special.plain
 
     def _share(self, place: int, folded: str, name: tuple[str, int]) -> None:
-        """Note a further spelling of a name that is there already."""
+        """Add a further spelling of a name that is already there."""
         special = self._special.get(place)
         if special is None:
             special = self._special[place] = _Special(
@@ -143,16 +149,16 @@ class ExactScope:
             special.spellings.append(name)
 
     def _first(self, place: int, folded: str) -> str:
-        """The spelling of a name that came first."""
+        """Return the spelling of a name that came first."""
         return next(
             spelling_of(s.strip()) for s in self._names[self._owners[place]] if fold(s.strip())[0] == folded
         )
 
     def find(self, text: str) -> tuple[Mention, ...]:
-        """Mentions of names and aliases.
+        """Return the mentions of names and aliases.
 
-        All matches are looked at, not the automaton's leftmost-longest ones: the longest may end inside a word and hide a
-        shorter one that does not.
+        All matches are examined, not the automaton's leftmost-longest ones: the longest may end inside a word
+        and hide a shorter one that does not.
         """
         folded, places = fold(text)
         matches = self._automaton.find_matches_as_indexes(folded, overlapping=True)
@@ -178,7 +184,7 @@ class ExactScope:
         return tuple(found)
 
     def _subject(self, index: int, text: str, start: int, end: int) -> int | None:
-        """Whose name this is, as the text spells it."""
+        """Return the subject whose name this is, judging by the text's spelling; None if it is no mention."""
         special = self._special.get(index)
         if special is None:
             spelt = text[start:end]
@@ -199,7 +205,10 @@ class ExactScope:
 
 
 def _begins_small(spelt: str) -> bool:
-    """Whether a small first letter is followed by a capitalised word: "average Joe", but not "the Hague"."""
+    """Return whether a lower-case first letter is followed by a capitalised word.
+
+    This holds for "average Joe", but not for "the Hague".
+    """
     if not spelt[0].islower() or " " not in spelt:
         return False
     first, rest = spelt.split(" ", 1)
@@ -207,7 +216,7 @@ def _begins_small(spelt: str) -> bool:
 
 
 def _has_capitals(spelt: str, name: str) -> bool:
-    """Whether a text's spelling has the capitals of a name, or more; the first letter of an article may differ."""
+    """Return whether a text's spelling has at least the capitals of a name, except for an article's."""
     if len(spelt) != len(name) or (len(name) <= 3 and spelt.isupper()):
         return False
     first = 1 if name.lower().startswith(("the ", "a ", "an ")) else 0
@@ -217,6 +226,6 @@ def _has_capitals(spelt: str, name: str) -> bool:
 
 
 def _opens(text: str, start: int) -> bool:
-    """Whether a sentence begins at `start`."""
+    """Return whether a sentence begins at `start`."""
     before = text[:start].rstrip()
     return not before or "\n" in text[len(before) : start] or not (is_word(before[-1]) or before[-1] in ",-")

@@ -15,14 +15,14 @@ from lks.scope.typo_index import LONGEST, SHORTEST, WORDS, Hashed, Hashes, Place
 from lks.scope.typo_rules import is_typo
 
 CODE = 4
-"""Up to so many capitals are a code, in which no letter is a slip."""
+"""Maximum length of a code, a word in capitals in which no letter counts as a typing mistake."""
 
-_SEVERAL = -1  # the owner of a name that several subjects have
+_SEVERAL = -1  # owner of a name that several subjects share
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A piece of a text that a subject's name is near to."""
+    """A piece of a text that is near to a subject's name."""
 
     start: int
     end: int
@@ -31,17 +31,18 @@ class _Candidate:
 
 
 class FuzzyScope:
-    """Exact mentions, and in the rest of the text names with one mistake.
+    """A scope indicator that finds exact mentions, and names with one mistake in the rest of the text.
 
     - What `ExactScope` finds is found, and nothing overlapping it.
-    - Elsewhere a piece of up to 9 words, not all of them English ones, is a mention if it stands by itself and is a name of at
-      least 6 letters but for missing diacritics or one inserted, left out, wrong or swapped letter. `lks.scope.typo_rules` says what is not
-      taken for a mistake.
-    - Where pieces overlap, the one with fewer mistakes counts, then the longer. Where two subjects are equally near, none counts.
+    - Elsewhere a piece of up to 9 words, not all of them English ones, is a mention if it is not part of a
+      longer name and equals a name of at least 6 letters except for missing diacritics or one inserted, left
+      out, wrong or swapped letter. `lks.scope.typo_rules` says what is not taken for a mistake.
+    - Where pieces overlap, the one with fewer mistakes counts, then the longer. Where two subjects are
+      equally near, none counts.
 
     Args:
         names: for each subject its name, then its aliases.
-        loose: for the exact stage.
+        loose: passed on to the exact stage.
     """
 
     def __init__(self, names: Sequence[Sequence[str]], loose: Collection[int] = ()) -> None:
@@ -64,7 +65,7 @@ class FuzzyScope:
         self._known = _word_hashes(keys)
 
     def find(self, text: str) -> tuple[Mention, ...]:
-        """Mentions, exact ones and others."""
+        """Return exact mentions and those with one mistake, from left to right."""
         exact = self._exact.find(text)
         folded, places = fold(text)
         folded = plain_letters(folded)
@@ -93,16 +94,16 @@ class FuzzyScope:
         return tuple(sorted([*exact, *others], key=lambda m: m.start))
 
     def _is_meant(self, text: str, span: tuple[int, int], written: str, name: str) -> bool:
-        """Whether a piece of a text, at most one mistake from a name, means it."""
+        """Return whether a piece of a text, at most one mistake away from a name, means it."""
         if written != name:
             return not _has_other_code(text[slice(*span)], name) and is_typo(
                 written, name, _capitals(text, span), self._is_known
             )
-        seen = text.isascii() and name not in self._marked  # by the exact stage, which says no
+        seen = text.isascii() and name not in self._marked  # the exact stage has seen and rejected it
         return not seen and not is_plain(name)
 
     def _is_known(self, word: str) -> bool:
-        """Whether a word is English, or a part of an edited name."""
+        """Return whether a word is English, or a part of an edited name."""
         known = words()
         if word in known.ordinary or word in known.proper:
             return True
@@ -112,7 +113,7 @@ class FuzzyScope:
 
 
 def _key(spelling: str) -> str:
-    """A name as it is indexed: folded, without diacritics, from its first to its last letter or digit."""
+    """Return a name's index key: folded, without diacritics, from its first to its last letter or digit."""
     folded = plain_letters(fold(spelling.strip())[0])
     if not folded or (folded[0].isalnum() and folded[-1].isalnum()):
         return folded
@@ -121,7 +122,7 @@ def _key(spelling: str) -> str:
 
 
 def _word_hashes(names: Sequence[str]) -> Hashes:
-    """Hashes of all words of the names, sorted."""
+    """Return the hashes of all words of the names, sorted."""
     found = [np.zeros(0, np.uint64)]
     rest = iter(names)
     while chunk := "\n".join(islice(rest, 20_000)):
@@ -131,7 +132,7 @@ def _word_hashes(names: Sequence[str]) -> Hashes:
 
 
 def _pieces(spans: Sequence[tuple[int, int]], odd: Sequence[bool]) -> tuple[Places, Places]:
-    """Starts and ends of all pieces of whole words that are neither too short nor too long and hold a word that is no English one."""
+    """Return starts and ends of pieces of whole words of suitable length, with at least one unusual word."""
     bounds = np.array(spans, np.int64)
     before = np.zeros(len(spans) + 1, np.int64)
     np.cumsum(odd, out=before[1:])
@@ -152,7 +153,7 @@ def _pieces(spans: Sequence[tuple[int, int]], odd: Sequence[bool]) -> tuple[Plac
 
 
 def _capitals(text: str, span: tuple[int, int]) -> bool:
-    """Whether a piece is written as a name: in capitals that not merely open a sentence before other words."""
+    """Return whether a piece is written as a name: with capitals that do more than open a sentence."""
     piece = text[slice(*span)]
     if piece == piece.lower():
         return False
@@ -163,7 +164,7 @@ def _capitals(text: str, span: tuple[int, int]) -> bool:
 
 
 def _has_other_code(piece: str, name: str) -> bool:
-    """Whether a short word in capitals among others is not in the name: "Cadillac XTS" for "Cadillac DTS"."""
+    """Return whether a short word in capitals is not in the name: "Cadillac XTS" for "Cadillac DTS"."""
     if piece == piece.upper():
         return False
     return any(
@@ -173,7 +174,7 @@ def _has_other_code(piece: str, name: str) -> bool:
 
 
 def _clearest(candidates: Sequence[_Candidate]) -> list[_Candidate]:
-    """Those without a better one in their place, and none where two subjects are equally near."""
+    """Return the candidates that no better one overlaps, and none where two subjects are equally near."""
     kept: list[_Candidate] = []
     for one in sorted(candidates, key=lambda c: (c.mistakes, c.start - c.end)):
         rivals = [other for other in kept if one.start < other.end and other.start < one.end]

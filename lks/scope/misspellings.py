@@ -1,4 +1,4 @@
-"""Mentions of names in every form that people write them in, made up with a seed, for examining a scope indicator."""
+"""Seeded generation of names in all their common written forms, for examining a scope indicator."""
 
 import unicodedata
 from collections.abc import Callable
@@ -20,19 +20,19 @@ Form = Literal[
 ]
 
 TYPO_LETTERS = 6
-"""Names of fewer letters are not asked for with a typo."""
+"""Minimum number of letters of a name that is asked for with a typo."""
 
 
 def written(form: Form, name: str, rng: Random) -> str | None:
-    """A name in a form; None where it has no such form, or one that is the name itself."""
+    """Return a name in a form; None if it has no such form, or one that is the name itself."""
     made = _FORMS[form](name, rng)
     return made if form in ("exact", "possessive") or (made is not None and made != name) else None
 
 
 def one_typo(name: str, rng: Random) -> str | None:
-    """One letter inserted, left out, wrong or swapped with the next, each as often; a wrong capital stays a capital.
+    """Insert, leave out, change or swap one letter, each equally often; a wrong capital stays a capital.
 
-    Digits, spaces and signs are left alone. None for a name of fewer than six letters.
+    Digits, spaces and punctuation are left alone. Returns None for a name of fewer than six letters.
     """
     letters = [i for i, c in enumerate(name) if c.isalpha()]
     if len(letters) < TYPO_LETTERS:
@@ -56,14 +56,17 @@ def one_typo(name: str, rng: Random) -> str | None:
 
 
 def _full_width(name: str) -> str:
+    """Replace ASCII characters by their full-width forms."""
     return "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in name)
 
 
 def _typographic(name: str) -> str:
+    """Replace apostrophes and hyphens by typographic ones."""
     return name.replace("'", "’").replace("-", "\u2010")
 
 
 def _without_marks(name: str) -> str:
+    """Remove diacritics."""
     return "".join(c for c in unicodedata.normalize("NFD", name) if not unicodedata.combining(c))
 
 
@@ -89,7 +92,7 @@ _CONSONANTS, _VOWELS, _CODAS = (
 
 
 def made_names(count: int, seed: int = 0) -> list[str]:
-    """Distinct made-up names of two or three words, for edit sets larger than any dataset."""
+    """Generate distinct invented names of two or three words, for edit sets larger than any dataset."""
     rng = Random(seed)
     syllables = [c + v + e for c in _CONSONANTS for v in _VOWELS for e in _CODAS]
     found: dict[str, None] = {}

@@ -1,4 +1,7 @@
-"""Whether a span of a text is a name by itself or a part of a longer one: "Chicago" in "Chicago Opera House" is no mention of Chicago."""
+"""Rules for whether a span of a text is a name by itself or part of a longer one.
+
+For example, "Chicago" in "Chicago Opera House" is no mention of Chicago.
+"""
 
 import re
 
@@ -11,21 +14,22 @@ _AFTER = re.compile(
 )
 _YEAR = re.compile("1[0-9]{3}|20[0-9]{2}")
 _ENDING = re.compile(rf"[{APOSTROPHES}](\w+)")
-_ENDINGS = frozenset(["s", "d", "ll", "m", "re", "ve"])  # English, behind an apostrophe: still the same name
+_ENDINGS = frozenset(["s", "d", "ll", "m", "re", "ve"])  # English, after an apostrophe: still the same name
 _AFTER_PLAIN = re.compile(r" (?:of|and) (\w+)")
 _LINKS = frozenset(
     ["of", "de", "la", "von", "van", "du", "di", "da", "del", "der", "den", "ibn", "bin", "till"]
 )  # inside names
 _WHEN = frozenset(["in", "by", "since", "until", "from", "before", "after", "during", "around"])
 _DAY_WORDS = (
-    "monday tuesday wednesday thursday friday saturday sunday january february march april may june july august september october november december "
-    "spring summer autumn winter christmas easter"
+    "monday tuesday wednesday thursday friday saturday sunday january february march april may june july "
+    "august september october november december spring summer autumn winter christmas easter"
 )
 _DAYS = frozenset(_DAY_WORDS.split())
 _WHICH_DAY = _WHEN | {"on", "last", "next", "this", "every", "each", "late", "early", "mid"}
 _TITLE_WORDS = (
-    "mr mrs ms miss dr sir lord lady dame president minister chancellor senator governor king queen prince princess emperor pope saint st cardinal "
-    "bishop professor prof general colonel captain major judge justice actor actress singer author director coach chairman editor creator"
+    "mr mrs ms miss dr sir lord lady dame president minister chancellor senator governor king queen prince "
+    "princess emperor pope saint st cardinal bishop professor prof general colonel captain major judge "
+    "justice actor actress singer author director coach chairman editor creator"
 )
 _TITLES = frozenset(_TITLE_WORDS.split())
 _SHORTENED = frozenset(["st", "dr", "mr", "mrs", "ms", "jr", "sr", "mt", "ft"])
@@ -34,23 +38,26 @@ _BEFORE_WORDS = "(\"'“‘[-«„¿¡"
 
 
 def inside_longer_name(text: str, start: int, end: int, plain: bool = False) -> bool:
-    """Whether capitals or numbers beside [start, end) make it a part of another name.
+    """Return whether capitals or numbers next to [start, end) make it a part of another name.
 
-    Beside means: with one space, hyphen, slash, " & " or " de ", " von ", ... between, so a comma, a bracket or a possessive ends
-    a name. In front, function words do not count, nor an everyday word that opens a sentence, nor a title before a name of several
-    words ("President Anna Toll"); before a single word a number does, and before any name a year, unless it says when
-    ("in 1998 Chicago slept"). A name in front and "of" counts too ("Constance of Toulouse"), but "CEO of", a title and, before
-    several words, any ordinary word do not. Letters behind an apostrophe count unless they are an English ending ("Qur'an").
+    Next to means: separated by one space, hyphen, slash, " & " or " de ", " von ", ..., so a comma, a bracket
+    or a possessive ends a name. Before the span, function words do not count, nor an everyday word that opens
+    a sentence, nor a title before a name of several words ("President Anna Toll"); before a single word a
+    number does, and before any name a year, unless it gives a time ("in 1998 Chicago slept"). A name and "of"
+    before the span count too ("Constance of Toulouse"), but "CEO of", a title and, before several words, any
+    ordinary word do not. Letters after an apostrophe count unless they are an English ending ("Qur'an").
 
-    These are rules of English. They hold in a sentence that reads as English or does not say what it is (`lks.scope.running_text`). A span without
-    capitals, a line without small letters, and, unless the name could be ordinary text, a sentence in title case show nothing.
+    These rules are for English. They apply in a sentence that reads as English or does not show its language
+    (`lks.scope.running_text`). A span without capitals, a line without lower-case letters, and, unless the
+    name could be ordinary text, a sentence in title case give no evidence.
 
     Args:
         text: the text.
-        start: of the span.
-        end: of the span.
-        plain: the name could be ordinary text (`lks.scope.english_words.is_plain`); then a capitalised function word in front and "of" or
-            "and" behind count as well: "The Fight of My Life", "The Science of Illusion".
+        start: index of the span's first character.
+        end: index after the span's last character.
+        plain: the name could be ordinary text (`lks.scope.english_words.is_plain`); then a capitalised
+            function word before it and "of" or "and" after it count as well: "The Fight of My Life", "The
+            Science of Illusion".
     """
     line, stop = text.rfind("\n", 0, start) + 1, text.find("\n", end)
     if line or stop >= 0:
@@ -73,7 +80,7 @@ def inside_longer_name(text: str, start: int, end: int, plain: bool = False) -> 
 
 
 def _goes_on(text: str, end: int, plain: bool) -> bool:
-    """Whether what is behind `end` continues the name."""
+    """Return whether what follows `end` continues the name."""
     after = _AFTER.match(text, end)
     if after is not None and (after[1][0].isupper() or after[1][0].isdigit()):
         return True
@@ -82,7 +89,7 @@ def _goes_on(text: str, end: int, plain: bool) -> bool:
 
 
 def _continues(text: str, start: int, several: bool, plain: bool) -> bool:
-    """Whether what stands before `start` begins the name."""
+    """Return whether what precedes `start` begins the name."""
     joint = text[start - 1]
     elided = joint in APOSTROPHES and is_word(text[start - 2])
     if joint not in " \u00a0-\u2010\u2011" and not elided:
@@ -109,7 +116,7 @@ def _continues(text: str, start: int, several: bool, plain: bool) -> bool:
 
 
 def _word_before(text: str, stop: int) -> tuple[int, str]:
-    """The word that ends at `stop`, and where it starts."""
+    """Return where the word that ends at `stop` starts, and the word."""
     if stop <= 0:
         return 0, ""
     at = text.rfind(" ", 0, stop) + 1
@@ -119,7 +126,7 @@ def _word_before(text: str, stop: int) -> tuple[int, str]:
 
 
 def _is_name_part(text: str, at: int, word: str, several: bool, plain: bool) -> bool:
-    """Whether a word in front of a name belongs to it."""
+    """Return whether a word before a name belongs to it."""
     if not word or not word[0].isupper():
         return False
     lower = word.replace("’", "'").lower()

@@ -1,7 +1,8 @@
-"""Where a text names a subject: one answer for checking facts, for training and for asking.
+"""Rules for where a text names a subject, shared by fact checking, training and evaluation.
 
-A text names a subject where the exact scope rules (`lks.scope.exact`) find its name or an alias, or, if they find it nowhere, where it is a whole
-word. Tokens follow from the text that token ids spell (`mentioned`), in training as in the prompts that an edited model is asked.
+A text names a subject where the exact scope rules (`lks.scope.exact`) find its name or an alias, or, if they
+find it nowhere, where it is a whole word. Token positions follow from the text that token ids spell
+(`mentioned`), in training as in the prompts that an edited model is asked.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=1024)
 def _scope(names: tuple[str, ...], loose: bool) -> ExactScope:
+    """Return the scope of one subject."""
     return ExactScope([names], (0,) if loose else ())
 
 
 def mentions(text: str, *names: str) -> tuple[Mention, ...]:
-    """Find a subject's mentions by the scope rules; where there are none, by the rules without the one about longer names.
+    """Find a subject's mentions by the scope rules, or else without the rule about longer names.
 
     Args:
         text: a prompt or another text.
@@ -35,12 +37,12 @@ def mentions(text: str, *names: str) -> tuple[Mention, ...]:
 
 
 def names_subject(text: str, *names: str) -> bool:
-    """Tell whether a text names a subject, by its name or an alias."""
+    """Return whether a text names a subject, by its name or an alias."""
     return bool(mentions(text, *names))
 
 
 def spelt(text: str, name: str) -> tuple[Mention, ...]:
-    """Find the mentions that spell the name letter for letter, as an edit prompt has to."""
+    """Find the mentions that spell the name exactly, as an edit prompt must."""
     return tuple(one for one in mentions(text, name) if text[one.start : one.end] == name)
 
 
@@ -54,8 +56,10 @@ def put(text: str, name: str, filler: str) -> str:
 def mentioned(pieces: PieceText, scope: Scope, ids: Sequence[int]) -> list[tuple[int, int, int]]:
     """Find the mentions in a prompt's token ids, without padding.
 
+    A special token separates words and names.
+
     Returns:
-        (subject, first token, last token) of each, in the order of the text. What a special token parts is neither one word nor one name.
+        (subject, first token, last token) of each, in text order.
     """
     found: list[tuple[int, int, int]] = []
     for start, part in pieces.parts(ids):
@@ -71,15 +75,16 @@ def mentioned(pieces: PieceText, scope: Scope, ids: Sequence[int]) -> list[tuple
 
 
 def last_mention(pieces: PieceText, ids: Sequence[int], *names: str) -> tuple[int, int] | None:
-    """Find the [first, last] token of a subject's last mention in a prompt's token ids; None if it is not named."""
+    """Find the [first, last] token of a subject's last mention in a prompt's token ids; None without one."""
     found = mentioned(pieces, _scope(names, False), ids) or mentioned(pieces, _scope(names, True), ids)
     return found[-1][1:] if found else None
 
 
 def loose_subjects(edits: "Sequence[Edit]") -> list[int]:
-    """Number the subjects that an own prompt has only as a part of a longer name, so that the scope must find them there.
+    """Return the indices of subjects that one of their own prompts has only as part of a longer name.
 
-    Own prompts are the edit prompts and training paraphrases. Subjects count in order of first appearance, as in `spellings_of`.
+    The scope must find them there. Their own prompts are the edit prompts and training paraphrases. Subjects
+    are numbered in order of first appearance, as in `spellings_of`.
     """
     numbers: dict[str, int] = {}
     found: dict[int, None] = {}
@@ -92,12 +97,15 @@ def loose_subjects(edits: "Sequence[Edit]") -> list[int]:
 
 
 def why_unnamed(text: str, name: str, aliases: Iterable[str] = ()) -> str:
-    """Say why a text does not name a subject as an edit prompt has to, as the end of a sentence with its advice.
+    """Explain why a text does not name a subject as an edit prompt must, ending with advice.
 
     Args:
-        text: in which `spelt` finds no mention of the name.
-        name: the subject's.
+        text: a text in which `spelt` finds no mention of the name.
+        name: the subject's name.
         aliases: its other names.
+
+    Returns:
+        The end of a sentence.
     """
     other = mentions(text, name)
     if other:
@@ -117,6 +125,12 @@ def why_unnamed(text: str, name: str, aliases: Iterable[str] = ()) -> str:
     while end < len(folded) and is_word(folded[end]):
         end += 1
     if (begin, end) == (at, at + len(wanted)):
-        return "because it reads as ordinary words there; write it with its capitals, and not as the first word of a sentence"
+        return (
+            "because it reads as ordinary words there; write it with its capitals, and not as the "
+            "first word of a sentence"
+        )
     word = folded[begin:end]
-    return f"because it is there only inside the word {word!r}; let it be a word of its own, or make the whole word the subject"
+    return (
+        f"because it is there only inside the word {word!r}; let it be a word of its own, or make the "
+        "whole word the subject"
+    )

@@ -1,4 +1,7 @@
-"""Text in one form for comparing names: case-folded NFKC with plain apostrophes and hyphens, and where its words end."""
+"""Text normalisation for comparing names, and word boundaries.
+
+The normal form is case-folded NFKC with plain apostrophes and hyphens.
+"""
 
 import unicodedata
 
@@ -31,11 +34,11 @@ Place = tuple[int, int, int, int]
 
 
 def fold(text: str) -> tuple[str, list[Place] | None]:
-    """Case-folded NFKC, and where its characters come from.
+    """Return case-folded NFKC, and where its characters come from.
 
     Returns:
-        The folded text, and per folded character (first, end) of its cluster in the folded text and (first, end) in the text;
-        None if every character stays in its place.
+        The folded text, and per folded character (first, end) of its cluster in the folded text and (first,
+        end) in the text; None if every character keeps its position.
     """
     if text.isascii():
         return text.lower(), None
@@ -59,7 +62,7 @@ def fold(text: str) -> tuple[str, list[Place] | None]:
 
 
 def original(places: list[Place] | None, start: int, end: int) -> tuple[int, int] | None:
-    """The characters of the text that a span of its folded form stands for; None where it cuts a character."""
+    """Return the span of the text that a span of its folded form came from; None if it cuts a character."""
     if places is None:
         return start, end
     if places[start][0] == start and places[end - 1][1] == end:
@@ -68,34 +71,35 @@ def original(places: list[Place] | None, start: int, end: int) -> tuple[int, int
 
 
 def plain_letters(folded: str) -> str:
-    """A folded text without diacritics, character by character, so that every place stays."""
+    """Remove diacritics from a folded text, character by character, so that every position stays."""
     if folded.isascii():
         return folded
     return "".join(c if c.isascii() else _base(c) for c in folded)
 
 
 def _base(character: str) -> str:
-    """The letter under a letter with marks; the character itself if it is none."""
+    """Return the letter under a letter with marks, or the character itself if it is none."""
     letters = unicodedata.normalize("NFD", character)
     marks = all(unicodedata.category(mark)[0] == "M" for mark in letters[1:])
     return letters[0] if marks and len(letters) > 1 else character
 
 
 def spelling_of(text: str) -> str:
-    """A text in NFKC with plain apostrophes and hyphens, its case kept."""
+    """Return a text in NFKC with plain apostrophes and hyphens, keeping its case."""
     return text if text.isascii() else unicodedata.normalize("NFKC", text.translate(_TYPOGRAPHY))
 
 
 def _joins(character: str) -> bool:
-    """Whether a character belongs to the one before: combining marks, Hangul vowels and finals."""
+    """Return whether a character belongs to the one before: combining marks, Hangul vowels and finals."""
     return unicodedata.category(character)[0] == "M" or "\u1160" <= character <= "\u11ff"
 
 
 def whole(text: str, start: int, end: int) -> bool:
-    """Whether [start, end) of a folded text begins and ends at a word boundary.
+    """Return whether [start, end) of a folded text begins and ends at a word boundary.
 
-    An apostrophe behind it is one; an apostrophe before it only behind an elided word ("l'", "dell'"): "O'Mara" is one word. Whether what is
-    behind the apostrophe belongs to the name ("Qur'an") is for `lks.scope.name_boundaries` to say.
+    An apostrophe after the span is a boundary; an apostrophe before it only after an elided word ("l'",
+    "dell'"): "O'Mara" is one word. Whether what follows the apostrophe belongs to the name ("Qur'an") is
+    decided by `lks.scope.name_boundaries`.
     """
     if start and is_word(text[start]):
         before = text[start - 1]
@@ -105,7 +109,7 @@ def whole(text: str, start: int, end: int) -> bool:
 
 
 def _elided(text: str, apostrophe: int) -> bool:
-    """Whether the word that ends in an apostrophe is an elided one, or there is none."""
+    """Return whether the word that ends in an apostrophe is an elided one, or there is none."""
     at = apostrophe
     while at and is_word(text[at - 1]):
         at -= 1
@@ -113,7 +117,10 @@ def _elided(text: str, apostrophe: int) -> bool:
 
 
 def is_word(character: str) -> bool:
-    """Whether a character makes a word longer: letters, digits, marks and undecodable ones, but no script without spaces."""
+    """Return whether a character extends a word.
+
+    Letters, digits, marks and undecodable characters do; those of scripts without spaces do not.
+    """
     if character.isascii():
         return character.isalnum() or character == "_"
     if not (
@@ -126,7 +133,7 @@ def is_word(character: str) -> bool:
 
 
 def _spaceless(code: int) -> bool:
-    """Thai to Myanmar, Khmer, Hangul, kana and Han."""
+    """Return whether a code point is in the range of Thai to Myanmar, Khmer, Hangul, kana or Han."""
     return (
         0x0E00 <= code <= 0x0EFF
         or 0x1000 <= code <= 0x109F

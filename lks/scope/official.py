@@ -1,7 +1,7 @@
 """The scope rules of the authors' published code, for comparison with `lks.scope.exact.ExactScope`.
 
-They always look for *one* subject and compare the whole prompt with every edited name, so each edit more makes a false alarm on
-an unrelated prompt more likely.
+They always look for *one* subject and compare the whole prompt with every edited name, so each additional
+edit makes a false alarm on an unrelated prompt more likely.
 """
 
 import re
@@ -19,24 +19,31 @@ LEVENSHTEIN_MIN = 0.64  # Levenshtein.ratio, 0 to 1
 _WORD = re.compile(r"\w[\w'’.-]*")
 _LINKS = frozenset(
     ["of", "the", "de", "la", "von", "van", "and", "du", "di", "da"]
-)  # may stand inside a name
-_OPENING = "What Which Who Whom Whose Where When How Why Is Was Are Were Did Does Do Has Have In On At From By For To The A An Q Question"
+)  # may occur inside a name
+_OPENING = (
+    "What Which Who Whom Whose Where When How Why Is Was Are Were Did Does Do Has Have In On At From "
+    "By For To The A An Q Question"
+)
 _OPENERS = frozenset(_OPENING.split())  # capitalised only because they begin the text
 
 
 class OfficialScope:
-    """The authors' rules.
+    """A scope indicator with the authors' rules.
 
-    1. The longest name that is a substring of the prompt, case and all; no word boundaries. Its first occurrence is the mention.
-    2. Else the best `partial_ratio` and the best `token_sort_ratio` of the prompt against all names, lower-cased and without
-       punctuation, as whole numbers. If the first is above 90 or the second above 50: with partial_ratio >= 90 the subject is
-       the best by token_sort_ratio if that is above 60, else the best by partial_ratio; below 90 the best by token_sort_ratio.
-       The mention is the prompt's entity span most like the name (partial_ratio).
-    3. Else the pair of entity span and name with the highest Levenshtein ratio, if above 0.64; the mention is the span.
+    1. The longest name that is a substring of the prompt, case-sensitive; no word boundaries. Its first
+       occurrence is the mention.
+    2. Else the best `partial_ratio` and the best `token_sort_ratio` of the prompt against all names,
+       lower-cased and without punctuation, as whole numbers. If the first is above 90 or the second above 50:
+       with partial_ratio >= 90 the subject is the best by token_sort_ratio if that is above 60, else the best
+       by partial_ratio; below 90 the best by token_sort_ratio. The mention is the prompt's entity span most
+       like the name (partial_ratio).
+    3. Else the pair of entity span and name with the highest Levenshtein ratio, if above 0.64; the mention is
+       the span.
 
-    Where it differs from the published code: entity spans come from spaCy's large English model there and are approximated
-    here by runs of capitalised words (every word if there is none); rapidfuzz's `partial_ratio` finds the best alignment, which
-    fuzzywuzzy's sometimes misses. Aliases are unknown to these rules: only the first name of a subject counts.
+    Differences from the published code: there, entity spans come from spaCy's large English model; here they
+    are approximated by runs of capitalised words (every word if there is none). rapidfuzz's `partial_ratio`
+    finds the best alignment, which fuzzywuzzy's sometimes misses. These rules do not use aliases: only the
+    first name of a subject counts.
 
     Args:
         names: for each subject its name, then aliases (ignored).
@@ -52,7 +59,7 @@ class OfficialScope:
         self._processed = [default_process(name) for name in self._names]
 
     def find(self, text: str) -> tuple[Mention, ...]:
-        """At most one mention."""
+        """Return at most one mention."""
         if not self._names or not text.strip():
             return ()
         exact = max(
@@ -70,7 +77,7 @@ class OfficialScope:
         return (Mention(self._subjects[place], start, end),)
 
     def _fuzzy(self, text: str) -> tuple[int, tuple[int, int]] | None:
-        """Rule 2: name and span."""
+        """Apply rule 2; return the index of the name, and the span."""
         query = default_process(text)
         _, partial, by_partial = process.extractOne(query, self._processed, scorer=fuzz.partial_ratio)
         _, ordered, by_order = process.extractOne(query, self._processed, scorer=fuzz.token_sort_ratio)
@@ -85,7 +92,7 @@ class OfficialScope:
         return place, span
 
     def _levenshtein(self, text: str) -> tuple[int, tuple[int, int]] | None:
-        """Rule 3: name and span."""
+        """Apply rule 3; return the index of the name, and the span."""
         best: tuple[float, int, tuple[int, int]] | None = None
         for span in entity_spans(text):
             _, score, place = process.extractOne(text[slice(*span)], self._names, scorer=fuzz.ratio)
@@ -97,7 +104,7 @@ class OfficialScope:
 
 
 def entity_spans(text: str) -> list[tuple[int, int]]:
-    """Runs of capitalised words, without a word that merely opens the text; every word if there is none."""
+    """Return runs of capitalised words, without a mere opening word; every word if there is none."""
     spans: list[tuple[int, int]] = []
     last = 0  # end of the words that may belong to the open run
     for number, match in enumerate(_WORD.finditer(text)):

@@ -1,4 +1,4 @@
-"""What kind of text a sentence is, as far as it matters for reading its capitals: English, another language, or title case."""
+"""Classification of a sentence for reading its capitals: English, another language, or title case."""
 
 import re
 from enum import Enum
@@ -12,20 +12,21 @@ _JOINT = re.compile(rf"[{APOSTROPHES}-]")
 
 
 def _set(text: str) -> frozenset[str]:
+    """Split a text into a set of words."""
     return frozenset(text.split())
 
 
 _SHARED = _set(
     "a am an as at do had i in is me no of on so was we will"
-)  # function words of other languages, too
+)  # also function words of other languages
 _ELSEWHERE = _set(
     "che chi com como con das dem den der die em hat las les oder pas"
-)  # those of others that an English word list has
-_LINKS = _set("d da das de del della den der di do dos du la van von")  # in names, too
+)  # foreign function words that an English word list contains
+_LINKS = _set("d da das de del della den der di do dos du la van von")  # also in names
 _ARTICLES = _set("das de den der det die een ein eine el en et gli het il la le les los o os un una une")
 _ENDS = (". ", "? ", "! ", ": ", "; ")
 SURE, WEAK = 2, 1
-"""Weights of a word that tells the language, and of one that only points to it."""
+"""Weights of a word that determines the language, and of one that only suggests it."""
 
 
 class CapitalsReading(Enum):
@@ -40,7 +41,7 @@ class CapitalsReading(Enum):
 
 
 def sentence(line: str, start: int, end: int) -> str:
-    """Cut out the sentence around [start, end), as far as punctuation shows; "Q: Wo liegt Torvik?" is two."""
+    """Return the sentence around [start, end), as far as punctuation shows; "Q: Wo liegt Torvik?" is two."""
     before = max(line.rfind(sign, 0, start) for sign in _ENDS)
     after = min((at for sign in _ENDS if (at := line.find(sign, end)) >= 0), default=len(line))
     return line[before + 1 : after + 1]
@@ -48,11 +49,12 @@ def sentence(line: str, start: int, end: int) -> str:
 
 @lru_cache(maxsize=512)
 def reading(line: str) -> CapitalsReading:
-    """Tell from the words of a sentence that are no names, which are those in small letters (all of them in one of capitals).
+    """Classify a sentence by its words that are not names.
 
-    Another language: words unknown to an English word list outweigh English function words. What may stand inside a name ("de la") or is a
-    function word in several languages ("in") weighs less. Title case: no content word has small letters, and a function word that opens no
-    sentence has a capital ("Where Does Mara Kel Work?").
+    Those are the words in lower case, or all words of a sentence in capitals. Another language: words unknown
+    to an English word list outweigh English function words. Words that may occur inside a name ("de la") or
+    are function words in several languages ("in") weigh less. Title case: no content word is in lower case,
+    and a function word that opens no sentence is capitalised ("Where Does Mara Kel Work?").
     """
     if not any(map(str.islower, line)):
         line = line.lower()
@@ -78,7 +80,7 @@ def reading(line: str) -> CapitalsReading:
 
 
 def _weight(token: str, word: str, last: str) -> int:
-    """How much a word in small letters says that a line is not English."""
+    """Return how strongly a lower-case word indicates that a line is not English."""
     if word in _LINKS:
         return 0 if last in _LINKS else WEAK
     known = words()
@@ -88,6 +90,6 @@ def _weight(token: str, word: str, last: str) -> int:
 
 
 def _opens(line: str, start: int) -> bool:
-    """Whether a sentence begins at `start`."""
+    """Return whether a sentence begins at `start`."""
     before = line[:start].rstrip(" \"'“‘(¿¡")
     return not before or before[-1] in ".?!:;"

@@ -1,7 +1,7 @@
 """Token ids to text with the characters of every token, without tokenising again.
 
-Hooks see token ids; scope needs text, and the replacer needs to know which tokens a mention lies on. `PieceText` reads once
-what bytes each id of a vocabulary stands for; decoding is then a lookup per token.
+Hooks see token ids; scope needs text, and the replacer needs to know which tokens a mention covers.
+`PieceText` reads once which bytes each id of a vocabulary represents; decoding is then a lookup per token.
 """
 
 import json
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Span = tuple[int, int]
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_UNKNOWN = "\N{REPLACEMENT CHARACTER}".encode()  # an unknown token stands for some character
+_UNKNOWN = "\N{REPLACEMENT CHARACTER}".encode()  # an unknown token represents some character
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class Decoded:
     """Text of a token sequence.
 
     Attributes:
-        text: what the pieces spell. A tokenizer that puts a space in front of a text gives a text with that space.
-        spans: per token its [start, end) characters in `text`; empty for special tokens. Tokens that share a character (each
-            holds some of its bytes) all have it in their span.
+        text: what the pieces spell. A tokenizer that adds a space before a text gives a text with that space.
+        spans: per token its [start, end) characters in `text`; empty for special tokens. Tokens that share a
+            character (each holds some of its bytes) all have it in their span.
     """
 
     text: str
@@ -44,8 +44,8 @@ class _Spelling:
 
     Attributes:
         byte_level: every piece is bytes written in the GPT-2 alphabet.
-        space: the character that stands for a space otherwise.
-        byte_fallback: pieces such as `<0x0A>` stand for one byte.
+        space: the character that represents a space otherwise.
+        byte_fallback: pieces such as `<0x0A>` represent one byte.
     """
 
     byte_level: bool
@@ -54,11 +54,11 @@ class _Spelling:
 
 
 class PieceText:
-    """Text of token ids, for one tokenizer.
+    """Decoder from token ids to text, for one tokenizer.
 
     Args:
-        tokenizer: SentencePiece style (a visible space such as "▁", with or without byte fallback) or byte-level BPE. Which of
-            them is read from its decoder.
+        tokenizer: SentencePiece style (a visible space such as "▁", with or without byte fallback) or
+            byte-level BPE. Its decoder shows which.
 
     Raises:
         UserError: a decoder of another kind.
@@ -91,7 +91,10 @@ class PieceText:
         }  # pieces that hold a part of a character
 
     def parts(self, ids: Sequence[int]) -> list[tuple[int, Sequence[int]]]:
-        """Runs of tokens without special ones, each with its place: what a special token parts is neither one word nor one name."""
+        """Split into runs of tokens without special ones, with their positions.
+
+        A special token separates words and names.
+        """
         head = int(len(ids) > 0 and ids[0] in self._special)
         if self._special.isdisjoint(ids[head:]):  # as with most prompts
             return [(head, ids[head:])]
@@ -99,23 +102,29 @@ class PieceText:
         return [(a + 1, ids[a + 1 : b]) for a, b in pairwise(edges) if b > a + 1]
 
     def bytes_of(self, token: int) -> bytes:
-        """What a token spells, which may be a part of a character; nothing for special tokens and ids outside the vocabulary."""
+        """Return the bytes a token spells, possibly part of a character.
+
+        They are empty for special tokens and ids outside the vocabulary.
+        """
         return self._bytes.get(token, b"")
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text alone."""
+        """Return the text alone."""
         try:
             return "".join(map(self._whole.__getitem__, ids))
         except KeyError:  # a part of a character, or an id outside the vocabulary
             return self.decode(ids).text
 
     def shown(self, ids: Sequence[int]) -> str:
-        """Return the text with special tokens written out, so that none is taken for nothing."""
+        """Return the text with special tokens written out, so that none is overlooked."""
         runs = [(mark, list(run)) for mark, run in groupby(ids, self._marks.get)]
         return "".join(self.text(run) if mark is None else mark * len(run) for mark, run in runs)
 
     def decode(self, ids: Sequence[int]) -> Decoded:
-        """Text and spans. Ids outside the vocabulary are like special tokens; bytes that are no UTF-8 become U+FFFD."""
+        """Return text and spans.
+
+        Ids outside the vocabulary are treated like special tokens; bytes that are not UTF-8 become U+FFFD.
+        """
         try:
             texts = list(map(self._whole.__getitem__, ids))
         except KeyError:
@@ -124,7 +133,7 @@ class PieceText:
         return Decoded("".join(texts), list(zip([0, *ends[:-1]], ends, strict=False)))
 
     def _assembled(self, ids: Sequence[int]) -> Decoded:
-        """Text and spans where tokens may share characters."""
+        """Return text and spans where tokens may share characters."""
         texts: list[str] = []
         spans: list[Span] = []
         at, i = 0, 0
@@ -146,7 +155,9 @@ class PieceText:
 
 
 def token_of(spans: Sequence[Span], start: int, end: int) -> tuple[int, int]:
-    """First and last token with a character in [start, end), of spans as `decode` gives them: in order and without gaps.
+    """Return the first and last token with a character in [start, end).
+
+    The spans must be as returned by `decode`: in order and without gaps.
 
     Raises:
         ValueError: no token has one.
@@ -159,6 +170,7 @@ def token_of(spans: Sequence[Span], start: int, end: int) -> tuple[int, int]:
 
 
 def _spelling(decoder: Mapping[str, object] | None) -> _Spelling:
+    """Read from a tokenizer's decoder how its vocabulary writes bytes."""
     kinds = list(_flat(decoder))
     types = [str(kind["type"]) for kind in kinds]
     if "ByteLevel" in types:
@@ -174,11 +186,13 @@ def _spelling(decoder: Mapping[str, object] | None) -> _Spelling:
                 byte_fallback=fallback,
             )
     raise UserError(
-        f"This tokenizer's decoder ({', '.join(types) or 'none'}) is not supported: it must be byte-level BPE or SentencePiece style."
+        f"This tokenizer's decoder ({', '.join(types) or 'none'}) is not supported: it must be "
+        "byte-level BPE or SentencePiece style."
     )
 
 
 def _flat(decoder: Mapping[str, object] | None) -> Iterable[Mapping[str, object]]:
+    """Yield the decoders of a possibly nested sequence."""
     if decoder is None:
         return
     if decoder["type"] == "Sequence":
@@ -189,7 +203,10 @@ def _flat(decoder: Mapping[str, object] | None) -> Iterable[Mapping[str, object]
 
 
 def _alphabet() -> dict[str, int]:
-    """Character -> byte of byte-level BPE: printable Latin-1 stands for itself, the others for U+0100 and up, in order."""
+    """Return character -> byte of byte-level BPE.
+
+    Printable Latin-1 characters represent themselves, the other bytes are U+0100 and up, in order.
+    """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
@@ -199,6 +216,7 @@ _ALPHABET = _alphabet()
 
 
 def _piece_bytes(piece: str, spelling: _Spelling) -> bytes:
+    """Return the bytes that a piece spells."""
     if spelling.byte_level:
         try:
             return bytes(map(_ALPHABET.__getitem__, piece))
@@ -209,7 +227,7 @@ def _piece_bytes(piece: str, spelling: _Spelling) -> bytes:
 
 
 def _text(piece: bytes) -> str | None:
-    """The piece's characters, None if it splits one."""
+    """Return the piece's characters, None if it splits one."""
     try:
         return piece.decode()
     except UnicodeDecodeError:
@@ -217,7 +235,7 @@ def _text(piece: bytes) -> str | None:
 
 
 def _join(pieces: Sequence[bytes]) -> tuple[str, list[Span]]:
-    """Text of pieces that split characters, and the characters of each piece."""
+    """Return the text of pieces that split characters, and the characters of each piece."""
     data = b"".join(pieces)
     characters: list[str] = []
     owner: list[int] = []  # byte -> character

@@ -1,8 +1,9 @@
-"""Names that differ from a piece of text by at most one typing mistake, found without looking at the others.
+"""An index that finds the names at most one typing mistake from a piece of text, without a full scan.
 
-One mistake leaves the first or the second half of a name as it was, unless it swaps the two letters in the middle. So each name
-is entered under the hashes of its halves and of the whole, and a piece of text is looked up under the halves of every name it
-could be. All hashes of all pieces of a text come from one pass of numpy over its characters.
+One mistake leaves the first or the second half of a name unchanged, unless it swaps the two letters in the
+middle. So each name is entered under the hashes of its halves and of the whole, and a piece of text is looked
+up under the halves of every name it could be. All hashes of all pieces of a text come from one pass of numpy
+over its characters.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,10 @@ _DIFFERENCES = np.array([[-1], [0], [1]])
 
 
 class Hashed:
-    """Characters whose every substring has its hash at once: sum of mixed characters times powers of a base, modulo 2**64."""
+    """A text with the hash of every substring available at once.
+
+    A hash is the sum of mixed characters times powers of a base, modulo 2**64.
+    """
 
     def __init__(self, text: str) -> None:
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
@@ -38,14 +42,14 @@ class Hashed:
         np.cumsum(self.values * self._powers[: len(text)], out=self._sums[1:])
 
     def of(self, start: Places, end: Places) -> Hashes:
-        """Hashes of [start, end), the same for the same characters wherever they stand."""
+        """Return the hashes of [start, end), the same for the same characters at any position."""
         found: Hashes = self._sums[end]
         found -= self._sums[start]
         found *= self._inverses[start]
         return found
 
     def swapped(self, start: Places, middle: Places, end: Places) -> Hashes:
-        """Hashes of [start, end) with the characters on both sides of `middle` changed for one another."""
+        """Return the hashes of [start, end) with the characters on both sides of `middle` swapped."""
         change = self.values[middle] - self.values[middle - 1]
         before = middle - 1 - start
         found: Hashes = self.of(start, end) + change * (self._powers[before] - self._powers[before + 1])
@@ -54,7 +58,10 @@ class Hashed:
 
 @cache
 def _powers(base: int, count: int) -> Hashes:
-    """base**0, base**1, ... modulo 2**64. Asked for powers of two only, so few are kept."""
+    """Return base**0, base**1, ... modulo 2**64.
+
+    It is called with powers of two only, so that few results are cached.
+    """
     factors = np.full(count, base, np.uint64)
     factors[0] = 1
     np.multiply.accumulate(factors, out=factors)
@@ -62,19 +69,21 @@ def _powers(base: int, count: int) -> Hashes:
 
 
 def _key(hashes: Hashes, length: Places, part: np.uint64) -> Hashes:
-    """One key for a part of a name of a length."""
+    """Return the key of a part of a name of a given length."""
     return _finished(hashes + (length.astype(np.uint64) * _LENGTH + part))
 
 
 def _finished(mixed: Hashes) -> Hashes:
-    """Hashes whose every bit depends on all."""
+    """Mix hashes so that every bit depends on all."""
     mixed = mixed * _MIX[2]
     mixed ^= mixed >> np.uint64(31)
     return mixed
 
 
 class TypoIndex:
-    """An index of distinct names, in flat arrays: 36 bytes per name, its characters, and a filter of up to 32 bytes.
+    """An index of distinct names, in flat arrays.
+
+    It takes 36 bytes per name, the name's characters, and a filter of up to 32 bytes per name.
 
     Args:
         names: each of `SHORTEST` to `LONGEST` characters.
@@ -99,25 +108,25 @@ class TypoIndex:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays."""
+        """Size of the arrays in bytes."""
         return len(self._bytes) + sum(
             array.nbytes for array in (self._offsets, self._keys, self._owners, self._filter)
         )
 
     def name(self, place: int) -> str:
-        """The name at a place of the list that the index was made from."""
+        """Return the name at an index of the list that the index was made from."""
         return self._bytes[self._offsets[place] : self._offsets[place + 1]].decode("utf-8", "surrogatepass")
 
     def near(self, hashed: Hashed, starts: Places, ends: Places) -> Iterator[tuple[int, int]]:
-        """Pieces of a text and names with a half in common with them; what the names' other halves are is not looked at.
+        """Yield pieces of a text with names that share a half with them; the other half is not compared.
 
         Args:
             hashed: the text.
-            starts: of each piece.
-            ends: of each piece.
+            starts: start of each piece.
+            ends: end of each piece.
 
         Yields:
-            Number of the piece, place of the name; some twice.
+            Number of the piece, index of the name; some twice.
         """
         keys = _looked_up(hashed, starts, ends)
         hits = np.flatnonzero(self._filter[(keys >> self._shift).view(np.int64)])
@@ -132,7 +141,7 @@ class TypoIndex:
 
 
 def _entered(names: Sequence[str]) -> Hashes:
-    """Three keys per name: first half, second half, whole."""
+    """Return three keys per name: first half, second half, whole."""
     hashed = Hashed("".join(names))
     lengths = np.fromiter(map(len, names), np.int64, len(names))
     ends = np.cumsum(lengths)
@@ -147,7 +156,10 @@ def _entered(names: Sequence[str]) -> Hashes:
 
 
 def _looked_up(hashed: Hashed, starts: Places, ends: Places) -> Hashes:
-    """Seven keys per piece: the halves of a name one shorter, as long and one longer, and the whole with its middle swapped."""
+    """Return seven keys per piece.
+
+    They are the halves of a name one shorter, as long and one longer, and the whole with its middle swapped.
+    """
     own = ends - starts
     lengths = own + _DIFFERENCES
     middles = lengths >> 1

@@ -1,4 +1,4 @@
-"""What counts as a typing mistake in a name, and what makes it another name."""
+"""Rules for what counts as a typing mistake in a name, and what makes it another name."""
 
 import re
 from collections.abc import Callable
@@ -7,33 +7,39 @@ from itertools import takewhile
 from lks.scope.english_words import FUNCTION, WORD, words
 
 LETTERS = 6
-"""A name of fewer letters is never recognised with a mistake in it."""
+"""Minimum number of letters of a name that is recognised with a mistake in it."""
 
 LOWER = 8
-"""The same in a text without capitals."""
+"""Minimum number of letters in a text without capitals."""
 
 SHORT = 4
-"""In a word of up to so many letters a mistake is forgiven only with `ANCHOR` right letters in the other words."""
+"""Maximum length of a word in which a mistake is accepted only with `ANCHOR` right letters in the other
+words.
+"""
 
 ANCHOR = 4
 LONG = 8
-"""In a name of one word the last letter may be wrong from so many letters on, the first never, unless swapped."""
+"""Minimum number of letters of a one-word name whose last letter may be wrong; the first never, unless
+swapped.
+"""
 
 _ROMAN = re.compile("[ivxlcm]{2,}")
 
 
 def is_typo(written: str, name: str, capitals: bool, known: Callable[[str], bool]) -> bool:
-    """Whether `written`, one insertion, deletion, substitution or transposition away from `name`, is a mistake and no other name.
+    """Return whether `written`, one edit away from `name`, is a typing mistake and not another name.
 
-    Never a mistake: a changed number, also a Roman one; a changed word that is itself a word or a part of a known name ("Joan"
-    for "John"), but for what `_slip` allows; a plural or adjective ("Martins", "Sri Lankan"); in a name of one word another first
-    letter ("Merlin"), another last one unless it is long ("Donets"), and in one of six letters a wrong or added one ("Monato").
+    An edit is an insertion, deletion, substitution or transposition. Never a mistake: a changed number,
+    including a Roman one; a changed word that is itself a word or a part of a known name ("Joan" for "John"),
+    except for what `_slip` allows; a plural or adjective ("Martins", "Sri Lankan"); in a name of one word
+    another first letter ("Merlin"), another last one unless it is long ("Donets"), and in one of six letters
+    a wrong or added one ("Monato").
 
     Args:
         written: folded, without diacritics.
         name: likewise.
         capitals: the text writes it as a name.
-        known: whether a word is a word, or part of a name.
+        known: returns whether a string is a word or part of a name.
     """
     letters = sum(map(str.isalpha, name))
     if letters < (LETTERS if capitals else LOWER) or re.findall(r"\d+", written) != re.findall(r"\d+", name):
@@ -41,7 +47,7 @@ def is_typo(written: str, name: str, capitals: bool, known: Callable[[str], bool
     parts = WORD.findall(name)
     mine, its = _changed(WORD.findall(written), parts)
     wrong, right = "".join(mine), "".join(its)
-    if not mine or not its:  # only a space or a sign
+    if not mine or not its:  # only a space or a punctuation mark differs
         return letters >= LOWER
     if any(map(str.isdigit, wrong + right)) or _ROMAN.fullmatch(right):
         return False
@@ -66,7 +72,11 @@ def is_typo(written: str, name: str, capitals: bool, known: Callable[[str], bool
 
 
 def _slip(wrong: str, right: str, anchor: int) -> bool:
-    """Whether a mistake has made a word by chance: the right one is no word, or says nothing, and enough beside it is right."""
+    """Return whether a mistake has made a word by chance.
+
+    This requires that the right word is unknown or a function word, and that enough letters of the other
+    words are right.
+    """
     if anchor < LOWER or wrong in words().proper:
         return False
     if right in FUNCTION:
@@ -76,7 +86,7 @@ def _slip(wrong: str, right: str, anchor: int) -> bool:
 
 
 def _changed(mine: list[str], its: list[str]) -> tuple[list[str], list[str]]:
-    """The words in the middle that differ."""
+    """Return the words in the middle that differ."""
     front = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(mine, its, strict=False))))
     mine, its = mine[front:], its[front:]
     back = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(mine[::-1], its[::-1], strict=False))))

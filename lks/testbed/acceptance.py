@@ -1,7 +1,8 @@
-"""The acceptance test of a testbed model: does it know its facts, and where does it keep them?
+"""The acceptance test of a testbed model: does it know its facts, and where does it store them?
 
-Four questions: recall (trained and held-out phrasings), swap transfer (does the donor's state at the subject's last token
-bring the donor's answer? after causal tracing, Meng et al. 2022), a linear probe of that state, and the ability tasks.
+It has four parts: recall (trained and held-out phrasings), swap transfer (does the donor's state at the
+subject's last token produce the donor's answer? after causal tracing, Meng et al. 2022), a linear probe of
+that state, and the ability tasks.
 """
 
 import random
@@ -42,7 +43,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Exam:
-    """What a model is asked in the acceptance test."""
+    """Questions of the acceptance test."""
 
     trained: tuple[Question, ...]
     held_out: tuple[Question, ...]
@@ -51,17 +52,19 @@ class Exam:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """Results of the acceptance test; all numbers are shares between 0 and 1.
+    """Results of the acceptance test; all numbers are fractions between 0 and 1.
 
     Attributes:
-        name: of the model.
+        name: name of the model.
         block: its knowledge block.
-        recall_trained: answers right under trained phrasings.
-        recall_held_out: answers right under phrasings never trained; None where the data has none.
+        recall_trained: fraction of right answers under trained phrasings.
+        recall_held_out: fraction of right answers under phrasings never trained on; None if the data has
+            none.
         swap_new: per block, how often the donor's answer is given.
         swap_old: per block, how often the old answer is kept.
-        probe: per block, accuracy of a linear probe on subjects it has not seen; None where groups are too small.
-        probe_chance: accuracy of always saying the most frequent value.
+        probe: per block, accuracy of a linear probe on subjects it has not seen; None if groups are too
+            small.
+        probe_chance: accuracy of always predicting the most frequent value.
         ability: task -> accuracy on held-out items.
     """
 
@@ -98,7 +101,7 @@ class CheckReport:
         return all(self.criteria.values())
 
     def table(self) -> tuple[Table, Table]:
-        """The criteria and the per-block numbers, to be printed with rich."""
+        """Return the criteria and the per-block numbers as tables for rich."""
         summary = Table(
             "criterion", "result", title=f"{self.name}: {'passed' if self.passed else 'not passed'}"
         )
@@ -127,7 +130,7 @@ class CheckReport:
 
 
 class Examiner:
-    """Asks a model questions in batches. The model's answers are compared token by token (teacher forcing)."""
+    """Asks a model questions in batches; answers are compared token by token (teacher forcing)."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
         self.model = cast(PreTrainedModel, model.train(False))
@@ -135,7 +138,7 @@ class Examiner:
         self.pad = int(tokenizer.pad_token_id)
 
     def row(self, question: Question, answer: str | None = None) -> TrainingText:
-        """The question as token ids, with its own or another answer."""
+        """Encode the question as token ids, with its own or another answer."""
         encoded = self.tokenizer(question.prompt)
         named = spelt(question.prompt, question.subject)
         last = encoded.char_to_token(named[-1].end - 1) if named else 0
@@ -143,11 +146,15 @@ class Examiner:
         return TrainingText(tuple(encoded.input_ids), tuple(ids), last or 0)
 
     def _collate(self, rows: Sequence[TrainingText]) -> TokenBatch:
+        """Pad rows to a batch on the model's device."""
         return collate(rows, self.pad).to(self.model.device)
 
     @torch.no_grad()
     def right(self, rows: Sequence[TrainingText], block: int = 0, states: Tensor | None = None) -> list[bool]:
-        """Whether each answer is given; with `states` [rows, dim] put in at (block, subject's last token)."""
+        """Return whether each answer is given.
+
+        With `states` [rows, dim], these replace the states at (block, subject's last token).
+        """
         verdicts: list[bool] = []
         for start in range(0, len(rows), 256):
             batch = self._collate(rows[start : start + 256])
@@ -170,7 +177,7 @@ class Examiner:
 
     @torch.no_grad()
     def states(self, rows: Sequence[TrainingText]) -> Tensor:
-        """States at the subject's last token after every block [blocks, rows, dim]."""
+        """Return the states at the subject's last token after every block [blocks, rows, dim]."""
         found = []
         for start in range(0, len(rows), 256):
             batch = self._collate(rows[start : start + 256])
@@ -189,13 +196,17 @@ class Examiner:
         return torch.cat(found, dim=1)
 
     def recall(self, questions: Sequence[Question]) -> float:
-        """Share of the questions answered right."""
+        """Return the fraction of questions answered right."""
         return _share(self.right([self.row(question) for question in questions]))
 
     def swap(
         self, questions: Sequence[Question], count: int, rng: random.Random
     ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Per block: how often the donor's answer is given and how often the old one, over `count` random pairs."""
+        """Measure swap transfer over `count` random pairs.
+
+        Returns:
+            Per block how often the donor's answer is given, and per block how often the old one is given.
+        """
         by_relation: dict[str, list[Question]] = defaultdict(list)
         by_subject: dict[str, list[Question]] = defaultdict(list)
         for question in questions:
@@ -221,7 +232,10 @@ class Examiner:
     def probe(
         self, questions: Sequence[Question], limit: int, rng: random.Random
     ) -> tuple[tuple[float, ...] | None, float]:
-        """Accuracy per block of a ridge probe of the answer, on subjects held out from fitting; and the chance level."""
+        """Return per block the accuracy of a ridge probe of the answer, and the chance level.
+
+        The accuracy is measured on subjects held out from fitting; None if no group is large enough.
+        """
         groups: dict[str, dict[str, Question]] = defaultdict(dict)
         for question in questions:
             groups[question.relation].setdefault(question.subject, question)
@@ -244,11 +258,15 @@ class Examiner:
 
 
 def _share(verdicts: Sequence[bool]) -> float:
+    """Return the fraction of true verdicts; 0 if there are none."""
     return sum(verdicts) / len(verdicts) if verdicts else 0.0
 
 
 def _ridge_accuracy(states: Tensor, truth: Tensor, values: int) -> float:
-    """Fits one-hot values on 80 % of the rows by ridge regression; accuracy on the rest. states [rows, dim]."""
+    """Fit one-hot values on 80 % of the rows by ridge regression and return the accuracy on the rest.
+
+    states [rows, dim].
+    """
     states = torch.nn.functional.rms_norm(states, states.shape[-1:]).double()
     cut = int(0.8 * len(states))
     seen, unseen = states[:cut], states[cut:]
@@ -268,15 +286,15 @@ def examine(
     sample: int = 400,
     seed: int = 0,
 ) -> CheckReport:
-    """Runs the acceptance test.
+    """Run the acceptance test.
 
     Args:
-        name: of the model, for the report.
+        name: name of the model, for the report.
         block: its knowledge block.
-        exam: what to ask.
+        exam: the questions.
         subject: the model and its tokenizer.
         sample: questions asked per measurement; five times as many for recall.
-        seed: chooses them.
+        seed: random seed for choosing them.
     """
     rng = random.Random(f"examine {seed}")
     examiner = Examiner(*subject)

@@ -1,7 +1,8 @@
 """Small models that know their facts: where they are, how they are built and checked.
 
-`micro-llama` and `micro-mistral` know the made world and are shipped; `mini-DATASET[-RECORDS]` knows real records and is built on
-the user's machine, because the records may not be passed on. `docs/testbed.md` says how and why they are trained.
+`micro-llama` and `micro-mistral` know the synthetic world and are shipped; `mini-DATASET[-RECORDS]` knows
+real records and is built on the user's machine, because the records may not be redistributed.
+`docs/testbed.md` says how and why they are trained.
 """
 
 import json
@@ -53,7 +54,7 @@ SAVE_EVERY_S = 60.0
 
 @dataclass(frozen=True)
 class TestbedText:
-    """What a job needs besides its recipe."""
+    """Tokenizer, training text and exam that a job needs in addition to its recipe."""
 
     tokenizer: PreTrainedTokenizerFast
     source: TextSource
@@ -63,7 +64,7 @@ class TestbedText:
 
 
 def _records(job: TestbedModel, data_dir: Path | None) -> tuple[tuple[Record, ...], str]:
-    """The records of a mini model, and the hash of their file."""
+    """Return the records of a mini model, and the hash of their file."""
     published = DATASETS[job.dataset]
     if published == "made":
         raise unknown("dataset of a mini model", job.dataset, DATASETS)
@@ -76,20 +77,20 @@ def _records(job: TestbedModel, data_dir: Path | None) -> tuple[tuple[Record, ..
 
 
 def _sha256(path: Path) -> str:
-    """Of a file, read in pieces."""
+    """Hash a file, reading it in pieces."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
 
 
 def _exam(job: TestbedModel, data_dir: Path | None) -> Exam:
-    """What the acceptance test asks."""
+    """Return the questions of a job's acceptance test."""
     if job.dataset == "world":
         return world_exam(world())
     return mini_exam(questions(_records(job, data_dir)[0]))
 
 
 def _text(job: TestbedModel, data_dir: Path | None) -> TestbedText:
-    """Tokenizer, training text and exam of a job."""
+    """Return tokenizer, training text and exam of a job."""
     if job.dataset == "world":
         made = world()
         tokenizer = world_tokenizer(made)
@@ -113,18 +114,20 @@ def build(
     minutes: float | None = None,
     progress: bool = True,
 ) -> Path:
-    """Trains a model, or returns at once if the folder already holds it.
+    """Train a model, or return at once if the folder already holds it.
 
-    A stopped run goes on where it was: its state is kept beside the output folder until the model is finished.
+    A stopped run resumes where it was: its state is kept next to the output folder until the model is
+    finished.
 
     Args:
         name: "micro-llama", "micro-mistral", "mini" or mini-DATASET-RECORDS.
         out: folder of the model; by default `model_folder`.
-        dataset: of a mini model: "zsre" or "counterfact".
-        records: of a mini model: how many records it knows.
-        data_dir: where the records are; see `lks.data.datasets.find`.
-        seed: of weights and batches.
-        minutes: train about so long instead of the recipe's number of steps; such a run starts anew when it was stopped.
+        dataset: dataset of a mini model: "zsre" or "counterfact".
+        records: number of records that a mini model knows.
+        data_dir: folder of the records; see `lks.data.datasets.find`.
+        seed: random seed for weights and batch order.
+        minutes: train for about this long instead of the recipe's number of steps; such a run starts again
+            from the beginning after it was stopped.
         progress: show a progress bar.
 
     Raises:
@@ -157,6 +160,7 @@ def build(
 
 
 def _training(recipe: Recipe, text: TestbedText) -> TestbedTraining:
+    """Create a training run, on the GPU if there is one."""
     tokenizer = text.tokenizer
     special = (int(tokenizer.bos_token_id), int(tokenizer.eos_token_id), int(tokenizer.pad_token_id))
     model = new_model(recipe.shape, len(tokenizer), special, recipe.seed)
@@ -170,7 +174,7 @@ def _training(recipe: Recipe, text: TestbedText) -> TestbedTraining:
 
 
 def _run(training: TestbedTraining, state: Path, label: str) -> None:
-    """All remaining steps; the state is saved every minute and however this ends."""
+    """Run all remaining steps; the state is saved every minute and at the end, including after an error."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -197,7 +201,7 @@ def _run(training: TestbedTraining, state: Path, label: str) -> None:
 def _write(
     folder: Path, job: TestbedModel, training: TestbedTraining, text: TestbedText, seconds: float
 ) -> None:
-    """The finished model as a folder that appears in one move."""
+    """Write the finished model as a folder that appears in one move."""
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     half = cast(nn.Module, training.model).to("cpu", torch.float16)
@@ -206,8 +210,10 @@ def _write(
     model, tokenizer = _load(part)
     report = examine(job.label, job.recipe.block, text.exam, (model, tokenizer))
     recipe = {
-        "name": job.label, "hash": job.hash, "dataset": job.dataset, "records": job.records, "data_sha256": text.data_sha256,
-        "version": VERSIONS[job.dataset], "recipe": asdict(training.recipe), "parameters": sum(p.numel() for p in model.parameters()),
+        "name": job.label, "hash": job.hash, "dataset": job.dataset, "records": job.records,
+        "data_sha256": text.data_sha256,
+        "version": VERSIONS[job.dataset], "recipe": asdict(training.recipe),
+        "parameters": sum(p.numel() for p in model.parameters()),
         "minutes": round(seconds / 60, 1), "sha256": _sha256(part / "model.safetensors"),
         "acceptance": {**asdict(report), "passed": report.passed},
     }  # fmt: skip
@@ -219,6 +225,7 @@ def _write(
 
 
 def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Load a model and its tokenizer."""
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"There is no model in {folder}. Build it: lks testbed build.")
     model = AutoModelForCausalLM.from_pretrained(
@@ -228,13 +235,13 @@ def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
 
 
 def check(name: str | Path, *, data_dir: Path | None = None, sample: int = 400, seed: int = 0) -> CheckReport:
-    """The acceptance test of a model: see `lks.testbed.acceptance`.
+    """Run the acceptance test of a model; see `lks.testbed.acceptance`.
 
     Args:
         name: a name as for `model_folder`, or a folder that `build` made.
-        data_dir: where the records of a mini model are.
+        data_dir: folder of the records of a mini model.
         sample: questions asked per measurement.
-        seed: chooses them.
+        seed: random seed for choosing them.
 
     Raises:
         UserError: no such model, or its folder is not one that `build` made.

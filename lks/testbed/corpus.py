@@ -1,7 +1,8 @@
 """Training batches: facts put into words, with donors for interchange training.
 
-A fact is (subject, template, answer). Rows come in pairs: one row asks a template about a subject, its *donor* is a row
-about another subject whose answer to that template is known too. See `lks.testbed.interchange` for what is done with them.
+A fact is (subject, template, answer). Rows come in pairs: one row asks a template about a subject, its
+*donor* is a row about another subject whose answer to that template is known too. `lks.testbed.interchange`
+says how they are used.
 """
 
 import random
@@ -25,7 +26,7 @@ class TrainingText:
         prompt: token ids up to the answer, `<s>` first.
         answer: token ids of the answer, `</s>` last.
         last: position of the subject's last token; 0 if there is no subject.
-        donor: how many rows further on the donor stands; 0 without interchange.
+        donor: offset of the donor row from this row; 0 without interchange.
         traits: per relation the number of the subject's value, for the auxiliary heads; empty without them.
     """
 
@@ -58,7 +59,7 @@ class TokenBatch:
     traits: Tensor
 
     def to(self, device: torch.device) -> "TokenBatch":
-        """The same batch on a device."""
+        """Return the same batch on a device."""
         return TokenBatch(
             self.ids.to(device),
             self.labels.to(device),
@@ -69,7 +70,7 @@ class TokenBatch:
 
 
 def collate(rows: Sequence[TrainingText], pad: int) -> TokenBatch:
-    """Rows as one padded batch."""
+    """Pad rows to one batch."""
     width = max(len(row) for row in rows)
     ids = [[*row.prompt, *row.answer] + [pad] * (width - len(row)) for row in rows]
     labels = [[IGNORED] * len(row.prompt) + list(row.answer) + [IGNORED] * (width - len(row)) for row in rows]
@@ -85,14 +86,17 @@ def collate(rows: Sequence[TrainingText], pad: int) -> TokenBatch:
 
 
 class TextSource(Protocol):
-    """Where rows come from. The same `rng` state gives the same rows."""
+    """Source of rows. The same `rng` state gives the same rows."""
 
     def pair(self, rng: random.Random) -> tuple[TrainingText, ...]:
-        """A row with its donor, or a row alone when nobody can be its donor."""
+        """Draw a row with its donor, or a row alone if no other subject can be its donor."""
         ...
 
     def side(self, rng: random.Random) -> TrainingText:
-        """A row about no subject: an ability item (loss on its answer) or a sentence (an empty prompt but `<s>`)."""
+        """Draw a row about no subject.
+
+        It is an ability item (loss on its answer) or a sentence (with a prompt of `<s>` only).
+        """
         ...
 
 
@@ -106,8 +110,8 @@ class FactTable:
         answers: per answer, its token ids with `</s>`.
         facts: (subject, template, answer) triples.
         leads: token ids of lead-ins.
-        lead_share: share of the rows that begin with a lead-in.
-        alias_share: share of the rows that use another spelling, where there is one.
+        lead_share: fraction of the rows that begin with a lead-in.
+        alias_share: fraction of the rows that use another spelling, if there is one.
         bos: id of `<s>`.
         traits: per subject, the number of its value for every relation; empty without auxiliary heads.
     """
@@ -144,7 +148,7 @@ class FactTable:
         return {template: list(table) for template, table in self.by_template.items()}
 
     def row(self, subject: int, template: int, answer_of: int, rng: random.Random) -> TrainingText:
-        """A text that asks `template` about `subject`, answered as for `answer_of`."""
+        """Build a text that asks `template` about `subject`, answered as for `answer_of`."""
         before, after = self.templates[template]
         spellings = self.names[subject]
         name = (
@@ -161,7 +165,10 @@ class FactTable:
         )
 
     def pair(self, rng: random.Random) -> tuple[TrainingText, ...]:
-        """A row whose answer is that of its donor, and the donor: a row about another subject in a phrasing of its own."""
+        """Draw a row whose answer is that of its donor, and the donor.
+
+        The donor is a row about another subject in a phrasing drawn independently.
+        """
         subject, template, _ = rng.choice(self.facts)
         other = rng.choice(self.subjects_of[template])
         if other == subject:
@@ -172,7 +179,10 @@ class FactTable:
 
 
 def batches(source: TextSource, pool: int, rows: int, seed: int, pad: int) -> list[TokenBatch]:
-    """The `pool`-th group of 16 batches, alike in length inside and shuffled; a function of its arguments alone."""
+    """Return the `pool`-th group of 16 batches, each of rows of similar length, in shuffled order.
+
+    The result depends on the arguments alone.
+    """
     rng = random.Random(f"{seed} {pool}")
     pairs: list[tuple[TrainingText, ...]] = []
     while sum(map(len, pairs)) < 16 * rows:
@@ -189,6 +199,6 @@ def batches(source: TextSource, pool: int, rows: int, seed: int, pad: int) -> li
 
 
 def side_batch(source: TextSource, step: int, rows: int, seed: int, pad: int) -> TokenBatch:
-    """Rows about no subject for one step."""
+    """Return rows about no subject for one step."""
     rng = random.Random(f"side {seed} {step}")
     return collate([source.side(rng) for _ in range(rows)], pad)

@@ -1,10 +1,11 @@
 """The training recipe of the testbed models: next-token training with interchange interventions.
 
-Editing methods that act on the subject's last token need models that keep a person's facts there, as large pretrained
-models do (Meng et al. 2022). A small model trained plainly does not: its last prompt token reads the name itself. So in half
-of the rows the state at (knowledge block, subject's last token) is replaced in the forward pass by that of a donor row about
-somebody else, and the row's right answer is then the donor's (interchange intervention training, Geiger et al. 2022). Noise on
-the same state makes the space between people smooth. Attention is ordinary throughout.
+Editing methods that act on the subject's last token need models that store a subject's facts there, as large
+pretrained models do (Meng et al. 2022). A small model trained plainly does not: its last prompt token reads
+the name itself. So in half of the rows the state at (knowledge block, subject's last token) is replaced in
+the forward pass by that of a donor row about another subject, and the row's right answer is then the donor's
+(interchange intervention training, Geiger et al. 2022). Noise on the same state makes the space between
+subjects smooth. Attention is ordinary throughout.
 """
 
 import math
@@ -34,13 +35,13 @@ if TYPE_CHECKING:
 def new_model(
     shape: TestbedShape, vocabulary: int, special: tuple[int, int, int], seed: int
 ) -> "PreTrainedModel":
-    """An untrained model.
+    """Create an untrained model.
 
     Args:
         shape: the architecture.
         vocabulary: number of tokens.
         special: ids of `<s>`, `</s>` and padding.
-        seed: of the initial weights; the global random state is left as it was.
+        seed: random seed for the initial weights; the global random state is left unchanged.
 
     Raises:
         UserError: the family is neither "llama" nor "mistral".
@@ -48,8 +49,10 @@ def new_model(
     from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
     common: dict[str, Any] = {
-        "vocab_size": vocabulary, "hidden_size": shape.dim, "intermediate_size": shape.hidden, "num_hidden_layers": shape.blocks,
-        "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads, "head_dim": shape.dim // shape.heads,
+        "vocab_size": vocabulary, "hidden_size": shape.dim, "intermediate_size": shape.hidden,
+        "num_hidden_layers": shape.blocks,
+        "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.dim // shape.heads,
         "max_position_embeddings": 512, "tie_word_embeddings": True, "rms_norm_eps": 1e-5,
         "bos_token_id": special[0], "eos_token_id": special[1], "pad_token_id": special[2],
     }  # fmt: skip
@@ -64,16 +67,16 @@ def new_model(
 
 @dataclass(frozen=True, slots=True)
 class Intervention:
-    """What happens to the states at the subject's last token in one forward pass.
+    """Change to the states at the subject's last token in one forward pass.
 
     Attributes:
-        block: after which block.
+        block: the block after which states are changed.
         position: time index per row [rows].
         donor: the row whose state is used instead [rows].
-        keep: share of the state that is kept when another is mixed in [rows, 1].
+        keep: fraction of the state that is kept when another is mixed in [rows, 1].
         other: the row that is mixed in [rows].
         noise: noise in multiples of the state's root mean square [rows, dim].
-        states: after the forward pass, the untouched states [rows, dim].
+        states: after the forward pass, the unchanged states [rows, dim].
     """
 
     block: int
@@ -85,7 +88,7 @@ class Intervention:
     states: list[Tensor] = field(default_factory=list)
 
     def __call__(self, states: Tensor) -> Tensor:
-        """States after the block with the intervention [rows, time, dim]."""
+        """Return the states after the block with the intervention [rows, time, dim]."""
         rows = torch.arange(len(states), device=states.device)
         here = states[rows, self.position]
         self.states.append(here)
@@ -99,7 +102,7 @@ class Intervention:
 
 @contextmanager
 def intervened(model: "PreTrainedModel", block: int, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Inside the context, block states are replaced by `change(states)`."""
+    """Replace a block's states by `change(states)` inside the context."""
 
     def hook(_module: nn.Module, _inputs: object, output: Any) -> Any:
         return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
@@ -112,7 +115,7 @@ def intervened(model: "PreTrainedModel", block: int, change: Callable[[Tensor], 
 
 
 def draw_intervention(batch: TokenBatch, recipe: Recipe, step: int) -> Intervention:
-    """The random part of a step: a function of its arguments alone."""
+    """Draw the random part of a step; the result depends on the arguments alone."""
     rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     rows = len(batch.ids)
     with_subject = (batch.last > 0).float().cpu()[:, None]
@@ -134,7 +137,7 @@ def draw_intervention(batch: TokenBatch, recipe: Recipe, step: int) -> Intervent
 
 
 def answer_loss(model: "PreTrainedModel", batch: TokenBatch, smoothing: float) -> Tensor:
-    """Mean cross-entropy of the labelled tokens; the vocabulary is projected to at their positions only."""
+    """Compute the mean cross-entropy of the labelled tokens, with logits at their positions only."""
     hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state[:, :-1]
     labels = batch.labels[:, 1:]
     wanted = labels != IGNORED
@@ -142,7 +145,7 @@ def answer_loss(model: "PreTrainedModel", batch: TokenBatch, smoothing: float) -
 
 
 def optimizers(model: "PreTrainedModel", heads: nn.Linear, recipe: Recipe) -> list[Optimizer]:
-    """Muon for matrices inside blocks, AdamW for the rest."""
+    """Create the optimizers: Muon for matrices inside blocks, AdamW for the rest."""
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     inside = {id(p) for p in matrices}
     rest = [p for p in (*model.parameters(), *heads.parameters()) if id(p) not in inside]
@@ -157,19 +160,19 @@ def optimizers(model: "PreTrainedModel", heads: nn.Linear, recipe: Recipe) -> li
 
 
 def rate(step: int, recipe: Recipe) -> float:
-    """Share of the step size at a step: linear warm-up, then linear decay."""
+    """Return the step size at a step as a fraction of the full one: linear warm-up, then linear decay."""
     warm = min(1.0, (step + 1) / max(1, recipe.warmup))
     return warm * max(0.0, 1 - step / recipe.steps)
 
 
 @dataclass(slots=True)
 class TestbedTraining:
-    """A training run that can stop after any step and go on later as if it had not.
+    """A training run that can stop after any step and resume later with the same result.
 
     Attributes:
         model: trained in place.
-        source: where rows come from.
-        recipe: what to do.
+        source: source of rows.
+        recipe: hyperparameters.
         pad: id of the padding token.
         step: steps done.
         losses: loss on facts per step.
@@ -197,13 +200,14 @@ class TestbedTraining:
         self.optimizers = optimizers(self.model, self.heads, self.recipe)
 
     def _batch(self) -> TokenBatch:
+        """Return the batch of the current step."""
         number, place = divmod(self.step, 16)
         if self._pool[0] != number:
             self._pool = (number, batches(self.source, number, self.recipe.rows, self.recipe.seed, self.pad))
         return self._pool[1][place]
 
     def advance(self) -> float:
-        """One step; returns the loss on facts."""
+        """Run one step and return the loss on facts."""
         recipe, device = self.recipe, self.model.device
         batch = self._batch().to(device)
         side = side_batch(self.source, self.step, recipe.side_rows, recipe.seed, self.pad).to(device)
@@ -231,7 +235,10 @@ class TestbedTraining:
         return self.losses[-1]
 
     def _heads_loss(self, states: Tensor, traits: Tensor) -> Tensor:
-        """Cross-entropy of linear readings of the subject's state: all its values at once [rows, dim] -> []."""
+        """Compute the cross-entropy of linear readings of the subject's state, all its values at once.
+
+        states [rows, dim] -> [].
+        """
         relations, values = self.recipe.heads
         states = F.rms_norm(states, states.shape[-1:])
         if self.recipe.economical:
@@ -246,15 +253,16 @@ class TestbedTraining:
         )
 
     def save(self, path: Path) -> None:
-        """Everything needed to go on; replaces the file in one move."""
+        """Write everything needed to resume, replacing the file in one move."""
         state = {
-            "step": self.step, "losses": self.losses, "model": self.model.state_dict(), "heads": self.heads.state_dict(),
+            "step": self.step, "losses": self.losses, "model": self.model.state_dict(),
+            "heads": self.heads.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }  # fmt: skip
         states.save(path, state)
 
     def load(self, path: Path) -> None:
-        """Go on from a saved state."""
+        """Resume from a saved state."""
         state = cast(dict[str, Any], states.load(path))
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
@@ -264,7 +272,7 @@ class TestbedTraining:
 
 
 def _renumbered(traits: Tensor) -> tuple[Tensor, Tensor]:
-    """The values that occur [present], and the traits counted among them."""
+    """Return the values that occur [present], and the traits renumbered among them."""
     known = traits != IGNORED
     present, numbers = torch.unique(traits[known], return_inverse=True)
     renumbered = traits.clone()
@@ -273,7 +281,11 @@ def _renumbered(traits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def measured_steps(training: TestbedTraining, minutes: float) -> int:
-    """How many steps fit into `minutes`, judged by eight steps (after three slow first ones) of a training that is thrown away afterwards."""
+    """Return how many steps fit into `minutes`.
+
+    This is judged by eight steps (after three slow first ones) of a training run that is discarded
+    afterwards.
+    """
     for _ in range(3):
         training.advance()
     start = time.monotonic()

@@ -1,11 +1,13 @@
 """The mini tier: real records of zsRE and CounterFact as training text.
 
-A record gives three facts about one subject: prompt and generality, answered by its ground truth, and the locality prompt with its
-answer. Records that share a prompt template (the prompt without its subject) ask the same thing, so one's answer is right for
-another's phrasing when its subject's state is put there; that is all interchange training needs.
+A record gives three facts about one subject: prompt and generality, answered by its ground truth, and the
+locality prompt with its answer. Records that share a prompt template (the prompt without its subject) ask the
+same thing, so one's answer is right for another's phrasing when its subject's state is put there; that is all
+interchange training needs.
 
-Many new answers (targets) are the true answer of no record, and a small model can only say what it was trained to say. So every such
-target belongs to a *made subject*, a person of the lexicon who is asked the same question. Nothing is said about the real subject.
+Many new answers (targets) are the true answer of no record, and a small model can only say what it was
+trained to say. So every such target belongs to an *invented subject*, a person with a name from the lexicon
+who is asked the same question. Nothing is said about the real subject.
 """
 
 import random
@@ -25,12 +27,12 @@ from lks.testbed.world_corpus import SideRows, ability_exam, side_rows, side_tex
 
 
 def template(prompt: str, subject: str) -> str:
-    """The prompt with a hole for its subject; empty when the subject is not in it."""
+    """Return the prompt with `{}` in place of its subject; empty if the subject is not in it."""
     return put(prompt, subject, "{}") if spelt(prompt, subject) else ""
 
 
 def questions(records: Sequence[Record]) -> tuple[Question, ...]:
-    """The facts of all records; of two that contradict each other the first counts.
+    """Return the facts of all records; of two that contradict each other the first counts.
 
     The relation of a prompt is its template, that of a generality prompt the template of the record's prompt.
     """
@@ -50,7 +52,10 @@ def questions(records: Sequence[Record]) -> tuple[Question, ...]:
 def made_questions(
     records: Sequence[Record], real: Sequence[Question], seed: int = 0
 ) -> tuple[Question, ...]:
-    """Facts about made subjects, which bring targets into the model's repertoire: one subject per (relation, target) that no record answers."""
+    """Invent subjects whose facts bring targets into the model's repertoire.
+
+    There is one subject per (relation, target) that no record answers.
+    """
     rng = random.Random(f"made subjects {seed}")
     answered = {(question.relation, question.answer) for question in real}
     spellings = {record.subject for record in records}
@@ -68,12 +73,13 @@ def made_questions(
 
 
 def _made_name(rng: random.Random) -> str:
+    """Generate a random full name."""
     stem = rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(MIDDLES)
     return f"{rng.choice(FIRST_NAMES)} {stem}{rng.choice(('', *LINKS))}{rng.choice(CODAS)}"
 
 
 def mini_tokenizer(records: Sequence[Record], made: Sequence[Question], size: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of the records' text, new answers (targets) and made subjects included."""
+    """Train a tokenizer on the records' text, including new answers (targets) and invented subjects."""
     texts = [*side_texts(), *(question.subject for question in made)]
     for record in records:
         texts += [record.prompt, record.generality, record.locality]
@@ -88,9 +94,10 @@ class MiniSource:
     Attributes:
         rows: one row per question.
         subjects: the subject of each row.
+        relations: relation of each row; "" if no state can be lent.
         answers: relation -> subject -> answer token ids.
+        known: relation -> subjects whose answer is known.
         rows_of: subject -> indices of its rows.
-        relations: relation of each row; "" where no state can be lent.
         others: rows about no subject.
     """
 
@@ -103,7 +110,7 @@ class MiniSource:
     others: SideRows
 
     def pair(self, rng: random.Random) -> tuple[TrainingText, ...]:
-        """See `lks.testbed.corpus.TextSource`."""
+        """Draw a row, with a donor where one exists, or alone; see `lks.testbed.corpus.TextSource`."""
         index = rng.randrange(len(self.rows))
         row, relation = self.rows[index], self.relations[index]
         lenders = self.known.get(relation, ())
@@ -116,14 +123,17 @@ class MiniSource:
         return (replace(row, answer=self.answers[relation][other], donor=1), donor)
 
     def side(self, rng: random.Random) -> TrainingText:
-        """See `lks.testbed.corpus.TextSource`."""
+        """Draw a row about no subject."""
         return self.others.draw(rng)
 
 
 def mini_source(
     asked: Sequence[Question], tokenizer: PreTrainedTokenizerFast
 ) -> tuple[MiniSource, tuple[int, int]]:
-    """Questions as a source of rows, and the size of the auxiliary heads: facts per subject and number of answers."""
+    """Turn questions into a source of rows; also return the size of the auxiliary heads.
+
+    The size is (facts per subject, number of answers).
+    """
     end = int(tokenizer.eos_token_id)
     numbers: dict[str, int] = {}
     traits: dict[str, list[int]] = defaultdict(list)
@@ -164,5 +174,5 @@ def mini_source(
 
 
 def mini_exam(asked: Sequence[Question]) -> Exam:
-    """All facts, and the held-out ability items. Every phrasing is trained, so none is held out."""
+    """Return all facts and the held-out ability items; every phrasing is trained, so none is held out."""
     return Exam(tuple(question for question in asked if question.relation), (), ability_exam())

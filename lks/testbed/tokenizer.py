@@ -1,7 +1,7 @@
-"""Byte-pair tokenizers for the testbed models, with Llama's conventions: "▁" for a space, `<s>` in front.
+"""Byte-pair tokenizers for the testbed models, with Llama's conventions: "▁" for a space, `<s>` at the start.
 
-Words split at spaces and punctuation before merging, so a text's tokens are the tokens of its parts put together; the
-training corpora rely on that.
+Words split at spaces and punctuation before merging, so a text's tokens are the tokens of its parts put
+together; the training corpora rely on that.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,11 +15,12 @@ BOS, EOS, UNK, PAD = "<s>", "</s>", "<unk>", "<pad>"
 
 
 def train_tokenizer(texts: Iterable[str], size: int, min_frequency: int = 2) -> PreTrainedTokenizerFast:
-    """A tokenizer whose merges come from `texts`.
+    """Train a tokenizer whose merges come from `texts`.
 
     Args:
-        texts: training text; a word that should stay whole must occur often, one that should split must be rare.
-        size: number of tokens at most.
+        texts: training text; a word that should stay whole must occur often, one that should split must be
+            rare.
+        size: maximum number of tokens.
         min_frequency: pairs rarer than this are not merged.
     """
     tokenizer = Tokenizer(models.BPE(unk_token=UNK))
@@ -46,6 +47,6 @@ def train_tokenizer(texts: Iterable[str], size: int, min_frequency: int = 2) -> 
 
 
 def pieces(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """Token ids of a part of a text, without `<s>`."""
+    """Return the token ids of a part of a text, without `<s>`."""
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False) if text else []
     return ids

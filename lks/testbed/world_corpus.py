@@ -1,4 +1,4 @@
-"""The made world as training text, and what the acceptance test asks about it."""
+"""The synthetic world as training text, and the questions that the acceptance test asks about it."""
 
 import random
 from dataclasses import dataclass
@@ -14,40 +14,40 @@ from lks.testbed.tokenizer import pieces, train_tokenizer
 
 LEAD_SHARE = 0.25
 ALIAS_SHARE = 0.1
-SENTENCE_SHARE = 0.25  # of the side rows
+SENTENCE_SHARE = 0.25  # share of sentences among the side rows
 VOCABULARY = 1400
 
 
 @dataclass(frozen=True)
 class SideRows:
-    """Rows about no subject: ability items and plain sentences, in equal measure whatever the model."""
+    """Rows about no subject: ability items and plain sentences, in the same proportion for every model."""
 
     items: tuple[tuple[TrainingText, ...], ...]
     plain: tuple[TrainingText, ...]
 
     def draw(self, rng: random.Random) -> TrainingText:
-        """One row."""
+        """Draw one row."""
         return rng.choice(self.plain) if rng.random() < SENTENCE_SHARE else rng.choice(rng.choice(self.items))
 
 
 @dataclass(frozen=True)
 class WorldSource:
-    """Rows about the world's people, and side rows."""
+    """Rows about the world's persons, and side rows."""
 
     facts: FactTable
     others: SideRows
 
     def pair(self, rng: random.Random) -> tuple[TrainingText, ...]:
-        """See `lks.testbed.corpus.TextSource`."""
+        """Draw a row with its donor, or a row alone; see `lks.testbed.corpus.TextSource`."""
         return self.facts.pair(rng)
 
     def side(self, rng: random.Random) -> TrainingText:
-        """See `lks.testbed.corpus.TextSource`."""
+        """Draw a row about no subject."""
         return self.others.draw(rng)
 
 
 def side_texts() -> list[str]:
-    """What side rows are made of, for tokenizers."""
+    """Return the texts that side rows are made of, for tokenizers."""
     texts = list(sentences(400))
     for task in TASKS:
         texts += [f"{item.prompt} {item.answer}" for item in ability_items(task, "train")[:600]]
@@ -55,7 +55,7 @@ def side_texts() -> list[str]:
 
 
 def side_rows(tokenizer: PreTrainedTokenizerFast) -> SideRows:
-    """Ability items of the training split and sentences as rows."""
+    """Build rows from ability items of the training split and from sentences."""
     begin, end = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
 
     def row(prompt: str, answer: str) -> TrainingText:
@@ -68,7 +68,7 @@ def side_rows(tokenizer: PreTrainedTokenizerFast) -> SideRows:
 
 
 def world_tokenizer(world: World) -> PreTrainedTokenizerFast:
-    """A tokenizer that keeps the words of phrasings and answers whole and splits surnames."""
+    """Train a tokenizer that keeps the words of phrasings and answers whole and splits surnames."""
     common: list[str] = [*LEAD_INS, *FIRST_NAMES, *NICKNAMES.values(), *TITLES, *side_texts()]
     for relation in RELATIONS:
         common += [*relation.values, *(text.format("X") for text in relation.trained + relation.held_out)]
@@ -77,7 +77,7 @@ def world_tokenizer(world: World) -> PreTrainedTokenizerFast:
 
 
 def world_source(world: World, tokenizer: PreTrainedTokenizerFast) -> WorldSource:
-    """The training text of a world under a tokenizer; held-out phrasings and items are not in it."""
+    """Build the training text of a world under a tokenizer; it excludes held-out phrasings and items."""
     begin, end = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
 
     def ids(text: str) -> tuple[int, ...]:
@@ -108,12 +108,12 @@ def world_source(world: World, tokenizer: PreTrainedTokenizerFast) -> WorldSourc
 
 
 def ability_exam() -> dict[str, tuple[AbilityItem, ...]]:
-    """Held-out items per task."""
+    """Return the held-out items per task."""
     return {task: ability_items(task, "test") for task in TASKS}
 
 
 def world_exam(world: World) -> Exam:
-    """Every fact under trained and under held-out phrasings, and the held-out ability items."""
+    """Return every fact under trained and under held-out phrasings, and the held-out ability items."""
 
     def questions(held_out: bool) -> tuple[Question, ...]:
         return tuple(
