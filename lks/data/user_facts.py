@@ -255,7 +255,7 @@ def _fact(row: FactRow, wording: Templates) -> tuple[UserFact | None, list[Bad]]
 
 
 def _named(fact: UserFact) -> UserFact:
-    """Give a fact without an id one that depends on subject and prompt alone, so it outlives a new target."""
+    """Add an id that depends on subject and prompt only, not on the target, to a fact that has none."""
     made = hashlib.sha256("\0".join(fact.key).encode()).hexdigest()[:12]
     return fact if fact.id else replace(fact, id=f"fact-{made}")
 
