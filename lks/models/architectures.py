@@ -186,6 +186,6 @@ def _advice(model: "PreTrainedModel", family: str) -> str:
             f"By these, the entry to add to the table in lks/models/architectures.py would be{' (fill in each ?)' if _MISSING in entry else ''}:",
             f"  ARCHITECTURES[{family!r}] = Architecture({entry})",
             "In your own code, without a change there: LM(model, tokenizer, architecture=Architecture(...)).",
-            "docs/architectures.md says how to check it.",
+            "docs/model-families.md says how to check it.",
         ]
     )
