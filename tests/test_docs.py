@@ -24,7 +24,7 @@ from cli.app import app
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
     ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "deploy/README.md")
-] + sorted(ROOT.glob("docs/*.md"))
+] + [*sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("docs/experiments/*.md"))]
 RUN, KNOWN = ("bash", "python"), ("bash", "python", "console", "toml", "json", "yaml", "text")
 LONGEST_S = 500
 
