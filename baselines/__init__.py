@@ -1,4 +1,4 @@
-"""Published editors, one module each, found by the module's name; those of the folder `LKS_METHODS` stand beside them."""
+"""Published editors, one module each, found by module name, plus those of the folder `LKS_METHODS`."""
 
 import importlib
 import inspect
@@ -12,16 +12,19 @@ from lks.editing.editor import Editor
 from lks.errors import UserError
 from lks.method.lks import LKS
 
-if os.environ.get("LKS_METHODS"):  # part of this package, so that a saved patch finds its class by one rule
+if os.environ.get(
+    "LKS_METHODS"
+):  # part of this package, so that saved patches find their class by the same rule
     __path__.append(str(Path(os.environ["LKS_METHODS"]).expanduser().absolute()))
 
 
 @cache
 def methods() -> MappingProxyType[str, type[Editor[object]]]:
-    """Every method by name: LKS and one `Editor` per module of this package whose name has no leading underscore.
+    """Return all methods by name: LKS and the `Editor` of each module here without a leading underscore.
 
     Raises:
-        UserError: the folder `LKS_METHODS` is not there, or a file in it is no method or has the name of one.
+        UserError: the folder `LKS_METHODS` does not exist, or a file in it defines no method or has the name
+            of a built-in one.
     """
     for folder in __path__[1:]:
         _check_own(Path(folder))
@@ -33,17 +36,19 @@ def methods() -> MappingProxyType[str, type[Editor[object]]]:
 
 
 def _editor(module: str) -> type[Editor[object]]:
-    """The one editor that a module defines."""
+    """Return the one editor class that a module defines."""
     contents = vars(importlib.import_module(module)).values()
     own = [c for c in contents if inspect.isclass(c) and issubclass(c, Editor) and c.__module__ == module]
     if len(own) != 1:
         raise UserError(
-            f"{importlib.import_module(module).__file__} must define exactly one Editor, it defines {len(own)}."
+            f"{importlib.import_module(module).__file__} must define exactly one Editor, "
+            f"it defines {len(own)}."
         )
     return own[0]
 
 
 def _check_own(folder: Path) -> None:
+    """Raise `UserError` if a folder of user methods does not exist or reuses a built-in method's name."""
     if not folder.is_dir():
         raise UserError(
             f"LKS_METHODS={folder}: no such folder. Make it, with one file per method, or unset the variable."

@@ -1,9 +1,10 @@
-"""Low-rank adapters of the attention projections, trained through peft and handed back as low-rank weight differences.
+"""Low-rank adapters of the attention projections, trained with peft and returned as weight differences.
 
-peft puts its modules into the model in place. They are there only while `trained` runs: on leaving, however it is left, every
-module, attribute and `requires_grad` of the model is the one it was. All blocks are adapted, the first included, so no prefix
-of the model is frozen and nothing can be computed ahead (`lks.models.frozen_prefix` does not apply); batches hold sequences of similar length,
-and only loss positions are projected to the vocabulary.
+peft inserts its modules into the model in place. They exist only while `trained` runs: on exit, with or
+without an error, every module, attribute and `requires_grad` of the model is restored. All blocks are
+adapted, including the first, so no prefix of the model is frozen and nothing can be precomputed
+(`lks.models.frozen_prefix` does not apply); batches hold sequences of similar length, and only loss positions
+are projected to the vocabulary.
 """
 
 import random
@@ -29,21 +30,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ADAPTER = "default"
-"""The name that peft knows the one adapter by."""
+"""Name under which peft registers the adapter."""
 USUAL = (("q_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("c_attn",))
-"""Names of the projections to queries and values, or of the one that makes both."""
+"""Names of the query and value projections, or of the fused projection that computes both."""
 
 
 class AdapterSettings(Protocol):
-    """What training an adapter needs to know; a method's parameters have these fields."""
+    """Settings of adapter training; the parameters of an adapter method have these fields."""
 
     @property
     def lr(self) -> float:
-        """Of Adam."""
+        """Adam learning rate."""
 
     @property
     def epochs(self) -> int:
-        """Most passes over the edits."""
+        """Maximum number of passes over the edits."""
 
     @property
     def batch_size(self) -> int:
@@ -51,31 +52,32 @@ class AdapterSettings(Protocol):
 
     @property
     def stop_loss(self) -> float:
-        """Stop once an epoch's mean loss is below it; 0 for never."""
+        """Epoch mean loss below which training stops; 0 disables stopping."""
 
 
 class Rule:
-    """What a method does beside following the gradient; plain LoRA does nothing."""
+    """What a method does in addition to gradient steps; plain LoRA does nothing."""
 
     def penalty(self) -> Tensor | float:
-        """Added to the loss of each step."""
+        """Return the term that is added to the loss of each step."""
         return 0.0
 
     def stepped(self, step: int) -> None:
-        """Called after each step (1-based), while the gradients are still there."""
+        """Handle the end of a step (1-based); the gradients are still available."""
 
     def may_stop(self, step: int) -> bool:
-        """Whether training may end after this step if the loss is low enough."""
+        """Return whether training may end after this step if the loss is low enough."""
         return True
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """How a method's adapter is made and read.
+    """How a method creates its adapter and reads its weights.
 
     Attributes:
-        tuner: puts the adapter into a model that would take so many steps; gives peft's tuner and the method's rule.
-        factors: of an adapted module, peft's B [out, rank] and A [rank, in] with every scale in them.
+        tuner: inserts the adapter into a model, given the total number of steps; returns peft's tuner and the
+            method's rule.
+        factors: returns peft's B [out, rank] and A [rank, in] of an adapted module, with all scaling applied.
     """
 
     tuner: Callable[[nn.Module, int], tuple[nn.Module, Rule]]
@@ -85,10 +87,10 @@ class Adapter:
 def trained(
     lm: LM, edits: Sequence[Edit], adapter: Adapter, settings: AdapterSettings, seed: int, progress: Progress
 ) -> WeightPatch:
-    """Train an adapter on the targets of some edits and give it back as low-rank differences of the adapted weights.
+    """Train an adapter on the targets of the edits and return it as low-rank weight differences.
 
     Raises:
-        UserError: peft knows no target modules for the model, or the model has none of those named.
+        UserError: peft knows no target modules for the model, or the model has none of the named ones.
     """
     if not edits:
         return WeightPatch({})
@@ -99,7 +101,8 @@ def trained(
             tuner, rule = adapter.tuner(lm.model, settings.epochs * len(groups))
         except ValueError as error:
             raise UserError(
-                f"No adapter for {lm.name or 'the model'}: {error} Name its attention projections in `target_modules`."
+                f"No adapter for {lm.name or 'the model'}: {error} "
+                "Name its attention projections in `target_modules`."
             ) from error
         _train(
             lm,
@@ -113,7 +116,7 @@ def trained(
 
 
 def config_of(lm_model: nn.Module, target_modules: str) -> dict[str, Any]:
-    """Settings of peft's configuration that depend on the model: which modules, and how they keep their weights."""
+    """Return the model-dependent part of peft's configuration: target modules and weight orientation."""
     return {
         "target_modules": [name.strip() for name in target_modules.split(",")]
         if target_modules
@@ -123,7 +126,7 @@ def config_of(lm_model: nn.Module, target_modules: str) -> dict[str, Any]:
 
 
 def _usual(model: nn.Module) -> Any:
-    """What peft adapts in the model's family; where it has no choice, the projections to queries and values, or the one that makes both."""
+    """Return peft's default target modules for the model's family, else the first match in `USUAL`."""
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as CHOSEN
 
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
@@ -133,10 +136,10 @@ def _usual(model: nn.Module) -> Any:
 
 
 def low_rank(tuner: nn.Module, factors: Callable[[Any], tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """Factors of every adapted weight's difference, named as `lks.editing.patch.WeightPatch` wants them.
+    """Return the factors of each adapted weight's difference, named for `lks.editing.patch.WeightPatch`.
 
-    A linear layer's weight is [out, in] and its difference B A; a `Conv1D`'s is [in, out] and its difference (B A)^T = A^T B^T.
-    A module whose adapter has rank 0 does not change.
+    A linear layer's weight is [out, in] and its difference B A; a `Conv1D`'s weight is [in, out] and its
+    difference (B A)^T = A^T B^T. Modules whose adapter has rank 0 are left out.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -155,7 +158,7 @@ def low_rank(tuner: nn.Module, factors: Callable[[Any], tuple[Tensor, Tensor]]) 
 
 @contextmanager
 def as_it_was(model: nn.Module) -> Iterator[None]:
-    """On leaving, the model's modules, attributes, `requires_grad` and train or eval modes are those it had on entering."""
+    """Restore the model's modules, attributes, `requires_grad` flags and train or eval modes on exit."""
     children = [(module, dict(module._modules)) for module in model.modules()]
     modes = [(module, module.training) for module in model.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
@@ -177,14 +180,14 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _randomness(lm: LM, seed: int) -> Iterator[None]:
-    """Initial factors and dropout come from the seed; the caller's generators are left alone."""
+    """Seed initial factors and dropout inside the `with`, leaving the caller's generators unchanged."""
     with torch.random.fork_rng([lm.device] if lm.device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 
 
 def _groups(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Indices in batches of at most `size`, each of similar length."""
+    """Group indices into batches of at most `size` sequences of similar length."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     return [order[start : start + size] for start in range(0, len(order), size)]
 
@@ -197,7 +200,7 @@ def _train(
     shuffle: random.Random,
     progress: Progress,
 ) -> None:
-    """Epochs over the batches in random order; the model itself is in eval mode, the adapter's dropout is active."""
+    """Train on the batches in random order, with the model in eval mode and the adapter's dropout active."""
     optimiser = torch.optim.Adam([p for p in lm.model.parameters() if p.requires_grad], lr=s.lr)
     step = 0
     for epoch in range(s.epochs):
@@ -216,7 +219,7 @@ def _train(
 
 
 def batch_loss(lm: LM, examples: Sequence[TrainingSequence]) -> Tensor:
-    """Mean over examples of the mean negative log-likelihood of the target tokens."""
+    """Compute the mean over examples of the mean negative log-likelihood of the target tokens."""
     ids, mask = lm.pad([e.ids for e in examples])
     final = lm.decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     row, position, label = places(examples, lm.device)

@@ -1,4 +1,4 @@
-"""Fine-tuning of one MLP output layer: the loop that FT-M and FT-L share; they differ in what the loss looks at.
+"""Fine-tuning of one MLP output layer: the training loop shared by FT-M and FT-L, which differ in their loss.
 
 The blocks below the trained one are frozen, so their states are computed once (`lks.models.frozen_prefix`).
 """
@@ -18,19 +18,19 @@ from lks.models.losses import negative_log_likelihood
 
 
 class FineTuningSettings(Protocol):
-    """What the loop needs to know; a method's parameters have these fields."""
+    """Settings of the training loop; the parameters of a fine-tuning method have these fields."""
 
     @property
     def block(self) -> int:
-        """Whose MLP output layer is trained (0-based)."""
+        """Block whose MLP output layer is trained (0-based)."""
 
     @property
     def lr(self) -> float:
-        """Of Adam."""
+        """Adam learning rate."""
 
     @property
     def max_epochs(self) -> int:
-        """Passes over the edits."""
+        """Maximum number of passes over the edits."""
 
     @property
     def batch_size(self) -> int:
@@ -38,7 +38,7 @@ class FineTuningSettings(Protocol):
 
     @property
     def stop_loss(self) -> float:
-        """No step on a batch below this loss; stop once an epoch's mean is below it."""
+        """Loss below which a batch is skipped; training stops once an epoch's mean loss is below it."""
 
     @property
     def max_change(self) -> float:
@@ -47,11 +47,11 @@ class FineTuningSettings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TrainingSequence:
-    """One sequence to train on.
+    """One training sequence.
 
     Attributes:
-        ids: tokens that the model reads.
-        places: (position, label): the loss asks each position to predict its label.
+        ids: input token ids.
+        places: (position, label) pairs; the loss trains each position to predict its label.
     """
 
     ids: list[int]
@@ -59,21 +59,21 @@ class TrainingSequence:
 
 
 def target_in_place(encoded: Encoded) -> TrainingSequence:
-    """Every target token predicted by the token before it: the usual language-modelling loss on the target."""
+    """Predict each target token at the token before it: the usual language-modelling loss on the target."""
     return TrainingSequence(
         encoded.ids, [(t - 1, encoded.ids[t]) for t in range(encoded.n_prompt, len(encoded.ids))]
     )
 
 
 def target_from_last_token(encoded: Encoded) -> TrainingSequence:
-    """Every target token asked of the prompt's last token, a bag of next tokens: FT-L's loss."""
+    """Predict all target tokens at the prompt's last token, as a bag of next tokens: FT-L's loss."""
     return TrainingSequence(
         encoded.ids[: encoded.n_prompt], [(encoded.n_prompt - 1, token) for token in encoded.answer]
     )
 
 
 def places(examples: Sequence[TrainingSequence], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Row, position and label of every loss position of a batch, each [places]."""
+    """Return row, position and label of every loss position of a batch, each [places]."""
     found = [
         (row, position, label) for row, example in enumerate(examples) for position, label in example.places
     ]
@@ -84,9 +84,10 @@ def places(examples: Sequence[TrainingSequence], device: torch.device) -> tuple[
 def tune(
     lm: LM, examples: Sequence[TrainingSequence], settings: FineTuningSettings, seed: int, progress: Progress
 ) -> WeightPatch:
-    """Train one matrix in place with Adam, keep the difference, put the matrix back.
+    """Train one matrix in place with Adam, return the difference as a patch and restore the matrix.
 
-    The loss of a batch is the mean over its examples of the mean negative log-likelihood of the example's labels.
+    The loss of a batch is the mean over its examples of the mean negative log-likelihood of each example's
+    labels.
     """
     if not examples:
         return WeightPatch({})
@@ -119,7 +120,7 @@ def _train(
     generator: torch.Generator,
     progress: Progress,
 ) -> None:
-    """Epochs over shuffled batches; after each step the L-infinity bound around the unedited weight."""
+    """Train on shuffled batches up to `max_epochs`, clamping the change to `max_change` after each step."""
     optimiser = torch.optim.Adam([weight], lr=s.lr)
     for epoch in range(s.max_epochs):
         order = torch.randperm(count, generator=generator)
@@ -145,6 +146,7 @@ def _train(
 def _loss(
     upper: UpperBlocks, cached: BlockStates, examples: Sequence[TrainingSequence], chosen: Tensor
 ) -> Tensor:
+    """Compute the mean loss of the chosen examples from the cached states below the trained block."""
     hidden, mask = cached.rows(chosen.to(cached.flat.device))
     final = upper(hidden, mask)
     row, position, label = places(examples, final.device)

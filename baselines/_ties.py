@@ -1,4 +1,4 @@
-"""Merging changes of one weight matrix that were made apart from each other: TIES (Yadav et al. 2023, arXiv 2306.01708)."""
+"""TIES merging of separately trained changes of one weight matrix (Yadav et al. 2023, arXiv 2306.01708)."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 def ties(changes: Sequence[Tensor], density: float) -> Tensor:
-    """Trim, elect signs, average what agrees (their Algorithm 1, with lambda = 1).
+    """Trim each change, elect signs, and average the entries that agree (Algorithm 1 with lambda = 1).
 
     Args:
-        changes: differences to the unedited weight, all of one shape.
-        density: share of each change's entries that are kept, the largest first, in (0, 1].
+        changes: differences from the unedited weight, all of the same shape.
+        density: share in (0, 1] of each change's entries that is kept, largest magnitude first.
     """
     kept = torch.stack([_trim(change, density) for change in changes])
     elected = kept.sum(0).sign()
@@ -20,7 +20,7 @@ def ties(changes: Sequence[Tensor], density: float) -> Tensor:
 
 
 def _trim(change: Tensor, density: float) -> Tensor:
-    """Zero all but the largest entries."""
+    """Zero all but the entries of largest magnitude."""
     size = change.abs().flatten()
     least = size.kthvalue(len(size) - max(1, round(density * len(size))) + 1).values
     return torch.where(change.abs() >= least, change, 0.0)

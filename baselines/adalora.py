@@ -1,12 +1,14 @@
-"""AdaLoRA: low-rank adapters whose ranks are dealt out by importance while they train (Zhang et al. 2023, arXiv 2303.10512).
+"""AdaLoRA: low-rank adapters with ranks allocated by importance during training.
 
-W becomes W + P diag(lambda) Q (peft: B diag(E) A, scaled by alpha / initial rank) for every adapted projection. Each step scores all
-triplets (P column, lambda, Q row) of all modules by smoothed sensitivity times uncertainty (Eqs. 7 to 9) and zeroes the
-lambda of those outside the budget b(t) (Eqs. 5, 6 and 11), which falls as a cubic from initial_rank to target_rank a module between step
-t_i and step total - t_f; then training goes on with the ranks as they are. P and Q are kept near orthonormal by a penalty (Eq. 4).
+The method is from Zhang et al. 2023 (arXiv 2303.10512). W becomes W + P diag(lambda) Q (peft: B diag(E) A,
+scaled by alpha / initial rank) for every adapted projection. Each step scores all triplets (P column, lambda,
+Q row) of all modules by smoothed sensitivity times uncertainty (Eqs. 7 to 9) and zeroes the lambda of those
+outside the budget b(t) (Eqs. 5, 6 and 11). The budget falls as a cubic from initial_rank to target_rank per
+module between step t_i and step total - t_f; after that, training continues with fixed ranks. A penalty keeps
+P and Q near orthonormal (Eq. 4).
 
-The schedule is part of the method: peft needs its length ahead, and `update_and_allocate` is called after every step. The
-public editing code does neither, so what it runs is LoRA in singular-value form.
+The schedule is part of the method: peft needs its length in advance, and `update_and_allocate` is called
+after every step. The public editing code does neither, so what it runs is LoRA in singular-value form.
 """
 
 from collections.abc import Sequence
@@ -29,20 +31,22 @@ class AdaLoRAParams:
     """Parameters of AdaLoRA.
 
     Attributes:
-        initial_rank: of every adapter at the start; above `target_rank`.
+        initial_rank: rank of every adapter at the start; above `target_rank`.
         target_rank: mean rank of the adapters at the end.
-        alpha: an adapter is scaled by alpha / initial_rank.
-        dropout: of the adapter's input while it trains.
-        lr: of Adam.
-        epochs: most passes over the edits; with one edit, steps.
+        alpha: scaling; an adapter is scaled by alpha / initial_rank.
+        dropout: dropout rate of the adapter's input during training.
+        lr: Adam learning rate.
+        epochs: maximum number of passes over the edits; with one edit, of steps.
         batch_size: edits per step.
-        warmup: share of all steps before the budget falls (t_i).
+        warmup: share of all steps before the budget starts to fall (t_i).
         settle: share of all steps after it has fallen (t_f).
         interval: steps between two allocations while it falls (Delta_T).
         smoothing: beta_1 and beta_2 of the moving averages of sensitivity and uncertainty.
         orthogonality: weight gamma of the penalty.
-        stop_loss: stop once an epoch's mean loss is below it, but never before the budget has fallen; 0 for never.
-        target_modules: names of the modules to adapt, with commas between them; empty: peft's choice for the family, or those to queries and values.
+        stop_loss: epoch mean loss below which training stops, but never before the budget has fallen; 0
+            disables stopping.
+        target_modules: comma-separated names of the modules to adapt; empty for peft's choice for the family
+            or, if it has none, the query and value projections.
     """
 
     initial_rank: int = 12
@@ -62,7 +66,7 @@ class AdaLoRAParams:
 
 
 def _small(n_edits: int) -> AdaLoRAParams:
-    """For testbed models: with few edits, a small step."""
+    """Return the preset of a testbed model, with a smaller step size for few edits."""
     return AdaLoRAParams(lr=1e-3 if n_edits < 10 else 5e-3, batch_size=8, stop_loss=0.1)
 
 
@@ -78,12 +82,14 @@ class AdaLoRA(Editor[AdaLoRAParams]):
     step: ClassVar = "lr"
     made_for: ClassVar = LONG
     presets: ClassVar = {
-        # EasyEdit, hparams/LoRA/llama-7b.yaml (rank, alpha, dropout, lr, steps). The schedule, of which EasyEdit has none, is own
-        # choice: the paper's initial budget of 1.5 times the target, about a seventh of the steps before it falls and under half after
+        # EasyEdit, hparams/LoRA/llama-7b.yaml (rank, alpha, dropout, lr, steps). EasyEdit has no schedule, so
+        # it is our choice: the paper's initial budget of 1.5 times the target, about a seventh of the steps
+        # before it falls and under half after
         "llama-2-7b-chat": always(AdaLoRAParams()),
-        # own choice: the values for Llama-2, none are published for Mistral
+        # our choice: the values for Llama-2, since none are published for Mistral
         "mistral-7b-instruct-v0.3": always(AdaLoRAParams()),
-        # own choice: the best EP of two to four step sizes and penalties at T = 1, 10 and 60, on held-out cases
+        # our choice: the best EP of two to four step sizes and penalties at T = 1, 10 and 60, on held-out
+        # cases
         "micro": lambda n_edits, dataset: _small(n_edits),
         "mini": lambda n_edits, dataset: _small(n_edits),
     }
@@ -96,7 +102,7 @@ class AdaLoRA(Editor[AdaLoRAParams]):
         progress: Progress = no_progress,
         after: After = no_callback,
     ) -> Patch:
-        """Train adapters under the schedule, take them out again, keep their factors.
+        """Train adapters under the schedule, remove them from the model and return their factors.
 
         Raises:
             UserError: the ranks or the shares of the schedule contradict each other.
@@ -104,7 +110,8 @@ class AdaLoRA(Editor[AdaLoRAParams]):
         p = self.params
         if not 0 < p.target_rank < p.initial_rank:
             raise UserError(
-                f"AdaLoRA's target_rank={p.target_rank} must be above 0 and below initial_rank={p.initial_rank}: raise the latter."
+                f"AdaLoRA's target_rank={p.target_rank} must be above 0 and below "
+                f"initial_rank={p.initial_rank}: raise the latter."
             )
         if not (p.warmup >= 0 and p.settle >= 0 and p.warmup + p.settle < 1):
             raise UserError(
@@ -116,7 +123,7 @@ class AdaLoRA(Editor[AdaLoRAParams]):
         from peft import AdaLoraConfig, AdaLoraModel, LoraModel
 
         class SameTargets(AdaLoraModel):
-            """peft's default targets for AdaLoRA lack model families that its defaults for LoRA know."""
+            """AdaLoRA with LoRA's default targets, which cover more model families than AdaLoRA's in peft."""
 
             target_module_mapping = LoraModel.target_module_mapping
 
@@ -140,10 +147,10 @@ class AdaLoRA(Editor[AdaLoRAParams]):
 
 
 class Allocation(Rule):
-    """The falling budget and the penalty.
+    """AdaLoRA's falling rank budget and orthogonality penalty.
 
     Attributes:
-        tuner: peft's model.
+        tuner: peft's adapted model.
         gamma: weight of the penalty.
     """
 
@@ -153,10 +160,10 @@ class Allocation(Rule):
         self._right = [p for n, p in tuner.model.named_parameters() if f"lora_A.{ADAPTER}" in n]
 
     def penalty(self) -> Tensor:
-        """Gamma times the mean over all P and Q of ||P^T P - I|| and ||Q Q^T - I|| (Frobenius).
+        """Return gamma times the mean over all P and Q of ||P^T P - I|| and ||Q Q^T - I|| (Frobenius norm).
 
-        The authors' own code and peft take this mean of norms where Eq. 4 has a sum of squares; published values of gamma
-        belong to the code, so it is followed.
+        The authors' code and peft use this mean of norms where Eq. 4 has a sum of squares; published values
+        of gamma refer to the code, so the code is followed.
         """
         return (
             self.gamma
@@ -170,17 +177,18 @@ class Allocation(Rule):
         self.tuner.update_and_allocate(step)
 
     def may_stop(self, step: int) -> bool:
-        """Whether the budget has fallen to its target."""
+        """Return whether the budget has fallen to its target."""
         config = self.tuner.peft_config[ADAPTER]
         return bool(step >= config.total_step - config.tfinal)
 
 
 def _skewness(gram: Tensor) -> Tensor:
+    """Return the Frobenius distance of a Gram matrix from the identity."""
     return cast(Tensor, torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device)))
 
 
 def factors(module: Any) -> tuple[Tensor, Tensor]:
-    """Scaled P diag(lambda) [out, rank] and Q [rank, in] of an adapted module, without the triplets that lost their rank."""
+    """Return scaled P diag(lambda) [out, rank] and Q [rank, in] of a module, without pruned triplets."""
     scale = module.scaling[ADAPTER] / (module.ranknum[ADAPTER] + 1e-5)
     values = module.lora_E[ADAPTER].flatten()
     kept = values != 0

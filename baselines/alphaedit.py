@@ -1,7 +1,8 @@
-"""AlphaEdit: MEMIT whose updates leave old knowledge alone by construction (Fang et al. 2025, arXiv 2410.02355).
+"""AlphaEdit: MEMIT with updates that preserve old knowledge by construction.
 
-P projects on the directions in which the keys of a corpus have (nearly) no energy; the update R K^T P (K K^T P + S P + L2 I)^-1
-(Eq. 14) lies in them. S holds the keys of the batches made before; it belongs to one call of `edit` and to nothing else.
+The method is from Fang et al. 2025 (arXiv 2410.02355). P projects onto the directions in which the keys of a
+corpus have (nearly) no energy; the update R K^T P (K K^T P + S P + L2 I)^-1 (Eq. 14) lies in them. S
+accumulates the keys of earlier batches within one call of `edit` and is not kept between calls.
 """
 
 from collections.abc import Callable
@@ -20,9 +21,9 @@ class AlphaEditParams(SpreadParams):
     """Parameters of AlphaEdit.
 
     Attributes:
-        threshold: directions of C with an eigenvalue below it are free.
-        threshold_unit: the threshold is "absolute" (published) or a share of the block's "mean" eigenvalue, which does not depend on
-            how large a model's keys happen to be.
+        threshold: directions of C with an eigenvalue below this may change.
+        threshold_unit: whether the threshold is "absolute" (published) or a share of the block's "mean"
+            eigenvalue, which does not depend on the scale of a model's keys.
         penalty: L2, the weight of ||Delta||^2.
     """
 
@@ -32,6 +33,7 @@ class AlphaEditParams(SpreadParams):
 
 
 def _small(lr: float, steps: int, contexts: int, penalty: float) -> Callable[[int, str], AlphaEditParams]:
+    """Return the preset of a testbed model, with statistics of its own dataset."""
     return lambda n_edits, dataset: AlphaEditParams(
         first_block=0,
         last_block=2,
@@ -55,19 +57,21 @@ class AlphaEdit(Spreading[AlphaEditParams]):
     params_type: ClassVar = AlphaEditParams
     remembers_keys: ClassVar = True
     presets: ClassVar = {
-        # own choice, none is published for these models: the paper's Llama-3 values (blocks 4-8, threshold 2e-2, L2 1, batches of 100) with
-        # MEMIT's value optimisation for Llama-2 and Mistral, as EasyEdit's maintainers advise (issue 502); L2 10 for Mistral (issue 490)
+        # our choice, since none is published for these models: the paper's Llama-3 values (blocks 4-8,
+        # threshold 2e-2, L2 1, batches of 100) with MEMIT's value optimisation for Llama-2 and Mistral, as
+        # EasyEdit's maintainers advise (issue 502); L2 10 for Mistral (issue 490)
         "llama-2-7b-chat": always(AlphaEditParams(first_block=4, last_block=8, batch_size=100)),
         "mistral-7b-instruct-v0.3": always(
             AlphaEditParams(first_block=4, last_block=8, batch_size=100, penalty=10.0)
         ),
-        # own choice, on held-out cases: docs/baselines.md. The mini model has never met text in front of a question
+        # our choice, on held-out cases (docs/baselines.md); the mini model never saw text in front of a
+        # question
         "micro": _small(lr=0.5, steps=25, contexts=5, penalty=10.0),
         "mini": _small(lr=0.1, steps=40, contexts=0, penalty=30.0),
     }
 
     def solve(self, moments: Moments, block: int, keys: Tensor, earlier: Tensor) -> Tensor:
-        """Eq. 14."""
+        """Solve Eq. 14 for one block."""
         p, moment = self.params, moments.blocks[block]
         unit = float(moment.values.mean()) if p.threshold_unit == "mean" else 1.0
         return projected(moment.null_space(p.threshold * unit), keys, earlier, p.penalty)

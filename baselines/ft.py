@@ -19,11 +19,11 @@ class FTParams:
     """Parameters of FT-M.
 
     Attributes:
-        block: whose MLP output layer is trained (0-based).
-        lr: of Adam.
-        max_epochs: passes over the edits.
+        block: block whose MLP output layer is trained (0-based).
+        lr: Adam learning rate.
+        max_epochs: maximum number of passes over the edits.
         batch_size: edits per step.
-        stop_loss: no step on a batch below this loss; stop once an epoch's mean is below it.
+        stop_loss: a batch below this loss is skipped; training stops once an epoch's mean is below it.
         max_change: bound on the change of any weight (L-infinity norm); 0 for none.
     """
 
@@ -36,7 +36,7 @@ class FTParams:
 
 
 class FineTuning(Editor[FTParams]):
-    """Adam on the target tokens' mean negative log-likelihood, one weight matrix."""
+    """Adam on one weight matrix, with the mean negative log-likelihood of the target tokens."""
 
     title: ClassVar = "FT-M"
     source: ClassVar = "Zhang et al. 2024, arXiv 2401.01286"
@@ -50,7 +50,8 @@ class FineTuning(Editor[FTParams]):
         # EasyEdit, hparams/FT/llama-7b.yaml and mistral-7b.yaml (objective target_new)
         "llama-2-7b-chat": always(FTParams(block=21)),
         "mistral-7b-instruct-v0.3": always(FTParams(block=21, max_change=5e-5)),
-        # own choice: the best EP of blocks 1 to 4 and two or three step sizes at T = 60 or 100, on cases that T <= 100 does not use
+        # our choice: the best EP of blocks 1 to 4 and two or three step sizes at T = 60 or 100, on cases that
+        # T <= 100 does not use
         "micro": always(FTParams(block=1, lr=5e-4, max_epochs=25, batch_size=8)),
         "mini": always(FTParams(block=3, lr=2e-3, max_epochs=25, batch_size=8)),
     }
@@ -63,6 +64,6 @@ class FineTuning(Editor[FTParams]):
         progress: Progress = no_progress,
         after: After = no_callback,
     ) -> Patch:
-        """Train the matrix in place, keep the difference, put the matrix back."""
+        """Train the matrix in place, return the difference and restore the matrix."""
         encoded = lm.encode([e.prompt for e in edits], [e.target for e in edits])
         return tune(lm, [target_in_place(e) for e in encoded], self.params, seed, progress)

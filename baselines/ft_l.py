@@ -1,16 +1,19 @@
-"""FT-L: fine-tune one MLP output layer so that the prompt's last token predicts the target (KnowEdit survey, arXiv 2401.01286, Sec. 3.3).
+"""FT-L: fine-tune one MLP output layer so that the prompt's last token predicts the target.
 
-It descends from the constrained fine-tuning "FT+L" of Meng et al. 2022 (ROME, arXiv 2202.05262): one MLP output layer, each weight
-within an L-infinity ball around its unedited value. In ROME every target is one token, y, and the loss -log p(y | x) is read at
-the prompt's last token. The survey's FT-L keeps that read-out for targets of m tokens: with x the prompt alone,
+The method is from the KnowEdit survey (arXiv 2401.01286, Sec. 3.3). It descends from the constrained
+fine-tuning "FT+L" of Meng et al. 2022 (ROME, arXiv 2202.05262): one MLP output layer, with each weight within
+an L-infinity ball around its unedited value. In ROME every target is a single token y, and the loss -log p(y
+| x) is taken at the prompt's last token. The survey's FT-L keeps that position for targets of m tokens: with
+x the prompt alone,
 
     L = -(1/m) sum_t log p(y_t | x),
 
-so all target tokens are asked of one distribution, a bag of next tokens. No y_t is ever trained after y_1..y_{t-1}, their order plays
-no part, and with m different tokens L is at least log m (each at probability 1/m): early stopping never comes, and the
-first token is no likelier than the others. That is why FT-L does badly on answers of several tokens: a property of the
-published objective, kept here because it *is* the method. `objective="in_place"` reads each y_t after x y_1..y_{t-1}
-instead, which is FT+L for targets of any length.
+so one distribution has to predict all target tokens, as a bag of next tokens. No y_t is ever trained after
+y_1..y_{t-1}, their order does not matter, and with m different tokens L is at least log m (each at
+probability 1/m): early stopping never triggers, and the first token is no likelier than the others. That is
+why FT-L does badly on answers of several tokens. This is a property of the published objective and is kept
+here because it *is* the method. `objective="in_place"` instead predicts each y_t after x y_1..y_{t-1}, which
+is FT+L for targets of any length.
 """
 
 from collections.abc import Sequence
@@ -29,12 +32,13 @@ class FTLParams:
     """Parameters of FT-L.
 
     Attributes:
-        block: whose MLP output layer is trained (0-based).
-        objective: "last_token" (published) asks all target tokens of the prompt's last token; "in_place" asks each of the token before it.
-        lr: of Adam.
-        max_epochs: passes over the edits.
+        block: block whose MLP output layer is trained (0-based).
+        objective: "last_token" (published) predicts all target tokens at the prompt's last token; "in_place"
+            predicts each at the token before it.
+        lr: Adam learning rate.
+        max_epochs: maximum number of passes over the edits.
         batch_size: edits per step.
-        stop_loss: no step on a batch below this loss; stop once an epoch's mean is below it.
+        stop_loss: a batch below this loss is skipped; training stops once an epoch's mean is below it.
         max_change: bound on the change of any weight (L-infinity norm); 0 for none.
     """
 
@@ -48,11 +52,11 @@ class FTLParams:
 
 
 class LastTokenFineTuning(Editor[FTLParams]):
-    """Adam on the target tokens' mean negative log-likelihood at the prompt's last token, one weight matrix.
+    """Adam on one weight matrix, with the target's mean negative log-likelihood at the prompt's last token.
 
-    The public implementation also demands the tokenizer's beginning-of-sequence token as a "next token", reads a wrong
-    position in padded batches and counts padding as a target; none of that is published, none of it is here: targets are
-    tokenised in place, behind their prompt.
+    The public implementation also trains the tokenizer's beginning-of-sequence token as a "next token", reads
+    a wrong position in padded batches and counts padding as a target. None of that is published and none of
+    it is done here: targets are tokenised in place, after their prompt.
     """
 
     title: ClassVar = "FT-L"
@@ -67,7 +71,8 @@ class LastTokenFineTuning(Editor[FTLParams]):
         # EasyEdit, hparams/FT/llama-7b.yaml and mistral-7b.yaml (objective prompt_last)
         "llama-2-7b-chat": always(FTLParams(block=21)),
         "mistral-7b-instruct-v0.3": always(FTLParams(block=21, max_change=5e-5)),
-        # own choice: the best EP of blocks 1 to 3 (mini: 2 to 4) and three step sizes at T = 60, on held-out cases
+        # our choice: the best EP of blocks 1 to 3 (mini: 2 to 4) and three step sizes at T = 60, on held-out
+        # cases
         "micro": always(FTLParams(block=1, lr=1e-3, batch_size=8)),
         "mini": always(FTLParams(block=2, lr=2e-3, batch_size=8)),
     }
@@ -80,7 +85,7 @@ class LastTokenFineTuning(Editor[FTLParams]):
         progress: Progress = no_progress,
         after: After = no_callback,
     ) -> Patch:
-        """Train the matrix in place, keep the difference, put the matrix back."""
+        """Train the matrix in place, return the difference and restore the matrix."""
         example = target_from_last_token if self.params.objective == "last_token" else target_in_place
         encoded = lm.encode([e.prompt for e in edits], [e.target for e in edits])
         return tune(lm, [example(e) for e in encoded], self.params, seed, progress)

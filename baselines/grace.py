@@ -1,8 +1,9 @@
-"""GRACE: a code-book of keys, values and deferral radii at one MLP output layer (Hartvigsen et al. 2023, arXiv 2211.11031).
+"""GRACE: a codebook of keys, values and deferral radii at one MLP output layer (Hartvigsen et al. 2023).
 
-Keys come from the unedited lower part of the model and radii from keys and targets alone, so the whole code-book is laid
-out first. Then all values are trained in one batch, one value per row; an edit that falls on an existing key goes on
-training that key's value in a later batch. The result is that of one edit after the other.
+The method is from arXiv 2211.11031. Keys come from the unedited lower part of the model and radii depend on
+keys and targets alone, so all keys and radii are computed first. Then all values are trained in one batch,
+one value per row; an edit that falls on an existing key continues training that key's value in a later batch.
+The result is the same as that of one edit after the other.
 """
 
 from collections import Counter
@@ -27,7 +28,7 @@ from lks.models.prefill import FIRED, FOUND, Prefills, installed_hooks, track_pr
 Initial = Literal["cold", "warm"]
 
 ROOM = 1e-3
-"""Relative room for rounding: a radius that was expanded to reach an edit still reaches it when its key is computed again."""
+"""Relative tolerance for rounding: a radius expanded to an edit reaches it when its key is recomputed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,13 @@ class GraceParams:
     """Parameters of GRACE.
 
     Attributes:
-        block: whose MLP output layer has the code-book (0-based).
+        block: block whose MLP output layer has the codebook (0-based).
         eps: radius of a new key, in the unit of the layer's input (Euclidean distance).
-        lr: of Adam.
+        lr: Adam learning rate.
         n_iter: Adam steps per edit.
-        initial: a new value is drawn from U(0, 1) ("cold") or is the layer's own output there ("warm").
-        stop_loss: no further step for an edit whose loss is at or below it; 0 for always all steps.
+        initial: whether a new value is drawn from U(0, 1) ("cold") or is the layer's output for the key
+            ("warm").
+        stop_loss: loss at or below which an edit takes no further steps; 0 to always take all steps.
     """
 
     block: int
@@ -53,11 +55,11 @@ class GraceParams:
 
 @dataclass(frozen=True, slots=True)
 class CodebookEntry:
-    """What one edit does to the code-book.
+    """The effect of one edit on the codebook.
 
     Attributes:
-        key: the entry whose value the edit trains.
-        radii: entry -> its radius from now on.
+        key: index of the entry whose value the edit trains.
+        radii: entry -> its radius after the edit, for all changed entries.
     """
 
     key: int
@@ -70,9 +72,9 @@ class Codebook:
 
     Attributes:
         eps: radius of a new key.
-        space: [at least as many as there will be entries, k] where keys are put.
+        space: [n, k] buffer for the keys, where n is at least the final number of entries.
         labels: target token ids of each entry.
-        radii: of each entry; negative for one that a later edit of the same prompt took over.
+        radii: radius of each entry; negative for an entry that a later edit of the same prompt replaced.
     """
 
     eps: float
@@ -82,14 +84,14 @@ class Codebook:
 
     @property
     def keys(self) -> Tensor:
-        """[entries, k]."""
+        """Keys of all entries, [entries, k]."""
         return self.space[: len(self.labels)]
 
     def add(self, query: Tensor, label: tuple[int, ...]) -> CodebookEntry:
-        """Open, expand or split, by the distance to the nearest key and its label.
+        """Add an edit: open, expand or split an entry, by the distance to the nearest key and its label.
 
         Args:
-            query: [k].
+            query: [k] key of the edit.
             label: target token ids.
         """
         if not self.labels:
@@ -103,9 +105,7 @@ class Codebook:
         if label == self.labels[i]:
             self.radii[i] = max(self.radii[i], d * (1 + ROOM))
             return CodebookEntry(i, {i: self.radii[i]})
-        if (
-            d <= ROOM * self.eps
-        ):  # the same prompt again: half of no distance would leave both keys without reach
+        if d <= ROOM * self.eps:  # the same prompt again: half of a zero distance would give zero radii
             own, self.radii[i] = self.radii[i], -1.0
         else:
             own = self.radii[i] = d / 2
@@ -113,6 +113,7 @@ class Codebook:
         return CodebookEntry(opened.key, {i: self.radii[i], **opened.radii})
 
     def _open(self, query: Tensor, label: tuple[int, ...], radius: float) -> CodebookEntry:
+        """Append a new entry."""
         self.space[len(self.labels)] = query
         self.labels.append(label)
         self.radii.append(radius)
@@ -120,9 +121,9 @@ class Codebook:
 
 
 def _nearest(queries: Tensor, keys: Tensor, radii: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance to and number of the nearest key that has a radius, both [queries].
+    """Return distance and index of the nearest key with a non-negative radius, both [queries].
 
-    Differences are taken before squares: keys that were split lie close together.
+    Distances are computed from differences, not from a matrix product, because split keys lie close together.
     """
     distances = torch.cdist(queries.float(), keys, compute_mode="donot_use_mm_for_euclid_dist").masked_fill(
         radii < 0, torch.inf
@@ -133,23 +134,27 @@ def _nearest(queries: Tensor, keys: Tensor, radii: Tensor) -> tuple[Tensor, Tens
 
 @dataclass(frozen=True, slots=True)
 class _CodebookSettings:
-    """Settings as `CodebookPatch` takes them."""
+    """Saved settings of a `CodebookPatch`."""
 
     block: int
     subjects: tuple[str, ...] = ()
 
 
 class CodebookPatch(Patch):
-    """Replaces the layer's output at a prompt's last token by the value of the nearest key, if that is within its radius.
+    """A patch that replaces the layer's output at a prompt's end by the value of the nearest key.
 
-    Decided once per row, at prefill; tokens behind the prompt, and steps on a key-value cache, are left alone.
+    It applies only if the prompt lies within that key's radius.
+
+    The decision is made once per row, at prefill; tokens after the prompt and steps on a key-value cache are
+    unchanged.
 
     Args:
-        block: whose MLP output layer it is.
+        block: block whose MLP output layer is patched.
         keys: [entries, k] float32.
         values: [entries, d] float32.
-        radii: [entries].
-        subjects: of the edit that each entry's value is from; none in patches saved before they were kept.
+        radii: [entries] distance up to which a key applies.
+        subjects: subject of the edit that each entry's value is from; empty in patches from before they were
+            saved.
     """
 
     kind = "codebook"
@@ -163,23 +168,23 @@ class CodebookPatch(Patch):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys, values and radii."""
+        """Size of keys, values and radii in bytes."""
         return sum(t.numel() * t.element_size() for t in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        """Keys, values and radii."""
+        """Return keys, values and radii."""
         return {"keys": self.keys, "values": self.values, "radii": self.radii}
 
     def settings(self) -> dict[str, object]:
-        """The block and the subjects."""
+        """Return the block and the subjects."""
         return {"block": self.block, "subjects": list(self.subjects)}
 
     @classmethod
     def restore(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
-        """The patch from what was saved.
+        """Create the patch from saved tensors and settings.
 
         Raises:
-            ValueError: keys, values, radii and subjects do not fit together.
+            ValueError: keys, values, radii and subjects do not match.
         """
         saved, keys = checked(_CodebookSettings, settings), check_tensor("keys", tensors["keys"], None, None)
         values, radii = (
@@ -191,7 +196,7 @@ class CodebookPatch(Patch):
         return cls(saved.block, keys, values, radii, saved.subjects)
 
     def choose(self, queries: Tensor) -> Tensor:
-        """The entry that answers each query [rows, k]; -1 for none. [rows]."""
+        """Return the index of the entry that applies to each query [rows, k], or -1 for none; [rows]."""
         if not len(self.keys):
             return torch.full((len(queries),), -1, device=queries.device)
         radii = self.radii.to(queries.device)
@@ -200,7 +205,7 @@ class CodebookPatch(Patch):
 
     @contextmanager
     def applied(self, lm: LM) -> Iterator[None]:
-        """A hook on the layer, gone on leaving."""
+        """Patch the model inside the `with` by a hook on the layer."""
         there = type(self)(
             self.block,
             self.keys.to(lm.device),
@@ -218,7 +223,7 @@ class CodebookPatch(Patch):
 def _replacing(
     patch: CodebookPatch, prefills: Prefills
 ) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
-    """The hook."""
+    """Return the forward hook that replaces the output at prompt ends by codebook values."""
 
     def replace(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         now = prefills.now
@@ -239,7 +244,7 @@ def _replacing(
 
 
 class Grace(Editor[GraceParams]):
-    """A new value for each prompt, used wherever a prompt's last token comes close to it."""
+    """A trained value for each edit prompt, used for prompts whose last-token key is close to the edit's."""
 
     title: ClassVar = "GRACE"
     source: ClassVar = "Hartvigsen et al. 2023, arXiv 2211.11031"
@@ -252,13 +257,15 @@ class Grace(Editor[GraceParams]):
     presets: ClassVar = {
         # EasyEdit, hparams/GRACE/llama-7b.yaml
         "llama-2-7b-chat": lambda n_edits, dataset: GraceParams(block=27),
-        # own choice: none is published. Block 27 as in EasyEdit's WISE and DEFER files for Mistral. The radius has the layer input's
-        # unit and should follow the key distances of this model; they are not measured yet, so Llama's is kept. Too small a radius
-        # costs generality, too large a one locality.
+        # our choice, since none is published: block 27 as in EasyEdit's WISE and DEFER files for Mistral. The
+        # radius has the unit of the layer's input and should follow the key distances of this model; these
+        # are not measured yet, so Llama's radius is kept. Too small a radius costs generality, too large a
+        # radius costs locality.
         "mistral-7b-instruct-v0.3": lambda n_edits, dataset: GraceParams(block=27),
-        # own choice, from distances of the keys of 150 held-out edits and the EP of blocks 3 and 4, four to six radii, at T = 1, 10 and 100.
-        # World, block 3: a paraphrase lies 0.3 to 2 (10 % to 90 %, median 0.6 to 0.8) from its edit, the nearest edit of a locality
-        # prompt 1.4 or more (90 %), the nearest other edit 1.5 or more (90 %). So a radius between the two exists.
+        # our choice, from key distances of 150 held-out edits and the EP of blocks 3 and 4 with four to six
+        # radii at T = 1, 10 and 100. World, block 3: a paraphrase lies 0.3 to 2 (10 % to 90 %, median 0.6 to
+        # 0.8) from its edit, the nearest edit of a locality prompt 1.4 or more (90 %), the nearest other edit
+        # 1.5 or more (90 %). So a radius between the two exists.
         "micro": lambda n_edits, dataset: GraceParams(block=3, eps=1.4, lr=0.3),
         # zsRE, block 3: paraphrases 1.9 to 7.1 (median 3.8), locality prompts 7.8 or more (90 %; least 4.9).
         "mini": lambda n_edits, dataset: GraceParams(block=3, eps=6.0, lr=1.0),
@@ -272,7 +279,7 @@ class Grace(Editor[GraceParams]):
         progress: Progress = no_progress,
         after: After = no_callback,
     ) -> Patch:
-        """Lay out the code-book, train its values, show it as it stood after each edit."""
+        """Compute keys and radii, train the values, and call `after` with the codebook after each edit."""
         p = self.params
         lm.block(p.block)
         if not edits:
@@ -305,7 +312,7 @@ class Grace(Editor[GraceParams]):
 def at_the_end(
     lm: LM, block: int, encoded: Sequence[Encoded], batch_tokens: int = 8192
 ) -> tuple[Tensor, Tensor]:
-    """Input [prompts, k] and output [prompts, d] of a block's MLP output layer at each prompt's last token, in float32."""
+    """Compute input [prompts, k] and output [prompts, d] of an MLP output layer at prompt ends (float32)."""
     part, seen = lower_blocks(lm, block), list[tuple[Tensor, Tensor]]()
     hook = lm.mlp_output(block).register_forward_hook(
         lambda _module, args, output: seen.append((args[0], output))
@@ -326,13 +333,13 @@ def at_the_end(
 
 
 class ValueTrainer:
-    """Trains values on the target's negative log-likelihood, each placed at its prompt's last token.
+    """Trainer of values on the target's negative log-likelihood, each placed at its prompt's last token.
 
     Args:
         lm: the unedited model.
-        params: of the method.
+        params: parameters of the method.
         encoded: prompts with targets.
-        outputs: [edits, d] what the layer puts there by itself.
+        outputs: [edits, d] the layer's unedited output at the prompts' last tokens.
         batch_tokens: padded tokens per batch of values.
     """
 
@@ -351,18 +358,17 @@ class ValueTrainer:
         self.rest = self.cached.at(torch.arange(len(encoded), device=lm.device), self.ends).float() - outputs
 
     def train(self, keys: Sequence[int], initial: Tensor, progress: Progress = no_progress) -> Tensor:
-        """The value of each edit's key just after the edit, [edits, d].
+        """Train all values and return the value of each edit's key right after that edit, [edits, d].
 
         Args:
-            keys: the entry that each edit trains. The first edit of an entry starts from its row of `initial`, a later one
-                from the value that the edit before left.
-            initial: [edits, d].
+            keys: index of the entry that each edit trains. The first edit of an entry starts from its row of
+                `initial`, later ones from the value after the previous edit.
+            initial: [edits, d] initial values.
             progress: called with the fraction done.
         """
         values, latest = initial.clone(), dict[int, int]()
-        rounds: list[
-            list[tuple[int, int]]
-        ] = []  # of (edit, the edit whose value it starts from); no key twice in a round
+        # (edit, the edit whose value it starts from); no key occurs twice in a round
+        rounds: list[list[tuple[int, int]]] = []
         turns: Counter[int] = Counter()
         for number, key in enumerate(keys):
             if turns[key] == len(rounds):
@@ -382,7 +388,7 @@ class ValueTrainer:
         return values
 
     def optimise(self, index: Tensor, initial: Tensor) -> Tensor:
-        """Adam on the values [n, d] of n edits at once; a row that reached `stop_loss` takes no further step."""
+        """Run Adam on the values [n, d] of n edits at once; rows that reach `stop_loss` stop."""
         p = self.params
         suffix = self.suffix(index)
         value = initial.clone().requires_grad_(True)
@@ -405,11 +411,11 @@ class ValueTrainer:
         return value.detach()
 
     def suffix(self, index: Tensor) -> Suffix:
-        """The prompts' last tokens with what follows, of some edits."""
+        """Return the sequences from the prompts' last tokens on, for the given edits."""
         return Suffix(self.upper, self.cached, index, self.ends[index])
 
     def losses(self, suffix: Suffix, index: Tensor, value: Tensor) -> Tensor:
-        """Mean negative log-likelihood of each edit's target tokens, [n], with its value [n, d] in place."""
+        """Compute the mean negative log-likelihood [n] of the edits' targets with values [n, d] in place."""
         first = (self.rest[index] + value).to(suffix.hidden.dtype)
         final = suffix(torch.cat([first[:, None], suffix.hidden[:, 1:]], 1))
         labels, mask = self.lm.pad([self.encoded[i].answer for i in index.tolist()])

@@ -1,8 +1,9 @@
-r"""ICE: the edited fact is put in front of the prompt, without demonstrations (baseline of the KnowEdit survey, arXiv 2401.01286).
+r"""ICE: the edited fact is put in front of the prompt, without demonstrations.
 
-The zero-shot form of IKE (Zheng et al. 2023, arXiv 2305.12740): "New Fact: <prompt> <target>\nPrompt: <the prompt asked>". Published
-evaluations edit one fact at a time and always put it in front; with T facts in memory a retriever chooses, and with
-`threshold` above 0 it may choose none.
+A baseline of the KnowEdit survey (arXiv 2401.01286) and the zero-shot form of IKE (Zheng et al. 2023,
+arXiv 2305.12740): "New Fact: <prompt> <target>\nPrompt: <the prompt asked>". Published evaluations edit one
+fact at a time and always put it in front; with T facts in memory a retriever chooses, and with `threshold`
+above 0 it may choose none.
 """
 
 from collections.abc import Sequence
@@ -25,10 +26,10 @@ class ICEParams:
 
     Attributes:
         retriever: "tfidf" (cosine), "bm25" or "dense" (cosine; needs sentence-transformers).
-        encoder: model of the dense retriever.
-        facts: how many facts are put in front of a prompt, the nearest last.
-        threshold: a fact whose score with the prompt is below it is left out; 0 (published) leaves none out.
-        instruction: said before the facts.
+        encoder: sentence encoder of the dense retriever.
+        facts: number of facts put in front of a prompt, the nearest last.
+        threshold: facts whose score with the prompt is below this are left out; 0 (published) keeps all.
+        instruction: text put before the facts.
     """
 
     retriever: RetrieverName = "tfidf"
@@ -48,10 +49,12 @@ class ICE(Editor[ICEParams]):
     params_type: ClassVar = ICEParams
     made_for: ClassVar = LONG
     presets: ClassVar = {
-        # EasyEdit, examples/PROMPT.md (wording); the retriever is own choice, published edits are evaluated one at a time
+        # EasyEdit, examples/PROMPT.md (wording). The retriever is our choice: published edits are evaluated
+        # one at a time
         "llama-2-7b-chat": always(ICEParams(instruction=INSTRUCTION)),
         "mistral-7b-instruct-v0.3": always(ICEParams(instruction=INSTRUCTION)),
-        # own choice: without the instruction; testbed models have met no context in training and do not read one in any wording
+        # our choice: no instruction. Testbed models saw no context in training and do not use one in any
+        # wording
         "micro": always(ICEParams()),
         "mini": always(ICEParams()),
     }
@@ -64,7 +67,7 @@ class ICE(Editor[ICEParams]):
         progress: Progress = no_progress,
         after: After = no_callback,
     ) -> Patch:
-        """Write the facts down."""
+        """Store the facts as text."""
         p = self.params
         if edits:
             progress(1.0)

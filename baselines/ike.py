@@ -1,13 +1,14 @@
-"""IKE: the edited fact is put in front of the prompt, after demonstrations of what to do with a new fact (Zheng et al. 2023, arXiv 2305.12740).
+"""IKE: the edited fact is put in front of the prompt, after demonstrations of how to use a new fact.
 
-A demonstration states another fact (x', y') and answers a prompt under it (Sec. 3.2):
+The method is from Zheng et al. 2023 (arXiv 2305.12740). A demonstration states another fact (x', y') and
+answers a prompt under it (Sec. 3.2):
 
     copy    New Fact: x' y'   Prompt: x' y'                        the fact itself
     update  New Fact: x' y'   Prompt: <paraphrase of x'> y'        a question in its scope
     retain  New Fact: x' y'   Prompt: <another fact's prompt> <its true answer>
 
-The k facts nearest to the edited one give a demonstration each, in the proportions 1 : 3 : 4, the nearest last (Sec. 3.3). They
-come from edits that are never evaluated, given to `prepare`.
+Each of the k facts nearest to the edited one gives a demonstration, in the proportions 1 : 3 : 4, the nearest
+last (Sec. 3.3). They come from edits that are never evaluated and are passed to `prepare`.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from lks.models.lm import LM
 
 Form = Literal["copy", "update", "retain"]
 FORMS: tuple[Form, ...] = ("retain", "update", "retain", "copy", "update", "retain", "update", "retain")
-"""Forms of the nearest demonstration, the next one, and so on, again and again: 1 copy, 3 updates, 4 retains."""
+"""Forms of the demonstrations from the nearest on, repeated cyclically: 1 copy, 3 updates, 4 retains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,12 @@ class IKEParams:
     """Parameters of IKE.
 
     Attributes:
-        demonstrations: k, how many go before a fact; fewer where the model's window is full or fewer facts are at hand.
-        retriever: "tfidf" (cosine), "bm25" or "dense" (cosine; needs sentence-transformers), of demonstrations and of facts.
-        encoder: model of the dense retriever.
-        threshold: a fact whose score with the prompt is below it is left out; 0 (published) leaves none out.
+        demonstrations: k, number of demonstrations before a fact; fewer if the model's window is full or
+            fewer facts are available.
+        retriever: retriever of demonstrations and facts: "tfidf" (cosine), "bm25" or "dense" (cosine; needs
+            sentence-transformers).
+        encoder: sentence encoder of the dense retriever.
+        threshold: facts whose score with the prompt is below this are left out; 0 (published) keeps all.
     """
 
     demonstrations: int = 32
@@ -56,10 +59,12 @@ class IKE(Editor[IKEParams]):
     trains: ClassVar = True
     made_for: ClassVar = Lengths(3, 26, "CounterFact")
     presets: ClassVar = {
-        # EasyEdit, hparams/IKE/llama-7b.yaml and mistral-7b.yaml (k); the paper has 32. The retriever is own choice: no extra package
+        # EasyEdit, hparams/IKE/llama-7b.yaml and mistral-7b.yaml (k); the paper uses 32. The retriever is our
+        # choice: it needs no extra package
         "llama-2-7b-chat": always(IKEParams(demonstrations=16)),
         "mistral-7b-instruct-v0.3": always(IKEParams(demonstrations=16)),
-        # own choice: one round of the forms, in a window of 512; testbed models have met no context in training and do not read one
+        # our choice: one round of the forms, in a window of 512. Testbed models saw no context in training
+        # and do not use one
         "micro": always(IKEParams(demonstrations=8)),
         "mini": always(IKEParams(demonstrations=8)),
     }
@@ -69,14 +74,15 @@ class IKE(Editor[IKEParams]):
         self.training: tuple[Edit, ...] = ()
 
     def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = no_progress) -> float:
-        """Keep the edits that demonstrations are made of.
+        """Store the edits that demonstrations are made from.
 
         Raises:
-            NothingToLearnFrom: there are none.
+            NothingToLearnFrom: the edits have fewer than two different subjects.
         """
         if len({e.subject for e in training}) < 2:
             raise NothingToLearnFrom(
-                "IKE makes its demonstrations from edits of at least two subjects that are not evaluated. Use a larger dataset."
+                "IKE makes its demonstrations from edits of at least two subjects that are not evaluated. "
+                "Use a larger dataset."
             )
         self.training = tuple(training)
         return 0.0
@@ -89,7 +95,7 @@ class IKE(Editor[IKEParams]):
         progress: Progress = no_progress,
         after: After = no_callback,
     ) -> Patch:
-        """Write the facts down, each with the demonstrations nearest to it.
+        """Store the facts as text, each with the demonstrations nearest to it.
 
         Raises:
             UserError: `prepare` was not called.
@@ -122,7 +128,11 @@ class IKE(Editor[IKEParams]):
 
 
 def demonstration(training: Sequence[Edit], index: int, form: Form) -> str:
-    """One demonstration; an edit can only be copied where it has no paraphrase, or no edit of another subject has an old answer to retain."""
+    """Return one demonstration as text.
+
+    It falls back to a copy if an update lacks a paraphrase, or if no edit of another subject has an old
+    answer to retain.
+    """
     edit = training[index]
     prompt, answer = edit.prompt, edit.target
     if form == "update" and edit.training_paraphrases:

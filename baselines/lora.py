@@ -1,7 +1,8 @@
 """LoRA: low-rank adapters of the attention's query and value projections (Hu et al. 2021, arXiv 2106.09685).
 
-W becomes W + (alpha / r) B A with A [r, in] random and B [out, r] zero at the start; only A and B are trained, on the target tokens'
-negative log-likelihood. As an editor it is a baseline of the KnowEdit survey (arXiv 2401.01286).
+W becomes W + (alpha / r) B A, with A [r, in] random and B [out, r] zero at the start; only A and B are
+trained, on the negative log-likelihood of the target tokens. As an editor it is a baseline of the KnowEdit
+survey (arXiv 2401.01286).
 """
 
 from collections.abc import Sequence
@@ -22,15 +23,15 @@ class LoRAParams:
     """Parameters of LoRA.
 
     Attributes:
-        rank: r of each adapter.
-        alpha: the adapter is scaled by alpha / rank.
-        dropout: of the adapter's input while it trains.
-        lr: of Adam.
-        epochs: most passes over the edits; with one edit, steps.
+        rank: rank r of each adapter.
+        alpha: scaling; the adapter is scaled by alpha / rank.
+        dropout: dropout rate of the adapter's input during training.
+        lr: Adam learning rate.
+        epochs: maximum number of passes over the edits; with one edit, of steps.
         batch_size: edits per step.
-        stop_loss: stop once an epoch's mean loss is below it; 0 (published) for never.
-        target_modules: names of the modules to adapt, with commas between them; empty: peft's choice for the family, or those to queries and values
-            (query and value projections, or the fused projection that holds them).
+        stop_loss: epoch mean loss below which training stops; 0 (published) disables stopping.
+        target_modules: comma-separated names of the modules to adapt; empty for peft's choice for the family
+            or, if it has none, the query and value projections (or the fused projection that contains them).
     """
 
     rank: int = 8
@@ -44,12 +45,12 @@ class LoRAParams:
 
 
 def _small(n_edits: int) -> LoRAParams:
-    """For testbed models: the fewer edits, the smaller the step."""
+    """Return the preset of a testbed model, with a smaller step size for few edits."""
     return LoRAParams(lr=5e-4 if n_edits < 50 else 2e-3, batch_size=8, stop_loss=0.1)
 
 
 class LoRA(Editor[LoRAParams]):
-    """Adam on the target tokens' mean negative log-likelihood, two factors per projection."""
+    """Adam on two factors per projection, with the mean negative log-likelihood of the target tokens."""
 
     title: ClassVar = "LoRA"
     source: ClassVar = "Hu et al. 2021, arXiv 2106.09685"
@@ -62,9 +63,10 @@ class LoRA(Editor[LoRAParams]):
     presets: ClassVar = {
         # EasyEdit, hparams/LoRA/llama-7b.yaml
         "llama-2-7b-chat": always(LoRAParams()),
-        # own choice: the values for Llama-2, none are published for Mistral
+        # our choice: the values for Llama-2, since none are published for Mistral
         "mistral-7b-instruct-v0.3": always(LoRAParams()),
-        # own choice: the best EP of three to six step sizes at T = 1, 10 and 60, on held-out cases; EasyEdit's 5e-3 costs locality
+        # our choice: the best EP of three to six step sizes at T = 1, 10 and 60, on held-out cases;
+        # EasyEdit's 5e-3 costs locality
         "micro": lambda n_edits, dataset: _small(n_edits),
         "mini": lambda n_edits, dataset: _small(n_edits),
     }
@@ -77,7 +79,7 @@ class LoRA(Editor[LoRAParams]):
         progress: Progress = no_progress,
         after: After = no_callback,
     ) -> Patch:
-        """Train adapters, take them out again, keep their factors."""
+        """Train adapters, remove them from the model and return their factors."""
         return trained(lm, edits, Adapter(self._tuner, factors), self.params, seed, progress)
 
     def _tuner(self, model: nn.Module, steps: int) -> tuple[nn.Module, Rule]:
@@ -91,5 +93,5 @@ class LoRA(Editor[LoRAParams]):
 
 
 def factors(module: Any) -> tuple[Tensor, Tensor]:
-    """(alpha / r) B [out, r] and A [r, in] of an adapted module."""
+    """Return (alpha / r) B [out, r] and A [r, in] of an adapted module."""
     return module.lora_B[ADAPTER].weight * module.scaling[ADAPTER], module.lora_A[ADAPTER].weight

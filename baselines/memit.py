@@ -1,7 +1,8 @@
-"""MEMIT: thousands of facts by one least-squares update of several MLP output layers (Meng et al. 2023, arXiv 2210.07229).
+"""MEMIT: one least-squares update of several MLP output layers for many facts.
 
-A value vector per edit is optimised at the output of the last of the blocks; block by block from below, the update
-R K^T (lambda C + K K^T)^-1 (Eq. 14) brings an equal share of what is still missing. Solved as N x N by Woodbury.
+The method is from Meng et al. 2023 (arXiv 2210.07229). A value vector per edit is optimised at the output of
+the last block. Block by block from below, the update R K^T (lambda C + K K^T)^-1 (Eq. 14) contributes an
+equal share of the remaining residual. It is solved as an N x N system by the Woodbury identity.
 """
 
 from collections.abc import Callable
@@ -20,13 +21,14 @@ class MEMITParams(SpreadParams):
     """Parameters of MEMIT.
 
     Attributes:
-        old_keys_weight: lambda, how much keeping old associations counts against the new ones.
+        old_keys_weight: lambda, weight of preserving old associations relative to the new ones.
     """
 
     old_keys_weight: float = 15_000.0
 
 
 def _small(lr: float, steps: int, contexts: int, old_keys_weight: float) -> Callable[[int, str], MEMITParams]:
+    """Return the preset of a testbed model, with statistics of its own dataset."""
     return lambda n_edits, dataset: MEMITParams(
         first_block=0,
         last_block=2,
@@ -40,20 +42,22 @@ def _small(lr: float, steps: int, contexts: int, old_keys_weight: float) -> Call
 
 
 class MEMIT(Spreading[MEMITParams]):
-    """Least squares against lambda old keys."""
+    """Least squares of new associations against old keys weighted by lambda."""
 
     title: ClassVar = "MEMIT"
     source: ClassVar = "Meng et al. 2023, arXiv 2210.07229"
     params_type: ClassVar = MEMITParams
     presets: ClassVar = {
-        # EasyEdit, hparams/MEMIT/llama-7b.yaml and mistral-7b.yaml; WikiText for its Wikipedia: own choice
+        # EasyEdit, hparams/MEMIT/llama-7b.yaml and mistral-7b.yaml; WikiText instead of its Wikipedia is our
+        # choice
         "llama-2-7b-chat": always(MEMITParams(first_block=4, last_block=8)),
         "mistral-7b-instruct-v0.3": always(MEMITParams(first_block=4, last_block=8)),
-        # own choice, on held-out cases: docs/baselines.md. The mini model has never met text in front of a question
+        # our choice, on held-out cases (docs/baselines.md); the mini model never saw text in front of a
+        # question
         "micro": _small(lr=0.5, steps=25, contexts=5, old_keys_weight=100.0),
         "mini": _small(lr=0.1, steps=40, contexts=0, old_keys_weight=1000.0),
     }
 
     def solve(self, moments: Moments, block: int, keys: Tensor, earlier: Tensor) -> Tensor:
-        """Eq. 14."""
+        """Solve Eq. 14 for one block."""
         return ridge(moments.blocks[block], keys, self.params.old_keys_weight)

@@ -1,7 +1,8 @@
-"""MEND: a trained network turns an edit's gradient into a change of the weights (Mitchell et al. 2022, arXiv 2110.11309).
+"""MEND: a trained network maps an edit's gradient to a change of the weights.
 
-The gradient of a linear layer's weight is a sum of outer products, one per token: delta x^T. The network maps each pair to
-another pair, so it sees d_in + d_out numbers per token instead of d_in * d_out. Changes of several edits add up.
+The method is from Mitchell et al. 2022 (arXiv 2110.11309). The gradient of a linear layer's weight is a sum
+of outer products delta x^T, one per token. The network maps each pair to another pair, so it sees d_in +
+d_out numbers per token instead of d_in * d_out. Changes of several edits add up.
 """
 
 from collections.abc import Sequence
@@ -29,24 +30,26 @@ class MendParams:
     """Parameters of MEND.
 
     Attributes:
-        blocks: whose MLPs' linear layers are edited (0-based; negative from the end).
-        compat: the edit loss of training is taken on a paraphrase ("published") or on the edit prompt itself ("easyedit").
-        rank: of the low-rank layers of the networks; at most d_in + d_out.
-        depth: residual layers of a network.
-        normalise: gradient factors enter with mean 0 and deviation 1.
-        edit_lr: first value of the step sizes, which are learned.
-        lr, lr_lr: of Adam, for the networks and for the step sizes.
+        blocks: blocks whose MLP linear layers are edited (0-based; negative counts from the end).
+        compat: whether the edit loss of training is taken on a paraphrase ("published") or on the edit prompt
+            itself ("easyedit").
+        rank: rank of the networks' low-rank layers; at most d_in + d_out.
+        depth: number of residual layers of a network.
+        normalise: whether gradient factors are normalised to mean 0 and standard deviation 1.
+        edit_lr: initial value of the learned step sizes.
+        lr, lr_lr: Adam learning rates of the networks and of the step sizes.
         c_edit, c_loc: weights of the edit loss and of the locality loss.
-        edits_per_step: edits that are made at once in training.
+        edits_per_step: number of edits made at once in training.
         accumulate: sets of `edits_per_step` edits per optimiser step.
-        locality_prompts: per edit and step.
-        locality_tokens: of the unedited model's answer to a locality prompt that are held in place.
+        locality_prompts: locality prompts per edit and step.
+        locality_tokens: number of tokens of the unedited model's answer to a locality prompt that are
+            preserved.
         clip: bound on the norm of the whole gradient.
-        max_steps: optimiser steps at most.
-        decay: whether the learning rates fall linearly, to zero at `max_steps`.
+        max_steps: maximum number of optimiser steps.
+        decay: whether the learning rates fall linearly to zero at `max_steps`.
         validation_interval: steps between validations.
         patience: validations without a new best before training stops.
-        validation_edits: edits that validate, at most.
+        validation_edits: maximum number of validation edits.
     """
 
     blocks: tuple[int, ...] = (-3, -2, -1)
@@ -75,7 +78,7 @@ _SMALL = MendParams(rank=64, edit_lr=1e-3, lr=1e-5, lr_lr=1e-3, max_steps=600, v
 
 
 class Mend(Editor[MendParams]):
-    """A learned transformation of the edit's gradient, one forward and one backward pass per edit."""
+    """A learned transformation of the edit's gradient, with one forward and one backward pass per edit."""
 
     title: ClassVar = "MEND"
     source: ClassVar = "Mitchell et al. 2022, arXiv 2110.11309"
@@ -86,10 +89,12 @@ class Mend(Editor[MendParams]):
     effort: ClassVar = "max_steps"
     made_for: ClassVar = SHORT
     presets: ClassVar = {
-        # EasyEdit, hparams/TRAINING/MEND/llama-7b.yaml and mistral-7b.yaml: 100,000 single edits, 10 per optimiser step, validated every 1,000
+        # EasyEdit, hparams/TRAINING/MEND/llama-7b.yaml and mistral-7b.yaml: 100,000 single edits, 10 per
+        # optimiser step, validated every 1,000
         "llama-2-7b-chat": always(MendParams()),
         "mistral-7b-instruct-v0.3": always(MendParams()),
-        # own choice, on cases that no grid evaluates: blocks 1 to 3, 2 to 4 and 3 to 5, lr 1e-6 and 1e-5, 1 and 10 edits per step
+        # our choice, on cases that no grid evaluates: tried blocks 1 to 3, 2 to 4 and 3 to 5, lr 1e-6 and
+        # 1e-5, and 1 and 10 edits per step
         "micro": always(_SMALL),
         "mini": always(_SMALL),
     }
@@ -99,7 +104,7 @@ class Mend(Editor[MendParams]):
         self._trained: dict[str, Tensor] | None = None
 
     def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = no_progress) -> float:
-        """Meta-train the network, or take it from the cache."""
+        """Meta-train the network or load it from the cache."""
         parts = loop.split(training, self.title, self.params.validation_edits)
         depends = {
             "model": lm.identity,
@@ -112,14 +117,16 @@ class Mend(Editor[MendParams]):
         return kept.seconds
 
     def _blocks(self, lm: LM) -> list[int]:
+        """Return the edited blocks, counted from the start."""
         return [b + len(lm.blocks) if b < 0 else b for b in self.params.blocks]
 
     def network(self, layers: Sequence[Layer]) -> MendNetwork:
-        """The untrained network."""
+        """Create the untrained network."""
         p = self.params
         return MendNetwork(layers, p.rank, p.depth, p.edit_lr, seed=0)
 
     def _train(self, lm: LM, parts: loop.Split, progress: Progress, making: Making) -> dict[str, Tensor]:
+        """Meta-train a new network and return its weights."""
         blocks = self._blocks(lm)
         layers, border = mlp_layers(lm, blocks), Border(lm, min(blocks))
         network = self.network(layers).to(lm.device)
@@ -140,12 +147,13 @@ class Mend(Editor[MendParams]):
         progress: Progress = no_progress,
         after: After = no_callback,
     ) -> Patch:
-        """Sum the changes of all edits, each from its own gradient at the unedited model."""
+        """Sum the changes of all edits, each computed from its own gradient at the unedited model."""
         if not edits:
             return WeightPatch({})
         if self._trained is None:
             raise UserError(
-                f"{self.title} edits with a network that was trained beforehand: call `prepare` with training edits first."
+                f"{self.title} edits with a network that was trained beforehand: "
+                "call `prepare` with training edits first."
             )
         blocks = self._blocks(lm)
         layers, border = mlp_layers(lm, blocks), Border(lm, min(blocks))
@@ -168,7 +176,7 @@ class Mend(Editor[MendParams]):
 
 
 class FactoredChange:
-    """A weight's change, kept as two factors for as long as these are smaller than itself."""
+    """A weight's change, kept as two factors as long as these are smaller than the dense change."""
 
     def __init__(self, layer: Layer) -> None:
         self.layer = layer
@@ -177,7 +185,7 @@ class FactoredChange:
         self.dense: Tensor | None = None
 
     def add(self, left: Tensor, right: Tensor) -> None:
-        """Add sum over tokens of left right^T; [tokens, d_out] and [tokens, d_in]."""
+        """Add the sum over tokens of left right^T, with left [tokens, d_out] and right [tokens, d_in]."""
         self.left.append(left)
         self.right.append(right)
         if self.dense is not None or sum(map(len, self.left)) >= min(self.layer.d_in, self.layer.d_out):
@@ -186,7 +194,7 @@ class FactoredChange:
             self.left, self.right = [], []
 
     def tensors(self) -> dict[str, Tensor]:
-        """As `WeightPatch` stores it, in the weight's own orientation."""
+        """Return the change as `WeightPatch` stores it, in the orientation of the weight."""
         name, flip = self.layer.name, self.layer.transposed
         if self.dense is not None:
             return {name: (self.dense.T if flip else self.dense).contiguous()}

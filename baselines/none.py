@@ -1,4 +1,4 @@
-"""The unedited model as a method: the reference that locality is measured against."""
+"""The unedited model as a method: the reference for locality."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -10,7 +10,7 @@ from lks.models.lm import LM
 
 
 class Unedited(Editor[NoParams]):
-    """Makes no edit."""
+    """A method that makes no edit."""
 
     title: ClassVar = "unedited"
     source: ClassVar = "-"
@@ -27,5 +27,5 @@ class Unedited(Editor[NoParams]):
         progress: Progress = no_progress,
         after: After = no_callback,
     ) -> Patch:
-        """No change."""
+        """Return an empty patch."""
         return NoPatch()

@@ -1,9 +1,10 @@
 """ROME: one fact, one rank-one update of one MLP output layer (Meng et al. 2022, arXiv 2202.05262, Sec. 3.1).
 
-The layer is an associative memory W k = v. The key k* is its input at the subject's last token, the value v* is optimised so that
-the model says the target (Eq. 4), and W + Lambda (C^-1 k*)^T is the least-squares update under W k* = v* (Eq. 2). As in the published
-code the key in C^-1 k* is the mean over sampled contexts and the one in Lambda that of the bare prompt; R-ROME mends that.
-Edits are made one after the other, each on the model that the earlier ones have left.
+The layer is an associative memory W k = v. The key k* is its input at the subject's last token, the value v*
+is optimised so that the model outputs the target (Eq. 4), and W + Lambda (C^-1 k*)^T is the least-squares
+update under W k* = v* (Eq. 2). As in the published code, the key in C^-1 k* is the mean over sampled contexts
+and the key in Lambda is that of the bare prompt; R-ROME fixes that. Edits are made one after the other, each
+on the model left by the earlier ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,15 +28,17 @@ from lks.models.lm import LM
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ROMEParams(ValueParams):
-    """Parameters of ROME and R-ROME, besides those of value optimisation.
+    """Parameters of ROME and R-ROME, in addition to those of value optimisation.
 
     Attributes:
-        block: whose MLP output layer is updated (0-based).
-        short_contexts, long_contexts: sampled texts of 5 and of 10 tokens in front of the prompt.
-        values: "each" optimises a value on the model with all earlier edits (published); "together" all values on the unedited model, in batches.
-        compat: "published", or "easyedit" for C = 1, as its Llama and Mistral settings have it.
+        block: block whose MLP output layer is updated (0-based).
+        short_contexts, long_contexts: number of sampled texts of 5 and of 10 tokens to put in front of the
+            prompt.
+        values: "each" optimises a value on the model with all earlier edits (published); "together" optimises
+            all values on the unedited model, in batches.
+        compat: "published", or "easyedit" for C = 1, as in EasyEdit's Llama and Mistral settings.
         corpus: text for C; see `baselines._locate_then_edit.corpus`.
-        corpus_tokens: how much of it.
+        corpus_tokens: number of tokens of the corpus to use.
     """
 
     block: int
@@ -48,7 +51,7 @@ class ROMEParams(ValueParams):
 
 
 def _small(block: int, lr: float, steps: int, contexts: int) -> Callable[[int, str], ROMEParams]:
-    """Parameters for a testbed model: its own text, few tokens."""
+    """Return the preset of a testbed model, with statistics of its own dataset."""
     return lambda n_edits, dataset: ROMEParams(
         block=block,
         lr=lr,
@@ -72,22 +75,24 @@ class ROME(Editor[ROMEParams]):
     step: ClassVar = "lr"
     made_for: ClassVar = SHORT
     presets: ClassVar = {
-        # EasyEdit, hparams/ROME/llama-7b.yaml and mistral-7b.yaml; corpus and its size: own choice (there C is not used at all)
+        # EasyEdit, hparams/ROME/llama-7b.yaml and mistral-7b.yaml; corpus and its size are our choice
+        # (EasyEdit does not use C at all)
         "llama-2-7b-chat": always(ROMEParams(block=5)),
         "mistral-7b-instruct-v0.3": always(ROMEParams(block=5)),
-        # own choice, on held-out cases: docs/baselines.md. The mini model has never met text in front of a question
+        # our choice, on held-out cases (docs/baselines.md); the mini model never saw text in front of a
+        # question
         "micro": _small(block=2, lr=0.5, steps=25, contexts=10),
         "mini": _small(block=2, lr=0.1, steps=40, contexts=2),
     }
 
     one_key: ClassVar[bool] = False
-    """Whether one and the same key (the mean over contexts) is used throughout."""
+    """Whether the same key (the mean over contexts) is used in both places."""
 
     _texts: list[str] | None = None
     _moment: Moment | None = None
 
     def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = no_progress) -> float:
-        """Sample the contexts and compute C^-1's factor."""
+        """Sample the contexts and compute the factorisation of C."""
         p = self.params
         self._texts = prefixes(lm, [5] * p.short_contexts + [10] * p.long_contexts)
         if p.compat == "easyedit":
@@ -98,7 +103,7 @@ class ROME(Editor[ROMEParams]):
         return moments.seconds
 
     def warnings(self, lm: LM, edits: Sequence[Edit]) -> list[str]:
-        """Subjects that are the first token of their prompt."""
+        """Warn of subjects that are the first token of their prompt."""
         return first_token_warnings(lm, edits)
 
     def edit(
@@ -112,7 +117,7 @@ class ROME(Editor[ROMEParams]):
         """Update the layer once per edit.
 
         Raises:
-            UserError: not prepared, or a prompt without its subject.
+            UserError: `prepare` was not called, or a prompt does not contain its subject.
         """
         if self._texts is None:
             raise UserError(f"{self.title} needs the model's second moments: call prepare(lm) before edit.")
@@ -140,17 +145,18 @@ class ROME(Editor[ROMEParams]):
             return updates.patch()
 
     def _changes(self, lm: LM, edits: Sequence[Edit], bare: Tensor, progress: Progress) -> Tensor:
-        """v* - v of each edit [edits, d], v being the layer's present output."""
+        """Compute v* - v of each edit [edits, d], where v is the layer's current output."""
         assert self._texts is not None
         norms = _output(lm, self.params.block, bare).norm(dim=-1)
         return optimise(lm, edits, self.params.block, norms, self._texts, self.params, progress).change
 
     def _factors(self, lm: LM, keys: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
-        """Lambda [d_out, 1] and (C^-1 k*)^T [1, d_in] of Eq. 2 from an edit's keys [contexts, d_in]."""
+        """Compute Lambda [d_out, 1] and (C^-1 k*)^T [1, d_in] (Eq. 2) from keys [contexts, d_in]."""
         mean = keys.mean(0)
         direction = mean.double()[:, None] if self._moment is None else self._moment.inverse(mean[:, None])
         key = mean if self.one_key else keys[0]
-        # what the layer gives for `key` now may differ from what it gave for the bare prompt, which v* was reckoned from
+        # the layer's output for `key` may differ from its output for the bare prompt's key, from which v* was
+        # computed
         missing = (
             _output(lm, self.params.block, keys[:1])[0]
             + change
@@ -162,7 +168,7 @@ class ROME(Editor[ROMEParams]):
 
 @torch.no_grad()
 def _output(lm: LM, block: int, keys: Tensor) -> Tensor:
-    """What the layer gives for keys [n, d_in] under its present weight: [n, d_out], float32."""
+    """Compute the layer's output [n, d_out] for keys [n, d_in] under its current weight, in float32."""
     module = lm.mlp_output(block)
     result: Tensor = module(keys.to(lm.model.dtype)).float()
     return result

@@ -1,6 +1,7 @@
-"""SERAC: a memory of edits, a scope classifier and a counterfactual model beside the unchanged model (Mitchell et al. 2022, arXiv 2206.06520).
+"""SERAC: an edit memory, a scope classifier and a counterfactual model in addition to the unchanged model.
 
-Both networks are trained once on held-out edits; editing is writing down the edit and the embedding of its prompt.
+The method is from Mitchell et al. 2022 (arXiv 2206.06520). Both networks are trained once on held-out edits;
+making an edit stores it together with the embedding of its prompt.
 """
 
 from collections.abc import Sequence
@@ -28,27 +29,30 @@ class SeracParams:
     """Parameters of SERAC.
 
     Attributes:
-        encoder: hub id of the scope classifier's encoder; empty for the embedded one, which needs no download.
-        encoder_block: whose states the embedded encoder reads (0-based; negative from the end).
-        encoder_dim: of the embedded encoder's embeddings.
-        scope_lr: of Adam, for the classifier.
+        encoder: hub id of the scope classifier's encoder; empty for the embedded one, which needs no
+            download.
+        encoder_block: block whose states the embedded encoder reads (0-based; negative counts from the end).
+        encoder_dim: dimension of the embedded encoder's embeddings.
+        scope_lr: Adam learning rate of the classifier.
         scope_batch: edits per step of the classifier.
-        scope_edits: training edits that the classifier sees, at most; its states of their prompts are all kept while it trains.
-        locality_prompts: per edit and step of the classifier.
+        scope_edits: maximum number of training edits of the classifier, which keeps the states of all their
+            prompts during training.
+        locality_prompts: locality prompts per edit and step of the classifier.
         threshold: probability above which a prompt is in scope.
         counterfactual: hub id or folder of a small model with the same tokenizer; empty for a fresh one.
-        dim, layers, heads: of the fresh counterfactual model.
-        lr: of Adam, for the counterfactual model.
+        dim, layers, heads: size of the fresh counterfactual model.
+        lr: Adam learning rate of the counterfactual model.
         batch_size: edits per step of the counterfactual model.
-        vary_targets: share of its training examples with another target than the edit's own.
-        reading: weight of the loss on its prompts' own tokens.
-        ending: weight of the loss on the end of the text behind its answers; 0 leaves a fresh model unable to stop.
+        vary_targets: share of its training examples with a target other than the edit's own.
+        reading: weight of the loss on the tokens of its prompts.
+        ending: weight of the loss on the end-of-text token after its answers; with 0 a fresh model never
+            stops.
         clip: bound on the norm of the whole gradient.
-        max_steps: optimiser steps at most, of each network.
-        decay: whether the learning rates fall linearly, to zero at `max_steps`.
+        max_steps: maximum number of optimiser steps of each network.
+        decay: whether the learning rates fall linearly to zero at `max_steps`.
         validation_interval: steps between validations.
         patience: validations without a new best before training stops.
-        validation_edits: edits that validate, at most.
+        validation_edits: maximum number of validation edits.
     """
 
     encoder: str = ""
@@ -76,7 +80,8 @@ class SeracParams:
     validation_edits: int = 500
 
 
-# EasyEdit, hparams/TRAINING/SERAC/llama-7b.yaml: encoder, small model, lr, clip, 10 edits x 10 accumulated, 100,000 of these batches
+# EasyEdit, hparams/TRAINING/SERAC/llama-7b.yaml: encoder, small model, lr, clip, 10 edits x 10 accumulated,
+# 100,000 such batches
 _LLAMA_2 = SeracParams(
     encoder="distilbert-base-cased",
     scope_lr=1e-5,
@@ -90,7 +95,8 @@ _LLAMA_2 = SeracParams(
     ending=0.0,
     clip=100.0,
 )
-# own choice: there is no yaml, and no small public model with Mistral's vocabulary of 32,768 pieces, so a fresh one is trained
+# our choice: there is no yaml and no small public model with Mistral's vocabulary of 32,768 tokens, so a
+# fresh model is trained
 _MISTRAL = replace(
     _LLAMA_2,
     counterfactual="",
@@ -106,7 +112,7 @@ _MISTRAL = replace(
 
 
 class Serac(Editor[SeracParams]):
-    """Semi-parametric editing: the model keeps its weights and is overruled within the scope of an edit."""
+    """Semi-parametric editing: the model keeps its weights and is overridden within the scope of an edit."""
 
     title: ClassVar = "SERAC"
     source: ClassVar = "Mitchell et al. 2022, arXiv 2206.06520"
@@ -119,7 +125,8 @@ class Serac(Editor[SeracParams]):
     presets: ClassVar = {
         "llama-2-7b-chat": always(_LLAMA_2),
         "mistral-7b-instruct-v0.3": always(_MISTRAL),
-        # own choice, on cases that no grid evaluates: what answers best within 2 (micro) and 4 minutes of training on one core
+        # our choice, on cases that no grid evaluates: what answers best within 2 (micro) and 4 (mini) minutes
+        # of training on one core
         "micro": always(SeracParams(lr=1.5e-3, max_steps=1000, decay=True)),
         "mini": always(SeracParams(reading=1.0, lr=1.5e-3, max_steps=1300, decay=True)),
     }
@@ -129,7 +136,7 @@ class Serac(Editor[SeracParams]):
         self._trained: dict[str, Tensor] | None = None
 
     def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = no_progress) -> float:
-        """Train both networks, or take them from the cache."""
+        """Train both networks or load them from the cache."""
         parts = loop.split(training, self.title, self.params.validation_edits)
         depends = {
             "model": lm.identity,
@@ -142,11 +149,13 @@ class Serac(Editor[SeracParams]):
         return kept.seconds
 
     def _encoder(self, lm: LM) -> EncoderSettings:
+        """Return the settings of the classifier's encoder for a model."""
         p = self.params
         block = p.encoder_block + len(lm.blocks) if p.encoder_block < 0 else p.encoder_block
         return EncoderSettings(p.encoder, block, lm.dim, p.encoder_dim)
 
     def _counterfactual(self, lm: LM) -> Counterfactual:
+        """Load or create the counterfactual model on the language model's device."""
         p = self.params
         found = (
             _counterfactual.from_hub(lm, p.counterfactual)
@@ -156,6 +165,7 @@ class Serac(Editor[SeracParams]):
         return found.to(lm.device)
 
     def _train(self, lm: LM, parts: loop.Split, progress: Progress, making: Making) -> dict[str, Tensor]:
+        """Train both networks and return their weights, prefixed with `scope.` and `counterfactual.`."""
         p = self.params
         scope = making.step(
             "scope",
@@ -177,6 +187,7 @@ class Serac(Editor[SeracParams]):
     def _train_scope(
         self, lm: LM, parts: loop.Split, progress: Progress, kept: Checkpoint
     ) -> dict[str, Tensor]:
+        """Train the scope classifier and return its parameters by name."""
         p = self.params
         classifier = self._encoder(lm).make().to(lm.device)
         seen = loop.Split(parts.train[: p.scope_edits], parts.validation[: p.scope_edits])
@@ -196,12 +207,13 @@ class Serac(Editor[SeracParams]):
         progress: Progress = no_progress,
         after: After = no_callback,
     ) -> Patch:
-        """Put the edits into the memory, their prompts embedded once."""
+        """Store the edits in the memory, with the embeddings of their prompts."""
         if not edits:
             return NoPatch()
         if self._trained is None:
             raise UserError(
-                f"{self.title} edits with networks that were trained beforehand: call `prepare` with training edits first."
+                f"{self.title} edits with networks that were trained beforehand: "
+                "call `prepare` with training edits first."
             )
         encoder = self._encoder(lm)
         classifier, counterfactual = encoder.make().to(lm.device), self._counterfactual(lm)

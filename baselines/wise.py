@@ -1,13 +1,15 @@
-"""WISE: edits go to a side memory, and each prompt is routed to it or to the model's own weights (Wang et al. 2024, arXiv 2405.14768).
+"""WISE: edits go to a side memory, and each prompt is routed to it or to the model's own weights.
 
-A side memory W' is a copy of one MLP output layer's weight W. Only the difference D = W' - W is kept: with A(x) the layer's
-input, the side memory's output is W A(x) + A(x) D and the routing activation (their Eq. 2) is |A(x) D|, one product for both.
+The method is from Wang et al. 2024 (arXiv 2405.14768). A side memory W' is a copy of one MLP output layer's
+weight W. Only the difference D = W' - W is kept: with A(x) the layer's input, the side memory's output is
+W A(x) + A(x) D and the routing activation (Eq. 2) is |A(x) D|, so one product serves both.
 
-Where the paper and EasyEdit's code differ, this is the paper: no activation function on the layer's outputs, routing per prompt
-and from the prompt alone. Where the paper leaves a choice: the activation is averaged over the prompt's tokens, as in the code,
-without the beginning-of-sequence token; the threshold is taken over a memory's edits with the memory as it ends up, not as it
-was when each was made; out-of-scope prompts are other facts about the edit's subject, since an editor is shown no others; the
-code's weight decay (1e-5) is left out.
+Where the paper and EasyEdit's code differ, this module follows the paper: no activation function on the
+layer's outputs, and routing per prompt from the prompt alone. Where the paper leaves a choice, the activation
+is averaged over the prompt's tokens, as in the code, without the beginning-of-sequence token; the threshold
+is computed over a memory's edits with the final memory, not with the memory at the time of each edit;
+out-of-scope prompts are other facts about the edit's subject, since an editor sees no others; the code's
+weight decay (1e-5) is left out.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -38,24 +40,26 @@ class WiseParams:
     """Parameters of WISE.
 
     Attributes:
-        block: whose MLP output layer has side memories (0-based).
-        lr: of gradient descent.
+        block: block whose MLP output layer has side memories (0-based).
+        lr: learning rate of gradient descent.
         n_iter: steps per edit.
         mask_ratio: share of the weights that the edits of one shard may change.
         max_change: bound on the change of any weight (L-infinity norm).
-        alpha: the routing activation of out-of-scope prompts shall be below this.
-        beta: that of edits shall be above this.
-        gamma: an edit's shall be above an out-of-scope prompt's by this.
-        reads: the routing activation of a prompt is the mean over its tokens, or its last token's.
-        act_ratio: threshold of routing, as a share of the smallest activation of the memory's own edits.
+        alpha: target upper bound of the routing activation of out-of-scope prompts.
+        beta: target lower bound of the routing activation of edits.
+        gamma: target margin between the routing activations of an edit and of an out-of-scope prompt.
+        reads: whether a prompt's routing activation is the mean over its tokens or that of its last token.
+        act_ratio: routing threshold, as a share of the smallest activation of the memory's own edits.
         save_freq: edits per shard.
-        merge_freq: after so many edits their shards are merged into one memory.
+        merge_freq: number of edits after which their shards are merged into one memory.
         density: share of a shard's entries that merging keeps.
-        retrieve: several memories, of which the most active answers (WISE-Retrieve); else all shards are merged into one (WISE-Merge).
-        contexts: texts sampled from the model that each edit's prompt is also trained behind.
+        retrieve: whether to keep several memories, of which the most active answers (WISE-Retrieve), or to
+            merge all shards into one (WISE-Merge).
+        contexts: number of texts sampled from the model; each edit's prompt is also trained after each of
+            them.
         locality_prompts: out-of-scope prompts per edit, from its `training_locality`.
-        stop_loss: stop an edit once its loss is at or below this ...
-        stop_change: ... and has changed by no more than this.
+        stop_loss, stop_change: training on an edit stops once its loss is at or below `stop_loss` and has
+            changed by no more than `stop_change`.
     """
 
     block: int
@@ -79,14 +83,15 @@ class WiseParams:
 
 
 def read(reads: Reads, ids: Tensor, prompt: Tensor, begin: Sequence[int]) -> Tensor:
-    """Which tokens the routing activation reads, [batch, time].
+    """Return a mask [batch, time] of the tokens that the routing activation reads.
 
-    The beginning-of-sequence token is left out: it is the same in every prompt, so it tells none from another.
+    The beginning-of-sequence token is left out: it is the same in every prompt, so it does not distinguish
+    prompts.
 
     Args:
-        reads: the mean over the prompt's tokens, or the last.
-        ids: [batch, time].
-        prompt: [batch, time] which tokens are the prompt's.
+        reads: "mean" for all of the prompt's tokens, "last" for the last one.
+        ids: [batch, time] token ids.
+        prompt: [batch, time] mask of the prompt's tokens.
         begin: ids that the tokenizer puts before every text (`LM.opening`).
     """
     if reads == "last":
@@ -96,20 +101,20 @@ def read(reads: Reads, ids: Tensor, prompt: Tensor, begin: Sequence[int]) -> Ten
 
 
 def activation(product: Tensor, where: Tensor) -> Tensor:
-    """Routing activation of each row: |A(x) D| averaged over the tokens that are read (Eq. 2).
+    """Compute the routing activation of each row: |A(x) D| averaged over the tokens that are read (Eq. 2).
 
     Args:
         product: [batch, time, d] A(x) D.
-        where: [batch, time] which tokens are read.
+        where: [batch, time] mask of the tokens that are read.
     """
     sizes: Tensor = torch.linalg.vector_norm(product, dim=-1)
     return (sizes * where).sum(1) / where.sum(1).clamp_min(1)
 
 
 def margin_loss(inside: Tensor, outside: Tensor, alpha: float, beta: float, gamma: float) -> Tensor:
-    """Keep out-of-scope activations [m] below alpha, those of an edit's rows [n] above beta, and gamma apart (Eq. 3).
+    """Push out-of-scope activations [m] below alpha, an edit's [n] above beta, and both gamma apart (Eq. 3).
 
-    The mean over rows of each of the three terms; without out-of-scope rows only the second is left.
+    Each of the three terms is a mean over rows; without out-of-scope rows only the second is left.
     """
     loss = (beta - inside).relu().mean()
     if len(outside):
@@ -121,22 +126,22 @@ def margin_loss(inside: Tensor, outside: Tensor, alpha: float, beta: float, gamm
 
 @dataclass(frozen=True, slots=True)
 class _SideMemorySettings:
-    """Settings as `SideMemoryPatch` takes them."""
+    """Saved settings of a `SideMemoryPatch`."""
 
     block: int
     reads: Reads
 
 
 class SideMemoryPatch(Patch):
-    """Routes each prompt to the layer's own weight or to a side memory.
+    """A patch that routes each prompt to the layer's own weight or to a side memory.
 
-    Decided once per row, at prefill, from the prompt's tokens alone; the decision holds for all that follows, with or
-    without a key-value cache.
+    The decision is made once per row, at prefill, from the prompt's tokens alone; it holds for all tokens
+    that follow, with or without a key-value cache.
 
     Args:
-        block: whose MLP output layer it is.
+        block: block whose MLP output layer is patched.
         changes: [memories, k, d] W' - W of each memory, transposed, float32.
-        thresholds: [memories] the routing activation from which a memory answers.
+        thresholds: [memories] routing activation at or above which a memory answers.
         reads: which tokens of the prompt decide.
     """
 
@@ -147,23 +152,23 @@ class SideMemoryPatch(Patch):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all memories."""
+        """Size of all memories in bytes."""
         return sum(t.numel() * t.element_size() for t in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        """Changes and thresholds."""
+        """Return changes and thresholds."""
         return {"changes": self.changes, "thresholds": self.thresholds}
 
     def settings(self) -> dict[str, object]:
-        """The block and which tokens decide."""
+        """Return the block and which tokens decide."""
         return {"block": self.block, "reads": self.reads}
 
     @classmethod
     def restore(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
-        """The patch from what was saved.
+        """Create the patch from saved tensors and settings.
 
         Raises:
-            ValueError: changes and thresholds do not fit together.
+            ValueError: changes and thresholds do not match.
         """
         saved, changes = (
             checked(_SideMemorySettings, settings),
@@ -176,11 +181,11 @@ class SideMemoryPatch(Patch):
         )
 
     def choose(self, inputs: Tensor, where: Tensor) -> Tensor:
-        """The memory of each row [batch]: the most active of those that reach their threshold; -1 for the model's own weight.
+        """Return each row's memory [batch]: the most active one at or above its threshold, or -1 for none.
 
         Args:
             inputs: [batch, time, k] the layer's input.
-            where: [batch, time] which tokens are read.
+            where: [batch, time] mask of the tokens that are read.
         """
         if not len(self.changes):
             return torch.full((len(inputs),), -1, device=inputs.device)
@@ -190,7 +195,7 @@ class SideMemoryPatch(Patch):
 
     @contextmanager
     def applied(self, lm: LM) -> Iterator[None]:
-        """A hook on the layer, gone on leaving."""
+        """Patch the model inside the `with` by a hook on the layer."""
         there = type(self)(self.block, self.changes.to(lm.device), self.thresholds.to(lm.device), self.reads)
         with (
             track_prefill(lm) as prefills,
@@ -204,7 +209,7 @@ class SideMemoryPatch(Patch):
 def _routing(
     patch: SideMemoryPatch, prefills: Prefills, begin: Sequence[int]
 ) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
-    """The hook."""
+    """Return the forward hook that adds the chosen memory's change to each row's output."""
 
     def route(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         now = prefills.now
@@ -238,19 +243,22 @@ _SMALL = WiseParams(
     contexts=2,
     locality_prompts=4,
 )
-"""Own choice for the testbed models, from sweeps at T = 10 to 100 on held-out cases.
+"""Our choice for the testbed models, from sweeps at T = 10 to 100 on held-out cases.
 
-- All weights in one shard: they have 60,000 to 160,000 weights at the edited layer, 45 million on Llama-2. With a fifth of them, later edits
-  undo more of the earlier ones (world, T = 100, five times the step size: Rel 93, Gen 83; with all of them Rel 100, Gen 93).
-- The last token is read: out-of-scope prompts here share the edit's subject, so the mean over tokens hardly tells them apart.
-- A lower act_ratio lets more paraphrases through where there is one edit (T = 1: Gen 97 with 0.5, 87 with 0.75) and costs locality where
-  there are many (zsRE, T = 100: Loc 86, 89 and 93 with 0.5, 0.75 and 0.88; Gen 92 to 93).
-- Step sizes and margins follow the norm of A(x): a step moves A(x) D by its square. It is 2 to 50 on world, 5 to 80 on zsRE, by token and block.
+- One shard may change all weights: the edited layer has 60,000 to 160,000 weights, against 45 million on
+  Llama-2. With a fifth of them, later edits undo more of the earlier ones (world, T = 100, five times the
+  step size: Rel 93, Gen 83; with all of them Rel 100, Gen 93).
+- The last token is read: out-of-scope prompts here share the edit's subject, so the mean over tokens hardly
+  distinguishes them.
+- A lower act_ratio lets more paraphrases through with a single edit (T = 1: Gen 97 with 0.5, 87 with 0.75)
+  and costs locality with many (zsRE, T = 100: Loc 86, 89 and 93 with 0.5, 0.75 and 0.88; Gen 92 to 93).
+- Step sizes and margins follow the norm of A(x): a step moves A(x) D by its square. It is 2 to 50 on world
+  and 5 to 80 on zsRE, depending on token and block.
 """
 
 
 class Wise(Editor[WiseParams]):
-    """A side memory trained on one edit after the other, and a threshold on how much a prompt stirs it."""
+    """A side memory trained on one edit after the other, with a threshold on its activation for a prompt."""
 
     title: ClassVar = "WISE"
     source: ClassVar = "Wang et al. 2024, arXiv 2405.14768"
@@ -276,7 +284,7 @@ class Wise(Editor[WiseParams]):
         progress: Progress = no_progress,
         after: After = no_callback,
     ) -> Patch:
-        """Train shards one edit after the other, saving and merging them on the way."""
+        """Train shards on one edit after the other, saving and merging them as scheduled."""
         lm.block(self.params.block)
         trainer = SideMemoryTrainer(lm, self.params, seed) if edits else None
         patch = SideMemoryPatch(
@@ -293,11 +301,11 @@ class Wise(Editor[WiseParams]):
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A change of the weight with the edits it holds.
+    """A change of the weight together with the edits it contains.
 
     Attributes:
-        change: [k, d].
-        edits: their numbers.
+        change: [k, d] change of the weight, transposed.
+        edits: indices of the edits.
     """
 
     change: Tensor
@@ -305,12 +313,12 @@ class Shard:
 
 
 class SideMemoryTrainer:
-    """Side memories while edits come in.
+    """Trainer of side memories over a sequence of edits.
 
     Args:
         lm: the unedited model.
-        params: of the method.
-        seed: of the masks, the sampled contexts and the choice of out-of-scope prompts.
+        params: parameters of the method.
+        seed: random seed for masks, sampled contexts and the choice of out-of-scope prompts.
     """
 
     def __init__(self, lm: LM, params: WiseParams, seed: int) -> None:
@@ -322,12 +330,12 @@ class SideMemoryTrainer:
             *(f"{text}. " for text in prefixes(lm, [5 + 5 * (i % 2) for i in range(params.contexts)], seed)),
         ]
         self.saved: list[Shard] = []
-        self.inputs: list[Tensor] = []  # of each edit, at the tokens that are read: [tokens, k]
+        self.inputs: list[Tensor] = []  # per edit, inputs at the tokens that are read: [tokens, k]
         self.shard: Shard | None = None
         self.mask = torch.zeros(0)
 
     def learn(self, edit: Edit, progress: Progress) -> None:
-        """Train the current shard on one more edit; save and merge when it is time."""
+        """Train the current shard on one more edit, then save and merge shards if due."""
         p, number = self.params, len(self.inputs)
         rows = LayerRows.of(self.lm, p, self._texts(edit))
         self.inputs.append(rows.inputs[0, rows.where[0]].to(self.lm.model.dtype))
@@ -346,7 +354,7 @@ class SideMemoryTrainer:
             self.saved[-count:] = [self._merged(self.saved[-count:])]
 
     def patch(self) -> SideMemoryPatch:
-        """The memories as they stand."""
+        """Return a patch with the current memories."""
         shards = [*self.saved, *([self.shard] if self.shard else [])]
         if not self.params.retrieve:
             shards = [self._merged(shards)]
@@ -356,7 +364,7 @@ class SideMemoryTrainer:
         )
 
     def _texts(self, edit: Edit) -> tuple[list[str], list[str]]:
-        """Prompts with the target, behind each lead, then out-of-scope prompts without; and their answers."""
+        """Return training prompts and answers: the prompt after each lead, then out-of-scope prompts."""
         count = len(edit.training_locality)
         others = [
             edit.training_locality[i]
@@ -367,6 +375,7 @@ class SideMemoryTrainer:
         ) + [""] * len(others)
 
     def _merged(self, shards: Sequence[Shard]) -> Shard:
+        """Merge shards into one with TIES."""
         if len(shards) == 1:
             return shards[0]
         return Shard(
@@ -374,7 +383,10 @@ class SideMemoryTrainer:
         )
 
     def _threshold(self, shard: Shard) -> Tensor:
-        """epsilon: the smallest routing activation of the memory's own edits (Sec. 2.3.1), with the memory as it stands."""
+        """Return `act_ratio` times epsilon, the memory's smallest routing activation of its own edits.
+
+        epsilon is defined in Sec. 2.3.1; the activations are those of the current memory.
+        """
         found = [
             torch.linalg.vector_norm(self.inputs[i].float() @ shard.change, dim=-1).mean()
             for i in shard.edits
@@ -382,7 +394,7 @@ class SideMemoryTrainer:
         return self.params.act_ratio * torch.stack(found).min()
 
     def _descend(self, change: Tensor, rows: "LayerRows", progress: Progress) -> Tensor:
-        """Masked gradient descent on one edit's loss, from the shard's change [k, d] (Eq. 5)."""
+        """Run masked gradient descent on one edit's loss, starting from the shard's change [k, d] (Eq. 5)."""
         p, last = self.params, torch.inf
         change = change.clone().requires_grad_(True)
         for step in range(p.n_iter):
@@ -400,7 +412,7 @@ class SideMemoryTrainer:
         return change.detach()
 
     def loss(self, change: Tensor, rows: "LayerRows") -> Tensor:
-        """Target's negative log-likelihood plus activation margin (Eq. 4)."""
+        """Compute the target's negative log-likelihood plus the activation margin loss (Eq. 4)."""
         p = self.params
         product = rows.inputs @ change
         final = self.upper(
@@ -421,11 +433,11 @@ class LayerRows:
         inputs: [rows, time, k] A(x), float32.
         hidden: [rows, time, d] output of the block.
         mask: [rows, time] attention mask.
-        where: [rows, time] which tokens the routing activation reads.
-        answered: how many rows, the first ones, have the target.
+        where: [rows, time] mask of the tokens that the routing activation reads.
+        answered: number of leading rows that contain the target.
         row: [tokens] row of each target token.
-        position: [tokens] where it is predicted.
-        label: [tokens].
+        position: [tokens] position at which it is predicted.
+        label: [tokens] its token id.
     """
 
     inputs: Tensor
@@ -440,7 +452,7 @@ class LayerRows:
     @classmethod
     @torch.no_grad()
     def of(cls, lm: LM, params: WiseParams, texts: tuple[list[str], list[str]]) -> "LayerRows":
-        """Run prompts with answers ("" for none, after all others) through the lower blocks."""
+        """Run prompts with their answers ("" for none; these come last) through the lower blocks."""
         encoded: list[Encoded] = lm.encode(*texts)
         ids, mask = lm.pad([e.ids for e in encoded])
         seen: list[Tensor] = []

@@ -1,1 +1,1 @@
-"""What methods share that put facts in front of a prompt: the patch, and what finds the facts."""
+"""Shared parts of methods that put facts in front of a prompt: the patch and the retrievers."""

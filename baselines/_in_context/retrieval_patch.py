@@ -1,4 +1,4 @@
-"""Facts as text, found for a prompt and put in front of it: what in-context editors share."""
+"""The patch of in-context editors: facts as text, retrieved for a prompt and put in front of it."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,19 +14,19 @@ from lks.models.joining import joined
 from lks.models.lm import LM
 
 ANSWER_ROOM = 32
-"""Positions of the model's window that a context leaves free for the answer."""
+"""Number of positions of the model's window that a context leaves free for the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """How facts are found and introduced.
+    """How facts are retrieved and introduced.
 
     Attributes:
-        retriever: which one.
-        encoder: model of the dense retriever.
-        facts: how many facts are put in front of a prompt, the nearest last.
-        threshold: a fact whose score with the prompt is below it is left out; 0 (published) leaves none out.
-        instruction: said before everything else.
+        retriever: name of the retriever.
+        encoder: sentence encoder of the dense retriever.
+        facts: number of facts put in front of a prompt, the nearest last.
+        threshold: facts whose score with the prompt is below this are left out; 0 (published) keeps all.
+        instruction: text put before everything else.
     """
 
     retriever: RetrieverName
@@ -41,9 +41,9 @@ class FactText:
     """One edit as text.
 
     Attributes:
-        prompt, target: of the edit.
-        demonstrations: which demonstrations go before it, in this order.
-        subject: of the edit; "" in patches saved before it was kept.
+        prompt, target: prompt and target of the edit.
+        demonstrations: indices of the demonstrations before it, in this order.
+        subject: subject of the edit; "" in patches from before it was saved.
     """
 
     prompt: str
@@ -53,15 +53,15 @@ class FactText:
 
     @property
     def text(self) -> str:
-        """The line that states it."""
+        """The line that states the fact."""
         return f"New Fact: {joined(self.prompt, self.target)}\n"
 
 
 class FactsInFront(ContextPatch):
-    r"""Puts the facts nearest to a prompt, and their demonstrations, in front of it.
+    r"""A patch that puts the facts nearest to a prompt, and their demonstrations, in front of it.
 
-    The context is "<instruction><demonstrations>New Fact: <prompt> <target>\nPrompt: " (Zheng et al. 2023, Sec. 3.2). The memory is
-    encoded once, when it is first searched.
+    The context is "<instruction><demonstrations>New Fact: <prompt> <target>\nPrompt: " (Zheng et al. 2023,
+    Sec. 3.2). The memory is encoded once, on the first search.
     """
 
     kind = "facts in front"
@@ -80,15 +80,15 @@ class FactsInFront(ContextPatch):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all text, in UTF-8."""
+        """Size of all text in bytes, in UTF-8."""
         return sum(len(text.encode()) for text in [*(fact.text for fact in self.facts), *self.demonstrations])
 
     def contexts(self, lm: LM, prompts: Sequence[str]) -> list[str]:
-        """The context of each prompt; "" where no fact is near enough."""
+        """Return the context of each prompt; "" where no fact is near enough."""
         return [context for context, _ in self.choices(lm, prompts)]
 
     def choices(self, lm: LM, prompts: Sequence[str]) -> list[tuple[str, int]]:
-        """The context of each prompt and its nearest fact; "" and -1 where none is near enough."""
+        """Return each prompt's context and the index of its nearest fact; "" and -1 if none is near."""
         if not self.facts:
             return [("", -1)] * len(prompts)
         made, least = [], self.lookup.threshold
@@ -106,13 +106,16 @@ class FactsInFront(ContextPatch):
         return made
 
     def fires(self, lm: LM, prompts: Sequence[str]) -> list[bool] | None:
-        """Whether any fact is near enough; None where scores differ by rounding with what else is asked: a dense encoder and a threshold."""
+        """Return whether a fact is near enough to each prompt; None for a dense encoder with a threshold.
+
+        A dense encoder's scores depend, by rounding, on the other prompts of the batch.
+        """
         return (
             None if self.lookup.retriever == "dense" and self.lookup.threshold else super().fires(lm, prompts)
         )
 
     def _context(self, lm: LM, prompt: str, facts: list[FactText]) -> str:
-        """Facts and as many of their demonstrations, the nearest ones, as the model's window holds."""
+        """Return the facts with as many of their nearest demonstrations as fit into the model's window."""
         end = "".join(fact.text for fact in facts) + "Prompt: "
         begin = self.lookup.instruction
         left = int(lm.model.config.max_position_embeddings) - ANSWER_ROOM - _length(lm, begin + end + prompt)
@@ -125,7 +128,10 @@ class FactsInFront(ContextPatch):
         return begin + "".join(reversed(shown)) + end
 
     def context_tokens(self, lm: LM) -> int:
-        """Of the longest fact with its demonstrations, as often as facts are shown; at most the model's window."""
+        """Return an upper bound of the context's length: the longest fact times the number of facts shown.
+
+        Demonstrations and instruction are included; the bound is at most the model's window.
+        """
         shown = [_length(lm, text) for text in self.demonstrations]
         longest = max(
             (_length(lm, fact.text) + sum(shown[d] for d in fact.demonstrations) for fact in self.facts),
@@ -137,11 +143,11 @@ class FactsInFront(ContextPatch):
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """None: everything is text."""
+        """Return no tensors: everything is text."""
         return {}
 
     def settings(self) -> dict[str, object]:
-        """All text, and how it is searched."""
+        """Return all text and how it is searched."""
         return {
             "facts": [asdict(fact) for fact in self.facts],
             "demonstrations": self.demonstrations,
@@ -150,10 +156,11 @@ class FactsInFront(ContextPatch):
 
     @classmethod
     def restore(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
-        """As saved.
+        """Create the patch from saved settings.
 
         Raises:
-            ValueError: a demonstration that is not there, or an encoder that is a folder.
+            ValueError: a demonstration does not exist, the number of facts is negative, or the encoder is a
+                folder.
         """
         saved = checked(_FactsInFrontSettings, settings)
         if any(
@@ -173,7 +180,7 @@ class FactsInFront(ContextPatch):
 
 @dataclass(frozen=True, slots=True)
 class _FactsInFrontSettings:
-    """Settings as `FactsInFront` takes them."""
+    """Saved settings of a `FactsInFront` patch."""
 
     facts: list[FactText]
     demonstrations: list[str]
@@ -181,4 +188,5 @@ class _FactsInFrontSettings:
 
 
 def _length(lm: LM, text: str) -> int:
+    """Return the number of tokens of a text, without special tokens."""
     return len(lm.tokenizer.encode(text, add_special_tokens=False))

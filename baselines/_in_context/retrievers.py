@@ -1,7 +1,7 @@
-"""Retrievers: which of some texts are nearest to a query.
+"""Retrievers, which find the texts nearest to a query.
 
-A retriever encodes the texts once and is then asked. TF-IDF and BM25 need nothing beyond the package's own dependencies; a dense
-encoder is used where sentence-transformers is installed.
+A retriever encodes the texts once and then answers queries. TF-IDF and BM25 need only the package's own
+dependencies; the dense retriever needs sentence-transformers.
 """
 
 from collections.abc import Sequence
@@ -19,45 +19,49 @@ Scores = npt.NDArray[np.float64]
 RetrieverName = Literal["tfidf", "bm25", "dense"]
 WORDS = r"(?u)\w+"
 QUERIES = 256
-"""How many queries are scored at once."""
+"""Number of queries scored at once."""
 
 
 class Retriever(Protocol):
     """Finds the nearest of some texts."""
 
     def fit(self, texts: Sequence[str]) -> None:
-        """Encode the texts to search in."""
+        """Encode the texts to search."""
 
     def search(self, queries: Sequence[str], k: int) -> tuple[Indices, Scores]:
-        """Nearest texts first: indices and scores, both [queries, min(k, texts)]; of equals the one fitted first comes first."""
+        """Return indices and scores of the nearest texts first, both [queries, min(k, texts)].
+
+        Ties are broken by the order of the texts.
+        """
 
 
 class Tfidf:
-    """Cosine of TF-IDF vectors of lower-case words, in [0, 1]."""
+    """Retriever by cosine similarity of TF-IDF vectors of lower-case words, in [0, 1]."""
 
     def fit(self, texts: Sequence[str]) -> None:
-        """Count the words."""
+        """Compute the texts' TF-IDF vectors."""
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         self._vectorizer = TfidfVectorizer(token_pattern=WORDS)
         self._memory = self._vectorizer.fit_transform(texts).T.tocsc()
 
     def search(self, queries: Sequence[str], k: int) -> tuple[Indices, Scores]:
-        """See `Retriever`."""
+        """Return indices and scores of the nearest texts, as in `Retriever.search`."""
         return _search(lambda part: (self._vectorizer.transform(part) @ self._memory).toarray(), queries, k)
 
 
 class BM25:
-    """Okapi BM25 of lower-case words (Robertson et al. 1994), at least 0 and without an upper bound.
+    """Retriever by Okapi BM25 of lower-case words (Robertson et al. 1994), at least 0 and unbounded above.
 
-    score(q, d) = sum over words w of q of log(1 + (N - n_w + 1/2) / (n_w + 1/2)) f_wd (k1 + 1) / (f_wd + k1 (1 - b + b |d| / mean |d|)).
+    score(q, d) = sum over words w of q of
+        log(1 + (N - n_w + 1/2) / (n_w + 1/2)) f_wd (k1 + 1) / (f_wd + k1 (1 - b + b |d| / mean |d|)).
     """
 
     def __init__(self, k1: float = 1.5, b: float = 0.75) -> None:
         self.k1, self.b = k1, b
 
     def fit(self, texts: Sequence[str]) -> None:
-        """Count the words and weigh them."""
+        """Compute the texts' word weights."""
         from sklearn.feature_extraction.text import CountVectorizer
 
         self._vectorizer = CountVectorizer(token_pattern=WORDS, dtype=np.float64)
@@ -70,17 +74,17 @@ class BM25:
         self._memory = counts.T.tocsc()
 
     def search(self, queries: Sequence[str], k: int) -> tuple[Indices, Scores]:
-        """See `Retriever`."""
+        """Return indices and scores of the nearest texts, as in `Retriever.search`."""
         return _search(
             lambda part: (self._vectorizer.transform(part).sign() @ self._memory).toarray(), queries, k
         )
 
 
 class Dense:
-    """Cosine of sentence embeddings, in [-1, 1].
+    """Retriever by cosine similarity of sentence embeddings, in [-1, 1].
 
     Raises:
-        UserError: sentence-transformers is not installed, or has no such model.
+        UserError: sentence-transformers is not installed, or the model cannot be loaded.
     """
 
     def __init__(self, encoder: str) -> None:
@@ -88,7 +92,8 @@ class Dense:
             from sentence_transformers import SentenceTransformer
         except ImportError:
             raise UserError(
-                "The dense retriever needs sentence-transformers, which is not installed: pip install sentence-transformers, or set retriever=tfidf."
+                "The dense retriever needs sentence-transformers, which is not installed: "
+                "pip install sentence-transformers, or set retriever=tfidf."
             ) from None
         no_hub = hub.why_not_for(encoder)
         try:
@@ -97,7 +102,8 @@ class Dense:
             )
         except (OSError, ValueError) as error:
             raise UserError(
-                f"Sentence encoder {encoder!r} cannot be loaded: {str(error).splitlines()[0]} {no_hub}".rstrip()
+                f"Sentence encoder {encoder!r} cannot be loaded: "
+                f"{str(error).splitlines()[0]} {no_hub}".rstrip()
             ) from error
 
     def fit(self, texts: Sequence[str]) -> None:
@@ -105,17 +111,18 @@ class Dense:
         self._memory = self._embed(texts)
 
     def search(self, queries: Sequence[str], k: int) -> tuple[Indices, Scores]:
-        """See `Retriever`."""
+        """Return indices and scores of the nearest texts, as in `Retriever.search`."""
         return _search(lambda part: self._embed(part) @ self._memory.T, queries, k)
 
     def _embed(self, texts: Sequence[str]) -> Scores:
+        """Compute normalised embeddings of texts."""
         return np.asarray(
             self._model.encode(list(texts), batch_size=64, normalize_embeddings=True), dtype=np.float64
         )
 
 
 def _search(score: Any, queries: Sequence[str], k: int) -> tuple[Indices, Scores]:
-    """The k best columns of each row of score(queries) [queries, texts], found in pieces."""
+    """Return the k best columns of each row of score(queries) [queries, texts], computed in pieces."""
     indices, scores = [], []
     size = scale_batch(QUERIES)
     for start in range(0, len(queries), size):
@@ -127,7 +134,7 @@ def _search(score: Any, queries: Sequence[str], k: int) -> tuple[Indices, Scores
 
 
 def retriever(name: RetrieverName, encoder: str) -> Retriever:
-    """The retriever of a name; `encoder` is the dense one's model."""
+    """Create the retriever of a name; `encoder` is the model of the dense one."""
     match name:
         case "tfidf":
             return Tfidf()

@@ -1,1 +1,1 @@
-"""The stages of locate-then-edit methods: contexts, keys, values, covariances, and the changes of weights."""
+"""The stages of locate-then-edit methods: contexts, keys, values, covariances and weight updates."""

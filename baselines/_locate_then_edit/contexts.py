@@ -1,4 +1,4 @@
-"""Where an edit's subject ends, in the bare prompt and behind other texts: the rows of locate-then-edit methods."""
+"""The rows of locate-then-edit methods: prompts with the end of their subject, bare and after other texts."""
 
 from collections.abc import Sequence
 
@@ -15,12 +15,14 @@ STARTS = ("The", "Therefore", "Because", "I", "You")
 
 
 def prefixes(lm: LM, lengths: Sequence[int], seed: int = 0) -> list[str]:
-    """Texts to put in front of a prompt, sampled from the model (ROME, App. E.5): top-5 sampling from five starting words.
+    """Sample texts to put in front of a prompt from the model, by top-5 sampling from five starting words.
+
+    The procedure is that of ROME, App. E.5.
 
     Args:
         lm: the unedited model.
-        lengths: tokens of each text, the starting word included; text i starts with word i mod 5.
-        seed: of the sampling; the global generator is left as it was.
+        lengths: number of tokens of each text, including the starting word; text i starts with word i mod 5.
+        seed: random seed for sampling; the global generator is left unchanged.
     """
     found: list[str] = []
     with torch.random.fork_rng():
@@ -39,7 +41,7 @@ def prefixes(lm: LM, lengths: Sequence[int], seed: int = 0) -> list[str]:
 
 @torch.no_grad()
 def _sample(lm: LM, ids: Tensor, length: int) -> Tensor:
-    """Top-5 sampling up to `length` tokens, special tokens never."""
+    """Sample with top-5 sampling up to `length` tokens, without special tokens."""
     barred = torch.tensor(lm.tokenizer.all_special_ids, device=lm.device)
     while ids.shape[1] < length:
         logits = lm.model(input_ids=ids).logits[0, -1].float().index_fill(0, barred, -torch.inf)
@@ -49,9 +51,10 @@ def _sample(lm: LM, ids: Tensor, length: int) -> Tensor:
 
 
 def behind(lm: LM, edits: Sequence[Edit], texts: Sequence[str], answered: bool) -> list[list[Encoded]]:
-    """Encode each edit's prompt, bare and behind each text ("text. prompt"), with its target or without; in a chat a text begins the user's turn.
+    """Encode each edit's prompt, bare and after each text ("text. prompt"), with or without its target.
 
-    Where the subject is the very first token, the bare prompt is put behind a text, too (`placed`).
+    In a chat template, the text is at the start of the user's turn. Where the subject is the very first
+    token, the bare prompt is put after a text, too (`placed`).
 
     Returns:
         Per edit 1 + len(texts) rows, the bare prompt first; `subject` is set in each.
@@ -72,7 +75,8 @@ def behind(lm: LM, edits: Sequence[Edit], texts: Sequence[str], answered: bool) 
         if any(row.subject is None for row in own):
             why = why_unnamed(edit.prompt, edit.subject, edit.aliases)
             raise UserError(
-                f"Edit {edit.case_id}: subject {edit.subject!r} does not occur in the prompt {edit.prompt!r}, {why}."
+                f"Edit {edit.case_id}: subject {edit.subject!r} does not occur in the prompt "
+                f"{edit.prompt!r}, {why}."
             )
     return rows
 
@@ -80,17 +84,18 @@ def behind(lm: LM, edits: Sequence[Edit], texts: Sequence[str], answered: bool) 
 def placed(
     lm: LM, prompts: Sequence[str], edits: Sequence[Edit], leads: Sequence[str], answered: bool
 ) -> list[Encoded]:
-    """Encode one prompt of each edit, behind a lead where the subject would be the text's first token.
+    """Encode one prompt of each edit, after a lead where the subject would be the text's first token.
 
-    The state of a text's first token is an attention sink: its key is nearly the same whatever the token is. A weight update at that
-    key would change every text. C-ROME (Yang et al. 2024, "The Fall of ROME", arXiv 2406.11263) takes keys behind prefixes alone.
+    The state of a text's first token is an attention sink: its key is nearly the same whatever the token is.
+    A weight update at that key would change every text. C-ROME (Yang et al. 2024, "The Fall of ROME", arXiv
+    2406.11263) uses only keys after prefixes.
 
     Args:
         lm: the model.
-        prompts: one per edit.
-        edits: whose they are.
-        leads: texts to choose from; the first is taken. If there is none, one of 10 tokens is sampled.
-        answered: whether the targets follow.
+        prompts: one prompt per edit.
+        edits: the edits.
+        leads: available leads, of which the first is used. If there is none, one of 10 tokens is sampled.
+        answered: whether to append the targets.
     """
     answers, subjects = [e.target if answered else "" for e in edits], [e.subject for e in edits]
     rows = lm.encode(prompts, answers, subjects)
@@ -106,10 +111,10 @@ def placed(
 
 
 def first_token_warnings(lm: LM, edits: Sequence[Edit]) -> list[str]:
-    """Warn of edits whose subject is the very first token of the prompt, with no beginning-of-sequence token before it.
+    """Warn of edits whose subject is the very first token, with no beginning-of-sequence token before it.
 
     Returns:
-        One line for all of them; none if there are none.
+        One line for all such edits; an empty list if there are none.
     """
     rows = lm.encode([e.prompt for e in edits], [""] * len(edits), [e.subject for e in edits])
     found = [
@@ -123,13 +128,14 @@ def first_token_warnings(lm: LM, edits: Sequence[Edit]) -> list[str]:
         "1 prompt begins with a subject" if len(found) == 1 else f"{len(found)} prompts begin with a subject"
     )
     return [
-        f"{number} of one token ({found[0]!r}), and this model puts no token in front. The state of a first token is nearly the same in every "
-        "text, so this method edits the subject only behind other text: the prompt by itself keeps its old answer. Begin the prompt with other "
-        'words ("The country of ..."), or use a method that does not edit at the subject\'s key, such as lks or ft.'
+        f"{number} of one token ({found[0]!r}), and this model puts no token in front. The state of a first "
+        "token is nearly the same in every text, so this method edits the subject only after other text: the "
+        'prompt by itself keeps its old answer. Begin the prompt with other words ("The country of ..."), or '
+        "use a method that does not edit at the subject's key, such as lks or ft."
     ]
 
 
 def end_of_subject(row: Encoded) -> int:
-    """Position of the subject's last token."""
+    """Return the position of the subject's last token."""
     assert row.subject is not None
     return row.subject[1]

@@ -1,4 +1,4 @@
-"""Plain text for second moments: what the model was trained on, or something like it."""
+"""Plain text for second moments: the model's training text or similar text."""
 
 import itertools
 import lzma
@@ -14,24 +14,28 @@ from lks.io import hub
 WIKITEXT = ("Salesforce/wikitext", "wikitext-103-raw-v1", "b08601e04326c79dfdd32d625aee71d232d685c3")
 """Hub repository, configuration and pinned revision."""
 SHIPPED = "shipped"
-"""Corpus that comes with this package: public-domain English prose, about 330,000 tokens (`plain_text.NOTICE`). It stands in for WikiText."""
+"""Corpus of this package that replaces WikiText: public-domain English prose, about 330,000 tokens.
+
+See `plain_text.NOTICE`.
+"""
 
 
 class NoHubError(Exception):
-    """WikiText cannot be had; the message says why."""
+    """WikiText is not available; the message gives the reason."""
 
 
 def texts(corpus: str) -> Iterator[str]:
-    """Texts of a corpus, one after the other, always in the same order.
+    """Iterate over the texts of a corpus, always in the same order.
 
     Args:
-        corpus: "wikitext" (fetched), "shipped", "world" (the made world's facts and sentences), a dataset's name (its unedited facts in the
-            words of its edit and training prompts, and sentences), or the path of a text file, a text per line.
+        corpus: "wikitext" (downloaded), "shipped", "world" (the synthetic world's facts and sentences), a
+            dataset's name (its unedited facts in the words of its edit and training prompts, and sentences),
+            or the path of a text file with one text per line.
 
     Raises:
         NothingToLearnFrom: no corpus is named.
-        UserError: no such corpus, or a file that is not UTF-8.
-        NoHubError: WikiText cannot be fetched.
+        UserError: the corpus is unknown, or a file is not UTF-8.
+        NoHubError: WikiText cannot be downloaded.
     """
     if not corpus:
         raise NothingToLearnFrom("It has no corpus to take statistics of.")
@@ -49,7 +53,7 @@ def texts(corpus: str) -> Iterator[str]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Lines of a file that hold something, read as they are wanted: a corpus may be larger than the memory."""
+    """Iterate lazily over the non-empty lines of a file, since a corpus may be larger than memory."""
     try:
         with path.open(encoding="utf-8") as file:
             yield from (line for line in map(str.rstrip, file) if line)
@@ -60,12 +64,13 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _lines_of_shipped() -> Iterator[str]:
+    """Iterate over the lines of the shipped corpus."""
     with lzma.open(Path(__file__).with_name("plain_text.txt.xz"), "rt", encoding="utf-8") as file:
         yield from map(str.rstrip, file)
 
 
 def _mixed(facts: Iterator[str]) -> Iterator[str]:
-    """Facts with a sentence about nobody after every second."""
+    """Insert a sentence about no edited subject after every second fact."""
     others = itertools.cycle(sentences(4000, seed=1))
     for number, fact in enumerate(facts):
         yield fact
@@ -74,7 +79,7 @@ def _mixed(facts: Iterator[str]) -> Iterator[str]:
 
 
 def _world() -> Iterator[str]:
-    """Every trained phrasing of every fact, phrasing by phrasing, so that the beginning is about everybody."""
+    """Iterate over all trained phrasings of all facts, so that the beginning covers every person."""
     from lks.data.synthetic_lexicon import RELATIONS
 
     people = world().people
@@ -86,13 +91,14 @@ def _world() -> Iterator[str]:
 
 
 def _facts(dataset: str) -> Iterator[str]:
-    """The unedited facts of a dataset in the words that editors may see; an edit whose old answer is not known has none."""
+    """Iterate over a dataset's known unedited facts, in the words that editors may see."""
     for edit in [case.edit for case in load(dataset).cases if case.edit.ground_truth]:
         for prompt in (edit.prompt, *edit.training_paraphrases):
             yield f"{prompt.rstrip()} {edit.ground_truth}."
 
 
 def _wikitext() -> Iterator[str]:
+    """Stream the texts of WikiText with more than 200 characters."""
     if no_hub := hub.why_not():
         raise NoHubError(no_hub)
     import datasets

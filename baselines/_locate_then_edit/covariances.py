@@ -1,8 +1,9 @@
-"""Second moments C = E[k k^T] of the keys of MLP output layers (ROME, Sec. 3.1), factorised, and what is solved with them.
+"""Factorised second moments C = E[k k^T] of the keys of MLP output layers (ROME, Sec. 3.1), and solves.
 
-One pass over a corpus serves all blocks; the forward pass stops at the last of them. Kept on disk are the eigenvectors and
-eigenvalues of C in float64, by the hash of model, corpus and number of tokens: every solve below is then a few products, and
-both "C^-1 K" and the null space come from one factor. What is solved is N x N wherever there are fewer edits than dimensions.
+One pass over a corpus serves all blocks; the forward pass stops at the last of them. The eigenvectors and
+eigenvalues of C are cached on disk in float64, by the hash of model, corpus and number of tokens. Every solve
+below is then a few products, and both "C^-1 K" and the null space come from one factorisation. Systems are N
+x N wherever there are fewer edits than dimensions.
 """
 
 import hashlib
@@ -26,25 +27,28 @@ from lks.models.lm import LM
 from lks.models.prefill import installed_hooks
 
 STATISTICS = "statistics"
-"""Name of the note that says which text second moments are of (`Editor.notes`)."""
+"""Key of the note (`Editor.notes`) that says from which text second moments were computed."""
 FLOOR = 1e-10
-"""Eigenvalues below this share of the largest are rounding; they are raised to it where C is inverted."""
+"""Lower bound of eigenvalues as a share of the largest, used to invert C; smaller ones are rounding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """C of one block as vectors [d_in, d_in] (columns) and values [d_in], ascending, float64."""
+    """C of one block as eigenvectors [d_in, d_in] (columns) and eigenvalues [d_in], ascending, in float64."""
 
     vectors: Tensor
     values: Tensor
 
     def inverse(self, keys: Tensor) -> Tensor:
-        """C^-1 K [d_in, n] for K [d_in, n], in float64."""
+        """Compute C^-1 K [d_in, n] for K [d_in, n], in float64."""
         floored = self.values.clamp_min(FLOOR * float(self.values[-1]))
         return self.vectors @ ((self.vectors.T @ keys.double()) / floored[:, None])
 
     def null_space(self, threshold: float) -> Tensor:
-        """U_0 [d_in, r]: the eigenvectors whose eigenvalue is below `threshold` (AlphaEdit, Sec. 3.2); P = U_0 U_0^T."""
+        """Return the eigenvectors U_0 [d_in, r] with eigenvalues below `threshold` (AlphaEdit, Sec. 3.2).
+
+        The projection onto the null space is P = U_0 U_0^T.
+        """
         return self.vectors[:, self.values < threshold]
 
 
@@ -53,9 +57,9 @@ class Moments:
     """Second moments by block.
 
     Attributes:
-        blocks: block -> its moment.
-        seconds: what computing them cost, whenever that was.
-        text: which text they are of, for people.
+        blocks: block -> its second moment.
+        seconds: time of the original computation, also if they came from the cache.
+        text: readable description of the text that they were computed from.
     """
 
     blocks: dict[int, Moment]
@@ -66,25 +70,30 @@ class Moments:
 def second_moments(
     lm: LM, blocks: Sequence[int], corpus: str, n_tokens: int, progress: Progress = no_progress
 ) -> Moments:
-    """Second moments of the inputs of some blocks' MLP output layers.
+    """Compute second moments of the inputs of the blocks' MLP output layers, or load them from the cache.
 
-    The beginning-of-sequence token is left out: its key is the same in every text and far larger than any other, and no
-    subject ends on it.
+    The beginning-of-sequence token is left out: its key is the same in every text and far larger than any
+    other, and no subject ends on it.
 
     Args:
         lm: the unedited model.
-        blocks: 0-based.
+        blocks: blocks, 0-based.
         corpus: see `baselines._locate_then_edit.corpus.texts`.
-        n_tokens: of the corpus that are used.
+        n_tokens: number of tokens of the corpus to use.
         progress: called with the fraction done.
 
     Raises:
-        UserError: the corpus is unknown, no text or has none, or the model is of a kind that locate-then-edit methods cannot edit.
+        UserError: the corpus is unknown, is not a text or is empty, or locate-then-edit methods cannot edit
+            this kind of model.
     """
     if lm.architecture.output_norms:
-        why = "passes the MLPs' outputs through a norm, so that a change of their weights does not add up with the state that was aimed at"
+        why = (
+            "passes the MLPs' outputs through a norm, so that a change of their weights does not produce "
+            "the intended state"
+        )
         raise UserError(
-            f"{lm.name or 'The model'} {why}. Locate-then-edit methods cannot edit it; others can, for example lks, ft or grace."
+            f"{lm.name or 'The model'} {why}. Locate-then-edit methods cannot edit it; others can, "
+            "for example lks, ft or grace."
         )
     rows, text = _rows(lm, corpus, n_tokens)
     depends = {"model": lm.identity, "corpus": hashlib.sha256(str(rows).encode()).hexdigest()[:16]}
@@ -117,7 +126,7 @@ def second_moments(
 
 
 def _rows(lm: LM, corpus: str, n_tokens: int) -> tuple[list[list[int]], str]:
-    """Token ids of a corpus, and which text that is in the end: where WikiText cannot be had it is the one that is shipped."""
+    """Return token ids of a corpus and its description; shipped text replaces WikiText if unavailable."""
     instead = ""
     try:
         rows = _tokens(lm, corpus, n_tokens)
@@ -130,7 +139,7 @@ def _rows(lm: LM, corpus: str, n_tokens: int) -> tuple[list[list[int]], str]:
 
 
 def _tokens(lm: LM, corpus: str, n_tokens: int) -> list[list[int]]:
-    """Token ids of the corpus's first `n_tokens` tokens; long texts are cut into pieces of at most 512."""
+    """Return the token ids of the texts with the first `n_tokens` tokens, in pieces of at most 512."""
     rows: list[list[int]] = []
     count = 0
     source = texts(corpus)
@@ -149,7 +158,7 @@ def _tokens(lm: LM, corpus: str, n_tokens: int) -> list[list[int]]:
 def _sums(
     lm: LM, blocks: Sequence[int], rows: Sequence[Sequence[int]], progress: Progress, kept: Checkpoint
 ) -> dict[str, Tensor]:
-    """C = sum k k^T / count by block, in float64; goes on from what is kept, in the same order."""
+    """Compute C = sum k k^T / count by block in float64, resuming from the checkpoint in the same order."""
     part = lower_blocks(lm, max(blocks))
     sums: dict[str, Tensor] = {}
     done, count, keep = 0, 0, torch.zeros(0, dtype=torch.bool)
@@ -184,13 +193,13 @@ def _sums(
 
 
 def ridge(moment: Moment, keys: Tensor, weight: float) -> Tensor:
-    """(lambda C + K K^T)^-1 K [d_in, n] (MEMIT, Eq. 14): least squares of new values against lambda old keys.
+    """Compute (lambda C + K K^T)^-1 K [d_in, n] (MEMIT, Eq. 14): least squares against lambda old keys.
 
-    By Woodbury C^-1 K (lambda I + K^T C^-1 K)^-1, an n x n solve; with more edits than dimensions it is solved in the
-    eigenvectors of C instead.
+    By the Woodbury identity this is C^-1 K (lambda I + K^T C^-1 K)^-1, an n x n solve; with more edits than
+    dimensions it is solved in the eigenbasis of C instead.
 
     Args:
-        moment: of the block.
+        moment: second moment of the block.
         keys: K [d_in, n].
         weight: lambda; 0 gives the equality constraint of ROME and EMMET.
     """
@@ -209,15 +218,17 @@ def ridge(moment: Moment, keys: Tensor, weight: float) -> Tensor:
 
 
 def projected(basis: Tensor, keys: Tensor, earlier: Tensor, penalty: float) -> Tensor:
-    """A [d_in, n] such that AlphaEdit's update is R A^T (Eq. 14): Delta = R K^T P (K K^T P + S P + L2 I)^-1, S = K_p K_p^T.
+    """Compute A [d_in, n] such that AlphaEdit's update is R A^T (Eq. 14).
 
-    The update lies in the range of P, so all is done in the coordinates U_0^T; with A = [K, K_p] there and
-    (A A^T + L2)^-1 A = A (A^T A + L2)^-1 the solve is as large as there are keys, or as the null space is wide.
+    The update is Delta = R K^T P (K K^T P + S P + L2 I)^-1 with S = K_p K_p^T. It lies in the range of P, so
+    everything is computed in the coordinates U_0^T. With B = [K, K_p] in these coordinates and (B B^T +
+    L2)^-1 B = B (B^T B + L2)^-1, the size of the solve is the number of keys or the dimension of the null
+    space, whichever is smaller.
 
     Args:
         basis: U_0 [d_in, r] with P = U_0 U_0^T.
-        keys: K [d_in, n] of the edits made now.
-        earlier: K_p [d_in, m] of edits made before.
+        keys: K [d_in, n] of the current edits.
+        earlier: K_p [d_in, m] of earlier edits.
         penalty: L2.
     """
     n = keys.shape[1]

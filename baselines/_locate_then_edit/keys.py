@@ -1,6 +1,7 @@
-"""The stages that locate-then-edit methods share: keys at the end of the subject, block by block.
+"""Keys at the end of the subject, block by block, as used by all locate-then-edit methods.
 
-Texts: `contexts`. Value optimisation: `values`. Second moments and solves: `covariances`. Weight updates: `weight_updates`.
+The other shared stages are in `contexts` (texts), `values` (value optimisation), `covariances` (second
+moments and solves) and `weight_updates`.
 """
 
 from collections.abc import Sequence
@@ -17,14 +18,14 @@ from lks.models.prefill import installed_hooks
 
 @dataclass(frozen=True, slots=True)
 class Subjects:
-    """Every row of every edit up to the end of its subject, on the way up through the blocks.
+    """States of all rows of all edits up to the end of the subject, at the input of one block.
 
-    What follows the subject cannot change its state, so rows end there.
+    Later tokens cannot change the subject's state, so rows end there.
 
     Attributes:
-        at: the block they are about to enter.
-        cached: states that enter it.
-        each: rows per edit; the first is the bare prompt.
+        at: the block whose input the states are.
+        cached: the states.
+        each: number of rows per edit; the first is the bare prompt.
     """
 
     at: int
@@ -33,12 +34,12 @@ class Subjects:
 
     @classmethod
     def before(cls, lm: LM, rows: Sequence[Sequence[Encoded]], block: int) -> "Subjects":
-        """Rows (from `contexts.behind`) as they enter a block."""
+        """Compute the states of rows (from `contexts.behind`) at the input of a block."""
         ids = [row.ids[: end_of_subject(row) + 1] for own in rows for row in own]
         return cls(block, states(lm, block - 1, ids), len(rows[0]))
 
     def move(self, lm: LM, block: int) -> "Subjects":
-        """The same rows as they enter a later block, under the model's present weights."""
+        """Advance the rows to the input of a later block, with the model's current weights."""
         return (
             replace(self, at=block, cached=advance(lm, self.at, block - 1, self.cached))
             if block > self.at
@@ -47,7 +48,7 @@ class Subjects:
 
     @torch.no_grad()
     def keys(self, lm: LM) -> Tensor:
-        """Inputs of the MLP output layer of block `at` at the ends [edits, each, d_in], float32."""
+        """Compute inputs [edits, each, d_in] of block `at`'s MLP output layer at the row ends, in float32."""
         found: dict[int, Tensor] = {}
         chosen: list[int] = []
         lengths = self.cached.lengths.tolist()
@@ -66,14 +67,14 @@ class Subjects:
         )
 
     def bare(self, lm: LM, block: int) -> Tensor:
-        """Output of a block at the end of the subject of the bare prompts [edits, d], float32, under the present weights."""
+        """Compute a block's output [edits, d] at the subject ends of the bare prompts, in float32."""
         first = list(range(0, len(self.cached.lengths), self.each))
         moved = advance(lm, self.at, block, _some(self.cached, first))
         return moved.at(torch.arange(len(first), device=moved.flat.device), moved.lengths - 1).float()
 
 
 def _some(cached: BlockStates, rows: Sequence[int]) -> BlockStates:
-    """Some sequences, in the given order."""
+    """Select sequences in the given order."""
     index = torch.tensor(list(rows), device=cached.flat.device)
     lengths = cached.lengths[index]
     hidden, mask = cached.rows(index)

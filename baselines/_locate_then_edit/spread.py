@@ -1,4 +1,4 @@
-"""What MEMIT, EMMET and AlphaEdit share: values at the last block, residuals spread over several blocks, one solve per block."""
+"""The common part of MEMIT, EMMET and AlphaEdit: residuals at the last block, spread over several blocks."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -22,14 +22,16 @@ from lks.models.lm import LM
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpreadParams(ValueParams):
-    """Parameters of all methods that spread an update, besides those of value optimisation.
+    """Parameters of all methods that spread an update, in addition to those of value optimisation.
 
     Attributes:
-        first_block, last_block: the MLP output layers of these blocks and all between are updated (0-based).
-        contexts: sampled texts of 10 tokens in front of the prompt.
-        batch_size: edits made at once; batch after batch, each on the model the earlier ones have left. 0 for all at once.
+        first_block, last_block: first and last block whose MLP output layers are updated (0-based,
+            inclusive).
+        contexts: number of sampled texts of 10 tokens to put in front of the prompt.
+        batch_size: edits made at once; each batch is made on the model left by the earlier ones. 0 for all at
+            once.
         corpus: text for C; see `baselines._locate_then_edit.corpus`.
-        corpus_tokens: how much of it.
+        corpus_tokens: number of tokens of the corpus to use.
     """
 
     first_block: int
@@ -49,7 +51,7 @@ ParamsT = TypeVar("ParamsT", bound=SpreadParams)
 
 
 class Spreading(Editor[ParamsT]):
-    """Value vectors at the last block; every block takes an equal share of what is still missing (MEMIT, Alg. 1)."""
+    """Editor with values at the last block, whose residual all blocks share equally (MEMIT, Alg. 1)."""
 
     changes: ClassVar = "weights"
     regime: ClassVar = "simultaneous"
@@ -57,13 +59,13 @@ class Spreading(Editor[ParamsT]):
     step: ClassVar = "lr"
     made_for: ClassVar = SHORT
     remembers_keys: ClassVar[bool] = False
-    """Whether later batches have to leave earlier batches' keys alone."""
+    """Whether later batches must preserve the outputs for earlier batches' keys."""
 
     _texts: list[str] | None = None
     _moments: Moments | None = None
 
     def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = no_progress) -> float:
-        """Sample the contexts and factorise all blocks' second moments."""
+        """Sample the contexts and compute the factorised second moments of all blocks."""
         p = self.params
         self._texts = prefixes(lm, [10] * p.contexts)
         self._moments = second_moments(lm, p.blocks, p.corpus, p.corpus_tokens, progress)
@@ -72,17 +74,17 @@ class Spreading(Editor[ParamsT]):
 
     @abstractmethod
     def solve(self, moments: Moments, block: int, keys: Tensor, earlier: Tensor) -> Tensor:
-        """A [d_in, n] such that the block's update is R A^T for residuals R [d_out, n].
+        """Compute A [d_in, n] such that the block's update is R A^T for residuals R [d_out, n].
 
         Args:
-            moments: of all blocks.
-            block: which one.
+            moments: second moments of all blocks.
+            block: the block to solve for.
             keys: K [d_in, n].
-            earlier: keys of earlier batches [d_in, m]; none unless `remembers_keys`.
+            earlier: keys of earlier batches [d_in, m]; m = 0 unless `remembers_keys`.
         """
 
     def warnings(self, lm: LM, edits: Sequence[Edit]) -> list[str]:
-        """Subjects that are the first token of their prompt."""
+        """Warn of subjects that are the first token of their prompt."""
         return first_token_warnings(lm, edits)
 
     def edit(
@@ -96,7 +98,7 @@ class Spreading(Editor[ParamsT]):
         """Update the layers, batch by batch.
 
         Raises:
-            UserError: not prepared, or a prompt without its subject.
+            UserError: `prepare` was not called, or a prompt does not contain its subject.
         """
         if self._moments is None:
             raise UserError(f"{self.title} needs the model's second moments: call prepare(lm) before edit.")
@@ -121,7 +123,7 @@ class Spreading(Editor[ParamsT]):
         earlier: dict[int, list[Tensor]],
         progress: Progress,
     ) -> None:
-        """One batch of edits."""
+        """Make one batch of edits."""
         assert self._texts is not None and self._moments is not None
         blocks = self.params.blocks
         subjects = begin = Subjects.before(lm, behind(lm, edits, self._texts, answered=False), blocks[0])
@@ -143,5 +145,8 @@ class Spreading(Editor[ParamsT]):
 
 
 def mean_keys(keys: Tensor) -> Tensor:
-    """K [d_in, edits] from keys [edits, contexts, d_in]: half the bare prompt's, half the mean behind the sampled texts."""
+    """Compute K [d_in, edits] from keys [edits, contexts, d_in].
+
+    K is the average of the bare prompt's key and the mean key after the sampled texts.
+    """
     return (keys[:, 0] if keys.shape[1] == 1 else (keys[:, 0] + keys[:, 1:].mean(1)) / 2).T

@@ -1,8 +1,9 @@
-"""Value optimisation (ROME, Eq. 4): for each edit the change of one state that makes the model say the target.
+"""Value optimisation (ROME, Eq. 4): per edit, the change of one state that makes the model output the target.
 
-Many edits at once. Each has its own change, loss, clamp and stop, so that the result is what one after the other gives; the
-blocks up to the edited one are run once (`lks.models.frozen_prefix`), and above it only positions from the subject's last token on
-(`lks.models.frozen_suffix`). Adding to the MLP's output and to the block's output is the same thing for all that follows.
+Many edits are optimised at once. Each has its own change, loss, clamp and stopping, so the result is the same
+as one after the other. The blocks up to the edited one run once (`lks.models.frozen_prefix`), and above it
+only positions from the subject's last token on (`lks.models.frozen_suffix`). Adding to the MLP's output or to
+the block's output is equivalent for all that follows.
 """
 
 from collections.abc import Sequence
@@ -27,14 +28,15 @@ class ValueParams:
     """Parameters of value optimisation.
 
     Attributes:
-        steps: evaluations of the loss at most; there is one update fewer, as in the published code.
-        lr: of Adam.
+        steps: maximum number of loss evaluations; there is one update fewer, as in the published code.
+        lr: Adam learning rate.
         weight_decay: weight of ||change|| / ||state||^2.
-        kl_weight: of KL(edited || unedited) at the end of the subject in "{subject} is a".
-        clamp: ||change|| stays below this share of the state's norm.
-        stop_loss: an edit whose loss is below it is done.
-        precision: of the blocks above the edited one: "model" (as the model's weights are), "bfloat16" or "fast" (bfloat16 where the
-            machine has it, else "model"). The change itself, its gradient and Adam are float32.
+        kl_weight: weight of KL(edited || unedited) at the end of the subject in "{subject} is a".
+        clamp: bound on ||change||, as a share of the state's norm.
+        stop_loss: loss below which an edit is finished.
+        precision: precision of the blocks above the edited one: "model" (that of the model's weights),
+            "bfloat16" or "fast" (bfloat16 where the hardware supports it, else "model"). The change, its
+            gradient and Adam are float32.
     """
 
     steps: int = 25
@@ -48,12 +50,12 @@ class ValueParams:
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """What optimisation found.
+    """Result of the optimisation.
 
     Attributes:
         change: [edits, d] delta, to be added to the state at the end of the subject, float32.
-        loss: [edits] the loss at it.
-        updates: [edits] how many updates were made.
+        loss: [edits] loss with this change.
+        updates: [edits] number of updates made.
     """
 
     change: Tensor
@@ -74,14 +76,16 @@ def optimise(
     """Optimise a change of block `block`'s output for each edit.
 
     Args:
-        lm: the model as it stands.
-        edits: [edits].
-        block: l.
-        norms: [edits] norm of the state that is changed (the MLP's or the block's output), which clamp and weight decay refer to.
-        texts: put in front of the prompts; the target has to follow behind each.
-        params: of the optimisation.
+        lm: the model with its current weights.
+        edits: the edits.
+        block: block whose output is changed (0-based).
+        norms: [edits] norm of the changed state (the MLP's or the block's output), used by clamp and weight
+            decay.
+        texts: texts to put in front of the prompts; the target has to follow the prompt after each.
+        params: parameters of the optimisation.
         progress: called with the fraction of edits done.
-        at_once: rows per batch (an edit has two and one per text; a batch has at least one edit); no result depends on it.
+        at_once: rows per batch (an edit has two plus one per text; a batch has at least one edit); does not
+            affect results.
     """
     size = max(1, scale_batch(at_once) // (len(texts) + 2))
     upper = UpperBlocks(lm, block, dtype=training_dtype(params.precision, lm.device))
@@ -96,7 +100,7 @@ def optimise(
 
 
 class _ValueBatch:
-    """Some edits that are optimised together."""
+    """A batch of edits that are optimised together."""
 
     def __init__(
         self,
@@ -113,7 +117,7 @@ class _ValueBatch:
             lm, [f"{e.subject} is a" for e in edits], edits, [f"{text}. " for text in texts], answered=False
         )
         rows = [row for own, last in zip(answered, essence, strict=True) for row in (*own, last)]
-        self.each = len(rows) // len(edits)  # rows of an edit; the last is "{subject} is a"
+        self.each = len(rows) // len(edits)  # rows per edit; the last is "{subject} is a"
         starts = torch.tensor([end_of_subject(r) for r in rows], device=lm.device)
         cached = states(lm, upper.block, [r.ids for r in rows])
         self.suffix = Suffix(self.upper, cached, torch.arange(len(rows), device=lm.device), starts)
@@ -129,12 +133,15 @@ class _ValueBatch:
 
     @staticmethod
     def _answers(row: Encoded, start: int, of: int) -> tuple[list[int], list[int], float]:
-        """Columns that predict the target's tokens, these tokens, and the weight of each: the mean over tokens and over an edit's rows."""
+        """Return the columns that predict the target's tokens, these tokens, and the weight of each token.
+
+        The weights average over tokens and over an edit's rows.
+        """
         columns = [t - 1 - start for t in range(row.n_prompt, len(row.ids))]
         return columns, row.answer, 1.0 / (len(columns) * of)
 
     def run(self) -> Values:
-        """Adam on all changes; an edit that is done leaves the batch."""
+        """Run Adam on all changes; finished edits leave the batch."""
         n, dim = len(self.norms), self.suffix.hidden.shape[-1]
         result = Values(*(torch.zeros(size, device=self.norms.device) for size in ((n, dim), (n,), (n,))))
         change, first, second = (torch.zeros_like(result.change) for _ in range(3))
@@ -159,11 +166,11 @@ class _ValueBatch:
         return result
 
     def _rows(self, active: Tensor) -> Tensor:
-        """The rows of some edits, edit by edit."""
+        """Return the row indices of the active edits, edit by edit."""
         return (active[:, None] * self.each + torch.arange(self.each, device=active.device)).flatten()
 
     def _loss(self, suffix: Suffix, active: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of each edit [active] and its gradient [active, d]."""
+        """Compute the loss of each edit [active] and its gradient [active, d]."""
         p, each = self.params, self.each
         with torch.enable_grad():
             delta = change.detach().requires_grad_()
@@ -182,7 +189,7 @@ class _ValueBatch:
         return losses.detach(), gradient
 
     def _targets(self, active: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """[tokens] row in the batch, column, label and weight of every target token of the active edits."""
+        """Return row, column, label and weight of each target token of the active edits, each [tokens]."""
         rows, columns, labels, weights = [], [], [], []
         own = self.each - 1
         for number, edit in enumerate(active.tolist()):

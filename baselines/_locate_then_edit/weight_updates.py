@@ -1,4 +1,4 @@
-"""Changes of MLP output layers as factors, put into the model while an editor works."""
+"""Factored changes of MLP output layers, applied to the model while an editor works."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,11 +13,13 @@ from lks.models.lm import LM
 
 
 class Updates:
-    """W_b = W_b^0 + L_b R_b for some blocks b. Inside the `with` the model has the updates so far; on leaving it is bit for bit what it was.
+    """Updates W_b = W_b^0 + L_b R_b of some blocks b.
+
+    Inside the `with` the model has the updates so far; on exit its weights are restored bit for bit.
 
     Args:
         lm: the model.
-        blocks: whose MLP output layers may change.
+        blocks: blocks whose MLP output layers may change.
     """
 
     def __init__(self, lm: LM, blocks: Sequence[int]) -> None:
@@ -36,7 +38,7 @@ class Updates:
         self._restore()
 
     def add(self, block: int, left: Tensor, right: Tensor) -> None:
-        """Add left @ right: [d_out, n] and [n, d_in], whatever way round the layer keeps its weight."""
+        """Add left [d_out, n] @ right [n, d_in], whichever orientation the layer stores its weight in."""
         before = self._factors.get(block)
         left, right = left.float(), right.float()
         self._factors[block] = (
@@ -47,7 +49,7 @@ class Updates:
         self._apply(block)
 
     def patch(self) -> WeightPatch:
-        """All updates so far."""
+        """Return all updates so far as a patch."""
         deltas: dict[str, Tensor] = {}
         for block, (left, right) in self._factors.items():
             deltas |= low_rank(self.lm, block, left, right)
@@ -55,7 +57,7 @@ class Updates:
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """The unedited model inside the `with`."""
+        """Restore the unedited model inside the `with`."""
         self._restore()
         try:
             yield
@@ -64,12 +66,14 @@ class Updates:
                 self._apply(block)
 
     def _weight(self, block: int) -> Tensor:
+        """Return the weight of a block's MLP output layer."""
         weight = self._modules[block].weight
         assert isinstance(weight, Tensor)
         return weight
 
     @torch.no_grad()
     def _apply(self, block: int) -> None:
+        """Set a block's weight to the original plus all updates so far."""
         left, right = self._factors[block]
         change = (left @ right).T if isinstance(self._modules[block], Conv1D) else left @ right
         weight = self._weight(block)
@@ -77,18 +81,21 @@ class Updates:
 
     @torch.no_grad()
     def _restore(self) -> None:
+        """Set all weights to the original ones."""
         for block, original in self._original.items():
             self._weight(block).copy_(original)
 
 
 def low_rank(lm: LM, block: int, left: Tensor, right: Tensor) -> dict[str, Tensor]:
-    """The difference left @ right of an MLP output layer as `WeightPatch` keeps it: factors, or dense where that is smaller.
+    """Return the difference left @ right of an MLP output layer in the form that `WeightPatch` stores.
+
+    It is stored as factors, or dense where that is smaller.
 
     Args:
         lm: the model.
-        block: of the layer.
-        left: [d_out, n].
-        right: [n, d_in].
+        block: block of the layer.
+        left: [d_out, n] left factor.
+        right: [n, d_in] right factor.
     """
     module = lm.mlp_output(block)
     name = lm.parameter_name(module)

@@ -1,1 +1,1 @@
-"""Parts of MEND: the network that edits gradients, passes that record them, and its training."""
+"""Parts of MEND: the editor network, the passes that record gradients, and the training."""

@@ -1,4 +1,4 @@
-"""MEND's editor network: a layer's gradient in factors goes in, factors of the weight's change come out (arXiv 2110.11309, Sec. 3)."""
+"""MEND's network: a layer's factored gradient to factors of a weight change (arXiv 2110.11309, Sec. 3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ class Layer:
     """A linear layer that MEND edits.
 
     Attributes:
-        name: of its weight among the model's parameters.
-        module: computes W x (+ bias).
-        d_in, d_out: widths.
-        transposed: its weight is stored [in, out].
+        name: parameter name of its weight in the model.
+        module: the module, which computes W x (+ bias).
+        d_in, d_out: input and output widths.
+        transposed: whether its weight is stored as [in, out].
     """
 
     name: str
@@ -29,7 +29,7 @@ class Layer:
 
 
 def mlp_layers(lm: LM, blocks: Sequence[int]) -> list[Layer]:
-    """The linear layers of the MLPs of some blocks, in the order in which the model holds them."""
+    """Return the linear layers of the blocks' MLPs, in the model's order."""
     found = []
     for block in blocks:
         mlp = lm.block(block).get_submodule(lm.architecture.mlp_output.rpartition(".")[0])
@@ -42,13 +42,15 @@ def mlp_layers(lm: LM, blocks: Sequence[int]) -> list[Layer]:
 
 
 class LowRankMLP(nn.Module):
-    """g(z): residual layers h + relu(s * (U V h + b) + o) (Eqs. 3a to 3c); U = 0 at first, so g is the identity.
+    """g(z) with residual layers h + relu(s * (U V h + b) + o) (Eqs. 3a to 3c); initially U = 0.
+
+    The untrained network is therefore the identity.
 
     Args:
         dim: d_in + d_out.
-        rank: of U V.
-        depth: residual layers.
-        shared: weights that share U, V and b; each has its own scale s and shift o.
+        rank: rank of U V.
+        depth: number of residual layers.
+        shared: number of weights that share U, V and b; each has its own scale s and shift o.
     """
 
     def __init__(self, dim: int, rank: int, depth: int, shared: int) -> None:
@@ -61,29 +63,29 @@ class LowRankMLP(nn.Module):
         self.shift = nn.Parameter(torch.zeros(shared, depth, dim))
 
     def forward(self, z: Tensor, which: int) -> Tensor:
-        """[tokens, dim] -> [tokens, dim] for the weight numbered `which` among those that share the network."""
+        """Map [tokens, dim] to [tokens, dim] for weight number `which` of those that share the network."""
         for level in range(len(self.u)):
             change = z @ self.v[level] @ self.u[level] + self.bias[level]
-            z = z + (self.scale[which, level] * change + self.shift[which, level]).clamp(
-                min=0
-            )  # at 0 relu has no gradient, clamp has
+            # clamp instead of relu, which has no gradient at 0
+            z = z + (self.scale[which, level] * change + self.shift[which, level]).clamp(min=0)
         return z
 
 
 class MendNetwork(nn.Module):
     """One `LowRankMLP` per weight shape and one step size per weight.
 
-    A weight changes by `-step * sum over tokens of delta~ x~^T`, so that the untrained network with neutral statistics makes
-    one step of gradient descent.
+    A weight changes by `-step * sum over tokens of delta~ x~^T`, so that the untrained network with neutral
+    statistics makes one step of gradient descent.
 
     Args:
         layers: the edited layers.
-        rank, depth: of the networks.
-        step: first value of all step sizes.
-        seed: of the initialisation.
+        rank, depth: size of the networks.
+        step: initial value of all step sizes.
+        seed: random seed for the initialisation.
 
     Attributes:
-        moments: shape -> mean and standard deviation of x and delta, [2, d_in + d_out]; neutral (0 and 1) until `normalise`.
+        moments: shape -> mean and standard deviation of x and delta, [2, d_in + d_out]; neutral (0 and 1)
+            until `normalise` is called.
     """
 
     def __init__(self, layers: Sequence[Layer], rank: int, depth: int, step: float, seed: int) -> None:
@@ -106,7 +108,7 @@ class MendNetwork(nn.Module):
             )
 
     def normalise(self, sums: dict[str, Tensor]) -> None:
-        """Take mean and deviation of the gradient factors from sums over tokens.
+        """Set mean and standard deviation of the gradient factors from sums over tokens.
 
         Args:
             sums: shape -> [3, d_in + d_out]: count (in every column), sum and sum of squares, in float64.
@@ -117,10 +119,12 @@ class MendNetwork(nn.Module):
             getattr(self, f"moments_{key}").copy_(torch.stack([mean, deviation + 1e-7]))
 
     def forward(self, number: int, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """x~ [..., d_in] and delta~ [..., d_out] of a layer's tokens; zero where the layer got no gradient, as at padding.
+        """Compute x~ [..., d_in] and delta~ [..., d_out] of a layer's tokens.
+
+        Both are zero for tokens without a gradient, such as padding.
 
         Args:
-            number: of the layer.
+            number: index of the layer.
             x: inputs [..., d_in].
             delta: gradients of the outputs [..., d_out].
         """
@@ -132,5 +136,5 @@ class MendNetwork(nn.Module):
 
 
 def live(delta: Tensor) -> Tensor:
-    """Which tokens [...] have a gradient [..., d_out] at all."""
+    """Return a mask [...] of the tokens with a nonzero gradient [..., d_out]."""
     return (delta != 0).any(-1)

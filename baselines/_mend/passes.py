@@ -1,4 +1,4 @@
-"""The two passes of MEND: the gradient in factors of an edit, and the model as it would be edited, without touching a weight."""
+"""The two passes of MEND: factored gradients of an edit, and the edited model without changing any weight."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,9 +21,9 @@ class BorderRows:
     """Sequences at the border below the lowest edited block.
 
     Attributes:
-        hidden: [rows, time, d] what enters that block.
-        mask: [rows, time] attention.
-        row, position, label: [loss positions] where a loss looks, and the token that comes next there.
+        hidden: [rows, time, d] input of that block.
+        mask: [rows, time] attention mask.
+        row, position, label: [loss positions] row, position and next token of each loss position.
     """
 
     hidden: Tensor
@@ -34,7 +34,7 @@ class BorderRows:
 
 
 class Border:
-    """The model cut below a block: what lies beneath is frozen and runs once."""
+    """The model split below a block: the lower part is frozen and runs once."""
 
     def __init__(self, lm: LM, block: int) -> None:
         self.lm = lm
@@ -43,7 +43,7 @@ class Border:
 
     @torch.no_grad()
     def rows(self, encoded: Sequence[Encoded]) -> BorderRows:
-        """Rows whose losses look at the positions that predict their answers."""
+        """Run sequences up to the border, with loss positions where their answers are predicted."""
         ids, mask = self.lm.pad([e.ids for e in encoded])
         row, position, label = places([target_in_place(e) for e in encoded], self.lm.device)
         return BorderRows(
@@ -55,21 +55,22 @@ class Border:
         )
 
     def logits(self, rows: BorderRows) -> Tensor:
-        """[loss positions, vocabulary] of the model with whatever hooks it has."""
+        """Compute logits [loss positions, vocabulary] of the model with its current hooks."""
         return self.upper.logits(self.upper(rows.hidden, rows.mask)[rows.row, rows.position])
 
 
 def row_losses(logits: Tensor, rows: BorderRows) -> Tensor:
-    """Mean negative log-likelihood of each row's labels, [rows]."""
+    """Compute the mean negative log-likelihood of each row's labels, [rows]."""
     per_token = F.cross_entropy(logits, rows.label, reduction="none")
     return row_means(per_token, rows.row, len(rows.hidden))
 
 
 def gradients(border: Border, layers: Sequence[Layer], rows: BorderRows) -> list[tuple[Tensor, Tensor]]:
-    """Input x [rows, time, d_in] of each layer and gradient delta [rows, time, d_out] of each row's own loss by its output.
+    """Return each layer's input x [rows, time, d_in] and output gradient delta [rows, time, d_out].
 
-    The gradient of a row's loss by the weight is sum over time of delta x^T. No weight takes part in the differentiation: zeros are
-    added to the outputs and the loss is differentiated by them.
+    delta is the gradient of each row's own loss, so the gradient of that loss with respect to the weight is
+    the sum over time of delta x^T. No weight is differentiated: zeros are added to the outputs, and the loss
+    is differentiated with respect to them.
     """
     inputs: dict[int, Tensor] = {}
     zeros: dict[int, Tensor] = {}
@@ -91,13 +92,15 @@ def gradients(border: Border, layers: Sequence[Layer], rows: BorderRows) -> list
 
 @contextmanager
 def with_factors(layers: Sequence[Layer], factors: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """Inside the `with`, layer k adds its change to its output: W x + sum over tokens s of delta_s (x_s . x).
+    """Add each layer's change to its output inside the `with`: W x + sum over tokens s of delta_s (x_s . x).
 
-    The batch is in equal groups, one edit (or set of edits) each, and a group's rows see that group's change alone.
+    The batch consists of equal groups, one edit (or set of edits) each; rows see only the change of their own
+    group.
 
     Args:
         layers: the edited layers.
-        factors: per layer x~ [groups, tokens, d_in] and delta~ [groups, tokens, d_out], step size and sign in the latter.
+        factors: per layer x~ [groups, tokens, d_in] and delta~ [groups, tokens, d_out]; the latter includes
+            step size and sign.
     """
 
     def hook(right: Tensor, left: Tensor) -> object:

@@ -1,4 +1,4 @@
-"""MEND's meta-training (arXiv 2110.11309, Alg. 1): the network learns edits that generalise and leave other answers alone."""
+"""MEND's meta-training of edits that generalise and preserve other answers (arXiv 2110.11309, Alg. 1)."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -20,11 +20,11 @@ from lks.models.losses import kl_divergence
 
 
 class MendSettings(Schedule, Protocol):
-    """What training needs to know; a method's parameters have these fields."""
+    """Settings of MEND's training; the method's parameters have these fields."""
 
     @property
     def compat(self) -> str:
-        """Where the edit loss is taken: "published" on a paraphrase, "easyedit" on the edit prompt itself."""
+        """Prompt of the edit loss: "published" uses a paraphrase, "easyedit" the edit prompt itself."""
 
     @property
     def c_edit(self) -> float:
@@ -36,11 +36,11 @@ class MendSettings(Schedule, Protocol):
 
     @property
     def lr(self) -> float:
-        """Of the networks."""
+        """Adam learning rate of the networks."""
 
     @property
     def lr_lr(self) -> float:
-        """Of the step sizes."""
+        """Adam learning rate of the step sizes."""
 
     @property
     def accumulate(self) -> int:
@@ -56,13 +56,16 @@ class MendSettings(Schedule, Protocol):
 
     @property
     def locality_tokens(self) -> int:
-        """Positions of a locality row that are held in place."""
+        """Positions of a locality row that are preserved."""
 
 
 def change(
     network: MendNetwork, found: Sequence[tuple[Tensor, Tensor]], groups: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """Per layer the factors x~ and -step * delta~ [groups, tokens, d] of the changes, from gradients of equally many rows per group."""
+    """Compute each layer's factors x~ and -step * delta~ [groups, tokens, d] from the gradient factors.
+
+    All groups must have the same number of rows.
+    """
     made = []
     for number, (x, delta) in enumerate(found):
         x_new, delta_new = network(number, x, delta)
@@ -83,10 +86,10 @@ def measure(
     kept: Checkpoint | None = None,
     batch_tokens: int = 4096,
 ) -> dict[str, Tensor]:
-    """Moments of the gradient factors of some edits, as `MendNetwork.normalise` takes them.
+    """Compute moments of the edits' gradient factors in the form that `MendNetwork.normalise` expects.
 
-    The language model is frozen, so they do not change while the network trains: one pass before training stands in for the
-    running statistics of the paper. It goes on from what is kept.
+    The language model is frozen, so the moments do not change while the network trains: one pass before
+    training replaces the running statistics of the paper. The pass resumes from the checkpoint `kept`.
     """
     sums: dict[str, Tensor] = {}
     done = 0
@@ -108,15 +111,15 @@ def measure(
 
 
 class MendTrainer:
-    """Draws edits and computes the loss of editing them.
+    """Trainer of a MEND network: draws edits and computes the loss of editing them.
 
     Args:
         lm: the unedited model.
         layers: the edited layers.
-        border: below them.
-        network: what is trained.
-        settings: see there.
-        seed: of what is drawn.
+        border: the border below the edited layers.
+        network: the network to train.
+        settings: training settings.
+        seed: random seed for all draws.
     """
 
     def __init__(
@@ -133,7 +136,13 @@ class MendTrainer:
         self.tails: dict[str, list[int]] = {}
 
     def fit(self, edits: Split, progress: Progress, kept: Checkpoint | None = None) -> list[float]:
-        """Train on some edits, keep what is best on others; returns the validation losses. `kept` as in `baselines._meta_training.loop.fit`."""
+        """Train, keep the weights with the best validation loss, and return all validation losses.
+
+        Args:
+            edits: training and validation edits.
+            progress: called with the fraction done.
+            kept: checkpoint, as in `baselines._meta_training.loop.fit`.
+        """
         s = self.settings
         groups = [
             {"params": self.network.networks.parameters(), "lr": s.lr},
@@ -157,14 +166,14 @@ class MendTrainer:
         )
 
     def _held(self, edits: Sequence[Edit]) -> list[tuple[BorderRows, BorderRows, BorderRows]]:
-        """Rows that validate, the same at each validation; sets as large as in training where there are edits enough."""
+        """Return the fixed validation rows, in sets as large as in training if there are enough edits."""
         size = min(len(edits), self.settings.edits_per_step)
         sets = max(1, min(self.settings.accumulate, len(edits) // size))
         starts = range(0, len(edits) - sets * size + 1, sets * size)
         return [self.rows(edits[start : start + sets * size]) for start in starts]
 
     def rows(self, edits: Sequence[Edit]) -> tuple[BorderRows, BorderRows, BorderRows]:
-        """Edit rows, rows of the edit loss and locality rows of some edits, edit by edit."""
+        """Return edit rows, edit-loss rows and locality rows of the edits, edit by edit."""
         targets = [e.target for e in edits]
         prompts = [e.prompt for e in edits]
         outer = (
@@ -186,10 +195,14 @@ class MendTrainer:
         )
 
     def _pick(self, prompts: Sequence[str], count: int) -> list[str]:
+        """Draw prompts with replacement."""
         return [prompts[i] for i in torch.randint(len(prompts), (count,), generator=self.generator).tolist()]
 
     def _continued(self, prompts: Sequence[str]) -> list[Encoded]:
-        """Prompts with the unedited model's own greedy answers, up to `locality_tokens` tokens; each is generated once."""
+        """Return prompts with the unedited model's greedy answers of up to `locality_tokens` tokens.
+
+        Each prompt's answer is generated only once.
+        """
         encoded = dict(zip(prompts, self.lm.encode(prompts, [""] * len(prompts)), strict=True))
         new = [p for p in encoded if p not in self.tails]
         if new:
@@ -200,16 +213,17 @@ class MendTrainer:
                     strict=True,
                 )
             )
-        # a prompt that the model answers with its end is still held at its last token
+        # a prompt that the model answers with end-of-text is still preserved at its last token
         return [
             Encoded(encoded[p].ids + (self.tails[p] or [end_of(self.lm)]), encoded[p].n_prompt)
             for p in prompts
         ]
 
     def loss(self, edit: BorderRows, outer: BorderRows, near: BorderRows) -> Tensor:
-        """c_edit * NLL(target | paraphrase, edited) + c_loc * KL(unedited || edited on locality rows), Eqs. 4a to 4c.
+        """Compute c_edit * NLL(target | paraphrase, edited) + c_loc * KL(unedited || edited) (Eqs. 4a to 4c).
 
-        The sets of edits are edited each by itself; an edited model sees the paraphrases and locality rows of its own set.
+        The KL term is taken on the locality rows. Each set of edits is applied separately; an edited model
+        sees only the paraphrases and locality rows of its own set.
         """
         groups = max(1, len(edit.hidden) // self.settings.edits_per_step)
         with torch.no_grad():
@@ -222,5 +236,5 @@ class MendTrainer:
 
 
 def end_of(lm: LM) -> int:
-    """The token that ends a text."""
+    """Return the end-of-text token id."""
     return int(lm.tokenizer.pad_token_id if lm.tokenizer.eos_token_id is None else lm.tokenizer.eos_token_id)

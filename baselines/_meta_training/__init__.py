@@ -1,1 +1,1 @@
-"""Training of what an editor learns before it edits: the loop, and a state on disk to go on from."""
+"""Meta-training of editors: the training loop and a checkpoint to resume from."""

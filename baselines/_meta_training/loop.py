@@ -1,6 +1,7 @@
-"""Meta-training on held-out edits: what editors that learn how to edit share.
+"""Meta-training on held-out edits, shared by the editors that learn how to edit.
 
-The training edits are split once, the loop keeps the best validated weights, and the result is kept on disk.
+The training edits are split once, the loop keeps the weights with the best validation loss, and the state can
+be kept on disk.
 """
 
 import hashlib
@@ -19,17 +20,17 @@ from lks.errors import NothingToLearnFrom
 from lks.io.checkpoint import Checkpoint
 
 FEWEST = 4
-"""Training edits below which no method here can be trained and validated."""
+"""Minimum number of training edits for any method here."""
 VALIDATED = 10
-"""Every so-many-th training edit validates."""
+"""One in this many training edits is used for validation."""
 
 
 class Schedule(Protocol):
-    """How long and how carefully to train; a method's parameters have these fields."""
+    """Training schedule; the parameters of a meta-trained method have these fields."""
 
     @property
     def max_steps(self) -> int:
-        """Optimiser steps at most."""
+        """Maximum number of optimiser steps."""
 
     @property
     def clip(self) -> float:
@@ -41,7 +42,7 @@ class Schedule(Protocol):
 
     @property
     def decay(self) -> bool:
-        """Whether the learning rates fall linearly, to zero at `max_steps`."""
+        """Whether the learning rates fall linearly to zero at `max_steps`."""
 
     @property
     def patience(self) -> int:
@@ -50,22 +51,25 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Edits to train on and edits to validate with."""
+    """Training edits and validation edits."""
 
     train: list[Edit]
     validation: list[Edit]
 
 
 def split(edits: Sequence[Edit], method: str, limit: int = 10**9) -> Split:
-    """The same split for the same edits: every tenth validates (the last one, where there are fewer), at most `limit` of them.
+    """Split edits deterministically: every tenth is a validation edit, but at most `limit` of them.
+
+    With fewer than ten edits, the last one is the validation edit.
 
     Raises:
-        NothingToLearnFrom: too few edits.
+        NothingToLearnFrom: there are too few edits.
     """
     if len(edits) < FEWEST:
         raise NothingToLearnFrom(
-            f"{method} is trained on edits that are not evaluated, and there are {len(edits)} of them; it needs {FEWEST} at least. "
-            "Choose a grid whose draws leave records of the dataset to spare (fewer or smaller draws, or `records` below the dataset's size)."
+            f"{method} is trained on edits that are not evaluated, and there are {len(edits)} of them; "
+            f"it needs {FEWEST} at least. Choose a grid whose draws leave records of the dataset to spare "
+            "(fewer or smaller draws, or `records` below the dataset's size)."
         )
     step = min(VALIDATED, len(edits))
     return Split(
@@ -74,7 +78,7 @@ def split(edits: Sequence[Edit], method: str, limit: int = 10**9) -> Split:
 
 
 def digest(edits: Sequence[Edit]) -> str:
-    """Names a list of edits by its content."""
+    """Return a short hash of the content of a list of edits."""
     return hashlib.sha256(json.dumps([asdict(e) for e in edits]).encode()).hexdigest()[:16]
 
 
@@ -84,18 +88,19 @@ def fit(
     progress: Progress = no_progress,
     kept: Checkpoint | None = None,
 ) -> list[float]:
-    """Train until `max_steps` or until validation stops improving; the module is left at its best validated weights.
+    """Train until `max_steps` or until validation stops improving, and leave the module at its best weights.
 
-    The untrained module is validated too: training that only does harm is undone.
+    The untrained module is validated too, so training that never improves is undone.
 
     Args:
-        training: what is trained.
-        schedule: see there.
+        training: what to train.
+        schedule: the training schedule.
         progress: called with the fraction done after each step.
-        kept: keeps the state after a validation now and then; a training that was killed goes on from there to the same end.
+        kept: checkpoint that is written after some validations; a killed training resumes from it and ends
+            with the same result.
 
     Returns:
-        The values of all validations, the untrained module's first.
+        The values of all validations, starting with the untrained module's.
     """
     module, optimiser = training.module, training.optimiser
     rates = torch.optim.lr_scheduler.LinearLR(

@@ -1,4 +1,4 @@
-"""How far a meta-training is, and what lets a killed one go on as if it had not stopped."""
+"""The progress of a meta-training, from which a killed training resumes as if it had not stopped."""
 
 import json
 from collections.abc import Callable
@@ -11,12 +11,13 @@ from lks.io.checkpoint import Checkpoint, State
 
 
 class Batches:
-    """Numbers 0..count-1 in shuffled batches of `size`, epoch after epoch without end; a batch may span two epochs.
+    """Endless iterator over shuffled batches of the numbers 0..count-1; a batch may span two epochs.
 
     Args:
-        count: of the numbers.
-        size: of a batch.
-        generator: shuffles; whatever else is drawn in a training comes from it too, so that its state is kept here.
+        count: how many numbers there are.
+        size: batch size.
+        generator: random generator for shuffling. All other draws of a training use it too, so its state is
+            saved here.
     """
 
     def __init__(self, count: int, size: int, generator: torch.Generator) -> None:
@@ -30,29 +31,29 @@ class Batches:
         return drawn
 
     def state(self) -> dict[str, Tensor]:
-        """What decides all that is drawn from now on."""
+        """Return the state that determines all further draws."""
         return {
             "generator": self.generator.get_state(),
             "waiting": torch.tensor(self.waiting, dtype=torch.int64),
         }
 
     def go_on(self, state: dict[str, Tensor]) -> None:
-        """Draw from now on what would have been drawn from `state` on."""
+        """Restore a state, so that further draws are those that followed it."""
         self.generator.set_state(state["generator"])
         self.waiting = state["waiting"].tolist()
 
 
 @dataclass(frozen=True, slots=True)
 class MetaTraining:
-    """What is trained, and how.
+    """A module to train, with its optimiser, data and losses.
 
     Attributes:
-        module: whose parameters the optimiser trains.
-        optimiser: of its parameters.
-        batches: all that is drawn comes from their generator.
-        loss: one step's loss, drawn anew at each call.
-        validation: the lower the better; NaN is never best. Draws nothing.
-        known: what is found out on the way, each for once; kept, because it could come out otherwise in other batches.
+        module: the trained module.
+        optimiser: optimiser of its parameters.
+        batches: batches whose generator makes all random draws.
+        loss: draws a batch and returns its loss.
+        validation: returns the validation loss; lower is better, NaN is never best. Draws nothing.
+        known: values computed once during training, kept because other batches could give different results.
     """
 
     module: nn.Module
@@ -65,6 +66,8 @@ class MetaTraining:
 
 @dataclass(slots=True)
 class _Position:
+    """Serialisable position of a training: steps, validations and learning rates."""
+
     step: int = 0
     since: int = 0
     history: list[float] = field(default_factory=list)
@@ -77,9 +80,9 @@ class MetaTrainingState:
     """A training's position, its validations so far and its best weights.
 
     Args:
-        training: see there.
-        schedule: of the optimiser's learning rates.
-        kept: keeps all this, or None to keep nothing. What it has kept is gone on from.
+        training: the training.
+        schedule: schedule of the optimiser's learning rates.
+        kept: checkpoint to resume from and to save to, or None to save nothing.
     """
 
     def __init__(
@@ -98,25 +101,25 @@ class MetaTrainingState:
 
     @property
     def step(self) -> int:
-        """Optimiser steps so far."""
+        """Number of optimiser steps so far."""
         return self._at.step
 
     @property
     def since(self) -> int:
-        """Validations since the best."""
+        """Number of validations since the best one."""
         return self._at.since
 
     @property
     def history(self) -> list[float]:
-        """The values of all validations, the untrained module's first."""
+        """Values of all validations, starting with the untrained module's."""
         return self._at.history
 
     def advance(self) -> None:
-        """A step was made."""
+        """Count one optimiser step."""
         self._at.step += 1
 
     def validate(self) -> None:
-        """Validate, keep the weights if they are the best so far, and keep the state now and then."""
+        """Validate, keep the weights if they are the best so far, and save a checkpoint if due."""
         at = self._at
         at.history.append(self._training.validation())
         better = not self._best or at.history[-1] < at.best or at.best != at.best
@@ -131,11 +134,12 @@ class MetaTrainingState:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Leave the module at its best weights."""
+        """Set the module to its best weights."""
         for name, weight in weights(self._training.module).items():
             weight.copy_(self._best[name])
 
     def _keep(self, kept: Checkpoint) -> None:
+        """Save weights, best weights, optimiser, batches and position."""
         t = self._training
         self._at.schedule, self._at.rates = (
             self._schedule.state_dict(),
@@ -162,10 +166,10 @@ class MetaTrainingState:
 
     @torch.no_grad()
     def _go_on(self, state: State) -> None:
-        """Put everything back.
+        """Restore a saved state.
 
         Raises:
-            ValueError: the state is of something else; nothing was touched.
+            ValueError: the state belongs to another module; nothing was changed.
         """
         t, own = self._training, weights(self._training.module)
         groups = _grouped(state.tensors)
@@ -192,6 +196,7 @@ class MetaTrainingState:
 
 
 def _grouped(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Group tensors named "group/name" by group."""
     groups: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "batches": {}, "optimiser": {}}
     for key, tensor in tensors.items():
         group, _, name = key.partition("/")
@@ -200,5 +205,5 @@ def _grouped(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
-    """A module's parameters and buffers by name, tied ones once."""
+    """Return a module's parameters and buffers by name; tied ones occur once."""
     return dict(module.named_parameters()) | dict(module.named_buffers())

@@ -1,1 +1,1 @@
-"""Parts of SERAC: the scope classifier, the counterfactual model, and the patch with both."""
+"""Parts of SERAC: the scope classifier, the counterfactual model and the patch that combines them."""

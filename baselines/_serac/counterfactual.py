@@ -1,7 +1,7 @@
-"""SERAC's counterfactual model: a small language model that answers a prompt as an edit in front of it says (arXiv 2206.06520, Sec. 3.2).
+"""SERAC's counterfactual model: a small language model that answers a prompt given an edit in front of it.
 
-It reads "edit prompt, target, end-of-text, prompt" in the language model's own vocabulary, so its logits can stand in for
-those of the language model.
+It reads "edit prompt, target, end-of-text, prompt" in the language model's own vocabulary, so its logits can
+replace those of the language model (arXiv 2206.06520, Sec. 3.2).
 """
 
 from collections.abc import Sequence
@@ -25,16 +25,13 @@ class Counterfactual(nn.Module):
     """A causal language model with the vocabulary of another.
 
     Args:
-        config: of the model, as JSON; fresh weights.
-        model: an existing model instead.
+        config: JSON configuration of a model to create with fresh weights.
+        model: an existing model to use instead.
     """
 
     def __init__(self, config: dict[str, Any] | None = None, model: nn.Module | None = None) -> None:
         super().__init__()
-        from transformers import (
-            AutoConfig,
-            AutoModelForCausalLM,
-        )  # takes seconds: not for those who only list methods
+        from transformers import AutoConfig, AutoModelForCausalLM  # slow import, not needed to list methods
 
         make: Any = AutoModelForCausalLM
         self.model: Any = (
@@ -43,33 +40,33 @@ class Counterfactual(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the model can be made from again."""
+        """Configuration from which the model can be recreated."""
         return cast(dict[str, Any], self.model.config.to_dict())
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Final states [rows, time, d] of right-padded rows [rows, time]."""
+        """Compute final states [rows, time, d] of right-padded rows [rows, time]."""
         return cast(
             Tensor,
             self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state,
         )
 
     def logits(self, final: Tensor) -> Tensor:
-        """[..., vocabulary] from final states."""
+        """Compute logits [..., vocabulary] from final states."""
         return cast(Tensor, self.model.get_output_embeddings()(final))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its weights, tied ones once."""
+        """Return the weights by name; tied ones occur once."""
         return {name: weight.detach() for name, weight in self.named_parameters()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Put weights back."""
+        """Load weights by name."""
         with torch.no_grad():
             for name, weight in self.named_parameters():
                 weight.copy_(tensors[name])
 
 
 def fresh(lm: LM, dim: int, blocks: int, heads: int, seed: int) -> Counterfactual:
-    """A small untrained model with the language model's vocabulary."""
+    """Create a small untrained model with the language model's vocabulary."""
     config = {
         "model_type": "llama",
         "vocab_size": lm.vocabulary_projection.weight.shape[0],
@@ -89,10 +86,10 @@ def fresh(lm: LM, dim: int, blocks: int, heads: int, seed: int) -> Counterfactua
 
 
 def from_hub(lm: LM, name: str) -> Counterfactual:
-    """A small model from the hub or a folder; its vocabulary must be the language model's.
+    """Load a small model from the hub or a folder; its vocabulary must be the language model's.
 
     Raises:
-        UserError: it cannot be fetched, or its vocabulary has another size.
+        UserError: the model cannot be loaded, or its vocabulary has another size.
     """
     no_hub = hub.why_not_for(name)
     try:
@@ -109,34 +106,36 @@ def from_hub(lm: LM, name: str) -> Counterfactual:
     own, wanted = int(model.config.vocab_size), int(lm.vocabulary_projection.weight.shape[0])
     if own != wanted:
         raise UserError(
-            f"Counterfactual model {name!r} has {own} pieces, {lm.name or 'the model'} has {wanted}. Name one with the same tokenizer."
+            f"Counterfactual model {name!r} has {own} pieces, {lm.name or 'the model'} has {wanted}. "
+            "Name one with the same tokenizer."
         )
     return Counterfactual(model=cast(nn.Module, model))
 
 
 def contexts(lm: LM, prompts: Sequence[str], targets: Sequence[str]) -> list[list[int]]:
-    """Token ids of edits as the counterfactual model reads them: "prompt target" and the end of the text."""
+    """Return token ids of edits as the counterfactual model reads them: "prompt target" and end-of-text."""
     return [[*e.ids, _end(lm)] for e in lm.encode(prompts, targets)]
 
 
 def _end(lm: LM) -> int:
-    """The token that ends a text."""
+    """Return the end-of-text token id."""
     end = lm.tokenizer.pad_token_id if lm.tokenizer.eos_token_id is None else lm.tokenizer.eos_token_id
     return int(end)
 
 
 class CounterfactualTrainer:
-    """Trains a counterfactual model to say, for a paraphrase of an edit, what the edit in front says.
+    """Trainer of a counterfactual model, which learns to answer an edit's paraphrases with its target.
 
     Args:
-        lm: whose tokenizer is used.
-        model: what is trained.
+        lm: language model whose tokenizer is used.
+        model: the model to train.
         batch_size: edits per step.
-        vary_targets: share of examples whose target is not the edit's own but, as often as not, one of all training targets or a
-            few random pieces of the vocabulary. Without it the model could learn the training edits, or the answers that
-            occur in them, by heart instead of reading the edit in front.
+        vary_targets: share of examples whose target is not the edit's own but, with equal probability,
+            another training target or a few random tokens. Without it the model could memorise the training
+            edits, or the answers that occur in them, instead of reading the edit in front.
         reading: weight of the loss on the prompts.
-        ending: weight of the loss on the end of the text behind each answer; a model that never saw it never stops in free generation.
+        ending: weight of the loss on the end-of-text token after each answer; a model that never saw it never
+            stops in free generation.
     """
 
     def __init__(
@@ -161,7 +160,15 @@ class CounterfactualTrainer:
     def fit(
         self, edits: Split, lr: float, schedule: Schedule, progress: Progress, kept: Checkpoint | None = None
     ) -> list[float]:
-        """Train on some edits, keep what is best on others; returns the validation losses. `kept` as in `baselines._meta_training.loop.fit`."""
+        """Train, keep the weights with the best validation loss, and return all validation losses.
+
+        Args:
+            edits: training and validation edits.
+            lr: Adam learning rate.
+            schedule: the training schedule.
+            progress: called with the fraction done.
+            kept: checkpoint, as in `baselines._meta_training.loop.fit`.
+        """
         answers = sorted({e.target for e in edits.train})
         batches = Batches(len(edits.train), self.batch_size, self.generator)
         size = min(self.batch_size, len(edits.validation))
@@ -181,7 +188,7 @@ class CounterfactualTrainer:
         return fit(training, schedule, progress, kept)
 
     def _drawn(self, edits: Sequence[Edit], answers: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-        """Edit prompts, targets and prompts to answer."""
+        """Draw edit prompts, targets and prompts to answer; without `answers`, keep the edits as they are."""
         targets, asked, told = [], [], []
         for edit in edits:
             varied = bool(answers) and float(torch.rand((), generator=self.generator)) < self.vary_targets
@@ -192,7 +199,7 @@ class CounterfactualTrainer:
         return told, targets, asked
 
     def _other(self, answers: Sequence[str]) -> str:
-        """A training target or an invented one."""
+        """Draw a training target or a few random tokens as text."""
         if self._number(2):
             return answers[self._number(len(answers))]
         ids = [self._number(len(self.lm.tokenizer)) for _ in range(1 + self._number(4))]
@@ -200,16 +207,17 @@ class CounterfactualTrainer:
         return text or answers[self._number(len(answers))]
 
     def _number(self, count: int) -> int:
+        """Draw a number from 0 to count - 1."""
         return int(torch.randint(count, (), generator=self.generator))
 
     def loss(
         self, told: Sequence[str], targets: Sequence[str], asked: Sequence[str], reading: float = 0.0
     ) -> Tensor:
-        """Mean negative log-likelihood of the targets given the edit and a prompt in its scope, plus `ending` times that of the end of the
-        text, plus `reading` times that of the prompt.
+        """Compute the mean negative log-likelihood of the targets, given the edit and a prompt in its scope.
 
-        A prompt repeats the subject and often the words of the edit in front of it, so predicting it teaches the model to copy, with
-        many more tokens to learn from than targets have.
+        Added to it are `ending` times that of the end-of-text token and `reading` times that of the prompt. A
+        prompt repeats the subject and often the words of the edit in front of it, so predicting it teaches
+        the model to copy, on many more tokens than the targets have.
         """
         front = contexts(self.lm, told, targets)
         encoded = self.lm.encode(asked, targets)
@@ -235,7 +243,7 @@ class CounterfactualTrainer:
         return total + reading * self._likelihood(final, prompt) if reading else total
 
     def _likelihood(self, final: Tensor, where: Sequence[tuple[int, int, int]]) -> Tensor:
-        """Mean over rows of the mean negative log-likelihood at (row, position, label)."""
+        """Compute the mean over rows of the mean negative log-likelihood at (row, position, label)."""
         row, position, label = torch.tensor(where, device=final.device).T
         return negative_log_likelihood(
             self.model.logits(final[row, position]).float(), label, row, len(final)

@@ -1,4 +1,4 @@
-"""What SERAC leaves behind: a memory of edits, and two small networks that use it (arXiv 2206.06520, Eq. 1)."""
+"""SERAC's patch: a memory of edits and two small networks that use it (arXiv 2206.06520, Eq. 1)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +16,12 @@ from lks.models.lm import LM
 from lks.models.prefill import FIRED, FOUND, Pass, Prefills, installed_hooks, track_prefill
 
 CHOICE, IDS, MASK = "serac_choice", "serac_ids", "serac_mask"
-"""What the cache carries: each row's edit (-1 for none) and the tokens so far with their mask."""
+"""Keys of the row state: each row's edit (-1 for none) and the tokens so far with their mask."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderSettings:
-    """What a classifier's encoder is made from.
+    """Settings from which a classifier's encoder is created.
 
     Attributes:
         name: hub id; empty for the embedded encoder, which the other fields describe.
@@ -34,7 +34,7 @@ class EncoderSettings:
     dim: int
 
     def make(self) -> ScopeClassifier:
-        """An untrained classifier."""
+        """Create an untrained classifier."""
         return ScopeClassifier(
             HubEncoder(self.name) if self.name else StateEncoder(self.block, self.width, self.dim, seed=0)
         )
@@ -42,7 +42,7 @@ class EncoderSettings:
 
 @dataclass(frozen=True, slots=True)
 class _SeracSettings:
-    """Settings as `SeracPatch` takes them."""
+    """Saved settings of a `SeracPatch`."""
 
     counterfactual: dict[str, Any]
     encoder: EncoderSettings
@@ -51,15 +51,15 @@ class _SeracSettings:
 
 
 class SeracPatch(Patch):
-    """Answers prompts in the scope of an edit with a counterfactual model, and all others with the model itself.
+    """A patch that answers prompts in the scope of an edit with a counterfactual model.
 
     Args:
-        contexts: each edit as the counterfactual model reads it, token ids.
-        embeddings: [edits, dim] of the edits' prompts.
-        classifier, encoder: the scope classifier, and what its encoder is made from.
+        contexts: token ids of each edit as the counterfactual model reads it.
+        embeddings: [edits, dim] embeddings of the edits' prompts.
+        classifier, encoder: the scope classifier and the settings of its encoder.
         counterfactual: the small model.
         threshold: probability above which a prompt is in scope.
-        subjects: of each edit; none in patches saved before they were kept.
+        subjects: subject of each edit; empty in patches from before they were saved.
     """
 
     kind = "serac"
@@ -83,7 +83,7 @@ class SeracPatch(Patch):
 
     @contextmanager
     def applied(self, lm: LM) -> Iterator[None]:
-        """Hooks that decide before the decoder runs and answer behind it; gone on leaving."""
+        """Patch the model inside the `with`: route before the decoder, replace logits after the model."""
         self.classifier.to(lm.device)
         self.counterfactual.to(lm.device)
         self.embeddings = self.embeddings.to(lm.device)
@@ -99,18 +99,18 @@ class SeracPatch(Patch):
 
     @torch.no_grad()
     def choose(self, lm: LM, prompts: Sequence[str]) -> Tensor:
-        """The edit in whose scope each prompt most probably is, [prompts]; -1 for none."""
+        """Return the edit with the most probable scope for each prompt, [prompts]; -1 for none."""
         log_p = self.classifier.log_probability(self.classifier.embed(lm, prompts), self.embeddings)
         best, edit = log_p.max(1)
         return torch.where(best.exp() > self.threshold, edit, -1)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the memory and of both networks: none of them is part of the model."""
+        """Size in bytes of the memory and of both networks, none of which is part of the model."""
         return sum(t.numel() * t.element_size() for t in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        """Memory, classifier and counterfactual model."""
+        """Return the memory and the weights of classifier and counterfactual model."""
         memory = {
             "memory.ids": torch.tensor([i for c in self.contexts for i in c]),
             "memory.lengths": torch.tensor([len(c) for c in self.contexts]),
@@ -120,16 +120,16 @@ class SeracPatch(Patch):
         return memory | scope | {f"counterfactual.{k}": v for k, v in self.counterfactual.tensors().items()}
 
     def settings(self) -> dict[str, object]:
-        """What the networks are made from, the threshold, the subjects."""
+        """Return the networks' settings, the threshold and the subjects."""
         networks = {"counterfactual": self.counterfactual.config, "encoder": asdict(self.encoder)}
         return {**networks, "threshold": self.threshold, "subjects": list(self.subjects)}
 
     @classmethod
     def restore(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
-        """The patch from what was saved; no network is made larger than the tensors that are there for it.
+        """Create the patch from saved tensors and settings, with networks no larger than their saved tensors.
 
         Raises:
-            ValueError: what was saved does not fit together.
+            ValueError: tensors and settings do not match.
         """
         saved = checked(_SeracSettings, settings)
         if not saved.encoder.name:
@@ -158,7 +158,7 @@ class SeracPatch(Patch):
 
 
 def load(classifier: ScopeClassifier, counterfactual: Counterfactual, tensors: dict[str, Tensor]) -> None:
-    """Put trained weights into both networks, and fix them."""
+    """Load trained weights into both networks and freeze them."""
     counterfactual.load(
         {k.removeprefix("counterfactual."): v for k, v in tensors.items() if k.startswith("counterfactual.")}
     )
@@ -170,14 +170,14 @@ def load(classifier: ScopeClassifier, counterfactual: Counterfactual, tensors: d
 
 
 class _Router:
-    """Decides at prefill, from the prompt's text alone, and carries the decision and the tokens through the steps behind it."""
+    """Hooks that choose an edit at prefill, from the prompt's text alone, for all later steps."""
 
     def __init__(self, patch: SeracPatch, lm: LM, prefills: Prefills) -> None:
         self.patch, self.lm, self.prefills = patch, lm, prefills
         self.row_state: dict[str, Tensor] = {}
 
     def decide(self, _module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Decoder pre-hook: who answers each row, and what was said so far."""
+        """Choose who answers each row and record the tokens so far (decoder pre-hook)."""
         now = self.prefills.now
         self.row_state = {}
         if now is None or (now.ends is None and CHOICE not in now.row_state):
@@ -199,6 +199,7 @@ class _Router:
         self.row_state = now.row_state
 
     def _choice(self, now: Pass) -> Tensor:
+        """Decode the prompts and choose an edit for each."""
         texts = [
             self.lm.pieces.decode(ids[keep].tolist()).text
             for ids, keep in zip(now.ids, now.prompt, strict=True)
@@ -207,7 +208,7 @@ class _Router:
 
     @torch.no_grad()
     def answer(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        """Model hook: rows in scope get the counterfactual model's logits in the columns that the model returns."""
+        """Replace the logits of rows in scope by the counterfactual model's (model hook)."""
         if not self.row_state:
             return None
         rows = (self.row_state[CHOICE] >= 0).nonzero().flatten()
@@ -218,9 +219,8 @@ class _Router:
         ids, kept = self.row_state[IDS][rows], self.row_state[MASK][rows].bool()
         whole = [front + own[keep].tolist() for front, own, keep in zip(fronts, ids, kept, strict=True)]
         lengths = torch.tensor([[len(front)] for front in fronts], device=ids.device)
-        columns = (lengths + kept.long().cumsum(1) - 1)[
-            :, -count:
-        ]  # where each column's token stands in its row of `whole`
+        # position of each column's token in its row of `whole`
+        columns = (lengths + kept.long().cumsum(1) - 1)[:, -count:]
         model = self.patch.counterfactual
         final = model(*self.lm.pad(whole))[torch.arange(len(rows), device=ids.device)[:, None], columns]
         logits = output.logits.clone()

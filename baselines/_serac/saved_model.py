@@ -1,7 +1,8 @@
-"""The configuration of a model in a saved patch, which may come from a stranger: it may say how large the model is, and nothing else.
+"""Validation of the untrusted model configuration in a saved patch: it may only say how large the model is.
 
-A configuration of transformers can name code on the hub, kernels to download and other folders, and a few digits can ask for any amount of
-memory. So only the plain settings of the class are taken, and the model is first laid out without memory and held against the tensors.
+A transformers configuration can name code on the hub, kernels to download and other folders, and a few digits
+can ask for any amount of memory. So only plain settings of the class are accepted, and the model is first
+created on the meta device and compared with the saved tensors.
 """
 
 from collections.abc import Mapping
@@ -15,15 +16,15 @@ from lks.models.architectures import ARCHITECTURES
 
 LARGEST_NUMBER = 1 << 24
 LARGEST_BUFFERS = 1 << 28
-"""Bytes of what a model holds beside its parameters: masks and rotations."""
+"""Maximum size in bytes of a model's buffers (masks and rotations), in addition to its parameters."""
 PREFIX = "counterfactual.model."
 
 
 def plain(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The settings of a model that has exactly the tensors named `counterfactual.model.*`.
+    """Return the plain settings of a model that has exactly the tensors named `counterfactual.model.*`.
 
     Raises:
-        ValueError: no known family, or it would not have these tensors.
+        ValueError: the model family is unknown, or the settings do not match the tensors.
     """
     family = config.get("model_type")
     if family not in ARCHITECTURES:
@@ -44,7 +45,10 @@ def plain(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str,
 
 
 def _is_plain(key: str, value: object) -> bool:
-    """A number, flag or word, or what says how positions turn; nothing that transformers keeps to itself or looks up elsewhere."""
+    """Return whether a setting is a number, flag or word, or rotary-position settings.
+
+    Private settings of transformers and those that refer to other files or code are rejected.
+    """
     flat = isinstance(value, bool | int | float | str | None)
     turning = (
         key.startswith("rope_")
@@ -55,7 +59,11 @@ def _is_plain(key: str, value: object) -> bool:
 
 
 def _check_size(config: dict[str, Any], shapes: dict[str, torch.Size]) -> None:
-    """Lay the model out without memory."""
+    """Create the model on the meta device and compare its parameters and buffers with what is allowed.
+
+    Raises:
+        ValueError: the settings make no model, do not match the tensors, or need too much memory.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:

@@ -1,7 +1,8 @@
-"""SERAC's scope classifier: is a prompt within the scope of an edit? (arXiv 2206.06520, Sec. 3.2).
+"""SERAC's scope classifier, which decides whether a prompt is in the scope of an edit.
 
-An encoder turns prompts into embeddings; p(in scope) = exp(-scale * |e - e'|^2). The embeddings of the memory are computed
-once, so a prompt costs one encoding and one matrix product, however many edits there are.
+It follows arXiv 2206.06520, Sec. 3.2. An encoder turns prompts into embeddings; p(in scope) = exp(-scale * |e
+- e'|^2). The embeddings of the memory are computed once, so a prompt costs one encoding and one matrix
+product, however many edits there are.
 """
 
 import hashlib
@@ -27,29 +28,30 @@ from lks.models.memory import scale_batch
 
 
 class Encoder(Protocol):
-    """Turns prompts into embeddings; an `nn.Module`, so that it can be trained and kept."""
+    """Maps prompts to embeddings; an `nn.Module`, so that it can be trained and saved."""
 
     def measure(self, lm: LM, prompts: Sequence[str]) -> None:
-        """Take what the encoder needs to know of prompts in general from some of them, before training."""
+        """Measure the statistics that the encoder needs on some prompts, before training."""
 
     def look(self, lm: LM, prompts: Sequence[str]) -> None:
-        """Do once what training would do with these prompts again and again."""
+        """Precompute what training would otherwise compute repeatedly for these prompts."""
 
     def embed(self, lm: LM, prompts: Sequence[str]) -> Tensor:
-        """Embeddings [prompts, dim]. None depends on the other prompts."""
+        """Compute embeddings [prompts, dim]; each depends on its own prompt only."""
 
 
 class StateEncoder(nn.Module):
-    """Embedded default: the language model's own lower blocks read the prompt, a trained linear map embeds what they make of it.
+    """Embedded default encoder: a trained linear map of the states of the language model's own lower blocks.
 
-    The state of a prompt's last token at a late block says what is asked about whom, in whatever words. As with a pretrained encoder
-    from the hub, few training edits suffice, because the words are known already; here only the map is trained.
+    The state of a prompt's last token at a late block represents what is asked about which subject, whatever
+    the wording. As with a pretrained encoder from the hub, few training edits suffice, because the language
+    is known already; here only the map is trained.
 
     Args:
-        block: whose output is read.
-        width: of the language model's states.
-        dim: of the embeddings.
-        seed: of the initialisation.
+        block: block whose output is read.
+        width: dimension of the language model's states.
+        dim: dimension of the embeddings.
+        seed: random seed for the initialisation.
     """
 
     def __init__(self, block: int, width: int, dim: int, seed: int) -> None:
@@ -63,18 +65,18 @@ class StateEncoder(nn.Module):
             self.output = nn.Linear(width, dim, bias=False)
 
     def measure(self, lm: LM, prompts: Sequence[str]) -> None:
-        """Take the mean and deviation of the prompts' states."""
+        """Set mean and standard deviation from the prompts' states."""
         found = self.states(lm, prompts)
         with torch.no_grad():
             self.mean.copy_(found.mean(0))
             self.deviation.copy_(found.std(0) + 1e-6)
 
     def look(self, lm: LM, prompts: Sequence[str]) -> None:
-        """Compute the prompts' states."""
+        """Compute and keep the prompts' states."""
         self.states(lm, [p.strip() for p in prompts])
 
     def states(self, lm: LM, prompts: Sequence[str]) -> Tensor:
-        """States [prompts, width] of the last tokens; each is computed once while the encoder trains."""
+        """Return states [prompts, width] of the last tokens; during training each is computed only once."""
         if not self.training:
             return self._computed(lm, prompts)
         new = [p for p in dict.fromkeys(prompts) if p not in self._known]
@@ -84,11 +86,10 @@ class StateEncoder(nn.Module):
 
     @torch.no_grad()
     def _computed(self, lm: LM, prompts: Sequence[str], batch_tokens: int = 8192) -> Tensor:
+        """Compute states [prompts, width] of the prompts' last tokens."""
         part = lower_blocks(lm, self.block)
-        part._forward_hooks, part._forward_pre_hooks = (
-            OrderedDict(),
-            OrderedDict(),
-        )  # not those of the patch that asks
+        # without the hooks of the patch that calls this
+        part._forward_hooks, part._forward_pre_hooks = OrderedDict(), OrderedDict()
         encoded = lm.encode(prompts, [""] * len(prompts))
         made = torch.empty(len(prompts), lm.dim, device=lm.device)
         for chosen in batches([len(e.ids) for e in encoded], batch_tokens):
@@ -98,25 +99,25 @@ class StateEncoder(nn.Module):
         return made
 
     def embed(self, lm: LM, prompts: Sequence[str]) -> Tensor:
-        """Linear map of the standardised states."""
+        """Compute embeddings as a linear map of the standardised states."""
         return cast(
             Tensor, self.output((self.states(lm, [p.strip() for p in prompts]) - self.mean) / self.deviation)
         )
 
 
 class HubEncoder(nn.Module):
-    """An encoder from the hub, as published: the last state of its first token ([CLS] of DistilBERT).
+    """An encoder from the hub, as published: the final state of its first token ([CLS] of DistilBERT).
 
     Args:
         name: hub id or folder ("distilbert-base-cased").
 
     Raises:
-        UserError: it cannot be fetched.
+        UserError: the encoder cannot be loaded.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        from transformers import AutoModel, AutoTokenizer  # here: the default needs no download
+        from transformers import AutoModel, AutoTokenizer  # imported here, since the default does not need it
 
         no_hub = hub.why_not_for(name)
         try:
@@ -129,13 +130,13 @@ class HubEncoder(nn.Module):
             ) from error
 
     def measure(self, lm: LM, prompts: Sequence[str]) -> None:
-        """Nothing to see: it comes trained."""
+        """Do nothing: the encoder is pretrained."""
 
     def look(self, lm: LM, prompts: Sequence[str]) -> None:
-        """Nothing can be done once: all of it is trained."""
+        """Do nothing: the whole encoder is trained, so nothing can be precomputed."""
 
     def embed(self, lm: LM, prompts: Sequence[str]) -> Tensor:
-        """First token's state."""
+        """Return the final state of each prompt's first token."""
         given = self.tokenizer(
             [p.strip() for p in prompts], return_tensors="pt", padding=True, truncation=True
         ).to(self.model.device)
@@ -143,10 +144,10 @@ class HubEncoder(nn.Module):
 
 
 class ScopeClassifier(nn.Module):
-    """p(prompt in scope of edit) = exp(-scale * |e - e'|^2).
+    """Scope classifier with p(prompt in scope of edit) = exp(-scale * |e - e'|^2).
 
     Args:
-        encoder: of prompts and of the edits' prompts alike.
+        encoder: encoder of both prompts and the edits' prompts.
     """
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -155,20 +156,20 @@ class ScopeClassifier(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(()))
 
     def measure(self, lm: LM, prompts: Sequence[str]) -> None:
-        """Let the encoder look at some training prompts before training."""
+        """Let the encoder measure statistics on some training prompts."""
         cast(Encoder, self.encoder).measure(lm, prompts)
 
     def look(self, lm: LM, prompts: Sequence[str]) -> None:
-        """Let the encoder do once what training would do again and again with these prompts."""
+        """Let the encoder precompute what training needs repeatedly for these prompts."""
         cast(Encoder, self.encoder).look(lm, prompts)
 
     def embed(self, lm: LM, prompts: Sequence[str]) -> Tensor:
-        """Embeddings [prompts, dim]."""
+        """Compute embeddings [prompts, dim]."""
         return cast(Encoder, self.encoder).embed(lm, prompts)
 
     @torch.no_grad()
     def embed_all(self, lm: LM, prompts: Sequence[str], batch: int = 512) -> Tensor:
-        """Embeddings [prompts, dim] of many prompts, in batches of similar length."""
+        """Compute embeddings [prompts, dim] of many prompts, in batches of similar length."""
         batch = scale_batch(batch)
         order = [i for group in batches([len(p) for p in prompts], batch * 100) for i in group]
         made = [
@@ -178,20 +179,22 @@ class ScopeClassifier(nn.Module):
         return torch.cat(made)[torch.tensor(order).argsort().to(made[0].device)]
 
     def log_probability(self, prompts: Tensor, edits: Tensor) -> Tensor:
-        """Log-probabilities [prompts, edits] from embeddings [prompts, dim] and [edits, dim]."""
+        """Compute log-probabilities [prompts, edits] from embeddings [prompts, dim] and [edits, dim]."""
         squared = torch.cdist(prompts, edits, compute_mode="donot_use_mm_for_euclid_dist").pow(2)
         return -self.log_scale.exp() * squared
 
 
 def binary_cross_entropy(log_p: Tensor, inside: Tensor, ignored: Tensor) -> Tensor:
-    """Half the mean over pairs in scope of -log p, half the mean over prompts of -log(1 - p) for the most probable edit of another scope.
+    """Compute the classifier's loss: the average of an in-scope term and an out-of-scope term.
 
-    The decision looks at the most probable edit of the memory, so that one is what must be far enough away.
+    The first is the mean of -log p over pairs in scope; the second is the mean over prompts of -log(1 - p)
+    for the most probable edit out of scope. Only that edit counts, because the decision depends on the most
+    probable edit alone.
 
     Args:
-        log_p: [prompts, edits].
-        inside: [prompts, edits] the prompt is in the edit's scope.
-        ignored: [prompts, edits] pairs whose truth is not known.
+        log_p: [prompts, edits] log-probabilities.
+        inside: [prompts, edits] whether the prompt is in the edit's scope.
+        ignored: [prompts, edits] pairs whose label is unknown.
     """
     nearest = log_p.masked_fill(inside | ignored, -torch.inf).amax(1).clamp(-50.0, -1e-6)
     return (-log_p[inside].mean() - torch.log1p(-nearest.exp()).mean()) / 2
@@ -201,16 +204,17 @@ _Drawn = tuple[Sequence[Edit], list[str], list[str], list[list[str]]]
 
 
 class ScopeClassifierTrainer:
-    """Trains a classifier on paraphrases (in scope), locality prompts and other edits' prompts (out of scope).
+    """Trainer of a classifier on paraphrases (in scope) and locality and other edits' prompts (out of scope).
 
-    One in five phrasings is kept for validation, so that it measures what matters later: prompts in new words.
+    One in five phrasings is reserved for validation, which therefore measures prompts in new words, as in
+    later use.
 
     Args:
-        lm: given to the encoder.
-        classifier: what is trained.
+        lm: language model for the encoder.
+        classifier: the classifier to train.
         batch_size: edits per step.
-        locality_prompts: of each edit and step.
-        seed: of what is drawn.
+        locality_prompts: locality prompts per edit and step.
+        seed: random seed for all draws.
     """
 
     def __init__(
@@ -227,11 +231,19 @@ class ScopeClassifierTrainer:
     def fit(
         self, edits: Split, lr: float, schedule: Schedule, progress: Progress, kept: Checkpoint | None = None
     ) -> list[float]:
-        """Train on some edits, keep what is best on others; returns the validation losses, the last one after the scale was set anew.
+        """Train, keep the weights with the best validation loss, calibrate the scale, and return all losses.
 
-        `kept` as in `baselines._meta_training.loop.fit`.
+        Args:
+            edits: training and validation edits.
+            lr: Adam learning rate.
+            schedule: the training schedule.
+            progress: called with the fraction done.
+            kept: checkpoint, as in `baselines._meta_training.loop.fit`.
+
+        Returns:
+            The validation losses; the last one is after calibration.
         """
-        # all at once, as the states of those that come late in the training would come out otherwise (in the last digits) in other batches
+        # all prompts at once: computed later in other batches, states would differ in the last digits
         prompts = [
             p
             for e in [*edits.train, *edits.validation]
@@ -262,10 +274,10 @@ class ScopeClassifierTrainer:
 
     @torch.no_grad()
     def _calibrate(self, held: Sequence[_Drawn]) -> None:
-        """Set the scale so that p = 1/2 lies midway between prompts in scope and prompts out of it.
+        """Set the scale so that p = 1/2 lies midway between prompts in scope and out of scope.
 
-        Where validation is without fault, likelihood does not say where in the gap the border should lie; the middle leaves new
-        phrasings and new neighbours the same room.
+        If validation is error-free, likelihood does not determine where in the gap the border should lie; the
+        middle leaves the same margin to new phrasings and to new neighbours.
         """
         scale = self.classifier.log_scale
         trained = float(scale)
@@ -285,7 +297,7 @@ class ScopeClassifierTrainer:
         scale.fill_(math.log(math.log(2) / middle**2) if middle > 0 else trained)
 
     def _drawn(self, edits: Sequence[Edit], validates: bool) -> _Drawn:
-        """Edits, for each the prompt that stands in the memory, one in its scope, and some out of it."""
+        """Draw for each edit a prompt for the memory, one prompt in its scope, and some out of scope."""
         memory, inside, outside = [], [], []
         for edit in edits:
             same = (edit.prompt, *edit.training_paraphrases)
@@ -300,20 +312,23 @@ class ScopeClassifierTrainer:
         return edits, memory, inside, outside
 
     def _pick(self, prompts: Sequence[str], count: int) -> list[str]:
-        """Different ones as far as there are enough."""
+        """Draw prompts without replacement, repeating them only if there are too few."""
         order = torch.randperm(len(prompts), generator=self.generator).tolist()
         return [prompts[order[i % len(order)]] for i in range(count)]
 
     def loss(
         self, edits: Sequence[Edit], memory: list[str], inside: list[str], outside: list[list[str]]
     ) -> Tensor:
-        """Binary cross-entropy of every prompt against every edit of the batch."""
+        """Compute the binary cross-entropy of every prompt against every edit of the batch."""
         return binary_cross_entropy(*self._compared(edits, memory, inside, outside))
 
     def _compared(
         self, edits: Sequence[Edit], memory: list[str], inside: list[str], outside: list[list[str]]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities [prompts, edits], which pairs are in scope, and which are left open: what is said of one subject twice."""
+        """Return log-probabilities, in-scope pairs and ignored pairs, each [prompts, edits].
+
+        Pairs of a prompt and another edit of the same subject are ignored, since their label is unknown.
+        """
         queries = [(prompt, i, True) for i, prompt in enumerate(inside)] + [
             (p, i, False) for i, prompts in enumerate(outside) for p in prompts
         ]
@@ -328,5 +343,5 @@ class ScopeClassifierTrainer:
 
 
 def reserved(prompt: str, subject: str) -> bool:
-    """Whether a phrasing is kept for validation: decided by its words, the subject's left out."""
+    """Return whether a phrasing is reserved for validation, by a hash of its words without the subject."""
     return hashlib.sha256(prompt.replace(subject, "").encode()).digest()[0] % 5 == 0
