@@ -1,4 +1,4 @@
-"""Run every benchmark of this folder, each in a process of its own: `python -m benchmarks [NAME ...]`."""
+"""Runner of this folder's benchmarks, each in a separate process: `python -m benchmarks [NAME ...]`."""
 
 import ast
 import subprocess
@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """Modules that define `main`, but for this one."""
+    """Return the modules that define `main`, except this one."""
     files = sorted(file for file in HERE.glob("[!_]*.py"))
     return [
         file.stem
@@ -23,7 +23,7 @@ def names() -> list[str]:
 
 
 def main(wanted: Sequence[str]) -> int:
-    """Run the named benchmarks, or all; the number of those that failed."""
+    """Run the named benchmarks or all; return 0 if all succeeded, 1 if one failed, 2 for an unknown name."""
     known = names()
     strange = [name for name in wanted if name not in known]
     if strange:

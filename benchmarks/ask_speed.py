@@ -1,10 +1,13 @@
-"""Asking an edited model everything: in batches from one prefill (`lks.evaluation.readouts.ask`) against one probe at a time with `generate`.
+"""Speed of evaluating an edited model in batches from one prefill, against one probe at a time.
 
-The plain way takes for each probe one forward pass over prompt and answer (teacher forcing), one over prompt and rival where there is one, and
-one call of `generate` for the free answer, of which the first tokens are the truncated one. It is measured on a sample of the probes, spread
-evenly, and scaled; on those its answers must be the batched ones. The second table asks what should stay of a model with knowledge blocks, with
-and without taking over the unedited model's answers where the scope indicator proves that nothing acts. The third asks sixteen draws of one edit,
-each with a change of one weight matrix, side by side (`lks.evaluation.side_by_side`) and one draw after the other.
+The batched way is `lks.evaluation.readouts.ask`. The plain way uses `generate`: it runs for each probe one
+forward pass over prompt and answer (teacher forcing), one over prompt and rival if there is one, and one call
+of `generate` for the free answer, whose first tokens are the truncated answer. It is measured on an evenly
+spread sample of the probes and scaled; on this sample its answers must equal the batched ones. The second
+table measures what should stay unchanged in a model with knowledge blocks, with and without reusing the
+unedited model's answers where the scope indicator proves that nothing acts. The third table measures sixteen
+draws of one edit, each with a change of one weight matrix, side by side (`lks.evaluation.side_by_side`) and
+one draw after the other.
 
 Run: `python -m benchmarks.ask_speed [MODEL] [N_EDITS] [--dataset NAME] [--sample N]`
 """
@@ -42,7 +45,7 @@ T = TypeVar("T")
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What some work gives, and its seconds."""
+    """Run some work and return its result and its seconds."""
     start = time.perf_counter()
     made = work()
     if torch.cuda.is_available():
@@ -51,19 +54,19 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
 
 
 class Plain:
-    """One probe at a time."""
+    """Plain evaluation of one probe at a time."""
 
     def __init__(self, lm: LM) -> None:
         self.lm, self.stops = lm, Stops(lm)
 
     @torch.no_grad()
     def __call__(self, probe: Probe) -> tuple[list[int], list[int], str, float, float | None]:
-        """Teacher-forced tokens, own tokens, free answer, log p of the answer and of its rival."""
+        """Return teacher-forced tokens, own tokens, free answer, log p of the answer and of its rival."""
         best, logprob, prompt = self.forced(probe.prompt, probe.answer)
         rival = self.forced(probe.prompt, probe.rival)[1] if probe.rival else None
         said = self.free(prompt)
         own = said[: len(best)]
-        while len(own) < len(best):  # it stopped before
+        while len(own) < len(best):  # generation stopped earlier
             logits = self.lm.model(input_ids=torch.tensor([[*prompt, *own]], device=self.lm.device)).logits
             own.append(int(logits[0, -1].argmax()))
         return (
@@ -75,7 +78,7 @@ class Plain:
         )
 
     def forced(self, prompt: str, answer: str) -> tuple[list[int], float, list[int]]:
-        """Argmax at the answer's tokens, their log p, and the prompt's tokens."""
+        """Return the argmax at the answer's tokens, their log p, and the prompt's tokens."""
         (row,) = self.lm.encode([prompt], [answer])
         logits = (
             self.lm.model(input_ids=torch.tensor([row.ids], device=self.lm.device))
@@ -90,7 +93,7 @@ class Plain:
         )
 
     def free(self, prompt: Sequence[int]) -> list[int]:
-        """Greedy tokens up to the natural stop."""
+        """Generate greedy tokens up to the natural stop."""
 
         def ended(ids: torch.Tensor, _scores: object, **_kwargs: object) -> torch.Tensor:
             made = ids[0, len(prompt) :]
@@ -112,7 +115,7 @@ class Plain:
 
 
 def different(answer: Answer, plain: tuple[list[int], list[int], str, float, float | None]) -> bool:
-    """Whether the two ways do not say the same; likelihoods within rounding."""
+    """Return whether the two ways give different answers, or likelihoods beyond rounding differences."""
     best, own, text, *scores = plain
     near = all(
         (a is None) == (b is None) and (a is None or b is None or abs(a - b) <= 1e-3 * max(1.0, abs(b)))
@@ -122,7 +125,7 @@ def different(answer: Answer, plain: tuple[list[int], list[int], str, float, flo
 
 
 def against_plain(lm: LM, cases: Sequence[Case], sample: int, console: Console) -> None:
-    """Print seconds of both ways and their ratio."""
+    """Print the seconds of the batched and the plain way and their ratio."""
     probes = [probe for case in cases for probe in case.probes]
     chosen = range(0, len(probes), max(1, len(probes) // sample))
     plain = Plain(lm)
@@ -144,7 +147,7 @@ def against_plain(lm: LM, cases: Sequence[Case], sample: int, console: Console) 
         "one by one s (scaled)",
         "batched s",
         "ratio",
-        "probes a second",
+        "probes per second",
         "mean free tokens",
         "different",
     ):
@@ -162,7 +165,10 @@ def against_plain(lm: LM, cases: Sequence[Case], sample: int, console: Console) 
 
 
 def with_and_without(lm: LM, cases: Sequence[Case], spare: Sequence[Case], console: Console) -> None:
-    """Print seconds for what should stay, with and without the unedited model's answers; the blocks are random, which costs as much."""
+    """Print seconds for what should stay unchanged, with and without reusing the unedited model's answers.
+
+    The knowledge blocks are random, which costs the same.
+    """
     table = torch.randn(1, len(cases), lm.dim, generator=torch.Generator().manual_seed(0))
     patch = KnowledgeBlockPatch(
         [[case.edit.subject, *case.edit.aliases] for case in cases],
@@ -173,9 +179,12 @@ def with_and_without(lm: LM, cases: Sequence[Case], spare: Sequence[Case], conso
     )
     asked = with_neighbours(cases, spare, 0)
     shown = Table(
-        title="What should stay, under knowledge blocks", box=None, header_style="bold", title_justify="left"
+        title="What should stay unchanged, under knowledge blocks",
+        box=None,
+        header_style="bold",
+        title_justify="left",
     )
-    for heading in ("asked", "of which nothing acts on", "all asked s", "taken over s", "ratio"):
+    for heading in ("asked", "of which nothing acts on", "all asked s", "reused s", "ratio"):
         shown.add_column(heading, justify="left" if heading == "asked" else "right")
     battery = TaskSuite(["made"], DOCUMENTS)
     known = ReusableAnswers(
@@ -201,7 +210,7 @@ def with_and_without(lm: LM, cases: Sequence[Case], spare: Sequence[Case], conso
         some, some_s = timed(lambda: battery.run(lm, known=KnownResults.of(results, acts_of(patch, lm))))
         equal = equal and [row.score for row in every] == [row.score for row in some]
         shown.add_row(
-            f"{battery.size} requests of tests of ability",
+            f"{battery.size} requests of ability tests",
             "",
             f"{every_s:.2f}",
             f"{some_s:.2f}",
@@ -212,7 +221,10 @@ def with_and_without(lm: LM, cases: Sequence[Case], spare: Sequence[Case], conso
 
 
 def side_by_side(lm: LM, cases: Sequence[Case], console: Console) -> None:
-    """Print seconds for draws of one edit, asked together and one after the other; the changes are random, which costs as much."""
+    """Print seconds for draws of one edit, evaluated together and one after the other.
+
+    The changes are random, which costs the same.
+    """
     layer = lm.mlp_output(len(lm.blocks) // 2)
     name, weight = lm.parameter_name(layer), cast(Tensor, layer.weight)
     noise = torch.Generator().manual_seed(0)
@@ -238,7 +250,7 @@ def side_by_side(lm: LM, cases: Sequence[Case], console: Console) -> None:
     one_by_one_s = (before_s + after_s) / 2
     different = sum(not same(a, b) for a, b in zip(first, together, strict=True))
     table = Table(
-        title=f"{DRAWS} draws of one edit, a changed matrix each",
+        title=f"{DRAWS} draws of one edit, one changed matrix each",
         box=None,
         header_style="bold",
         title_justify="left",
@@ -263,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("model", nargs="?", default="micro-llama")
     parser.add_argument("n_edits", nargs="?", type=int, default=1000)
     parser.add_argument("--dataset", default="world")
-    parser.add_argument("--sample", type=int, default=SAMPLE, help="probes asked one by one")
+    parser.add_argument("--sample", type=int, default=SAMPLE, help="number of probes to evaluate one by one")
     asked = parser.parse_args(argv)
     lm, cases, console = LM.load(asked.model), load(asked.dataset).cases, Console()
     against_plain(

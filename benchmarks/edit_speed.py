@@ -1,9 +1,11 @@
-"""Seconds per edit of each method for growing numbers of edits, preparation apart.
+"""Seconds per edit of each method for growing numbers of edits, excluding preparation.
 
-Every method edits the cases that a grid cell with one draw would edit, after its `prepare` on the cases that such a cell holds out.
-One untimed edit comes first. A number of edits that would take longer than the limit, going by the last one, is left out.
+Every method edits the cases that a grid cell with one draw would edit, after its `prepare` on the cases that
+such a cell holds out. One untimed edit comes first. A number of edits that would exceed the time limit,
+extrapolated from the previous one, is left out.
 
-Run: `python -m benchmarks.edit_speed [--model NAME] [--methods ft,lks] [--edits 1,10,100] [--limit SECONDS] [--json FILE]`
+Run: `python -m benchmarks.edit_speed [--model NAME] [--methods ft,lks] [--edits 1,10,100] [--limit SECONDS]
+[--json FILE]`
 """
 
 import argparse
@@ -34,15 +36,15 @@ LIMIT_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class EditTiming:
-    """One method at one number of edits.
+    """Timing of one method at one number of edits.
 
     Attributes:
-        method: registry name.
+        method: registry name of the method.
         n_edits: T.
-        prepare_s: preparation, seconds, whenever it was done.
-        edit_s: all T edits, seconds; None where `why` says that there is none.
-        peak_bytes: most memory held while editing.
-        why: why there is no time; empty if there is one.
+        prepare_s: seconds of preparation when it was done, also if it came from the cache.
+        edit_s: seconds of all T edits; None if there is no measurement.
+        peak_bytes: peak memory while editing.
+        why: reason why there is no measurement; empty if there is one.
     """
 
     method: str
@@ -66,7 +68,10 @@ def timings(
     cells: Sequence[Cell],
     limit: float = LIMIT_S,
 ) -> Iterator[EditTiming]:
-    """The method's time at each cell's T, fewest edits first; a T that would take too long is left out, a failure is the last."""
+    """Measure a method at each cell's T, in the given order, up to the first failure.
+
+    A T that would take longer than `limit` seconds is not measured; its timing says so.
+    """
     last = 0.0
     for cell in cells:
         if last * cell.n_edits > limit:
@@ -97,7 +102,7 @@ def timings(
 
 
 def cells_for(model: str, n_edits: Sequence[int] = ()) -> list[Cell]:
-    """Cells of one draw: on the records that a mini model knows, on the made world for a micro model, else on zsRE."""
+    """Return cells of one draw: on a mini model's records, a micro model's synthetic world, else zsRE."""
     family, _, rest = model.partition("-")
     dataset, _, records = (
         rest.partition("-") if family == "mini" else ("world" if family == "micro" else "zsre", "", "")
@@ -107,7 +112,7 @@ def cells_for(model: str, n_edits: Sequence[int] = ()) -> list[Cell]:
 
 
 def default_model() -> str:
-    """The mini model of 1,000 zsRE records where it has been built, else a shipped one."""
+    """Return the mini model of 1,000 zsRE records if it has been built, else a shipped model."""
     try:
         revision_of_model("mini-zsre-1000")
     except UserError:
@@ -116,7 +121,7 @@ def default_model() -> str:
 
 
 def chosen_methods(names: str) -> Mapping[str, type[Editor[object]]]:
-    """Methods by name, "a,b"; all of them, but for the unedited model, if none is named."""
+    """Return the methods named in "a,b", or all except the unedited model if the string is empty."""
     found = methods()
     for name in filter(None, names.split(",")):
         if name not in found:
@@ -129,7 +134,7 @@ def chosen_methods(names: str) -> Mapping[str, type[Editor[object]]]:
 
 
 def table(model: str, n_edits: Sequence[int], found: Sequence[EditTiming]) -> Table:
-    """Methods by rows, T by columns."""
+    """Return a table with methods as rows and T as columns."""
     made = Table(title=f"{model}: seconds per edit", box=None, header_style="bold", title_justify="left")
     made.add_column("method")
     for heading in (*(f"T={n:,}" for n in n_edits), "prepare s", "peak MB"):
@@ -150,7 +155,7 @@ def table(model: str, n_edits: Sequence[int], found: Sequence[EditTiming]) -> Ta
 def run(
     model: str, names: str, n_edits: Sequence[int], limit: float, say: Callable[[str], None]
 ) -> tuple[list[Cell], list[EditTiming]]:
-    """All timings of a model; `say` is told of each."""
+    """Measure all timings of a model, passing a line about each to `say`."""
     cells = cells_for(model, n_edits)
     cases = load(cells[0].dataset).cases
     lm = LM.load(model)
@@ -158,28 +163,30 @@ def run(
     for name, method in chosen_methods(names).items():
         for timing in timings(name, method, lm, cases, cells, limit):
             found.append(timing)
-            say(
-                f"{name} T={timing.n_edits:,}: {timing.why or f'{short(timing.edit_s or 0.0)} s, {short(timing.per_edit or 0.0)} per edit'}"
-            )
+            taken = f"{short(timing.edit_s or 0.0)} s, {short(timing.per_edit or 0.0)} per edit"
+            say(f"{name} T={timing.n_edits:,}: {timing.why or taken}")
     return cells, found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print a table and write JSON."""
+    """Print the table and write the JSON file."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.edit_speed", description="Seconds per edit of each method."
     )
     parser.add_argument(
         "--model", default="", help="default: mini-zsre-1000 if it is built, else micro-llama"
     )
-    parser.add_argument("--methods", default="", help="names with commas; default: all")
+    parser.add_argument("--methods", default="", help="comma-separated names; default: all")
     parser.add_argument(
         "--edits",
         default="",
-        help="numbers of edits with commas; default: 1,10,100,1000, on a micro model 1,10,100,300",
+        help="comma-separated numbers of edits; default: 1,10,100,1000, on a micro model 1,10,100,300",
     )
     parser.add_argument(
-        "--limit", type=float, default=LIMIT_S, help="seconds that T edits may take, going by the T before"
+        "--limit",
+        type=float,
+        default=LIMIT_S,
+        help="maximum seconds for T edits, extrapolated from the previous T",
     )
     parser.add_argument(
         "--json",

@@ -1,19 +1,19 @@
-"""All that is to be measured on a GPU, in one command that ends within its time and keeps what is finished.
+"""All GPU benchmarks in one command with a time limit, which saves each finished step.
 
 Run: `python -m benchmarks.gpu [--limit 540] [--out FILE] [--model FOLDER_OR_FILE] [--only NAME,NAME]`
 
-The steps, in this order, each left out where the time that is left does not suffice for it:
+The steps run in this order; a step is left out if the remaining time does not suffice for it:
 
-- `roofline`: rate of a plain bfloat16 matrix product and of a copy: what the machine does at most;
-- `lks-1000`, `lks-10000`: LKS on the Llama-2-7B shape with random weights: seconds per edit (target 0.06 at T = 1,000), share of the
-  product's rate, memory (target: 10,000 edits within 80 GB);
+- `roofline`: rates of a plain bfloat16 matrix product and of a copy, the upper bounds of the machine;
+- `lks-1000`, `lks-10000`: LKS on the Llama-2-7B shape with random weights: seconds per edit (target 0.06 at T
+  = 1,000), share of the product's rate, memory (target: 10,000 edits within 80 GB);
 - `overhead`: what a patch adds to a forward pass of that model (targets 1 and 2 %);
-- `memit-1000`: MEMIT on the same shape, statistics of few tokens, their time apart;
-- `real-1000`, `real-10000`: LKS on a real model, named by `--model`, with real records where they can be had: seconds, and the share of 200 edits
-  that the edited model answers.
+- `memit-1000`: MEMIT on the same shape, with statistics of few tokens, which are timed separately;
+- `real-1000`, `real-10000`: LKS on a real model, named by `--model`, with real records if available: seconds,
+  and the share of 200 edits that the edited model answers.
 
-Without a GPU all of it runs in miniature, which tries the code and measures nothing. Nothing is fetched. After each step the JSON file is
-written again.
+Without a GPU everything runs in miniature, which tests the code and measures nothing. Nothing is downloaded.
+The JSON file is rewritten after each step.
 """
 
 import argparse
@@ -47,21 +47,21 @@ from lks.results.provenance import provenance
 Result = dict[str, object]
 LIMIT_S = 540.0
 ASKED = 200
-"""Edits of a real model that are asked afterwards."""
+"""Number of edits of a real model that are evaluated afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How large the steps are.
+    """Sizes of the steps.
 
     Attributes:
-        shape: of the random model (`benchmarks.shapes`).
+        shape: shape of the random model (`benchmarks.shapes`).
         few, many: the two numbers of edits.
-        side: of the square matrices of the product.
-        overhead_s: seconds per row of the overhead's table.
-        kinds: what overhead is measured of, "prefill" and "generate".
-        epochs: of LKS; the published number.
-        corpus_tokens: for MEMIT's statistics.
+        side: side of the square matrices in the product.
+        overhead_s: seconds per row of the overhead table.
+        kinds: passes whose overhead is measured, "prefill" and "generate".
+        epochs: LKS epochs; the published number.
+        corpus_tokens: tokens for MEMIT's statistics.
     """
 
     shape: str
@@ -83,9 +83,9 @@ class Step:
     """One measurement.
 
     Attributes:
-        name: as in the module's list.
-        seconds: what it takes on an H100 or H200, by counting operations; an estimate until it was measured once.
-        run: does it.
+        name: name as in the module's list.
+        seconds: estimated seconds on an H100 or H200, from a count of operations.
+        run: runs the step and returns its result.
     """
 
     name: str
@@ -94,11 +94,11 @@ class Step:
 
 
 class GpuBenchmark:
-    """The steps and what they share.
+    """The steps and the models that they share.
 
     Args:
-        scale: how large.
-        model: folder or file of a real model; "" leaves those steps out.
+        scale: sizes of the steps.
+        model: folder or file of a real model; "" leaves out its steps.
     """
 
     def __init__(self, scale: Scale, model: str) -> None:
@@ -119,7 +119,7 @@ class GpuBenchmark:
 
     @cached_property
     def random(self) -> LM:
-        """The model of random weights, made once."""
+        """The model with random weights, created once."""
         return random_model(self.scale.shape)
 
     @cached_property
@@ -128,7 +128,7 @@ class GpuBenchmark:
         return LM.load(self.model)
 
     def roofline(self) -> Result:
-        """Time a product of two square matrices and a copy of one, the best of some."""
+        """Time a product of two square matrices and a copy of one, each the best of several runs."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         a = torch.randn(self.scale.side, self.scale.side, device=device, dtype=torch.bfloat16)
         product, copy = _best(lambda: a @ a), _best(a.clone)
@@ -160,7 +160,7 @@ class GpuBenchmark:
         return {"rows": [{**asdict(row), "share_percent": row.share} for row in rows]}
 
     def memit(self, count: int) -> Result:
-        """Edit with MEMIT; its statistics apart."""
+        """Edit with MEMIT, timing its statistics separately."""
         method = baselines.methods()["memit"]
         preset = method.untuned(len(self.random.blocks), self.random.dim)
         assert preset is not None
@@ -180,7 +180,7 @@ class GpuBenchmark:
         }
 
     def real(self, count: int) -> Result:
-        """Edit a real model by LKS's rule, and ask some of the edits."""
+        """Edit a real model with LKS's preset or rule and evaluate some of the edits."""
         lm, cases = self.real_lm, real_cases(count)
         method = baselines.methods()["lks"]
         preset = method.preset(lm.name) or method.untuned(len(lm.blocks), lm.dim)
@@ -206,7 +206,7 @@ class GpuBenchmark:
 
 
 def real_cases(count: int) -> Sequence[Case]:
-    """Return real records where they can be had without fetching anything, else those of the synthetic world."""
+    """Return zsRE records if they are available locally, else those of the synthetic world."""
     try:
         return load("zsre").cases[:count]
     except UserError:
@@ -214,7 +214,7 @@ def real_cases(count: int) -> Sequence[Case]:
 
 
 def _best(work: Callable[[], object], rounds: int = 8) -> float:
-    """Return the fewest seconds that a piece of work takes."""
+    """Return the fewest seconds that the work takes over several rounds."""
     taken = []
     for _ in range(rounds):
         with measured() as meter:
@@ -226,11 +226,11 @@ def _best(work: Callable[[], object], rounds: int = 8) -> float:
 def run(
     steps: Sequence[Step], limit: float, keep: Callable[[dict[str, Result]], None]
 ) -> Iterator[tuple[Step, Result]]:
-    """Run the steps that fit; each result is kept before the next step begins.
+    """Run the steps that fit into the time limit, saving each result before the next step begins.
 
     Args:
-        steps: in order.
-        limit: seconds for all of them.
+        steps: steps in order.
+        limit: seconds for all of them together.
         keep: called after each step with all results so far.
     """
     began, results = time.perf_counter(), dict[str, Result]()
@@ -247,7 +247,7 @@ def run(
                 RuntimeError,
                 ValueError,
                 FloatingPointError,
-            ) as error:  # the other steps are still worth having
+            ) as error:  # the other steps still run
                 result = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
             result["took_s"] = time.perf_counter() - start
             release()
@@ -257,7 +257,7 @@ def run(
 
 
 def summary(results: dict[str, Result]) -> Table:
-    """Return the table that is printed at the end."""
+    """Return the final table of all results."""
     table = Table("step", "result", box=None, header_style="bold")
     for name, result in results.items():
         numbers = [f"{key} {value:,.4g}" for key, value in result.items() if isinstance(value, (int, float))]
@@ -266,19 +266,19 @@ def summary(results: dict[str, Result]) -> Table:
 
 
 def _short(result: Result) -> str:
-    """Say in one line how a step ended."""
+    """Return one line that says how a step ended."""
     return str(result.get("left_out") or result.get("error") or f"{result['took_s']:.1f} s")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, write."""
+    """Run the chosen steps, print the results and write the JSON file."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--limit", type=float, default=LIMIT_S, help="seconds that all steps may take together (default 540)"
+        "--limit", type=float, default=LIMIT_S, help="maximum seconds for all steps together (default 540)"
     )
     parser.add_argument(
         "--out", type=Path, default=None, help="JSON file; default: benchmarks/gpu.json in the results folder"
@@ -288,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         default="",
         help="a real model: folder, GGUF file or name; without it the steps real-... are left out",
     )
-    parser.add_argument("--only", default="", help="names of steps with commas; default: all")
+    parser.add_argument("--only", default="", help="comma-separated names of steps; default: all")
     asked = parser.parse_args(argv)
     console, gpu = Console(), torch.cuda.is_available()
     steps = GpuBenchmark(FULL if gpu else MINIATURE, asked.model).steps()
@@ -298,13 +298,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise unknown("step", name, names)
     chosen = [step for step in steps if not asked.only or step.name in asked.only.split(",")]
     file = asked.out or Settings().results / "benchmarks" / "gpu.json"
-    device = torch.cuda.get_device_name() if gpu else "CPU, in miniature: tries the code, measures nothing"
+    device = torch.cuda.get_device_name() if gpu else "CPU, in miniature: tests the code, measures nothing"
     console.print(
         f"{device}. Steps: {', '.join(f'{s.name} (~{s.seconds:.0f} s)' if gpu else s.name for s in chosen)}.",
         soft_wrap=True,
     )
     console.print(
-        f"At most {asked.limit:.0f} s; every finished step is kept in {file}.",
+        f"At most {asked.limit:.0f} s; every finished step is saved in {file}.",
         highlight=False,
         soft_wrap=True,
     )

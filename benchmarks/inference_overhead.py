@@ -1,16 +1,20 @@
-"""What the scope indicator and the replacer add to a forward pass, plain and patched passes interleaved in one run.
+"""Overhead of scope indicator and replacer in a forward pass, with plain and patched passes interleaved.
 
 Two things are measured for each model, number of prompts, and prompts that mention edited subjects or none:
 
-- *ratio*: pairs of a plain and a patched pass, the order drawn anew for each pair; the median of the pairs' ratios with a 95 % bootstrap
-  interval. It is what a user sees, but a pass of a second wanders by more than the hooks cost.
-- *added*: the same pairs on a model of the same shapes whose blocks do nothing, so that what the hooks add stands out: microseconds, and
-  as a share of the whole model's plain pass. The share is what the targets are held against.
+- *ratio*: pairs of a plain and a patched pass, in random order within each pair; the median of the pairs'
+  ratios with a 95 % bootstrap interval. It is what a user sees, but a pass of a second varies by more than
+  the hooks cost.
+- *added*: the same pairs on a model of the same shapes whose blocks do nothing, which isolates what the hooks
+  add: in microseconds, and as a share of the whole model's plain pass. The share is compared with the
+  targets.
 
-The knowledge blocks are random: writing them costs the same. On a CPU, one thread, time is the process's own, which other processes
-do not change; on a GPU it is wall time after a synchronisation.
+The knowledge blocks are random: writing them costs the same. On a CPU, with one thread, time is processor
+time of the process, which other processes do not affect; on a GPU it is wall-clock time after a
+synchronisation.
 
-Run: `python -m benchmarks.inference_overhead [--edits 1000] [--seconds 6] [--models micro-llama,llama-1024] [--work prefill,generate]`
+Run: `python -m benchmarks.inference_overhead [--edits 1000] [--seconds 6] [--models micro-llama,llama-1024]
+[--work prefill,generate]`
 """
 
 import argparse
@@ -37,10 +41,10 @@ from lks.models.frozen_prefix import last_states
 from lks.models.lm import LM
 
 TARGETS = {"outside": 1.0, "inside": 2.0, "gate": 2.0}
-"""Percent of a plain pass that may be added."""
+"""Maximum overhead in percent of a plain pass."""
 NEW_TOKENS = 20
 SLOW_S = 0.5
-"""Generation of many at once is left out where their prefill takes longer."""
+"""Prefill seconds above which generation of many prompts at once is left out."""
 What = Literal["outside", "inside", "gate"]
 
 
@@ -49,10 +53,11 @@ class Overhead:
     """One row of the table.
 
     Attributes:
-        model, what, rows, work: which model, which prompts, how many at once, "prefill" or "generate".
+        model, what, rows, work: model name, kind of prompts, number of prompts at once, "prefill" or
+            "generate".
         plain_s: median seconds of a plain pass.
-        ratio: median of patched / plain over pairs, with its interval.
-        added_s: median seconds that the patch adds, with its interval.
+        ratio: median of patched / plain over pairs, with its confidence interval.
+        added_s: median seconds that the patch adds, with its confidence interval.
     """
 
     model: str
@@ -65,12 +70,12 @@ class Overhead:
 
     @property
     def share(self) -> float:
-        """Percent of the plain pass that is added."""
+        """Overhead in percent of the plain pass."""
         return 100 * self.added_s[0] / self.plain_s
 
 
 class _Still(nn.Module):
-    """A block that does nothing but hand on a tensor of its own, as a block does, and make the cache longer."""
+    """A block that only copies its input and extends the cache."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -79,7 +84,7 @@ class _Still(nn.Module):
     def forward(
         self, hidden_states: Tensor, *_: object, past_key_values: Cache | None = None, **__: object
     ) -> Tensor:
-        """A copy [batch, time, d]."""
+        """Return a copy of the states [batch, time, d], after extending the cache."""
         if past_key_values is not None:
             key = hidden_states[:, None, :, :1]
             past_key_values.update(key, key, self.number)
@@ -88,12 +93,12 @@ class _Still(nn.Module):
 
 @contextmanager
 def hollow(lm: LM) -> Iterator[None]:
-    """Blocks do nothing inside the `with`."""
+    """Replace the model's blocks by blocks that do nothing inside the `with`; a patch's hooks stay."""
     own = list(lm.blocks)
     try:
         for i in range(len(own)):
             still = _Still(i)
-            still._forward_hooks = own[i]._forward_hooks  # a patch's
+            still._forward_hooks = own[i]._forward_hooks  # the patch's hooks
             lm.blocks[i] = still
         yield
     finally:
@@ -102,7 +107,7 @@ def hollow(lm: LM) -> Iterator[None]:
 
 
 def large(small: LM) -> LM:
-    """A random Llama of dimension 1024 with 12 blocks and another model's tokenizer."""
+    """Create a random Llama of dimension 1024 with 12 blocks and another model's tokenizer."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = LlamaConfig(
@@ -118,7 +123,7 @@ def large(small: LM) -> LM:
 
 
 def strangers(edits: Sequence[Edit], patch: KnowledgeBlockPatch) -> list[str]:
-    """The edits' prompts about nobody who is edited: first names and last names in other pairs."""
+    """Return the edits' prompts about unedited subjects, made by recombining first and last names."""
     rng = random.Random(0)
     prompts = [
         e.prompt.replace(e.subject, f"{e.subject.split()[0]} {rng.choice(edits).subject.split()[-1]}")
@@ -128,7 +133,7 @@ def strangers(edits: Sequence[Edit], patch: KnowledgeBlockPatch) -> list[str]:
 
 
 def patches(lm: LM, edits: Sequence[Edit], block: int) -> tuple[KnowledgeBlockPatch, KnowledgeBlockPatch]:
-    """A patch of random knowledge blocks, without and with a gate whose keys are the edit prompts."""
+    """Create a patch of random knowledge blocks, without and with a gate whose keys are the edit prompts."""
     names = [[subject] for subject in subjects_of(edits)]
     table = torch.randn(1, len(names), lm.dim, generator=torch.Generator().manual_seed(0))
     last = last_states(lm, block, [e.prompt for e in edits]).float().cpu()
@@ -138,7 +143,7 @@ def patches(lm: LM, edits: Sequence[Edit], block: int) -> tuple[KnowledgeBlockPa
 
 
 def clock(lm: LM) -> float:
-    """Seconds: of this process, or of the wall once the GPU is done."""
+    """Return this process's processor seconds on a CPU, else wall-clock seconds after GPU synchronisation."""
     if lm.device.type == "cpu":
         return time.process_time()
     torch.cuda.synchronize()
@@ -146,7 +151,7 @@ def clock(lm: LM) -> float:
 
 
 def switch(hooks: Mapping[int, dict[int, object]], modules: Sequence[nn.Module], on: bool) -> None:
-    """Take a patch's hooks off or put them back, which costs less and disturbs less than applying it anew."""
+    """Remove or restore a patch's hooks, which is cheaper and less disruptive than applying it again."""
     for module in modules:
         for registered in (module._forward_hooks, module._forward_pre_hooks):
             registered.clear()
@@ -157,7 +162,10 @@ def switch(hooks: Mapping[int, dict[int, object]], modules: Sequence[nn.Module],
 def pairs(
     lm: LM, work: Callable[[], object], seconds: float, rng: random.Random
 ) -> list[tuple[float, float]]:
-    """Seconds of (plain, patched) passes of a patched model, one after the other in either order, until the time is up; at least 5 pairs."""
+    """Measure pairs of seconds (plain, patched) of a patched model until the time is up, at least 5 pairs.
+
+    The order within each pair is random.
+    """
     modules = [lm.decoder, *lm.blocks]
     hooks = {
         id(registered): dict(registered)
@@ -175,17 +183,17 @@ def pairs(
             pair[patched] = clock(lm) - start
         taken.append((pair[False], pair[True]))
     switch(hooks, modules, on=True)
-    return taken[1:]  # the first warms up
+    return taken[1:]  # the first pair is a warm-up
 
 
 def interval(values: Sequence[float], rng: random.Random) -> tuple[float, float, float]:
-    """Median with its 95 % bootstrap interval."""
+    """Return the median with its 95 % bootstrap interval."""
     medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(400))
     return statistics.median(values), medians[10], medians[-11]
 
 
 def work_of(lm: LM, prompts: Sequence[str], kind: str) -> Callable[[], object]:
-    """A prefill, or greedy generation with a cache of exactly `NEW_TOKENS` tokens."""
+    """Return work that runs a prefill, or greedy generation of exactly `NEW_TOKENS` tokens with a cache."""
     ids, mask = lm.pad([e.ids for e in lm.encode(prompts, [""] * len(prompts))], "left")
 
     @torch.no_grad()
@@ -208,7 +216,7 @@ def work_of(lm: LM, prompts: Sequence[str], kind: str) -> Callable[[], object]:
 def overheads(
     lm: LM, edits: Sequence[Edit], block: int, seconds: float, kinds: Sequence[str]
 ) -> Iterator[Overhead]:
-    """Every combination of prompts, how many at once, and prefill or generation."""
+    """Measure all combinations of prompts, number of prompts at once, and prefill or generation."""
     bare, gated = patches(lm, edits, block)
     prompts: dict[What, list[str]] = {"outside": strangers(edits, bare), "inside": [e.prompt for e in edits]}
     prompts["gate"] = prompts["inside"]
@@ -230,7 +238,7 @@ def overheads(
 
 
 def shown(found: Sequence[Overhead], n_edits: int) -> Table:
-    """The table of all rows."""
+    """Return the table of all rows."""
     table = Table(title=f"What the patch adds with {n_edits} edits")
     for name in ("model", "work", "prompts", "at once"):
         table.add_column(name)
@@ -241,19 +249,20 @@ def shown(found: Sequence[Overhead], n_edits: int) -> Table:
         added, least, most = (1e6 * s for s in o.added_s)
         colour = "green" if o.share <= TARGETS[o.what] else "yellow"
         table.add_row(
-            o.model, o.work, o.what, str(o.rows), f"{1e3 * o.plain_s:.2f}", f"{ratio:.4f} ({low:.4f} to {high:.4f})",
-            f"{added:.0f} ({least:.0f} to {most:.0f})", f"[{colour}]{o.share:.2f}[/]", f"{TARGETS[o.what]:.0f}",
+            o.model, o.work, o.what, str(o.rows), f"{1e3 * o.plain_s:.2f}",
+            f"{ratio:.4f} ({low:.4f} to {high:.4f})", f"{added:.0f} ({least:.0f} to {most:.0f})",
+            f"[{colour}]{o.share:.2f}[/]", f"{TARGETS[o.what]:.0f}",
         )  # fmt: skip
     return table
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measure all models and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--edits", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=6.0, help="per row of the table")
+    parser.add_argument("--seconds", type=float, default=6.0, help="seconds per row of the table")
     parser.add_argument("--work", default="prefill,generate")
     parser.add_argument("--models", default="micro-llama,llama-1024", help="llama-1024 has random weights")
     asked = parser.parse_args(argv)

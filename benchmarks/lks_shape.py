@@ -1,8 +1,11 @@
-"""LKS on models of published sizes with random weights: seconds per edit, memory against what was stated, arithmetic rate, profile.
+"""LKS on models of published sizes with random weights: speed, memory, arithmetic rate and profile.
 
-Run: `python -m benchmarks.lks_shape [SHAPE] [T,T,...]`, by default `llama-2-7b 100,1000,10000` on a GPU and `small 64` on a CPU.
-Shapes: see `benchmarks.shapes`. Edits are those of zsRE where its records can be had, else of the made world. Epochs and batch size
-are the paper's; early stopping is off, because random weights never learn.
+Speed is in seconds per edit; memory is compared with the estimate made before the run.
+
+Run: `python -m benchmarks.lks_shape [SHAPE] [T,T,...]`, by default `llama-2-7b 100,1000,10000` on a GPU and
+`small 64` on a CPU. For shapes see `benchmarks.shapes`. Edits are those of zsRE if its records are available,
+else of the synthetic world. Epochs and batch size are the paper's; early stopping is off, because random
+weights never learn.
 """
 
 import sys
@@ -28,11 +31,11 @@ from lks.models.memory import gibibytes
 
 EPOCHS = 20
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A800": 312.0, "A100": 312.0}
-"""Dense bfloat16 products per second, in 10^12, by the makers."""
+"""Peak dense bfloat16 rate in 10^12 operations per second, as stated by the manufacturers."""
 
 
 def edits_of(count: int) -> list[Edit]:
-    """Edits of zsRE, or of the made world."""
+    """Return edits of zsRE if available, else of the synthetic world."""
     try:
         known = load("zsre").cases
     except UserError:
@@ -41,7 +44,10 @@ def edits_of(count: int) -> list[Edit]:
 
 
 def step_flops(lm: LM, material: TrainingData, rows: int) -> float:
-    """Floating-point operations of a training step: two per weight and token forward, two backward (to activations only)."""
+    """Return the floating-point operations of a training step.
+
+    Each weight and token costs two forward and two backward (gradients of activations only).
+    """
     upper = sum(p.numel() for block in lm.blocks[material.upper.block + 1 :] for p in block.parameters())
     ends = float((material.cached.lengths - material.spans[:, 0]).float().mean())
     losses = len(material.positions) / len(material.ids)
@@ -50,15 +56,15 @@ def step_flops(lm: LM, material: TrainingData, rows: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ShapeResult:
-    """LKS with T edits on one model.
+    """Result of LKS with T edits on one model.
 
     Attributes:
         n_edits: T.
-        prepare_s, train_s: seconds.
-        steps: optimiser steps.
-        tflops: arithmetic rate while training, in 10^12 per second.
-        peak_bytes: most memory held.
-        stated_bytes: what was stated before the work began.
+        prepare_s, train_s: seconds of preparation and training.
+        steps: number of optimiser steps.
+        tflops: arithmetic rate during training, in 10^12 operations per second.
+        peak_bytes: peak memory.
+        stated_bytes: memory estimated before the run.
     """
 
     n_edits: int
@@ -75,7 +81,7 @@ class ShapeResult:
         return (self.prepare_s + self.train_s) / self.n_edits
 
     def row(self) -> list[str]:
-        """Return the cells of the table."""
+        """Return the cells of the result's table row."""
         share = f" ({self.tflops / peak:.0%})" if (peak := peak_tflops()) else ""
         step_ms = self.train_s / self.steps * 1e3
         times = [
@@ -89,7 +95,7 @@ class ShapeResult:
 
 
 def peak_tflops() -> float | None:
-    """Return what the maker says the GPU at hand can do in bfloat16; None without one or for one that is not listed."""
+    """Return the stated bfloat16 peak rate of the current GPU; None without a GPU or for an unlisted one."""
     return next(
         (
             v
@@ -101,7 +107,7 @@ def peak_tflops() -> float | None:
 
 
 def measure(lm: LM, edits: Sequence[Edit], params: LKSParams) -> tuple[ShapeResult, LKSTrainer]:
-    """Train on some edits; what it cost, and the trainer for a profile."""
+    """Train on the edits; return the costs and the trainer, which can be profiled."""
     steps = params.max_epochs * -(-len(edits) // params.batch_size)
     with measured() as preparing:
         material = prepare(lm, edits, params)
@@ -117,7 +123,7 @@ def measure(lm: LM, edits: Sequence[Edit], params: LKSParams) -> tuple[ShapeResu
 
 
 def top_five(trainer: LKSTrainer) -> Table:
-    """The operations that take most of a step."""
+    """Return a table of the five operations that take most of a step."""
     kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
     batch = trainer._epoch_batches()[0]
     with profile(activities=kinds) as seen:
@@ -142,7 +148,8 @@ def main(shape: str = "", wanted: str = "") -> None:
     lm = random_model(shape)
     console = Console(width=140)
     console.print(
-        f"{shape} made in {time.perf_counter() - start:.0f} s on {torch.cuda.get_device_name() if gpu else 'CPU'}"
+        f"{shape} created in {time.perf_counter() - start:.0f} s "
+        f"on {torch.cuda.get_device_name() if gpu else 'CPU'}"
     )
     table = Table(title=f"LKS, {EPOCHS} epochs, {shape}")
     for column in ("T", "prepare s", "train s", "s/edit", "ms/step", "TFLOP/s", "peak memory", "stated"):

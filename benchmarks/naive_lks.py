@@ -1,12 +1,14 @@
-"""LKS at full speed against the plain way of doing the same, side by side in one run.
+"""LKS as implemented here against a plain implementation of the same, in one run.
 
-The plain path does what a straightforward implementation does, and the authors' published code by description: every step runs
-the whole model from token ids for the edit, the paraphrase and the locality prompts, one part after the other, with gradients of
-all its weights (computed and never used) and logits at every position; the input of h_phi is computed anew by a forward
-pass for each part; so are the unedited distributions on the locality prompts. Both train the same network on the
-same rows in the same order with the same optimiser for the same number of steps.
+The plain path does what a straightforward implementation does, and the authors' published code by its
+description: every step runs the whole model from token ids for the edit, the paraphrase and the locality
+prompts, one part after the other, with gradients of all its weights (computed and never used) and logits at
+every position. The input of h_phi is recomputed by a forward pass for each part, and so are the unedited
+distributions on the locality prompts. Both train the same network on the same rows in the same order with the
+same optimiser for the same number of steps.
 
-Run: `python -m benchmarks.naive_lks [MODEL or SHAPE] [EDITS] [EPOCHS]`; shapes (random weights) are in `benchmarks.shapes`.
+Run: `python -m benchmarks.naive_lks [MODEL or SHAPE] [EDITS] [EPOCHS]`; shapes (random weights) are in
+`benchmarks.shapes`.
 """
 
 import sys
@@ -35,13 +37,15 @@ PAPER = LKSParams(block=2, max_epochs=2, patience=1000, stop_loss=0.0)
 
 
 class NaiveTrainer(LKSTrainer):
-    """`LKSTrainer` with the loss computed the plain way; rows, order, optimiser and early stopping are inherited.
+    """`LKSTrainer` with the loss computed the plain way.
+
+    Rows, order, optimiser and early stopping are inherited.
 
     Args:
         lm: the model.
-        edits: what `material` was prepared from.
-        params: with plain features.
-        seed: of the network and the order.
+        edits: the edits.
+        params: parameters of LKS, with plain features.
+        seed: random seed for the network and the order.
     """
 
     def __init__(self, lm: LM, edits: Sequence[Edit], params: LKSParams, seed: int) -> None:
@@ -53,7 +57,7 @@ class NaiveTrainer(LKSTrainer):
         self.scales = (keys - self.means[:, None]).pow(2).mean((1, 2)).sqrt()
 
     def loss(self, chosen: dict[Part, list[int]]) -> Tensor:
-        """Eq. 2 by whole forward passes, one part after the other."""
+        """Compute the loss (Eq. 2) by whole forward passes, one part after the other."""
         total = torch.zeros((), device=self.lm.device)
         for part in PARTS:
             if chosen.get(part):
@@ -62,6 +66,7 @@ class NaiveTrainer(LKSTrainer):
         return total
 
     def _part(self, part: Part, index: Tensor) -> Tensor:
+        """Compute the loss of one part for some rows."""
         m = self.material
         ids, mask = self.lm.pad([m.ids[r] for r in index.tolist()])
         with _replaced([self.lm.block(b) for b in self.blocks], m.spans[index], self._new(m.subject[index])):
@@ -77,7 +82,7 @@ class NaiveTrainer(LKSTrainer):
         return kl_divergence(picked, unedited.log_softmax(-1), rows, len(index))
 
     def _new(self, subjects: Tensor) -> list[Tensor]:
-        """New blocks at each replaced block, the inputs of h_phi made by a forward pass over "prompt target"."""
+        """Compute the new knowledge blocks, with inputs of h_phi from a forward pass over "prompt target"."""
         texts = [self.texts[s] for s in subjects.tolist()]
         ids, mask = self.lm.pad(texts)
         states = self.lm.model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
@@ -95,6 +100,7 @@ class NaiveTrainer(LKSTrainer):
 
 @contextmanager
 def _replaced(blocks: Sequence[nn.Module], spans: Tensor, new: Sequence[Tensor]) -> Iterator[None]:
+    """Replace the outputs of blocks at the spans inside the `with`."""
     with ExitStack() as hooks:
         for block, made in zip(blocks, new, strict=True):
 
@@ -112,7 +118,7 @@ def _replaced(blocks: Sequence[nn.Module], spans: Tensor, new: Sequence[Tensor])
 
 
 def trained(trainer: LKSTrainer, weight_gradients: bool) -> tuple[list[float], float]:
-    """Loss of each epoch, and seconds of training."""
+    """Train; return the loss of each epoch and the seconds."""
     trainer.lm.model.requires_grad_(weight_gradients)
     start = time.perf_counter()
     history = trainer.train()
@@ -124,12 +130,12 @@ def trained(trainer: LKSTrainer, weight_gradients: bool) -> tuple[list[float], f
 
 
 def main(model: str = "small", n_edits: int = 64, epochs: int = 2) -> None:
-    """Print seconds, ratio and losses of both paths, and of ours in bfloat16."""
+    """Print seconds, ratio and losses of both paths, and of this implementation in bfloat16."""
     shape = SHAPES.get(model)
     lm = random_model(model) if shape else LM.load(model)
     dataset = "zsre" if "zsre" in model else "world"
     known: dict[str, Edit] = {}
-    for case in load(dataset).cases:  # one edit per subject: the plain path makes keys edit by edit
+    for case in load(dataset).cases:  # one edit per subject: the plain path computes keys edit by edit
         known.setdefault(case.edit.subject, case.edit)
     edits = list(known.values())[:n_edits]
     params = replace(PAPER, max_epochs=epochs, block=shape.block if shape else PAPER.block)
@@ -144,7 +150,8 @@ def main(model: str = "small", n_edits: int = 64, epochs: int = 2) -> None:
     }
     plain = runs["plain"][1]
     table = Table(
-        title=f"{model}, {len(edits)} edits of {dataset}, {epochs} epochs of {-(-len(edits) // params.batch_size)} steps, {lm.device}"
+        title=f"{model}, {len(edits)} edits of {dataset}, "
+        f"{epochs} epochs of {-(-len(edits) // params.batch_size)} steps, {lm.device}"
     )
     for column in ("path", "s", "ms/step", "plain / this", "with preparation", "loss, first epoch", "last"):
         table.add_column(column, justify="right")

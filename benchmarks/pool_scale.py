@@ -1,7 +1,8 @@
-"""Thousands of cells of some hundredths of a second through server, work pool, workers and grid flow: what each costs beside its own time.
+"""Overhead per cell of server, work pool, workers and grid flow, measured on thousands of very short cells.
 
-Cells are scope cells on the made world with one edit or some: no model is loaded and nothing is edited, so what is seen is the way there. All
-of it is started as `lks up` does, in a folder and on a port of its own, and ended afterwards.
+Cells are scope cells on the synthetic world with a few edits and take some hundredths of a second each: no
+model is loaded and nothing is edited, so the measurement shows the orchestration. Everything is started as by
+`lks up`, in a separate folder and on a separate port, and stopped afterwards.
 
 Run: `python -m benchmarks.pool_scale [--cells 5000] [--workers 2]`
 """
@@ -28,21 +29,24 @@ from rich.table import Table
 
 LOOK_EVERY_S = 5.0
 SEEDS = 100
-"""Cells differ in T, then in so many seeds."""
+"""Number of seeds per T in the grid."""
 
 
 def grid_of(cells: int) -> str:
-    """A grids file with a grid "scale" of so many cells."""
+    """Return the text of a grids file with a grid "scale" of about `cells` cells."""
     seeds = min(cells, SEEDS)
     counts = list(range(1, cells // seeds + 1))
     method = '{ method = "lks", scope = "exact" }'
-    places = f'models = ["micro-llama"]\ndatasets = ["world"]\nmethods = [{method}]\nn_edits = {counts}\nseeds = {list(range(seeds))}\n'
+    places = (
+        f'models = ["micro-llama"]\ndatasets = ["world"]\nmethods = [{method}]\n'
+        f"n_edits = {counts}\nseeds = {list(range(seeds))}\n"
+    )
     return f'[scale]\ndescription = "many short cells"\nmeasure = "scope"\n{places}'
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A cell on disk: when its outcome was written, and the seconds that it took itself."""
+    """A finished cell on disk: time of its outcome file and seconds of its own work."""
 
     at: float
     own_s: float
@@ -50,7 +54,14 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class PoolSnapshot:
-    """What is seen at one time: cells on disk; by role, bytes in memory and processor seconds spent so far; tasks of the machine that want to run."""
+    """The state at one time.
+
+    Attributes:
+        done: cells on disk.
+        memory: bytes in memory by role.
+        seconds: processor seconds so far by role.
+        load: load average of the machine.
+    """
 
     done: int
     memory: dict[str, int]
@@ -60,12 +71,12 @@ class PoolSnapshot:
 
 @dataclass(slots=True)
 class Watched:
-    """What is seen from outside while the grid runs."""
+    """Snapshots taken while the grid runs."""
 
     looks: list[PoolSnapshot] = field(default_factory=list)
 
     def look(self, results: Path, processes: Mapping[str, Sequence[psutil.Process]]) -> int:
-        """Take one look; the number of cells on disk."""
+        """Take a snapshot and return the number of cells on disk."""
         done = len(list((results / "cells").glob("*/outcome.json")))
         used = {name: [used_by(one) for one in some] for name, some in processes.items()}
         memory = {name: sum(one[0] for one in some) for name, some in used.items()}
@@ -74,12 +85,12 @@ class Watched:
         return done
 
     def at(self, done: float) -> PoolSnapshot:
-        """The look nearest to so many cells."""
+        """Return the snapshot with the number of finished cells nearest to `done`."""
         return min(self.looks, key=lambda one: abs(one.done - done))
 
 
 def used_by(process: psutil.Process) -> tuple[int, float]:
-    """Bytes of a process in memory and its processor seconds; 0 when it has ended."""
+    """Return a process's bytes in memory and processor seconds; zeros if it has ended."""
     try:
         times = process.cpu_times()
         return int(process.memory_info().rss), float(times.user + times.system)
@@ -89,11 +100,11 @@ def used_by(process: psutil.Process) -> tuple[int, float]:
 
 @contextmanager
 def running(folder: Path, workers: int) -> Iterator[dict[str, str]]:
-    """Server and workers in a folder of their own; the environment that finds them."""
+    """Run server and workers in a separate folder and yield the environment variables that point to them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    (folder / "data").mkdir()  # no tests of abilities: they would make prompts by the thousand
+    (folder / "data").mkdir()  # empty, so that no ability tests with thousands of prompts are found
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
     environment |= {
         "PREFECT_HOME": str(folder / "home"),
@@ -111,7 +122,7 @@ def running(folder: Path, workers: int) -> Iterator[dict[str, str]]:
 
 
 def processes(folder: Path, grid: subprocess.Popen[bytes]) -> dict[str, list[psutil.Process]]:
-    """Who is looked at, by role."""
+    """Return the measured processes by role."""
     from flows.services.processes import marked
 
     found: dict[str, list[psutil.Process]] = {
@@ -140,14 +151,17 @@ def processes(folder: Path, grid: subprocess.Popen[bytes]) -> dict[str, list[psu
 
 
 def run_grid(folder: Path, environment: Mapping[str, str], cells: int, console: Console) -> Watched:
-    """The grid "scale" in mode pool, looked at until it ends."""
+    """Run the grid "scale" in pool mode, taking snapshots until it ends."""
     watched, results = Watched(), folder / "results"
-    code = "from flows.settings import calm_prefect; calm_prefect(False); from flows.grid import grid; print(grid('scale', runner='pool'))"
+    code = (
+        "from flows.settings import calm_prefect; calm_prefect(False); "
+        "from flows.grid import grid; print(grid('scale', runner='pool'))"
+    )
     own = {**environment, "LKS_RESULTS": str(results)}
     with (
         (folder / "grid.log").open("wb") as log,
         subprocess.Popen([sys.executable, "-c", code], env=own, stdout=log, stderr=log) as grid,
-        console.status("the grid starts") as status,
+        console.status("starting the grid") as status,
     ):
         while grid.poll() is None:
             with suppress(subprocess.TimeoutExpired):
@@ -163,7 +177,7 @@ def run_grid(folder: Path, environment: Mapping[str, str], cells: int, console: 
 
 
 def finished(results: Path) -> list[Finished]:
-    """All cells, in the order in which they were finished."""
+    """Return all finished cells in the order in which they finished."""
     found = []
     for file in (results / "cells").glob("*/outcome.json"):
         costs = json.loads(file.read_text(encoding="utf-8"))["costs"]
@@ -172,14 +186,14 @@ def finished(results: Path) -> list[Finished]:
 
 
 def show(console: Console, cells: Sequence[Finished], watched: Watched, workers: int) -> None:
-    """Overhead of the first, middle and last tenth, and memory at these times."""
+    """Print the overhead of the first, middle and last tenth of the cells, memory, and processor time."""
     part = max(len(cells) // 10, 2)
     middle = (len(cells) - part) // 2
     table = Table(
         "cells",
         "per second",
-        "ms each, of a worker",
-        "their own ms",
+        "worker ms per cell",
+        "own ms per cell",
         "overhead, ms",
         title="Overhead",
         box=None,
@@ -223,13 +237,13 @@ def show(console: Console, cells: Sequence[Finished], watched: Watched, workers:
 
 
 def main() -> None:
-    """Start everything, run the grid, say what it cost."""
+    """Start everything, run the grid and print its costs."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cells", type=int, default=5000)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--keep", type=Path, help="copy of all logs and results")
+    parser.add_argument("--keep", type=Path, help="folder for a copy of all logs and results")
     asked = parser.parse_args()
     console = Console()
     with tempfile.TemporaryDirectory(prefix="lks-scale-") as name:
@@ -242,8 +256,11 @@ def main() -> None:
         cells = finished(folder / "results")
         show(console, cells, watched, asked.workers)
         database = sum(file.stat().st_size for file in (folder / "home").rglob("server.db*"))
-        told = f"{len(cells):,} cells on {asked.workers} workers in {took:,.0f} s; the server's database has {database / 1e6:,.0f} MB"
-        console.print(f"{told}; load of the machine {os.getloadavg()[0]:.1f}.", highlight=False)
+        summary = (
+            f"{len(cells):,} cells on {asked.workers} workers in {took:,.0f} s; "
+            f"the server's database has {database / 1e6:,.0f} MB"
+        )
+        console.print(f"{summary}; load of the machine {os.getloadavg()[0]:.1f}.", highlight=False)
         if asked.keep:
             shutil.copytree(folder, asked.keep)
 

@@ -1,4 +1,4 @@
-"""The report of a large store of made-up answers: how long taking it in and rendering it takes, and the memory of both.
+"""Time and memory of cataloguing a large store of synthetic answers and rendering its report.
 
 Run: `python -m benchmarks.report_speed [--edits 10000] [--methods 6]`
 """
@@ -25,7 +25,7 @@ WORDS = ("Paris", "Rome", "the violin", "1984", "a painter", "Lake Como")
 
 
 def answers(cell: Cell, right: float) -> list[Answer]:
-    """A cell's answers, one of each kind to each edit; so many of them right."""
+    """Return a cell's answers, one of each kind per edit, of which a share `right` is right."""
     rng = Random(f"{cell.method} {cell.n_edits}")
     made = []
     for number in range(cell.n_edits):
@@ -63,7 +63,7 @@ def answers(cell: Cell, right: float) -> list[Answer]:
 
 
 def make(results: Path, n_edits: int, methods: int) -> int:
-    """A store with so many methods and the unedited model at one T; the number of answers in it."""
+    """Create a store with the unedited model and `methods` methods at one T; return its number of answers."""
     Store(results)
     total = 0
     for number in range(methods + 1):
@@ -95,7 +95,7 @@ def make(results: Path, n_edits: int, methods: int) -> int:
 
 
 def main() -> None:
-    """Make the store, take it in, render it twice, and say how long each took."""
+    """Create the store, catalogue it, render it twice, and print how long each step took."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--edits", type=int, default=10_000)
     parser.add_argument("--methods", type=int, default=6)
@@ -103,7 +103,7 @@ def main() -> None:
     from reports import render
 
     table = Table(
-        "what",
+        "step",
         "seconds",
         "memory, MB",
         title=f"{asked.methods + 1} cells of T = {asked.edits:,}",
@@ -114,7 +114,7 @@ def main() -> None:
         results = Path(folder) / "results"
         total = make(results, asked.edits, asked.methods)
         for what, step in (
-            ("taking in", Store(results).sync),
+            ("cataloguing", Store(results).sync),
             ("report", lambda: render(results)),
             ("report again", lambda: render(results)),
         ):

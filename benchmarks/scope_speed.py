@@ -1,7 +1,8 @@
-"""Scope indicators: time per prompt, build time and memory by number of names, each combination in a process of its own.
+"""Time per prompt, build time and memory of scope indicators by number of names.
 
-The names are made up; the prompts are the edit prompts of CounterFact and zsRE, so they mention none of them, and prompts with
-a made-up name in the place of the subject. Times are of the CPU, which on an idle machine are those of the wall clock; for building both are shown.
+Each combination runs in a separate process. The names are made up; the prompts are the edit prompts of
+CounterFact and zsRE, which mention none of them, and the same prompts with a made-up name in place of the
+subject. Times are CPU times, which equal wall-clock times on an idle machine; for building, both are shown.
 
 Run: `python -m benchmarks.scope_speed [KIND COUNT]`
 """
@@ -36,7 +37,7 @@ SLOW_PROMPTS = 100
 
 @dataclass(frozen=True, slots=True)
 class ScopeSpeed:
-    """One line of the table; microseconds, seconds, bytes."""
+    """One line of the table, in microseconds, seconds and bytes."""
 
     kind: str
     count: int
@@ -48,7 +49,7 @@ class ScopeSpeed:
 
 
 def per_prompt(scope: Scope, prompts: Sequence[str]) -> float:
-    """Microseconds per prompt, the best of a few passes."""
+    """Measure microseconds per prompt as the best of a few passes."""
     best = float("inf")
     for _ in range(REPEATS):
         start = time.process_time()
@@ -59,14 +60,14 @@ def per_prompt(scope: Scope, prompts: Sequence[str]) -> float:
 
 
 def measure(kind: ScopeKind, count: int) -> ScopeSpeed:
-    """Build one scope and ask it."""
+    """Measure building and querying one scope indicator."""
     names = [[name] for name in made_names(count)]
     rng = Random(0)
     cases = [case.edit for dataset in ("counterfact", "zsre") for case in load(dataset).cases]
     cases = rng.sample(cases, SLOW_PROMPTS if kind == "official" else PROMPTS)
     frames = [frame for frame in (carrier(edit.prompt, edit.subject) for edit in cases) if frame]
     inside = [frame.replace("{}", rng.choice(names)[0]) for frame in frames]
-    make_scope(kind, names[:10]).find(inside[0])  # what is loaded once
+    make_scope(kind, names[:10]).find(inside[0])  # trigger one-time loading
     gc.collect()
     before, start, cpu = resident(), time.perf_counter(), time.process_time()
     scope = make_scope(kind, names)
@@ -85,7 +86,7 @@ def measure(kind: ScopeKind, count: int) -> ScopeSpeed:
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure all combinations and print the table."""
     table = Table(
         "scope",
         "names",

@@ -1,12 +1,15 @@
-"""Serving edited models: does every request get its own patch's answer, and what does that cost?
+"""Correctness and cost of serving edited models: whether every request gets its own patch's answer.
 
-Two things are measured on `micro-llama` or another model, with knowledge blocks that exchange the subjects of the made world:
+Two things are measured on `micro-llama` or another model, with knowledge blocks that exchange the subjects of
+the synthetic world:
 
-- *load*: many clients on loopback ask the unedited model, two edited ones with contradicting edits and one with changed weights, at random,
-  streamed or whole; every answer is held against what the model inside `Patch.applied` says to that prompt alone. An answer that
-  is another model's is a wrong patch; one that is nobody's is counted apart.
-- *overhead*: the same batch of prompts through the batch that the server uses, once as rows of the unedited model and once as rows of each
-  patch, pairs interleaved, in processor time of one thread; and through transformers' own `generate`.
+- *load*: many clients on loopback send requests at random to the unedited model, two edited models with
+  contradicting edits and one with changed weights, streamed or whole. Every answer is compared with that of
+  the model inside `Patch.applied` to the same prompt alone. Another model's answer counts as a wrong patch;
+  an answer that no model gives is counted separately.
+- *overhead*: the same prompts through the server's batch, once as rows of the unedited model and once as rows
+  of each patch, in interleaved pairs, in processor time of one thread; and through transformers' own
+  `generate`.
 
 Run: `python -m benchmarks.serving [--requests 10000] [--clients 32] [--rows 32] [--tokens 32] [--seconds 60]`
 """
@@ -36,18 +39,18 @@ from workbench.serving.service import Rules
 from workbench.serving.text_stream import TextStream
 
 LONGEST = 8
-"""Tokens of an answer under load."""
+"""Maximum number of tokens of an answer under load."""
 TARGET = 3.0
-"""Percent that an edited model may cost more than the unedited one."""
+"""Maximum overhead of an edited model over the unedited one, in percent."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """Of a load test.
+    """Counts of a load test.
 
     Attributes:
-        right, wrong_patch, other: answers.
-        seconds: in all.
+        right, wrong_patch, other: answers that are correct, another model's, or no model's.
+        seconds: total time.
     """
 
     right: int = 0
@@ -57,7 +60,7 @@ class Tally:
 
 
 async def ask(client: openai.AsyncOpenAI, name: str, prompt: str, stream: bool) -> str:
-    """One answer."""
+    """Request one answer."""
     if not stream:
         made = await client.completions.create(model=name, prompt=prompt, max_tokens=LONGEST, temperature=0)
         return made.choices[0].text
@@ -70,7 +73,7 @@ async def ask(client: openai.AsyncOpenAI, name: str, prompt: str, stream: bool) 
 async def load(
     address: str, prompts: Sequence[str], expected: Mapping[str, Sequence[str]], requests: int, clients: int
 ) -> Tally:
-    """Clients that ask one after the other until all requests are made."""
+    """Run clients that each send one request after the other until all requests are made."""
     rng, tally, start = random.Random(0), Tally(), time.perf_counter()
     jobs = iter(
         [
@@ -103,7 +106,7 @@ async def load(
 def generated(
     lm: LM, prompts: Sequence[Sequence[int]], patch: RowPatch | None, tokens: int
 ) -> Callable[[], None]:
-    """A prefill and steps in the server's batch, all rows with one patch."""
+    """Return work that runs a prefill and steps in the server's batch, with one patch for all rows."""
 
     def work() -> None:
         rows = [GeneratingRow(list(ids), patch, Sampling(tokens), TextStream(lm.pieces)) for ids in prompts]
@@ -116,7 +119,7 @@ def generated(
 
 
 def by_transformers(lm: LM, prompts: Sequence[Sequence[int]], tokens: int) -> Callable[[], None]:
-    """`generate` of the same batch."""
+    """Return work that runs transformers' `generate` on the same batch."""
     ids, mask = lm.pad(prompts, "left")
 
     def work() -> None:
@@ -135,7 +138,7 @@ def by_transformers(lm: LM, prompts: Sequence[Sequence[int]], tokens: int) -> Ca
 def compared(
     lm: LM, plain: Callable[[], None], other: Callable[[], None], seconds: float
 ) -> list[tuple[float, float]]:
-    """Seconds of (plain, other), one after the other in either order, until the time is up."""
+    """Measure pairs of seconds (plain, other), in random order within each pair, until the time is up."""
     rng, taken = random.Random(0), list[tuple[float, float]]()
     end = time.perf_counter() + seconds
     while len(taken) < 6 or time.perf_counter() < end:
@@ -151,7 +154,7 @@ def compared(
 def overheads(
     lm: LM, made: Mapping[str, Patch], prompts: Sequence[str], tokens: int, seconds: float
 ) -> Table:
-    """Each patch, and transformers, against the unedited model in the server's batch."""
+    """Compare each patch, and transformers, with the unedited model in the server's batch."""
     encoded = [list(lm.tokenizer(prompt)["input_ids"]) for prompt in prompts]
     by_row = {name: patch.by_rows(lm) for name, patch in made.items()}
     work = {name: generated(lm, encoded, patch, tokens) for name, patch in by_row.items()}
@@ -181,7 +184,7 @@ def overheads(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Run both measurements and print the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -190,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=60.0, help="per row of the table of overheads")
+    parser.add_argument("--seconds", type=float, default=60.0, help="seconds per row of the overhead table")
     asked = parser.parse_args(argv)
     torch.set_num_threads(1)
     console = Console(width=150)
@@ -201,12 +204,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         with served.serving(lm, made, Rules(length=256, rows=asked.rows, waiting=1000)) as server:
             tally = asyncio.run(load(server.address, prompts, expected, asked.requests, asked.clients))
         rate = asked.requests / tally.seconds
-        console.print(f"{asked.requests} requests of {asked.clients} clients in {tally.seconds:.0f} s ({rate:.0f} a second): {tally.right} right, "
-                      f"{tally.wrong_patch} with another model's answer, {tally.other} with an answer of none.")  # fmt: skip
+        console.print(
+            f"{asked.requests} requests of {asked.clients} clients in {tally.seconds:.0f} s "
+            f"({rate:.0f} per second): {tally.right} right, {tally.wrong_patch} with another model's answer, "
+            f"{tally.other} with no model's answer."
+        )
     if asked.seconds:
         batch = (prompts * asked.rows)[: asked.rows]
         console.print(
-            f"{asked.rows} rows, {asked.tokens} new tokens, {threading.active_count()} threads; target {TARGET:.0f} % for knowledge blocks"
+            f"{asked.rows} rows, {asked.tokens} new tokens, {threading.active_count()} threads; "
+            f"target {TARGET:.0f} % for knowledge blocks"
         )
         console.print(overheads(lm, made, batch, asked.tokens, asked.seconds))
 

@@ -1,4 +1,4 @@
-"""Models of a given size with random weights: enough to measure speed and memory, useless for anything else."""
+"""Models of a given size with random weights, used only to measure speed and memory."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,12 +13,12 @@ from lks.models.lm import LM
 
 @dataclass(frozen=True, slots=True)
 class ShapeOf:
-    """A published architecture, or one between the small models and those.
+    """A published architecture, or one between the small models and the published ones.
 
     Attributes:
         family: "llama" or "mistral".
         dim, hidden, blocks, heads, kv_heads, vocabulary: sizes.
-        block: where LKS replaces.
+        block: block at which LKS replaces.
     """
 
     family: Literal["llama", "mistral"]
@@ -40,10 +40,12 @@ SHAPES = {
 
 
 def random_model(name: str) -> LM:
-    """A model of a shape on the GPU in bfloat16 if there is one, else on the CPU; tokens are those of `micro-llama`.
+    """Create a model of a shape on the GPU in bfloat16 if there is one, else on the CPU in float32.
+
+    The tokenizer is that of `micro-llama`.
 
     Raises:
-        UserError: no such shape.
+        UserError: the shape is unknown.
     """
     if name not in SHAPES:
         raise unknown("shape", name, SHAPES)
@@ -51,8 +53,9 @@ def random_model(name: str) -> LM:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = LM.load("micro-llama", "cpu").tokenizer
     sizes: dict[str, Any] = {
-        "vocab_size": shape.vocabulary, "hidden_size": shape.dim, "intermediate_size": shape.hidden, "num_hidden_layers": shape.blocks,
-        "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads, "pad_token_id": tokenizer.pad_token_id,
+        "vocab_size": shape.vocabulary, "hidden_size": shape.dim, "intermediate_size": shape.hidden,
+        "num_hidden_layers": shape.blocks, "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads, "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
     }  # fmt: skip
     config = LlamaConfig(**sizes) if shape.family == "llama" else MistralConfig(**sizes)

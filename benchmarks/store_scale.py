@@ -1,4 +1,4 @@
-"""A results folder of thousands of small cells: taking all of them into the catalogue, some more, one more, and the report.
+"""Speed of a results folder of thousands of small cells: cataloguing all, some more, one more; the report.
 
 Run: `python -m benchmarks.store_scale [--cells 5000]`
 """
@@ -29,7 +29,7 @@ N_EDITS = (1, 2, 3, 5, 8)
 
 
 def cells(number: int) -> Iterator[Cell]:
-    """So many cells, spread over models, datasets, methods and T; then over seeds."""
+    """Iterate over `number` cells, spread over models, datasets, methods and T, then over seeds."""
     places = list(itertools.product(N_EDITS, METHODS, DATASETS, MODELS))
     for place in range(number):
         n_edits, method, dataset, model = places[place % len(places)]
@@ -37,7 +37,7 @@ def cells(number: int) -> Iterator[Cell]:
 
 
 def write(results: Path, cell: Cell) -> Outcome:
-    """A finished cell on disk, as a run leaves it: two shards and an outcome."""
+    """Write a finished cell to disk as a run does: two shards and an outcome."""
     rows = answers(cell, METHODS.index(cell.method) / len(METHODS))
     passages = [Passage(0, i, 100, -300.0) for i in range(20)]
     shards = tuple(
@@ -56,19 +56,19 @@ def write(results: Path, cell: Cell) -> Outcome:
 
 
 def write_all(results: Path, made: Sequence[Cell], what: str) -> list[Outcome]:
-    """Many of them, with a bar where somebody watches."""
+    """Write many cells, with a progress bar on a terminal."""
     return [write(results, cell) for cell in track(made, what, console=Console(stderr=True), transient=True)]
 
 
 def timed(step: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of a step, on the wall and of this process."""
+    """Return the wall-clock and processor seconds of a step."""
     wall, own = time.perf_counter(), time.process_time()
     step()
     return time.perf_counter() - wall, time.process_time() - own
 
 
 def main() -> None:
-    """Write cells, take them in, report them; say how long each took."""
+    """Write cells, catalogue them, report them, and print how long each step took."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", type=int, default=5000)
     parser.add_argument("--more", type=int, default=500)
@@ -78,9 +78,9 @@ def main() -> None:
     made = list(cells(asked.cells + asked.more + 1))
     progress = Console(stderr=True)
     table = Table(
-        "what",
+        "step",
         "seconds",
-        "of processor",
+        "processor seconds",
         "memory, MB",
         title=f"{asked.cells:,} cells, {2 * asked.cells:,} shards",
         box=None,
@@ -90,8 +90,8 @@ def main() -> None:
         store = Store(results)
         write_all(results, made[: asked.cells], "writing")
         steps: list[tuple[str, Callable[[], object]]] = [
-            ("taking in all", store.sync),
-            ("looking again", store.sync),
+            ("cataloguing all", store.sync),
+            ("checking again", store.sync),
         ]
         steps.append(
             (
@@ -99,7 +99,7 @@ def main() -> None:
                 lambda: write_all(results, made[asked.cells : -1], "writing more"),
             )
         )
-        steps.append((f"taking in {asked.more:,} more", store.sync))
+        steps.append((f"cataloguing {asked.more:,} more", store.sync))
         steps.append(("recording one", lambda: store.record(write(results, made[-1]))))
         steps += [
             ("reading outcomes", store.outcomes),
@@ -115,8 +115,11 @@ def main() -> None:
         catalogue = (results / "lks.duckdb").stat().st_size
     console = Console()
     console.print(table)
-    told = f"{found:,} cells are stored, the catalogue has {catalogue / 1e6:.0f} MB and the report {size / 1e6:.1f} MB"
-    console.print(f"{told}; load of the machine {os.getloadavg()[0]:.1f}.", highlight=False)
+    summary = (
+        f"{found:,} cells are stored, the catalogue has {catalogue / 1e6:.0f} MB "
+        f"and the report {size / 1e6:.1f} MB"
+    )
+    console.print(f"{summary}; load of the machine {os.getloadavg()[0]:.1f}.", highlight=False)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Swap study, side by side: a whole forward pass with a hook per block, against the ends of rows above each block.
+"""The swap study by whole forward passes with a hook per block, against only the row ends above each block.
 
-Run: `python -m benchmarks.study_speed [MODEL] [DATASET] [ENTITIES]`, by default `micro-llama world 300`. Both read the same numbers off: log p of the
-donor's answer after the swap at every block; their largest difference is printed. The first column's rows are batched by length too.
+Run: `python -m benchmarks.study_speed [MODEL] [DATASET] [ENTITIES]`, by default `micro-llama world 300`. Both
+ways compute the same numbers, log p of the donor's answer after the swap at every block; their largest
+difference is printed. The rows of the whole passes are batched by length, too.
 """
 
 import sys
@@ -26,7 +27,7 @@ Places = tuple[Tensor, Tensor]
 
 @torch.no_grad()
 def naive(lm: LM, chosen: list[Pair], batch_tokens: int = 8192) -> Tensor:
-    """Log p of the donors' answers [blocks, pairs], one whole forward pass for each block."""
+    """Compute log p of the donors' answers [blocks, pairs] with one whole forward pass per block."""
     rows = lm.encode(
         [p.asked.prompt for p in chosen],
         [p.donor.ground_truth for p in chosen],
@@ -63,7 +64,7 @@ def naive(lm: LM, chosen: list[Pair], batch_tokens: int = 8192) -> Tensor:
 
 
 def main(model: str = "micro-llama", dataset: str = "world", entities: str = "300") -> None:
-    """Print seconds, ratio and difference."""
+    """Measure both ways and print seconds, ratio and largest difference."""
     lm = LM.load(model)
     edits = [case.edit for case in load(dataset).cases[: int(entities)]]
     chosen = pairs(lm, Entities(edits, edits), 0)

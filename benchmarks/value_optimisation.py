@@ -1,7 +1,7 @@
-"""Value optimisation of many edits at once against one edit after the other, side by side in one run.
+"""Value optimisation of many edits at once against one edit after the other, in one run.
 
-The plain path does what a straightforward implementation does: one edit at a time, the whole model from token ids in every step, a
-hook that adds the change, logits at every position. Both find the same values.
+The plain path does what a straightforward implementation does: one edit at a time, the whole model from token
+ids in every step, a hook that adds the change, logits at every position. Both find the same values.
 
 Run: `python -m benchmarks.value_optimisation [MODEL] [EDITS]`
 """
@@ -25,7 +25,7 @@ from lks.models.lm import LM
 
 
 def plain(lm: LM, edit: Edit, block: int, norm: float, texts: Sequence[str], params: ValueParams) -> Tensor:
-    """The change [d] of one edit by the whole model and torch's Adam."""
+    """Optimise the change [d] of one edit with the whole model and torch's Adam."""
     rows = behind(lm, [edit], texts, answered=True)[0] + lm.encode(
         [f"{edit.subject} is a"], [""], [edit.subject]
     )
@@ -66,12 +66,15 @@ def plain(lm: LM, edit: Edit, block: int, norm: float, texts: Sequence[str], par
 
 
 def _target(scores: Tensor, ids: Sequence[int], n_prompt: int) -> Tensor:
-    """Mean log-likelihood of the target's tokens under [time, vocabulary] log-probabilities."""
+    """Compute the mean log-likelihood of the target's tokens under [time, vocabulary] log-probabilities."""
     return torch.stack([scores[t - 1, ids[t]] for t in range(n_prompt, len(ids))]).mean()
 
 
 def main(model: str = "micro-llama", n_edits: int = 100) -> None:
-    """Print seconds per edit of both paths with the settings of ROME, MEMIT and AlphaEdit, their ratio and how far the values agree."""
+    """Print seconds per edit of both paths, their ratio and the relative difference of the values.
+
+    The settings are those of ROME, MEMIT and AlphaEdit.
+    """
     lm = LM.load(model, device="cpu")
     data = "world" if model.startswith("micro") else model.split("-")[1]
     edits = [case.edit for case in load(data).cases[:n_edits]]
