@@ -36,7 +36,9 @@ def preparations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def made_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A new store's catalogue is a copy of one that was made before: making one takes half a second, and hundreds of tests have a store."""
+    """A new store's catalogue is a copy of one that was made before: making one takes half a second, and
+    hundreds of tests have a store.
+    """
     import duckdb
 
     from lks.errors import StoreError

@@ -1,4 +1,6 @@
-"""The flow `lks-cell` as it is, for workers; each load of a model is a line in the results folder: process and model."""
+"""The flow `lks-cell` as it is, for workers; each load of a model is a line in the results folder: process
+and model.
+"""
 
 import os
 from pathlib import Path

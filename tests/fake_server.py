@@ -173,7 +173,9 @@ def running() -> Iterator[FakeServer]:
 
 
 def write_prompts(text: str) -> str:
-    """A good writer's reply to a request of `lks.prompts.instructions`; what is taken already decides which of three it is."""
+    """A good writer's reply to a request of `lks.prompts.instructions`; what is taken already decides which
+    of three it is.
+    """
     subject = text.split("Subject: ")[1].split("\n", maxsplit=1)[0]
     taken = sum(line.startswith("- ") for line in text.splitlines())
     if text.endswith("New prompt:"):

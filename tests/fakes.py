@@ -1,8 +1,10 @@
-"""A grid whose cells only wait, count themselves and write an outcome: for the flow, the command line and the kill test.
+"""A grid whose cells only wait, count themselves and write an outcome: for the flow, the command line and the
+kill test.
 
-As a script it is the `lks` command over such cells: `python tests/fakes.py grid --results DIR`, or a slot of it: `python tests/fakes.py slot ...`.
-What its cells do beside waiting is in the environment: FAKE_WAIT, the seconds that each takes; FAKE_KILL=NUMBER:LABEL, the process kills itself in
-the first so many cells with that in their label; FAKE_HANG=LABEL; FAKE_FAIL=LABEL, such cells of a work pool are out of memory.
+As a script it is the `lks` command over such cells: `python tests/fakes.py grid --results DIR`, or a slot of
+it: `python tests/fakes.py slot ...`. What its cells do beside waiting is in the environment: FAKE_WAIT, the
+seconds that each takes; FAKE_KILL=NUMBER:LABEL, the process kills itself in the first so many cells with that
+in their label; FAKE_HANG=LABEL; FAKE_FAIL=LABEL, such cells of a work pool are out of memory.
 """
 
 import os
@@ -113,7 +115,9 @@ def fake_reports() -> types.ModuleType:
 
 
 def __getattr__(name: str) -> object:
-    """`flow_cell`: the flow `lks-cell` over such cells, for workers: its deployment's entry point is `fakes.flow_cell`."""
+    """`flow_cell`: the flow `lks-cell` over such cells, for workers: its deployment's entry point is
+    `fakes.flow_cell`.
+    """
     if name != "flow_cell":
         raise AttributeError(name)
     import flows.cell

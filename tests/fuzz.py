@@ -1,7 +1,8 @@
 """Every reader of files that may come from a stranger, on damaged ones: `python -m tests.fuzz --count 10000`.
 
-Each input must bring a correct result or a `UserError`. Anything else is a finding: another exception, the end of the process, more than
-`PATIENCE_S` seconds, more than a gigabyte. Readers run in a child process, which tells before each input that it begins.
+Each input must bring a correct result or a `UserError`. Anything else is a finding: another exception, the
+end of the process, more than `PATIENCE_S` seconds, more than a gigabyte. Readers run in a child process,
+which tells before each input that it begins.
 """
 
 import argparse
@@ -45,7 +46,9 @@ class Tally:
 
 
 def fuzz(reader: str, count: int, seed: int = 0) -> Tally:
-    """Try a reader on some inputs; a child that ends or hangs is started again behind the input that it stumbled over."""
+    """Try a reader on some inputs; a child that ends or hangs is started again behind the input that it
+    stumbled over.
+    """
     tally, start = Tally(reader), 0
     while start < count:
         start = _child(reader, range(start, count), seed, tally)

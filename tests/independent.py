@@ -1,4 +1,5 @@
-"""Scores of a saved LKS patch, worked out with nothing of this project: transformers, safetensors and pyarrow alone.
+"""Scores of a saved LKS patch, worked out with nothing of this project: transformers, safetensors and pyarrow
+alone.
 
 Run: `python tests/independent.py MODEL_FOLDER PATCH_FOLDER answers.parquet`
 """
@@ -216,7 +217,9 @@ def greedy(model, ids, count):
 
 
 def freely(model, tokenizer, ids, longest, lines):
-    """The text up to the natural stop: a special token, a newline behind the first word unless the answer has lines, or so many tokens."""
+    """The text up to the natural stop: a special token, a newline behind the first word unless the answer has
+    lines, or so many tokens.
+    """
     made = []
     while len(made) < longest:
         made += greedy(model, [*ids, *made], 1)
@@ -229,7 +232,9 @@ def freely(model, tokenizer, ids, longest, lines):
 
 
 def read(model, tokenizer, block, settings, table, row):
-    """Argmax under teacher forcing, the model's own tokens and its free text; with a table the edited model's."""
+    """Argmax under teacher forcing, the model's own tokens and its free text; with a table the edited
+    model's.
+    """
     whole = tokenizer(f"{row['prompt']} {row['answer']}", return_offsets_mapping=True)
     ids, offsets = whole["input_ids"], whole["offset_mapping"]
     head = next(i for i, (_, end) in enumerate(offsets) if end > len(row["prompt"]))

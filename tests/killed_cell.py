@@ -1,7 +1,8 @@
-"""One small real cell, each time in a process of its own that kills itself at a moment: `python -m tests.killed_cell RESULTS MOMENT...`.
+"""One small real cell, each time in a process of its own that kills itself at a moment: `python -m
+tests.killed_cell RESULTS MOMENT...`.
 
-Moments are the reports of progress and both sides of every write; "" never comes. All that came are written to RESULTS.moments, one a
-line. Prints how each process ended.
+Moments are the reports of progress and both sides of every write; "" never comes. All that came are written
+to RESULTS.moments, one a line. Prints how each process ended.
 """
 
 import os

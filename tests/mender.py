@@ -13,7 +13,9 @@ ASK_EVERY_S = 1.0
 PATIENCE_S = 900.0
 """Seconds in which something must get done: a cell, a kill or a round."""
 GONE_S = 15.0
-"""Seconds after which an operator whose grid does not run any more, though the server says so, calls `lks up` again."""
+"""Seconds after which an operator whose grid does not run any more, though the server says so, calls `lks up`
+again.
+"""
 
 
 class Operator:
@@ -62,7 +64,9 @@ class Operator:
             )
 
     def mend(self, living: Mapping[str, Sequence[object]]) -> None:
-        """Call `lks up` where a service is missing, or where the grid's process is gone and its run is not over."""
+        """Call `lks up` where a service is missing, or where the grid's process is gone and its run is not
+        over.
+        """
         from flows.services.processes import services
 
         if living["grid flow"] or self._run is None:
@@ -73,7 +77,9 @@ class Operator:
             self.up()
 
     def drive(self, grid: str) -> bool:
-        """Look after the run of a grid: start it if there is none, or the last one did not complete; whether it has completed."""
+        """Look after the run of a grid: start it if there is none, or the last one did not complete; whether
+        it has completed.
+        """
         import httpx
         from prefect.client.orchestration import get_client
         from prefect.exceptions import PrefectException

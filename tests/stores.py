@@ -23,7 +23,9 @@ Stages = Mapping[str, Sequence[object]]
 def answer(
     draw: int, subject: str, kind: ProbeKind, right: bool, stratum: str = "", context: Context = "bare"
 ) -> Answer:
-    """An answer of two tokens; a wrong one has the first token right under teacher forcing and none when generated."""
+    """An answer of two tokens; a wrong one has the first token right under teacher forcing and none when
+    generated.
+    """
     given = (1, 2) if right else (1, 0)
     said = given if right else (0, 0)
     text = "wanted" if right else "other"
@@ -57,7 +59,8 @@ def answers_of(
     Args:
         cell: whose.
         wrong: kind -> number of subjects.
-        ported: subjects whose portability question is answered right; all subjects have one if there are any such or known ones.
+        ported: subjects whose portability question is answered right; all subjects have one if there are any
+            such or known ones.
         known: subjects whose portability question is answered right when the edited fact is given.
     """
     made = [
@@ -161,7 +164,9 @@ def fill(store: Store) -> None:
 
 
 def _measured(ann: str, bob: str, right: int) -> Stages:
-    """Two texts behind edit prompts, and four documents of a test with two choices of which so many are right."""
+    """Two texts behind edit prompts, and four documents of a test with two choices of which so many are
+    right.
+    """
     texts = [
         Generation(0, "edit", i, name, f"edit <b>{name}</b>", text, 4)
         for i, (name, text) in enumerate((("Ann", ann), ("Bob", bob)))
@@ -173,7 +178,9 @@ def _measured(ann: str, bob: str, right: int) -> Stages:
 
 
 def _decided() -> list[Decision]:
-    """Of four edit prompts one is taken for another subject's; of two prompts about others the edits act on one."""
+    """Of four edit prompts one is taken for another subject's; of two prompts about others the edits act on
+    one.
+    """
     own = [
         Decision(0, "edit", i, f"{name}-0", ("Bob" if name == "Ann" else name,), name)
         for i, name in enumerate(NAMES)

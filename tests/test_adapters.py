@@ -74,7 +74,9 @@ def unedited(lm: LM, ids: torch.Tensor) -> torch.Tensor:
 
 
 def test_a_lora_step_by_hand():
-    """Where A is kept and B starts at 0, only B moves in the first step: lr against the gradient's sign, times alpha / r."""
+    """Where A is kept and B starts at 0, only B moves in the first step: lr against the gradient's sign,
+    times alpha / r.
+    """
     lm = tiny.lm("llama")
     params = LoRAParams(rank=2, alpha=6, dropout=0.0, lr=1e-3, epochs=1, target_modules="v_proj")
     deltas = LoRA(params).edit(lm, EDITS[:1], seed=4).tensors()

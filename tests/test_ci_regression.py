@@ -1,4 +1,6 @@
-"""`lks ci` over cells whose answers are made here: what is fine, what is different, how golden results are replaced, and what is refused."""
+"""`lks ci` over cells whose answers are made here: what is fine, what is different, how golden results are
+replaced, and what is refused.
+"""
 
 import json
 import re
@@ -61,7 +63,9 @@ def answer(subject: str, kind: str, right: bool) -> Answer:
 
 
 def rows(wrong: int = 0) -> dict[str, list[object]]:
-    """What a cell stores: 150 answers, of which so many paraphrases are wrong; ten texts; sixty documents of a test."""
+    """What a cell stores: 150 answers, of which so many paraphrases are wrong; ten texts; sixty documents of
+    a test.
+    """
     answers = [
         answer(name, kind, kind != "paraphrase" or i >= wrong)
         for i, name in enumerate(NAMES)
@@ -96,7 +100,9 @@ def put(
 
 
 class Runs:
-    """Stands in for the grid: what is not stored is put there, as `wrong` and `status` say of a method; interrupted after so many cells."""
+    """Stands in for the grid: what is not stored is put there, as `wrong` and `status` say of a method;
+    interrupted after so many cells.
+    """
 
     def __init__(self) -> None:
         self.wrong: dict[str, int] = {}
@@ -257,7 +263,8 @@ FT = Cell("micro-fake", "world", "ft", 50, 0, 1)
     ("factor", "fine"), [(1.0, True), (1.0001, True), (1.1, False), (float("nan"), False)]
 )
 def test_perplexity_has_its_tolerance(sides: tuple[Path, Path], factor: float, fine: bool) -> None:
-    # exp(0.1 * 24.5 / 10) is a perplexity of 127.8 % for a factor of 1.1, as the mean log p per token is 2.045: + 22.7 %.
+    # exp(0.1 * 24.5 / 10) is a perplexity of 127.8 % for a factor of 1.1, as the mean log p per token is
+    # 2.045: + 22.7 %.
     put(sides[1], FT, rows() | {PASSAGES: [Passage(0, i, 10, factor * (-20.0 - i / 10)) for i in range(10)]})
     found = regress(*sides)
     assert found.fine is fine
@@ -395,7 +402,9 @@ def test_the_real_flow_fills_the_folder(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_shipped_golden_results_are_of_this_grid_and_small() -> None:
-    """They are whole, of every cell of the grid `ci`, without a machine's path, and small enough for the repository."""
+    """They are whole, of every cell of the grid `ci`, without a machine's path, and small enough for the
+    repository.
+    """
     golden = ROOT / "tests" / "golden" / "ci"
     outcomes = [read_outcome(golden, path.name) for path in sorted((golden / "cells").iterdir())]
     from flows.running.planning import named_grid

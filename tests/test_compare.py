@@ -1,4 +1,6 @@
-"""Two results folders side by side: hand-worked differences, what can go wrong, and how often a difference is seen where there is none."""
+"""Two results folders side by side: hand-worked differences, what can go wrong, and how often a difference is
+seen where there is none.
+"""
 
 import csv
 import io
@@ -82,7 +84,9 @@ def failed(store: Store, cell: Cell, status: str = "oom") -> None:
 
 
 def filled(folder: Path, **wrong: Wrong) -> Store:
-    """A folder with the unedited model, FT and LKS; the unedited model has edits and paraphrases wrong. Its catalogue is for others to make."""
+    """A folder with the unedited model, FT and LKS; the unedited model has edits and paraphrases wrong. Its
+    catalogue is for others to make.
+    """
     store = Store(folder)
     put(store, FT.unedited, answers({"edit": 12, "paraphrase": 12}))
     for cell in (FT, LKS):
@@ -118,8 +122,9 @@ def test_a_folder_is_identical_with_itself(before: Store) -> None:
 
 
 def test_differences_are_the_hand_worked_ones(before: Store, tmp_path: Path) -> None:
-    # B has 9 of 12 paraphrases and 1 of 12 edits wrong. TF token: a wrong answer scores 0.5: Gen (3 + 9 * 0.5) / 12 = 62.5, Rel 95.83.
-    # EP: (-4.1667 - 37.5 + 0) / 3 = -13.8889. AR exact: Gen 25, EP (-8.3333 - 75) / 3 = -27.7778.
+    # B has 9 of 12 paraphrases and 1 of 12 edits wrong. TF token: a wrong answer scores 0.5:
+    # Gen (3 + 9 * 0.5) / 12 = 62.5, Rel 95.83. EP: (-4.1667 - 37.5 + 0) / 3 = -13.8889.
+    # AR exact: Gen 25, EP (-8.3333 - 75) / 3 = -27.7778.
     after = filled(tmp_path / "after", lks={"paraphrase": 9, "edit": 1})
     match = of(compare(before.results, after.results), "lks")
     assert match.verdict == "different" and match.a.cell_id == match.b.cell_id
@@ -459,7 +464,9 @@ def test_one_subject_leaves_the_interval_open(tmp_path: Path) -> None:
 
 
 def drawn(generator: np.random.Generator, right: np.ndarray) -> dict[tuple[str, str], Sums]:
-    """A match in whose two halves each subject's items are right with one probability, the same on both sides."""
+    """A match in whose two halves each subject's items are right with one probability, the same on both
+    sides.
+    """
     made = {}
     for metric, n_items in (("reliability", 1), ("generality", 2), ("locality", 3)):
         a, b = (generator.binomial(n_items, right).astype(float) for _ in range(2))

@@ -1,4 +1,6 @@
-"""Facts on one subject that contradict each other: refused where they ask letter for letter alike, noted where they seem to ask the same."""
+"""Facts on one subject that contradict each other: refused where they ask letter for letter alike, noted
+where they seem to ask the same.
+"""
 
 import json
 from pathlib import Path

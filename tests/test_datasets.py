@@ -1,4 +1,6 @@
-"""`lks.data.datasets` and `lks.data.template_prompts`: strict reading, and training prompts that leak no evaluation prompt."""
+"""`lks.data.datasets` and `lks.data.template_prompts`: strict reading, and training prompts that leak no
+evaluation prompt.
+"""
 
 import hashlib
 import io

@@ -1,7 +1,8 @@
 """What the documents show works: commands exist with these options, blocks of code run, links lead somewhere.
 
-Languages of code blocks: `bash` and `python` are run, in order, in one empty folder per document; of `console` the `lks` commands are only
-parsed (they need a GPU, another machine or hours); `toml` and `json` are read; `text` is left alone.
+Languages of code blocks: `bash` and `python` are run, in order, in one empty folder per document; of
+`console` the `lks` commands are only parsed (they need a GPU, another machine or hours); `toml` and `json`
+are read; `text` is left alone.
 """
 
 import json
@@ -138,7 +139,8 @@ def test_code_runs(document: Path, tmp_path: Path):
     for block in blocks(document):
         if block.language in RUN:
             text = 'exec python -c "$0"' if block.language == "python" else block.text
-            whole = f"if [ -f ../kept ]; then . ../kept; fi\n{text}\nexport -p > ../kept"  # as in one terminal: what was exported stays
+            # as in one terminal: what was exported stays
+            whole = f"if [ -f ../kept ]; then . ../kept; fi\n{text}\nexport -p > ../kept"
             command = ["bash", "-euo", "pipefail", "-c", whole, block.text]
             done = subprocess.run(
                 command,

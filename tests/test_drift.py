@@ -1,4 +1,6 @@
-"""Drift: the divergence from the unedited model over its own answer, against two whole forward passes side by side."""
+"""Drift: the divergence from the unedited model over its own answer, against two whole forward passes side by
+side.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -75,7 +77,9 @@ def test_drift_equals_two_plain_forward_passes(
 
 
 def test_it_is_the_unedited_answer_that_counts() -> None:
-    """Another reference answer gives another number: the distributions are those behind what the unedited model said."""
+    """Another reference answer gives another number: the distributions are those behind what the unedited
+    model said.
+    """
     lm = tiny.lm("llama")
     patch, unedited = weights(lm), ask(lm, CASES)
     others = [replace(one, ar_ids=tuple(reversed(one.ar_ids[:1])) + one.answer_ids) for one in unedited]

@@ -1,4 +1,6 @@
-"""`lks export`: merged checkpoints give the patched model's logits bit for bit; what goes to the hub says what it is and nothing else."""
+"""`lks export`: merged checkpoints give the patched model's logits bit for bit; what goes to the hub says
+what it is and nothing else.
+"""
 
 import json
 from pathlib import Path

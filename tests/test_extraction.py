@@ -1,4 +1,6 @@
-"""Knowledge extraction: sentences brought up to date and turned into gaps, with a model that answers as it is told."""
+"""Knowledge extraction: sentences brought up to date and turned into gaps, with a model that answers as it is
+told.
+"""
 
 import json
 from collections.abc import Sequence

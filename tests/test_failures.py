@@ -1,4 +1,6 @@
-"""Failures as data: out of memory, bad records, places and secrets, full disks, another process's lock, clocks, stages run again."""
+"""Failures as data: out of memory, bad records, places and secrets, full disks, another process's lock,
+clocks, stages run again.
+"""
 
 import errno
 import os
@@ -388,7 +390,9 @@ def test_failed_stages_are_run_again_alone_when_asked_for(
 
 @pytest.mark.slow
 def test_a_cell_killed_at_any_moment_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
-    """Six kills, one after the other; nothing that was whole is made again, and the shards are the same bytes."""
+    """Six kills, one after the other; nothing that was whole is made again, and the shards are the same
+    bytes.
+    """
 
     def start(name: str, *moments: str) -> list[str]:
         command = [sys.executable, "-m", "tests.killed_cell", str(tmp_path / name), *moments]

@@ -1,4 +1,6 @@
-"""Figures: what they show is what the queries give, the same bytes each time, looks that can be told apart, labels that lie on nothing."""
+"""Figures: what they show is what the queries give, the same bytes each time, looks that can be told apart,
+labels that lie on nothing.
+"""
 
 import io
 import re

@@ -101,7 +101,9 @@ def test_ft_l_in_place_is_ft_m_exactly():
 
 
 def test_ft_l_ends_with_all_target_tokens_equally_likely_at_the_prompts_end():
-    """The optimum of a bag of m different next tokens is 1/m each, loss log m: early stopping never comes, the first token stays a coin toss."""
+    """The optimum of a bag of m different next tokens is 1/m each, loss log m: early stopping never comes,
+    the first token stays a coin toss.
+    """
     lm = tiny.lm("qwen2")
     edit = replace(tiny.edits(1)[0], target="New Port")
     e = lm.encode([edit.prompt], [edit.target])[0]

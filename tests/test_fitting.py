@@ -1,4 +1,6 @@
-"""What a model cannot be taught or asked is told with its line before it trains; what a method lacks is told with what helps."""
+"""What a model cannot be taught or asked is told with its line before it trains; what a method lacks is told
+with what helps.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Fluency: the entropy of n-grams in SQL against numbers worked by hand and a plain formula; what is written, and by whom."""
+"""Fluency: the entropy of n-grams in SQL against numbers worked by hand and a plain formula; what is written,
+and by whom.
+"""
 
 import math
 import random
@@ -61,7 +63,8 @@ def formula(text: str) -> float | None:
 
 def test_the_sum_is_the_hand_worked_one(tmp_path: Path) -> None:
     # "a b a b": two-grams ab twice, ba once: log2(3) - 2/3 bits; three-grams aba, bab: one bit.
-    # "Oslo, Oslo, Oslo,": "Oslo ," three times, ", Oslo" twice; "Oslo , Oslo" and ", Oslo ," twice each: one bit.
+    # "Oslo, Oslo, Oslo,": "Oslo ," three times, ", Oslo" twice; "Oslo , Oslo" and ", Oslo ," twice each: one
+    # bit.
     store = put(tmp_path, ["a b a b", "one one one one", "Oslo, Oslo, Oslo,", "two words", "", "a b c"])
     first = (math.log2(3) - 2 / 3) * 2 / 3 + 4 / 3
     third = (3 / 5 * math.log2(5 / 3) + 2 / 5 * math.log2(5 / 2)) * 2 / 3 + 4 / 3

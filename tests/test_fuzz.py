@@ -1,4 +1,6 @@
-"""Every reader of files that may come from a stranger, on a seeded sample of damaged ones; `python -m tests.fuzz` tries many more."""
+"""Every reader of files that may come from a stranger, on a seeded sample of damaged ones; `python -m
+tests.fuzz` tries many more.
+"""
 
 import pytest
 

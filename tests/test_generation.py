@@ -40,7 +40,9 @@ def newlines(lm: LM) -> list[int]:
 
 
 def model(family: str) -> LM:
-    """A tiny model; byte pieces of the tiny vocabularies are special tokens, so they are made the text that they are elsewhere."""
+    """A tiny model; byte pieces of the tiny vocabularies are special tokens, so they are made the text that
+    they are elsewhere.
+    """
     lm = tiny.lm(family)
     for piece, token in lm.tokenizer.get_vocab().items():
         if piece.startswith("<0x"):
@@ -122,7 +124,8 @@ def test_a_batch_with_early_stops_equals_one_row_at_a_time(family: str) -> None:
         needed = [max(pair) for pair in zip(lengths, shortest, strict=True)]
         for row, expected, least in zip(rows, plain, needed, strict=True):
             assert row.ids[:least] == expected[:least] and row.ids == expected[: len(row.ids)]
-        # A row leaves when it has what it needs, or a little later: no more than a third more rows are run than still go on.
+        # A row leaves when it has what it needs, or a little later: no more than a third more rows are run
+        # than still go on.
         assert len(called) == max(needed) - 1
         for count, size in enumerate(called, 1):
             going = sum(least > count for least in needed)

@@ -1,4 +1,6 @@
-"""GRACE: the code-book's rules, values against the full model, batched training against one edit after the other."""
+"""GRACE: the code-book's rules, values against the full model, batched training against one edit after the
+other.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -180,13 +180,11 @@ def test_ikes_demonstrations_are_those_nearest_to_the_fact_the_nearest_last():
     (context,) = made.edit(lm, EDITS[1:2]).contexts(
         lm, [EDITS[1].prompt]
     )  # that Tomas Verin was born in Oslo
-    assert (
-        context
-        == (
-            "New Fact: The birthplace of Ada Quist is Oslo\nPrompt: Born: Oslo\n\n"  # second nearest: update
-            "New Fact: The birthplace of Tomas Verin is Quito\nPrompt: Lena Moss works for Rome\n\n"  # nearest: retain
-            "New Fact: The birthplace of Tomas Verin is Oslo\nPrompt: "
-        )
+    assert context == (
+        "New Fact: The birthplace of Ada Quist is Oslo\nPrompt: Born: Oslo\n\n"  # second nearest: update
+        # nearest: retain
+        "New Fact: The birthplace of Tomas Verin is Quito\nPrompt: Lena Moss works for Rome\n\n"
+        "New Fact: The birthplace of Tomas Verin is Oslo\nPrompt: "
     )
 
 

@@ -355,7 +355,9 @@ def test_a_line_that_was_cut_off_is_asked_again(server, judge, tmp_path):
 
 
 def test_calibration_by_hand(server, judge):
-    """Ten items; people say 6 right, 4 wrong. The judge: 4 of the 6 right, 1 wrong, 1 neither; 1 of the 4 right, 3 wrong."""
+    """Ten items; people say 6 right, 4 wrong. The judge: 4 of the 6 right, 1 wrong, 1 neither; 1 of the 4
+    right, 3 wrong.
+    """
     replies = ["correct"] * 4 + ["incorrect", "hm"] + ["correct"] + ["incorrect"] * 3
     server.says = lambda prompt: replies[int(prompt[19])]
     labelled = [Labelled(item, i < 6) for i, item in enumerate(items(10))]

@@ -1,4 +1,6 @@
-"""`lks.data.knowedit`: every published shape is read, what is irregular is counted, and no evaluation prompt is trained on."""
+"""`lks.data.knowedit`: every published shape is read, what is irregular is counted, and no evaluation prompt
+is trained on.
+"""
 
 import json
 import os

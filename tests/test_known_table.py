@@ -1,4 +1,6 @@
-"""What the unedited model knows, as report and page tell it: the numbers are those of a plain calculation over the rows."""
+"""What the unedited model knows, as report and page tell it: the numbers are those of a plain calculation
+over the rows.
+"""
 
 import csv
 import io
@@ -43,7 +45,9 @@ class Asked:
 
 
 def asked(cell: Cell, has_old: bool, knows: float) -> Asked:
-    """Answers of both models to two draws of eight edits, two to a subject; the unedited model knows so many of the old answers."""
+    """Answers of both models to two draws of eight edits, two to a subject; the unedited model knows so many
+    of the old answers.
+    """
     rng = Random(cell.dataset)
     before, after, given = [], [], []
     for draw in range(cell.draws):

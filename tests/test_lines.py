@@ -1,4 +1,6 @@
-"""What ends a line of a text file: `\\n` and `\\r\\n`, whatever else its texts hold, in every file that is read line by line."""
+"""What ends a line of a text file: `\\n` and `\\r\\n`, whatever else its texts hold, in every file that is
+read line by line.
+"""
 
 import ast
 import json
@@ -166,7 +168,9 @@ def test_a_server_refuses_half_a_character(prompt: object) -> None:
 
 
 def test_nothing_that_is_read_is_split_by_splitlines() -> None:
-    """It may split messages of libraries and the program's own texts, never a file or a reply: `lks.io.lines.split_lines` does that."""
+    """It may split messages of libraries and the program's own texts, never a file or a reply:
+    `lks.io.lines.split_lines` does that.
+    """
     files = [
         file
         for package in ("lks", "baselines", "workbench", "cli")

@@ -1,4 +1,6 @@
-"""MEND: gradients in factors, the edited model without touching a weight, the losses, and which weights of training are kept."""
+"""MEND: gradients in factors, the edited model without touching a weight, the losses, and which weights of
+training are kept.
+"""
 
 from dataclasses import replace
 

@@ -1,4 +1,6 @@
-"""A killed meta-training of MEND or SERAC goes on to the very end that an undisturbed one comes to; what is kept is whole or not used."""
+"""A killed meta-training of MEND or SERAC goes on to the very end that an undisturbed one comes to; what is
+kept is whole or not used.
+"""
 
 import errno
 import multiprocessing

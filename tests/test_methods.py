@@ -1,4 +1,6 @@
-"""The contract of every method, on every tiny architecture. A new method in `baselines/` is tested without an edit here."""
+"""The contract of every method, on every tiny architecture. A new method in `baselines/` is tested without an
+edit here.
+"""
 
 from contextlib import contextmanager, suppress
 from dataclasses import fields
@@ -19,7 +21,9 @@ from tests import tiny
 
 METHODS = sorted(methods())
 LAYOUTS = ("llama", "gpt2")
-"""Every method meets both: separate and fused projections, rotation and learnt positions, weights as they are and transposed."""
+"""Every method meets both: separate and fused projections, rotation and learnt positions, weights as they are
+and transposed.
+"""
 ON_OTHERS = {
     "mistral": ("memit", "wise"),
     "qwen2": ("lora", "serac", "alphaedit"),
@@ -33,8 +37,9 @@ ON_OTHERS = {
     "gptj": ("lks", "grace"),
     "gpt_neox": ("rome", "lks"),
 }
-"""What a family adds is tested on its own (tests/test_prefix.py, tests/test_architectures.py); here each meets a method or two, and each kind of
-method those families that could trouble it."""
+"""What a family adds is tested on its own (tests/test_prefix.py, tests/test_architectures.py); here each
+meets a method or two, and each kind of method those families that could trouble it.
+"""
 PAIRS = [(m, f) for m in METHODS for f in LAYOUTS] + [
     (m, f) for f in tiny.FAMILIES if f not in LAYOUTS for m in ON_OTHERS[f]
 ]

@@ -39,7 +39,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return gguf_files.write(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
 
 
-# --- names ----------------------------------------------------------------------------------------------------------------------------------
+# --- names --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_shapes_of_families(tmp_path: Path) -> None:
     assert shape_of("micro-llama") == (len((lm := LM.load("micro-llama", "cpu")).blocks), lm.dim)
 
 
-# --- number formats -------------------------------------------------------------------------------------------------------------------------
+# --- number formats -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_a_format_that_the_machine_lacks_is_told(monkeypatch: pytest.MonkeyPatch
         LM.load("micro-llama", "cpu")
 
 
-# --- methods without a preset ---------------------------------------------------------------------------------------------------------------
+# --- methods without a preset -------------------------------------------------------------------------------
 
 
 def grid(**changes: object) -> Grid:
@@ -368,7 +368,7 @@ def test_tables_mark_a_rule_and_a_chosen_format_and_nothing_else() -> None:
     )
 
 
-# --- the commands ---------------------------------------------------------------------------------------------------------------------------
+# --- the commands -------------------------------------------------------------------------------------------
 
 
 def test_models_are_listed_fetched_and_removed(

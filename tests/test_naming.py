@@ -1,4 +1,6 @@
-"""`lks.scope.naming`: a prompt names its subject in one and the same place when facts are checked, when a method trains and when it is asked."""
+"""`lks.scope.naming`: a prompt names its subject in one and the same place when facts are checked, when a
+method trains and when it is asked.
+"""
 
 import json
 from pathlib import Path
@@ -337,7 +339,9 @@ def test_words_are_replaced_and_told_apart_whole() -> None:
 
 
 def test_a_subject_that_is_the_first_token_is_edited_behind_a_text() -> None:
-    """Without a beginning-of-sequence token the first token's state is the attention sink, the same in every text."""
+    """Without a beginning-of-sequence token the first token's state is the attention sink, the same in every
+    text.
+    """
     lm = real.tokenizer_only("smollm2-135m")
     edits = [
         edit("France", "France has its capital in the city of"),

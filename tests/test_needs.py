@@ -53,7 +53,9 @@ SEVEN_B = {"llama": (LLAMA, 6_738_415_616, 16), "mistral": (MISTRAL, 7_248_023_5
 
 @pytest.mark.parametrize("family", SEVEN_B)
 def test_ten_thousand_edits_of_a_7b_model_fit_80_gb_without_kept_keys_and_values(family: str) -> None:
-    """Four rows of 20 tokens an edit, as the paper's data has; keys and values are made anew where they do not fit."""
+    """Four rows of 20 tokens an edit, as the paper's data has; keys and values are made anew where they do
+    not fit.
+    """
     config, parameters, block = SEVEN_B[family]
     load = Load(
         tokens=800_000,

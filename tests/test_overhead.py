@@ -1,4 +1,6 @@
-"""What a patch costs whoever runs the edited model: measured on request, in bounded time, and never before the answers are stored."""
+"""What a patch costs whoever runs the edited model: measured on request, in bounded time, and never before
+the answers are stored.
+"""
 
 import re
 from collections.abc import Iterator

@@ -34,7 +34,9 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def tab(opened: Browser, file: Path) -> Iterator[Browser]:
-    """The page, loaded from scratch; at the end it must not have complained, nor asked for anything but itself."""
+    """The page, loaded from scratch; at the end it must not have complained, nor asked for anything but
+    itself.
+    """
     opened.look(1280, 900)
     opened.complaints.clear()
     opened.open(file.as_uri())

@@ -1,4 +1,6 @@
-"""A patch put on to stay: every way of generating says what a plain loop without a cache says, and all comes off again."""
+"""A patch put on to stay: every way of generating says what a plain loop without a cache says, and all comes
+off again.
+"""
 
 import subprocess
 import sys
@@ -265,7 +267,9 @@ def test_lm_eval(lm: LM, patch: Patch) -> None:
 
 
 def test_a_second_piece_of_prompt_on_a_cache_is_a_step(lm: LM) -> None:
-    """As documented: what was decided for the first piece holds, and a subject named in the second is not found."""
+    """As documented: what was decided for the first piece holds, and a subject named in the second is not
+    found.
+    """
     first, second = (
         lm.encode(["The"], [""])[0].ids,
         lm.encode(["The"], [f"birthplace of {PEOPLE[0]} is"])[0].answer,

@@ -1,4 +1,6 @@
-"""Hooks that decide at prefill: passes told apart, decisions carried by the cache, contexts put in front of prompts."""
+"""Hooks that decide at prefill: passes told apart, decisions carried by the cache, contexts put in front of
+prompts.
+"""
 
 import copy
 from collections.abc import Sequence

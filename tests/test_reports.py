@@ -21,7 +21,9 @@ NAMES = ("Ann", "Bob", "Cleo", "Dan")
 
 
 def answer(draw: int, subject: str, kind: ProbeKind, right: bool) -> Answer:
-    """An answer of two tokens; a wrong one has the first token right under teacher forcing and none when generated."""
+    """An answer of two tokens; a wrong one has the first token right under teacher forcing and none when
+    generated.
+    """
     prompt, said = f"{kind} <b>{subject}</b>", "text & more" if right else "less"
     given = (1, 2) if right else (1, 0)
     return Answer(
@@ -172,8 +174,9 @@ def test_the_terminal_table_fits(report: RenderedReport, width: int) -> None:
 
 
 def test_what_is_kept_is_told_in_terminal_page_and_csv(report: RenderedReport) -> None:
-    # GRACE, generated answers: 3 of 4 edits right at once, 2 at the end; Bob alone has lost, so the mean is 25 and the spread
-    # sqrt(0.75^2 + 3 * 0.25^2) / 4 = 0.2165, times t of 3 degrees of freedom = 68.9 (3.18; the series is 0.1 % low).
+    # GRACE, generated answers: 3 of 4 edits right at once, 2 at the end; Bob alone has lost, so the mean is
+    # 25 and the spread sqrt(0.75^2 + 3 * 0.25^2) / 4 = 0.2165, times t of 3 degrees of freedom = 68.9 (3.18;
+    # the series is 0.1 % low).
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(report.terminal)
     _, kept = console.export_text().split("Reliability of sequential methods")

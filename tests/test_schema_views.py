@@ -1,4 +1,6 @@
-"""Views over stored rows against small examples worked by hand; `tests/test_store.py` has the teacher-forced and generated metrics."""
+"""Views over stored rows against small examples worked by hand; `tests/test_store.py` has the teacher-forced
+and generated metrics.
+"""
 
 import json
 import math
@@ -453,7 +455,8 @@ def test_known_facts_are_those_that_the_unedited_models_free_answer_begins_with(
             [CELL.id],
         )
     }
-    # Ann's known locality stays and Bob's does not: mean 1/2, deviations 1/2 and -1/2; Ann alone has a known old answer, and still gives it
+    # Ann's known locality stays and Bob's does not: mean 1/2, deviations 1/2 and -1/2; Ann alone has a known
+    # old answer, and still gives it
     error = math.sqrt(1 / 2) / 2
     assert found["locality_known"] == [
         0.5,

@@ -191,7 +191,9 @@ def test_datasets_without_others_of_their_own(tmp_path: Path, monkeypatch: pytes
 @needs_data
 @pytest.mark.parametrize("kind", ["exact", "fuzzy"])
 def test_rates_on_real_prompts(kind: ScopeKind) -> None:
-    """5,000 CounterFact edits, every fourth of the other prompts. The bounds leave room for the few cases that there are."""
+    """5,000 CounterFact edits, every fourth of the other prompts. The bounds leave room for the few cases
+    that there are.
+    """
     edits, rest = split("counterfact", 5000, DATA)
     few = EditSet(edits.names, tuple(c if i % 4 == 0 else () for i, c in enumerate(edits.carriers)))
     outside = [Outside("others", rest[::4]), *(Outside(o.name, o.prompts[::4]) for o in abilities(DATA))]

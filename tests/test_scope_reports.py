@@ -1,4 +1,6 @@
-"""Reports of scope cells: rates, figure, page, terminal; nothing of them in other tables, nothing where there are none."""
+"""Reports of scope cells: rates, figure, page, terminal; nothing of them in other tables, nothing where there
+are none.
+"""
 
 import csv
 import io

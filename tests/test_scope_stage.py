@@ -32,7 +32,9 @@ IN_SCOPE = {"edit", "paraphrase", "locality", "typo", "case", "alias"}
 
 @pytest.fixture(autouse=True)
 def abilities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two GSM8K questions, one that mentions somebody and one that no model of these could hold; no other test of abilities."""
+    """Two GSM8K questions, one that mentions somebody and one that no model of these could hold; no other
+    test of abilities.
+    """
     (tmp_path / "gsm8k").mkdir()
     lines = ('{"question": "How many pets has Mara Kelorin?"}', f'{{"question": "{"How many? " * 60}"}}')
     (tmp_path / "gsm8k" / "test.jsonl").write_text("\n".join(lines))

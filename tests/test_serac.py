@@ -1,4 +1,6 @@
-"""SERAC: who answers a row, what the counterfactual model reads, the classifier's equations, and decisions that stay with their rows."""
+"""SERAC: who answers a row, what the counterfactual model reads, the classifier's equations, and decisions
+that stay with their rows.
+"""
 
 import copy
 import math

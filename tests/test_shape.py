@@ -31,7 +31,8 @@ FLOORS = (
     "prompts testbed studies",
     "runs",
 )
-"""Rooms of `lks` and the modules beside them, from the ground up; those of one floor do not know each other."""
+"""Rooms of `lks` and the modules beside them, from the ground up; those of one floor do not know each other.
+"""
 MAKES_MODELS = {"interchange.py"}
 FILES = [
     pytest.param(file, id=str(file.relative_to(ROOT)))
@@ -133,7 +134,9 @@ def test_model_families_are_told_apart_in_one_place(file: Path):
 
 @pytest.mark.parametrize("file", FILES)
 def test_no_method_is_special(file: Path):
-    """Nothing but a method's own file depends on its name; the unedited model is known to `lks/runs/grid.py` and reports."""
+    """Nothing but a method's own file depends on its name; the unedited model is known to `lks/runs/grid.py`
+    and reports.
+    """
     own = {f.stem for f in (ROOT / "baselines").glob("[!_]*.py")} | {"lks"}
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Compare):

@@ -1,4 +1,6 @@
-"""Cells passed on by a place with an URL: what is taken and sent, what damage and silence do, and machines that share nothing else."""
+"""Cells passed on by a place with an URL: what is taken and sent, what damage and silence do, and machines
+that share nothing else.
+"""
 
 import json
 from collections.abc import Iterator

@@ -25,7 +25,8 @@ METHODS = {
     "lora": {"epochs": "3"},
     "rome": {"steps": "4", "corpus_tokens": "4000"},
 }
-"""Knowledge blocks, a dense change, factors at several blocks, adapters of all blocks, a factor at one block."""
+"""Knowledge blocks, a dense change, factors at several blocks, adapters of all blocks, a factor at one block.
+"""
 
 
 def patches_of(lm: LM, method: str, draws: Mapping[int, list[Case]]) -> dict[int, Patch]:

@@ -1,4 +1,6 @@
-"""Stages of a cell: how prompts are put, answers taken over from the unedited model, what a stored cell is given later, failures of a stage."""
+"""Stages of a cell: how prompts are put, answers taken over from the unedited model, what a stored cell is
+given later, failures of a stage.
+"""
 
 import re
 import shutil

@@ -32,7 +32,9 @@ ITEMS = st.lists(st.tuples(SCORES, st.integers(0, 6)), min_size=1, max_size=30)
 def draws(
     mean: float, clusters: int, together: float, times: int, methods: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sums [times, clusters, methods] of 0/1 scores and sizes [times, clusters] of 1 to 8; `together` correlates items of one cluster."""
+    """Sums [times, clusters, methods] of 0/1 scores and sizes [times, clusters] of 1 to 8; `together`
+    correlates items of one cluster.
+    """
     generator = np.random.default_rng(round(1000 * mean + clusters))
     sizes = 1 + generator.geometric(0.35, size=(times, clusters)) % 8
     strength = (1 - together) / together
@@ -108,7 +110,9 @@ def test_where_all_agree_each_cluster_counts_as_one_item() -> None:
 
 
 def test_a_first_failure_does_not_narrow_the_interval() -> None:
-    """200 items in 40 clusters: were the items counted, one that fails would make them look like 200 independent ones."""
+    """200 items in 40 clusters: were the items counted, one that fails would make them look like 200
+    independent ones.
+    """
     scores = np.ones(200)
     scores[0] = 0
     low, high = interval(scores.mean(), clustered_error(scores, np.arange(200) % 40), 40)
@@ -150,7 +154,9 @@ def test_intervals_hold_the_mean_as_often_as_they_say(mean: float, clusters: int
 def test_near_the_boundary_intervals_hold_the_mean_as_often_or_up_to_99_times_in_100(
     mean: float, clusters: int, together: float
 ) -> None:
-    """Where only some three clusters fail, the mean takes few values and its error is poorly known: too wide is the better mistake."""
+    """Where only some three clusters fail, the mean takes few values and its error is poorly known: too wide
+    is the better mistake.
+    """
     assert 0.93 <= coverage(mean, clusters, together) <= 0.99
 
 
@@ -175,7 +181,9 @@ def test_columns_with_other_items_stand_side_by_side() -> None:
 
 
 def test_a_bootstrap_of_single_items_has_the_plain_error_and_p_value() -> None:
-    """With many items differences are normal: the half-width is 1.96 standard errors of the paired difference, p is the paired test's."""
+    """With many items differences are normal: the half-width is 1.96 standard errors of the paired
+    difference, p is the paired test's.
+    """
     generator = np.random.default_rng(1)
     scores = generator.random((2000, 1)) + np.array([0, 0.012, 0.3]) + 0.3 * generator.random((2000, 3))
     made = paired_bootstrap(scores, np.ones(2000), 0)
@@ -245,7 +253,9 @@ def test_fewer_than_two_clusters_with_items_say_nothing_of_a_difference() -> Non
 
 @pytest.mark.parametrize("mean, clusters", [(0.5, 60), (0.9, 100)])
 def test_bootstrap_intervals_hold_the_difference_as_often_as_they_say(mean: float, clusters: int) -> None:
-    """With this many clusters and 500 resamples percentile intervals hold it 93 or 94 times in 100; the standard error of 600 simulations is 1."""
+    """With this many clusters and 500 resamples percentile intervals hold it 93 or 94 times in 100; the
+    standard error of 600 simulations is 1.
+    """
     sums, sizes = draws(mean, clusters, 0.3, 600, methods=2)
     sums[..., 1] = np.random.default_rng(5).binomial(sums[..., 1].astype(int), 0.9)
     held = []
@@ -257,7 +267,9 @@ def test_bootstrap_intervals_hold_the_difference_as_often_as_they_say(mean: floa
 
 @pytest.mark.parametrize("mean", [0.5, 0.9, 0.98])
 def test_equal_methods_are_seldom_told_apart(mean: float) -> None:
-    """Five methods against a sixth, none better: at least one is called different in at most 7 of 100 tables (5 expected, standard error 1)."""
+    """Five methods against a sixth, none better: at least one is called different in at most 7 of 100 tables
+    (5 expected, standard error 1).
+    """
     sums, sizes = draws(mean, 80, 0.3, 500, methods=6)
     wrong = [
         (holm(paired_bootstrap(sums[i], sizes[i], 0, 1000, seed=i).p[1:]) <= 0.05).any() for i in range(500)
@@ -267,7 +279,9 @@ def test_equal_methods_are_seldom_told_apart(mean: float) -> None:
 
 @pytest.mark.parametrize("mean", [0.5, 0.9])
 def test_the_truly_best_is_seldom_left_out(mean: float) -> None:
-    """Six methods that are equal, so that any may be called the best; the reference is the one that comes out best."""
+    """Six methods that are equal, so that any may be called the best; the reference is the one that comes out
+    best.
+    """
     sums, sizes = draws(mean, 80, 0.3, 300, methods=6)
     left_out = 0
     for index in range(300):

@@ -1,4 +1,6 @@
-"""The store: every metric against numbers worked by hand; resume, rebuild, damage, other protocols, full disks."""
+"""The store: every metric against numbers worked by hand; resume, rebuild, damage, other protocols, full
+disks.
+"""
 
 import errno
 import json
@@ -129,7 +131,8 @@ def test_metrics_are_the_hand_worked_ones(
 
 
 def test_the_standard_error_is_clustered_by_subject(filled: Store) -> None:
-    # reliability, tf_exact: scores Ann 1, 0; Bob 0; mean 1/3. Ann's sum of deviations is 2/3 - 1/3 = 1/3, Bob's -1/3.
+    # reliability, tf_exact: scores Ann 1, 0; Bob 0; mean 1/3. Ann's sum of deviations is 2/3 - 1/3 = 1/3,
+    # Bob's -1/3.
     value, error, low, high, n_items, n_subjects = metric(filled, "tf_exact", "reliability")
     assert error == pytest.approx(math.sqrt(1 / 9 + 1 / 9) / 3)
     assert (low, high) == pytest.approx(interval(float(str(value)), float(str(error)), 2))
@@ -137,8 +140,9 @@ def test_the_standard_error_is_clustered_by_subject(filled: Store) -> None:
 
 
 def test_the_error_of_edit_performance_counts_what_one_subjects_metrics_share(filled: Store) -> None:
-    # Pulls under tf_exact, (sum of deviations) / n: reliability Ann 1/9, Bob -1/9; generality Ann (2 - 4/3)/3 = 2/9, Bob -2/9;
-    # locality Ann -1/4, Bob +1/4. Ann together: (1/9 + 2/9 - 1/4) / 3 = 1/36, Bob -1/36.
+    # Pulls under tf_exact, (sum of deviations) / n: reliability Ann 1/9, Bob -1/9;
+    # generality Ann (2 - 4/3)/3 = 2/9, Bob -2/9; locality Ann -1/4, Bob +1/4.
+    # Ann together: (1/9 + 2/9 - 1/4) / 3 = 1/36, Bob -1/36.
     assert metric(filled, "tf_exact", "edit_performance")[1] == pytest.approx(math.sqrt(2) / 36)
 
 

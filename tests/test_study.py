@@ -30,7 +30,9 @@ BOTH = Entities(EDITS, [*EDITS, *tiny.training(8)])
 
 
 def hooked(lm: LM, ids: Sequence[int], changes: Sequence[tuple[nn.Module, int, Tensor]]) -> Tensor:
-    """Logits [time, vocabulary] of a whole forward pass with some modules' outputs replaced at one position each."""
+    """Logits [time, vocabulary] of a whole forward pass with some modules' outputs replaced at one position
+    each.
+    """
 
     def put(position: int, state: Tensor) -> Callable[..., object]:
         def hook(_module: object, _args: object, output: Tensor | tuple[Tensor, ...]) -> object:
@@ -120,7 +122,9 @@ def test_donors_are_asked_the_same_and_have_another_answer() -> None:
 
 
 def test_the_swap_counts_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two pairs, two blocks: the first donor's answer goes from rank 3 to 0, then to 3; the second from 0 to 0, then to 5."""
+    """Two pairs, two blocks: the first donor's answer goes from rank 3 to 0, then to 3; the second from 0 to
+    0, then to 5.
+    """
     lm = tiny.lm("llama")
     lm.model.model.layers = lm.model.model.layers[:2]
     said = donors.DonorOutputs(
@@ -183,7 +187,9 @@ def test_the_gain_of_an_edited_model_is_eq_9_at_every_block() -> None:
 
 
 def test_the_probe_picks_the_nearer_statement(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two entities, one block: the first lies along the true statement, the second at the same angle to both; the control is the wrong way round."""
+    """Two entities, one block: the first lies along the true statement, the second at the same angle to both;
+    the control is the wrong way round.
+    """
     lm = tiny.lm("llama")
     lm.model.model.layers = lm.model.model.layers[:1]
     made = torch.zeros(1, 8, 1, lm.dim)

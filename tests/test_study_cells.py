@@ -97,7 +97,8 @@ def test_curves_are_means_clustered_by_subject(tmp_path: Path) -> None:
     write_stage(tmp_path, CELL.id, STUDY, rows)
     store.record(Outcome(CELL, "ok", "", (f"cells/{CELL.id}/study.parquet",), Costs(), {}))
     curves = {row[2]: row for row in store.query("SELECT * FROM study_curves")}
-    # first: mean 2/3; pulls Ann (2 - 4/3)/3 = 2/9, Bob -2/9. bits: mean 1; pulls Ann (4 - 2)/3 = 2/3, Bob (-1 - 1)/3.
+    # first: mean 2/3; pulls Ann (2 - 4/3)/3 = 2/9, Bob -2/9.
+    # bits: mean 1; pulls Ann (4 - 2)/3 = 2/3, Bob (-1 - 1)/3.
     value, error = 2 / 3, math.sqrt(2) * 2 / 9
     assert curves["first"][:5] == (CELL.id, "subject_last", "first", 2, pytest.approx(value))
     assert curves["first"][5:] == (*(pytest.approx(edge) for edge in interval(value, error, 2)), 3, 2)

@@ -100,8 +100,9 @@ def _compare(golden: Path, text: str) -> None:
 
 
 def test_table_1_has_the_hand_worked_values(made: dict[str, list[Table]]) -> None:
-    # T=1: four subjects in two draws. Gen of LKS: one subject half right under TF token: (0.5 + 3) / 4 = 87.5; deviations
-    # -0.375 and 3 x 0.125 per item, twice per subject: sqrt(0.75^2 + 3 * 0.25^2) / 8 = 0.10825.
+    # T=1: four subjects in two draws. Gen of LKS: one subject half right under TF token:
+    # (0.5 + 3) / 4 = 87.5; deviations -0.375 and 3 x 0.125 per item, twice per subject:
+    # sqrt(0.75^2 + 3 * 0.25^2) / 8 = 0.10825.
     # Loc: two subjects half right: sqrt(4 * 0.5^2) / 8 = 0.125.
     # EP: pulls / 3 of Ann (-.09375 - .0625), Bob (.03125 - .0625), Cleo and Dan (.03125 + .0625): 0.0691.
     for column, (p, se) in {
@@ -193,7 +194,8 @@ def test_settings_are_those_of_the_cells(made: dict[str, list[Table]]) -> None:
 
 
 def test_fluency_is_half_the_weighted_sum(made: dict[str, list[Table]]) -> None:
-    # "a b c d": 3 different pairs, 2 triples. "a | a a a" has 5 terms: pairs a|, |a, aa twice; triples all different.
+    # "a b c d": 3 different pairs, 2 triples. "a | a a a" has 5 terms: pairs a|, |a, aa twice; triples all
+    # different.
     first = (2 / 3 * math.log2(3) + 4 / 3 * 1) / 2
     second = (2 / 3 * 1.5 + 4 / 3 * math.log2(3)) / 2
     ours = value(made["table5"], WORLD, ("100", "LKS"), "Fluency")
@@ -345,7 +347,8 @@ def test_scope_has_rates_with_intervals_and_the_earlier_measurement(made: dict[s
 
 
 def test_portability_counts_what_the_unedited_model_knows(made: dict[str, list[Table]]) -> None:
-    # Known: Ann, Bob, Cleo; right: Ann, Dan. A wrong answer has half of its tokens right under teacher forcing.
+    # Known: Ann, Bob, Cleo; right: Ann, Dan. A wrong answer has half of its tokens right under teacher
+    # forcing.
     numbers = {
         "Questions Known": 3,
         "Questions All": 4,

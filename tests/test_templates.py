@@ -1,4 +1,6 @@
-"""When two prompts are the same question (`lks.data.templates.normalised`), and when a name is told apart by it."""
+"""When two prompts are the same question (`lks.data.templates.normalised`), and when a name is told apart by
+it.
+"""
 
 import pytest
 from hypothesis import given, settings

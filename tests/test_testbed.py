@@ -370,7 +370,9 @@ def test_a_report_says_what_is_not_met():
 
 
 def test_economical_training_goes_the_same_way_and_does_not_rename_other_models(material):
-    """Products in bfloat16 and heads over the values at hand: near the plain loss, and models built before keep their hash."""
+    """Products in bfloat16 and heads over the values at hand: near the plain loss, and models built before
+    keep their hash.
+    """
     losses = {}
     for economical in (False, True):
         training = start(material, dataclasses.replace(TINY, economical=economical))

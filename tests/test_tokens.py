@@ -185,7 +185,9 @@ PROMPTS = st.lists(
 
 @cache
 def model_of(kind: str, begins: bool) -> LM:
-    """A model too small to matter, with a tokenizer of a kind that has a chat template and puts "<s>" first or not."""
+    """A model too small to matter, with a tokenizer of a kind that has a chat template and puts "<s>" first
+    or not.
+    """
     if kind == "metaspace":
         made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
         made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
@@ -246,7 +248,8 @@ class Occurrences:
 def by_offsets(lm: LM, text: str) -> tuple[list[int], list[list[tuple[int, int]]]]:
     """Ids, and per mention the (token, subject) of its tokens by the tokenizer's own offsets.
 
-    A space that was put in front is counted to the first character by the tokenizers; it is no part of a name.
+    A space that was put in front is counted to the first character by the tokenizers; it is no part of a
+    name.
     """
     made = lm.tokenizer(text, return_offsets_mapping=True, add_special_tokens=not text.startswith("<|user|>"))
     ids, offsets = made["input_ids"], made["offset_mapping"]
@@ -268,7 +271,9 @@ def by_offsets(lm: LM, text: str) -> tuple[list[int], list[list[tuple[int, int]]
 def test_tokens_found_from_ids_are_those_of_the_offsets(
     kind: str, begins: bool, drawn: list[Prompt], chat: bool, side: str
 ) -> None:
-    """Several scripts, subjects and mentions; a chat template whose messages meet without a space; padding on either side."""
+    """Several scripts, subjects and mentions; a chat template whose messages meet without a space; padding on
+    either side.
+    """
     lm = model_of(kind, begins)
     texts = []
     for row in drawn:

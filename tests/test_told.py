@@ -236,7 +236,9 @@ def test_a_text_is_cut_behind_where_the_answer_would_end() -> None:
 
 
 def test_a_prefix_is_not_counted_as_the_answer(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same text from both models; the unedited one is asked freely only where its first tokens look like the answer."""
+    """The same text from both models; the unedited one is asked freely only where its first tokens look like
+    the answer.
+    """
     texts = {
         "The arches": "420.",
         "The town": "Yorkshire",

@@ -1,4 +1,6 @@
-"""The torture test, small: kills at random, and results as if nothing had happened. `make torture` is the long one."""
+"""The torture test, small: kills at random, and results as if nothing had happened. `make torture` is the
+long one.
+"""
 
 import os
 import random
@@ -99,7 +101,9 @@ def test_what_is_left_over_is_named(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_the_server_is_told_of_flows_that_died_unseen() -> None:
-    """Of a worker's runs: one lives, one is dead, one was taken and never begun, one is about to begin, one is another machine's."""
+    """Of a worker's runs: one lives, one is dead, one was taken and never begun, one is about to begin, one
+    is another machine's.
+    """
     from prefect.client.orchestration import get_client
     from prefect.states import Pending, Running
 

@@ -1,4 +1,6 @@
-"""Causal tracing: against whole forward passes with hooks, on every architecture; what noise and restoring must give."""
+"""Causal tracing: against whole forward passes with hooks, on every architecture; what noise and restoring
+must give.
+"""
 
 from collections.abc import Sequence
 
@@ -20,7 +22,9 @@ ALL = Entities(EDITS, EDITS)
 
 
 def knowing(family: str, edits: Sequence[Edit] = EDITS) -> LM:
-    """A tiny model that answers right: the first token of each answer is written at the final state of its prompt."""
+    """A tiny model that answers right: the first token of each answer is written at the final state of its
+    prompt.
+    """
     lm = tiny.lm(family)
     lm.model.lm_head.weight = nn.Parameter(
         lm.vocabulary_projection.weight.detach().clone(), requires_grad=False

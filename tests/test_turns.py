@@ -1,4 +1,6 @@
-"""Chat templates of several families on real tokenizers: the ids of a rendered chat, the place of the user's last turn, contexts in it."""
+"""Chat templates of several families on real tokenizers: the ids of a rendered chat, the place of the user's
+last turn, contexts in it.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

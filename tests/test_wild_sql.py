@@ -53,7 +53,9 @@ def of_rows(rows: Sequence[tuple[object, ...]]) -> list[tuple[object, ...]]:
 
 @pytest.fixture(scope="module")
 def scored() -> list[tuple[object, ...]]:
-    """All examples, fifty times over: branches that only some rows of a batch take must not change the others."""
+    """All examples, fifty times over: branches that only some rows of a batch take must not change the
+    others.
+    """
     return of_rows([(text, answer, list(accepted), old) for text, answer, accepted, old, _ in EXAMPLES] * 50)
 
 

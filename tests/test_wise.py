@@ -1,4 +1,6 @@
-"""WISE: merging, margin loss and routing against values worked by hand; routed rows against the model with the side memory's weight."""
+"""WISE: merging, margin loss and routing against values worked by hand; routed rows against the model with
+the side memory's weight.
+"""
 
 from dataclasses import replace
 
@@ -68,7 +70,9 @@ def test_the_most_active_memory_above_its_own_threshold_answers() -> None:
 
 
 def half_routed(lm: LM, reads: str) -> tuple[SideMemoryPatch, list[bool]]:
-    """A random side memory whose threshold lies in the middle of the prompts' activations, and which prompts reach it."""
+    """A random side memory whose threshold lies in the middle of the prompts' activations, and which prompts
+    reach it.
+    """
     encoded = lm.encode(PROMPTS, [""] * len(PROMPTS))
     params = replace(PARAMS, reads=reads)
     width = LayerRows.of(lm, params, ([PROMPTS[0]], ["Oslo"])).inputs.shape[-1]

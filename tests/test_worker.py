@@ -1,4 +1,6 @@
-"""Workers that keep their process and its model between cells: one load for many cells, and what happens when something dies."""
+"""Workers that keep their process and its model between cells: one load for many cells, and what happens when
+something dies.
+"""
 
 import itertools
 import json

@@ -1,4 +1,6 @@
-"""The shipped dataset of real facts: its size, its truth by its own tables, and that no case contradicts itself or leaks."""
+"""The shipped dataset of real facts: its size, its truth by its own tables, and that no case contradicts
+itself or leaks.
+"""
 
 import re
 from collections import Counter
@@ -79,7 +81,9 @@ def test_the_cells_of_the_tables_are_clean(column: str) -> None:
 
 
 def test_the_same_answer_is_spelt_the_same_everywhere() -> None:
-    """An answer that is a subject elsewhere is written as that subject; two answers of a relation never differ by case or article alone."""
+    """An answer that is a subject elsewhere is written as that subject; two answers of a relation never
+    differ by case or article alone.
+    """
     for name, relation in KNOWN.relations.items():
         answers = {entity.facts[name][0] for entity in EVERYONE if name in entity.facts}
         assert len({normalised(answer) for answer in answers}) == len(answers), name

@@ -1,4 +1,6 @@
-"""Prompts written by a model that does not always answer, or not what it should: order, repetition, resumption, files."""
+"""Prompts written by a model that does not always answer, or not what it should: order, repetition,
+resumption, files.
+"""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""Tiny random models of every architecture: four with both kinds of tokenizer for the contract tests, the others with their own tokenizer class.
+"""Tiny random models of every architecture: four with both kinds of tokenizer for the contract tests, the
+others with their own tokenizer class.
 
 Initialised with a large scale: at the usual 0.02 an activation edit has no lever.
 """
@@ -153,7 +154,9 @@ SETTINGS = {
     "gptj": {"rotary_dim": 6, "n_inner": 96},
     "gpt_neox": {"rotary_pct": 0.5},
 }
-"""What makes a family special, small enough to matter in a sentence: windows, soft caps, partial rotation, shared keys."""
+"""What makes a family special, small enough to matter in a sentence: windows, soft caps, partial rotation,
+shared keys.
+"""
 
 
 def lm(family: str, seed: int = 0, own: bool = False) -> LM:

@@ -1,9 +1,10 @@
 """A grid on a work pool whose processes are killed at random: `python -m tests.torture --kills 200 --seed 1`.
 
-`lks up --workers 2` starts a server and workers of its own; rounds of cells are started by the deployment `lks-grid/lks-grid`, as a user does
-it. A seeded killer ends cells, grid flows, workers and the server with signal 9. What an operator or a service manager would do is done: `lks up`
-again when a service has died, the grid again when its run is over. After the last kill everything is left in peace, and the results must
-equal those of the same cells run one after the other in this process, row for row.
+`lks up --workers 2` starts a server and workers of its own; rounds of cells are started by the deployment
+`lks-grid/lks-grid`, as a user does it. A seeded killer ends cells, grid flows, workers and the server with
+signal 9. What an operator or a service manager would do is done: `lks up` again when a service has died, the
+grid again when its run is over. After the last kill everything is left in peace, and the results must equal
+those of the same cells run one after the other in this process, row for row.
 """
 
 import argparse

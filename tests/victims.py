@@ -30,7 +30,9 @@ class Census:
         self._known: dict[Key, str] = {}
 
     def look(self) -> dict[str, list[psutil.Process]]:
-        """Living processes by kind. Those below a worker are flows or cells, however many layers there are between."""
+        """Living processes by kind. Those below a worker are flows or cells, however many layers there are
+        between.
+        """
         roots = {service.pid: _kind_of_service(name) for name, service in services(self._state).items()}
         living: dict[str, list[psutil.Process]] = {kind: [] for kind in KINDS}
         for process in marked(self._state):
@@ -57,7 +59,8 @@ def _below(process: psutil.Process, roots: dict[int, str]) -> str:
 
 
 class Killer:
-    """Draws victims from a deck that is shuffled anew when it is used up; a kind of which none lives waits for its turn.
+    """Draws victims from a deck that is shuffled anew when it is used up; a kind of which none lives waits
+    for its turn.
 
     Args:
         seed: of the order of kinds, of the victims among several and of the pauses.
