@@ -4,8 +4,8 @@ Every method edits the cases that a grid cell with one draw would edit, after it
 such a cell holds out. One untimed edit comes first. A number of edits that would exceed the time limit,
 extrapolated from the previous one, is left out.
 
-Run: `python -m benchmarks.edit_speed [--model NAME] [--methods ft,lks] [--edits 1,10,100] [--limit SECONDS]
-[--json FILE]`
+Run: `python -m benchmarks.edit_speed [--model NAME] [--methods ft,lks] [--edits 1,10,100]
+[--limit SECONDS] [--json FILE]`
 """
 
 import argparse
