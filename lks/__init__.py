@@ -1,4 +1,4 @@
-"""Latent Knowledge Scalpel, the shared machinery of knowledge editors, and their evaluation.
+"""Latent Knowledge Scalpel (LKS): shared machinery for knowledge editors, and their evaluation.
 
     from lks import LM, load_patch
     lm = LM.load("path or hub id")
@@ -6,7 +6,7 @@
         ids = lm.tokenizer("Alan Turing was born in", return_tensors="pt")
         print(lm.tokenizer.decode(lm.model.generate(**ids, max_new_tokens=8)[0]))
 
-`lks.patched(model, tokenizer, "patch/")` puts a patch on a model of transformers to stay.
+`lks.patched(model, tokenizer, "patch/")` applies a patch to a transformers model until it is removed.
 """
 
 from importlib import import_module
@@ -28,7 +28,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Names of the public interface, imported when they are first used: torch and transformers take seconds."""
+    """Import a public name on first use, since torch and transformers take seconds to import."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

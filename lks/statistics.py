@@ -1,8 +1,9 @@
-"""Errors, intervals and tests of scores whose items are clustered by subject.
+"""Standard errors, intervals and significance tests for scores whose items are clustered by subject.
 
-One subject's items (its edit, its paraphrases, its locality probes, the same subject in another draw or seed) stand or fall together: the
-subject is the unit that is drawn, here called a cluster. Single means have closed forms, which SQL can say as well; differences between
-methods have a bootstrap over clusters. Input that is empty, of unequal lengths or out of bounds raises a ValueError that names it.
+The items of one subject (its edit, its paraphrases, its locality probes, the same subject in another draw or
+seed) are correlated, so the subject is the unit of resampling, called a cluster here. Means have closed
+forms, which SQL can compute too; differences between methods use a bootstrap over clusters. Input that is
+empty, of unequal lengths or out of bounds raises a ValueError that names it.
 """
 
 import math
@@ -18,16 +19,18 @@ from scipy.special import bdtr, ndtri
 Floats = NDArray[np.float64]
 
 WEIGHT_BYTES = 16 * 2**20
-"""Size of the matrix of resampling weights that is held at once; drawing it takes two more of its size."""
+"""Size of the matrix of resampling weights that is held at once; drawing it takes two more arrays of that
+size."""
 ROUNDING = 1e-12
-"""Errors and differences of means below this are rounding, not spread."""
+"""Errors and differences of means below this are rounding error, not spread."""
 
 
 def clustered_error(scores: ArrayLike, clusters: ArrayLike) -> float:
-    """Standard error of the mean of scores [items]: sqrt(sum_c (sum_{i in c} (s_i - mean))^2) / n (Liang and Zeger 1986).
+    """Compute the cluster-robust standard error of the mean of scores [items] (Liang and Zeger 1986).
 
-    Seeds are pooled by this too: put the items of all seeds together, each under its subject, so that a subject drawn in two seeds is
-    one cluster. The error of a single cluster is 0 and says nothing; the intervals below know.
+    The error is sqrt(sum_c (sum_{i in c} (s_i - mean))^2) / n. To pool seeds, pass the items of all seeds
+    together, each labelled with its subject, so that a subject drawn in two seeds is one cluster. The error
+    of a single cluster is 0 and carries no information; the interval functions below account for that.
     """
     values = np.asarray(scores, dtype=np.float64)
     reduced = Clustered.of(values[..., None], clusters)
@@ -35,10 +38,11 @@ def clustered_error(scores: ArrayLike, clusters: ArrayLike) -> float:
 
 
 def t_quantile(df: int, level: float = 0.95) -> float:
-    """What Student's t with `df` degrees of freedom exceeds in absolute value with probability 1 - level.
+    """Return the two-sided critical value of Student's t with `df` degrees of freedom.
 
-    Exact for 1 and 2; from 3 on a series in 1/df from the normal quantile (Abramowitz and Stegun 26.7.5), which is 0.12 % low at 3 for
-    level 0.95 and 0.8 % for 0.99, and better beyond.
+    The absolute value of t exceeds it with probability 1 - level. The value is exact for 1 and 2 degrees of
+    freedom. From 3 on it is a series in 1/df around the normal quantile (Abramowitz and Stegun 26.7.5), which
+    is 0.12 % too low at 3 for level 0.95 and 0.8 % for 0.99, and more accurate beyond.
     """
     if df < 1 or not 0 < level < 1:
         raise ValueError(f"t_quantile needs df >= 1 and a level between 0 and 1, not {df} and {level}")
@@ -54,10 +58,11 @@ def t_quantile(df: int, level: float = 0.95) -> float:
 
 
 def interval(value: float, error: float, clusters: int, level: float = 0.95) -> tuple[float, float]:
-    """Interval of a mean of scores in [0, 1] with its `clustered_error`: Wilson's (1927), with t of clusters - 1 degrees of freedom.
+    """Compute Wilson's interval (1927) for a mean of scores in [0, 1], given its `clustered_error`.
 
-    (value + t^2/2n -+ t sqrt(value (1 - value)/n + t^2/4n^2)) / (1 + t^2/n), n from `_effective_size`. It lies in [0, 1], holds the value
-    and is never a point; one cluster says nothing about its spread, which leaves all of [0, 1].
+    The interval is (value + t^2/2n -+ t sqrt(value (1 - value)/n + t^2/4n^2)) / (1 + t^2/n), with t of
+    clusters - 1 degrees of freedom and n from `_effective_size`. It lies in [0, 1], contains the value and is
+    never a point. One cluster carries no information about its spread and gives all of [0, 1].
     """
     _check_mean(value, error, clusters)
     if not -ROUNDING <= value <= 1 + ROUNDING:
@@ -72,11 +77,12 @@ def interval(value: float, error: float, clusters: int, level: float = 0.95) -> 
 
 
 def _effective_size(value: float, error: float, clusters: int) -> float:
-    """As how many independent items the clusters count.
+    """Return the number of independent items that the clusters are worth.
 
-    That is n = value (1 - value) / error^2, but 1 for each cluster if all agree. Between the two: with q the share of the rarer outcome, it
-    fell to about f = q^2 / error^2 clusters, and an error learnt from few of them is often too small (a 95 % interval of a mean of 0.98 holds
-    it 91 times in 100). So where n is above the number of clusters, the two are averaged harmonically with weights f and 1.
+    This is n = value (1 - value) / error^2, or the number of clusters if all scores agree. In between, with q
+    the share of the rarer outcome, that outcome fell to about f = q^2 / error^2 clusters, and an error
+    estimated from few of them is often too small (a 95 % interval of a mean of 0.98 contains it 91 times in
+    100). So where n is above the number of clusters, the two are averaged harmonically with weights f and 1.
     """
     rarer = min(value, 1 - value)
     if error <= ROUNDING or rarer <= ROUNDING:
@@ -87,7 +93,10 @@ def _effective_size(value: float, error: float, clusters: int) -> float:
 
 
 def plain_interval(value: float, error: float, clusters: int, level: float = 0.95) -> tuple[float, float]:
-    """Interval of a mean of scores without bounds (perplexity, entropy, log-probability): value -+ t error; one cluster leaves everything."""
+    """Compute value -+ t error for a mean of unbounded scores (perplexity, entropy, log-probability).
+
+    One cluster gives (-inf, inf).
+    """
     _check_mean(value, error, clusters)
     half = t_quantile(clusters - 1, level) * error if clusters > 1 else math.inf
     return value - half, value + half
@@ -102,11 +111,12 @@ def _check_mean(value: float, error: float, clusters: int) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clustered:
-    """Scores of several columns (methods, or pairs of method and metric), summed over the items of each cluster.
+    """Scores of several columns (methods, or pairs of method and metric), summed over each cluster's items.
 
-    names: [clusters] in order, each once.
-    sums: [clusters, columns] of scores.
-    sizes: how many items: [clusters], or [clusters, columns] where columns have items of their own.
+    Attributes:
+        names: cluster names [clusters], in order and unique.
+        sums: sums of scores [clusters, columns].
+        sizes: numbers of items: [clusters], or [clusters, columns] where the columns have different items.
     """
 
     names: NDArray[Any]
@@ -115,7 +125,12 @@ class Clustered:
 
     @classmethod
     def of(cls, scores: ArrayLike, clusters: ArrayLike) -> Self:
-        """From the scores [items, columns] of the same items in every column, and the cluster [items] of each item."""
+        """Sum scores over clusters.
+
+        Args:
+            scores: [items, columns], with the same items in every column.
+            clusters: cluster of each item, [items].
+        """
         values, labels = np.asarray(scores, dtype=np.float64), np.asarray(clusters)
         if values.ndim != 2 or labels.shape != values.shape[:1]:
             raise ValueError(
@@ -129,7 +144,10 @@ class Clustered:
 
     @classmethod
     def beside(cls, parts: Sequence["Clustered"]) -> Self:
-        """The columns of several, such as metrics with other items, side by side; a cluster that one lacks has size 0 there."""
+        """Concatenate the columns of several objects, such as metrics over different items.
+
+        A cluster that is missing from one of them has size 0 there.
+        """
         names = np.unique(np.concatenate([part.names for part in parts]))
         sums, sizes = ([np.zeros((len(names), part.sums.shape[1])) for part in parts] for _ in range(2))
         for i, part in enumerate(parts):
@@ -140,7 +158,10 @@ class Clustered:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Differences:
-    """Of each column's mean to its reference's, all [columns]: the difference, its interval, its two-sided p value."""
+    """Differences of each column's mean from its reference's, with intervals and two-sided p values.
+
+    All fields have shape [columns].
+    """
 
     value: Floats
     low: Floats
@@ -156,20 +177,23 @@ def paired_bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> Differences:
-    """Differences of means to a reference on the same clusters, by drawing clusters with replacement, the same for all columns.
+    """Bootstrap the differences of means from a reference on the same clusters.
 
-    Percentile interval; p is twice the share of differences on the far side of 0, the observed one counted in (Davison and Hinkley 1997).
-    Where few clusters tell two columns apart this is too sure (5 of 1,000, all one way: p = 0.013 where McNemar has 0.0625). So p is at
-    least 2^(1 - k), the least that flipping the signs of k differing clusters can give, and an interval whose p is above 1 - level holds 0.
-    Fewer than two clusters with items leave everything from -inf to inf.
+    Clusters are drawn with replacement, the same ones for all columns. The interval is a percentile interval;
+    p is twice the share of differences on the far side of 0, counting the observed one (Davison and Hinkley
+    1997). Where only a few clusters tell two columns apart, that is overconfident (5 of 1,000, all in one
+    direction: p = 0.013 where McNemar gives 0.0625). So p is at least 2^(1 - k), the smallest value that
+    flipping the signs of k differing clusters can give, and an interval whose p is above 1 - level contains
+    0. With fewer than two clusters that have items, the interval is (-inf, inf).
 
     Args:
-        sums: [clusters, columns] of scores, as in `Clustered`.
-        sizes: [clusters] or [clusters, columns] items; a resample without items of a column is left out there.
-        reference: the column to compare with, or [columns] one for each.
-        resamples: how often clusters are drawn.
-        seed: of the draws.
-        level: share of such intervals that hold the true difference.
+        sums: sums of scores [clusters, columns], as in `Clustered`.
+        sizes: numbers of items, [clusters] or [clusters, columns]; a resample without items of a column is
+            left out for that column.
+        reference: the column to compare with, or [columns], one for each column.
+        resamples: number of resamples.
+        seed: random seed of the resampling.
+        level: share of such intervals that should contain the true difference.
     """
     sizes = sizes.reshape(len(sizes), -1)
     _check_columns(sums, sizes)
@@ -177,16 +201,17 @@ def paired_bootstrap(
     other = np.broadcast_to(np.asarray(reference, dtype=np.intp), columns.shape)
     if resamples < 1 or not 0 < level < 1 or not np.isin(other, columns).all():
         raise ValueError(
-            f"reference {reference} must be a column, resamples {resamples} at least 1, level {level} between 0 and 1"
+            f"reference {reference} must be a column, resamples {resamples} at least 1, "
+            f"level {level} between 0 and 1"
         )
     shares = sums / sizes.sum(0)
     means = np.ascontiguousarray(
         _resampled_means(sums, sizes, resamples, seed).T
-    )  # what follows goes over the draws of each column
+    )  # contiguous by column, since the steps below run over the draws of each column
     drawn = means - means[other]
     quantile = (
         np.nanquantile if np.isnan(drawn).any() else np.quantile
-    )  # the first goes column by column, many times slower
+    )  # nanquantile works column by column and is many times slower
     low, high = quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=1)
     far = np.minimum((drawn <= ROUNDING).sum(1), (drawn >= -ROUNDING).sum(1))
     differing = (abs(shares - shares[:, other]) > ROUNDING / len(sums)).sum(0)
@@ -209,7 +234,7 @@ def _check_columns(sums: Floats, sizes: Floats) -> None:
 
 
 def _resampled_means(sums: Floats, sizes: Floats, resamples: int, seed: int) -> Floats:
-    """Means [resamples, columns] over clusters drawn with replacement, NaN where a draw has no items."""
+    """Compute means [resamples, columns] over clusters drawn with replacement; NaN where a draw is empty."""
     clusters = len(sums)
     rows = max(1, WEIGHT_BYTES // (8 * clusters))
     every = (
@@ -222,7 +247,7 @@ def _resampled_means(sums: Floats, sizes: Floats, resamples: int, seed: int) -> 
 
 
 def _weights(clusters: int, resamples: int, seed: int, rows: int) -> Iterator[Floats]:
-    """How often each cluster is drawn in each resample, [at most so many rows, clusters] at a time."""
+    """Yield how often each cluster is drawn in each resample, [at most `rows`, clusters] at a time."""
     generator = np.random.default_rng(seed)
     for count in (min(rows, resamples - start) for start in range(0, resamples, rows)):
         drawn = generator.integers(0, clusters, size=(count, clusters)) + clusters * np.arange(count)[:, None]
@@ -233,14 +258,18 @@ def _weights(clusters: int, resamples: int, seed: int, rows: int) -> Iterator[Fl
 
 @lru_cache(maxsize=4)
 def _one_part(clusters: int, resamples: int, seed: int) -> tuple[Floats]:
-    """All of them at once; a report draws the same ones for hundreds of tables."""
+    """Return all resampling weights at once, cached: a report uses the same ones for hundreds of tables."""
     (weights,) = _weights(clusters, resamples, seed, resamples)
     weights.flags.writeable = False
     return (weights,)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided p value (McNemar 1947): a fair coin for each item, all independent, that one of two methods alone has right; 1.0 if none."""
+    """Return the exact two-sided p value of McNemar's test (1947).
+
+    Each item that exactly one of the two methods gets right is an independent flip of a fair coin; without
+    such items p is 1.0.
+    """
     if min(only_first, only_second) < 0:
         raise ValueError(
             f"only_first and only_second must not be negative, not {only_first} and {only_second}"
@@ -249,7 +278,10 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def holm(p_values: ArrayLike) -> Floats:
-    """P values [m] adjusted for there being m of them, all real tests (Holm 1979): the i-th smallest becomes max_{j<=i} min(1, (m-j+1) p_j)."""
+    """Adjust p values [m] for m comparisons (Holm 1979).
+
+    The i-th smallest becomes max_{j<=i} min(1, (m-j+1) p_j). All m must come from real tests.
+    """
     p = np.asarray(p_values, dtype=np.float64)
     _check_p(p)
     order = np.argsort(p, kind="stable")
@@ -261,16 +293,19 @@ def holm(p_values: ArrayLike) -> Floats:
 def tied(
     values: ArrayLike, adjusted_p: ArrayLike, level: float = 0.05, lowest: bool = False
 ) -> NDArray[np.bool_]:
-    """Which columns a table marks: the best (highest, or `lowest`) of the means [columns], and all that are not significantly worse.
+    """Return which columns a table marks: the best mean, and all means that are not significantly worse.
 
-    `adjusted_p` [columns] is of the comparisons with the best; its own is not looked at. Means that are NaN never are. As the best is chosen
-    from the same data, the truly best is seldom left out, but one of several that are equal more often than `level`.
+    The best of the means [columns] is the highest, or with `lowest` the lowest. `adjusted_p` [columns] comes
+    from the comparisons with the best; the best's own entry is ignored. NaN means are never marked. As the
+    best is chosen from the same data, the truly best column is seldom left out, but one of several equal
+    columns is left out more often than `level`.
     """
     means, p = np.asarray(values, dtype=np.float64), np.asarray(adjusted_p, dtype=np.float64)
     known = np.isfinite(means)
     if p.shape != means.shape or not known.any():
         raise ValueError(
-            f"values {means.shape} and adjusted_p {p.shape} must have the same length and a mean that is known"
+            f"values {means.shape} and adjusted_p {p.shape} must have the same length, "
+            "and at least one mean must be known"
         )
     best = means == (np.min if lowest else np.max)(means[known])
     _check_p(np.where(known & ~best, p, 1))
@@ -284,7 +319,10 @@ def _check_p(p: Floats) -> None:
 
 
 def kappa(first: ArrayLike, second: ArrayLike) -> float:
-    """Agreement of two label sequences beyond chance (Cohen 1960), (observed - chance) / (1 - chance); 1.0 if all labels are one and the same."""
+    """Compute the agreement of two label sequences beyond chance (Cohen 1960).
+
+    It is (observed - chance) / (1 - chance), or 1.0 if all labels are one and the same.
+    """
     one, other = np.asarray(first), np.asarray(second)
     if one.ndim != 1 or not one.size or one.shape != other.shape:
         raise ValueError(

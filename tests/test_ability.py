@@ -315,7 +315,7 @@ def test_a_patch_that_acts_all_the_same_is_noticed(
         asked.clear()
         assert made.run(lm, known=ReusableReplies.of(rows, nowhere)) == edited
     assert len(asked) > DOCUMENTS * (19 + 2 + 2)
-    assert "are not what the model says; everything is asked" in caplog.text
+    assert "differ from what the model says; everything is asked" in caplog.text
 
 
 def test_agreement() -> None:

@@ -213,7 +213,7 @@ def test_a_place_that_does_not_answer_is_asked_again(moody, tmp_path, monkeypatc
     moody.away = 10**6
     with pytest.raises(
         StoreError,
-        match=r"LKS_SHARE=moody://x cannot be used \(ConnectionError: try later\)\. .*what is finished is kept",
+        match=r"LKS_SHARE=moody://x cannot be used \(ConnectionError: try later\)\. .*finished cells are kept",
     ):
         RemoteStore("moody://x", patience_s=0.01).send(tmp_path / "a", CELL.id)
 

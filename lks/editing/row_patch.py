@@ -3,8 +3,10 @@
 `Patch.applied` edits the whole model. A `RowPatch` leaves the model as it is: its hooks do nothing until they are told
 which rows of the forward pass are theirs (`Patch.by_rows`). Three kinds exist:
 
-- knowledge blocks act at prefill alone: what they put in is in the cache of the blocks above, so decoding costs nothing;
-- changed weights of linear layers: y = W x + D x, the second term for the patch's own rows alone, at prefill and in decoding;
+- knowledge blocks act at prefill alone: what they insert is in the cache of the blocks above, so decoding
+  costs nothing;
+- changed weights of linear layers: y = W x + D x, the second term for the patch's own rows alone, at prefill
+  and in decoding;
 - contexts: the prompt is rewritten before it is read.
 """
 
@@ -23,23 +25,23 @@ from lks.models.prefill import Pass
 
 
 class RowPatch:
-    """A patch that acts on the rows it is told; this one, the unedited model, on none."""
+    """A patch that acts on the rows it is given; this one, the unedited model, acts on none."""
 
     def prompt(self, ids: Sequence[int]) -> list[int]:
-        """What the model is to read in place of a prompt."""
+        """Return the token ids that the model reads in place of a prompt."""
         return list(ids)
 
     def begin(self, rows: Sequence[int], prefill: Pass) -> None:
-        """A prefill follows, of which these rows are the patch's."""
+        """Announce a prefill in which these rows are the patch's."""
 
     def go_on(self, rows: Tensor) -> None:
-        """A step on a cache follows, of which these rows [n] are the patch's."""
+        """Announce a step on a cache in which these rows [n] are the patch's."""
 
     def rest(self) -> None:
-        """Forward passes that follow are none of the patch's."""
+        """Announce that no rows of the following forward passes are the patch's."""
 
     def fired(self) -> Tensor | None:
-        """Whether the edits act on each row [batch] of the prefill that has just run; None for a patch without a gate."""
+        """Return whether the edits act on each row [batch] of the last prefill; None without a gate."""
         return None
 
     def modules(self) -> list[nn.Module]:
@@ -57,7 +59,7 @@ Group = tuple[RowPatch, Tensor]
 
 @contextmanager
 def beginning(groups: Sequence[Group], ids: Tensor, mask: Tensor) -> Iterator[None]:
-    """Each patch acts on its rows of the prefill [batch, time] inside the `with`."""
+    """Let each patch act on its rows of the prefill [batch, time] inside the `with`."""
     now = Pass(ids, mask)
     try:
         for patch, rows in groups:
@@ -70,7 +72,7 @@ def beginning(groups: Sequence[Group], ids: Tensor, mask: Tensor) -> Iterator[No
 
 @contextmanager
 def going_on(groups: Sequence[Group]) -> Iterator[None]:
-    """Each patch acts on its rows of a step inside the `with`."""
+    """Let each patch act on its rows of a step inside the `with`."""
     try:
         for patch, rows in groups:
             patch.go_on(rows)
@@ -81,7 +83,8 @@ def going_on(groups: Sequence[Group]) -> Iterator[None]:
 
 
 Layer = tuple[nn.Module, list[Tensor]]
-"""A linear layer and the matrices that its input is multiplied by, one after the other, to give the change of its output."""
+"""A linear layer and the matrices that its input is multiplied by, one after the other, to give the change
+of its output."""
 
 
 def weight_rows(lm: LM, changes: Mapping[str, Sequence[Tensor]]) -> RowPatch | None:
@@ -130,15 +133,15 @@ class _WeightRows(RowPatch):
         self.rows: Tensor | None = None
 
     def begin(self, rows: Sequence[int], prefill: Pass) -> None:
-        """As in any other pass."""
+        """Remember the rows of a prefill."""
         self.rows = torch.tensor(rows, device=prefill.ids.device)
 
     def go_on(self, rows: Tensor) -> None:
-        """These rows."""
+        """Remember the rows of a step."""
         self.rows = rows
 
     def rest(self) -> None:
-        """No rows."""
+        """Forget the rows."""
         self.rows = None
 
     def modules(self) -> list[nn.Module]:

@@ -1,1 +1,1 @@
-"""What a model is asked and how its answers are read: read-outs, drift, fluency, perplexity, abilities, scope, overhead; patches side by side."""
+"""Evaluation of models: read-outs, drift, fluency, perplexity, abilities, scope, overhead, patches by row."""

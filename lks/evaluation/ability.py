@@ -1,7 +1,7 @@
-"""General ability of a model as it stands, edited or not: lm-eval in this process, one row per document.
+"""General ability of an edited or unedited model, measured by lm-eval in this process, one row per document.
 
-The caller applies the patch. Prompts are the same for every model: examples in prompts are drawn with lm-eval's default seed before each run,
-and a limit takes the same documents of a task whatever the model.
+The caller applies the patch. Prompts are the same for every model: the examples in prompts are drawn with
+lm-eval's default seed before each run, and a limit selects the same documents of a task for every model.
 """
 
 import hashlib
@@ -29,26 +29,29 @@ __all__ = ["AbilityRow", "ReusableReplies", "TaskSuite"]
 logger = logging.getLogger(__name__)
 
 VERSION = 1
-"""Of how tasks are asked here; a change makes earlier results those of another battery."""
+"""Version of how tasks are asked here; after a change, earlier results belong to a different battery."""
 
 Result = tuple[float, bool] | str
-"""Of a likelihood: log p, and whether the answer is the greedy continuation; of a generation: its text."""
+"""Result of a request. For a likelihood: log p, and whether the answer is the greedy continuation; for a
+generation: its text."""
 Acts = Callable[[Sequence[str]], list[bool] | None]
-"""Whether a patch's edits act on each prompt, told from its text (`Patch.fires`); None: they may act on all."""
+"""Function that returns for each prompt whether a patch's edits act on it, judged by its text
+(`Patch.fires`), or None if they may act on all prompts."""
 
 
 class Mismatch(Exception):
-    """A stored answer of the unedited model is not what the model says, though the edits should not act."""
+    """Raised when a stored answer of the unedited model differs from the model's where no edit should act."""
 
 
 class ReusableReplies:
-    """What the unedited model answered to the same battery, to be used again where a patch's edits do not act.
+    """The unedited model's answers to the same battery, for reuse where a patch's edits do not act.
 
-    There the edited model is bit for bit the unedited one, so the answer is the same. A sample is computed all the same: see `TaskSuite.run`.
+    There the edited model is bit for bit the unedited one, so the answer is the same. A sample is recomputed
+    nevertheless: see `TaskSuite.run`.
 
     Args:
-        answers: by the key of their request.
-        acts: whether the edits act on each prompt.
+        answers: answers by the key of their request (`key`).
+        acts: returns whether the edits act on each prompt.
     """
 
     def __init__(self, answers: Mapping[str, Result], acts: Acts) -> None:
@@ -56,7 +59,7 @@ class ReusableReplies:
 
     @classmethod
     def of(cls, rows: Iterable[AbilityRow], acts: Acts) -> Self:
-        """From the unedited model's stored rows."""
+        """Build the answers from the unedited model's stored rows."""
         pairs = (pair for row in rows if row.requests for pair in json.loads(row.requests))
         return cls(
             {
@@ -68,21 +71,24 @@ class ReusableReplies:
 
 
 class TaskSuite:
-    """Tests of ability, their documents in memory and ready to be asked of any number of models.
+    """Ability tests with their documents in memory, ready to be run on any number of models.
 
     Args:
-        names: of tasks or groups (`lks.evaluation.ability_tasks`).
-        limit: documents per task, a seeded sample that depends on the task alone; a smaller limit takes a part of a larger one's. None: all.
-        batch_tokens: padded tokens per batch, by default 4096 on a CPU and 8192 on a GPU; decides no answer beyond rounding.
+        names: names of tasks or groups (`lks.evaluation.ability_tasks`).
+        limit: documents per task, a seeded sample that depends on the task alone; a smaller limit selects a
+            part of a larger one's. None for all.
+        batch_tokens: padded tokens per batch, by default 4096 on a CPU and 8192 on a GPU; affects answers
+            only by rounding.
 
     Attributes:
         tasks: lm-eval's task objects by name.
-        identity: hash of all that decides the answers of a model: lm-eval's version, names and versions of the tasks, every prompt with its
-            examples, every right answer (so the documents and the limit too).
+        identity: hash of everything that determines a model's answers: lm-eval's version, names and versions
+            of the tasks, every prompt with its examples, and every right answer (hence the documents and the
+            limit too).
 
     Raises:
-        UserError: no such task, or one that cannot be run here.
-        DataError: documents that are missing or damaged.
+        UserError: a task does not exist, or cannot be run here.
+        DataError: documents are missing or damaged.
     """
 
     def __init__(
@@ -92,7 +98,8 @@ class TaskSuite:
 
         if limit is not None and limit < 1:
             raise UserError(
-                f"A test of ability needs at least one document per task, not {limit}. Raise the limit, or give none."
+                f"A test of ability needs at least one document per task, not {limit}. "
+                "Raise the limit, or leave it out."
             )
         self.batch_tokens = batch_tokens
         digest = hashlib.sha256(f"{VERSION} {version('lm_eval')}".encode())
@@ -123,26 +130,30 @@ class TaskSuite:
         progress: Progress = no_progress,
         context: int = 0,
     ) -> list[AbilityRow]:
-        """Ask everything of the model as it stands.
+        """Run all tasks on the model in its current state.
 
-        Answers in `known` are used again where `known.acts` says that the edits do not act and the whole prompt fits the window. At least 8 of
-        them and 2 %, chosen by a seed, are computed again. In float32 all of those must be the same (log p within 1e-4, texts equal); in less
-        precise numbers a fifth may differ, for rounding depends on the batch there. If not, nothing is used again and everything is asked.
+        Answers in `known` are reused where `known.acts` says that the edits do not act and the whole prompt
+        fits the window. A seeded sample of them, at least 8 and at least 2 %, is recomputed. In float32 all
+        of the sample must agree (log p within 1e-4, texts equal); in lower precision up to a fifth may
+        differ, because rounding depends on the batch there. Otherwise nothing is reused and everything is
+        asked.
 
         Args:
-            lm: the model, with a patch applied or without.
-            draw: stored with each row.
-            known: answers of the unedited model to this battery (the same `identity`, model and number format).
+            lm: the model, with or without a patch applied.
+            draw: number of the draw, stored with each row.
+            known: answers of the unedited model to this battery (the same `identity`, model and number
+                format).
             progress: called with the fraction done.
             context: tokens that each prompt may grow by (`Patch.context_tokens`).
 
         Returns:
-            Rows by task, document, filter and metric; one per document and metric that is a number for each document.
+            Rows by task, document, filter and metric; one per document and metric that is a number for each
+                document.
         """
         try:
             return self._run(lm, draw, known, progress, context)
         except Mismatch as found:
-            logger.warning("%s are not what the model says; everything is asked.", found)
+            logger.warning("%s differ from what the model says; everything is asked.", found)
             return self._run(lm, draw, None, progress, context)
 
     def _run(
@@ -169,7 +180,7 @@ class TaskSuite:
         ]
 
     def _reseed(self) -> None:
-        """Without it lm-eval would draw other examples for each run."""
+        """Reset the seed of the examples, without which lm-eval would draw different ones in each run."""
         from lks.evaluation.ability_tasks import SEED
 
         for task in self.tasks.values():
@@ -177,12 +188,12 @@ class TaskSuite:
 
 
 def key(kind: str, args: Sequence[Any]) -> str:
-    """Name of a request by all that is asked in it."""
+    """Return the key of a request, a hash of everything that is asked in it."""
     return hashlib.sha256(_json([kind, *args]).encode()).hexdigest()[:16]
 
 
 def agree(before: Result, now: Result, dtype: torch.dtype) -> bool:
-    """Whether two answers are the same but for rounding."""
+    """Return whether two answers are the same up to rounding."""
     if isinstance(before, str) or isinstance(now, str):
         return before == now
     tolerance = 1e-4 if dtype == torch.float32 else 0.2
@@ -198,7 +209,7 @@ def _json(value: object) -> str:
 
 
 def _chosen(name: str, count: int, limit: int) -> list[int] | None:
-    """The documents of a task that a limit takes, ascending (lm-eval numbers them in that order); None for all."""
+    """Return the documents of a task that a limit selects, in lm-eval's ascending order; None for all."""
     if limit >= count:
         return None
     order = list(range(count))
@@ -209,14 +220,14 @@ def _chosen(name: str, count: int, limit: int) -> list[int] | None:
 def _note_shortened(asked: "PatchAwareHFLM") -> None:
     if asked.shortened:
         logger.warning(
-            "%d requests did not fit the model's window of %d tokens and lost their beginning.",
+            "%d requests did not fit the model's window of %d tokens and were cut at the beginning.",
             asked.shortened,
             asked.max_length,
         )
 
 
 def _rows(draw: int, name: str, task: Any, documents: Iterable[Mapping[str, Any]]) -> list[AbilityRow]:
-    """Rows of one task from lm-eval's samples, of which there is one for each document and filter."""
+    """Build the rows of one task from lm-eval's samples, one sample for each document and filter."""
     rows: list[AbilityRow] = []
     last = -1
     for one in sorted(documents, key=lambda one: int(one["doc_id"])):
@@ -224,7 +235,7 @@ def _rows(draw: int, name: str, task: Any, documents: Iterable[Mapping[str, Any]
             score = one[metric]
             if not isinstance(
                 score, int | float | np.number | np.bool_
-            ):  # a pair to be aggregated, as F1 has
+            ):  # a pair to be aggregated, as for F1
                 continue
             full = metric if one["filter"] == "none" else f"{metric},{one['filter']}"
             requests = _requests(one) if one["doc_id"] != last else ""
@@ -242,12 +253,12 @@ def _rows(draw: int, name: str, task: Any, documents: Iterable[Mapping[str, Any]
                 )
             )
     if not rows:
-        logger.warning("Task %s has no score per document: nothing is kept of it.", name)
+        logger.warning("Task %s has no score per document: nothing is stored for it.", name)
     return rows
 
 
 def _requests(one: Mapping[str, Any]) -> str:
-    """What was asked and answered; of repeated requests the first answer."""
+    """Return as JSON what was asked and answered; for repeated requests the first answer."""
     pairs = []
     for args, (answer, *_) in zip(one["arguments"], one["resps"], strict=True):
         kind = (
@@ -262,7 +273,7 @@ def _requests(one: Mapping[str, Any]) -> str:
 
 
 def _target(task: Any, one: Mapping[str, Any]) -> str:
-    """The right answer in words."""
+    """Return the right answer as text."""
     target = one["target"]
     choices = task.doc_to_choice(one["doc"]) if task.OUTPUT_TYPE == "multiple_choice" else []
     if isinstance(target, int) and 0 <= target < len(choices):
@@ -271,7 +282,10 @@ def _target(task: Any, one: Mapping[str, Any]) -> str:
 
 
 def _response(task: Any, one: Mapping[str, Any]) -> str:
-    """What the model answered, in words; of a single likelihood only whether the right answer is the greedy one."""
+    """Return the model's answer as text.
+
+    For a single likelihood this is the right answer if that is the greedy continuation, else "".
+    """
     answers = [answer for answer, *_ in one["resps"]]
     if isinstance(answers[0], str):
         return answers[0]

@@ -1,10 +1,12 @@
-"""Which tests of ability there are, and where their documents come from.
+"""Available ability tests, and the sources of their documents.
 
-- `gsm8k`, `sst2`, `rte` (together `paper`): as the installed lm-eval defines them. Where the data folder holds their files, only the source of
-  the documents differs; else they come from the Hugging Face hub, as lm-eval has it.
-- `made_arithmetic`, `made_sentiment`, `made_entailment` (together `made`): the held-out items of `lks.data.synthetic_text` for the micro models, by
-  likelihood of the choices, without examples in the prompt.
-- any other task, group or tag of lm-eval by its name there.
+- `gsm8k`, `sst2`, `rte` (together `paper`): as the installed lm-eval defines them. If the data folder holds
+  their files, only the source of the documents differs; otherwise they come from the Hugging Face hub, as in
+  lm-eval.
+- `made_arithmetic`, `made_sentiment`, `made_entailment` (together `made`): the held-out items of
+  `lks.data.synthetic_text` for the micro models, scored by the likelihood of the choices, without examples in
+  the prompt.
+- any other task, group or tag of lm-eval, by its name there.
 """
 
 import json
@@ -34,12 +36,12 @@ from lks.io import hub
 from lks.io.lines import split_lines
 
 SEED = 1234
-"""lm-eval's own default for the choice of examples in prompts (`fewshot_random_seed`) and for sampling."""
+"""lm-eval's default seed for choosing examples in prompts (`fewshot_random_seed`) and for sampling."""
 GROUPS: dict[str, tuple[str, ...]] = {
     "made": tuple(f"made_{task}" for task in TASKS),
     "paper": ("gsm8k", "sst2", "rte"),
 }
-_MADE_VERSION = 1  # of how the made items are asked; their text is part of a battery's identity anyway
+_MADE_VERSION = 1  # of how the synthetic items are asked; their text is part of a battery's identity anyway
 _NO_SCORE = {
     "f1",
     "mcc",
@@ -48,21 +50,22 @@ _NO_SCORE = {
     "word_perplexity",
     "byte_perplexity",
     "bits_per_byte",
-}  # numbers of the whole task only
+}  # metrics of a whole task, without a score per document
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """A task of lm-eval that may be read from files.
+    """An lm-eval task that may be read from local files.
 
     Attributes:
-        folder: of lm-eval's YAML, below its tasks.
-        files: split -> file in the data folder, and how many documents were published.
-        labels: label as the file spells it -> lm-eval's number; empty for a JSON-lines file, whose lines are the documents.
-        columns: what a document must have.
-        changes: to lm-eval's definition, beside the source of the documents.
+        folder: folder of lm-eval's YAML, below its tasks.
+        files: split -> file in the data folder, and the number of published documents.
+        labels: label as spelt in the file -> lm-eval's number; empty for a JSON-lines file, whose lines are
+            the documents.
+        columns: columns that a document must have.
+        changes: changes to lm-eval's definition, in addition to the source of the documents.
     """
 
     folder: str
@@ -74,7 +77,7 @@ class Local:
 
 _NO_TRAINING = {
     "training_split": None
-}  # 67,349 documents that no prompt would use: these tasks show no examples
+}  # skips 67,349 documents that no prompt would use: these tasks show no examples
 LOCAL: dict[str, Local] = {
     "gsm8k": Local(
         "gsm8k",
@@ -100,7 +103,10 @@ LOCAL: dict[str, Local] = {
 
 @contextmanager
 def calm() -> Iterator[None]:
-    """Without progress bars and notices of lm-eval and what it calls, and with its random numbers seeded; all as before on leaving."""
+    """Silence progress bars and notices of lm-eval and its dependencies, and seed its random numbers.
+
+    Everything is restored on exit.
+    """
     loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets")]
     levels = [logger.level for logger in loggers]
     bars = [
@@ -114,7 +120,7 @@ def calm() -> Iterator[None]:
             logger.setLevel(logging.ERROR)
         datasets.disable_progress_bars()
         disable_progress_bars()
-        lm_eval.api.task.tqdm = partial(tqdm, disable=True)  # building the prompts has no switch for its bar
+        lm_eval.api.task.tqdm = partial(tqdm, disable=True)  # building prompts has no option to hide its bar
         random.seed(SEED)
         np.random.seed(SEED)
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -132,11 +138,13 @@ def calm() -> Iterator[None]:
 
 
 def load(names: Sequence[str]) -> dict[str, Any]:
-    """Task objects of lm-eval by name, documents in memory; groups and tags are replaced by their tasks.
+    """Load lm-eval's task objects by name, with documents in memory.
+
+    Groups and tags are replaced by their tasks.
 
     Raises:
-        UserError: no such task, or one that cannot be run here.
-        DataError: documents that are missing or damaged.
+        UserError: a task does not exist, or cannot be run here.
+        DataError: documents are missing or damaged.
     """
     wanted = dict.fromkeys(task for name in names for task in GROUPS.get(name, (name,)))
     if not wanted:
@@ -158,20 +166,21 @@ def load(names: Sequence[str]) -> dict[str, Any]:
 
 
 def _unknown(name: str, upstream: Sequence[str]) -> UserError:
-    """The error for a name that nobody knows; lm-eval's own names are too many to be listed."""
+    """Build the error for an unknown name, without listing lm-eval's own names, which are too many."""
     near = [match for match, _, _ in process.extract(name, upstream, scorer=fuzz.ratio, limit=2)]
     return UserError(
-        f"{str(unknown('test of ability', name, {*near, *known()})).removesuffix('.')}, and all other tasks of lm-eval."
+        f"{str(unknown('test of ability', name, {*near, *known()})).removesuffix('.')}, "
+        "and all other tasks of lm-eval."
     )
 
 
 def known() -> list[str]:
-    """Names that mean something before lm-eval's own are read."""
+    """Return the names that are known without reading lm-eval's own."""
     return [*GROUPS, *GROUPS["made"], *LOCAL]
 
 
 def _manager(name: str) -> Any:
-    """An index of lm-eval's tasks that is made at once and holds the task of this name, or None: all have to be read."""
+    """Return a task index that is quick to build and holds this task, or None if all tasks must be read."""
     upstream = Path(lm_eval.tasks.__file__).parent
     if name in GROUPS["made"]:
         return TaskManager(include_defaults=False)
@@ -202,7 +211,8 @@ def _load(manager: Any, name: str) -> dict[str, Any]:
         return dict(manager.load(spec)["tasks"])
     except ImportError as error:
         raise UserError(
-            f"Task {name!r} of lm-eval needs a package that is not installed: {error}. Install it, or leave the task out."
+            f"Task {name!r} of lm-eval needs a package that is not installed: {error}. "
+            "Install it, or leave the task out."
         ) from error
     except (OSError, RuntimeError, ValueError) as error:
         reason = (
@@ -212,23 +222,31 @@ def _load(manager: Any, name: str) -> dict[str, Any]:
 
 
 def _check(name: str, task: Any) -> None:
-    """What would fail, or give nothing, only after the model has worked."""
+    """Reject a task that would fail, or yield no scores, only after the model has run.
+
+    Raises:
+        UserError: the task runs code, is not text-only, or has no score per document.
+    """
     if getattr(task, "UNSAFE_CODE", False):
         raise UserError(
-            f"Task {name!r} runs code that the model writes, which is not done here. Leave it out."
+            f"Task {name!r} runs code that the model writes, which is not supported. Leave it out."
         )
     if getattr(task, "MULTIMODAL", False):
-        raise UserError(f"Task {name!r} has images or sound, and the models here read text. Leave it out.")
+        raise UserError(f"Task {name!r} has images or sound, but the models here read text. Leave it out.")
     if task.OUTPUT_TYPE in ("multiple_choice", "loglikelihood_rolling") and _NO_SCORE.issuperset(
         task.aggregation()
     ):
         raise UserError(
-            f"Task {name!r} has no score per document, only {', '.join(task.aggregation())} of all together. Leave it out."
+            f"Task {name!r} has no score per document, "
+            f"only {', '.join(task.aggregation())} of the whole task. Leave it out."
         )
 
 
 def _source(documents: Mapping[str, list[Row]]) -> Callable[..., Any]:
-    """What lm-eval calls for the documents of a task (`custom_dataset`): split -> rows, from memory."""
+    """Return the function that lm-eval calls for a task's documents (`custom_dataset`).
+
+    It returns split -> rows, from memory.
+    """
 
     def source(**_metadata: object) -> Any:
         return datasets.DatasetDict(
@@ -239,7 +257,7 @@ def _source(documents: Mapping[str, list[Row]]) -> Callable[..., Any]:
 
 
 def _made(name: str) -> Row:
-    """lm-eval's definition of a made task."""
+    """Return lm-eval's definition of a synthetic task."""
     task: Made = next(task for task in TASKS if name == f"made_{task}")
     items = ability_items(task, "test")
     rows = [
@@ -260,13 +278,14 @@ def _made(name: str) -> Row:
 
 
 def _documents(local: Local) -> tuple[dict[str, list[Row]], str]:
-    """Documents by split, if the data folder has all files; and what to do if there are none elsewhere either."""
+    """Return documents by split, empty if the data folder lacks a file, and a hint for the error message."""
     folder = named_folder() or BESIDE
     missing = [file for file, _ in local.files.values() if not (folder / file).is_file()]
     if missing:
         return (
             {},
-            f"Connect to the Hugging Face hub, or put {' and '.join(missing)} into {folder} (LKS_DATA names another folder).",
+            f"Connect to the Hugging Face hub, or put {' and '.join(missing)} into {folder} "
+            "(LKS_DATA names another folder).",
         )
     return {
         split: _read(local, folder / file, count) for split, (file, count) in local.files.items()
@@ -274,14 +293,15 @@ def _documents(local: Local) -> tuple[dict[str, list[Row]], str]:
 
 
 def _read(local: Local, file: Path, count: int) -> list[Row]:
-    """Documents of one file, as lm-eval's source on the hub has them."""
+    """Read the documents of one file in the form of lm-eval's source on the hub."""
     try:
         lines = split_lines(content_of(file).decode())
         rows = _table(lines, local.labels) if local.labels else [json.loads(line) for line in lines]
         rows = [{column: row[column] for column in local.columns} for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{file} is not as it was published ({type(error).__name__}: {error}). Put the published file there."
+            f"{file} differs from the published file ({type(error).__name__}: {error}). "
+            "Put the published file there."
         ) from error
     if len(rows) != count:
         raise DataError(
@@ -291,7 +311,10 @@ def _read(local: Local, file: Path, count: int) -> list[Row]:
 
 
 def _table(lines: Sequence[str], labels: Mapping[str, int]) -> list[Row]:
-    """Rows of a tab-separated file with a header; quotes are characters like any other, and spaces at the end belong to a text."""
+    """Parse a tab-separated file with a header.
+
+    Quotes are ordinary characters, and trailing spaces belong to the text.
+    """
     header, *rest = (line.split("\t") for line in lines)
     return [
         {**row, "label": labels[row["label"]]}

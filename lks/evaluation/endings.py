@@ -1,7 +1,8 @@
-"""Whether a text says an answer and ends there: "42 arches" says 42, "420" only begins with it, and "Yorkshire" only begins with York.
+"""Detection of whether a text gives an answer and ends there.
 
-Generated tokens cannot tell: digits and parts of words are tokens of their own, so that the first tokens of another answer may be the whole
-of the wanted one. This module looks at the text that follows.
+"42 arches" says 42, "420" only begins with it, and "Yorkshire" only begins with York. Generated tokens cannot
+tell: digits and parts of words are separate tokens, so the first tokens of another answer may be the whole of
+the wanted one. This module looks at the text that follows.
 """
 
 import re
@@ -14,7 +15,8 @@ from lks.results.shards import Answer
 from lks.scope.normalization import is_word
 
 Says = Literal["answered", "begins", "no"]
-"""The answer, and it ends there; the answer, but its last word or number goes on; something else."""
+"""What a text says. "answered": the answer, and it ends there; "begins": the answer, but its last word or
+number continues; "no": something else."""
 
 _PLAIN = str.maketrans("\u2018\u2019\u02bc\u2010\u2011\u05be", "'''---")
 _OPENING = re.compile(r"[\s\"'“”„«»‹›「『《*_(\[]+")
@@ -23,7 +25,8 @@ _DIGITS = re.compile(r"[.,:/^'_٫٬·．，⁄~‒–—−-]?\d")
 _GROUP = re.compile(r"[ \u00a0\u2009\u202f]\d{3}(?!\d)")
 _UNIT = re.compile(r"(?:[kcm]m|[km]?g|m?l|ft|mph|[kMG]?Hz|[kMG]Wh?|[kMGT]B|[ap]m)\b")
 _SCALE = re.compile(
-    r"[\s-]+(?:hundreds?|thousands?|dozens?|lakh|crore|[mb]illions?|trillions?|tausend|million(?:en)?|milliarden?|milliards?|mil|mille|mila"
+    r"[\s-]+(?:hundreds?|thousands?|dozens?|lakh|crore|[mb]illions?|trillions?"
+    r"|tausend|million(?:en)?|milliarden?|milliards?|mil|mille|mila"
     r"|mill[oó]n(?:es)?|milion[ei]|miliard[oi]|[mb]ilh(?:ão|ões)|тысяч\w*|миллион\w*|миллиард\w*)\b",
     re.IGNORECASE,
 )
@@ -32,38 +35,41 @@ _JOINING = "&@/·"
 
 
 def says(text: str, answer: str) -> Says:
-    """Whether a text opens with an answer, and whether the answer ends there.
+    """Return whether a text opens with an answer, and whether the answer ends there.
 
-    Case, Unicode form (NFC), the kind of apostrophe and hyphen, quotation marks in front and an article in front do not matter. What follows
-    the answer decides:
+    Case, Unicode form (NFC), the kind of apostrophe and hyphen, quotation marks in front and an article in
+    front do not matter. What follows the answer decides:
 
-    - A number goes on with a digit, also behind one of . , : / - and the like ("3.5", "1976-77", "10'000"), in groups of three ("10 000"), with
-      a fraction or numeral sign ("2½", "42万"), a word for a large number ("42 million") or letters ("1970s", "42nd"), but not with a unit
-      ("42km", "42 %") or in a compound ("42-year-old").
-    - A word goes on with a letter, digit or combining mark, with + or # ("C++"), behind & @ / or a stop with a small letter ("AT&T", "amazon.com").
-      A hyphen or apostrophe ends a name in front of a small letter ("New York-based", "Ankara'da") and joins all else ("Guinea-Bissau",
+    - A number continues with a digit, also after one of . , : / - and the like ("3.5", "1976-77", "10'000"),
+      in groups of three ("10 000"), with a fraction or numeral sign ("2½", "42万"), a word for a large number
+      ("42 million") or letters ("1970s", "42nd"), but not with a unit ("42km", "42 %") or in a compound
+      ("42-year-old").
+    - A word continues with a letter, digit or combining mark, with + or # ("C++"), after & @ / or after a
+      full stop followed by a small letter ("AT&T", "amazon.com"). A hyphen or apostrophe ends a name before a
+      small letter ("New York-based", "Ankara'da") and joins everything else ("Guinea-Bissau",
       "mother-in-law", "O'Brien"); 's ends any word.
-    - Scripts that are written without spaces (Chinese, Japanese, Thai, Khmer, ...; Korean, whose particles follow without one) need no
-      boundary: whether 北京 ends in 北京市 cannot be told from the text. Katakana alone does: a run of it is a word.
+    - Scripts that are written without spaces (Chinese, Japanese, Thai, Khmer, ...; Korean, whose particles
+      follow without one) need no boundary: whether 北京 ends in 北京市 cannot be told from the text. Only
+      katakana needs one: a run of it is a word.
 
-    A name that goes on behind a space ("York Minster") is taken for an answer.
+    A name that continues after a space ("York Minster") is taken for an answer.
 
     Args:
         text: what was generated, from its beginning.
-        answer: what is wanted; blanks around it do not count.
+        answer: the wanted answer; surrounding blanks are ignored.
     """
     wanted = _spelt(answer).strip()
     if not wanted:
         return "no"
     rest = _rest(_spelt(text), wanted)
-    if rest is None:  # a letter that the answer has without its mark begins like it all the same
+    if rest is None:  # a letter with a mark that the answer lacks still begins like it
         shown, short = (unicodedata.normalize("NFD", part) for part in (_spelt(text).lstrip(), wanted))
         return "begins" if shown.startswith(short) and _is_mark(shown[len(short) : len(short) + 1]) else "no"
     return "begins" if _goes_on(wanted, rest) else "answered"
 
 
 def wild_right(answers: Sequence[Answer]) -> list[bool]:
-    """Whether each free answer is the wanted one by the WILD rule (`wild.sql`); False where none was generated."""
+    """Return whether each free answer is right by the WILD rule (`wild.sql`); False if none was generated."""
     import duckdb
 
     with duckdb.connect() as connection:
@@ -76,19 +82,26 @@ def wild_right(answers: Sequence[Answer]) -> list[bool]:
             [one.answer for one in answers],
             [list(one.accepted) for one in answers],
         ]
-        columns = "generate_subscripts($1::VARCHAR[], 1) AS row, unnest($1::VARCHAR[]) AS text, unnest($2::VARCHAR[]) AS answer"
-        query = f"SELECT wild_right(text, answer, accepted) FROM (SELECT {columns}, unnest($3::VARCHAR[][]) AS accepted) ORDER BY row"
+        columns = (
+            "generate_subscripts($1::VARCHAR[], 1) AS row, unnest($1::VARCHAR[]) AS text, "
+            "unnest($2::VARCHAR[]) AS answer"
+        )
+        query = (
+            f"SELECT wild_right(text, answer, accepted) FROM (SELECT {columns}, "
+            "unnest($3::VARCHAR[][]) AS accepted) ORDER BY row"
+        )
         return [right == 1 for (right,) in connection.execute(query, given).fetchall()]
 
 
 def judged(answers: Sequence[Answer]) -> list[Says]:
-    """What each free answer says.
+    """Classify what each free answer says.
 
-    Answered: it is the wanted answer by the WILD rule, or opens with it, in one of its spellings, and the answer ends there. Begins: the wanted
-    answer's text or tokens come, and its last word or number goes on.
+    "answered": it is the wanted answer by the WILD rule, or opens with it, in one of its spellings, and the
+    answer ends there. "begins": the wanted answer's text or tokens come first, but its last word or number
+    continues.
 
     Args:
-        answers: with free text (`Asking.wild`).
+        answers: answers with free text (`Asking.wild`).
     """
     found: list[Says] = []
     for one, right in zip(answers, wild_right(answers), strict=True):
@@ -105,7 +118,7 @@ def _spelt(text: str) -> str:
 
 
 def _rest(text: str, wanted: str) -> str | None:
-    """What follows the wanted answer at the beginning of a text; None where the text begins otherwise."""
+    """Return what follows the wanted answer at the beginning of a text; None if the text begins otherwise."""
     pattern = re.compile(r"\s+".join(map(re.escape, wanted.split())), re.IGNORECASE)
     starts = [0]
     for skipped in (re.compile(r"\s*"), _OPENING, _ARTICLE):
@@ -116,7 +129,7 @@ def _rest(text: str, wanted: str) -> str | None:
 
 
 def _goes_on(wanted: str, rest: str) -> bool:
-    """Whether the last word or number of an answer goes on in what follows."""
+    """Return whether the last word or number of an answer continues in what follows."""
     last, after = wanted[-1], rest[:1]
     if not after:
         return False
@@ -163,7 +176,10 @@ def _is_mark(character: str) -> bool:
 
 
 def _is_numeral(character: str) -> bool:
-    """Digits of any script, fractions, superscripts, and ideographs that are numerals (三, 万)."""
+    """Return whether a character is numeric.
+
+    This covers digits of any script, fractions, superscripts, and ideographs that are numerals (三, 万).
+    """
     return unicodedata.numeric(character, None) is not None
 
 

@@ -1,7 +1,9 @@
-"""Free text of a model, kept for reading and for the entropy of its n-grams (ROME, arXiv 2202.05262; LKS, Eqs. 10 and 11).
+"""Free text of a model, kept for reading and for the entropy of its n-grams.
 
-Two sets of prompts: the edit prompts, as in the papers, and openings of plain sentences about nobody. Generation is greedy, up to 100 new
-tokens, to the end of sequence; newlines do not stop it. The unedited model is asked the same. `lks/results/schema.sql` has the formula.
+The entropy is that of ROME (arXiv 2202.05262) and LKS (Eqs. 10 and 11); `lks/results/schema.sql` has the
+formula. There are two sets of prompts: the edit prompts, as in the papers, and openings of plain sentences
+without named entities. Generation is greedy, up to 100 new tokens, to the end of sequence; newlines do not
+stop it. The unedited model is given the same prompts.
 """
 
 from collections.abc import Sequence
@@ -18,13 +20,13 @@ from lks.results.rows import Generation
 
 TOKENS = 100
 TEXTS = 50
-"""Texts of each set per cell, spread over its draws."""
+"""Texts of each prompt set per cell, spread over its draws."""
 OPENING = 4
-"""Words of a plain sentence that are given."""
+"""Number of words of a plain sentence that make its prompt."""
 
 
 def prompts(cases: Sequence[Case], draw: int, draws: int) -> list[tuple[str, str, str]]:
-    """(prompt set, subject, prompt) of one draw."""
+    """Return the (prompt set, subject, prompt) triples of one draw."""
     count = -(-TEXTS // draws)
     plain = sentences(count, seed=draw)
     openings = [("plain", "", " ".join(sentence.split()[:OPENING])) for sentence in plain]
@@ -35,12 +37,12 @@ def prompts(cases: Sequence[Case], draw: int, draws: int) -> list[tuple[str, str
 def write(
     lm: LM, asked: Sequence[tuple[str, str, str]], draw: int, grows: int = 0, progress: Progress = no_progress
 ) -> list[Generation]:
-    """The model's own text behind each prompt.
+    """Generate the model's continuation of each prompt.
 
     Args:
-        lm: the model as it stands.
-        asked: from `prompts`.
-        draw: stored with each text.
+        lm: the model in its current state.
+        asked: prompts from `prompts`.
+        draw: number of the draw, stored with each text.
         grows: tokens that a prompt may grow by under the patch in force.
         progress: called with the fraction done.
     """

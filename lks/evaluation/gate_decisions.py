@@ -1,8 +1,10 @@
-"""The scope of any patch that has a gate, found by running it: on which prompts do its edits act?
+"""Scope of a patch with a gate, found by running it: on which prompts do its edits act?
 
-A scope cell (`lks.evaluation.scope_decisions`) builds a scope indicator and makes no edits, so it knows the methods that have one. Here the edits are
-made already, and every method with a gate is asked in one way: its hooks write down at prefill for whom they act (`lks.models.prefill.FIRED`,
-`FOUND`). Decisions are of the same kind in both. Time per prompt is not measured: in a forward pass deciding is not apart from the rest.
+A scope cell (`lks.evaluation.scope_decisions`) builds a scope indicator and makes no edits, so it must know
+the methods that have one. Here the edits are already made, and every method with a gate is queried in the
+same way: its hooks record at prefill for whom they act (`lks.models.prefill.FIRED`, `FOUND`). Both modules
+produce the same kind of decisions. Time per prompt is not measured, because in a forward pass the decision
+cannot be separated from the rest.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +30,8 @@ from lks.scope.misspellings import Form, written
 Variant = Literal["typo", "case", "alias"]
 FORMS: dict[Variant, Form] = {"typo": "one typo", "case": "lower case"}
 ROOM = 4
-"""A quarter of the model's window is left to what in-context methods put in front: longer prompts are left out, whatever the method."""
+"""One part in `ROOM` of the model's window is left free for what in-context methods put in front: longer
+prompts are left out, whatever the method."""
 
 
 def decide(
@@ -40,22 +43,23 @@ def decide(
     probes: int = PROBES,
     seed: int = 0,
 ) -> list[Decision]:
-    """A decision on each of many prompts, set by set: those of `lks.evaluation.scope_decisions.asked`, `variants` and plain text.
+    """Decide on each of many prompts, set by set.
 
-    Where a patch does not say which subject it acts for, a decision that fired has found "", and "" is expected of all: such a patch
-    has a rate of firing and none of right subjects.
+    The prompts are those of `lks.evaluation.scope_decisions.asked`, `variants` and plain text. If a patch
+    does not report which subject it acts for, a decision that fired has found "", and "" is expected for all
+    prompts: such a patch has a rate of firing but no rate of right subjects.
 
     Args:
-        lm: the unedited model; it is left as it was.
-        patch: made from the edits of `cases`.
+        lm: the unedited model; unchanged on return.
+        patch: patch made from the edits of `cases`.
         cases: the edited cases of one draw.
         spare: cases that are not edited.
-        draw: stored with each decision.
-        probes: at most so many prompts of each set.
-        seed: of the variants.
+        draw: number of the draw, stored with each decision.
+        probes: maximum number of prompts of each set.
+        seed: random seed of the variants.
 
     Returns:
-        Nothing for a patch without a gate.
+        The decisions; none for a patch without a gate.
     """
     if acted(lm, patch, [case.edit.prompt for case in cases[:1]]) is None:
         return []
@@ -71,11 +75,12 @@ def decide(
 
 
 def variants(edited: Sequence[Case], probes: int, seed: int = 0) -> list[ScopeQuery]:
-    """Edit prompts with their subject spelt in another way, at most so many of each kind: "typo", "case" and "alias".
+    """Return edit prompts with their subject respelt, at most `probes` of each kind.
 
-    A typo is one letter inserted, left out, wrong or swapped with the next; "case" is lower case; of several aliases one is drawn. They
-    depend on the case and the seed alone. What is, but for case, a name of another edited subject is left out, and so are prompts that do
-    not mention their subject exactly once.
+    The kinds are "typo" (one letter inserted, left out, wrong or swapped with the next), "case" (lower case)
+    and "alias" (one of the aliases, chosen at random). They depend on the case and the seed alone. A spelling
+    that equals, up to case, a name of another edited subject is left out, and so are prompts that do not
+    mention their subject exactly once.
     """
     owners: dict[str, set[str]] = {}
     for subject, names in spellings_of([case.edit for case in edited]).items():
@@ -93,7 +98,7 @@ def variants(edited: Sequence[Case], probes: int, seed: int = 0) -> list[ScopeQu
 def _respelt(
     edited: Sequence[Case], kind: Variant, owners: dict[str, set[str]], seed: int
 ) -> Iterator[tuple[Case, str]]:
-    """Each case with its edit prompt in another spelling, where there is one."""
+    """Yield each case with its edit prompt in another spelling, where there is one."""
     for case in edited:
         subject, frame = case.edit.subject, carrier(case.edit.prompt, case.edit.subject)
         name = _spelling(case.edit, kind, Random(f"{seed} {kind} {case.case_id}"))
@@ -102,7 +107,7 @@ def _respelt(
 
 
 def _spelling(edit: Edit, kind: Variant, rng: Random) -> str | None:
-    """Another spelling of the subject, None if it has none."""
+    """Return another spelling of the subject, or None if it has none."""
     if kind in FORMS:
         return written(FORMS[kind], edit.subject, rng)
     aliases = [alias for alias in edit.aliases if alias.casefold() != edit.subject.casefold()]
@@ -110,7 +115,7 @@ def _spelling(edit: Edit, kind: Variant, rng: Random) -> str | None:
 
 
 def _fitting(lm: LM, prompts: Sequence[ScopeQuery]) -> list[ScopeQuery]:
-    """The prompts that leave room in the model's window."""
+    """Return the prompts that leave enough room in the model's window."""
     window = int(lm.model.config.max_position_embeddings)
     encoded = lm.encode([one.prompt for one in prompts], [""] * len(prompts))
     return [one for one, row in zip(prompts, encoded, strict=True) if len(row.ids) <= window - window // ROOM]
@@ -120,13 +125,14 @@ def _fitting(lm: LM, prompts: Sequence[ScopeQuery]) -> list[ScopeQuery]:
 def acted(
     lm: LM, patch: Patch, prompts: Sequence[str], batch_tokens: int = 4096
 ) -> list[tuple[str, ...]] | None:
-    """For each prompt the subject that the edits act for, () where they do not act; None for a patch without a gate.
+    """Return for each prompt the subject that the edits act for.
 
-    Prompts of which the text alone proves that nothing acts (`Patch.fires`) are not run.
+    The entry is () where they do not act; the result is None for a patch without a gate. Prompts whose text
+    alone proves that nothing acts (`Patch.fires`) are not run.
 
     Args:
         lm: the unedited model.
-        patch: whose edits.
+        patch: patch whose edits are tested.
         prompts: texts without answers.
         batch_tokens: padded tokens per forward pass.
     """

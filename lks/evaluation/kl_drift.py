@@ -1,7 +1,8 @@
-"""How far an edited model's distributions have moved where they should not: KL to the unedited model over its own answer.
+"""Drift of an edited model where it should not change: KL divergence from the unedited model.
 
-For a probe x with the unedited model's greedy answer a_1..a_m, the mean over t of KL(p_unedited(. | x, a_<t) || p_edited(. | x, a_<t)), in nats.
-Both are computed here, side by side, a piece of the probes at a time, so that no distribution is kept longer than its piece.
+It is measured over the unedited model's own answer: for a probe x with that model's greedy answer a_1..a_m,
+the mean over t of KL(p_unedited(. | x, a_<t) || p_edited(. | x, a_<t)), in nats. Both distributions are
+computed here, one piece of the probes at a time, so that no distribution is kept longer than its piece.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from lks.models.memory import scale_batch
 from lks.results.shards import Answer
 
 PIECE_BYTES = 256 * 2**20
-"""Distributions of the unedited model that are held at a time."""
+"""Size in bytes of the unedited model's distributions that are held at a time."""
 
 
 @torch.no_grad()
@@ -32,13 +33,14 @@ def with_drift(
     batch_tokens: int = 4096,
     progress: Progress = no_progress,
 ) -> list[Answer]:
-    """The same answers with `kl` filled in.
+    """Return the same answers with `kl` filled in.
 
     Args:
-        lm: the unedited model; the same on return.
-        patch: what makes it the edited one.
-        answers: to be completed; those that have a `kl` keep it.
-        unedited: for each of them the unedited model's answer to the same question; its `ar_ids` are a_1..a_m.
+        lm: the unedited model; unchanged on return.
+        patch: patch that makes it the edited model.
+        answers: answers to complete; those that already have a `kl` keep it.
+        unedited: for each of them the unedited model's answer to the same question; its `ar_ids` are
+            a_1..a_m.
         grows: tokens that a prompt may grow by under the patch.
         batch_tokens: padded tokens per batch.
         progress: called with the fraction done.
@@ -50,7 +52,7 @@ def with_drift(
     vocabulary = lm.vocabulary_projection.out_features
     pieces: list[list[list[int]]] = [[]]
     held = 0
-    for batch in reversed(batches(lengths, batch_tokens)):  # a longer one never looks like a continuation
+    for batch in reversed(batches(lengths, batch_tokens)):  # longest first: none looks like a continuation
         chosen = [open_[i] for i in batch]
         size = 4 * vocabulary * sum(len(unedited[i].ar_ids) for i in chosen)
         if pieces[-1] and held + size > scale_batch(PIECE_BYTES):
@@ -75,7 +77,10 @@ def with_drift(
 
 
 def _log_probabilities(lm: LM, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Tensor:
-    """Log p at each answer position, [answer positions of all rows, vocabulary]: prompts alone first, then the answers behind them."""
+    """Compute log p at each answer position, [answer positions of all rows, vocabulary].
+
+    Prompts are prefilled alone; the answers follow on their cache.
+    """
     ids, mask = lm.pad(prompts, side="left")
     out = lm.model(
         input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1
@@ -98,6 +103,6 @@ def _log_probabilities(lm: LM, prompts: Sequence[Sequence[int]], answers: Sequen
 
 
 def _divergence(before: Tensor, after: Tensor, lengths: Sequence[int]) -> list[float]:
-    """Mean KL of each row from its positions' distributions."""
+    """Return the mean KL of each row over its positions."""
     each = (before.exp() * (before - after)).sum(-1)
     return [float(part.mean().clamp_min(0)) for part in torch.split(each, list(lengths))]

@@ -1,4 +1,4 @@
-"""How lm-eval asks a model as it stands, edited or not: in batches by tokens, each prompt prefilled alone."""
+"""lm-eval's interface to a model, edited or not: batches sized by tokens, each prompt prefilled alone."""
 
 import logging
 import math
@@ -22,30 +22,34 @@ from lks.models.lm import LM
 logger = logging.getLogger(__name__)
 
 NEW_TOKENS = 256
-"""Tokens generated where a task does not say how many, as in lm-eval; half the window if that is less."""
-_GENERATION = 4  # so many times the tokens of a likelihood batch: a step of generation is short, whatever the number of rows
-_SAMPLE, _SAMPLE_SHARE = 8, 0.02  # of the reused answers, computed again: at least so many, and this share
+"""Tokens generated where a task sets no limit, as in lm-eval; half the window if that is less."""
+_GENERATION = 4  # times the tokens of a likelihood batch: a generation step is short for any number of rows
+_SAMPLE, _SAMPLE_SHARE = 8, 0.02  # of the reused answers, recomputed: at least this number and this share
 
 Scored = tuple[object, list[int], list[int]]
-"""A request for a likelihood as lm-eval hands it on: its texts, tokens of the prompt, tokens of the answer."""
+"""A request for a likelihood as lm-eval passes it on: its texts, tokens of the prompt, tokens of the
+answer."""
 
 
 class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     """lm-eval's view of a live model.
 
-    As in lm-eval's own `HFLM`, texts are tokenised with the tokenizer's special tokens and no chat template, and what does not fit the window
-    loses its beginning (the beginning-of-sequence token with it): a prompt with its answer, or a prompt with the tokens to be generated. The
-    rest is different for a reason:
-    - likelihoods: `HFLM` feeds prompt and choice as one text, padded behind its end without a mask. A patch that looks at the prompt would see
-      the choice and the padding, and answer by the company a prompt keeps in its batch. Here prompts are padded on the left, masked and
-      prefilled once, and all their choices follow on that key-value cache. Log p is taken in float32.
-    - generation is `HFLM`'s own (padded on the left, masked), with batches by tokens and, in a small window, at most half of it to be generated.
+    As in lm-eval's own `HFLM`, texts are tokenised with the tokenizer's special tokens and no chat template,
+    and what does not fit the window is cut at the beginning (including the beginning-of-sequence token): a
+    prompt with its answer, or a prompt with the tokens to be generated. The differences have reasons:
+    - likelihoods: `HFLM` feeds prompt and choice as one text, padded on the right without a mask. A patch
+      that looks at the prompt would see the choice and the padding, and its answer would depend on the other
+      prompts in the batch. Here prompts are padded on the left, masked and prefilled once, and all their
+      choices follow on that key-value cache. Log p is computed in float32.
+    - generation is `HFLM`'s own (padded on the left, masked), with batches sized by tokens and, in a small
+      window, at most half of it for generation.
 
     Args:
         lm: the model.
         known: answers of the unedited model.
-        total: number of requests that will come, for `progress`.
-        context: tokens that each prompt may grow by (`Patch.context_tokens`); the window is smaller by so many.
+        total: expected number of requests, for `progress`.
+        progress: called with the fraction done.
+        context: tokens that each prompt may grow by (`Patch.context_tokens`); the window shrinks by as many.
         batch_tokens: padded tokens per batch; None: 4096 on a CPU, 8192 on a GPU.
     """
 
@@ -65,9 +69,7 @@ class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         self.batch_tokens = batch_tokens or (4096 if lm.device.type == "cpu" else 8192)
         self._total, self._done, self._progress = max(total, 1), 0, progress
         self.shortened = 0
-        self._encoded = lru_cache(maxsize=64)(
-            super().tok_encode
-        )  # a prompt comes once with each of its choices
+        self._encoded = lru_cache(maxsize=64)(super().tok_encode)  # a prompt recurs with each of its choices
 
     def tok_encode(
         self,
@@ -76,26 +78,26 @@ class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         left_truncate_len: int | None = None,
         **kwargs: Any,
     ) -> list[int]:
-        """Token ids of a text, with the tokenizer's special tokens unless told otherwise."""
+        """Return the token ids of a text, by default with the tokenizer's special tokens."""
         return list(self._encoded(string, add_special_tokens, left_truncate_len, **kwargs))
 
     @property
     def max_gen_toks(self) -> int:
-        """Tokens generated where a task does not say how many; the same for every patch."""
+        """Tokens generated where a task sets no limit; the same for every patch."""
         return min(NEW_TOKENS, (int(self.max_length) + self.context) // 2)
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Log p of each (prompt, answer), and whether the answer is the greedy continuation."""
+        """Return log p of each (prompt, answer), and whether the answer is the greedy continuation."""
         ask = super().loglikelihood
         return self._reusing("loglikelihood", requests, lambda rest: ask(rest, disable_tqdm=True))
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
-        """Log p of whole texts; never reused, for such a text is no prompt."""
+        """Return log p of whole texts; never reused, because such a text is not a prompt."""
         rolling: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
         return rolling
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-        """Generated texts up to the first stop sequence."""
+        """Generate texts up to the first stop sequence."""
         return self._reusing("generate_until", requests, self._generate)
 
     def _generate(self, requests: Sequence[Any]) -> list[str]:
@@ -104,7 +106,10 @@ class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         for request in requests:
             room = self.max_length - self._new_tokens(request)
             if room <= 0:
-                needs = f"generates up to {self._new_tokens(request)} tokens; the model's window holds {self.max_length} with the prompt"
+                needs = (
+                    f"generates up to {self._new_tokens(request)} tokens; "
+                    f"the model's window holds {self.max_length} including the prompt"
+                )
                 raise UserError(
                     f"Task {request.task_name!r} {needs}. Leave the task out, or take another model."
                 )
@@ -126,7 +131,7 @@ class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     def _loglikelihood_tokens(
         self, requests: Sequence[Scored], disable_tqdm: bool = True, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        """Likelihoods by tokens. Requests with one prompt share its prefill."""
+        """Compute likelihoods from tokens; requests with the same prompt share its prefill."""
         found: list[tuple[float, bool]] = [(math.nan, False)] * len(requests)
         groups: dict[tuple[int, ...], list[int]] = {}
         for number, (_, prompt, answer) in enumerate(requests):
@@ -149,11 +154,12 @@ class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         return found
 
     def _kept(self, prompt: list[int], answer: list[int]) -> tuple[int, ...]:
-        """The end of a prompt that fits the window with its answer, whose last token is not fed."""
+        """Return the end of a prompt that fits the window with its answer, whose last token is not fed."""
         room = int(self.max_length) + 1 - len(answer)
         if room <= 0:
             raise UserError(
-                f"An answer of {len(answer)} tokens does not fit the model's window of {self.max_length}. Leave the task out."
+                f"An answer of {len(answer)} tokens does not fit the model's window of {self.max_length}. "
+                "Leave the task out."
             )
         self.shortened += len(prompt) > room
         return tuple(prompt[-room:])
@@ -161,7 +167,7 @@ class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     def _score(
         self, prompts: Sequence[Sequence[int]], owners: Sequence[int], answers: Sequence[list[int]]
     ) -> list[tuple[float, bool]]:
-        """Likelihoods of answers [n], each behind the prompt in row `owners[i]`."""
+        """Compute likelihoods of answers [n], each following the prompt in row `owners[i]`."""
         ids, mask = self.lm.pad(prompts, side="left")
         out = self.lm.model(
             input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1
@@ -192,10 +198,10 @@ class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     def _reusing(
         self, kind: str, requests: Sequence[Any], ask: Callable[[list[Any]], list[Any]]
     ) -> list[Any]:
-        """Answers to requests, those of the unedited model where the edits do not act.
+        """Answer requests, reusing the unedited model's answers where the edits do not act.
 
         Raises:
-            Mismatch: a stored answer is not what the model says.
+            Mismatch: stored answers differ from the model's.
         """
         stored = {} if self.known is None else self._stored(self.known, kind, requests)
         count = min(len(stored), max(_SAMPLE, math.ceil(_SAMPLE_SHARE * len(stored))))
@@ -205,14 +211,14 @@ class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         ]
         differing = sum(not agree(before, now, self.lm.model.dtype) for before, now in pairs)
         if differing > (0 if self.lm.model.dtype == torch.float32 else count // 5):
-            raise Mismatch(f"{differing} of {count} answers of the unedited model that were to be used again")
+            raise Mismatch(f"{differing} of {count} stored answers of the unedited model")
         self._advance(len(stored) - count)
         rest = [i for i in range(len(requests)) if i not in stored]
         answers = stored | dict(zip(rest, ask([requests[i] for i in rest]), strict=True))
         return [answers[i] for i in range(len(requests))]
 
     def _stored(self, known: ReusableReplies, kind: str, requests: Sequence[Any]) -> dict[int, Result]:
-        """Request -> what the unedited model answered, for requests on whose prompts the edits do not act."""
+        """Return the unedited model's answers by request number, where the edits do not act on the prompt."""
         found = {
             i: known.answers[name]
             for i, name in enumerate(key(kind, request.args) for request in requests)
@@ -225,7 +231,10 @@ class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         return {i: result for i, result in found.items() if requests[i].args[0] in quiet}
 
     def _whole(self, kind: str, args: tuple[Any, ...]) -> bool:
-        """Whether a request shows the model all of its prompt, and the answer follows from that: neither cut, nor empty, nor sampled."""
+        """Return whether a request shows the model its whole prompt, and the answer follows from that.
+
+        Such a request is neither cut, nor empty, nor sampled.
+        """
         prompt, how = args[:2]
         if not prompt.strip():
             return False
@@ -243,5 +252,5 @@ class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
 
 
 def _taken(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Value at each target [n, t] of [n, t, vocabulary], and whether it is the largest."""
+    """Return the value at each target [n, t] of [n, t, vocabulary], and whether it is the largest."""
     return logits.gather(-1, targets[..., None])[..., 0], logits.argmax(-1) == targets

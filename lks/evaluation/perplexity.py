@@ -1,6 +1,7 @@
-"""Collapse alarm: how likely an (edited) model finds plain English, against the unedited model.
+"""Collapse alarm: perplexity of plain English under an edited model relative to the unedited one.
 
-Editing can ruin a model altogether. The perplexity of plain text shows it at once, before hours go into tests of ability.
+Editing can ruin a model altogether. The perplexity of plain text shows it at once, before hours are spent on
+ability tests.
 """
 
 import math
@@ -35,12 +36,13 @@ SUSPECT, COLLAPSED = 1.2, 10.0
 
 _COUNT, _SENTENCES = 64, 3
 LARGE, FEWER = 50_000_000, 16
-"""A model of so many parameters reads the first so many texts alone: its alarm is as sure with them, and its time grows with its size."""
+"""A model of at least `LARGE` parameters reads only the first `FEWER` texts: its alarm is as reliable with
+them, and the time grows with the model's size."""
 _PLAIN = sentences(_COUNT * _SENTENCES, seed=64)
 TEXTS: tuple[str, ...] = tuple(
     " ".join(_PLAIN[i : i + _SENTENCES]) for i in range(0, len(_PLAIN), _SENTENCES)
 )
-"""Short passages about nobody, in words that the micro models know too."""
+"""Short passages without named entities, in words that the micro models know too."""
 
 
 @torch.no_grad()
@@ -52,27 +54,27 @@ def measure_passages(
     batch_tokens: int = 2048,
     progress: Progress = no_progress,
 ) -> list[Passage]:
-    """Likelihood of each text under the model as it stands.
+    """Compute the likelihood of each text under the model in its current state.
 
-    A text is read as a prompt, up to the end of the model's window. All tokens count but the first, which nothing predicts: that is the
-    beginning-of-sequence token if the tokenizer adds one.
+    A text is read as a prompt, up to the end of the model's window. All tokens count except the first, which
+    nothing predicts: the beginning-of-sequence token if the tokenizer adds one.
 
     Args:
-        lm: the model, with a patch applied or without.
-        texts: of two tokens or more. Default: `texts_for` the model.
-        draw: stored with each row.
+        lm: the model, with or without a patch applied.
+        texts: texts of at least two tokens. Default: `texts_for` the model.
+        draw: number of the draw, stored with each row.
         context: tokens that a prompt may grow by (`Patch.context_tokens`).
         batch_tokens: padded tokens per batch.
         progress: called with the fraction done.
 
     Raises:
-        ValueError: a text of fewer than two tokens.
+        ValueError: a text has fewer than two tokens.
     """
     texts = texts_for(lm) if texts is None else texts
     window = int(lm.model.config.max_position_embeddings)
     room = max(
         window // 4, window - context
-    )  # `context` is the most that may come; in-context patches cut theirs to what fits
+    )  # `context` is an upper bound; in-context patches cut theirs to what fits
     rows = [encoded.ids[:room] for encoded in lm.encode(texts, [""] * len(texts))]
     lengths = [len(row) for row in rows]
     if min(lengths, default=2) < 2:
@@ -85,34 +87,34 @@ def measure_passages(
 
 
 def texts_for(lm: LM) -> tuple[str, ...]:
-    """The texts that a model reads: all of them, or the first ones if it is large."""
+    """Return the texts that a model reads: all of them, or the first ones if it is large."""
     return TEXTS[:FEWER] if sum(weight.numel() for weight in lm.model.parameters()) >= LARGE else TEXTS
 
 
 def _logprobs(lm: LM, rows: Sequence[Sequence[int]]) -> list[float]:
-    """Sum of log p of all tokens after the first, in nats, of each row."""
+    """Return the sum of log p, in nats, of all tokens after the first of each row."""
     ids, mask = lm.pad(rows)
     logits = lm.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
     taken = logits.gather(-1, ids[:, 1:, None])[..., 0] - logits.logsumexp(-1)
     sums: list[float] = (
         taken.double().masked_fill(~mask[:, 1:].bool(), 0.0).sum(1).tolist()
-    )  # padding is left out even where it is NaN
+    )  # excludes padding even where it is NaN
     return sums
 
 
 def perplexity(passage: Passage) -> float:
-    """Exponential of the mean negative log p of a token; infinite where that is too large for a number."""
+    """Return the exponential of the mean negative log p of a token; infinite where that overflows."""
     mean = -passage.logprob / passage.n_tokens
     return math.inf if mean > 700 else math.exp(mean)
 
 
 def median_perplexity(passages: Sequence[Passage]) -> float:
-    """Median over texts of their perplexity; NaN if one of them has none, or there is no text."""
+    """Return the median perplexity of the texts; NaN if one of them is NaN, or there is no text."""
     return float(np.median([perplexity(p) for p in passages])) if passages else math.nan
 
 
 def collapse_verdict(ratio: float) -> Verdict:
-    """What a ratio of median perplexities, edited to unedited, says about the edited model."""
+    """Classify an edited model by the ratio of median perplexities, edited to unedited."""
     if math.isnan(ratio) or ratio > COLLAPSED:
         return "collapsed"
     return "suspect" if ratio > SUSPECT else "fine"

@@ -1,4 +1,4 @@
-"""What a piece of work costs: seconds and peak memory; and what a patch costs whoever runs the edited model."""
+"""Cost of a piece of work in seconds and peak memory, and inference overhead of a patch."""
 
 import contextlib
 import resource
@@ -20,11 +20,11 @@ from lks.results.rows import Timing
 
 @dataclass(slots=True)
 class Meter:
-    """Filled in when `measured` is left.
+    """Measurements that are filled in when `measured` exits.
 
     Attributes:
         seconds: wall time.
-        peak_bytes: most memory held: allocated on the GPU if there is one, else the process's resident set.
+        peak_bytes: peak memory: allocated on the GPU if there is one, else the process's resident set.
     """
 
     seconds: float = 0.0
@@ -33,7 +33,7 @@ class Meter:
 
 @contextlib.contextmanager
 def measured() -> Iterator[Meter]:
-    """Measure what runs inside the `with`."""
+    """Measure time and peak memory of what runs inside the `with`."""
     meter = Meter()
     _reset_peak()
     start = time.perf_counter()
@@ -55,7 +55,7 @@ def _reset_peak() -> None:
 
 
 def peak_bytes() -> int:
-    """Peak memory since the last reset (on a GPU or on Linux), else of the process."""
+    """Return the peak memory since the last reset (on a GPU or on Linux), else of the process."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     with contextlib.suppress(OSError, StopIteration, ValueError):
@@ -68,11 +68,12 @@ def peak_bytes() -> int:
 BATCHES = (1, 32)
 """Batch sizes at which overhead is measured."""
 SECONDS = 20.0
-"""So long measuring it may take, whatever the model. A prefill that needs more than a share of it is not measured."""
+"""Time limit of the measurement for any model. A prefill that needs more than a share of it is not
+measured."""
 FEWEST, MOST = 4, 30
-"""Pairs of prefills of one batch size: fewer say nothing, more are not needed."""
+"""Pairs of prefills of one batch size: fewer are not informative, more are not needed."""
 _BETWEEN = 8
-"""A batch size that is tried once before the largest, to know how long that takes."""
+"""A batch size that is tried once before the largest, to predict how long that takes."""
 
 
 @torch.no_grad()
@@ -84,17 +85,18 @@ def overheads(
     seconds: float = SECONDS,
     progress: Progress = no_progress,
 ) -> list[Timing]:
-    """Time prefills without and with a patch in force, in pairs that take turns in being first.
+    """Time prefills without and with a patch in force, in pairs of alternating order.
 
-    How many pairs there are depends on how long they take. A batch size of which fewer than `FEWEST` pairs fit into the time has none: that is
-    known from smaller ones before it is begun. `benchmarks/inference_overhead.py` measures with more care.
+    The number of pairs depends on how long they take. A batch size of which fewer than `FEWEST` pairs fit
+    into the time gets none; this is predicted from smaller sizes before it starts.
+    `benchmarks/inference_overhead.py` measures more carefully.
 
     Args:
-        lm: the unedited model; the same on return.
-        patch: whose overhead.
-        prompts: asked in turn; repeated where they are too few.
-        draw: stored with each pair.
-        seconds: for all of it; one prefill alone may take longer.
+        lm: the unedited model; unchanged on return.
+        patch: patch whose overhead is measured.
+        prompts: prompts used in turn; repeated where they are too few.
+        draw: number of the draw, stored with each pair.
+        seconds: time limit for everything; a single prefill may take longer.
         progress: called with the fraction done.
     """
     rows = [
@@ -128,10 +130,11 @@ def overheads(
 def _pairs(
     lm: LM, patch: Patch, prefill: Callable[[], float], limits: tuple[float, int], tell: Callable[[], None]
 ) -> tuple[list[tuple[float, float]], float]:
-    """Time pairs until a time, up to so many, after one that warms up.
+    """Time pairs until a deadline or a maximum number of pairs, after one that warms up.
 
     Returns:
-        Seconds without and with the patch of each pair but the first; and what the longest pair took with all about it.
+        Seconds without and with the patch of each pair but the first, and the seconds that the longest pair
+            took in total.
     """
     until, most = limits
     pairs: list[tuple[float, float]] = []
@@ -148,7 +151,7 @@ def _pairs(
 
 
 def _prefill(lm: LM, ids: torch.Tensor, mask: torch.Tensor) -> float:
-    """Seconds of one prefill."""
+    """Return the seconds of one prefill."""
     start = _now()
     lm.model(
         input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1
@@ -157,7 +160,10 @@ def _prefill(lm: LM, ids: torch.Tensor, mask: torch.Tensor) -> float:
 
 
 def _now() -> float:
-    """Seconds, all earlier work on the GPU done; without a GPU of processor time, which other work on the machine does not lengthen."""
+    """Return the time in seconds, after all earlier work on the GPU has finished.
+
+    Without a GPU it is processor time, which other work on the machine does not lengthen.
+    """
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         return time.perf_counter()

@@ -1,4 +1,4 @@
-"""How a question is put to a model: the bare prompt, as question and answer, or as a chat turn."""
+"""Ways to put a question to a model: as the bare prompt, as question and answer, or as a chat turn."""
 
 from typing import Literal
 
@@ -7,25 +7,26 @@ from lks.models.lm import LM
 from lks.models.turns import rendered
 
 Form = Literal["auto", "bare", "qa", "chat"]
-"""How somebody wants prompts to be put: in one context, or in the one that fits each prompt ("auto", `form_of`)."""
+"""How prompts should be put: in one context, or in the one that fits each prompt ("auto", `form_of`)."""
 
 SENTENCE_ENDS = tuple("?？؟⁇⁈⁉‽՞;;፧!！.．。｡।॥۔։።။។")
-"""Marks behind a question or an instruction. The Greek question mark looks like a semicolon, and is typed as one."""
+"""Marks that end a question or an instruction. The Greek question mark looks like a semicolon and is typed
+as one."""
 CLOSERS = "\"'”’»)」』）】"
-"""Marks that may follow them."""
+"""Marks that may follow `SENTENCE_ENDS`."""
 
 
 def available(context: Context, lm: LM) -> bool:
-    """Whether a model can be asked so: only some tokenizers have a chat template."""
+    """Return whether a model supports a context: only some tokenizers have a chat template."""
     return context != "chat" or bool(lm.tokenizer.chat_template)
 
 
 def wrapped(context: Context, lm: LM, prompt: str, fact: str = "") -> str:
-    """A prompt in its context, as text for `LM.encode`.
+    """Put a prompt in its context, as text for `LM.encode`.
 
     Args:
-        context: which.
-        lm: whose chat template.
+        context: the context.
+        lm: model whose chat template is used.
         prompt: the bare prompt.
         fact: the edited fact as a sentence without its full stop; for "given".
 
@@ -44,13 +45,13 @@ def wrapped(context: Context, lm: LM, prompt: str, fact: str = "") -> str:
 
 
 def form_of(form: Form, lm: LM, prompt: str) -> Context:
-    """The context that a prompt is put in.
+    """Return the context that a prompt is put in.
 
     Args:
-        form: what is wanted. "auto": a question or an instruction is a chat turn, for a model that has a chat template; a sentence to complete, and
-            every prompt of another model, is bare.
-        lm: whose chat template.
-        prompt: as the user gives it; one that is written in the template already is left as it is.
+        form: the requested form. "auto": a question or an instruction is a chat turn, for a model that has a
+            chat template; a sentence to complete, and every prompt of another model, is bare.
+        lm: model whose chat template is used.
+        prompt: the prompt as the user gives it; one that is already written in the template is left as it is.
     """
     if form == "bare" or lm.turns.place_in(prompt) is not None:
         return "bare"
@@ -60,12 +61,12 @@ def form_of(form: Form, lm: LM, prompt: str) -> Context:
 
 
 def is_request(prompt: str) -> bool:
-    """Whether a prompt is a whole sentence, to be answered, and not the beginning of one, to be completed."""
+    """Return whether a prompt is a whole sentence to answer, not the beginning of one to complete."""
     text = prompt.rstrip().rstrip(CLOSERS).rstrip()
     return text.endswith(SENTENCE_ENDS) and not text.endswith("..")
 
 
 def preceded(lm: LM, prompt: str, lead: str) -> str:
-    """A prompt behind another text: in a chat the text begins the user's turn."""
+    """Insert a text before a prompt; in a chat, at the beginning of the user's turn."""
     at = lm.turns.place_in(prompt) or 0
     return prompt[:at] + lead + prompt[at:]

@@ -1,12 +1,13 @@
 """Read-outs: what a model answers, stored raw.
 
-One protocol for every method. A prompt is prefilled alone, so that any method that looks at the prompt (a scope
-indicator, a router) sees the prompt and never the gold answer. From the same prefill follow
+There is one protocol for every method. A prompt is prefilled alone, so that any method that looks at the
+prompt (a scope indicator, a router) sees the prompt and never the gold answer. The same prefill is followed
+by
 - TF (teacher-forced): the answer's tokens are fed as a continuation; the argmax at each position is kept;
 - the rival answer's likelihood, fed in the same way, where the probe has one;
-- WILD: greedy generation to a natural stop, 50 tokens at most, or more where a right answer is that long;
-- AR (generated): the first m tokens of the same generation, m being the number of the answer's tokens; or as many as spell the answer,
-  letter for letter, where the model writes it in other tokens than the tokenizer.
+- WILD: greedy generation to a natural stop, at most 50 tokens, or more where a right answer is that long;
+- AR (generated): the first m tokens of the same generation, m being the number of the answer's tokens; or as
+  many as spell the answer, letter for letter, where the model writes it in other tokens than the tokenizer.
 """
 
 import copy
@@ -32,25 +33,27 @@ from lks.models.prefill import FIRED
 from lks.results.shards import Answer
 
 LONGEST = 50
-"""Tokens of a free answer at most, unless a right answer has nearly as many (`free_lengths`)."""
+"""Maximum number of tokens of a free answer, unless a right answer has nearly as many (`free_lengths`)."""
 SPARE = 10
-"""Tokens that a free answer may have more than the longest right answer, so that its end is seen."""
+"""Tokens that a free answer may have beyond the longest right answer, so that its end is seen."""
 SAMPLE = 16
-"""So many answers that could be taken over from the unedited model are asked again all the same, or a fiftieth of them if that is more."""
+"""Number of reusable answers of the unedited model that are asked again as a check, or a fiftieth of them
+if that is more."""
 
 Key = tuple[int, str, str, int]
 """Draw, case, kind and number of a probe."""
 Acts = Callable[[Sequence[str]], list[bool] | None]
-"""Whether the edits may act on each prompt, told from the text; False is a proof that they do not (`Patch.fires`)."""
+"""Function that returns for each prompt whether the edits may act on it, judged by its text; False is a
+proof that they do not (`Patch.fires`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReusableAnswers:
-    """What the unedited model said, to be taken over where the edits do not act.
+    """The unedited model's answers, for reuse where the edits do not act.
 
     Attributes:
         answers: its answers to the same questions in the same context, by `key_of`.
-        acts: of the patch that is in force.
+        acts: whether the edits of the patch in force act.
     """
 
     answers: Mapping[Key, Answer]
@@ -59,16 +62,16 @@ class ReusableAnswers:
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How questions are asked.
+    """Settings for asking questions.
 
     Attributes:
-        draw: stored with each answer.
-        context: how prompts are put.
+        draw: number of the draw, stored with each answer.
+        context: context that prompts are put in.
         grows: tokens that each prompt may grow by (`Patch.context_tokens`).
         batch_tokens: padded tokens per batch.
         kinds: only probes of these kinds; all if empty.
         wild: whether answers are generated to a natural stop; else AR is run only where TF failed.
-        known: what the unedited model said, if its answers may be taken over.
+        known: the unedited model's answers, if they may be reused.
     """
 
     draw: int = 0
@@ -82,7 +85,10 @@ class Asking:
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """A probe with its draw and case and what is shown and held against it, as token ids; `longest` tokens of a free answer at most."""
+    """A probe with its draw, its case, and the prompt, answer and rival as token ids.
+
+    A free answer to it has at most `longest` tokens.
+    """
 
     draw: int
     case: Case
@@ -107,7 +113,7 @@ class _Read:
 
 
 def key_of(answer: Answer) -> Key:
-    """Which question it answers."""
+    """Return the key of the question that an answer belongs to."""
     return answer.draw, answer.case_id, answer.kind, answer.probe_index
 
 
@@ -118,16 +124,16 @@ def ask(
     """Ask the probes of some cases.
 
     Args:
-        lm: the model as it stands (edited or not).
-        cases: whose probes are asked.
-        asking: how.
+        lm: the model in its current state (edited or not).
+        cases: cases whose probes are asked.
+        asking: settings.
         progress: called with the fraction done.
 
     Returns:
         One row per probe, in the order of cases and probes.
 
     Raises:
-        ReuseError: an answer of the unedited model that was to be taken over is not the model's.
+        ReuseError: a reused answer of the unedited model differs from the model's.
     """
     how = asking or Asking()
     return ask_draws(lm, {how.draw: cases}, how, {how.draw: how.known} if how.known else {}, progress)
@@ -141,20 +147,22 @@ def ask_draws(
     known: Mapping[int, ReusableAnswers] | None = None,
     progress: Progress = no_progress,
 ) -> list[Answer]:
-    """Ask the probes of several draws in batches across draws: of one and the same model, or inside `lks.evaluation.side_by_side`.
+    """Ask the probes of several draws in batches across draws.
+
+    The draws are asked of one and the same model, or inside `lks.evaluation.side_by_side`.
 
     Args:
-        lm: the model as it stands.
+        lm: the model in its current state.
         draws: draw -> its cases.
-        asking: how; its draw and what it takes for known are not looked at.
-        known: draw -> what the unedited model said, where its answers may be taken over.
+        asking: settings; its `draw` and `known` are ignored.
+        known: draw -> the unedited model's answers, where they may be reused.
         progress: called with the fraction done.
 
     Returns:
-        As `ask` gives them, draw by draw.
+        Answers as from `ask`, draw by draw.
 
     Raises:
-        ReuseError: an answer of the unedited model that was to be taken over is not the model's.
+        ReuseError: a reused answer of the unedited model differs from the model's.
     """
     chosen = [
         (draw, case, probe)
@@ -184,26 +192,32 @@ def ask_draws(
     different = [taken[i].prompt for i in sample if not same(taken[i], made[i])]
     if different:
         raise ReuseError(
-            f"{len(different)} of {len(sample)} answers differ from the unedited model's, {different[0]!r} first"
+            f"{len(different)} of {len(sample)} answers differ from the unedited model's, "
+            f"{different[0]!r} first"
         )
     return [taken[i] if i in taken else made[i] for i in range(len(chosen))]
 
 
 def same(answer: Answer, other: Answer) -> bool:
-    """Whether two answers say the same, but for float noise in likelihoods."""
+    """Return whether two answers are the same up to floating-point noise in likelihoods."""
     near = abs(answer.answer_logprob - other.answer_logprob) <= 1e-3 * max(1.0, abs(other.answer_logprob))
     said = ("tf_ids", "ar_ids", "wild_text", "answer_ids", "rival_tokens")
     return near and all(getattr(answer, name) == getattr(other, name) for name in said)
 
 
 class ReuseError(Exception):
-    """An answer that should have been the unedited model's was not."""
+    """Raised when a reused answer of the unedited model differs from the model's."""
 
 
 def _free(
     questions: Sequence[tuple[int, int, Case, Probe, str]], known: ReusableAnswers
 ) -> dict[int, Answer]:
-    """The unedited model's answers to those of one draw's questions (number, draw, case, probe, prompt) on which the edits do not act, by number."""
+    """Return the unedited model's answers to questions on which the edits do not act, by question number.
+
+    Args:
+        questions: (number, draw, case, probe, prompt) of the questions of one draw.
+        known: the unedited model's answers.
+    """
     acts = known.acts([prompt for *_, prompt in questions])
     taken: dict[int, Answer] = {}
     for (number, draw, case, probe, _), does in zip(questions, acts or [], strict=acts is not None):
@@ -216,12 +230,14 @@ def _free(
 def free_lengths(
     lm: LM, prompts: Sequence[str], probes: Sequence[Probe], encoded: Sequence[Encoded]
 ) -> list[int]:
-    """Return how many tokens the free answer to each prompt may have: `LONGEST`, or `SPARE` more than the longest right answer has.
+    """Return how many tokens the free answer to each prompt may have.
+
+    This is `LONGEST`, or `SPARE` more than the longest right answer has.
 
     Args:
         lm: the model.
-        prompts: as they are shown.
-        probes: what is asked, one per prompt.
+        prompts: prompts as they are shown.
+        probes: probes, one per prompt.
         encoded: each prompt with its probe's answer.
     """
     longest = [max(LONGEST, len(row.answer) + SPARE) for row in encoded]
@@ -246,7 +262,7 @@ KEEPING = ("locality", "neighbour")
 def _asked(
     lm: LM, chosen: Sequence[tuple[int, Case, Probe]], prompts: Sequence[str], how: Asking, progress: Progress
 ) -> list[Answer]:
-    """Answers of the model as it stands to probes (draw, case, probe)."""
+    """Ask the model in its current state some probes (draw, case, probe)."""
     encoded = lm.encode(prompts, [probe.answer for *_, probe in chosen])
     having = [i for i, (*_, probe) in enumerate(chosen) if probe.rival]
     rivals = dict(
@@ -263,7 +279,7 @@ def _asked(
     reads: dict[int, _Read] = {}
     for batch in reversed(
         batches([len(e.ids) + how.grows for e in encoded], how.batch_tokens)
-    ):  # a longer one never looks like a continuation
+    ):  # longest first: none looks like a continuation
         assert stops is not None
         reads.update(zip(batch, _read(lm, stops, [questions[i] for i in batch], how), strict=True))
         progress(len(reads) / len(questions))
@@ -298,7 +314,7 @@ def _answer(lm: LM, how: Asking, question: _Question, read: _Read) -> Answer:
 
 
 def _read(lm: LM, stops: Stops, questions: Sequence[_Question], how: Asking) -> list[_Read]:
-    """All read-outs of one batch from one prefill."""
+    """Compute all read-outs of one batch from one prefill."""
     ids, mask = lm.pad([q.encoded.ids[: q.encoded.n_prompt] for q in questions], side="left")
     with owned_by([q.draw for q in questions]):
         out = lm.model(
@@ -324,7 +340,11 @@ def _read(lm: LM, stops: Stops, questions: Sequence[_Question], how: Asking) -> 
 def _forced(
     lm: LM, cache: Any, mask: Tensor, first: Tensor, answers: Sequence[Sequence[int]]
 ) -> tuple[Tensor, Tensor]:
-    """Teacher forcing behind a prefill, which is left as it is: argmax [rows, answer] and log p of each whole answer [rows]."""
+    """Apply teacher forcing to a prefill, which is left unchanged.
+
+    Returns:
+        The argmax [rows, answer], and log p of each whole answer [rows].
+    """
     ids, kept = lm.pad(answers)
     logits = first[:, None]
     if ids.shape[1] > 1:
@@ -349,10 +369,10 @@ def _generate(
     prefill: tuple[Any, Tensor, Tensor],
     wild: bool,
 ) -> None:
-    """AR, and the free answer if wanted, into `reads`; the prefill is used up.
+    """Generate AR, and the free answer if wanted, into `reads`; the prefill is used up.
 
-    Greedy generation equals the answer if and only if every teacher-forced argmax does, so without the free answer only those rows
-    are generated where teacher forcing failed.
+    Greedy generation equals the answer if and only if every teacher-forced argmax does. So without the free
+    answer, only rows where teacher forcing failed are generated.
     """
     cache, mask, first = prefill
     rows = [i for i, q in enumerate(questions) if wild or reads[i].tf_ids != q.encoded.answer]
@@ -373,7 +393,10 @@ def _generate(
 
 
 def _heard(question: _Question) -> int:
-    """Count the tokens among which an answer is looked for: its own number, or one a byte where letters may be cut into bytes."""
+    """Return the number of tokens among which an answer is looked for.
+
+    This is the answer's own number of tokens, or one per byte where letters may be cut into bytes.
+    """
     answer = question.probe.answer
     return (
         len(question.encoded.answer)
@@ -383,7 +406,10 @@ def _heard(question: _Question) -> int:
 
 
 def _beginning(lm: LM, question: _Question, made: Sequence[int]) -> list[int]:
-    """Return the generated tokens that AR compares: those that spell the answer if the text begins with it, else as many as the answer has."""
+    """Return the generated tokens that AR compares.
+
+    These are the tokens that spell the answer if the text begins with it, else as many as the answer has.
+    """
     wanted = question.encoded.answer
     said = list(made[: len(wanted)])
     if said == wanted:
@@ -396,10 +422,10 @@ def _beginning(lm: LM, question: _Question, made: Sequence[int]) -> list[int]:
 
 
 def _has_lines(probe: Probe) -> bool:
-    """Whether a right answer has more than one line, so that a newline does not end it."""
+    """Return whether a right answer has more than one line, so that a newline does not end it."""
     return any("\n" in spelling.strip() for spelling in (probe.answer, *probe.accepted))
 
 
 def acts_of(patch: Patch, lm: LM) -> Acts:
-    """`Patch.fires` for one model."""
+    """Return `Patch.fires` for one model."""
     return lambda prompts: patch.fires(lm, prompts)

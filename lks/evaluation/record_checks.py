@@ -1,4 +1,4 @@
-"""Records that a model cannot be asked about or edited with, found before anything is edited."""
+"""Checks for records that a model cannot be asked about or edited with, made before anything is edited."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from lks.scope.naming import spelt, why_unnamed
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What a model cannot do with a record.
+    """A problem of a model with a record.
 
     Attributes:
         case: the record.
-        field: of it.
+        field: the affected field of the record.
         found: what is wrong there.
         advice: what to do about it.
     """
@@ -28,36 +28,42 @@ class Fault:
 
 
 def check(lm: LM, dataset: str, sets: Sequence[Sequence[Case]]) -> None:
-    """Look at every record that a cell edits and asks about: its edit and its probes, as this model's tokenizer has them.
+    """Check every record that a cell edits and asks about, as this model's tokenizer sees it.
+
+    The check covers each record's edit and its probes.
 
     Args:
         lm: the model.
-        dataset: name, for the message.
+        dataset: name of the dataset, for the message.
         sets: the cell's draws.
 
     Raises:
-        BadRecord: an answer or a prompt has no tokens, a prompt with its answer is longer than the model's window, or the edit prompt
-            does not contain its subject.
+        BadRecord: an answer or a prompt has no tokens, a prompt with its answer is longer than the model's
+            window, or the edit prompt does not contain its subject.
     """
     for fault in faults(lm, [case for cases in sets for case in cases]):
         raise BadRecord(
-            f"{dataset}, case {fault.case.case_id}, {fault.field}: {fault.found}. {fault.advice}, or leave the record out."
+            f"{dataset}, case {fault.case.case_id}, {fault.field}: {fault.found}. "
+            f"{fault.advice}, or leave the record out."
         )
 
 
 def faults(lm: LM, cases: Sequence[Case], training: bool = False) -> Iterator[Fault]:
-    """Find what a model cannot be asked or taught, those of subjects first.
+    """Yield what a model cannot be asked or taught, faults of subjects first.
 
     Args:
         lm: the model.
         cases: records.
-        training: whether to look at the edits' training prompts too.
+        training: whether to check the edits' training prompts too.
     """
     for case in cases:
         edit = case.edit
         if not spelt(edit.prompt, edit.subject):
             why = why_unnamed(edit.prompt, edit.subject, edit.aliases)
-            found = f"{edit.subject!r} is not in the prompt {_short(edit.prompt)}, where methods look for it, {why}"
+            found = (
+                f"{edit.subject!r} is not in the prompt {_short(edit.prompt)}, "
+                f"where methods look for it, {why}"
+            )
             yield Fault(case, "subject", found, "Spell it as the prompt does")
     probes = [(case, p) for case in cases for p in case.probes]
     texts = [
@@ -83,11 +89,17 @@ def faults(lm: LM, cases: Sequence[Case], training: bool = False) -> Iterator[Fa
 def _too_long_or_empty(
     lm: LM, texts: Sequence[tuple[Case, str, str, str | None]], probes: Sequence[Probe] = ()
 ) -> Iterator[Fault]:
-    """Faults of (record, field, prompt, answer); an answer that is None is whatever the model says. `probes` are the same if they will be asked."""
+    """Yield the faults of (record, field, prompt, answer) tuples.
+
+    Args:
+        lm: the model.
+        texts: the tuples; an answer that is None is whatever the model says.
+        probes: the probes of the same tuples, if they will be asked.
+    """
     window = int(lm.model.config.max_position_embeddings)
     prompts = [prompt for _, _, prompt, _ in texts]
     encoded = lm.encode(prompts, [answer or "" for _, _, _, answer in texts])
-    # learnt positions end with the window, so a free answer must fit into it too
+    # learned positions end with the window, so a free answer must fit into it too
     free = (
         free_lengths(lm, prompts, probes, encoded)
         if probes and lm.architecture.positions
@@ -100,10 +112,13 @@ def _too_long_or_empty(
         elif answer is not None and (not answer.strip() or not one.answer):
             yield Fault(case, f"{field}, answer", f"{_short(answer)} has no tokens", "Give it a text")
         elif needed > window:
-            found = f"prompt and answer need {needed:,} tokens, the window of {lm.name or 'the model'} has {window:,}"
+            found = (
+                f"prompt and answer need {needed:,} tokens, "
+                f"the window of {lm.name or 'the model'} has {window:,}"
+            )
             yield Fault(case, field, found, "Shorten it, or use a model with a longer window")
 
 
 def _short(text: str) -> str:
-    """A text as it may stand in a line."""
+    """Return a text as it is shown in a message."""
     return repr(text if len(text) <= 80 else f"{text[:77]}...")

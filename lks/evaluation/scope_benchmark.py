@@ -1,6 +1,7 @@
-"""How well a scope indicator finds edited subjects, how rarely it finds them where they are not, and what it costs.
+"""Benchmark of scope indicators: how well they find edited subjects, how rarely they misfire, and their cost.
 
-Times are of the CPU: nothing here waits or uses a second thread, so on a machine with nothing else to do they are those of the wall clock.
+Times are CPU times: nothing here waits or uses a second thread, so on an idle machine they equal wall-clock
+times.
 """
 
 import gc
@@ -18,29 +19,30 @@ from lks.scope.misspellings import FORMS, Form, written
 
 SLOW: frozenset[ScopeKind] = frozenset({"official"})
 SLOW_CASES = 500
-"""So many cases of each sort are enough for a scope that compares every prompt with every name."""
+"""Number of cases of each sort that is enough for a scope that compares every prompt with every name."""
 
 FALSE_MAX, EXACT_MIN, FORM_MIN, TYPO_MIN = 0.1, 99.9, 99.0, 90.0  # percent
 PROMPT_MAX: Mapping[ScopeKind, float] = {"exact": 5.0, "fuzzy": 200.0}  # microseconds
 BUILD_MAX = 10.0  # seconds per million names
 BYTES_MAX = 300.0  # MB per million names
 ENOUGH = 100_000
-"""With fewer names build time and memory per name say nothing."""
+"""With fewer names, build time and memory per name are not meaningful."""
 TIMED = 100
-"""With fewer prompts the time per prompt is that of the first ones, which find no code in the processor's cache."""
+"""With fewer prompts, the time per prompt is that of the first ones, whose code is not yet in the
+processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScopeBenchmarkRow:
-    """One number.
+    """One measured number.
 
     Attributes:
         kind: the scope indicator.
         what: what was measured.
-        cases: on how many prompts, mentions or names.
-        value: in `unit`.
-        target: what it should be at most ("most") or at least; None if there is no target.
-        why: a few of the cases that speak against it.
+        cases: number of prompts, mentions or names that it was measured on.
+        value: the number, in `unit`.
+        target: what the value should be at most (`most`) or at least; None if there is no target.
+        why: a few of the failed cases.
     """
 
     kind: str
@@ -62,7 +64,7 @@ class ScopeBenchmarkRow:
 
 @dataclass(frozen=True, slots=True)
 class MentionCase:
-    """A subject mentioned in a prompt: which, and where."""
+    """A subject mentioned in a prompt: which one, and where."""
 
     text: str
     subject: int
@@ -77,14 +79,14 @@ def check(
     aliases: Mapping[str, Sequence[str]],
     seed: int = 0,
 ) -> list[ScopeBenchmarkRow]:
-    """Everything about one kind of scope indicator.
+    """Measure everything about one kind of scope indicator.
 
     Args:
-        kind: which.
+        kind: kind of scope indicator.
         edits: edited subjects; those with a carrier are asked for in every form.
         outside: prompts about something else.
-        aliases: further names of subjects, for asking by alias; that is done with a scope of its own, which knows them.
-        seed: of carriers and typos.
+        aliases: further names of subjects, for asking by alias; that uses a separate scope, which knows them.
+        seed: random seed of carriers and typos.
     """
     limit = SLOW_CASES if kind in SLOW else None
     before = resident()
@@ -115,7 +117,10 @@ def check(
 
 
 def cases(edits: EditSet, form: Form, seed: int) -> list[MentionCase]:
-    """Every subject once in a form, in one of its carriers, in a seeded order; subjects that share a name are left out."""
+    """Return every subject once in a form, in one of its carriers, in a seeded order.
+
+    Subjects that share a name are left out.
+    """
     rng = Random(f"{seed} {form}")
     times = Counter(names[0].casefold() for names in edits.names if names)
     order = [
@@ -133,13 +138,13 @@ def cases(edits: EditSet, form: Form, seed: int) -> list[MentionCase]:
 
 
 def _embedded(carrier: str, mention: str, subject: int) -> MentionCase:
-    """A mention in the place of "{}"."""
+    """Insert a mention in place of the "{}" of a carrier."""
     start = carrier.index("{}")
     return MentionCase(carrier.replace("{}", mention, 1), subject, start, start + len(mention))
 
 
 def _found(scope: Scope, kind: ScopeKind, what: str, asked: Sequence[MentionCase]) -> list[ScopeBenchmarkRow]:
-    """How many mentions are found with the right subject, and how long a prompt takes."""
+    """Measure how many mentions are found with the right subject, and the time per prompt."""
     if not asked:
         return []
     start = time.process_time()
@@ -187,7 +192,7 @@ def _is_right(case: MentionCase, mention: Mention) -> bool:
 def _aliases(
     kind: ScopeKind, edits: EditSet, aliases: Mapping[str, Sequence[str]], seed: int, limit: int | None
 ) -> list[ScopeBenchmarkRow]:
-    """Subjects asked for by an alias that no other subject has."""
+    """Measure subjects that are asked for by an alias that no other subject has."""
     known = [(*names, *aliases.get(names[0], ())) for names in edits.names]
     times = Counter(spelling for names in known for spelling in {name.casefold() for name in names})
     rng = Random(f"{seed} alias")
@@ -204,7 +209,7 @@ def _aliases(
 def _outside(
     scope: Scope, kind: ScopeKind, edits: EditSet, name: str, prompts: Sequence[ScopePrompt]
 ) -> list[ScopeBenchmarkRow]:
-    """How often prompts about something else are matched, and how often wrongly."""
+    """Measure how often prompts about something else are matched, and how often wrongly."""
     if not prompts:
         return []
     start = time.process_time()
@@ -238,7 +243,7 @@ def _outside(
 
 
 def resident() -> float:
-    """Bytes of the process in memory; 0 where the system does not say."""
+    """Return the bytes of the process in memory; 0 where the system does not report them."""
     with suppress(OSError, ValueError, IndexError):
         return float(Path("/proc/self/statm").read_text().split()[1]) * 4096
     return 0.0

@@ -1,6 +1,7 @@
-"""What a scope cell does: names of the edits -> scope indicator, with its gate if it has one -> a decision on each of many prompts.
+"""Work of a scope cell: names of the edits -> scope indicator, with any gate -> a decision on each prompt.
 
-No edit is made and no model is asked. A model is needed only for the states that a gate looks at, and stays as it is.
+No edit is made and no model is asked. A model is needed only for the states that a gate looks at, and stays
+unchanged.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,8 +25,8 @@ from lks.results.decisions import Decision
 from lks.scope.exact import ScopeKind, make_scope
 
 PROBES = 500
-"""At most so many prompts of each set and draw: a share is then known to 4.4 points at worst, and the slowest rules, which compare a
-prompt with every name, take seconds for a set and not minutes."""
+"""Maximum number of prompts of each set and draw: a share is then known to 4.4 points at worst, and the
+slowest rules, which compare a prompt with every name, take seconds for a set rather than minutes."""
 
 
 @runtime_checkable
@@ -39,13 +40,13 @@ class _Scoped(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ScopeParams:
-    """What of a method's parameters decides which prompts its edits apply to.
+    """The part of a method's parameters that decides which prompts its edits apply to.
 
     Attributes:
         scope: kind of the scope indicator.
-        gate: kind of the gate behind it.
+        gate: kind of the gate after it.
         block: the block whose output the gate looks at; -1 without a gate.
-        probes: at most so many prompts of each set and draw.
+        probes: maximum number of prompts of each set and draw.
     """
 
     scope: ScopeKind
@@ -55,26 +56,27 @@ class ScopeParams:
 
 
 def scope_params(method: str, params: object) -> ScopeParams:
-    """The part of a method's parameters that a scope cell depends on.
+    """Return the part of a method's parameters that a scope cell depends on.
 
     Raises:
         UserError: the method has no edit scope indicator.
     """
     if not isinstance(params, _Scoped):
         raise UserError(
-            f'Method {method!r} has no edit scope indicator (no parameter "scope"). A grid with measure = "scope" cannot name it.'
+            f'Method {method!r} has no edit scope indicator (no parameter "scope"). '
+            'A grid with measure = "scope" cannot use it.'
         )
     return ScopeParams(params.scope, params.gate, -1 if params.gate == "none" else params.block)
 
 
 class Indicator:
-    """Which edited subjects a prompt is taken to be about.
+    """A scope indicator with its gate: which edited subjects a prompt is taken to be about.
 
     Args:
         edits: what would be edited; at least one.
         params: kind of scope and gate.
         lm: the unedited model, if there is a gate.
-        seed: of the gate's fit.
+        seed: random seed of the gate's fit.
 
     Raises:
         UserError: the model has no such block.
@@ -96,7 +98,7 @@ class Indicator:
             )
 
     def find(self, prompts: Sequence[str]) -> list[tuple[str, ...]]:
-        """The subjects of each prompt, each once."""
+        """Return the subjects of each prompt, each once."""
         found = [
             list(dict.fromkeys(mention.subject_index for mention in self._scope.find(prompt)))
             for prompt in prompts
@@ -108,7 +110,10 @@ class Indicator:
     def _let_through(
         self, gate: RelationGate, prompts: Sequence[str], found: list[list[int]]
     ) -> list[list[int]]:
-        """What is left behind the gate, which looks at the last token of each prompt that mentions a subject."""
+        """Return the subjects that pass the gate.
+
+        The gate looks at the last token of each prompt that mentions a subject.
+        """
         pairs = [(number, subject) for number, subjects in enumerate(found) for subject in subjects]
         if not pairs or self._lm is None:
             return found
@@ -138,14 +143,14 @@ class ScopeQuery:
 
 
 def asked(edited: Sequence[Case], spare: Iterable[Case], probes: int) -> list[ScopeQuery]:
-    """All prompts for one draw, set by set, so many of each at most.
+    """Return all prompts for one draw, set by set, at most `probes` of each.
 
-    Tests of abilities are left out where their data is not there.
+    Ability tests are left out where their data is missing.
 
     Args:
         edited: the cases of the draw.
-        spare: cases that are not edited; those about a subject that is edited are passed over.
-        probes: of each set.
+        spare: cases that are not edited; those about an edited subject are skipped.
+        probes: maximum number of prompts of each set.
     """
     subjects = {name.casefold() for case in edited for name in (case.edit.subject, *case.edit.aliases)}
     found: list[ScopeQuery] = []
@@ -169,7 +174,7 @@ def asked(edited: Sequence[Case], spare: Iterable[Case], probes: int) -> list[Sc
 def decide(
     indicator: Indicator, draw: int, prompts: Sequence[ScopeQuery], progress: Progress = no_progress
 ) -> list[Decision]:
-    """A decision on each prompt; `progress` after each set."""
+    """Decide on each prompt; `progress` is called after each set."""
     made: list[Decision] = []
     for _, group in groupby(prompts, lambda one: one.probe_set):
         one_set = list(group)
@@ -187,15 +192,15 @@ def decisions_of(
     load: Callable[[], LM],
     progress: Callable[[str, int], Progress],
 ) -> tuple[list[Decision], Costs]:
-    """What a scope cell stores and what it cost.
+    """Return what a scope cell stores and what it cost.
 
     Args:
         cell: the cell.
-        params: of its method.
+        params: parameters of its method.
         sets: its draws.
-        spare: cases of none of them.
-        load: the model, called only if there is a gate.
-        progress: of a stage and draw.
+        spare: cases that are in none of them.
+        load: returns the model; called only if there is a gate.
+        progress: returns the progress callback of a stage and draw.
 
     Raises:
         UserError: the method has no edit scope indicator.

@@ -1,4 +1,4 @@
-"""What a scope indicator is examined with: edited subjects in prompts, and prompts about something else."""
+"""Test prompts for scope indicators: edited subjects in prompts, and prompts about something else."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ CARRIERS = (
     "{} is best known for",
     "In the year when {} began, everything changed.",
 )
-"""For edits that come without prompts."""
+"""Carriers for edits that come without prompts."""
 
 
 _REFERS = re.compile(r"(?:\b(?:of|in|at|from|by|for)(?: the)? |\()$")
@@ -31,7 +31,7 @@ _REFERS = re.compile(r"(?:\b(?:of|in|at|from|by|for)(?: the)? |\()$")
 
 @dataclass(frozen=True, slots=True)
 class ScopePrompt:
-    """A text and the subject that it is about, if a dataset says so."""
+    """A text and the subject that it is about, if the dataset names one."""
 
     text: str
     subject: str = ""
@@ -62,7 +62,10 @@ class Outside:
 def split(
     dataset: str, n_edits: int, data_dir: Path | None = None, seed: int = 0
 ) -> tuple[EditSet, tuple[ScopePrompt, ...]]:
-    """The subjects of so many cases of the seeded order, and the prompts of the other cases that are about other subjects.
+    """Split a dataset into edited subjects and prompts about other subjects.
+
+    The subjects are those of the first `n_edits` cases of the seeded order; the prompts are those of the
+    other cases that are about subjects which are not edited.
 
     Raises:
         TooManyEdits: the dataset has fewer cases.
@@ -70,7 +73,8 @@ def split(
     cases = list(load(dataset, data_dir).cases)
     if n_edits > len(cases):
         raise TooManyEdits(
-            f"{dataset} has {len(cases)} cases, {n_edits} were asked for. Lower --n-edits, or add made-up names with --names."
+            f"{dataset} has {len(cases)} cases, {n_edits} were asked for. "
+            "Lower --n-edits, or add made-up names with --names."
         )
     Random(seed).shuffle(cases)
     carriers: dict[str, list[str]] = {}
@@ -88,7 +92,7 @@ def split(
 
 
 def carrier(text: str, subject: str) -> str | None:
-    """A text with "{}" for its only whole-word mention of a subject, or None."""
+    """Return a text with "{}" for its only whole-word mention of a subject, or None."""
     found = list(re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", text))
     if len(found) != 1 or "{" in text:
         return None
@@ -96,10 +100,10 @@ def carrier(text: str, subject: str) -> str | None:
 
 
 def read_edits(file: Path) -> EditSet:
-    """Subjects of a file with one JSON object per line: `subject`, and `aliases` if it has any.
+    """Read subjects from a file with one JSON object per line: `subject`, and optionally `aliases`.
 
     Raises:
-        DataError: no such file, or a bad line.
+        DataError: the file is missing, or a line is invalid.
     """
     names: list[tuple[str, ...]] = []
     try:
@@ -126,7 +130,8 @@ def read_edits(file: Path) -> EditSet:
             or not all(isinstance(a, str) for a in aliases)
         ):
             raise DataError(
-                f'{file}, line {number}: needs "subject", a string, and if any "aliases", a list of strings. Fix the line.'
+                f'{file}, line {number}: needs "subject", a string, and optionally "aliases", '
+                "a list of strings. Fix the line."
             )
         names.append((subject.strip(), *aliases))
     if not names:
@@ -135,13 +140,16 @@ def read_edits(file: Path) -> EditSet:
 
 
 def folder(data_dir: Path | None = None) -> Path | None:
-    """Where data is, if a folder was named, here or by LKS_DATA."""
+    """Return the data folder, if one was named by the argument or by LKS_DATA."""
     named = os.environ.get("LKS_DATA")
     return data_dir or (Path(named) if named else None)
 
 
 def abilities(data_dir: Path | None = None) -> list[Outside]:
-    """GSM8K test questions, SST-2 dev sentences, RTE dev and validation pairs; empty with a note where the data is not there."""
+    """Return GSM8K test questions, SST-2 dev sentences, and RTE dev and validation pairs.
+
+    A set is empty, with a note, where its data is missing.
+    """
     found = folder(data_dir)
     return [
         _outside(
@@ -169,7 +177,8 @@ def _outside(
             texts += read(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{path} cannot be read as {name} ({type(error).__name__}: {error}). Put the published file there."
+                f"{path} cannot be read as {name} ({type(error).__name__}: {error}). "
+                "Put the published file there."
             ) from None
     return Outside(name, tuple(ScopePrompt(text) for text in texts))
 
@@ -179,18 +188,20 @@ def _rows(text: str) -> Iterable[Mapping[str, str]]:
 
 
 def _pairs(text: str) -> list[str]:
-    """Premise and hypothesis; the columns are not always named."""
+    """Return premise and hypothesis of each pair; the columns are not always named."""
     rows = [line.split("\t") for line in split_lines(text)]
     return [f"{row[1]} {row[2]}" for row in rows if len(row) > 3 and row[0] != "index"]
 
 
 def is_genuine(prompt: ScopePrompt, mention: Mention, spellings: Sequence[str]) -> bool:
-    """Whether a mention is one of a subject's names, standing in the prompt as a name; knows nothing of any scope indicator.
+    """Return whether a mention is one of a subject's names, used in the prompt as a name.
 
-    It covers whole words that are a spelling of the subject but for case, Unicode form, diacritics and signs. It is none if it has
-    fewer capitals than the name and all its words are ordinary English ones ("new tricks"), nor if it is a part of the subject
-    that the prompt is about and the rest of that has a capital or a number ("Chicago" in "Chicago Opera House"); what stands before
-    it in that subject does not matter if it ends with a bracket or a preposition ("Lord Chancellor of Ireland" mentions Ireland).
+    This is independent of any scope indicator. A genuine mention covers whole words that are a spelling of
+    the subject up to case, Unicode form, diacritics and signs. It is not genuine if it has fewer capitals
+    than the name and all its words are ordinary English ones ("new tricks"), nor if it is a part of the
+    subject that the prompt is about and the rest of that has a capital or a number ("Chicago" in "Chicago
+    Opera House"); what precedes it in that subject does not matter if it ends with a bracket or a preposition
+    ("Lord Chancellor of Ireland" mentions Ireland).
     """
     text = prompt.text
     if re.match(r"\w", text[mention.end : mention.end + 1]) or re.match(r"\w", text[: mention.start][-1:]):
@@ -214,5 +225,5 @@ def is_genuine(prompt: ScopePrompt, mention: Mention, spellings: Sequence[str]) 
 
 
 def _bare(text: str) -> str:
-    """Letters and digits alone, folded, without marks."""
+    """Return the letters and digits alone, case-folded and without diacritics."""
     return "".join(c for c in unicodedata.normalize("NFKD", text).casefold() if c.isalnum())

@@ -1,4 +1,4 @@
-"""Patches of several draws on one model at once, each acting on the rows of its own draw: what is asked of them shares batches.
+"""Patches of several draws on one model at once, each acting on the rows of its own draw.
 
 A question about one edit is a batch of a few rows, and a forward pass of a few rows costs as much as one of many. So the draws of a cell are asked
 together where their patches can act by row (`lks.editing.row_patch`).
@@ -18,14 +18,14 @@ from lks.models.lm import LM
 from lks.models.prefill import FIRED, Prefills, installed_hooks
 
 OWNERS: ContextVar[Sequence[int] | None] = ContextVar("owners", default=None)
-"""The draw of each row of the prefill that follows."""
+"""The draw of each row of the next prefill."""
 _OWNER = "owner"
-"""In `Pass.row_state`: [batch] the draw of each row."""
+"""Key in `Pass.row_state`: the draw of each row, [batch]."""
 
 
 @contextmanager
 def owned_by(draws: Sequence[int]) -> Iterator[None]:
-    """Say which draw each row of a prefill inside the `with` belongs to."""
+    """Set the draw that each row of a prefill inside the `with` belongs to."""
     token = OWNERS.set(draws)
     try:
         yield
@@ -34,7 +34,7 @@ def owned_by(draws: Sequence[int]) -> Iterator[None]:
 
 
 class SideBySide:
-    """Patches beside one model.
+    """Several patches attached to one model.
 
     Args:
         lm: the model.
@@ -60,7 +60,10 @@ class SideBySide:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Each patch acts on the rows of its draw inside the `with`, in every prefill inside `owned_by` and in the steps on its cache."""
+        """Let each patch act on the rows of its draw inside the `with`.
+
+        This holds for every prefill inside `owned_by` and for the steps on its cache.
+        """
         decoder = self._lm.decoder
         with ExitStack() as stack:
             stack.enter_context(
@@ -78,7 +81,7 @@ class SideBySide:
         now = self._prefills.now
         owners = OWNERS.get()
         if now is None or (now.is_prefill and owners is None):
-            raise ValueError("nobody has said which draw the rows belong to")
+            raise ValueError("it is not known which draw the rows belong to; use `owned_by`")
         if now.is_prefill:
             now.row_state[_OWNER] = torch.tensor(owners, device=now.ids.device)
         for patch, rows in self._grouped(now.row_state[_OWNER]):
@@ -101,7 +104,10 @@ class SideBySide:
             patch.rest()
 
     def _grouped(self, owners: Tensor) -> list[Group]:
-        """Each patch that has rows, with their numbers; the rows of a cache stay what they are from step to step."""
+        """Return each patch that has rows, with the numbers of its rows.
+
+        They are kept from step to step, since the rows of a cache stay the same.
+        """
         if self._groups is None or self._groups[0] is not owners:
             numbers = owners.tolist()
             found = {

@@ -1,7 +1,8 @@
-"""What is measured on an edited model, stage by stage. Nothing here knows which method edited.
+"""Measurements of an edited model, stage by stage, whichever method edited it.
 
-Each stage turns an edited model into rows of one kind; `lks.runs.cell` writes them as the cell's shard of that stage. The unedited model's stored
-rows are at hand: where a gate says that the edits do not act, its answers are taken over instead of being computed again.
+Each stage turns an edited model into rows of one kind; `lks.runs.cell` writes them as the cell's shard of
+that stage. The unedited model's stored rows are available: where a gate says that the edits do not act, its
+answers are reused instead of being recomputed.
 """
 
 import contextlib
@@ -42,7 +43,8 @@ from lks.results.shards import Answer, read_answers, read_rows
 logger = logging.getLogger(__name__)
 
 PASSAGE_DRAWS = 3
-"""Plain texts are read under the first so many draws' patches, tests of abilities are run under the first alone."""
+"""Plain texts are read under the patches of the first `PASSAGE_DRAWS` draws, ability tests are run under
+the first draw's alone."""
 
 
 class UneditedAnswers:
@@ -61,7 +63,7 @@ class UneditedAnswers:
         self._answers: dict[str, dict[Key, Answer]] = {}
 
     def answers(self, stage: str) -> Mapping[Key, Answer]:
-        """Its answers of one stage by question; empty if it was not asked."""
+        """Return its answers of one stage by question; empty if it was not asked."""
         if stage not in self._answers:
             self._answers[stage] = {}
             with contextlib.suppress(DataError):
@@ -72,7 +74,7 @@ class UneditedAnswers:
         return self._answers[stage]
 
     def ability(self, stage: str) -> list[AbilityRow]:
-        """Its results of one test of abilities."""
+        """Return its results of one ability test."""
         with contextlib.suppress(DataError):
             if self._folder is not None:
                 return read_rows(self._folder / f"{stage}.parquet", AbilityRow)
@@ -86,13 +88,13 @@ class EditedDraw:
     Attributes:
         lm: the unedited model.
         patch: the edits.
-        cases: of the draw, with their neighbours.
+        cases: cases of the draw, with their neighbours.
         spare: cases that are not edited.
-        draw, draws: which of how many.
-        seed: of the cell.
-        unedited: stored rows of the unedited model; of nobody while that itself is asked.
-        battery: tests of abilities, if they are asked for.
-        notes: what was noticed on the way, for the outcome's provenance.
+        draw, draws: number of the draw, and how many draws there are.
+        seed: random seed of the cell.
+        unedited: stored rows of the unedited model; none while that model itself is asked.
+        battery: ability tests, if they are asked for.
+        notes: what was noticed during the work, for the outcome's provenance.
     """
 
     lm: LM
@@ -113,10 +115,10 @@ class EditedDraw:
 
 
 def measure(stage: str, edited: EditedDraw, progress: Progress) -> Sequence[object]:
-    """Rows of one stage other than answers (`answers_of_draws`).
+    """Return the rows of one stage other than answers (`answers_of_draws`).
 
     Raises:
-        Collapsed: a test of abilities is not worth its time.
+        Collapsed: the edited model has collapsed, so an ability test is not worth its time.
     """
     match stage.partition("-")[0]:
         case "passages":
@@ -139,7 +141,7 @@ def measure(stage: str, edited: EditedDraw, progress: Progress) -> Sequence[obje
 
 
 def answers(edited: EditedDraw, progress: Progress, context: Context = "bare") -> list[Answer]:
-    """Answers to all probes in one context; for the bare prompt with the drift of what should stay."""
+    """Answer all probes in one context; for the bare prompt with the drift of what should not change."""
     with edited.patch.applied(edited.lm):
         made = _asked([edited], progress, context)
     return _with_drift(edited, made, progress) if context == "bare" else made
@@ -148,7 +150,10 @@ def answers(edited: EditedDraw, progress: Progress, context: Context = "bare") -
 def answers_of_draws(
     edited: Sequence[EditedDraw], progress: Progress, context: Context = "bare"
 ) -> list[Answer]:
-    """The same of several draws, draw by draw; asked together where their patches can act side by side."""
+    """Answer all probes of several draws, asked together where their patches can act side by side.
+
+    The answers come draw by draw, as from `answers`.
+    """
     together = (
         SideBySide.of(edited[0].lm, {one.draw: one.patch for one in edited}) if len(edited) > 1 else None
     )
@@ -175,7 +180,7 @@ def _part(progress: Progress, number: int, of: int, done: float) -> None:
 
 
 def _asked(edited: Sequence[EditedDraw], progress: Progress, context: Context) -> list[Answer]:
-    """Answers of edited models whose patches are in force."""
+    """Ask edited models whose patches are in force."""
     lm = edited[0].lm
     if not available(context, lm):
         return []
@@ -191,13 +196,13 @@ def _asked(edited: Sequence[EditedDraw], progress: Progress, context: Context) -
     try:
         return ask_draws(lm, draws, how, known, lambda done: progress(share * done))
     except ReuseError as error:
-        logger.warning("Answers of the unedited model were not taken over: %s.", error)
+        logger.warning("Answers of the unedited model were not reused: %s.", error)
         edited[0].notes["not taken over"] = str(error)
         return ask_draws(lm, draws, how, progress=lambda done: progress(share * done))
 
 
 def _with_drift(edited: EditedDraw, made: list[Answer], progress: Progress) -> list[Answer]:
-    """A draw's answers with the drift of those that should stay."""
+    """Return a draw's answers with the drift of those that should not change."""
     stored = edited.unedited.answers(ANSWERS)
     keeping = [i for i, answer in enumerate(made) if answer.kind in KEEPING and key_of(answer) in stored]
     before = [stored[key_of(made[i])] for i in keeping]
@@ -219,7 +224,7 @@ def _passages(edited: EditedDraw, progress: Progress) -> list[Passage]:
 
 
 def _abilities(stage: str, edited: EditedDraw, progress: Progress) -> list[AbilityRow]:
-    """Results of the tests; first the collapse alarm."""
+    """Run the ability tests, after the collapse alarm."""
     if edited.draw > 0 or edited.battery is None:
         return []
     lm, patch = edited.lm, edited.patch
@@ -239,7 +244,10 @@ def _abilities(stage: str, edited: EditedDraw, progress: Progress) -> list[Abili
 
 
 def _overheads(edited: EditedDraw, progress: Progress) -> list[Timing]:
-    """Pairs of prefills under the first draw's patch; none for the unedited model, whose overhead is 0 by definition."""
+    """Time pairs of prefills under the first draw's patch.
+
+    There are none for the unedited model, whose overhead is 0 by definition.
+    """
     if edited.draw > 0 or edited.unedited.is_asked:
         return []
     return overheads(

@@ -1,1 +1,1 @@
-"""What is stored: cells and their outcomes, rows and shards of raw answers, and the catalogue with the metrics in SQL."""
+"""Stored results: cells and outcomes, rows and shards of raw answers, the catalogue and metrics in SQL."""

@@ -1,4 +1,4 @@
-"""Cells and what becomes of them."""
+"""Cells, their costs and their outcomes."""
 
 import hashlib
 import json
@@ -14,25 +14,32 @@ PROTOCOL = 3
 """Version of the evaluation protocol; part of every `Cell.id` and of the results folder."""
 
 UNEDITED = "none"
-"""The method that edits nothing. Locality is a join with its answers, so every plan holds its cells."""
+"""The method that edits nothing. Locality is a join with its answers, so every plan includes its cells."""
 
 PARAMETERS, RULE = "parameters", "rule"
-"""In an outcome's provenance where the method has no preset for the model: its parameters are those of its rule for untuned models."""
-RULE_NOTE = "Rule: the method has no preset for the model; its parameters are those of its rule for models that it was not tuned for."
-"""What tables say of the mark."""
+"""Entry in an outcome's provenance if the method has no preset for the model: its parameters are those of
+its rule for untuned models."""
+RULE_NOTE = (
+    "Rule: the method has no preset for the model; "
+    "its parameters are those of its rule for models that it was not tuned for."
+)
+"""Explanation of that entry below tables."""
 
 Split = Literal["evaluation", "development"]
-"""Which part of the seeded order of cases a cell edits. Settings are chosen on the second; only the first makes results."""
+"""Part of the seeded order of cases that a cell edits. Settings are chosen on "development"; only
+"evaluation" makes results."""
 
 Measure = Literal["answers", "scope", "study"]
-"""What a cell stores: answers of the edited model; what the method's edit scope indicator decides, for which nothing is edited; or what a study
-of the model (`lks.studies.registry`), which then stands in the method's place, finds about T entities."""
+"""What a cell stores. "answers": answers of the edited model; "scope": decisions of the method's edit
+scope indicator, without any edit; "study": what a study of the model (`lks.studies.registry`), named in
+place of the method, finds about T entities."""
 
 Status = Literal["ok", "oom", "collapsed", "diverged", "timeout", "lost", "error"]
-"""How a cell ended. "timeout": it took longer than allowed; "lost": its process died without a word, more than once; "error": anything else."""
+"""How a cell ended. "timeout": it took longer than allowed; "lost": its process died without a report,
+more than once; "error": anything else."""
 
 FINAL: frozenset[Status] = frozenset({"ok", "oom", "collapsed", "diverged", "timeout"})
-"""What is not run again. An "error" or a "lost" cell is: the cause may have been mended."""
+"""Statuses that are not run again. Cells with "error" or "lost" are: the cause may have been fixed."""
 
 Overrides = tuple[tuple[str, str], ...]
 Count = Annotated[int, Field(ge=1)]
@@ -40,19 +47,21 @@ Count = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Cell:
-    """One point of a grid: a method makes T edits on a model, in `draws` disjoint sets, each edited and scored alone.
+    """One point of a grid: a method makes T edits on a model, in each of `draws` disjoint sets.
+
+    Each set is edited and scored alone.
 
     Attributes:
         model, dataset, method: registry names; the method of a study cell is the study.
         n_edits: T, edits per draw; entities of a study.
-        seed: of the order of cases and of all training randomness.
+        seed: random seed of the order of cases and of all training.
         draws: number of disjoint edit sets; their answers are pooled.
         variant: overridden parameters as ((name, text), ...), sorted; empty for the preset.
         parameters: the resolved parameters as canonical JSON (`lks.editing.editor.canonical`).
         model_revision, data_revision: content hashes.
-        records: only the dataset's first so many cases are used; 0 means all.
+        records: number of the dataset's first cases that are used; 0 means all.
         split: the part of their seeded order that is edited (`lks.runs.cell.draws`).
-        measure: what is stored of it.
+        measure: what the cell stores.
     """
 
     model: str
@@ -70,13 +79,16 @@ class Cell:
     measure: Measure = "answers"
 
     def available(self, size: int) -> int:
-        """How many of a dataset's cases the cell may edit: its records; for development the last third of their seeded order."""
+        """Return how many of a dataset's cases the cell may edit.
+
+        These are its records; for development, the last third of their seeded order.
+        """
         pool = min(self.records, size) if self.records else size
         return pool if self.split == "evaluation" else pool // 3
 
     @property
     def id(self) -> str:
-        """Sixteen hex digits of a hash over all that decides the result, the protocol version included."""
+        """Sixteen hex digits of a hash of all that decides the result, including the protocol version."""
         fields = [PROTOCOL, self.model, self.dataset, self.method, self.n_edits, self.seed, self.draws]
         fields += [self.parameters, self.model_revision, self.data_revision, self.records]
         fields += [] if self.split == "evaluation" else [self.split]
@@ -95,7 +107,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """How people read it: "lks | micro-llama | world | T=100"."""
+        """Readable form: "lks | micro-llama | world | T=100"."""
         variant = "".join(f" {k}={v}" for k, v in self.variant)
         split = "" if self.split == "evaluation" else f" | {self.split}"
         measure = "" if self.measure == "answers" else f" | {self.measure}"
@@ -110,14 +122,14 @@ _BEYOND_S, _BEYOND_BYTES = 1e12, 1 << 60
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What a cell cost.
+    """Costs of a cell.
 
     Attributes:
-        prepare_s: one-off preparation (covariance, meta-training), seconds.
-        edit_s: all edits of all draws, seconds.
-        ask_s: read-outs, seconds.
+        prepare_s: seconds of one-off preparation (covariance, meta-training).
+        edit_s: seconds of all edits of all draws.
+        ask_s: seconds of the read-outs.
         peak_bytes: peak memory: allocated on the GPU, else resident set of the process.
-        patch_bytes: tensors of the patch of one draw (mean).
+        patch_bytes: size of the tensors of one draw's patch (mean).
         stage_s: seconds of each further stage ("answers-qa", "generations", "ability-made").
     """
 
@@ -129,10 +141,10 @@ class Costs:
     stage_s: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check that these are costs: files may say anything, and estimates of time add them up.
+        """Check that these are costs: files may hold anything, and estimates of time add them up.
 
         Raises:
-            ValueError: one is negative, not finite or beyond all sense.
+            ValueError: a value is negative, not finite or implausibly large.
         """
         spent = {"prepare_s": self.prepare_s, "edit_s": self.edit_s, "ask_s": self.ask_s, **self.stage_s}
         for name, seconds in spent.items():
@@ -140,7 +152,7 @@ class Costs:
                 raise ValueError(f"{name} is {seconds:g} s")
         for name, size in (("peak_bytes", self.peak_bytes), ("patch_bytes", self.patch_bytes)):
             if not 0 <= size < _BEYOND_BYTES:
-                raise ValueError(f"{name} is no number of bytes")
+                raise ValueError(f"{name} is not a number of bytes")
 
     @property
     def parts(self) -> dict[str, float]:
@@ -157,24 +169,28 @@ ANSWERS, IMMEDIATE, PASSAGES, GENERATIONS, DECISIONS, ABILITY, OVERHEAD, JUDGED,
     *("answers", "immediate", "passages", "generations"),
     *("decisions", "ability", "overhead", "judged", "study"),
 )
-"""Stages of a cell, and the first part of their shards' names: what the edited model says to all probes; what a sequential method's says right
-after each edit; how likely plain texts are; free texts; what gates decide; tests of abilities; how long prefills take without and
-with the edits; what an LLM judge says of the answers; what a study finds."""
+"""Stages of a cell, and the first part of their shards' names: the edited model's answers to all probes; a
+sequential method's answers right after each edit; likelihoods of plain texts; free texts; decisions of
+gates; ability tests; times of prefills without and with the edits; an LLM judge's verdicts on the answers;
+findings of a study."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
-    """What is measured beside the answers. It is no part of a cell's identity: what a stored cell lacks of it is measured later, on the
-    patches that it has left.
+    """What is measured in addition to the answers.
+
+    It is not part of a cell's identity: what a stored cell lacks is measured later, on the patches that it
+    has left.
 
     Attributes:
-        contexts: in which the probes are put beside the bare prompt.
+        contexts: contexts that the probes are put in, in addition to the bare prompt.
         fluency: whether free texts are written.
         gates: whether gated methods are asked which prompts they act on.
         ability: names of lm-eval tasks.
-        documents: of each task; 0 means all.
-        retry_failed: whether stages that failed for good (out of memory, collapsed, diverged) are measured again.
-        overhead: whether it is measured how much longer a prefill takes with the edits in force; a matter of seconds.
+        documents: number of documents of each task; 0 means all.
+        retry_failed: whether stages that failed for good (out of memory, collapsed, diverged) are measured
+            again.
+        overhead: whether the extra time of a prefill with the edits in force is measured; takes seconds.
     """
 
     contexts: tuple[Context, ...] = ()
@@ -186,7 +202,7 @@ class Measurements:
     overhead: bool = False
 
     def stages(self, measure: "Measure" = "answers") -> tuple[str, ...]:
-        """Stages that a finished cell has."""
+        """Return the stages that a finished cell has."""
         if measure == "scope":
             return (DECISIONS,)
         if measure == "study":
@@ -202,16 +218,17 @@ class Measurements:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a cell.
+    """Result of running a cell.
 
     Attributes:
-        cell: which one.
+        cell: the cell.
         status: "ok", or how it failed.
-        reason: one line for people; empty when ok.
+        reason: one readable line; empty when ok.
         shards: Parquet files of raw answers and the like, relative to the results folder, one per stage.
         costs: seconds and bytes.
         provenance: code and package versions, device, host kind, time (ISO 8601): text -> text.
-        failed: further stage -> status and reason of its failure ("collapsed: ..."); the cell's own status is that of editing and answering.
+        failed: further stage -> status and reason of its failure ("collapsed: ..."); the cell's own status is
+            that of editing and answering.
     """
 
     cell: Cell
@@ -224,7 +241,10 @@ class Outcome:
 
     @property
     def stages(self) -> frozenset[str]:
-        """Stages that need not be run again: those with a shard, and those that failed in a way that running again would not change."""
+        """Stages that need not be run again.
+
+        These are the stages with a shard, and those that failed in a way that running again would not change.
+        """
         lasting = {stage for stage, why in self.failed.items() if not why.startswith("error")}
         return self.written | lasting
 

@@ -1,4 +1,4 @@
-"""The catalogue's file: opened by one process at a time, waited for, and made as `schema.sql` has it."""
+"""Connection to the catalogue's file, which one process at a time can open, with `schema.sql`'s tables."""
 
 import hashlib
 import re
@@ -16,21 +16,21 @@ OF_THE_FILE = (
     duckdb.InternalException,
     duckdb.OutOfMemoryException,
 )
-"""Errors that tell of the catalogue or the machine, not of what is written into it."""
+"""Errors that concern the catalogue or the machine, not the data that is written."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
-"""Seconds between two tries to open the file: each pause is half as long again as the one before."""
+"""Seconds between two attempts to open the file: each pause is half as long again as the one before."""
 
 
 def connect(catalogue: Path, wait: float) -> duckdb.DuckDBPyConnection:
-    """Open the file, as soon as nobody else has it.
+    """Open the file as soon as no other process has it open.
 
     Args:
-        catalogue: the file; made if it is not there.
-        wait: seconds at most.
+        catalogue: the file; created if it is missing.
+        wait: maximum number of seconds to wait.
 
     Raises:
-        StoreError: another process keeps it, or it is no catalogue, or it cannot be written.
+        StoreError: another process keeps it open, it is not a catalogue, or it cannot be written.
     """
     deadline, pause = time.monotonic() + wait, FIRST_PAUSE
     while True:
@@ -43,23 +43,29 @@ def connect(catalogue: Path, wait: float) -> duckdb.DuckDBPyConnection:
             if left <= 0:
                 who = f"in use by {_holder(error)} for {wait:g} s"
                 raise StoreError(
-                    f"{catalogue} is {who}. End that process or wait for it, and start again: finished cells are kept."
+                    f"{catalogue} is {who}. End that process or wait for it, and start again: "
+                    "finished cells are kept."
                 ) from None
         time.sleep(min(pause, left))
         pause = min(1.5 * pause, LONGEST_PAUSE)
 
 
 def _locked(connection: duckdb.DuckDBPyConnection, cells: Path) -> duckdb.DuckDBPyConnection:
-    """The catalogue and its views may come from a stranger: queries read the cells' shards and nothing else, and no statement changes that."""
+    """Restrict a connection to the cells' shards.
+
+    The catalogue and its views may come from a stranger: queries read the cells' shards and nothing else, and
+    no statement changes that.
+    """
     quoted = str(cells.absolute()).replace("'", "''")
     connection.execute(
-        f"SET allowed_directories = ['{quoted}']; SET enable_external_access = false; SET lock_configuration = true"
+        f"SET allowed_directories = ['{quoted}']; SET enable_external_access = false; "
+        "SET lock_configuration = true"
     )
     return connection
 
 
 def prepare(connection: duckdb.DuckDBPyConnection) -> None:
-    """Make tables and views, unless the catalogue has exactly these already."""
+    """Create tables and views, unless the catalogue has exactly these already."""
     schema = "\n".join(
         (Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("wild.sql", "schema.sql")
     )
@@ -77,26 +83,38 @@ def prepare(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def is_stop(error: Exception) -> bool:
-    """Whether an error is Ctrl-C, as DuckDB tells of one that came while it was at work."""
+    """Return whether an error is Ctrl-C, as DuckDB reports one that came while it was at work."""
     return isinstance(error, duckdb.InterruptException) or (
         type(error) is RuntimeError and "Query interrupted" in str(error)
     )
 
 
 def failed(catalogue: Path, error: duckdb.Error) -> str:
-    """Why the file cannot be used, and what to do."""
+    """Return a message that says why the file cannot be used, and what to do."""
     text = str(error)
     line = text.splitlines()[0][:160] if text else type(error).__name__
     if "No space left" in text or "not enough disk space" in text:
-        return f"{catalogue} cannot be written: no space left. Free some and start again: finished cells are kept."
+        return (
+            f"{catalogue} cannot be written: no space left. "
+            "Free some and start again: finished cells are kept."
+        )
     if isinstance(error, duckdb.OutOfMemoryException):
-        return f"{catalogue} needs more memory than there is ({line}). Free some and start again: finished cells are kept."
+        return (
+            f"{catalogue} needs more memory than there is ({line}). "
+            "Free some and start again: finished cells are kept."
+        )
     if "Permission denied" in text or "Read-only file system" in text:
-        return f"{catalogue} cannot be written: no permission. Make it writable, or use another folder with --results."
+        return (
+            f"{catalogue} cannot be written: no permission. "
+            "Make it writable, or use another folder with --results."
+        )
     return f"{catalogue} cannot be used: {line}. Delete it: it is rebuilt from cells/."
 
 
 def _holder(error: duckdb.Error) -> str:
-    """The process that has the file, as far as DuckDB says it ("Conflicting lock is held in /usr/bin/python (PID 123)")."""
+    """Return the process that has the file open, as far as DuckDB reports it.
+
+    DuckDB's message is "Conflicting lock is held in /usr/bin/python (PID 123)".
+    """
     told = re.search(r"lock is held in (.+?) \(PID (\d+)\)", str(error))
     return f"process {told[2]} ({Path(told[1]).name})" if told else "another process"

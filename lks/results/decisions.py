@@ -1,4 +1,4 @@
-"""What a scope indicator said about one prompt, and the shard that keeps it."""
+"""Decisions of scope indicators on prompts, and their shard's columns."""
 
 from dataclasses import dataclass
 
@@ -24,19 +24,22 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether edits apply to a prompt, and whose. Nothing here is a rate.
+    """Whether edits apply to a prompt, and whose; never a rate.
 
     Attributes:
         draw: which of the cell's edit sets was in force.
-        probe_set: "edit", "paraphrase" or "locality" of edited cases; "typo", "case" or "alias" (edit prompts with their subject spelt in
-            another way); "others" (edit prompts of cases about subjects that are not edited); "plain" (sentences about nobody); or the name
-            of a test of abilities.
-        probe: number of the prompt in its set; of plain sentences and a test of abilities the same text in every cell. Texts are not
-            stored: the same ones in all draws of all cells would make the catalogue nine times as large.
-        case_id: of the case that the prompt is from; "" for plain sentences and a test of abilities.
-        subjects_found: the edited subjects that were found and, if there is a gate, let through, in the order of the text. Of a method
-            that was run (`lks.evaluation.gate_decisions`) the last of them alone; "" for one that does not say whose edits act.
-        subject_expected: the edited subject that the prompt is about, or ""; always "" for a method that does not say whose edits act.
+        probe_set: "edit", "paraphrase" or "locality" of edited cases; "typo", "case" or "alias" (edit prompts
+            with their subject spelt in another way); "others" (edit prompts of cases about subjects that are
+            not edited); "plain" (sentences without named entities); or the name of an ability test.
+        probe: number of the prompt in its set; for plain sentences and ability tests the same text in every
+            cell. Texts are not stored: they are the same in all draws of all cells and would make the
+            catalogue nine times as large.
+        case_id: the case that the prompt is from; "" for plain sentences and ability tests.
+        subjects_found: the edited subjects that were found and, if there is a gate, let through, in the order
+            of the text. For a method that was run (`lks.evaluation.gate_decisions`) only the last of them; ""
+            for one that does not report whose edits act.
+        subject_expected: the edited subject that the prompt is about, or ""; always "" for a method that does
+            not report whose edits act.
     """
 
     draw: int

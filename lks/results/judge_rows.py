@@ -1,4 +1,4 @@
-"""What an LLM judge said: its replies, kept as they come, and its verdicts as rows of a shard."""
+"""Replies of an LLM judge, kept as they come, and its verdicts as rows of a shard."""
 
 import hashlib
 import json
@@ -11,18 +11,20 @@ from lks.io.json_lines import JsonLinesFile
 from lks.results.rows import columns
 
 PROMPT_VERSION = 1
-"""Part of a reply's key; to be raised when a judge is asked in another way that its instruction and prompt do not show."""
+"""Part of a reply's key; to be raised when a judge is asked differently in a way that its instruction and
+prompt do not show."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A verdict beside the deterministic score, never instead of it.
+    """A judge's verdict, stored in addition to the deterministic score, never instead of it.
 
     Attributes:
         judge: name of the model that judged.
-        draw, case_id, kind, probe_index, context: of the answer that was judged (`lks.results.shards.Answer`).
-        verdict: whether the judge takes the answer for right; None where its reply says neither.
-        reply: what it said.
+        draw, case_id, kind, probe_index, context: those of the answer that was judged
+            (`lks.results.shards.Answer`).
+        verdict: whether the judge considers the answer right; None where its reply says neither.
+        reply: the judge's reply.
     """
 
     judge: str
@@ -39,15 +41,15 @@ SCHEMA = columns(Judgement, "lks-judgements", 1)
 
 
 def file_name(model: str) -> str:
-    """A model's name made safe for a file's; a hash keeps names apart that look the same then."""
+    """Return a file name for a model; a hash distinguishes models whose names become the same."""
     return f"{re.sub(r'[^A-Za-z0-9.-]+', '-', model)[:60]}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
 
 
 class Replies:
-    """Replies of one model by prompt."""
+    """Stored replies of one model by prompt."""
 
     def __init__(self, folder: Path, model: str, instruction: str) -> None:
-        """Read what is there.
+        """Read the stored replies.
 
         Raises:
             StoreError: the folder or the file cannot be used.
@@ -62,7 +64,7 @@ class Replies:
         return str(self._lines.entries[self._key(prompt)]["reply"])
 
     def keep(self, prompt: str, reply: str) -> None:
-        """Put a reply on disk at once.
+        """Write a reply to disk at once.
 
         Raises:
             StoreError: it cannot be written.
@@ -70,5 +72,5 @@ class Replies:
         self._lines.keep(self._key(prompt), {"prompt": prompt, "reply": reply})
 
     def _key(self, prompt: str) -> str:
-        """Hash of all that a reply depends on."""
+        """Return a hash of everything that a reply depends on."""
         return hashlib.sha256(json.dumps([*self._asked_with, prompt]).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What produced a number: versions, device, time."""
+"""Provenance of results: versions, device, time."""
 
 import contextlib
 import importlib.metadata
@@ -15,11 +15,13 @@ PACKAGES = ("lks-grid", "torch", "transformers", "duckdb", "prefect", "lm-eval",
 
 
 def provenance(results: Path | None = None) -> dict[str, str]:
-    """Versions, device and time, as text. Nothing is taken from the environment or the command line, where secrets may be.
+    """Return versions, device and time, as text.
 
-    "finished" (ISO 8601) is the time of the results folder's file system where one is given. Machines that share a folder so share a clock,
-    that of the file server, whatever their own say. The store orders by it only cells of the same coordinates and different
-    parameters or revisions, of which the newest is shown; no metric, no cell's identity and no duration depends on it.
+    Nothing is taken from the environment or the command line, where secrets may be. "finished" (ISO 8601) is
+    the time of the results folder's file system where one is given. Machines that share a folder thus share
+    the file server's clock, whatever their own clocks say. The store orders by it only cells of the same
+    coordinates and different parameters or revisions, of which the newest is shown; no metric, no cell's
+    identity and no duration depends on it.
 
     Args:
         results: the results folder.
@@ -43,7 +45,7 @@ def provenance(results: Path | None = None) -> dict[str, str]:
 
 
 def time_of(folder: Path) -> datetime:
-    """The time now by the clock of a folder's file system.
+    """Return the current time by the clock of a folder's file system.
 
     Raises:
         StoreError: the folder cannot be written.

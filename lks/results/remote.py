@@ -1,7 +1,8 @@
-"""Cells by way of a place that has an URL (an object store, SSH, whatever fsspec knows), for machines without a common folder.
+"""Exchange of cells through a URL (an object store, SSH, anything that fsspec supports).
 
-Each machine keeps a results folder of its own. The share holds `cells/<id>/` as a results folder does, a cell's `outcome.json` put last, and
-`beats/<id>`, the signs of life of running cells. What comes from there is checked like a stranger's before it counts here.
+It serves machines without a common folder: each keeps its own results folder. The share holds `cells/<id>/`
+as a results folder does, with a cell's `outcome.json` written last, and `beats/<id>`, the heartbeats of
+running cells. What comes from there is checked as untrusted input before it is used.
 """
 
 import contextlib
@@ -29,33 +30,35 @@ logger = logging.getLogger(__name__)
 _ID = re.compile("[0-9a-f]{16}")
 
 PATIENCE_S = 120.0
-"""Seconds for which a place that does not answer is asked again."""
+"""Seconds for which a share that does not answer is asked again."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 AT_ONCE = 8
-"""Cells that are carried at the same time."""
+"""Number of cells that are transferred at the same time."""
 
 
 class RemoteStore:
-    """A place with an URL.
+    """A share of cells at a URL.
 
     Args:
-        url: as fsspec has them: "s3://bucket/folder", "gs://bucket/folder", "sftp://host/folder", "file:///mnt/folder".
+        url: a URL as in fsspec: "s3://bucket/folder", "gs://bucket/folder", "sftp://host/folder",
+            "file:///mnt/folder".
         patience_s: seconds for which it is asked again if it does not answer.
 
     Raises:
-        UserError: fsspec cannot make anything of it, a package for such places is missing, or it holds a password.
+        UserError: fsspec cannot use the URL, a package for such URLs is missing, or it holds a password.
     """
 
     def __init__(self, url: str, patience_s: float = PATIENCE_S) -> None:
         self.url, self._patience_s = url, patience_s
         if urlsplit(url).password is not None:
             raise UserError(
-                "LKS_SHARE holds a password, which would be seen in logs. Leave it out: keys come from where the package looks for them."
+                "LKS_SHARE holds a password, which would be seen in logs. "
+                "Leave it out: keys come from where the package looks for them."
             )
         self._sent: dict[Path, tuple[int, int]] = {}
         try:
             files, root = fsspec.core.url_to_fs(url)
-        except Exception as error:  # noqa: BLE001  each kind of place has errors of its own
+        except Exception as error:  # noqa: BLE001  each backend raises its own errors
             raise UserError(f"LKS_SHARE={url} cannot be used: {one_line(error)}.") from None
         self._files: Any = files
         self._root = str(root).rstrip("/")
@@ -67,22 +70,22 @@ class RemoteStore:
         sending: bool = True,
         progress: Callable[[float], None] = lambda done: None,
     ) -> tuple[int, int]:
-        """Take cells of which the share has more than the folder, and send those of which it has less.
+        """Fetch cells of which the share has more than the folder, and send those of which it has less.
 
-        A result is more than a failure, and more stages are more than fewer. Of two failures, or two results of which neither has all
-        stages of the other, each side keeps its own.
+        A result is more than a failure, and more stages are more than fewer. Of two failures, or two results
+        of which neither has all stages of the other, each side keeps its own.
 
         Args:
             results: folder of all results.
-            cell_ids: which cells; all that either side has if not given.
+            cell_ids: cells to exchange; all that either side has if not given.
             sending: whether anything is sent.
-            progress: told the fraction done.
+            progress: called with the fraction done.
 
         Returns:
-            How many cells were taken, and how many sent.
+            The number of cells fetched, and the number sent.
 
         Raises:
-            StoreError: the place does not answer, or a side cannot be written.
+            StoreError: the share does not answer, or a side cannot be written.
         """
         there = self._cells() if cell_ids is None or len(cell_ids) > AT_ONCE else set(cell_ids)
         wanted = sorted(
@@ -108,10 +111,10 @@ class RemoteStore:
         return sum(carried[: len(takes)]), sum(carried[len(takes) :])
 
     def outcome(self, cell_id: str) -> Outcome | None:
-        """What became of a cell according to the share; None where that is not there or cannot be read.
+        """Return a cell's outcome according to the share; None where it is missing or cannot be read.
 
         Raises:
-            StoreError: the place does not answer.
+            StoreError: the share does not answer.
         """
         with contextlib.suppress(DataError, ValueError):
             content = self._read(f"cells/{cell_id}/outcome.json", LARGEST_JSON)
@@ -119,13 +122,15 @@ class RemoteStore:
         return None
 
     def take(self, results: Path, cell_id: str) -> bool:
-        """Have a cell here as it is there, whatever was here. Its files are checked in a folder of their own before any comes into place.
+        """Copy a cell from the share to the folder, replacing what was there.
+
+        Its files are checked in a temporary folder before any of them is put in place.
 
         Returns:
-            Whether it is there, and whole.
+            Whether the share has the cell, intact.
 
         Raises:
-            StoreError: the place does not answer, or the folder cannot be written.
+            StoreError: the share does not answer, or the folder cannot be written.
         """
         with _room(results) as room:
             try:
@@ -150,18 +155,20 @@ class RemoteStore:
         return True
 
     def send(self, results: Path, cell_id: str, patience_s: float | None = None) -> bool:
-        """Have a cell there as it is here; a file that was sent by this object, and has not changed since, is not sent again.
+        """Copy a cell from the folder to the share.
+
+        A file that this object has sent, and that has not changed since, is not sent again.
 
         Args:
             results: folder of all results.
-            cell_id: which cell.
-            patience_s: instead of the share's own.
+            cell_id: the cell.
+            patience_s: used instead of the share's own.
 
         Returns:
-            Whether it is stored here.
+            Whether the folder has the cell.
 
         Raises:
-            StoreError: the place does not answer or refuses.
+            StoreError: the share does not answer or refuses.
         """
         outcome = _stored(results, cell_id)
         if outcome is None:
@@ -179,17 +186,17 @@ class RemoteStore:
         return True
 
     def beat(self, cell_id: str) -> None:
-        """Leave a sign of life; what goes wrong is not worth a word."""
+        """Leave a heartbeat; failures are ignored."""
         with contextlib.suppress(Exception):
             self._write(f"beats/{cell_id}", str(time.time_ns()).encode())
 
     def clear_heartbeat(self, cell_id: str) -> None:
-        """Take the sign of life away."""
+        """Remove the heartbeat."""
         with contextlib.suppress(Exception):
             self._files.rm_file(f"{self._root}/beats/{cell_id}")
 
     def beats(self, cell_ids: Collection[str]) -> Mapping[str, int]:
-        """The last signs of life, as numbers that change; 0 where there is none."""
+        """Return the last heartbeats, as numbers that change; 0 where there is none."""
 
         def last(cell_id: str) -> int:
             with contextlib.suppress(Exception):
@@ -200,7 +207,7 @@ class RemoteStore:
             return dict(zip(cell_ids, pool.map(last, cell_ids), strict=True))
 
     def _cells(self) -> set[str]:
-        """Ids of the cells that are there."""
+        """Return the ids of the cells on the share."""
         try:
             found = [
                 str(path).split("/")[-2:]
@@ -211,10 +218,10 @@ class RemoteStore:
         return {folder for folder, file in found if file == "outcome.json" and _ID.fullmatch(folder)}
 
     def _read(self, file: str, largest: int) -> bytes | None:
-        """A file's content; None if it is not there.
+        """Return a file's content; None if it is missing.
 
         Raises:
-            DataError: it is larger than any good one.
+            DataError: it is larger than any valid file.
         """
         path = f"{self._root}/{file}"
         try:
@@ -229,12 +236,15 @@ class RemoteStore:
         path = f"{self._root}/{file}"
         try:
             self._files.pipe_file(path, content)
-        except FileNotFoundError:  # a place with folders
+        except FileNotFoundError:  # a backend with folders
             self._make_folders(file)
             self._files.pipe_file(path, content)
 
     def _make_folders(self, file: str) -> None:
-        """Make the share's own folder, if the one above is there, and a file's in it; never a bucket, whose name may be mistyped."""
+        """Create the share's own folder, if its parent exists, and a file's folders in it.
+
+        A bucket is never created, since its name may be mistyped.
+        """
         folder = self._root
         for part in ("", *file.split("/")[:-1]):
             folder = f"{folder}/{part}".rstrip("/")
@@ -242,10 +252,10 @@ class RemoteStore:
                 self._files.mkdir(folder, create_parents=False)
 
     def _patiently(self, call: Callable[[], Any], patience_s: float | None = None) -> Any:
-        """Call the place; if it does not answer, again and again, ever more slowly.
+        """Call the share; if it does not answer, call again with growing pauses.
 
         Raises:
-            FileNotFoundError: what is asked for is not there.
+            FileNotFoundError: the requested file does not exist.
             StoreError: it does not answer for too long, or refuses.
         """
         deadline, pause = (
@@ -254,11 +264,11 @@ class RemoteStore:
         )
         while True:
             try:
-                self._files.invalidate_cache()  # of listings: other machines write too
+                self._files.invalidate_cache()  # drop listings: other machines write too
                 return call()
             except FileNotFoundError:
                 raise
-            except Exception as error:  # noqa: BLE001  each kind of place has errors of its own
+            except Exception as error:  # noqa: BLE001  each backend raises its own errors
                 if isinstance(error, PermissionError) or time.monotonic() + pause > deadline:
                     raise self._unusable(error) from None
             time.sleep(pause)
@@ -266,12 +276,12 @@ class RemoteStore:
 
     def _unusable(self, error: Exception) -> StoreError:
         why = f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
-        advice = "Fix that and start again: what is finished is kept in the results folder, and sent then"
+        advice = "Fix that and start again: finished cells are kept in the results folder, and sent then"
         return StoreError(f"LKS_SHARE={self.url} cannot be used ({why}). {advice}.")
 
 
 def _is_more(one: Outcome | None, other: Outcome | None) -> bool:
-    """Whether one side knows more of a cell than the other."""
+    """Return whether one side knows more about a cell than the other."""
     if one is None or other is None:
         return one is not None
     if "ok" in (one.status, other.status):
@@ -280,14 +290,14 @@ def _is_more(one: Outcome | None, other: Outcome | None) -> bool:
 
 
 def _stored(results: Path, cell_id: str) -> Outcome | None:
-    """A cell's outcome here, if all its shards are there."""
+    """Return a cell's outcome in the folder, if all its shards are there."""
     outcome = stored_outcome(results, cell_id)
     return outcome if outcome and all((results / shard).is_file() for shard in outcome.shards) else None
 
 
 @contextlib.contextmanager
 def _room(results: Path) -> Iterator[Path]:
-    """A folder for what is not checked yet, gone at the end.
+    """Create a temporary folder for unchecked files, removed on exit.
 
     Raises:
         StoreError: the results folder cannot be written.

@@ -1,4 +1,4 @@
-"""Rows of the stages' shards beside answers and decisions, and how a dataclass becomes Parquet columns."""
+"""Rows of the shards other than answers and decisions, and the Parquet columns of a dataclass."""
 
 from dataclasses import dataclass
 from types import UnionType
@@ -10,12 +10,14 @@ _COLUMNS = {str: pa.string(), int: pa.int32(), float: pa.float64(), bool: pa.boo
 
 
 def columns(kind: type, name: str, version: int) -> pa.Schema:
-    """Parquet columns of a dataclass of texts, numbers, flags and tuples of them, behind the cell's id; `X | None` may be null.
+    """Return the Parquet columns of a dataclass, after a column for the cell's id.
+
+    Fields are texts, numbers, flags and tuples of them; `X | None` may be null.
 
     Args:
         kind: the dataclass.
-        name: what the file says that it holds.
-        version: of that.
+        name: schema name that the file states.
+        version: version of the schema.
     """
     fields = [pa.field("cell_id", pa.string(), nullable=False)]
     for field, hint in get_type_hints(kind).items():
@@ -36,16 +38,16 @@ def columns(kind: type, name: str, version: int) -> pa.Schema:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A text that a model wrote (`lks.evaluation.fluency`).
+    """A text that a model generated (`lks.evaluation.fluency`).
 
     Attributes:
         draw: which of the cell's edit sets was in force.
         prompt_set: "edit" or "plain".
-        number: of the prompt in its draw.
-        subject: whom the prompt is about; "" for plain sentences.
-        prompt: what was given; it is not part of `text`.
-        text: what was generated.
-        tokens: how many tokens, the end of sequence included.
+        number: number of the prompt in its draw.
+        subject: subject of the prompt; "" for plain sentences.
+        prompt: the prompt, which is not part of `text`.
+        text: the generated text.
+        tokens: number of generated tokens, including the end of sequence.
     """
 
     draw: int
@@ -62,12 +64,12 @@ GENERATIONS = columns(Generation, "lks-generations", 1)
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """How likely a fixed plain text is (`lks.evaluation.perplexity`).
+    """Likelihood of a fixed plain text (`lks.evaluation.perplexity`).
 
     Attributes:
         draw: which of the cell's edit sets was in force.
         passage: number of the text.
-        n_tokens: tokens that were predicted: all but the first.
+        n_tokens: number of predicted tokens: all but the first.
         logprob: sum of their log p, nats; NaN where the model gives none.
     """
 
@@ -82,7 +84,9 @@ PASSAGES = columns(Passage, "lks-passages", 1)
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """A prefill without and with the edits in force, one right after the other (`lks.evaluation.profiling.overheads`).
+    """Times of a prefill without and with the edits in force, one right after the other.
+
+    They come from `lks.evaluation.profiling.overheads`.
 
     Attributes:
         draw: which of the cell's edit sets was in force.

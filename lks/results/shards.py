@@ -1,7 +1,8 @@
-"""Raw answers and outcomes on disk: the truth that the catalogue and every number are derived from.
+"""Raw answers and outcomes on disk: the source from which the catalogue and every number are derived.
 
-A cell's folder is `cells/<id>/`: one Parquet shard of raw answers (or scope decisions) per stage and `outcome.json`. Each file appears whole
-or not at all (temporary file, fsync, rename). `outcome.json` is written last: the cell counts from that moment on.
+A cell's folder is `cells/<id>/`: one Parquet shard of raw answers (or scope decisions) per stage and
+`outcome.json`. Each file appears whole or not at all (temporary file, fsync, rename). `outcome.json` is
+written last: the cell counts from that moment on.
 """
 
 import contextlib
@@ -41,28 +42,30 @@ SCHEMA_VERSION = 2
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model said to one probe. Nothing here is a score.
+    """A model's answer to one probe; never a score.
 
     Attributes:
         draw: which of the cell's edit sets was in force.
-        case_id, subject: of the case the probe belongs to; subjects are the clusters of the statistics.
+        case_id, subject: those of the case that the probe belongs to; subjects are the clusters of the
+            statistics.
         kind, probe_index: which probe of the case.
         prompt: the text shown.
         answer: the reference answer: the target (edit, paraphrase) or the true answer (locality).
-        answer_ids: its m tokens as they stand after the prompt.
+        answer_ids: its m tokens as tokenised after the prompt.
         tf_ids: argmax at each of the m positions when the reference answer is fed (teacher forcing).
         ar_ids: the model's own greedy tokens after the prompt; m of them, fewer if it stopped.
         ar_text: `ar_ids` as text.
         answer_logprob: sum of log p over the m reference tokens, nats.
         fired: whether the method's gate let the edit act; None for a method without a gate.
         context: how the prompt was put (`lks.evaluation.prompt_formats`).
-        stratum, accepted, rival: of the probe (`lks.edits.Probe`).
-        rival_tokens, rival_logprob: number of tokens of the rival answer after the prompt and the sum of their log p, nats; 0 and None
-            where there is no rival.
-        kl: mean over the positions of the unedited model's own answer of KL(unedited || this model), nats; None where not measured.
-        wild_text: free greedy generation to a natural stop (control token, newline) or the longest length (`lks.evaluation.readouts.free_lengths`);
-            None where not generated.
-        wild_tokens: how many tokens that took, the stop included.
+        stratum, accepted, rival: those of the probe (`lks.edits.Probe`).
+        rival_tokens, rival_logprob: number of tokens of the rival answer after the prompt and the sum of
+            their log p, nats; 0 and None where there is no rival.
+        kl: mean over the positions of the unedited model's own answer of KL(unedited || this model), nats;
+            None where not measured.
+        wild_text: free greedy generation to a natural stop (control token, newline) or the longest length
+            (`lks.evaluation.readouts.free_lengths`); None where not generated.
+        wild_tokens: number of tokens of that generation, including the stop.
     """
 
     draw: int
@@ -96,7 +99,8 @@ class Answer:
         """
         if not self.answer_ids or len(self.tf_ids) != len(self.answer_ids):
             raise ValueError(
-                f"case {self.case_id}: {len(self.tf_ids)} teacher-forced tokens for {len(self.answer_ids)} reference tokens"
+                f"case {self.case_id}: {len(self.tf_ids)} teacher-forced tokens "
+                f"for {len(self.answer_ids)} reference tokens"
             )
 
 
@@ -127,7 +131,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     JUDGED: ("judge", *_QUESTION),
     STUDY: ("draw", "case_id", "block", "site", "quantity"),
 }
-"""Columns that tell the rows of one kind in one cell apart: scores compare rows of two cells by them, so each combination is there once."""
+"""Columns that identify a row of one kind in one cell: scores compare rows of two cells by them, so each
+combination occurs once."""
 
 _KNOWN = {name: (schema, version) for schema in KINDS.values() for name, version in [named(schema)]}
 """Schema and newest version of each kind of shard."""
@@ -138,20 +143,23 @@ RowT = TypeVar("RowT")
 
 
 def write_answers(results: Path, cell_id: str, stage: str, answers: Sequence[Answer]) -> str:
-    """Write a cell's shard for one stage; an older one is replaced.
+    """Write a cell's shard for one stage, replacing an older one.
 
     Returns:
         The shard's path relative to the results folder, as `Outcome.shards` wants it.
 
     Raises:
         DataError: the cell's folder is a link that leads out of the results folder.
-        StoreError: no space, no permission, or another reason to fail.
+        StoreError: there is no space, no permission, or another reason to fail.
     """
     return _write(results, cell_id, stage, answers, SCHEMA)
 
 
 def write_stage(results: Path, cell_id: str, stage: str, made: Sequence[object]) -> str:
-    """Write a cell's shard for any stage, whose name says of which kind its rows are; otherwise as `write_answers`."""
+    """Write a cell's shard for any stage, whose name determines the kind of its rows.
+
+    Everything else is as in `write_answers`.
+    """
     return _write(results, cell_id, stage, made, schema_of(stage))
 
 
@@ -163,21 +171,23 @@ def _write(results: Path, cell_id: str, stage: str, made: Sequence[object], sche
 
 
 def schema_of(stage: str) -> pa.Schema:
-    """Columns of a stage's shard."""
+    """Return the columns of a stage's shard."""
     return KINDS[stage.partition("-")[0]]
 
 
 def kind_of(shard: Path) -> str:
-    """What rows a shard holds, by the first part of its stage's name; answers if that says nothing."""
+    """Return the kind of rows in a shard, by the first part of its stage's name; answers if it is unknown."""
     first = shard.stem.partition("-")[0]
     return first if first in KINDS else ANSWERS
 
 
 def write_shard(path: Path, cell_id: str, made: Sequence[object], schema: pa.Schema = SCHEMA) -> None:
-    """Write rows of a cell to a file of one's choice; an older one is replaced. The schema's columns are fields of the rows.
+    """Write rows of a cell to any file, replacing an older one.
+
+    The schema's columns are fields of the rows.
 
     Raises:
-        StoreError: no space, no permission, or another reason to fail.
+        StoreError: there is no space, no permission, or another reason to fail.
     """
     columns: dict[str, object] = {
         name: [getattr(row, name) for row in made] for name in schema.names if name != "cell_id"
@@ -189,19 +199,20 @@ def write_shard(path: Path, cell_id: str, made: Sequence[object], schema: pa.Sch
 
 
 def read_check(path: Path, cell_id: str = "") -> int:
-    """Read a shard from end to end, page checksums included.
+    """Read a shard from end to end, including page checksums.
 
     Returns:
         The number of rows in it.
 
     Raises:
-        DataError: the file is missing, truncated, damaged, no shard, of a newer version, or holds rows of another cell than the one named.
+        DataError: the file is missing, truncated, damaged, not a shard, of a newer version, or holds rows of
+            another cell than the one named.
     """
     return int(_read_checked(path, cell_id).num_rows)
 
 
 def check_cell(results: Path, outcome: Outcome) -> None:
-    """Read a cell's shards from end to end, as `read_check`, and see that together they say nothing twice.
+    """Read a cell's shards from end to end, as `read_check` does, and check that no row occurs twice.
 
     Raises:
         DataError: as `read_check`; or rows of a cell, in one shard or two, answer the same question.
@@ -217,7 +228,8 @@ def check_cell(results: Path, outcome: Outcome) -> None:
                 dict.fromkeys(shard for shard in outcome.shards if kind_of(Path(shard)) == kind)
             )
             raise DataError(
-                f"{results}: rows are there twice in {where}: the same {', '.join(found.column_names)}. Run its cell again."
+                f"{results}: rows occur twice in {where}: the same {', '.join(found.column_names)}. "
+                "Run its cell again."
             )
 
 
@@ -231,7 +243,7 @@ def _read_checked(path: Path, cell_id: str) -> pa.Table:
 
 
 def read_answers(path: Path) -> list[Answer]:
-    """The answers of a shard, in the order they were written.
+    """Return the answers of a shard, in the order they were written.
 
     Raises:
         DataError: as `read_check`.
@@ -240,7 +252,7 @@ def read_answers(path: Path) -> list[Answer]:
 
 
 def read_rows(path: Path, kind: type[RowT]) -> list[RowT]:
-    """The rows of another stage's shard.
+    """Return the rows of another stage's shard.
 
     Raises:
         DataError: as `read_check`.
@@ -261,7 +273,7 @@ def write_outcome(results: Path, outcome: Outcome) -> Path:
     """Write `cells/<id>/outcome.json`, the commit point of a cell: call it after all its shards.
 
     Raises:
-        StoreError: no space, no permission, or another reason to fail.
+        StoreError: there is no space, no permission, or another reason to fail.
     """
     path = results / "cells" / outcome.cell.id / "outcome.json"
     check_inside(results, path)
@@ -270,7 +282,7 @@ def write_outcome(results: Path, outcome: Outcome) -> Path:
 
 
 def read_outcome(results: Path, cell_id: str) -> Outcome:
-    """What became of a cell.
+    """Read a cell's outcome.
 
     Raises:
         DataError: `outcome.json` is missing, damaged, or of another cell.
@@ -285,7 +297,8 @@ def read_outcome(results: Path, cell_id: str) -> Outcome:
         raise DataError(f"{path} is damaged ({one_line(error)}). Run its cell again.") from None
     if outcome.cell.id != cell_id:
         raise DataError(
-            f"{path} tells of cell {outcome.cell.id}, not {cell_id}: written by another version. Run its cell again."
+            f"{path} is about cell {outcome.cell.id}, not {cell_id}: written by another version. "
+            "Run its cell again."
         )
     for shard in outcome.shards:
         if not shard.startswith(f"cells/{cell_id}/"):
@@ -295,17 +308,17 @@ def read_outcome(results: Path, cell_id: str) -> Outcome:
 
 
 def stored_outcome(results: Path, cell_id: str) -> Outcome | None:
-    """As `read_outcome`; None where there is none, or a damaged one."""
+    """Read a cell's outcome like `read_outcome`; return None where it is missing or damaged."""
     with contextlib.suppress(DataError):
         return read_outcome(results, cell_id)
     return None
 
 
 def parse_outcome(document: bytes | str) -> Outcome:
-    """An outcome from the JSON of `write_outcome`.
+    """Parse an outcome from the JSON of `write_outcome`.
 
     Raises:
-        ValueError: it is not one, or names a shard that could be anywhere; one line, naming the field.
+        ValueError: it is not an outcome, or names a shard that could be anywhere; one line, naming the field.
     """
     try:
         outcome = _OUTCOME.validate_json(document)

@@ -1,7 +1,7 @@
-"""The results folder and its catalogue: what is done, and every number as a query.
+"""A results folder and its catalogue: which cells are done, and every number as a query.
 
-The truth is `cells/`; `lks.duckdb` mirrors it and can be deleted at any time. DuckDB lets one process at a time have the
-file, readers included, so it is open only inside a call.
+The source of truth is `cells/`; `lks.duckdb` mirrors it and can be deleted at any time. DuckDB lets one
+process at a time open the file, readers included, so it is open only inside a call.
 """
 
 import hashlib
@@ -41,10 +41,12 @@ from lks.results.shards import check_cell, kind_of, read_outcome, stored_outcome
 logger = logging.getLogger(__name__)
 
 TOGETHER = 500
-"""So many cells are taken in by one transaction: reading free answers costs a third of a second before the first of them."""
+"""Number of cells that one transaction ingests: reading free answers costs a third of a second before the
+first of them."""
 
 READ_WAIT, RECORD_WAIT = 10.0, 60.0
-"""Seconds to wait for another process to let go of the catalogue: where somebody waits for an answer, and where a finished cell is recorded."""
+"""Seconds to wait for another process to release the catalogue: where a caller waits for an answer, and
+where a finished cell is recorded."""
 
 TABLES = {
     ANSWERS: "answers",
@@ -57,15 +59,15 @@ TABLES = {
     JUDGED: "judgements",
     STUDY: "study_rows",
 }
-"""The table that takes the rows of a kind of shard (`lks.results.shards.kind_of`)."""
+"""The table for the rows of a kind of shard (`lks.results.shards.kind_of`)."""
 
 
 class Store(Reader):
-    """A results folder.
+    """A results folder with its catalogue.
 
     Attributes:
         results: the folder.
-        lock_wait: seconds to wait for another process to let go of the catalogue.
+        lock_wait: seconds to wait for another process to release the catalogue.
         record_wait: the same, when a finished cell is recorded.
     """
 
@@ -74,10 +76,10 @@ class Store(Reader):
 
         Args:
             results: the folder.
-            lock_wait: for all calls; `READ_WAIT` and `RECORD_WAIT` if not given.
+            lock_wait: seconds to wait in all calls; `READ_WAIT` and `RECORD_WAIT` if not given.
 
         Raises:
-            StoreError: it is unwritable, no folder, or of another protocol version.
+            StoreError: it is not writable, not a folder, or of another protocol version.
         """
         self.results = results
         self.lock_wait = READ_WAIT if lock_wait is None else lock_wait
@@ -89,14 +91,18 @@ class Store(Reader):
             _check_protocol(protocol)
         elif (results / "cells").exists():
             raise StoreError(
-                f"{results} holds cells but no protocol.json, so their protocol is unknown. Use another folder with --results."
+                f"{results} holds cells but no protocol.json, so their protocol is unknown. "
+                "Use another folder with --results."
             )
         else:
             write_whole(protocol, json.dumps({"protocol": PROTOCOL}).encode())
         _check_writable(results)
 
     def done(self) -> set[str]:
-        """Ids of cells that need not be run: whole on disk, and ended in a way that running again would not change."""
+        """Return the ids of cells that need not be run.
+
+        They are whole on disk, and ended in a way that running again would not change.
+        """
         for warning in self.sync():
             logger.warning(warning)
         return {
@@ -106,12 +112,12 @@ class Store(Reader):
         }
 
     def record(self, outcome: Outcome) -> None:
-        """Put a finished or failed cell into the catalogue, and its `outcome.json` on disk if it is not there.
+        """Add a finished or failed cell to the catalogue, and write its `outcome.json` if it is not on disk.
 
         Raises:
             DataError: one of its shards is missing or damaged; nothing is recorded then.
-            StoreError: the folder cannot be written, or another process keeps the catalogue. In the second case the cell is on disk all the
-                same, and the next call of `sync` takes it in.
+            StoreError: the folder cannot be written, or another process keeps the catalogue. In the second
+                case the cell is on disk all the same, and the next call of `sync` ingests it.
         """
         check_cell(self.results, outcome)
         if stored_outcome(self.results, outcome.cell.id) != outcome:
@@ -120,13 +126,16 @@ class Store(Reader):
             self._ingest(connection, {outcome.cell.id: (outcome, self._fingerprint(outcome))})
 
     def sync(self) -> list[str]:
-        """Make the catalogue the mirror of `cells/`: take in what is new or changed, forget what is gone or damaged.
+        """Make the catalogue the mirror of `cells/`.
+
+        What is new or changed is ingested, what is gone or damaged is removed.
 
         Returns:
             One line for each damaged cell; such a cell is not done and will be run again.
 
         Raises:
-            StoreError: a shard is of a newer version, which running the cell again would destroy; or the catalogue cannot be used.
+            StoreError: a shard is of a newer version, which running the cell again would destroy; or the
+                catalogue cannot be used.
         """
         warnings: list[str] = []
         found = {path.parent.name for path in (self.results / "cells").glob("*/outcome.json")}
@@ -153,7 +162,11 @@ class Store(Reader):
     def _taken_in(
         self, connection: duckdb.DuckDBPyConnection, new: Mapping[str, tuple[Outcome, str]]
     ) -> list[str]:
-        """Ingest some cells together; where that fails, one half and then the other. One line for each cell that DuckDB does not take."""
+        """Ingest some cells together; where that fails, one half and then the other.
+
+        Returns:
+            One line for each cell that DuckDB rejects.
+        """
         try:
             self._ingest(connection, new)
         except DataError as error:
@@ -168,7 +181,9 @@ class Store(Reader):
 
     @contextmanager
     def copy(self) -> Iterator[Copy]:
-        """A copy of the catalogue as it is now, for many queries: heavy views are computed once, and no other process waits meanwhile.
+        """Copy the catalogue as it is now, for many queries.
+
+        Heavy views are computed once, and no other process waits meanwhile.
 
         Raises:
             StoreError: another process keeps the catalogue.
@@ -177,7 +192,7 @@ class Store(Reader):
         with tempfile.TemporaryDirectory(prefix="lks-") as folder:
             copy = Path(folder) / "copy.duckdb"
             while True:
-                self.query("SELECT 1")  # takes in what a killed process may have left beside the file
+                self.query("SELECT 1")  # replays what a killed process may have left next to the file
                 before = self._catalogue.stat()
                 shutil.copyfile(self._catalogue, copy)
                 after = self._catalogue.stat()
@@ -207,7 +222,10 @@ class Store(Reader):
             connection.close()
 
     def _fingerprint(self, outcome: Outcome) -> str:
-        """Changes with outcome.json and with the size of a shard, so that a damaged shard is noticed later too."""
+        """Return a hash that changes with outcome.json and with the size of a shard.
+
+        So a shard that is damaged later is noticed too.
+        """
         digest = hashlib.sha256((self.results / "cells" / outcome.cell.id / "outcome.json").read_bytes())
         for shard in outcome.shards:
             path = self.results / shard
@@ -215,10 +233,13 @@ class Store(Reader):
         return digest.hexdigest()
 
     def _ingest(self, connection: duckdb.DuckDBPyConnection, new: Mapping[str, tuple[Outcome, str]]) -> None:
-        """Replace the rows of some cells, each with its fingerprint, in one transaction; their shards have been checked.
+        """Replace the rows of some cells, each with its fingerprint, in one transaction.
+
+        Their shards have been checked.
 
         Raises:
-            DataError: DuckDB refuses what one of them holds, such as a number of too many digits or Parquet that only it finds fault with.
+            DataError: DuckDB rejects what one of them holds, such as a number with too many digits or Parquet
+                that only DuckDB finds invalid.
         """
         shards = [str(self.results / shard) for outcome, _ in new.values() for shard in outcome.shards]
         files = [self.results / "cells" / cell_id / "outcome.json" for cell_id in new]
@@ -252,7 +273,11 @@ class Store(Reader):
             raise
 
     def _forget(self, connection: duckdb.DuckDBPyConnection, cell_ids: Sequence[str]) -> None:
-        """Drop the rows of some cells; a search of each table is dear, and most cells that are forgotten are new."""
+        """Delete the rows of some cells.
+
+        Searching every table is expensive, and most cells to be deleted are new, so table `cells` is searched
+        first.
+        """
         chosen = "cell_id IN (SELECT unnest(?))"
         if connection.execute(f"SELECT 1 FROM cells WHERE {chosen} LIMIT 1", [list(cell_ids)]).fetchall():
             for table in ("free_answers", *TABLES.values(), "cells"):
@@ -260,7 +285,7 @@ class Store(Reader):
 
 
 def _tables(shards: Sequence[str]) -> dict[str, list[str]]:
-    """Shards by the table that takes their rows."""
+    """Group shards by the table for their rows."""
     tables: dict[str, list[str]] = {}
     for shard in shards:
         tables.setdefault(TABLES[kind_of(Path(shard))], []).append(shard)
@@ -268,7 +293,7 @@ def _tables(shards: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _row(outcome: Outcome, fingerprint: str, document: str) -> tuple[object, ...]:
-    """A row of table `cells`, in the order of `schema.sql`."""
+    """Return a row of table `cells`, in the order of `schema.sql`."""
     cell, costs = outcome.cell, outcome.costs
     variant = " ".join(f"{key}={value}" for key, value in cell.variant)
     return (
@@ -289,11 +314,13 @@ def _check_protocol(path: Path) -> None:
         ) from None
     except (ValueError, KeyError, TypeError):
         raise StoreError(
-            f"{path} is damaged. If its results are of protocol {PROTOCOL}, delete this file's folder or use another with --results."
+            f"{path} is damaged. If its results are of protocol {PROTOCOL}, "
+            "delete this file's folder or use another with --results."
         ) from None
     if found != PROTOCOL:
         raise StoreError(
-            f"{path.parent} holds results of protocol {one_line(repr(found), 40)}; this program uses {PROTOCOL}. Use another folder with --results."
+            f"{path.parent} holds results of protocol {one_line(repr(found), 40)}; "
+            f"this program uses {PROTOCOL}. Use another folder with --results."
         )
 
 

@@ -1,4 +1,4 @@
-"""What a study cell stores: one measured value per entity, block, site and quantity."""
+"""Rows of a study cell: one measured value per entity, block, site and quantity."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,14 @@ ANYWHERE = ""
 
 @dataclass(frozen=True, slots=True)
 class StudyRow:
-    """One value. Nothing here is a mean.
+    """One measured value; never a mean.
 
     Attributes:
-        draw: which of the cell's sets of entities the case is of.
-        case_id, subject: of the case; subjects are the clusters of the statistics.
-        block: whose output was looked at or replaced, 0-based; -1 for what is said of the prompt as a whole.
-        site: position: "subject_last" (the subject's last token), "last" (the prompt's last token) or "" with block -1.
+        draw: the set of entities, among the cell's, that the case belongs to.
+        case_id, subject: those of the case; subjects are the clusters of the statistics.
+        block: the block whose output was looked at or replaced, 0-based; -1 for a value of the whole prompt.
+        site: position: "subject_last" (the subject's last token), "last" (the prompt's last token) or "" with
+            block -1.
         quantity: what the value is; see `lks.studies.registry`.
         value: 0 or 1 (shares), bits, cosines or probabilities.
     """

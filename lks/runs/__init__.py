@@ -1,1 +1,1 @@
-"""Named grids, their cells, and running one cell: drawing, editing, asking and storing."""
+"""Named grids, their cells, and the run of one cell: drawing, editing, asking and storing."""

@@ -1,7 +1,8 @@
 """One cell of a grid: edit, then measure stage by stage; raw rows in Parquet, the outcome last.
 
-A stored cell that lacks a stage is measured on the patches that it has left. A scope cell edits and asks nothing: it stores decisions
-(`lks.evaluation.scope_decisions`). A study cell measures the unedited model (`lks.studies.registry`).
+A stored cell that lacks a stage is measured on the patches that it has left. A scope cell edits nothing and
+asks nothing: it stores decisions (`lks.evaluation.scope_decisions`). A study cell measures the unedited model
+(`lks.studies.registry`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,7 +50,7 @@ Report = Callable[[str, float], None]
 """Called with the stage ("prepare", "edit", "answers", ...) and the fraction of it that is done."""
 
 Method = type[Editor[object]] | type[Study[object]]
-"""What a cell is about: an editor, or for a study cell the study."""
+"""Class that a cell is about: an editor, or for a study cell the study."""
 
 DATASETS_KEPT = 2
 """Number of datasets that a process keeps: one to plan with and one to edit from are read once each in a grid of two."""
@@ -88,7 +89,7 @@ class LoadedResources:
         return found
 
     def battery(self, extras: Measurements) -> TaskSuite | None:
-        """The tests of abilities, loaded unless they are the last ones; None if none are asked for."""
+        """Return the ability tests, loading them unless they are the last ones; None if none are wanted."""
         if not extras.ability:
             return None
         asked = extras.ability, extras.documents
@@ -105,14 +106,14 @@ def run(
     resources: LoadedResources | None = None,
     extras: Measurements | None = None,
 ) -> Outcome:
-    """Edit and measure, or decide; never raises for what is the cell's own failure.
+    """Edit and measure, or decide; the cell's own failures are never raised.
 
-    The outcome is written after each stage. Killed at any moment, a cell goes on from what is whole: the patches of finished draws and
-    the stages that are stored.
+    The outcome is written after each stage. If it is killed at any moment, a cell resumes from what is
+    complete: the patches of finished draws and the stored stages.
 
     Raises:
-        UserError: something the user must mend; what is finished is kept.
-        KeyboardInterrupt: the stage in hand is dropped; finished patches and stages stay.
+        UserError: something that the user must fix; what is finished is kept.
+        KeyboardInterrupt: the stage in progress is dropped; finished patches and stages stay.
     """
     work = _Work(cell, method, results, report, resources or LoadedResources(), extras or Measurements())
     with failures() as found:
@@ -127,7 +128,10 @@ def run(
 
 
 def _notes(method: Method, cell: Cell) -> dict[str, str]:
-    """What tables say of an editor beside its title: its regime, and whether its parameters come from its rule for untuned models."""
+    """Return what tables say about an editor in addition to its title.
+
+    This is its regime, and whether its parameters come from its rule for untuned models.
+    """
     if not issubclass(method, Editor):
         return {}
     return {"regime": method.regime, **({PARAMETERS: RULE} if method.by_rule(cell.model) else {})}
@@ -135,7 +139,10 @@ def _notes(method: Method, cell: Cell) -> dict[str, str]:
 
 @contextmanager
 def _on_this_model() -> Iterator[None]:
-    """Make what keeps a method from editing the model the cell's own failure; a folder or data that cannot be used are still the user's to fix."""
+    """Turn errors that keep a method from editing the model into the cell's own failure.
+
+    A folder or data that cannot be used are still the user's to fix.
+    """
     try:
         yield
     except (StoreError, DataError):
@@ -145,15 +152,15 @@ def _on_this_model() -> Iterator[None]:
 
 
 ROWS_TOGETHER, DRAWS_TOGETHER = 256, 16
-"""How many questions, of how many draws, are asked together at most; a draw with more questions is asked by itself. The patches of all these draws
-are in memory at once."""
+"""Maximum number of questions, and of draws, that are asked together; a draw with more questions is asked
+by itself. The patches of all these draws are in memory at once."""
 
 
 def together(questions: Sequence[int]) -> list[range]:
-    """Put draws that follow one another into groups to be asked together.
+    """Group consecutive draws that are asked together.
 
     Args:
-        questions: how many each draw has.
+        questions: number of questions of each draw.
     """
     groups: list[range] = []
     room = 0
@@ -168,7 +175,7 @@ def together(questions: Sequence[int]) -> list[range]:
 
 
 class _Work:
-    """A cell on its way; the journal has what it has brought."""
+    """Work on one cell; the journal holds its results so far."""
 
     def __init__(
         self,
@@ -182,7 +189,7 @@ class _Work:
         self._cell, self._method, self._results, self._report = cell, method, results, report
         self._resources, self._extras = resources, extras
         resources.prepare_for(cell)
-        resources.battery(extras)  # a test that does not exist or lacks its data is told before any work
+        resources.battery(extras)  # a test that does not exist or lacks its data raises before any work
         self.journal = CellJournal(cell, results, extras)
         self.journal.notes.update({"title": method.title, **_notes(method, cell)})
         self._oom_retry = OomRetry(self.journal.halved)
@@ -230,11 +237,14 @@ class _Work:
         )
 
     def _progress(self, stage: str, number: int) -> Callable[[float], None]:
-        """Progress of one draw as progress of the stage."""
+        """Return a callback that reports progress of one draw as progress of the stage."""
         return lambda done: self._report(stage, (number + done) / len(self._sets))
 
     def _edit_result(self, number: int) -> EditResult:
-        """A draw's edits as an earlier run left them, or new: a patch that was deleted is made again long after its answers were taken."""
+        """Return a draw's edits as an earlier run left them, or make them.
+
+        A patch that was deleted is made again even long after its answers were taken.
+        """
         folder = self._results / "runs" / self._cell.id / "patch" / str(number)
         cases, progress = self._sets[number], self._progress("edit", number)
         known = load_finished(folder, asks_after_each_edit(self._editor, cases))
@@ -247,7 +257,7 @@ class _Work:
             )
 
     def _edited_draw(self, number: int, made: EditResult) -> EditedDraw:
-        """The edited model, and what it is asked."""
+        """Return the edited model of a draw, and what it is asked."""
         cases = with_neighbours(self._sets[number], self._spare, self._cell.seed + number)
         battery = self._resources.battery(self._extras)
         return EditedDraw(
@@ -264,10 +274,10 @@ class _Work:
         )
 
     def answers(self) -> None:
-        """Edit all draws, and ask.
+        """Edit all draws and ask their probes.
 
         Raises:
-            BadRecord: one cannot be asked; nothing was edited.
+            BadRecord: a record cannot be asked; nothing was edited.
             FloatingPointError: the edited model gives no likelihoods.
         """
         if ANSWERS in self.journal.shards:
@@ -300,11 +310,11 @@ class _Work:
 
     @cached_property
     def _prepared(self) -> tuple[Editor[object], float, int]:
-        """The editor, prepared, with what that cost in seconds and its peak memory."""
+        """The prepared editor, its preparation time in seconds, and the peak memory of preparing."""
         return (self._editor, *self._oom_retry.run("prepare", self._prepare))
 
     def _prepare(self) -> tuple[float, int]:
-        """Prepare the method; what it cost, whenever that was, in seconds, and its peak memory now."""
+        """Prepare the method; return its cost in seconds, whenever it was spent, and its peak memory now."""
         with measured() as meter, _on_this_model():
             told = self._editor.prepare(
                 self._lm, held_out(self._known, self._cell), lambda done: self._report("prepare", done)
@@ -320,7 +330,7 @@ class _Work:
     def _ask(
         self, made: Mapping[int, EditResult], stage: str = ANSWERS, context: Context = "bare"
     ) -> tuple[Meter, list[Answer]]:
-        """The answers of some draws, by their numbers, and what they cost."""
+        """Ask some draws, given by their numbers; return what that cost, and the answers."""
         done, share = min(made), len(made)
         self._report(stage, done / len(self._sets))
         with measured() as meter:
@@ -331,7 +341,7 @@ class _Work:
         return meter, rows
 
     def _ask_with_fact_in_context(self) -> None:
-        """Of the unedited model: whether it answers portability questions with the edited fact in front."""
+        """Ask the unedited model portability questions with the edited fact in front."""
         asking = Asking(context="given", kinds=("portability",))
         answers: list[Answer] = []
         for numbers in self._together:
@@ -341,7 +351,7 @@ class _Work:
             self.journal.write(f"{ANSWERS}-given", answers)
 
     def missing_stages(self) -> tuple[str, ...]:
-        """The further stages to be taken now."""
+        """Return the further stages that are still to be run."""
         return tuple(
             stage
             for stage in self._extras.stages(self._cell.measure)
@@ -349,7 +359,7 @@ class _Work:
         )
 
     def run_stage(self, stage: str) -> None:
-        """A further stage; its failure is its own."""
+        """Run a further stage; its failure is recorded for that stage alone."""
         rows: list[object] = []
         self._report(stage, 0.0)
         with measured() as taking, failures() as found:
@@ -373,13 +383,13 @@ class _Work:
         )
 
     def _measure(self, stage: str, number: int) -> Sequence[object]:
-        """A draw's rows of a further stage."""
+        """Return a draw's rows of a further stage."""
         return measure(
             stage, self._edited_draw(number, self._edit_result(number)), self._progress(stage, number)
         )
 
     def decisions(self) -> None:
-        """What a scope indicator decides in all draws; a model is loaded only for a gate."""
+        """Store what a scope indicator decides in all draws; a model is loaded only for a gate."""
         if DECISIONS in self.journal.shards:
             return
         params = self._editor.params
@@ -390,7 +400,7 @@ class _Work:
         self.journal.write(DECISIONS, made)
 
     def findings(self) -> None:
-        """What a study finds about the entities of all draws."""
+        """Store what a study finds about the entities of all draws."""
         if STUDY in self.journal.shards:
             return
         cell = self._cell

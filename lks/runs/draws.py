@@ -1,4 +1,4 @@
-"""Which cases a cell edits, which it leaves alone, and which may be trained on: all from one seeded order."""
+"""Selection of the cases that a cell edits, leaves alone, or may train on, all from one seeded order."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from lks.results.cells import Cell
 
 
 def _shuffled(cases: Sequence[Case], cell: Cell) -> list[Case]:
-    """The cell's records in an order that depends on the seed alone."""
+    """Return the cell's records in an order that depends on the seed alone."""
     pool = cases[: cell.records] if cell.records else cases
     return [
         pool[i]
@@ -19,7 +19,10 @@ def _shuffled(cases: Sequence[Case], cell: Cell) -> list[Case]:
 
 
 def unedited(cases: Sequence[Case], cell: Cell) -> list[Case]:
-    """The cell's records that are in none of its draws, in an order that does not depend on T: those come first that are drawn last."""
+    """Return the cell's records that are in none of its draws.
+
+    Their order does not depend on T: records that would be drawn last come first.
+    """
     pool = _shuffled(cases, cell)
     if cell.split == "evaluation":
         pool = pool[::-1]
@@ -27,10 +30,11 @@ def unedited(cases: Sequence[Case], cell: Cell) -> list[Case]:
 
 
 def draws(cases: Sequence[Case], cell: Cell) -> list[list[Case]]:
-    """The cell's disjoint sets of T cases: consecutive pieces of one seeded shuffle.
+    """Return the cell's disjoint sets of T cases: consecutive pieces of one seeded shuffle.
 
-    The shuffle does not depend on T or on the method, so all methods of a grid edit the same cases. A development cell's pieces
-    come from its end, last case first, and never from beyond the last third, which `held_out` reserves.
+    The shuffle does not depend on T or on the method, so all methods of a grid edit the same cases. A
+    development cell's pieces come from the end of the shuffle, last case first, and never from outside the
+    last third, which `held_out` reserves.
 
     Raises:
         TooManyEdits: the dataset is too small.
@@ -49,10 +53,11 @@ def draws(cases: Sequence[Case], cell: Cell) -> list[list[Case]]:
 
 
 def held_out(cases: Sequence[Case], cell: Cell) -> list[Edit]:
-    """Edits to meta-train on and to tune with: none of them, nor an edit of the same subject, is evaluated by the cell.
+    """Return the edits to meta-train on and to tune with.
 
-    The last third of the shuffle, where the draws leave it alone, so that cells of every such T share one training set;
-    then the records beyond `cell.records`, which the model need not know. A development cell, which draws from the end of that
+    The cell evaluates none of them, nor an edit of the same subject. They are the last third of the shuffle,
+    where the draws leave it alone, so that cells of every such T share one training set; then the records
+    beyond `cell.records`, which the model need not know. A development cell, which draws from the end of that
     third, has the rest of it.
     """
     pool = _shuffled(cases, cell)

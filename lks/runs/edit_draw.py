@@ -1,4 +1,7 @@
-"""Making one draw's edits once: a finished patch is on disk with its cost and, for a sequential method, what was said after each edit."""
+"""Edits of one draw, made once and saved as a patch with its cost.
+
+For a sequential method, the answers right after each edit are saved too.
+"""
 
 import hashlib
 import json
@@ -27,14 +30,14 @@ from lks.results.shards import Answer, read_answers, write_shard
 
 @dataclass(frozen=True, slots=True)
 class EditResult:
-    """What editing one draw has brought.
+    """Result of editing one draw.
 
     Attributes:
-        patch: all its edits.
+        patch: all edits of the draw.
         immediate: answers to each case right after its edit; empty unless edits come one after the other.
-        seconds: of editing alone.
-        asked_s: of asking in between, seconds.
-        peak_bytes: of both.
+        seconds: seconds of editing alone.
+        asked_s: seconds of asking in between.
+        peak_bytes: peak memory of both.
     """
 
     patch: Patch
@@ -45,7 +48,7 @@ class EditResult:
 
 
 class _Watch:
-    """Asks each case right after its edit, and knows how long that took."""
+    """Callback that asks each case right after its edit, and measures how long that takes."""
 
     def __init__(self, lm: LM, cases: Sequence[Case], draw: int) -> None:
         self._lm, self._cases, self._how = lm, cases, Asking(draw=draw, wild=False)
@@ -53,7 +56,7 @@ class _Watch:
         self.seconds = 0.0
 
     def __call__(self, number: int, patch: Patch) -> None:
-        """The `After` of an edit."""
+        """Ask the case of the edit that was just made; this is the editor's `After`."""
         start = _now()
         with patch.applied(self._lm):
             self.answers += ask(self._lm, [self._cases[number]], self._how)
@@ -61,22 +64,24 @@ class _Watch:
 
 
 def _now() -> float:
-    """Seconds, all earlier work on the GPU done."""
+    """Return the time in seconds, after all earlier work on the GPU has finished."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def asks_after_each_edit(editor: Editor[object], cases: Sequence[Case]) -> bool:
-    """Whether each case is asked right after its edit: where edits come one after the other."""
+    """Return whether each case is asked right after its edit: where edits come one after the other."""
     return editor.regime == "sequential" and len(cases) > 1
 
 
 def load_finished(folder: Path, watched: bool) -> EditResult | None:
-    """What an earlier run has made of a draw; None if there is nothing whole, and what is damaged is removed.
+    """Return a draw's edits as an earlier run saved them; None if there is nothing complete.
+
+    What is damaged is removed.
 
     Args:
-        folder: of the draw's patch.
+        folder: folder of the draw's patch.
         watched: whether each case was asked right after its edit.
     """
     record = folder / "cost.json"
@@ -136,6 +141,6 @@ def run_edit(
 
 
 def _digest(folder: Path) -> str:
-    """Of a saved patch's tensors, in which a flipped bit would show nowhere else."""
+    """Return a hash of a saved patch's tensors, in which a flipped bit would show nowhere else."""
     with (folder / "patch.safetensors").open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,7 @@
-"""What goes wrong inside a cell, as data: a status, one line for people that says where it happened, and the traceback for a file.
+"""Failures inside a cell, as data: a status, a readable line that says where it happened, and the traceback.
 
-Secrets are never part of it: the values of environment variables that are named like one are blanked wherever they turn up.
+Secrets are never part of it: the values of environment variables that are named like one are blanked wherever
+they occur.
 """
 
 import contextlib
@@ -21,20 +22,21 @@ SECRET = re.compile(
 )
 """Environment variables with a name like this hold secrets."""
 SHORTEST_SECRET = 6
-"""A shorter value is no secret, and blanking it would blank half of a text."""
+"""A shorter value is not treated as a secret: blanking it would blank half of a text."""
 
 PACKAGES = ("lks", "baselines", "flows", "cli", "reports", "workbench")
-"""Whose frames are this project's."""
+"""Packages whose frames are this project's."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _ADVICE = {
-    **dict.fromkeys(FULL, "Free some space and start again: what is finished is kept"),
+    **dict.fromkeys(FULL, "Free some space and start again: finished work is kept"),
     **dict.fromkeys(
         (errno.EACCES, errno.EPERM, errno.EROFS),
         "Make it writable, or use another folder with --results, and start again",
     ),
 }
-"""By kind of failed write: what the user does. All else that fails with a file is the cell's own failure."""
+"""What the user should do, by kind of failed write. Any other failure with a file is the cell's own
+failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,9 @@ class Failure:
     """A failure as data.
 
     Attributes:
-        status: what kind.
-        reason: one line for people; for an unforeseen exception its type, first line and place ("RuntimeError: ... (lks/runs/cell.py:97)").
+        status: kind of failure.
+        reason: one readable line; for an unforeseen exception its type, first line and place ("RuntimeError:
+            ... (lks/runs/cell.py:97)").
         trace: the traceback.
     """
 
@@ -52,16 +55,18 @@ class Failure:
     trace: str
 
     def __str__(self) -> str:
-        """As `Outcome.failed` holds it: "oom: CUDA out of memory"."""
+        """Return the failure as `Outcome.failed` holds it: "oom: CUDA out of memory"."""
         return f"{self.status}: {self.reason}"
 
 
 @contextlib.contextmanager
 def failures() -> Iterator[list[Failure]]:
-    """The one place where a failure becomes data: an entry of the list instead of an exception.
+    """Turn an exception into an entry of the list that the `with` gives.
+
+    This is the one place where a failure becomes data.
 
     Raises:
-        UserError: what the user must mend, a full or unwritable disk included.
+        UserError: something that the user must fix, including a full or unwritable disk.
     """
     found: list[Failure] = []
     try:
@@ -70,7 +75,7 @@ def failures() -> Iterator[list[Failure]]:
         found.append(failure_of(error))
     except UserError:
         raise
-    except Exception as error:  # the one task border
+    except Exception as error:  # the one place that catches every failure of a cell
         unwritable = _unwritable(error)
         if unwritable is not None:
             raise unwritable from error
@@ -78,7 +83,7 @@ def failures() -> Iterator[list[Failure]]:
 
 
 def failure_of(error: Exception) -> Failure:
-    """An exception as data."""
+    """Return an exception as data."""
     trace = scrubbed("".join(traceback.format_exception(error)))
     first = scrubbed(_first_line(error))
     if is_shortage(error):
@@ -95,7 +100,10 @@ def failure_of(error: Exception) -> Failure:
 
 
 def place_of(error: BaseException) -> str:
-    """File and line of the innermost frame in this project ("lks/evaluation/stages.py:97"), else of the innermost of all."""
+    """Return file and line of the innermost frame in this project ("lks/evaluation/stages.py:97").
+
+    If the project has no frame, they are those of the innermost frame of all.
+    """
     root = Path(__file__).parents[2]
     frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     for path, line in reversed(frames):
@@ -105,7 +113,7 @@ def place_of(error: BaseException) -> str:
 
 
 def scrubbed(text: str) -> str:
-    """A text without the secrets that the environment holds."""
+    """Return a text without the secrets that the environment holds."""
     secrets = {
         value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= SHORTEST_SECRET
     }
@@ -115,12 +123,12 @@ def scrubbed(text: str) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    """The first line that says something; the type where there is none."""
+    """Return the first line that is not blank; the type's name where there is none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _unwritable(error: Exception) -> StoreError | None:
-    """The user's error that a failed write is: no space, no permission; None for all else."""
+    """Return the user's error for a failed write (no space, no permission); None for everything else."""
     number, where = _errno_of(error), getattr(error, "filename", None)
     if number not in _ADVICE:
         return None
@@ -128,7 +136,10 @@ def _unwritable(error: Exception) -> StoreError | None:
 
 
 def _errno_of(error: Exception) -> int:
-    """Number of the system's error, also where a library tells of it in its message only (safetensors, PyTorch)."""
+    """Return the number of the system's error.
+
+    It is found even where a library reports it only in its message (safetensors, PyTorch).
+    """
     if isinstance(error, OSError) and error.errno:
         return error.errno
     told = re.search(r"\(os error (\d+)\)", str(error))

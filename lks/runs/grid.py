@@ -1,4 +1,4 @@
-"""Named grids as a file says them; `lks.runs.plan` makes a grid's cells."""
+"""Named grids as a TOML file defines them; `lks.runs.plan` makes a grid's cells."""
 
 import tomllib
 from collections.abc import Iterable
@@ -18,28 +18,32 @@ from lks.results.cells import (
 )
 
 EVERY = "*"
-"""In a grid's methods: every method that has a preset for the model, or a rule for models that it was not tuned for."""
+"""In a grid's methods: every method that has a preset for the model, or a rule for untuned models."""
 
 
 class Grid(BaseModel):
-    """What a named grid asks for, as `flows/grids.toml` says it.
+    """A named grid, as defined in `flows/grids.toml`.
 
     Attributes:
         name: its table in the file.
         description: one line for `lks list grids`.
         models, datasets: registry names; every model is run on every dataset.
-        models_for: dataset -> models, where a dataset has models of its own.
-        methods: a name, or a table with `method` and overridden parameters: `{method = "lks", hypernetwork = "free"}`, or "*" for
-            every method that has a preset for the model, or a rule for models that it was not tuned for.
+        models_for: dataset -> models, where a dataset has separate models.
+        methods: a name, or a table with `method` and overridden parameters: `{method = "lks", hypernetwork =
+            "free"}`, or "*" for every method that has a preset for the model, or a rule for untuned models.
         n_edits: the values of T.
         draws: T -> number of disjoint edit sets; 1 where absent.
-        seeds: each is a cell of its own.
-        records: only the first so many cases of each dataset are used; 0 means all.
-        split: "development" edits cases that no grid of the same seed and records evaluates, as long as its draws leave the last third alone.
-        measure: "scope" stores what the methods' edit scope indicators decide instead of answers; there is no unedited model then.
-            "study": methods are names of studies (`lks.studies.registry`), n_edits the number of entities; there is no unedited model either.
-        contexts, fluency, gates, ability, documents, overhead: what is measured beside the answers (`Measurements`).
-        otherwise: the grid that is run where this one was not asked for by name and a model of it cannot be had.
+        seeds: random seeds; each makes a separate cell.
+        records: number of first cases of each dataset that are used; 0 means all.
+        split: "development" edits cases that no grid of the same seed and records evaluates, as long as its
+            draws leave the last third alone.
+        measure: "scope" stores what the methods' edit scope indicators decide instead of answers; there is no
+            unedited model then. "study": methods are names of studies (`lks.studies.registry`), n_edits the
+            number of entities; there is no unedited model either.
+        contexts, fluency, gates, ability, documents, overhead: what is measured in addition to the answers
+            (`Measurements`).
+        otherwise: the grid that is run if this one was not asked for by name and one of its models is
+            unavailable.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -66,7 +70,7 @@ class Grid(BaseModel):
 
     @property
     def extras(self) -> Measurements:
-        """What its cells are measured on beside the answers."""
+        """What the grid's cells are measured on in addition to the answers."""
         return Measurements(
             tuple(self.contexts),
             self.fluency,
@@ -77,10 +81,12 @@ class Grid(BaseModel):
         )
 
     def entries(self, every: Iterable[str] = ()) -> list[tuple[str, Overrides]]:
-        """Methods with their overrides as text; where answers are stored the unedited model first, whether it is listed or not.
+        """Return the methods with their overrides as text.
+
+        Where answers are stored, the unedited model comes first, whether it is listed or not.
 
         Args:
-            every: the methods that "*" stands for.
+            every: the methods that "*" means.
         """
         entries: dict[tuple[str, Overrides], None] = (
             {(UNEDITED, ()): None} if self.measure == "answers" else {}
@@ -94,7 +100,7 @@ class Grid(BaseModel):
         return list(entries)
 
     def pairs(self) -> list[tuple[str, str]]:
-        """(model, dataset) of all its cells."""
+        """Return the (model, dataset) pairs of all its cells."""
         return [
             (model, dataset)
             for dataset in self.datasets
@@ -107,10 +113,10 @@ def _text(value: str | int | float | bool) -> str:
 
 
 def grids(path: Path) -> dict[str, Grid]:
-    """All grids of a TOML file by name.
+    """Read all grids of a TOML file, by name.
 
     Raises:
-        UserError: the file is missing, is not TOML, or a grid of it is wrong; names file, grid and key.
+        UserError: the file is missing, is not TOML, or one of its grids is wrong; names file, grid and key.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -119,7 +125,7 @@ def grids(path: Path) -> dict[str, Grid]:
     except (
         ValueError,
         RecursionError,
-    ) as error:  # not TOML, not UTF-8, a number of thousands of digits, nested without end
+    ) as error:  # not TOML, not UTF-8, a number of thousands of digits, nested too deeply
         raise UserError(f"{path} is not valid TOML: {error}.") from None
     found = {name: _grid(path, name, table) for name, table in document.items()}
     for name, grid in found.items():
@@ -147,7 +153,8 @@ def _grid(path: Path, name: str, table: object) -> Grid:
         not isinstance(method, str) and not isinstance(method.get("method"), str) for method in grid.methods
     ):
         raise UserError(
-            f'{where}, methods: a table needs the method\'s name, as in {{method = "lks", hypernetwork = "free"}}.'
+            f"{where}, methods: a table needs the method's name, "
+            'as in {method = "lks", hypernetwork = "free"}.'
         )
     for n_edits in sorted(set(grid.draws) - set(grid.n_edits)):
         raise UserError(f"{where}, draws: T={n_edits} is not among n_edits {grid.n_edits}.")

@@ -1,4 +1,7 @@
-"""What is on disk of a cell on its way: its stages, what they cost and why some failed. Written after each stage, taken up by the next run."""
+"""Journal of a cell on disk: its stages, what they cost and why some failed.
+
+It is written after each stage and read by the next run.
+"""
 
 import contextlib
 from collections.abc import Sequence
@@ -12,23 +15,23 @@ from lks.results.shards import check_cell, read_outcome, write_outcome, write_st
 from lks.runs.failures import Failure
 
 HALVED = "batches halved"
-"""In the provenance: stages for which memory sufficed with half the batch only."""
+"""Provenance entry: stages for which memory sufficed only with half the batch."""
 
 
 class CellJournal:
-    """The books of one cell; those of an earlier run are taken up where its outcome and all its shards are whole.
+    """The record of one cell; that of an earlier run is resumed if its outcome and all its shards are whole.
 
     Args:
-        cell: which.
+        cell: the cell.
         results: folder of all results.
         extras: says whether stages that failed for good count as open.
 
     Attributes:
         shards: stage -> its shard.
-        costs: so far.
+        costs: costs so far.
         failed: further stage -> why it failed.
         notes: what was noticed, for the provenance.
-        halved: stages for which memory sufficed with half the batch only.
+        halved: stages for which memory sufficed only with half the batch.
     """
 
     def __init__(self, cell: Cell, results: Path, extras: Measurements) -> None:
@@ -54,12 +57,12 @@ class CellJournal:
                 }
 
     def write(self, stage: str, rows: Sequence[object]) -> None:
-        """A stage's shard; it counts from the next `commit` on."""
+        """Write a stage's shard; it counts from the next `commit` on."""
         self.shards[stage] = write_stage(self._results, self._cell.id, stage, rows)
         self._tell(f"failure-{stage}.txt", None)
 
     def fail(self, stage: str, failure: Failure) -> None:
-        """A further stage has failed."""
+        """Record that a further stage has failed."""
         self.failed[stage] = str(failure)
         self._tell(f"failure-{stage}.txt", failure)
 
@@ -67,7 +70,7 @@ class CellJournal:
         """Write the outcome as it is now: from here on the stages so far are kept.
 
         Args:
-            failure: of the whole cell.
+            failure: failure of the whole cell.
         """
         self._tell("failure.txt", failure)
         if self.halved:
@@ -88,7 +91,7 @@ class CellJournal:
         return outcome
 
     def _tell(self, name: str, failure: Failure | None) -> None:
-        """Keep a failure's traceback beside the patches; without a failure, forget an earlier one."""
+        """Store a failure's traceback next to the patches; without a failure, delete an earlier one."""
         path = self._results / "runs" / self._cell.id / name
         if failure is not None:
             write_whole(path, f"{self._cell.label}\n{failure}\n\n{failure.trace}".encode())

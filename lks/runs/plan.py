@@ -1,4 +1,4 @@
-"""The cells of a grid, all checked before any work is done."""
+"""Planning of a grid's cells, all checked before any work is done."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -8,15 +8,17 @@ from lks.errors import TooManyEdits, UserError, unknown
 from lks.results.cells import UNEDITED, Cell
 from lks.runs.grid import Grid
 
-if TYPE_CHECKING:  # torch is brought in only when a plan is made
+if TYPE_CHECKING:  # torch is imported only when a plan is made
     from lks.editing.editor import Editor
 
 
 def parse_only(text: str) -> dict[str, tuple[str, ...]]:
-    """A filter from the command line: "method=lks,model=micro-llama"; a key given twice means either value.
+    """Parse a filter from the command line: "method=lks,model=micro-llama".
+
+    A key that is given twice means either value.
 
     Raises:
-        UserError: a part without "=", or a key that cells do not have.
+        UserError: a part has no "=", or a key that cells do not have.
     """
     only: dict[str, tuple[str, ...]] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -39,20 +41,21 @@ def plan(
     dataset_of: Callable[[str], tuple[str, int]],
     only: Mapping[str, Sequence[str]],
 ) -> list[Cell]:
-    """The cells of a grid, all checked, before any work is done.
+    """Return the cells of a grid, all checked before any work is done.
 
-    The unedited model's cells are kept whatever `only` says of methods. Cells come model by model, few edits first.
+    The unedited model's cells are kept whatever `only` says about methods. Cells come model by model, few
+    edits first.
 
     Args:
-        grid: what is asked for.
+        grid: the grid.
         methods: all methods by name.
         revision_of_model: content hash of a model by name; raises `UserError` for an unknown one.
         dataset_of: (revision, number of cases) of a dataset by name; raises `UserError` for an unknown one.
         only: key -> values to keep, from `parse_only`.
 
     Raises:
-        UserError: an unknown name or parameter, or a filter that fits nothing.
-        TooManyEdits: draws * T exceeds the cases there are.
+        UserError: a name or parameter is unknown, or the filter fits nothing.
+        TooManyEdits: draws * T exceeds the number of cases.
     """
     from lks.studies.registry import STUDIES  # here, not above: it brings torch
 
@@ -125,7 +128,7 @@ def _identified(bare: Cell, methods: Mapping[str, type["Editor[object]"]], model
 def _bare_cells(
     grid: Grid, every: Mapping[str, Sequence[str]], only: Mapping[str, Sequence[str]]
 ) -> Iterator[Cell]:
-    """Cells before parameters and revisions are known."""
+    """Yield the cells before parameters and revisions are known."""
     for model, dataset in grid.pairs():
         for n_edits in grid.n_edits:
             for seed in grid.seeds:
