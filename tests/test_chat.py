@@ -128,7 +128,7 @@ def test_retry_after_is_respected_by_all(server, model):
 
 def test_a_server_that_wants_hours_counts_as_closed(server, model):
     server.fault, server.retry_after = (lambda number: "429"), "7200"
-    with pytest.raises(UserError, match="go on later"):
+    with pytest.raises(UserError, match="resume later"):
         model().ask(requests(2))
     assert len(server.requests) == 1
 

@@ -267,7 +267,7 @@ def test_without_a_network_the_default_grid_makes_way_for_another_in_one_line(ce
 def test_a_grid_that_was_asked_for_does_not_make_way(chosen, cells, tmp_path, monkeypatch):
     monkeypatch.setenv("LKS_GRID", "tiny" if chosen == "by name" else "first")
     named = ("--grid", "first") if chosen == "by name" else ()
-    refused(lks("grid", *named, "--results", tmp_path / "r"), "smollm2-135m", "cannot be had")
+    refused(lks("grid", *named, "--results", tmp_path / "r"), "smollm2-135m", "cannot be obtained")
     assert cells.ran == []
 
 

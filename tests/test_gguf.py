@@ -135,7 +135,7 @@ def test_an_unknown_architecture_is_refused_with_those_that_are_known(
 
 
 def test_a_file_without_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no tokenizer"):
+    with pytest.raises(UserError, match="contains no tokenizer"):
         check_name(str(gguf_files.write(tmp_path / "x.gguf", tokenizer=False)))
 
 

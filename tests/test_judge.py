@@ -254,7 +254,7 @@ def test_a_text_that_the_server_refuses_does_not_stop_the_others(server, judge):
         (403, ["refuses the key", "OPENAI_API_KEY"]),
         (404, ["'fake'", "/v1"]),
         (400, ["'fake'", "status 400"]),
-        (429, ["no more requests", "go on later"]),
+        (429, ["no more requests", "resume later"]),
         (500, ["'fake'", "status 500"]),
     ],
 )

@@ -306,7 +306,7 @@ def test_a_state_that_is_damaged_or_of_another_kind_is_not_used(
     if damage == "folder":
         (path / "in the way").touch()
     assert equal(trained("mend", told.append), undisturbed["mend"])
-    assert told[0] == 0.0 and "it starts anew" in caplog.text
+    assert told[0] == 0.0 and "it starts over" in caplog.text
 
 
 def test_a_state_is_kept_as_often_as_its_cost_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,7 +338,7 @@ def test_a_full_disk_ends_no_training_but_the_last_write_says_so(
     told: list[float] = []
     with pytest.raises(StoreError, match=r"No space left on device.*Free space"):
         trained("mend", told.append)
-    assert told[-1] == 1.0 and "starts anew if it is killed" in caplog.text
+    assert told[-1] == 1.0 and "starts over if it is killed" in caplog.text
 
 
 def test_seconds_are_those_of_all_attempts(folder: Path) -> None:

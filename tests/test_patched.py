@@ -296,7 +296,7 @@ def test_all_comes_off(lm: LM, patch: Patch) -> None:
         model.train()
     edited = lks.patched(model, lm.tokenizer, patch)
     assert edited is model and type(model).__name__ == kind.__name__ and isinstance(model, kind)
-    with pytest.raises(UserError, match="has a patch on already"):
+    with pytest.raises(UserError, match="already has a patch"):
         lks.patched(model, lm.tokenizer, patch)
     assert edited.unpatch() is model
     assert type(model) is kind and not hasattr(model, "unpatch") and not hasattr(model, "_patch")

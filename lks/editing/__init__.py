@@ -1,1 +1,1 @@
-"""The contract of methods: an `Editor` makes a `Patch`, which makes a model the edited one."""
+"""The interface of methods: an `Editor` makes a `Patch`, which turns a model into the edited one."""

@@ -1,9 +1,10 @@
-"""Text put in front of a prompt, unseen by the caller: how in-context editors change what a model answers.
+"""Text put in front of a prompt, unseen by the caller: how in-context editors change a model's answers.
 
-A bare prompt gets its context in front of its own first token, behind the beginning-of-sequence token if the tokenizer added one. In a chat
-the context begins the content of the user's last turn, so that the turns stay whole. Callers see the sequence they asked about and nothing
-else: outputs are cut back to its columns, and later steps on the key-value cache get the mask and the positions of the longer sequence. So
-`generate`, teacher forcing and batches work as on any model.
+A bare prompt gets its context in front of its own first token, after the beginning-of-sequence token if the
+tokenizer added one. In a chat the context begins the content of the user's last turn, so that the turns stay
+whole. Callers see only the sequence they asked about: outputs are cut back to its columns, and later steps on
+the key-value cache get the mask and the positions of the longer sequence. So `generate`, teacher forcing and
+batches work as on any model.
 """
 
 from abc import abstractmethod
@@ -22,20 +23,21 @@ from lks.models.prefill import FIRED, FOUND, Pass, Prefills, installed_hooks, tr
 
 
 class ContextPatch(Patch):
-    """Puts a context in front of each prompt; subclasses choose which."""
+    """A patch that puts a context in front of each prompt; subclasses choose the context."""
 
     @abstractmethod
     def contexts(self, lm: LM, prompts: Sequence[str]) -> list[str]:
-        """The text to put in front of each prompt; "" leaves the prompt alone."""
+        """Return the text to put in front of each prompt; "" leaves the prompt unchanged."""
 
     def choices(self, lm: LM, prompts: Sequence[str]) -> list[tuple[str, int]]:
-        """The context of each prompt, and which of the `subjects` it is about; -1 for none."""
+        """Return the context of each prompt, and which of the `subjects` it is about; -1 for none."""
         return [(context, -1) for context in self.contexts(lm, prompts)]
 
     def fires(self, lm: LM, prompts: Sequence[str]) -> list[bool] | None:
-        """Whether each prompt gets a context.
+        """Return whether each prompt gets a context.
 
-        One that gets none is the unedited model's, but in a batch with one that does it is padded like it, which may change a last bit.
+        A prompt without one is answered as by the unedited model; but in a batch with a prompt that has one
+        it is padded like it, which may change a last bit.
         """
         return [
             bool(context)
@@ -47,7 +49,10 @@ class ContextPatch(Patch):
     def rewritten(
         self, lm: LM, prompts: Sequence[Sequence[int]]
     ) -> tuple[list[list[int]], list[tuple[str, int]]]:
-        """What the model reads in place of some prompts, all as token ids, and the choice (`choices`) that was made for each."""
+        """Return what the model reads instead of some prompts, and the choice made for each (`choices`).
+
+        Prompts and results are token ids.
+        """
         choices = self.choices(lm, [asked_in(lm, ids) for ids in prompts])
         return [
             with_context(lm, ids, context) for ids, (context, _) in zip(prompts, choices, strict=True)
@@ -59,7 +64,7 @@ class ContextPatch(Patch):
 
     @contextmanager
     def applied(self, lm: LM) -> Iterator[None]:
-        """Hooks on the decoder, gone on leaving."""
+        """Install hooks on the decoder, removed on exit."""
         with track_prefill(lm) as prefills:
             inserter = _Inserter(self, lm, prefills)
             handles = [
@@ -83,7 +88,7 @@ class _ContextRows(RowPatch):
 
 
 class _Inserter:
-    """Lengthens what enters the decoder and shortens what leaves it."""
+    """Hooks that lengthen the decoder's input and shorten its output."""
 
     def __init__(self, patch: ContextPatch, lm: LM, prefills: Prefills) -> None:
         self.patch, self.lm, self.prefills = patch, lm, prefills
@@ -93,7 +98,7 @@ class _Inserter:
     def before(
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Decoder pre-hook."""
+        """Insert the contexts into the decoder's input (pre-hook)."""
         now, self.extra = self.prefills.now, 0
         if now is None:
             return None
@@ -108,13 +113,13 @@ class _Inserter:
         return ((), self._prefill(now, kwargs, extra)) if extra else None
 
     def after(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        """Decoder hook: only the caller's columns."""
+        """Cut the decoder's output back to the caller's columns (hook)."""
         if self.extra:
             output.last_hidden_state = output.last_hidden_state[:, self.extra :]
         return output
 
     def _decide(self, now: Pass, prompts: list[list[int]]) -> list[list[int]]:
-        """Token ids of each row with its context; which rows have one is told."""
+        """Return the token ids of each row with its context, and record which rows have one."""
         wholes, choices = self.patch.rewritten(self.lm, prompts)
         now.row_state[FIRED] = torch.tensor([bool(context) for context, _ in choices], device=now.ids.device)
         if self.patch.subjects:
@@ -122,9 +127,10 @@ class _Inserter:
         return wholes
 
     def _prefill(self, now: Pass, kwargs: dict[str, Any], extra: int) -> dict[str, Any]:
-        """Each row with its context, its end in the caller's column.
+        """Return the decoder's arguments with each row's context.
 
-        Columns behind the prompt's end (generated tokens or padding) stay where they are.
+        The prompt's end stays in the caller's column. Columns after it (generated tokens or padding) stay
+        where they are.
         """
         assert now.ends is not None
         self.extra = extra
@@ -147,7 +153,10 @@ class _Inserter:
         return changed
 
     def _step(self, now: Pass, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """A step on the cache: the mask of the longer sequence, positions follow from it."""
+        """Return the decoder's arguments for a step on the cache.
+
+        The mask is that of the longer sequence, and positions follow from it.
+        """
         before: Tensor = now.row_state["context_mask"]
         given = kwargs.get("attention_mask")
         cache = kwargs["past_key_values"]
@@ -165,17 +174,18 @@ class _Inserter:
 
 
 def asked_in(lm: LM, ids: Sequence[int]) -> str:
-    """The text that a prompt's context is chosen by: all of a bare prompt, the user's last turn of a chat."""
+    """Return the text that a prompt's context is chosen by: a bare prompt, or a chat's last user turn."""
     return lm.pieces.decode(lm.turns.content(ids)).text.strip()
 
 
 def with_context(lm: LM, ids: Sequence[int], context: str) -> list[int]:
-    """A prompt with a context in front of what is asked; "" leaves it as it is.
+    """Return a prompt with a context in front of what is asked; "" leaves it unchanged.
 
     Args:
-        lm: whose tokenizer and chat template.
-        ids: of the prompt.
-        context: text; a space at its end is the gap to the prompt, and left out where the prompt's first token brings its own.
+        lm: model whose tokenizer and chat template are used.
+        ids: token ids of the prompt.
+        context: the context; a space at its end separates it from the prompt, and is left out where the
+            prompt's first token begins with one.
     """
     if not context:
         return list(ids)
@@ -184,8 +194,7 @@ def with_context(lm: LM, ids: Sequence[int], context: str) -> list[int]:
     spaced = lm.pieces.text(ids[at : at + 1])[:1].isspace()
     text = context.removesuffix(" ") if spaced else context
     front: list[int] = lm.tokenizer.encode(text, add_special_tokens=False)
-    if (
-        spaced and turn is not None and not lm.pieces.text(front[:1])[:1].isspace()
-    ):  # the space was the turn's
+    # the space belonged to the turn
+    if spaced and turn is not None and not lm.pieces.text(front[:1])[:1].isspace():
         front = lm.tokenizer.encode(f" {text}", add_special_tokens=False)
     return [*ids[:at], *front, *ids[at:]]

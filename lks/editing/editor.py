@@ -1,4 +1,4 @@
-"""What a method is: `Editor` turns edits into a `Patch`."""
+"""The interface of a method: an `Editor` turns edits into a `Patch`."""
 
 import dataclasses
 import json
@@ -19,15 +19,16 @@ Changes = Literal["nothing", "weights", "activations", "context"]
 Regime = Literal["simultaneous", "sequential"]
 Progress = Callable[[float], None]
 After = Callable[[int, Patch], None]
-"""Called by a sequential method after each edit with its number and the patch as it stands, which is good only during the call."""
+"""Called by a sequential method after each edit with its number and the current patch, which is valid only
+during the call."""
 
 
 def no_progress(fraction: float) -> None:
-    """A `Progress` that shows nothing."""
+    """Ignore the progress."""
 
 
 def no_callback(number: int, patch: Patch) -> None:
-    """An `After` that looks at nothing."""
+    """Ignore the patch after an edit."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,12 +38,12 @@ class NoParams:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Lengths:
-    """How long the edits are that a method was made for and measured on.
+    """Lengths of the edits that a method was made for and measured on.
 
     Attributes:
         target: tokens of the longest answer.
         prompt: tokens of the longest edit prompt.
-        source: the data that have them.
+        source: the datasets that have them.
     """
 
     target: int
@@ -51,10 +52,11 @@ class Lengths:
 
 
 SHORT = Lengths(16, 26, "zsRE and CounterFact")
-"""Facts in a few words. Tokens as SmolLM2 counts them: the longest target of zsRE's 1,037 records that MEND was measured on, and the longest
-prompt of CounterFact's 10,000."""
+"""Facts in a few words. Tokens as SmolLM2 counts them: the longest target of zsRE's 1,037 records that MEND
+was measured on, and the longest prompt of CounterFact's 10,000."""
 LONG = Lengths(102, 220, "KnowEdit's WikiBio")
-"""Sentences behind passages: the longest target and prompt of its 306 test records (arXiv 2401.01286), in SmolLM2's tokens."""
+"""Sentences that follow passages: the longest target and prompt of its 306 test records (arXiv 2401.01286),
+in SmolLM2's tokens."""
 
 ParamsT = TypeVar("ParamsT")
 
@@ -62,25 +64,27 @@ ParamsT = TypeVar("ParamsT")
 class Editor(ABC, Generic[ParamsT]):
     """A knowledge-editing method with its parameters.
 
-    A subclass in a module of `baselines/` (or `lks/method/lks.py`) is found by its module's name; nothing else names it.
+    A subclass in a module of `baselines/` (or `lks/method/lks.py`) is found by its module's name; it is
+    registered nowhere else.
 
-    Invariants, checked by the contract tests for every method: the model is the same on return from `edit` as on
-    entry; an empty edit set gives a patch that changes nothing; two runs with one seed give the same patch; a sequential
-    method calls `after` once per edit, in order.
+    Invariants, checked by the contract tests for every method: the model is the same on return from `edit` as
+    on entry; an empty edit set gives a patch that changes nothing; two runs with one seed give the same
+    patch; a sequential method calls `after` once per edit, in order.
 
     Attributes:
-        title: how tables call the method ("FT-M").
-        name: registry name, where it is not that of the method's module.
-        source: paper the method is from.
+        title: name of the method in tables ("FT-M").
+        name: registry name, where it differs from that of the method's module.
+        source: paper that the method is from.
         changes: what a patch alters.
         regime: whether edits are made at once or one after the other.
         params_type: the frozen dataclass of its parameters.
-        presets: model name -> parameters for T edits. "default" serves every model without an entry of its own.
-        trains: whether `prepare` has to be given edits to train on.
-        notes: what `prepare` has to say for the provenance of results, name -> text.
+        presets: model name -> parameters for T edits. "default" serves every model without an entry of its
+            own.
+        trains: whether `prepare` needs edits to train on.
+        notes: what `prepare` adds to the provenance of results, name -> text.
         effort: the parameter that makes training longer (steps, epochs); "" for a method that trains nothing.
-        step: the parameter that makes its steps larger; "" likewise.
-        made_for: lengths of the edits that the method was made for; None where nobody has said.
+        step: the parameter that makes its steps larger; "" for a method that trains nothing.
+        made_for: lengths of the edits that the method was made for; None where they are not stated.
     """
 
     title: ClassVar[str]
@@ -101,7 +105,10 @@ class Editor(ABC, Generic[ParamsT]):
 
     @classmethod
     def preset(cls, model: str) -> Callable[[int, str], object] | None:
-        """The preset that serves a model: its own, that of its family (the name's first part), or "default"; None if there is none."""
+        """Return the preset for a model: its own, its family's (the name's first part), or "default".
+
+        It is None if there is none.
+        """
         return (
             cls.presets.get(model)
             or cls.presets.get(model.split("-", maxsplit=1)[0])
@@ -110,19 +117,19 @@ class Editor(ABC, Generic[ParamsT]):
 
     @classmethod
     def registry_name(cls) -> str:
-        """Return the name by which `lks list methods` and grids know the method."""
+        """Return the name of the method in `lks list methods` and in grids."""
         return str(vars(cls).get("name") or cls.__module__.rpartition(".")[2])
 
     @classmethod
     def untuned(cls, blocks: int, dim: int) -> Callable[[int, str], object] | None:
-        """A preset for a model that nobody has tuned the method for: Llama-2-7B's, scaled by the fields it has (`_scaled`).
+        """Return a preset for models the method was not tuned for: Llama-2-7B's, scaled (`_scaled`).
 
         Args:
-            blocks: how many the model has.
-            dim: width of a block state; a method whose step sizes depend on it has a rule of its own.
+            blocks: number of blocks of the model.
+            dim: width of a block state; a method whose step sizes depend on it has its own rule.
 
         Returns:
-            None where there is nothing to go by.
+            The preset; None where the method has no published one to scale.
         """
         published = cls.presets.get(PUBLISHED)
         return (
@@ -133,12 +140,12 @@ class Editor(ABC, Generic[ParamsT]):
 
     @classmethod
     def by_rule(cls, model: str) -> bool:
-        """Return whether parameters for a model come from the rule for untuned models, because there is no preset for it."""
+        """Return whether a model's parameters come from the rule for untuned models, for lack of a preset."""
         return cls.preset(model) is None and cls.has_rule()
 
     @classmethod
     def has_rule(cls) -> bool:
-        """Return whether the method has a rule for untuned models; the shape of the model does not matter for that."""
+        """Return whether the method has a rule for untuned models, whatever the shape of the model."""
         return cls.untuned(PUBLISHED_BLOCKS, PUBLISHED_DIM) is not None
 
     @classmethod
@@ -150,19 +157,22 @@ class Editor(ABC, Generic[ParamsT]):
         overrides: Mapping[str, str] | None = None,
         shape: Callable[[], tuple[int, int]] | None = None,
     ) -> Self:
-        """Return the editor with the preset for a model, dataset and number of edits T, some parameters overridden.
+        """Return the editor with the preset for a model, dataset and T, some parameters overridden.
 
-        A model without a preset has the parameters of the method's rule for untuned models (`untuned`).
+        For a model without a preset, the parameters come from the method's rule for untuned models
+        (`untuned`).
 
         Args:
-            model: its name.
-            dataset: name of the dataset that the facts are from, or are like; "" for none.
+            model: name of the model.
+            dataset: name of the dataset that the facts are from, or are similar to; "" for none.
             n_edits: T.
             overrides: parameter -> value as text.
-            shape: gives the model's number of blocks and its width, asked only where there is no preset; from the model's files if not given.
+            shape: returns the model's number of blocks and its width, called only where there is no preset;
+                by default they are read from the model's files.
 
         Raises:
-            UserError: an override names no parameter or does not parse as its type, or there is neither a preset nor a rule.
+            UserError: an override names no parameter or does not parse as its type, or there is neither a
+                preset nor a rule.
         """
         preset = cls.preset(model)
         if preset is None and cls.has_rule():
@@ -172,9 +182,9 @@ class Editor(ABC, Generic[ParamsT]):
         return cls(override(preset(n_edits, dataset), overrides or {}))  # type: ignore[arg-type]
 
     def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = no_progress) -> float:
-        """Do what no edit changes (covariances, meta-training), cached on disk (`lks.io.cache`); nothing by default.
+        """Compute what does not depend on the edits (covariances, meta-training), cached on disk.
 
-        To be called before `edit`, with the same model.
+        The cache is `lks.io.cache`; the default computes nothing. Call it before `edit`, with the same model.
 
         Args:
             lm: the unedited model; the same on return as on entry.
@@ -182,7 +192,7 @@ class Editor(ABC, Generic[ParamsT]):
             progress: called with the fraction done.
 
         Returns:
-            Seconds that it took, whenever that was; 0 where there is nothing to do.
+            Seconds that it took, whenever that was; 0 where there is nothing to compute.
 
         Raises:
             UserError: the method has to train and `training` is too small.
@@ -190,14 +200,14 @@ class Editor(ABC, Generic[ParamsT]):
         return 0.0
 
     def warnings(self, lm: LM, edits: Sequence[Edit]) -> list[str]:
-        """Say, before anything is trained, what this method cannot do or does otherwise with some of the edits.
+        """Return warnings about edits that this method cannot make or treats differently, before training.
 
         Args:
             lm: the unedited model.
             edits: all edits to make.
 
         Returns:
-            One line for people per thing to know, with what to do; nothing by default.
+            One line per warning, with what to do about it; none by default.
         """
         return []
 
@@ -215,25 +225,26 @@ class Editor(ABC, Generic[ParamsT]):
         Args:
             lm: the unedited model; the same on return as on entry.
             edits: all edits to make; for a sequential method in this order.
-            seed: of all randomness.
+            seed: random seed of the method.
             progress: called with the fraction done.
-            after: called after each edit of a sequential method with the edit's number and the patch so far; it may ask
-                the model, so the model must be the unedited one whenever it is called.
+            after: called after each edit of a sequential method with the edit's number and the patch so far;
+                it may query the model, so the model must be the unedited one whenever it is called.
         """
 
 
 PUBLISHED, PUBLISHED_BLOCKS, PUBLISHED_DIM = "llama-2-7b-chat", 32, 4096
-"""The model that nearly every paper has parameters for, how many blocks it has and how wide they are."""
+"""The model that nearly every paper has parameters for, its number of blocks and their width."""
 
 
 TOKENS_PER_DIMENSION = 200
-"""Tokens of a corpus per dimension of a block state that statistics are taken of: 50 to 75 per input of an MLP output layer."""
+"""Corpus tokens per dimension of a block state for statistics: 50 to 75 per input of an MLP output layer."""
 
 
 def _scaled(params: object, blocks: int, dim: int) -> object:
-    """Parameters for a model of another size.
+    """Return parameters for a model of another size.
 
-    Blocks, which count from 0, are at the same relative depth; no more of a corpus is read than the width needs; precision is the fastest.
+    Blocks, counted from 0, are at the same relative depth; no more of a corpus is read than the width needs;
+    precision is the fastest.
     """
     places = ("block", "first_block", "last_block")
     found = {name: getattr(params, name) for name in places if isinstance(getattr(params, name, None), int)}
@@ -252,7 +263,7 @@ _TEXT = '"..."'
 
 
 def _by_hand(method: type[Editor[ParamsT]], model: str, overrides: Mapping[str, str]) -> object:
-    """Parameters of a method without preset and rule, all that have no default given by hand."""
+    """Return parameters of a method without preset and rule; those without a default must be overridden."""
     kind = method.params_type
     fields, hints = dataclasses.fields(kind), get_type_hints(kind)
     needed = [
@@ -269,18 +280,19 @@ def _by_hand(method: type[Editor[ParamsT]], model: str, overrides: Mapping[str, 
         f", {key} = {_SAMPLES.get(hints[key], _TEXT)}" for key in lacking or [f.name for f in fields][:1]
     )
     raise UserError(
-        f"Method {name!r} has no preset for model {model!r}, and no rule for models that it was not tuned for. "
+        f"Method {name!r} has no preset for model {model!r}, and no rule for models that it was not tuned "
+        "for. "
         f'Give its parameters, in a grid as {{ method = "{name}"{sample} }}, or leave it out for this model.'
     )
 
 
 def always(params: ParamsT) -> Callable[[int, str], ParamsT]:
-    """A preset that is the same for every T and dataset."""
+    """Return a preset that is the same for every T and dataset."""
     return lambda n_edits, dataset: params
 
 
 def canonical(params: object) -> str:
-    """Parameters as JSON with sorted keys: what `Cell.id` hashes."""
+    """Return parameters as JSON with sorted keys, which `Cell.id` hashes."""
     return (
         json.dumps(dataclasses.asdict(params), sort_keys=True)
         if dataclasses.is_dataclass(params) and not isinstance(params, type)
@@ -289,7 +301,7 @@ def canonical(params: object) -> str:
 
 
 def override(params: object, changes: Mapping[str, str]) -> object:
-    """`dataclasses.replace` with values given as text, parsed by the field's type.
+    """Return parameters with some fields replaced by values given as text, parsed by the field's type.
 
     Raises:
         UserError: unknown field or a value that does not parse.
@@ -306,6 +318,7 @@ def override(params: object, changes: Mapping[str, str]) -> object:
 
 
 def _parse(name: str, text: str, kind: Any) -> object:
+    """Return a parameter's value from text."""
     if get_origin(kind) is tuple:  # tuple[int, ...], written as "3, 4, 5"
         return tuple(_parse(name, part.strip(), get_args(kind)[0]) for part in text.split(","))
     try:

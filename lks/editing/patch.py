@@ -1,4 +1,4 @@
-"""What editing leaves behind: a `Patch` makes a model the edited one inside a `with`."""
+"""The result of editing: inside a `with`, a `Patch` turns a model into the edited one."""
 
 import importlib
 import importlib.util
@@ -28,26 +28,27 @@ HOMES = {
     "facts in front": "baselines._in_context.retrieval_patch",
     "serac": "baselines._serac.patch",
 }
-"""Kind of patch -> the module of its class. A kind that is not here is a method's own: its class is in the method's file, in `baselines`."""
+"""Kind of patch -> the module of its class. Any other kind belongs to a single method: its class is in the
+method's file, in `baselines`."""
 METHODS = "baselines"
 LARGEST_TENSORS = 64 << 30
-"""Bytes of `patch.safetensors`; a dense change of every weight of a model of 7 billion has 28 GB."""
+"""Bytes of `patch.safetensors`; a dense change of a model with 7 billion weights takes 28 GB."""
 
 T = TypeVar("T")
 
 
 class Patch(ABC):
-    """The result of editing, apart from the model.
+    """The result of editing, separate from the model.
 
-    On leaving `applied`, however it is left, the model is bit for bit what it was. A patched model stays an ordinary
-    `PreTrainedModel`: `generate` and lm-eval need no wrapper.
+    On exit from `applied`, however it is left, the model is bit for bit what it was. A patched model stays an
+    ordinary `PreTrainedModel`: `generate` and lm-eval need no wrapper.
     """
 
     kind: ClassVar[str]
 
     @abstractmethod
     def applied(self, lm: LM) -> AbstractContextManager[None]:
-        """The model is the edited one inside the `with`."""
+        """Make the model the edited one inside the `with`."""
 
     @property
     @abstractmethod
@@ -56,34 +57,39 @@ class Patch(ABC):
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """What is saved in `patch.safetensors`."""
+        """Return the tensors that are saved in `patch.safetensors`."""
 
     def settings(self) -> dict[str, object]:
-        """What is saved in `patch.json` beside the kind."""
+        """Return the settings that are saved in `patch.json` next to the kind."""
         return {}
 
     def fires(self, lm: LM, prompts: Sequence[str]) -> list[bool] | None:
-        """Whether the edits act on each prompt, told from its text alone. A patch with a gate also says so whenever it runs
-        (`lks.models.prefill.FIRED`).
+        """Return whether the edits act on each prompt, judged from its text alone.
 
-        False is a proof: on this prompt the model is bit for bit the unedited one. True: the edits act or may act.
+        A patch with a gate also reports it whenever it runs (`lks.models.prefill.FIRED`). False is a
+        guarantee: on this prompt the model is bit for bit the unedited one. True means that the edits act or
+        may act.
 
         Args:
             lm: the model, whose tokenizer reads the prompts; it is not run.
             prompts: texts as they are asked, without answers.
 
         Returns:
-            None where the patch has no gate, or where only running the model tells.
+            One value per prompt; None where the patch has no gate, or where only running the model can
+            decide.
         """
         return None
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """Names of the edited subjects, as `lks.models.prefill.FOUND` numbers them; empty where the patch does not say which subject it acts for."""
+        """Names of the edited subjects, as `lks.models.prefill.FOUND` numbers them.
+
+        It is empty where the patch does not say which subject it acts for.
+        """
         return ()
 
     def context_tokens(self, lm: LM) -> int:
-        """Tokens that a prompt may grow by inside `applied`, for those who size batches."""
+        """Return how many tokens a prompt may grow by inside `applied`, for sizing batches."""
         return 0
 
     folds: ClassVar[bool] = False
@@ -129,12 +135,12 @@ class Patch(ABC):
     @classmethod
     @abstractmethod
     def restore(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
-        """The patch from what was saved."""
+        """Return the patch from its saved tensors and settings."""
 
     def save(self, folder: Path) -> None:
-        """Write `patch.safetensors` and `patch.json`; the JSON last, so that a folder with it is whole."""
+        """Write `patch.safetensors` and `patch.json`; the JSON last, so that a folder with it is complete."""
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = folder / "patch.safetensors.part"  # never through a link: renamed, not written over
+        tensors = folder / "patch.safetensors.part"  # never follows a link: renamed, not overwritten
         tensors.unlink(missing_ok=True)
         save_file({k: v.detach().contiguous().cpu() for k, v in self.tensors().items()}, tensors)
         tensors.replace(folder / "patch.safetensors")
@@ -158,7 +164,7 @@ def cannot_merge(one: Patch, two: Patch) -> UserError:
 
 
 def kinds() -> dict[str, type[Patch]]:
-    """All patch classes that are loaded, by kind."""
+    """Return all patch classes that are loaded, by kind."""
     found: dict[str, type[Patch]] = {}
     todo: list[type[Patch]] = list(Patch.__subclasses__())
     while todo:
@@ -171,7 +177,7 @@ def kinds() -> dict[str, type[Patch]]:
 
 @dataclass(frozen=True, slots=True)
 class _Document:
-    """`patch.json`."""
+    """Content of `patch.json`."""
 
     format: int
     kind: str
@@ -180,7 +186,7 @@ class _Document:
 
 
 def _method_modules() -> set[str]:
-    """The files of methods, those of the folder `LKS_METHODS` among them."""
+    """Return the modules of all methods, including those of the folder `LKS_METHODS`."""
     if importlib.util.find_spec(METHODS) is None:
         return set()
     return {
@@ -191,16 +197,18 @@ def _method_modules() -> set[str]:
 
 
 def _kind(folder: Path, document: _Document) -> type[Patch]:
-    """The class of a saved patch; its module is imported if nobody has yet, and must be one of this program's own: importing runs code.
+    """Return the class of a saved patch, importing its module if needed.
 
-    The module that a patch names counts for kinds of single methods alone: where the others are may change after a patch was saved.
+    The module must be one of this program's own, because importing runs code. The module that a patch names
+    counts only for kinds of single methods: the others may move after a patch was saved.
     """
     if document.kind not in kinds():
         module = HOMES.get(document.kind, document.module)
         if module not in HOMES.values() and module not in _method_modules():
             made = f"of kind {document.kind!r}, made by {one_line(document.module)}"
             raise UserError(
-                f"Patch {folder} is {made}, which is not installed as a part of this program. Update it, or edit again."
+                f"Patch {folder} is {made}, which is not installed as a part of this program. Update the "
+                "program, or edit again."
             )
         importlib.import_module(module)
     if document.kind not in kinds():
@@ -209,17 +217,20 @@ def _kind(folder: Path, document: _Document) -> type[Patch]:
 
 
 def load(folder: Path) -> Patch:
-    """The patch saved in a folder, which may come from a stranger: nothing in it is run, and nothing it declares is made room for unseen.
+    """Load the patch saved in a folder, which may be untrusted.
+
+    Nothing in it is executed, and no memory is allocated by its declarations without a check.
 
     Raises:
-        UserError: no patch there, a damaged one, or one of a newer format.
+        UserError: there is no patch, a damaged one, or one of a newer format.
     """
     file = folder / "patch.safetensors"
     try:
         raw = parse_json(content_of(folder / "patch.json"))
         if isinstance(raw, dict) and isinstance(raw.get("format"), int) and raw["format"] > FORMAT:
             raise UserError(
-                f"Patch {folder} has format {raw['format']}; this version reads {FORMAT}. Upgrade lks-grid or edit again."
+                f"Patch {folder} has format {raw['format']}; this version reads {FORMAT}. Upgrade lks-grid "
+                "or edit again."
             )
         document = checked(_Document, raw)
         if document.format != FORMAT:
@@ -231,7 +242,8 @@ def load(folder: Path) -> Patch:
         if not folder.exists():
             raise UserError(f"{folder} does not exist. Name the folder of a patch.") from None
         raise UserError(
-            f"No patch in {folder}: patch.json and patch.safetensors are needed. Name another folder, or edit again."
+            f"No patch in {folder}: patch.json and patch.safetensors are needed. Name another folder, or "
+            "edit again."
         ) from None
     except (
         SafetensorError,
@@ -248,14 +260,16 @@ def load(folder: Path) -> Patch:
 
 
 def checked(kind: type[T], settings: object) -> T:
-    """Settings from JSON as a dataclass: every field there, of its own type, numbers finite; fields that it does not have are ignored.
+    """Return settings from JSON as a dataclass.
+
+    Every field must be there, of its own type, with finite numbers; unknown fields are ignored.
 
     Args:
         kind: the dataclass.
         settings: as `json` gives them.
 
     Raises:
-        ValueError: they are something else; names the field.
+        ValueError: they are something else; the message names the field.
     """
     try:
         return TypeAdapter(kind).validate_json(json.dumps(settings, allow_nan=False), strict=True)
@@ -283,11 +297,11 @@ def check_finite(patch: Patch) -> None:
 
 
 def check_tensor(name: str, tensor: Tensor, *shape: int | None) -> Tensor:
-    """A tensor of floating-point numbers with so many dimensions.
+    """Return a tensor after checking that it is floating-point and has the given shape.
 
     Args:
         name: for the error message.
-        tensor: what was saved.
+        tensor: the saved tensor.
         shape: size of each dimension; None for any.
 
     Raises:
@@ -302,7 +316,7 @@ def check_tensor(name: str, tensor: Tensor, *shape: int | None) -> Tensor:
 
 
 class NoPatch(Patch):
-    """The unedited model."""
+    """A patch that changes nothing: the unedited model."""
 
     kind = "nothing"
     nbytes = 0
@@ -317,12 +331,12 @@ class NoPatch(Patch):
         return RowPatch()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Nothing to save."""
+        """Return no tensors."""
         return {}
 
     @classmethod
     def restore(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
-        """Nothing to restore."""
+        """Return a patch without content."""
         return cls()
 
 
@@ -344,34 +358,35 @@ class WeightPatch(Patch):
         return sum(t.numel() * t.element_size() for t in self.deltas.values())
 
     def difference(self, name: str) -> Tensor:
-        """The dense difference of one parameter."""
+        """Return the dense difference of one parameter."""
         if name in self.deltas:
             return self.deltas[name]
         return self.deltas[f"{name}.left"] @ self.deltas[f"{name}.right"]
 
     def _shape(self, name: str) -> torch.Size:
-        """Of a difference, which is not made for it."""
+        """Return the shape of a difference without computing it."""
         if name in self.deltas:
             return self.deltas[name].shape
         return torch.Size((self.deltas[f"{name}.left"].shape[0], self.deltas[f"{name}.right"].shape[1]))
 
     @property
     def names(self) -> list[str]:
-        """The parameters that change."""
+        """Names of the parameters that change."""
         return sorted({n.removesuffix(".left").removesuffix(".right") for n in self.deltas})
 
     @contextmanager
     def applied(self, lm: LM) -> Iterator[None]:
-        """Add the differences; put the very same values back on leaving.
+        """Add the differences, and restore the original values on exit.
 
         Raises:
-            UserError: the model has no parameter of such a name and shape.
+            UserError: the model has no parameter of that name and shape.
         """
         parameters = dict(lm.model.named_parameters())
         for name in self.names:
             if name not in parameters or parameters[name].shape != self._shape(name):
                 raise UserError(
-                    f"The patch changes {name} of shape {tuple(self._shape(name))}, which {lm.name or 'the model'} has not. Edit again."
+                    f"The patch changes {name} of shape {tuple(self._shape(name))}, which "
+                    f"{lm.name or 'the model'} does not have. Edit again."
                 )
         kept: dict[str, Tensor] = {}
         try:
@@ -424,15 +439,15 @@ class WeightPatch(Patch):
         return {"weights": len(self.names)}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The differences."""
+        """Return the differences."""
         return self.deltas
 
     @classmethod
     def restore(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
-        """The differences as read.
+        """Return a patch from saved differences.
 
         Raises:
-            ValueError: no floating-point numbers, or factors that do not fit together.
+            ValueError: tensors that are not floating-point, or factors that do not fit together.
         """
         patch = cls(tensors)
         for name in patch.names:

@@ -1,4 +1,4 @@
-"""A patch put on a model of transformers to stay: the object remains a `PreTrainedModel`, and whatever takes one takes it."""
+"""A patch put on a transformers model until it is removed; the object remains a `PreTrainedModel`."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,32 +17,35 @@ from lks.models.lm import LM
 from lks.models.prefill import PROMPT_WIDTH
 
 FIXED_SIZE = ("static", "sliding_window", "hybrid")
-"""Parts of names of `cache_implementation` whose room is taken before the prompt is seen."""
+"""Parts of names of `cache_implementation` whose size is fixed before the prompt is seen."""
 
 
 def load_patch(folder: str | Path) -> Patch:
-    """The patch saved in a folder. It may come from a stranger: nothing in it is run.
+    """Load the patch saved in a folder, which may be untrusted: nothing in it is executed.
 
     Raises:
-        UserError: no patch there, a damaged one, or one of a newer format.
+        UserError: there is no patch, a damaged one, or one of a newer format.
     """
     return lks.editing.patch.load(Path(folder))
 
 
 class _On:
-    """What undoes a patch."""
+    """What is needed to remove a patch."""
 
     def __init__(self, kind: type, exits: ExitStack, longer: bool) -> None:
         self.kind, self.exits, self.longer = kind, exits, longer
 
 
 class PatchedModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transformers has no types here
-    """What a model's class becomes while a patch is on it; the name and everything else of the class stay."""
+    """The class of a model while a patch is on it; name and everything else of the original class stay."""
 
     _patch: _On
 
     def unpatch(self) -> PreTrainedModel:
-        """Take the patch off: weights, hooks, class and modes are what they were, bit for bit. Gives the same object."""
+        """Remove the patch and return the same object.
+
+        Weights, hooks, class and modes are what they were, bit for bit.
+        """
         on = self._patch
         del self._patch
         self.__class__ = on.kind
@@ -55,14 +58,14 @@ class PatchedModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transfo
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(self, PatchedModel):  # not if it was taken off inside
+        if isinstance(self, PatchedModel):  # not if it was removed inside
             self.unpatch()
 
     def generate(self, inputs: Tensor | None = None, generation_config: Any = None, **kwargs: Any) -> Any:
-        """As the model's own; see `transformers.GenerationMixin.generate`.
+        """Generate as the model itself does; see `transformers.GenerationMixin.generate`.
 
         Raises:
-            UserError: options under which the patch would not see the whole prompt, or has no room.
+            UserError: options with which the patch would not see the whole prompt, or has no room.
         """
         self._check(generation_config, kwargs)
         prompt = inputs if inputs is not None else kwargs.get("input_ids")
@@ -70,17 +73,21 @@ class PatchedModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transfo
             return super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc]
 
     def _check(self, config: Any, given: dict[str, Any]) -> None:
+        """Refuse options of `generate` that do not work with a patch."""
+
         def option(name: str) -> Any:
             return given.get(name, getattr(config or self.generation_config, name, None))
 
         if option("prefill_chunk_size"):
             raise UserError(
-                "prefill_chunk_size does not go with a patch, which has to see a prompt in one piece to decide. Leave it out."
+                "prefill_chunk_size does not work with a patch, which has to see a prompt in one piece to "
+                "decide. Leave it out."
             )
         implementation = str(option("cache_implementation"))
         if self._patch.longer and any(name in implementation for name in FIXED_SIZE):
             raise UserError(
-                f"cache_implementation={implementation!r} has no room for the text that this patch puts before prompts. Take 'dynamic'."
+                f"cache_implementation={implementation!r} has no room for the text that this patch puts "
+                "before prompts. Use 'dynamic'."
             )
 
 
@@ -92,7 +99,7 @@ def patched(
 ) -> PatchedModel:
     """Put a patch on a model, to stay until `unpatch()`.
 
-    It is the very same object, so nothing is copied and `model` itself answers as edited, too:
+    The result is the same object, so nothing is copied and `model` itself answers as edited too:
 
         from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
         import lks
@@ -100,23 +107,26 @@ def patched(
         edited = lks.patched(model, tokenizer, "patch/")
         print(pipeline("text-generation", model=edited, tokenizer=tokenizer)("Alan Turing was born in"))
 
-    `edited.unpatch()` takes it off; as a `with` statement (`with lks.patched(...) as edited:`) it comes off by itself.
+    `edited.unpatch()` removes it; in a `with` statement (`with lks.patched(...) as edited:`) it is removed on
+    exit.
 
-    What decides, decides at prefill: on the tokens of the first pass on an empty cache, by the attention mask that comes with them. A second
-    piece of prompt on a cache that holds the first is a step like any other: what was decided for the first holds, and subjects that are
-    named only in the second are not found. A chat is therefore to be prefilled as a whole, as `pipeline` and chat templates do.
+    All decisions are taken at prefill: on the tokens of the first pass on an empty cache, with the attention
+    mask that comes with them. A second piece of prompt on a cache that holds the first is a step like any
+    other: what was decided for the first holds, and subjects that are named only in the second are not found.
+    A chat must therefore be prefilled as a whole, as `pipeline` and chat templates do.
 
     Args:
-        model: any causal language model of a known family; set to evaluation, its parameters frozen, until `unpatch()`.
+        model: any causal language model of a known family; until `unpatch()` it is in evaluation mode with
+            frozen parameters.
         tokenizer: its fast tokenizer; gets a padding token if it has none.
-        patch: a patch or the folder it was saved in.
+        patch: a patch, or the folder it was saved in.
         architecture: for families that `lks.models.architectures` does not know.
 
     Raises:
-        UserError: the patch cannot be read or is for another model, or the model has one on already.
+        UserError: the patch cannot be read or is for another model, or the model already has a patch.
     """
     if isinstance(model, PatchedModel):
-        raise UserError("The model has a patch on already. Take it off with unpatch() first.")
+        raise UserError("The model already has a patch. Remove it with unpatch() first.")
     chosen = patch if isinstance(patch, Patch) else load_patch(patch)
     with ExitStack() as exits:
         exits.enter_context(_modes(model))
@@ -136,7 +146,7 @@ def patched(
 
 @contextmanager
 def _modes(model: PreTrainedModel) -> Iterator[None]:
-    """Puts back which modules train and which parameters want gradients."""
+    """Restore on exit which modules train and which parameters require gradients."""
     training = {name: part.training for name, part in model.named_modules()}
     wanting = {name: weight.requires_grad for name, weight in model.named_parameters()}
     try:
@@ -150,6 +160,7 @@ def _modes(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def _prompt_width(width: int | None) -> Iterator[None]:
+    """Set the width of the prompts that are generated from, inside the `with`."""
     token = PROMPT_WIDTH.set(width)
     try:
         yield

@@ -1,1 +1,1 @@
-"""Files: whole or not at all, locked, cached, Parquet and JSON lines; guards on files of strangers; whether the hub can be asked."""
+"""Files: atomic writes, locks, caches, Parquet, JSON lines, guards on untrusted files, and hub access."""

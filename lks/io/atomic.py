@@ -1,4 +1,4 @@
-"""Writing files that are seen whole or not at all."""
+"""Atomic file writes: a file is seen whole or not at all."""
 
 import errno
 import os
@@ -9,7 +9,7 @@ from lks.io.untrusted import one_line
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is seen whole or not at all, whatever happens on the way.
+    """Write a file atomically: readers see it whole or not at all, whatever happens on the way.
 
     Raises:
         StoreError: no space, no permission, or another reason to fail.
@@ -17,9 +17,9 @@ def write_whole(path: Path, content: bytes) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)  # of a killed process of the same number
+        part.unlink(missing_ok=True)  # left by a killed process with the same id
         try:
-            with part.open("xb") as file:  # never through a link
+            with part.open("xb") as file:  # never follows a link
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -31,7 +31,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def _advice(error: OSError) -> str:
-    """The reason of a failed write with what to do."""
+    """Return the reason of a failed write, with what to do about it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "no space left; free some, then start again (finished cells are kept)"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -1,4 +1,4 @@
-"""What is made once and kept on disk: tensors named by the hash of all they depend on."""
+"""A cache on disk for tensors that are made once, named by the hash of all they depend on."""
 
 import hashlib
 import json
@@ -21,13 +21,13 @@ from lks.io.checkpoint import Checkpoint, Stopwatch, whole, write
 from lks.io.locks import locked
 
 EVERY_S = 30.0
-"""Seconds between two states of an unfinished making, at least."""
+"""Least number of seconds between two checkpoints of an unfinished entry."""
 
 logger = logging.getLogger(__name__)
 
 
 def folder() -> Path:
-    """Where models, data and preparations are kept: `LKS_CACHE`, else ~/.cache/lks-grid."""
+    """Return the folder of models, data and preparations: `LKS_CACHE`, else ~/.cache/lks-grid."""
     return Path(os.environ.get("LKS_CACHE") or "~/.cache/lks-grid").expanduser()
 
 
@@ -36,7 +36,7 @@ class CachedTensors:
     """Tensors from the cache.
 
     Attributes:
-        tensors: by name.
+        tensors: the tensors by name.
         seconds: what making them cost, whenever that was.
     """
 
@@ -45,25 +45,25 @@ class CachedTensors:
 
 
 class Making:
-    """An entry of the cache while it is made; what it keeps of itself lets the next attempt go on after this one is killed.
+    """A cache entry while it is being made; checkpoints let the next attempt resume if this one is killed.
 
     Args:
-        path: of the entry.
-        key: all it depends on.
+        path: file of the entry.
+        key: everything the entry depends on, as JSON.
 
     Attributes:
-        clock: seconds of work, earlier attempts' included.
+        clock: seconds of work, including earlier attempts.
     """
 
     def __init__(self, path: Path, key: str) -> None:
         self._path, self._key, self.clock = path, key, Stopwatch()
 
     def checkpoint(self, name: str) -> Checkpoint:
-        """Keeps how far a step is."""
+        """Return the checkpoint of a named step."""
         return Checkpoint(self._path.with_suffix(f".{name}.state"), self._key, self.clock, EVERY_S)
 
     def step(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """What a whole step gave; not done again where an earlier attempt came so far."""
+        """Return the result of a whole step, without repeating it where an earlier attempt finished it."""
         kept = self.checkpoint(name)
         if state := kept.load():
             return state.tensors
@@ -73,12 +73,14 @@ class Making:
 
 
 def made(kind: str, depends_on: object, make: Callable[[Making], dict[str, Tensor]]) -> CachedTensors:
-    """Tensors from disk, or made now and put there. Of several processes that want the same at once, one makes it and the others wait.
+    """Return tensors from disk, or make them now and store them.
+
+    Of several processes that want the same tensors at once, one makes them and the others wait.
 
     Args:
         kind: readable first part of the file name ("moments").
-        depends_on: everything that decides the result, JSON-serialisable; the file is named by its hash and a mismatch
-            of content (a truncated file, a colliding name) makes it anew.
+        depends_on: everything that decides the result, JSON-serialisable; the file is named by its hash.
+            Tensors whose content does not match (a truncated file, a colliding name) are made again.
         make: makes the tensors.
 
     Raises:
@@ -99,16 +101,16 @@ def made(kind: str, depends_on: object, make: Callable[[Making], dict[str, Tenso
 
 
 def known(kind: str, depends_on: object) -> CachedTensors | None:
-    """What `made` would take from disk, if it is there."""
+    """Return the tensors that `made` would take from disk; None if they are not there."""
     return _read(*_named(kind, depends_on))
 
 
 @contextmanager
 def making(kind: str, depends_on: object) -> Iterator[Making]:
-    """Make something alone: another process that wants the same waits until this one is finished or gone.
+    """Make an entry alone: another process that wants the same waits until this one is finished or gone.
 
-    What the making keeps of itself is removed at the end, unless that is an error. Where the file system has no locks, processes do the
-    same beside each other, to the same result.
+    Checkpoints of the entry are removed at the end, unless that is an error. Where the file system has no
+    locks, processes make the entry independently of each other, with the same result.
 
     Raises:
         StoreError: the cache folder cannot be written.
@@ -124,32 +126,32 @@ def making(kind: str, depends_on: object) -> Iterator[Making]:
         ) from error
     with file:
         if _locked(file, path):
-            for part in path.parent.glob(
-                f"{path.stem}.*.part"
-            ):  # of a process that was killed while it wrote
+            for part in path.parent.glob(f"{path.stem}.*.part"):  # left by a process killed while writing
                 shutil.rmtree(part, ignore_errors=True)
         yield Making(path, key)
         for state in path.parent.glob(f"{path.stem}.*.state"):
             with suppress(OSError):
                 state.unlink()
-        lock.unlink(missing_ok=True)  # who waits for it, and who makes it anew, finds what was made
+        lock.unlink(missing_ok=True)  # a process that waits for it, or creates it again, finds the entry
 
 
 def _named(kind: str, depends_on: object) -> tuple[Path, str]:
+    """Return the file and the key of an entry."""
     key = json.dumps(depends_on, sort_keys=True)
     return folder() / kind / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors", key
 
 
 def _locked(file: IO[str], path: Path) -> bool:
-    """Wait for the lock, which falls with the process that holds it; False where the file system has none."""
+    """Wait for the lock, which is released when its process ends; return False where there are no locks."""
     ours = locked(file)
     if ours is False:
-        logger.warning("Another process makes %s; this one waits for it.", path)
+        logger.warning("Another process is making %s; waiting for it.", path)
         ours = locked(file, math.inf)
     return bool(ours)
 
 
 def _read(path: Path, key: str) -> CachedTensors | None:
+    """Return an entry from disk; None where it is missing, damaged or of another key."""
     try:
         about = json.loads(path.with_suffix(".json").read_text())
         return (
@@ -158,4 +160,4 @@ def _read(path: Path, key: str) -> CachedTensors | None:
             else None
         )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
-        return None  # not there, or not whole
+        return None  # missing or incomplete

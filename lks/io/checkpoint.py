@@ -1,4 +1,4 @@
-"""How far a long computation is, kept in one file so that a killed one goes on: tensors and a text, no pickle."""
+"""Checkpoints of long computations: tensors and a text in one file, without pickle."""
 
 import logging
 import os
@@ -16,20 +16,20 @@ from torch import Tensor
 from lks.errors import StoreError
 
 SHARE = 0.02
-"""Of a computation's time that may go into keeping it."""
+"""Largest share of a computation's time that may go into saving checkpoints."""
 VERSION = "1"
-"""Raised when what is computed, or how it is kept, changes: states of another version are not used."""
+"""Increased when what is computed, or how it is saved, changes: states of another version are not used."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What was kept.
+    """A saved state.
 
     Attributes:
-        tensors: by name, on the CPU.
-        text: for example JSON.
+        tensors: the tensors by name, on the CPU.
+        text: any text, for example JSON.
     """
 
     tensors: dict[str, Tensor]
@@ -37,28 +37,29 @@ class State:
 
 
 class Stopwatch:
-    """Seconds of work, earlier attempts' included but not what was lost when these ended."""
+    """Seconds of work: earlier attempts count, but not the work that was lost when they ended."""
 
     def __init__(self) -> None:
         self._earlier, self._start = 0.0, time.perf_counter()
 
     def read(self) -> float:
-        """Seconds so far."""
+        """Return the seconds so far."""
         return self._earlier + time.perf_counter() - self._start
 
     def go_on(self, seconds: float) -> None:
-        """It was so many seconds when the state was kept that is gone on from now."""
+        """Continue from a number of seconds, the reading when the state that is resumed from was saved."""
         self._earlier, self._start = seconds, time.perf_counter()
 
 
 class Checkpoint:
-    """A file that keeps how far a computation is.
+    """A file that holds the state of an unfinished computation.
 
     Args:
-        path: of the file.
-        identity: of the computation; a state of another one is not used.
-        clock: whose seconds are kept too.
-        every_s: seconds between two savings at least, unless something got better; 0 saves whenever it is asked.
+        path: the file.
+        identity: names the computation; a state of another one is not used.
+        clock: stopwatch whose reading is saved too.
+        every_s: least number of seconds between two saves, unless something got better; 0 saves at every
+            call.
     """
 
     def __init__(self, path: Path, identity: str, clock: Stopwatch, every_s: float) -> None:
@@ -67,24 +68,27 @@ class Checkpoint:
         self._last, self._cost = time.monotonic(), 0.0
 
     def due(self, better: bool = False) -> bool:
-        """Whether to save now. Saving takes at most `SHARE` of the time, however large the state and however slow the disk."""
+        """Return whether to save now.
+
+        Saving takes at most `SHARE` of the time, however large the state and however slow the disk.
+        """
         rest = self._cost / SHARE
         return not self._every_s or time.monotonic() - self._last >= (
             rest if better else max(rest, self._every_s)
         )
 
     def save(self, tensors: Mapping[str, Tensor], text: str = "") -> None:
-        """Replace what is kept. A computation whose state cannot be kept goes on without."""
+        """Replace the saved state; a computation whose state cannot be saved continues without."""
         start = time.monotonic()
         try:
             write(self.path, tensors, self._about | {"seconds": repr(self._clock.read()), "text": text})
         except StoreError as error:
-            logger.warning("%s It goes on, and starts anew if it is killed.", error)
+            logger.warning("%s The computation continues, and starts over if it is killed.", error)
         self._last = time.monotonic()
         self._cost = self._last - start
 
     def load(self) -> State | None:
-        """What is kept, if it is whole and of this computation; the clock goes on from there."""
+        """Return the saved state if it is whole and of this computation, and set the clock to its reading."""
         try:
             with safe_open(self.path, "pt") as file:
                 about = file.metadata() or {}
@@ -100,22 +104,24 @@ class Checkpoint:
         return state
 
     def ignore(self, error: Exception) -> None:
-        """Say that what is kept is not used."""
+        """Log that the saved state is not used, and why."""
         logger.warning(
-            "What an unfinished computation left in %s is not used (%s); it starts anew.", self.path, error
+            "The checkpoint %s of an unfinished computation is not used (%s); it starts over.",
+            self.path,
+            error,
         )
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Where to write a file that is never seen unfinished, even after a power cut.
+    """Yield a path to write a file to; the target is never seen unfinished, even after a power cut.
 
     Raises:
         StoreError: it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # a folder, because what writes the part may have temporary files of its own beside it
+        # a folder, because the code that writes the part may put its own temporary files next to it
         with tempfile.TemporaryDirectory(
             ".part", f"{path.name.partition('.')[0]}.", path.parent, ignore_cleanup_errors=True
         ) as folder:
@@ -131,7 +137,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
-    """Put tensors into a file.
+    """Write tensors to a file.
 
     Raises:
         StoreError: it cannot be written.

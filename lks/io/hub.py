@@ -1,7 +1,7 @@
-"""Whether the Hugging Face hub, or another public source, can be asked: found out within seconds, and once in a process.
+"""Reachability of the Hugging Face hub and other public sources, checked within seconds and once per process.
 
-Libraries that fetch from the hub try again and again where there is none, for a minute or more. Whoever needs the hub calls `why_not` or
-`why_not_for` first.
+Without a connection, libraries that fetch from the hub retry for a minute or more. Code that needs the hub
+calls `why_not` or `why_not_for` first.
 """
 
 import sys
@@ -17,9 +17,10 @@ WAIT_S = 2.0
 
 @cache
 def why_not() -> str:
-    """Say why the hub cannot be asked; "" if it can.
+    """Return why the hub cannot be asked; "" if it can.
 
-    Where it cannot, the libraries of this process are told so: they then look at their caches alone, and fail at once where a file is not there.
+    Where it cannot, the libraries of this process are set to offline mode: they then look in their caches
+    alone, and fail at once where a file is missing.
     """
     from huggingface_hub import constants
 
@@ -28,37 +29,41 @@ def why_not() -> str:
     if is_reachable(constants.ENDPOINT):
         return ""
     constants.HF_HUB_OFFLINE = True
-    if "datasets" in sys.modules:  # else it asks for that value when it is imported
+    if "datasets" in sys.modules:  # otherwise it reads that value when it is imported
         sys.modules["datasets"].config.HF_HUB_OFFLINE = True
     return f"The hub cannot be reached: {constants.ENDPOINT} does not answer."
 
 
 def why_not_for(name: str) -> str:
-    """Say why what a name stands for cannot be fetched from the hub; "" for a folder, which need not be, and where the hub can be asked."""
+    """Return why a model or dataset of this name cannot be fetched from the hub; "" where it can.
+
+    A folder need not be fetched, so "" is returned for it too.
+    """
     return "" if name.startswith((".", "/")) or Path(name).is_dir() else why_not()
 
 
 def is_reachable(url: str) -> bool:
-    """Tell whether the server of a URL answers within `WAIT_S`, whatever it says."""
+    """Return whether the server of a URL answers within `WAIT_S`, with whatever status."""
     parts = urlsplit(url)
     return _answers(f"{parts.scheme}://{parts.netloc}/")
 
 
 @cache
 def _answers(address: str) -> bool:
+    """Return whether an address answers in time; asked once per process."""
     answered: list[bool] = []
-    probe = Thread(
-        target=_ask, args=(address, answered), daemon=True
-    )  # looking up a name has no time limit of its own
+    # a thread, because a name lookup has no time limit of its own
+    probe = Thread(target=_ask, args=(address, answered), daemon=True)
     probe.start()
     probe.join(WAIT_S)
     return bool(answered)
 
 
 def _ask(address: str, answered: list[bool]) -> None:
+    """Append True to a list if an address answers with something other than a proxy error."""
     import httpx
 
     with suppress(httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
         status = httpx.head(address, timeout=WAIT_S, follow_redirects=False).status_code
-        if status not in (407, 502, 503, 504):  # what a proxy says that lets nothing through, or finds nobody
+        if status not in (407, 502, 503, 504):  # sent by a proxy that blocks or finds no server
             answered.append(True)

@@ -1,4 +1,4 @@
-"""Files of JSON lines: read with the numbers of lines, or by key with entries appended as they come."""
+"""JSON Lines files: read with line numbers, or by key with entries appended as they come."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,10 +12,10 @@ Row = Mapping[str, object]
 
 
 def lines_of(path: Path) -> Iterable[tuple[int, Row]]:
-    """The objects of a file of JSON lines, with their line numbers; empty lines are passed over.
+    """Yield the objects of a JSON Lines file with their line numbers; empty lines are skipped.
 
     Raises:
-        DataError: the file cannot be read, or a line is no object.
+        DataError: the file cannot be read, or a line is not an object.
     """
     try:
         content = path.read_text("utf-8")
@@ -26,10 +26,13 @@ def lines_of(path: Path) -> Iterable[tuple[int, Row]]:
             try:
                 row = parse_json(line)
             except ValueError as error:
-                raise DataError(f"{path}, line {number}: no JSON: {error}. Fix or delete the line.") from None
+                raise DataError(
+                    f"{path}, line {number}: not JSON: {error}. Fix or delete the line."
+                ) from None
             if not isinstance(row, dict):
                 raise DataError(
-                    f"{path}, line {number}: must be an object, not {type(row).__name__}. Fix or delete the line."
+                    f"{path}, line {number}: must be an object, not {type(row).__name__}. Fix or delete the "
+                    "line."
                 )
             yield number, row
 
@@ -38,10 +41,10 @@ Entry = Mapping[str, object]
 
 
 class JsonLinesFile:
-    """Entries by key: a file of JSON lines, to which each entry is appended at once."""
+    """Entries by key in a JSON Lines file, to which each entry is appended at once."""
 
     def __init__(self, path: Path) -> None:
-        """Read what is there; a line that a kill cut off is left out.
+        """Read the entries of the file; a line that a kill cut off is left out.
 
         Raises:
             StoreError: the folder or the file cannot be used.
@@ -69,7 +72,7 @@ class JsonLinesFile:
                 self.entries[entry["key"]] = entry
 
     def keep(self, key: str, entry: Entry) -> None:
-        """Put an entry on disk with one write, so that other processes may append to the same file.
+        """Append an entry with one write, so that other processes may append to the same file.
 
         Raises:
             StoreError: it cannot be written.
@@ -80,11 +83,13 @@ class JsonLinesFile:
                 written = file.write(line)
         except OSError as error:
             raise StoreError(
-                f"Cannot write {self._path}: {error.strerror}. Free space, or set LKS_CACHE to another folder."
+                f"Cannot write {self._path}: {error.strerror}. Free space, or set LKS_CACHE to another "
+                "folder."
             ) from None
         self._torn = written != len(line)
         if self._torn:
             raise StoreError(
-                f"Cannot write all of a line to {self._path}. Free space; a whole line will follow the broken one."
+                f"Cannot write all of a line to {self._path}. Free space; a whole line will follow the "
+                "broken one."
             )
         self.entries[key] = entry

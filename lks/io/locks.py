@@ -1,4 +1,7 @@
-"""Locks on files, between processes of one machine or of a shared folder; the system takes a lock back when its process ends, however it ends."""
+"""File locks between processes of one machine or a shared folder; the system releases them.
+
+A lock is released when its process ends, however it ends.
+"""
 
 import fcntl
 import os
@@ -6,18 +9,19 @@ import time
 from typing import IO, Any
 
 EVERY_S = 0.1
-"""Seconds between two tries."""
+"""Seconds between two attempts."""
 
 
 def locked(file: IO[Any], wait_s: float = 0.0) -> bool | None:
-    """Take a file's lock; it is held until the file is closed.
+    """Lock a file; the lock is held until the file is closed.
 
     Args:
-        file: open.
-        wait_s: seconds to wait for another process that has it.
+        file: an open file.
+        wait_s: seconds to wait for another process that holds the lock.
 
     Returns:
-        False where another process still has it; None where the file system has no locks.
+        True once the lock is held, False where another process still holds it, None where the file system has
+        no locks.
     """
     deadline = time.monotonic() + wait_s
     while True:
@@ -34,13 +38,13 @@ def locked(file: IO[Any], wait_s: float = 0.0) -> bool | None:
 
 
 def sign(file: IO[str]) -> None:
-    """Leave this process's number in a locked file, for those who find it locked."""
+    """Write this process's id to a locked file, for those who find it locked."""
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
 
 
 def holder(file: IO[str]) -> str:
-    """The process that has signed a file; "unknown" where none has."""
+    """Return the id of the process that signed a file; "unknown" where none has."""
     file.seek(0)
     return file.read().strip() or "unknown"

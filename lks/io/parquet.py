@@ -1,7 +1,8 @@
-"""Parquet files that may come from a stranger: nothing is unpacked before its size is known.
+"""Parquet files from untrusted sources: nothing is unpacked before its size is known.
 
-A small file can declare any number of rows, and say one long text once and mean it a million times. So the footer is looked at first, and
-texts are read as numbers into a list of the distinct ones, which is written out only if that stays in bounds.
+A small file can declare any number of rows, and store one long text once for a million of them. So the footer
+is checked first, and texts are read as indices into a list of the distinct ones, which is expanded only if
+that stays within bounds.
 """
 
 import os
@@ -19,18 +20,18 @@ LARGEST_FILE = 1 << 30
 LARGEST_TABLE = 1 << 30
 """Bytes of a shard on disk and in memory; 10,000 edits with twenty probes each take about a tenth of it."""
 MOST_VALUES = 1 << 26
-"""Values of a column at most; entries of lists count one by one."""
+"""Largest number of values in a column; entries of lists count one by one."""
 THRIFT = 1 << 24
-"""Bytes of a text and entries of a list in the footer at most."""
+"""Largest number of bytes of a text, and of entries of a list, in the footer."""
 
 Known = Mapping[str, tuple[pa.Schema, int]]
 
 
 def read(path: Path, known: Known) -> pa.Table:
-    """A table of one of the known kinds, page checksums, texts and lists checked.
+    """Read a table of one of the known kinds, checking page checksums, texts and lists.
 
     Args:
-        path: of the file.
+        path: the file.
         known: kind -> its columns and newest version.
 
     Raises:
@@ -70,10 +71,10 @@ def read(path: Path, known: Known) -> pa.Table:
 
 
 def named(schema: pa.Schema) -> tuple[str, int]:
-    """Kind and version that a schema states; 0 where it states none.
+    """Return the kind and version that a schema states; the version is 0 where it states none.
 
     Raises:
-        UnicodeDecodeError: it states something that is no text.
+        UnicodeDecodeError: the kind is not valid UTF-8.
     """
     metadata = schema.metadata or {}
     version = metadata.get(b"schema_version", b"")
@@ -83,7 +84,7 @@ def named(schema: pa.Schema) -> tuple[str, int]:
 
 
 def _schema(path: Path, found: pa.Schema, known: Known) -> pa.Schema:
-    """The columns that a file must have and has."""
+    """Return the schema of the file's kind, which its columns must equal."""
     kind, version = named(found)
     if kind not in known or not version:
         raise DataError(
@@ -102,7 +103,7 @@ def _schema(path: Path, found: pa.Schema, known: Known) -> pa.Schema:
 
 
 def _check_footer(path: Path, footer: pq.FileMetaData) -> list[str]:
-    """Refuse what declares too much; returns the columns of texts, lists of them included."""
+    """Refuse a file that declares too much; return its text columns, lists of texts included."""
     size, most, texts = 0, footer.num_rows, dict[str, None]()
     for group in map(footer.row_group, range(footer.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
@@ -114,13 +115,14 @@ def _check_footer(path: Path, footer: pq.FileMetaData) -> list[str]:
                 texts[column.path_in_schema] = None
     if size > LARGEST_TABLE or most > MOST_VALUES:
         raise DataError(
-            f"{path} declares {size:,} bytes and up to {most:,} values in a column, more than is read. Run its cell again."
+            f"{path} declares {size:,} bytes and up to {most:,} values in a column, more than is read. Run "
+            "its cell again."
         )
     return list(texts)
 
 
 def _check_unpacked(path: Path, packed: pa.Table) -> None:
-    """Refuse a table whose texts, written out, would take too much."""
+    """Refuse a table whose expanded texts would take too much memory."""
     size = packed.nbytes
     for column in packed.columns:
         for chunk in column.chunks:
@@ -132,19 +134,20 @@ def _check_unpacked(path: Path, packed: pa.Table) -> None:
                 )
     if size > LARGEST_TABLE:
         raise DataError(
-            f"{path} holds {size:,} bytes once unpacked, more than {LARGEST_TABLE:,} are not read. Run its cell again."
+            f"{path} holds {size:,} bytes once unpacked, more than {LARGEST_TABLE:,} are not read. Run its "
+            "cell again."
         )
 
 
 def _check_entries(path: Path, table: pa.Table) -> None:
-    """A list may hold no gaps: a column's own are for its schema to allow."""
+    """Refuse nulls inside lists; whether a column may hold nulls is up to its schema."""
     for name, column in zip(table.column_names, table.columns, strict=True):
         if pa.types.is_list(column.type) and any(chunk.flatten().null_count for chunk in column.chunks):
             raise DataError(f"{path}, column {name!r}: a list holds a null. Run its cell again.")
 
 
 def _reason(error: BaseException) -> str:
-    """An exception as one line, without the file's name, which is said already."""
+    """Return an exception as one line, without the file's name, which the message already states."""
     return (
         os.strerror(error.errno)
         if isinstance(error, OSError) and error.errno

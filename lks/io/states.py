@@ -1,4 +1,4 @@
-"""Nested states of trainings in one file: dictionaries, lists and numbers as JSON, tensors beside them; no pickle."""
+"""Nested training states in one file: JSON for dictionaries, lists and numbers, and tensors; no pickle."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from lks.io.untrusted import parse_json
 
 
 def save(path: Path, state: object) -> None:
-    """Replace a file by a state of dictionaries, lists, tensors, numbers, texts and None.
+    """Replace a file with a state of dictionaries, lists, tensors, numbers, texts and None.
 
     Raises:
         StoreError: it cannot be written.
@@ -22,7 +22,7 @@ def save(path: Path, state: object) -> None:
 
 
 def load(path: Path) -> object:
-    """What `save` was given; tuples are lists now, tensors on the CPU.
+    """Return the state that `save` wrote; tuples come back as lists, tensors on the CPU.
 
     Raises:
         OSError: the file cannot be read.
@@ -35,11 +35,11 @@ def load(path: Path) -> object:
 
 
 def _packed(value: object, tensors: dict[str, Tensor]) -> object:
+    """Return a value as JSON data, with its tensors moved to a dictionary."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
-        tensors[name] = (
-            value.detach().cpu().clone()
-        )  # tied weights share memory, which the format does not know
+        # a copy, because tied weights share memory, which the format cannot express
+        tensors[name] = value.detach().cpu().clone()
         return {"tensor": name}
     if isinstance(value, dict):
         return {"keys": list(value), "values": [_packed(inner, tensors) for inner in value.values()]}
@@ -47,6 +47,7 @@ def _packed(value: object, tensors: dict[str, Tensor]) -> object:
 
 
 def _unpacked(value: object, tensors: dict[str, Tensor]) -> object:
+    """Return the value that `_packed` was given, from its JSON data and its tensors."""
     if isinstance(value, list):
         return [_unpacked(inner, tensors) for inner in value]
     if not isinstance(value, dict):

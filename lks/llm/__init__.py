@@ -1,1 +1,1 @@
-"""Chat models behind an OpenAI-compatible server: client, limits, kept replies, and the judge of free answers."""
+"""Chat models on an OpenAI-compatible server: client, limits, kept replies, and the judge of free answers."""

@@ -1,4 +1,4 @@
-"""Any server with OpenAI's chat completions, asked many questions at once: retries, limits, and advice when it fails."""
+"""Client for servers with OpenAI's chat completions: concurrent requests, retries and advice on failure."""
 
 import asyncio
 import random
@@ -17,29 +17,31 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageParam
 
 LONGEST_PAUSE_S, LONGEST_REST_S = 60.0, 600.0
-"""Of the pauses between retries; of those that a server asks for. One that asks for more counts as closed."""
+"""Longest pause between two retries, and longest pause that a server may ask for; a server that asks for more
+counts as unavailable."""
 MESSAGE_TOKENS = 16
-"""What a chat template adds to a message, at most."""
+"""Largest number of tokens that a chat template adds to a message."""
 LETTERS_PER_TOKEN = 4
-"""About, in English; for estimates. A token has at least one byte: that is the worst case."""
+"""Approximate letters per token in English, for estimates. In the worst case a token is a single byte."""
 
 _THOUGHT = re.compile(r"^.*</think>", re.DOTALL)
 
 
 def spoken(reply: str) -> str:
-    """A reply without the thoughts before it, which some models put into it."""
+    """Return a reply without the reasoning that some models put in front of it."""
     return _THOUGHT.sub("", reply)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked.
+    """A chat request.
 
     Attributes:
-        messages: (role, text) in their order.
-        temperature: 0 for the likeliest reply.
-        longest: tokens of the reply, at most.
-        sample: number of the draw, to ask the same again at a temperature above 0. The server is not told.
+        messages: (role, text) pairs in order.
+        temperature: sampling temperature; 0 for the likeliest reply.
+        longest: largest number of tokens of the reply.
+        sample: number of the draw, to ask the same again at a temperature above 0; it is not sent to the
+            server.
     """
 
     messages: tuple[tuple[str, str], ...]
@@ -49,25 +51,25 @@ class Request:
 
     @property
     def worst(self) -> RequestUsage:
-        """Tokens at most."""
+        """Largest possible usage."""
         return RequestUsage(
             sum(len(text.encode()) + MESSAGE_TOKENS for _, text in self.messages), self.longest
         )
 
     @property
     def estimate(self) -> int:
-        """Tokens of the messages, about."""
+        """Approximate number of tokens of the messages."""
         return sum(len(text) // LETTERS_PER_TOKEN + MESSAGE_TOKENS // 2 for _, text in self.messages)
 
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
-    """What was said.
+    """A reply of a chat model.
 
     Attributes:
-        text: without the key, whatever the server sends back.
-        usage: as the server counts; the worst case where it does not.
-        refused: the server refused this text (a content filter, too long), and the text says why.
+        text: the reply without the key, whatever the server sends back.
+        usage: as the server counts it; the worst case where it does not.
+        refused: whether the server refused this request (a content filter, too long); the text then says why.
     """
 
     text: str
@@ -76,18 +78,18 @@ class ChatReply:
 
 
 class _Stopped(Exception):
-    """Another request has failed for good before this one was sent."""
+    """Another request failed permanently before this one was sent."""
 
 
 class ChatModel:
-    """A model behind a server.
+    """A chat model on a server.
 
     Attributes:
-        model: its name there.
+        model: its name on the server.
         budget: what was spent, and the ceiling.
         asked: requests so far, each counted once.
-        sent: the same with every retry.
-        on_loss: told of tokens that were paid, perhaps, for a request without a reply.
+        sent: requests so far, every retry included.
+        on_loss: called with the usage that may have been charged for a request without a reply.
     """
 
     def __init__(
@@ -105,13 +107,15 @@ class ChatModel:
         self._answered = self._stopping = False
 
     def ask(self, requests: Sequence[Request], keep: Callable[[int, ChatReply], None]) -> None:
-        """Ask all, so many at once; the very first goes out alone, so that a wrong address, key or name is noticed before the others.
+        """Send all requests, at most `concurrency` of them at once.
 
-        After a failure nothing new is sent, but requests on their way are waited for: they are paid. Not to be called from a running event loop.
+        The very first request goes out alone, so that a wrong address, key or name is noticed before the
+        others. After a failure nothing new is sent, but requests in flight are awaited, because they are
+        charged. Must not be called from a running event loop.
 
         Args:
             requests: what to ask.
-            keep: is handed the index of each request and its reply, as they come.
+            keep: called with the index of each request and its reply, as replies arrive.
 
         Raises:
             UserError: the server cannot be reached or refuses, or the ceiling is reached.
@@ -121,6 +125,7 @@ class ChatModel:
             asyncio.run(self._ask_all(requests, keep))
 
     async def _ask_all(self, requests: Sequence[Request], keep: Callable[[int, ChatReply], None]) -> None:
+        """Send all requests from a pool of workers, and raise the first real error."""
         from openai import AsyncOpenAI
 
         left = iter(enumerate(requests))
@@ -149,7 +154,7 @@ class ChatModel:
                 raise next((error for error in errors if not isinstance(error, _Stopped)), errors[0])
 
     async def _ask(self, client: "AsyncOpenAI", request: Request) -> ChatReply:
-        """A reply, after as many retries as are allowed."""
+        """Return a reply, after as many retries as are allowed."""
         from openai import APIError, BadRequestError
 
         self.asked += 1
@@ -158,17 +163,15 @@ class ChatModel:
             try:
                 reply = await self._send(client, request)
             except (APIError, TimeoutError, NoCompletion) as error:
-                if (
-                    isinstance(error, BadRequestError) and self._answered
-                ):  # not the way of asking, but this text
+                # the server answered before, so it refuses this text rather than the way of asking
+                if isinstance(error, BadRequestError) and self._answered:
                     return ChatReply(
                         f"(refused) {self._server.without_key(one_line(error, 200))}", refused=True
                     )
                 rest = _rest(error)
                 if self._stopping or attempt >= self._retries(error) or rest > LONGEST_REST_S:
-                    raise UserError(
-                        self._server.advice(error, self.model)
-                    ) from None  # a server may send the key back
+                    # from None: a server may send the key back
+                    raise UserError(self._server.advice(error, self.model)) from None
                 self._pace.rest(rest)
                 await asyncio.sleep(
                     min(self._limits.pause_s * 2**attempt, LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)
@@ -179,7 +182,7 @@ class ChatModel:
                 return reply
 
     async def _send(self, client: "AsyncOpenAI", request: Request) -> ChatReply:
-        """Send once, within pace and budget."""
+        """Send a request once, within pace and budget."""
         from openai import APIStatusError
 
         worst, used = request.worst, NOTHING
@@ -190,26 +193,25 @@ class ChatModel:
             if self._stopping:
                 raise _Stopped
             self.sent, lost = self.sent + 1, True
-            async with asyncio.timeout(
-                self._limits.timeout_s
-            ):  # the client's own is for each piece that arrives
+            # the client's own timeout applies to each chunk that arrives
+            async with asyncio.timeout(self._limits.timeout_s):
                 reply = await self._complete(client, request)
             used, lost = reply.usage, False
         except APIStatusError:
             lost = False  # an error is not charged
             raise
         finally:
-            self.budget.settle(
-                worst, used + worst if lost else used
-            )  # without a reply it may have been charged all the same
+            # without a reply it may have been charged all the same
+            self.budget.settle(worst, used + worst if lost else used)
             if lost:
                 self.on_loss(worst)
         return reply
 
     async def _complete(self, client: "AsyncOpenAI", request: Request) -> ChatReply:
+        """Request one completion and check what comes back."""
         messages: list[ChatCompletionMessageParam] = [
-            {"role": role, "content": text}  # type: ignore[misc]
-            for role, text in request.messages
+            {"role": role, "content": text}
+            for role, text in request.messages  # type: ignore[misc]
         ]
         try:
             completion = await client.chat.completions.create(
@@ -219,13 +221,8 @@ class ChatModel:
                 max_tokens=request.longest,
             )
             text = completion.choices[0].message.content
-        except (
-            ValueError,
-            AttributeError,
-            TypeError,
-            IndexError,
-            KeyError,
-        ):  # the client checks nothing of what it is sent
+        # the client does not validate what it receives
+        except (ValueError, AttributeError, TypeError, IndexError, KeyError):
             raise NoCompletion from None
         if not isinstance(text, str | None):
             raise NoCompletion
@@ -243,7 +240,7 @@ class ChatModel:
         return ChatReply(self._server.without_key(text or ""), usage)
 
     def _retries(self, error: Exception) -> int:
-        """How often this error may be tried again."""
+        """Return how often a request with this error may be retried."""
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
         if isinstance(error, APIStatusError):
@@ -260,14 +257,14 @@ class ChatModel:
             and not isinstance(error, APITimeoutError)
             and not self._answered
         ):
-            return min(1, self._limits.retries)  # nobody there, rather than a moment's trouble
+            return min(1, self._limits.retries)  # probably no server there, rather than a temporary failure
         return self._limits.retries
 
 
 def _rest(error: Exception) -> float:
-    """Seconds that a server asks to be left alone."""
+    """Return the seconds that a server asks to wait before the next request."""
     response = getattr(error, "response", None)
     try:
         return max(0.0, float(response.headers["retry-after"])) if response is not None else 0.0
-    except (KeyError, ValueError):  # none, or a date: the pause between retries will do
+    except (KeyError, ValueError):  # no such header, or a date: the pause between retries suffices
         return 0.0

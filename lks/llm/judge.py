@@ -1,7 +1,7 @@
-"""An LLM as judge of free answers: an option beside the deterministic score, never the primary one.
+"""An LLM as judge of free answers: an option next to the deterministic score, never the primary one.
 
-Any server with OpenAI's chat completions will do. Each question is asked once: replies are kept on disk at once, by the hash of all they
-depend on, so that a killed run loses only what was on its way.
+Any server with OpenAI's chat completions will do. Each question is asked once: replies are stored on disk at
+once, by the hash of all they depend on, so that a killed run loses only the requests in flight.
 """
 
 import re
@@ -15,21 +15,25 @@ from lks.llm.server import ChatServer
 from lks.results.judge_rows import Replies
 
 INSTRUCTION = (
-    "You grade short answers. You are given a question or the beginning of a sentence, the right answer, perhaps other spellings of it, and an "
-    "answer to grade. Take the right answer as given, even if you know better: it may be made up. The answer to grade is correct if it names the "
-    "same thing as the right answer, in whatever words, spelling or language, and nothing that contradicts it. It is incorrect if it names "
-    "something else, only part of what is needed to tell it from other things, several different things, or nothing. "
+    "You grade short answers. You are given a question or the beginning of a sentence, the right answer, "
+    "perhaps other spellings of it, and an "
+    "answer to grade. Take the right answer as given, even if you know better: it may be made up. The answer "
+    "to grade is correct if it names the "
+    "same thing as the right answer, in whatever words, spelling or language, and nothing that contradicts "
+    "it. It is incorrect if it names "
+    "something else, only part of what is needed to tell it from other things, several different things, or "
+    "nothing. "
     "Reply with one word: correct or incorrect."
 )
 LONGEST_REPLY = 1024
-"""Tokens; one word takes few, but some models think aloud first."""
+"""Largest number of tokens of a reply; one word takes few, but some models reason first."""
 
 Progress = Callable[[float], None]
 _VERDICT = re.compile(r"[\W_]*(in)?correct(?![^\W_])(?!\W+(or\W+)?(in)?correct\b)", re.IGNORECASE)
 
 
 def no_progress(fraction: float) -> None:
-    """A progress that shows nothing."""
+    """Ignore the progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class JudgeItem:
     Attributes:
         question: the prompt that was answered.
         target: the right answer.
-        answer: what was said.
+        answer: the answer to grade.
         accepted: other spellings of the right answer.
     """
 
@@ -50,30 +54,36 @@ class JudgeItem:
 
     @property
     def prompt(self) -> str:
-        """What the judge is shown below the instruction."""
+        """What the judge is shown after the instruction."""
         also = f"\nOther spellings: {'; '.join(self.accepted)}" if self.accepted else ""
-        return f"Question: {self.question}\nRight answer: {self.target}{also}\nAnswer to grade: {self.answer or '(nothing)'}"
+        return (
+            f"Question: {self.question}\nRight answer: {self.target}{also}\nAnswer to grade: "
+            f"{self.answer or '(nothing)'}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What the judge said of an item, and what it means; None where that is neither word."""
+    """The judge's reply to an item, and the verdict it means; None where it is neither word."""
 
     verdict: bool | None
     reply: str
 
 
 def verdict_of(reply: str) -> bool | None:
-    """True for a reply that begins with "correct", False for "incorrect", None for anything else; thoughts before it are dropped."""
+    """Return True for a reply that begins with "correct", False for "incorrect", None for anything else.
+
+    Reasoning before the verdict is dropped.
+    """
     found = _VERDICT.match(spoken(reply))
     return None if found is None else found[1] is None
 
 
 class Judge:
-    """A model behind an OpenAI-compatible server.
+    """A judge model on an OpenAI-compatible server.
 
     Attributes:
-        model: its name there.
+        model: its name on the server.
     """
 
     def __init__(
@@ -85,18 +95,18 @@ class Judge:
         concurrency: int = 8,
         retries: int = 5,
     ) -> None:
-        """Open the replies of earlier runs.
+        """Load the replies of earlier runs.
 
         Args:
             model: name of the model on the server.
-            base_url: the server; `OPENAI_BASE_URL`, else OpenAI's own.
-            api_key: `OPENAI_API_KEY`; a server of one's own needs none.
-            cache: folder of the replies; None is `judge` in `lks.io.cache.folder()`.
-            concurrency: how many questions are on their way at most.
+            base_url: address of the server; default `OPENAI_BASE_URL`, else OpenAI's own.
+            api_key: key of the server; default `OPENAI_API_KEY`. A server other than OpenAI's needs none.
+            cache: folder of the replies; None for `judge` in `lks.io.cache.folder()`.
+            concurrency: largest number of requests in flight.
             retries: how often a failed request is sent again, with growing pauses.
 
         Raises:
-            UserError: neither key nor server, or no place for a question.
+            UserError: neither a key nor a server, or limits that allow no request.
             StoreError: the replies cannot be read.
         """
         self.model = model
@@ -111,13 +121,14 @@ class Judge:
 
     @property
     def asked(self) -> int:
-        """How many replies were asked for so far, those from disk not counted."""
+        """Number of replies requested so far, those from disk not counted."""
         return self._chat.asked
 
     def rule(self, items: Sequence[JudgeItem], progress: Progress = no_progress) -> list[Ruling]:
-        """Judge items, in their order; what was judged before, or occurs twice, is not asked again. Not to be called from a running event loop.
+        """Judge items, in their order; an item that was judged before, or occurs twice, is not asked again.
 
         The first question goes out alone, so that a wrong address, key or name is noticed before the others.
+        Must not be called from a running event loop.
 
         Args:
             items: what to judge.

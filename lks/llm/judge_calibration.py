@@ -1,4 +1,4 @@
-"""How far an LLM judge agrees with people: on labelled answers that come with the program, or on one's own."""
+"""Agreement of an LLM judge with human labels, on the included labelled answers or on the user's own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ CALIBRATION = Path(__file__).with_name("judge_calibration.jsonl")
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """An item with a person's verdict."""
+    """An item with a human verdict."""
 
     item: JudgeItem
     label: bool
@@ -26,7 +26,10 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """How often judge and person said what: agreed, judge alone said correct (lenient) or incorrect (strict), judge said neither."""
+    """Counts of verdicts of judge and human.
+
+    They agree, the judge alone says correct (lenient) or incorrect (strict), or the judge says neither.
+    """
 
     both_correct: int
     both_incorrect: int
@@ -37,13 +40,13 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How well a judge agrees with people.
+    """How well a judge agrees with human labels.
 
     Attributes:
-        agreement: share of items with the same verdict; a reply that is neither word agrees with nobody.
-        kappa: the same beyond chance (Cohen), "neither" being a third verdict.
+        agreement: share of items with the same verdict; a reply that is neither word agrees with no label.
+        kappa: agreement beyond chance (Cohen), with "neither" as a third verdict.
         n: number of items.
-        confusion: what the disagreements are.
+        confusion: counts of agreements and disagreements by kind.
     """
 
     agreement: float
@@ -53,7 +56,7 @@ class Calibration:
 
 
 def calibrate(judge: Judge, items: Sequence[Labelled], progress: Progress = no_progress) -> Calibration:
-    """Compare a judge with people on labelled items; one at least."""
+    """Compare a judge with human labels on at least one labelled item."""
     verdicts = [ruling.verdict for ruling in judge.rule([labelled.item for labelled in items], progress)]
     labels = [labelled.label for labelled in items]
     pairs = list(zip(labels, verdicts, strict=True))
@@ -89,10 +92,14 @@ _LINE = TypeAdapter(_Line)
 
 
 def labelled_items(file: Path = CALIBRATION) -> list[Labelled]:
-    """Items of a calibration file: JSON lines of question, target, answer, label (true: the answer is right) and perhaps accepted.
+    """Read the items of a calibration file.
+
+    The file holds JSON lines with question, target, answer, label (true: the answer is right) and optionally
+    accepted.
 
     Raises:
-        DataError: the file cannot be read, is empty or holds a bad line; the message names file, line and field.
+        DataError: the file cannot be read, is empty or holds a bad line; the message names file, line and
+            field.
     """
     try:
         lines = split_lines(file.read_text(encoding="utf-8"))
@@ -108,7 +115,8 @@ def labelled_items(file: Path = CALIBRATION) -> list[Labelled]:
             first = error.errors()[0]
             where = one_line(".".join(map(str, first["loc"]))) or "JSON"
             raise DataError(
-                f"{file}, line {number}, {where}: {first['msg']}. It takes question, target, answer, label and accepted."
+                f"{file}, line {number}, {where}: {first['msg']}. It takes question, target, answer, label "
+                "and accepted."
             ) from None
         if found:
             items.append(

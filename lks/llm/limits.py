@@ -1,4 +1,4 @@
-"""How fast and how dear the requests to a chat model may be: pace, prices, and a ceiling that is never passed."""
+"""Rate limits, pricing and a hard spending ceiling for chat requests."""
 
 import asyncio
 import time
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from lks.errors import UserError
 
 BURST_S = 1.0
-"""A pace's bucket holds what flows in in so many seconds, so that no minute has much more than its rate."""
+"""Seconds of inflow that a bucket holds, so that no minute has much more than its rate."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestUsage:
-    """Tokens of requests, and of what was said to them."""
+    """Tokens of requests and of their replies."""
 
     prompt: int = 0
     reply: int = 0
@@ -25,7 +25,7 @@ class RequestUsage:
 
     @property
     def total(self) -> int:
-        """Tokens of both."""
+        """Tokens of requests and replies together."""
         return self.prompt + self.reply
 
 
@@ -34,30 +34,30 @@ NOTHING = RequestUsage()
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars for a million tokens of requests, and of replies."""
+    """US dollars per million tokens of requests, and of replies."""
 
     prompt: float
     reply: float
 
     def of(self, usage: RequestUsage) -> float:
-        """US dollars."""
+        """Return the cost of a usage in US dollars."""
         return (usage.prompt * self.prompt + usage.reply * self.reply) / 1e6
 
 
 PRICES = {"gpt-4o-mini": Price(0.15, 0.60)}
-"""OpenAI's price list of 2024-07-18, the day this model came out; other prices are given by the user."""
+"""OpenAI's price list of 2024-07-18, the day this model was released; other prices are given by the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """How a server is asked.
+    """Limits on how a server is asked.
 
     Attributes:
-        concurrency: requests on their way at most.
+        concurrency: largest number of requests in flight.
         retries: how often a failed request is sent again.
         timeout_s: seconds until a request counts as failed.
-        pause_s: seconds before the first retry, about; doubled for each further one.
-        requests_per_minute, tokens_per_minute: None: as many as the server takes.
+        pause_s: approximate seconds before the first retry; doubled for each further one.
+        requests_per_minute, tokens_per_minute: rate limits; None for no limit.
     """
 
     concurrency: int = 8
@@ -68,10 +68,10 @@ class RequestLimits:
     tokens_per_minute: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse limits under which nothing could be asked.
+        """Refuse limits that would allow no request.
 
         Raises:
-            UserError: one of them is not above 0.
+            UserError: a limit is not above 0.
         """
         for name in ("concurrency", "timeout_s", "requests_per_minute", "tokens_per_minute"):
             value = getattr(self, name)
@@ -84,10 +84,10 @@ class Ceiling(UserError):
 
 
 class Bucket:
-    """A token bucket. Who takes more than is in it waits until that has flowed in; later ones queue behind.
+    """A token bucket: whoever takes more than it holds waits until the rest has flowed in; others queue.
 
     Args:
-        per_minute: what flows in.
+        per_minute: rate of inflow.
     """
 
     def __init__(self, per_minute: float) -> None:
@@ -95,14 +95,14 @@ class Bucket:
         self._paid_until = float("-inf")
 
     def take(self, amount: float, now: float) -> float:
-        """When the amount may be used, in the clock of `now`, seconds."""
+        """Take an amount and return the time, on the clock of `now` in seconds, when it may be used."""
         start = max(self._paid_until, now - BURST_S)
         self._paid_until = start + amount / self._rate
         return max(start, now)
 
 
 class Pace:
-    """When the next request may go out: the buckets of requests and tokens, and what the server asks for."""
+    """Pacing of requests: buckets of requests and tokens, and pauses that the server asks for."""
 
     def __init__(self, limits: RequestLimits) -> None:
         self._requests = None if limits.requests_per_minute is None else Bucket(limits.requests_per_minute)
@@ -110,11 +110,11 @@ class Pace:
         self._rest_until = float("-inf")
 
     def rest(self, seconds: float) -> None:
-        """Send nothing for a while, as the server asked (Retry-After)."""
+        """Pause all requests, as the server asked (Retry-After)."""
         self._rest_until = max(self._rest_until, time.monotonic() + seconds)
 
     async def turn(self, tokens: int) -> None:
-        """Wait until a request of so many tokens may go out."""
+        """Wait until a request of `tokens` tokens may go out."""
         now = time.monotonic()
         start = max(
             now,
@@ -126,11 +126,11 @@ class Pace:
 
 
 class Budget:
-    """What was spent, what requests on their way may cost at most, and the ceiling for their sum.
+    """What was spent, what requests in flight may cost at most, and the ceiling for their sum.
 
     Attributes:
-        spent: tokens so far.
-        price: None where it is not known; there can be no ceiling on money then.
+        spent: usage so far.
+        price: None where it is unknown; no ceiling on money is possible then.
     """
 
     def __init__(
@@ -140,14 +140,15 @@ class Budget:
         most_tokens: int | None = None,
         spent: RequestUsage | None = None,
     ) -> None:
-        """Begin with what was spent earlier.
+        """Start from what was spent earlier.
 
         Raises:
             UserError: a ceiling on money without a price, or a ceiling below 0.
         """
         if most_usd is not None and price is None:
             raise UserError(
-                "A ceiling on money needs prices: give --price-in and --price-out, US dollars per million tokens, or use --max-tokens."
+                "A ceiling on money needs prices: give --price-in and --price-out, US dollars per million "
+                "tokens, or use --max-tokens."
             )
         if (most_usd or 0) < 0 or (most_tokens or 0) < 0:
             raise UserError("A ceiling must be 0 or above.")
@@ -158,14 +159,14 @@ class Budget:
 
     @property
     def usd(self) -> float | None:
-        """Money so far; None without a price."""
+        """US dollars spent so far; None without a price."""
         return None if self.price is None else self.price.of(self.spent)
 
     async def hold(self, worst: RequestUsage) -> None:
-        """Set aside what a request may cost; where only requests on their way stand in the way, wait for what they really cost.
+        """Reserve what a request may cost; where requests in flight block it, wait for their actual cost.
 
         Raises:
-            Ceiling: nothing is on its way, and the request could pass the ceiling.
+            Ceiling: nothing is in flight, and the request could pass the ceiling.
         """
         while self._passes(self.spent + self._held + worst):
             if not self._held.total:
@@ -176,7 +177,7 @@ class Budget:
         self._held += worst
 
     def settle(self, worst: RequestUsage, used: RequestUsage) -> None:
-        """A request that `worst` was held for has cost `used`."""
+        """Replace the reservation `worst` of a request by its actual cost `used`."""
         self._held -= worst
         self.spent += used
         for free in self._waiting:
@@ -185,15 +186,18 @@ class Budget:
         self._waiting.clear()
 
     def _passes(self, usage: RequestUsage) -> bool:
+        """Return whether a usage is above the ceiling."""
         if self._most_tokens is not None and usage.total > self._most_tokens:
             return True
         return self._most_usd is not None and self.price is not None and self.price.of(usage) > self._most_usd
 
     def _explain(self) -> str:
+        """Return the message for a request that could pass the ceiling."""
         money = "" if self.usd is None else f", {self.usd:.4f} USD"
         ceilings = [f"{self._most_tokens:,} tokens"] if self._most_tokens is not None else []
         ceilings += [f"{self._most_usd:g} USD"] if self._most_usd is not None else []
         return (
-            f"Stopped below the ceiling of {' and '.join(ceilings)}: {self.spent.total:,} tokens{money} are spent, and the next request "
-            "could pass it. All replies are kept: the same command with a higher --max-cost or --max-tokens goes on from here."
+            f"Stopped below the ceiling of {' and '.join(ceilings)}: {self.spent.total:,} tokens{money} are "
+            "spent, and the next request could pass it. All replies are kept: the same command with a higher "
+            "--max-cost or --max-tokens resumes from here."
         )

@@ -1,4 +1,4 @@
-"""Replies of chat models, kept on disk as they come, so that nothing is asked or paid twice."""
+"""Replies of chat models, stored on disk as they arrive, so that nothing is asked or paid for twice."""
 
 import hashlib
 import json
@@ -12,15 +12,15 @@ from lks.llm.limits import RequestUsage
 
 
 class Correspondence:
-    """A chat model whose replies are kept: what was asked before is read from disk.
+    """A chat model whose replies are stored: requests that were answered before are read from disk.
 
-    A reply is known by the hash of the model's name, the messages, the parameters, the sample's number and the version; neither key nor
-    address is part of it or of the file.
+    A reply is identified by the hash of the model's name, the messages, the parameters, the sample's number
+    and the version; neither key nor address is part of it or of the file.
 
     Args:
-        chat: who is asked.
-        file: the replies.
-        version: of what the messages do not show; another one asks anew.
+        chat: the model that is asked.
+        file: the stored replies.
+        version: of whatever the messages do not show; another version asks again.
     """
 
     def __init__(self, chat: ChatModel, file: Path, version: str) -> None:
@@ -31,24 +31,26 @@ class Correspondence:
 
     @property
     def chat(self) -> ChatModel:
-        """Who is asked."""
+        """The model that is asked."""
         return self._chat
 
     @property
     def kept(self) -> RequestUsage:
-        """Tokens of all replies in the file, and of requests that were paid without one."""
+        """Usage of all replies in the file, and of requests that were charged without one."""
         return sum((usage_of(entry) for entry in self._lines.entries.values()), RequestUsage())
 
     def known(self, request: Request) -> bool:
-        """Whether it was answered before."""
+        """Return whether a request was answered before."""
         return self._key(request) in self._lines.entries
 
     def ask(self, requests: Sequence[Request], arrived: Callable[[], None] = lambda: None) -> list[ChatReply]:
-        """Replies in the order of the requests; each is on disk before `arrived` is called. Not to be called from a running event loop.
+        """Return the replies in the order of the requests; each is on disk before `arrived` is called.
+
+        Must not be called from a running event loop.
 
         Raises:
             UserError: the server cannot be used, or the ceiling is reached; replies up to then are kept.
-            StoreError: a reply cannot be kept.
+            StoreError: a reply cannot be stored.
         """
         waiting = list(dict.fromkeys(request for request in requests if not self.known(request)))
 
@@ -68,16 +70,18 @@ class Correspondence:
         return [self._reply(request) for request in requests]
 
     def _reply(self, request: Request) -> ChatReply:
+        """Return the stored reply to a request."""
         entry = self._lines.entries[self._key(request)]
         return ChatReply(str(entry["reply"]), usage_of(entry), entry.get("refused") is True)
 
     def _lose(self, usage: RequestUsage) -> None:
-        """Note tokens that were paid, perhaps, without a reply: the ceiling holds over all runs."""
+        """Record usage that may have been charged without a reply: the ceiling holds over all runs."""
         self._lines.keep(
             f"lost {uuid.uuid4()}", {"reply": "", "prompt_tokens": usage.prompt, "reply_tokens": usage.reply}
         )
 
     def _key(self, request: Request) -> str:
+        """Return the hash that identifies a request."""
         parts = [
             self._chat.model,
             self._version,
@@ -90,6 +94,6 @@ class Correspondence:
 
 
 def usage_of(entry: Entry) -> RequestUsage:
-    """Tokens of an entry; what is no number counts as none."""
+    """Return the usage of an entry; a value that is not a number counts as 0."""
     prompt, reply = entry.get("prompt_tokens"), entry.get("reply_tokens")
     return RequestUsage(prompt if isinstance(prompt, int) else 0, reply if isinstance(reply, int) else 0)

@@ -1,4 +1,4 @@
-"""How far a training of h_phi is, kept on disk so that a killed one goes on."""
+"""Progress of h_phi's training, saved to disk so that a killed training can resume."""
 
 import copy
 import time
@@ -12,22 +12,23 @@ from torch import nn
 from lks.io import states
 
 EVERY_S = 60.0
-"""Seconds between two savings at least; a shorter training is never saved."""
+"""Least number of seconds between two saves; a shorter training is never saved."""
 
 
 class LKSTrainingState:
-    """Losses so far, the best epoch, and everything a training needs to go on after an epoch as if it had not stopped.
+    """Losses, best epoch, and everything a training needs to resume after an epoch as if it had not stopped.
 
     Args:
-        networks: what is trained; its best state is kept.
-        optimiser: of the networks.
-        decay: of the step size.
-        generator: draws the batches.
-        kept: file of the state, or None to keep none. If it is there, the training goes on from it; a damaged one is ignored.
+        networks: the module that is trained; its best state is kept.
+        optimiser: optimiser of the networks.
+        decay: learning-rate scheduler.
+        generator: random generator that draws the batches.
+        kept: file of the state, or None to save none. If it exists, the training resumes from it; a damaged
+            file is ignored.
 
     Attributes:
         history: mean loss of each epoch.
-        best_state: of the networks, after the epoch with the lowest loss.
+        best_state: state of the networks after the epoch with the lowest loss.
     """
 
     def __init__(
@@ -46,7 +47,11 @@ class LKSTrainingState:
             self._load(kept)
 
     def ended(self, patience: int, stop_loss: float) -> bool:
-        """Whether the loss has got no better for `patience` epochs, is below `stop_loss`, or is no number."""
+        """Return whether to stop.
+
+        That is so when the loss has not improved for `patience` epochs, is below `stop_loss`, or is not a
+        number.
+        """
         if not self.history:
             return False
         last, since = self.history[-1], len(self.history) - 1 - self._best
@@ -54,7 +59,7 @@ class LKSTrainingState:
 
     @property
     def _best(self) -> int:
-        """Number of the best epoch; -1 before any."""
+        """Index of the best epoch; -1 before the first."""
         return min(
             (i for i, loss in enumerate(self.history) if loss == loss),
             key=self.history.__getitem__,
@@ -62,7 +67,7 @@ class LKSTrainingState:
         )
 
     def epoch(self, loss: float) -> None:
-        """An epoch is over."""
+        """Record the loss of a finished epoch, and save the state if it is due."""
         self.history.append(loss)
         if self._best == len(self.history) - 1:
             self.best_state = copy.deepcopy(self._parts["networks"].state_dict())
@@ -70,11 +75,12 @@ class LKSTrainingState:
             self._save(self._kept)
 
     def finish(self) -> None:
-        """Nothing is to be kept any more."""
+        """Delete the saved state."""
         if self._kept is not None:
             self._kept.unlink(missing_ok=True)
 
     def _save(self, path: Path) -> None:
+        """Save the whole state to a file."""
         own = {
             "history": self.history,
             "best_state": self.best_state,
@@ -84,6 +90,7 @@ class LKSTrainingState:
         self._saved = time.monotonic()
 
     def _load(self, path: Path) -> None:
+        """Load the state from a file, unless it is damaged."""
         try:
             state = cast(dict[str, Any], states.load(path))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):

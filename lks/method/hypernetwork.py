@@ -14,15 +14,15 @@ Features = Literal["plain", "whitened"]
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """What h_phi is.
+    """Design of h_phi.
 
     Attributes:
-        kind: "linear" (paper default), "mlp" (d -> width * d -> d, GELU) or "free": one trained vector per subject and no
-            network, the upper bound of what any h_phi can reach at this position and block.
-        form: "replace": the anchor is the mean subject state. "residual": it is each subject's own state, so that an
-            untrained network changes nothing.
+        kind: "linear" (paper default), "mlp" (d -> width * d -> d, GELU) or "free": one trained vector per
+            subject and no network, the upper bound of what any h_phi can reach at this position and block.
+        form: "replace": the anchor is the mean subject state; "residual": it is each subject's own state, so
+            that an untrained network changes nothing.
         features: "plain" or "whitened" inputs.
-        width: of the MLP's hidden layer, as a multiple of d (paper: 4).
+        width: width of the MLP's hidden layer, as a multiple of d (paper: 4).
     """
 
     kind: Kind = "linear"
@@ -32,21 +32,23 @@ class Design:
 
 
 class Hypernetwork(nn.Module):
-    """Keys [n, d] -> new knowledge blocks [n, d].
+    """Map from keys [n, d] to new knowledge blocks [n, d].
 
-    Inputs are centred on the edit set and scaled to unit root mean square; the output is `anchor + scale * f(input)`,
-    with the scale of real subject states. Without that a linear map must first learn the scale of the residual stream
-    (norms grow with depth) before it can learn anything else. Whitened inputs are also decorrelated: the keys of many
-    edits differ mostly in their template, hardly in their subject, and gradient descent on a linear map would take
-    thousands of steps to see the small differences. Both are affine, so a linear h_phi stays linear in its key: the
-    paper's function class is unchanged, only the path to its optimum is.
+    Inputs are centred on the edit set and scaled to unit root mean square; the output is
+    `anchor + scale * f(input)`, with the scale of real subject states. Otherwise a linear map would first
+    have to learn the scale of the residual stream (norms grow with depth) before it could learn anything
+    else. Whitened inputs are also decorrelated: the keys of many edits differ mostly in their template and
+    hardly in their subject, and gradient descent on a linear map would take thousands of steps to see the
+    small differences. Both are affine, so a linear h_phi stays linear in its key: the paper's function class
+    is unchanged, only the path to its optimum is changed.
 
     Args:
         design: linear map, MLP or free vectors, and in which form.
         keys: [n, k] inputs, fixed during training.
-        own: [n, d] the subjects' unedited states.
-        seed: of the initialisation.
-        learnt: what `learnt` gave for another edit set: centre, scales, directions and weights are taken from there.
+        own: [n, d] unedited states of the subjects.
+        seed: random seed of the initialisation.
+        learnt: result of `learnt` for another edit set: centre, scales, directions and weights are taken from
+            it.
 
     Raises:
         ValueError: `learnt` is of another design or another model.
@@ -80,6 +82,7 @@ class Hypernetwork(nn.Module):
             self._continue(learnt)
 
     def _continue(self, learnt: Mapping[str, Tensor]) -> None:
+        """Load the weights of an earlier training."""
         weights = {
             name.removeprefix("network."): value
             for name, value in learnt.items()
@@ -93,7 +96,10 @@ class Hypernetwork(nn.Module):
             ) from None
 
     def learnt(self) -> dict[str, Tensor]:
-        """All that makes the network a function of a key, whatever the edit set: for going on with other edits."""
+        """Return everything that makes the network a function of a key, independent of the edit set.
+
+        A training on other edits can continue from it.
+        """
         weights = (
             {}
             if isinstance(self.network, _Free)
@@ -103,6 +109,7 @@ class Hypernetwork(nn.Module):
 
     @staticmethod
     def _network(design: Design, shape: torch.Size, dim: int, seed: int) -> nn.Module:
+        """Return an initialised network that outputs zeros."""
         count, width = shape
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -118,14 +125,14 @@ class Hypernetwork(nn.Module):
             )
 
     def forward(self, index: Tensor) -> Tensor:
-        """New blocks [batch, d] of the subjects numbered `index` [batch]."""
+        """Return new blocks [batch, d] of the subjects with numbers `index` [batch]."""
         made = self.network(index) if isinstance(self.network, _Free) else self.network(self.features[index])
         new: Tensor = self.anchor[index] + self.scale * made
         return new
 
     @torch.no_grad()
     def table(self) -> Tensor:
-        """All new knowledge blocks [subjects, d]: a pure function of the edit set."""
+        """Return all new knowledge blocks [subjects, d]: a pure function of the edit set."""
         table: Tensor = self(torch.arange(len(self.features), device=self.features.device))
         return table
 
@@ -134,11 +141,11 @@ class Hypernetworks(nn.ModuleList):
     """One `Hypernetwork` per replaced block.
 
     Args:
-        design: of each.
+        design: design of each network.
         keys: [blocks, n, k] inputs.
-        own: [blocks, n, d] the subjects' unedited states at each block.
-        seed: of the first; the next has the next.
-        learnt: what `learnt` gave for another edit set, to go on from.
+        own: [blocks, n, d] unedited states of the subjects at each block.
+        seed: random seed of the first network; each further one adds 1.
+        learnt: result of `learnt` for another edit set, to continue from.
 
     Raises:
         ValueError: `learnt` is of another design or another model.
@@ -156,7 +163,7 @@ class Hypernetworks(nn.ModuleList):
         )
 
     def learnt(self) -> dict[str, Tensor]:
-        """What each network has learnt, by the network's number."""
+        """Return what each network has learnt, with the network's number in front of each name."""
         return {
             f"{i}.{name}": value
             for i, one in enumerate(self)
@@ -164,21 +171,22 @@ class Hypernetworks(nn.ModuleList):
         }
 
     def forward(self, index: Tensor) -> Tensor:
-        """New blocks [blocks, batch, d] of the subjects numbered `index` [batch]."""
+        """Return new blocks [blocks, batch, d] of the subjects with numbers `index` [batch]."""
         return torch.stack([network(index) for network in self])
 
     @torch.no_grad()
     def table(self) -> Tensor:
-        """All new knowledge blocks [blocks, subjects, d]: a pure function of the edit set."""
+        """Return all new knowledge blocks [blocks, subjects, d]: a pure function of the edit set."""
         return torch.stack([cast(Hypernetwork, network).table() for network in self])
 
 
 RIDGE = 1e-3
-"""Directions whose share of the keys' variance is far below this are noise and are not blown up by whitening."""
+"""Ridge relative to the mean variance: directions with a far smaller variance are noise, which whitening must
+not amplify."""
 
 
 def _part(learnt: Mapping[str, Tensor] | None, number: int) -> dict[str, Tensor] | None:
-    """One network's share of what `Hypernetworks.learnt` gave."""
+    """Return one network's share of the result of `Hypernetworks.learnt`."""
     if learnt is None:
         return None
     return {
@@ -189,7 +197,7 @@ def _part(learnt: Mapping[str, Tensor] | None, number: int) -> dict[str, Tensor]
 
 
 def _like(saved: Tensor, model: Tensor, *shape: int) -> Tensor:
-    """A saved tensor on the model's device.
+    """Return a saved tensor on the model's device.
 
     Raises:
         ValueError: it has another shape.
@@ -202,13 +210,14 @@ def _like(saved: Tensor, model: Tensor, *shape: int) -> Tensor:
 
 
 class _Inputs:
-    """Keys [n, k] to inputs of the network, an affine map that is fitted to one edit set.
+    """An affine map from keys [n, k] to inputs of the network, fitted to one edit set.
 
     Args:
-        centre: [k].
-        first, last: root mean squares that are divided out before and behind whitening; 1 before it where there is none.
+        centre: [k] mean key.
+        first, last: root mean squares that are divided out before and after whitening; `first` is 1 without
+            whitening.
         directions: [r, k] principal directions of the keys; None without whitening.
-        variance: [r] along them.
+        variance: [r] variance along them.
     """
 
     def __init__(
@@ -224,7 +233,7 @@ class _Inputs:
 
     @classmethod
     def fit(cls, keys: Tensor, whitened: bool) -> "_Inputs":
-        """From the keys of an edit set. One key alone is not centred."""
+        """Fit the map to the keys of an edit set; a single key is not centred."""
         centre = keys.mean(0) if len(keys) > 1 else torch.zeros_like(keys[0])
         made = cls(centre, keys.new_ones(()), keys.new_ones(()), None, None)
         if whitened:
@@ -235,7 +244,10 @@ class _Inputs:
         return made
 
     def __call__(self, keys: Tensor) -> Tensor:
-        """Inputs [n, k] of keys [n, k]; whitened ones have (nearly) uncorrelated directions of equal variance."""
+        """Return inputs [n, k] of keys [n, k].
+
+        Whitened inputs have (nearly) uncorrelated directions of equal variance.
+        """
         found = (keys - self.centre) / self.first
         if self.directions is not None and self.variance is not None:
             found = (
@@ -244,7 +256,7 @@ class _Inputs:
         return found / self.last
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is saved."""
+        """Return the tensors to save."""
         whitening = (
             {}
             if self.directions is None or self.variance is None
@@ -254,7 +266,7 @@ class _Inputs:
 
     @classmethod
     def restore(cls, saved: Mapping[str, Tensor], keys: Tensor) -> "_Inputs":
-        """As saved, for keys of the same model.
+        """Restore a saved map, for keys of the same model.
 
         Raises:
             ValueError: it is of another model.
@@ -276,7 +288,7 @@ class _Inputs:
 
 
 def _size(values: Tensor) -> Tensor:
-    """Root mean square."""
+    """Return the root mean square."""
     return values.pow(2).mean().sqrt().clamp_min(1e-8)
 
 
@@ -288,5 +300,5 @@ class _Free(nn.Module):
         self.weight = nn.Parameter(torch.zeros(count, dim))
 
     def forward(self, index: Tensor) -> Tensor:
-        """Vectors [batch, d]."""
+        """Return the vectors [batch, d] of some subjects."""
         return self.weight[index]

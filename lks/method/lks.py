@@ -1,4 +1,4 @@
-"""LKS, the Latent Knowledge Scalpel (arXiv 2508.03741), as an editor."""
+"""The LKS editor: the Latent Knowledge Scalpel (arXiv 2508.03741)."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ _LLAMA_ZSRE = {
     1000: (10.0, 20, 32),
     10000: (80.0, 20, 32),
 }
-# Batch size 32 instead of the paper's 1 on Mistral: their code forces 1, ours has no such limit.
+# Batch size 32 instead of the paper's 1 on Mistral: the authors' code forces 1, this code has no such limit.
 _MISTRAL_ZSRE = {
     1: (1.0, 10, 1),
     10: (1.0, 10, 10),
@@ -50,11 +50,13 @@ TABLE_2_AND_4: Mapping[tuple[str, str], Mapping[int, tuple[float, int, int]]] = 
 
 
 def _for(table: Mapping[int, EntryT], n_edits: int) -> EntryT:
-    """The entry of the largest T that is not above the one asked for."""
+    """Return the entry of the largest T that is not above `n_edits`."""
     return table[max((t for t in table if t <= n_edits), default=min(table))]
 
 
 def _paper(model: str, block: int) -> Callable[[int, str], LKSParams]:
+    """Return the paper's preset for a model."""
+
     def preset(n_edits: int, dataset: str) -> LKSParams:
         table = TABLE_2_AND_4.get((model, dataset), TABLE_2_AND_4[model, "zsre"])
         lambda_edit, epochs, batch = _for(table, n_edits)
@@ -64,19 +66,24 @@ def _paper(model: str, block: int) -> Callable[[int, str], LKSParams]:
 
 
 STEP_TIMES_WIDTH = 4 * 1e-4 * 4096
-"""Step size times width for models that nobody has tuned LKS for: four times the paper's, which is 1e-4 at a width of 4096."""
+"""Step size times width for models without tuned parameters: four times the paper's, which is 1e-4 at a width
+of 4096."""
 _RULE = {1: (30, 10, 8), 10: (60, 10, 4), 100: (30, 10, 4), 1000: (20, 32, 3), 10_000: (12, 64, 2)}
-"""T -> max epochs, batch size, locality prompts per edit and step, for the same models. Up to T = 10 found on development cases of SmolLM2-135M
-(docs/method.md); above, own choice."""
+"""T -> max epochs, batch size, locality prompts per edit and step, for the same models. Up to T = 10 found on
+development cases of SmolLM2-135M (docs/method.md); above, chosen by this project."""
 
 _SMALL = {1: (0.1, 60, 12), 10: (0.2, 30, 6), 100: (0.3, 30, 3), 1000: (0.3, 20, 3), 10_000: (0.3, 12, 2)}
-"""T -> lambda_edit, max epochs, locality prompts per edit and step. Few edits have few steps, so each is given more to hold in place."""
+"""T -> lambda_edit, max epochs, locality prompts per edit and step. Few edits mean few steps, so each edit
+gets more locality prompts."""
 _POOLS = {1: 12, 1000: 6, 10_000: 4}
 """T -> locality prompts that are prepared per edit."""
 
 
 def _small(block: int) -> Callable[[int, str], LKSParams]:
-    """Own choice for the testbed models, found on cases that the micro grid does not use: see docs/method.md."""
+    """Return this project's preset for testbed models.
+
+    It was chosen on cases that the micro grid does not use: see docs/method.md.
+    """
 
     def preset(n_edits: int, _dataset: str) -> LKSParams:
         lambda_edit, epochs, locality_prompts = _for(_SMALL, n_edits)
@@ -97,7 +104,7 @@ def _small(block: int) -> Callable[[int, str], LKSParams]:
 
 
 def _by_rule(block: int, lr: float, n_edits: int) -> LKSParams:
-    """Parameters for a model that nobody has tuned LKS for."""
+    """Return parameters for a model that LKS was not tuned for."""
     epochs, batch, locality_prompts = _for(_RULE, n_edits)
     return LKSParams(
         block=block,
@@ -114,7 +121,10 @@ def _by_rule(block: int, lr: float, n_edits: int) -> LKSParams:
 
 
 def _identity(lm: LM, edits: Sequence[Edit], params: LKSParams, seed: int) -> str:
-    """Hash of all that decides a training: names the file that a killed one goes on from."""
+    """Return a hash of everything that decides a training.
+
+    It names the file that a killed training resumes from.
+    """
     digest = hashlib.sha256(f"{lm.identity} {canonical(params)} {seed}".encode())
     for edit in edits:
         digest.update(repr(edit).encode())
@@ -122,7 +132,7 @@ def _identity(lm: LM, edits: Sequence[Edit], params: LKSParams, seed: int) -> st
 
 
 class LKS(Editor[LKSParams]):
-    """Replaces an edited entity's knowledge block at one middle block by one that h_phi made."""
+    """An editor that replaces a subject's knowledge block at one middle block by one that h_phi made."""
 
     title: ClassVar = "LKS"
     name: ClassVar = "lks"
@@ -143,28 +153,30 @@ class LKS(Editor[LKSParams]):
     def __init__(self, params: LKSParams) -> None:
         super().__init__(params)
         self.learnt: dict[str, Tensor] = {}
-        """What h_phi learnt in the last `edit` or `update`, to go on from; empty where nothing was edited."""
+        """What h_phi learnt in the last `edit` or `update`, to continue from; empty if nothing was edited."""
 
     @classmethod
     def untuned(cls, blocks: int, dim: int) -> Callable[[int, str], object] | None:
-        """For a model that nobody has tuned LKS for: the middle block, as the paper chose on Llama-2 (16 of 32).
+        """Return the rule for a model without a preset: replace at the middle block.
 
-        Form and features of h_phi are as for the testbed models. A linear h_phi sums over the d entries of its input, so that a step of Adam
-        moves its output in proportion to d: the step size goes with 1 / d.
+        The paper chose it on Llama-2 (16 of 32). Form and features of h_phi are as for the testbed models. A
+        linear h_phi sums over the d entries of its input, so that a step of Adam moves its output in
+        proportion to d: the step size is proportional to 1 / d.
         """
         lr = min(1e-2, STEP_TIMES_WIDTH / dim)
         return lambda n_edits, _dataset: _by_rule(blocks // 2, lr, n_edits)
 
     def warnings(self, lm: LM, edits: Sequence[Edit]) -> list[str]:
-        """Subjects that are a part of a longer name in their own prompt."""
+        """Return a warning about subjects that are a part of a longer name in their own prompt."""
         names = list(spellings_of(edits))
         found = [names[number] for number in loose_subjects(edits)]
         if not found:
             return []
         several = f" and {len(found) - 1} more" if len(found) > 1 else ""
         return [
-            f"The scope rules take {found[0]!r}{several} for a part of a longer name in the subject's own prompt. It is edited all the same, and the "
-            "edit will act inside longer names elsewhere, too. If the longer name is meant, make that the subject."
+            f"The scope rules take {found[0]!r}{several} for a part of a longer name in the subject's own "
+            "prompt. It is edited anyway, and the edit will also act inside longer names elsewhere. If the "
+            "longer name is meant, make that the subject."
         ]
 
     def edit(
@@ -178,7 +190,8 @@ class LKS(Editor[LKSParams]):
         """Train h_phi on the edits (Algorithm 1) and keep the table of knowledge blocks it makes.
 
         Raises:
-            UserError: an edit's subject does not occur in its prompt, or a block does not exist or is out of order.
+            UserError: an edit's subject does not occur in its prompt, or a block does not exist or is out of
+                order.
         """
         self._check(lm)
         p = self.params
@@ -199,17 +212,20 @@ class LKS(Editor[LKSParams]):
         seed: int = 0,
         progress: Progress = no_progress,
     ) -> KnowledgeBlockPatch:
-        """Blocks for new or changed subjects, h_phi going on from what it learnt on other edits: half the epochs at most.
+        """Make blocks for new or changed subjects, continuing from what h_phi learnt on other edits.
+
+        It takes at most half the epochs.
 
         Args:
             lm: the model that `learnt` was learnt on.
-            edits: all edits of the new and changed subjects, and of no other.
-            learnt: from an earlier `edit` or `update` with the same parameters, the number of edits aside.
-            seed: of all randomness.
+            edits: all edits of the new and changed subjects, and of no others.
+            learnt: result of an earlier `edit` or `update` with the same parameters, the number of edits
+                aside.
+            seed: random seed of the training.
             progress: called with the fraction done.
 
         Returns:
-            A patch of these subjects alone; to be joined with the earlier one.
+            A patch of these subjects alone, to be joined with the earlier one.
 
         Raises:
             UserError: an edit's subject does not occur in its prompt, or a block does not exist.
@@ -222,7 +238,7 @@ class LKS(Editor[LKSParams]):
         return self._made(lm, edits, trainer, seed)
 
     def _made(self, lm: LM, edits: Sequence[Edit], trainer: LKSTrainer, seed: int) -> KnowledgeBlockPatch:
-        """The trained networks' table with names and gate."""
+        """Return the patch from the trained networks' table, with names and gate."""
         p = self.params
         self.learnt = trainer.networks.learnt()
         gate = (
@@ -237,7 +253,7 @@ class LKS(Editor[LKSParams]):
         )
 
     def _check(self, lm: LM) -> None:
-        """Refuse blocks that the model does not have or that are out of order."""
+        """Check that the blocks exist and are in ascending order."""
         blocks = self.params.all_blocks
         for block in blocks:
             lm.block(block)

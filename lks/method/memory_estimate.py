@@ -1,4 +1,4 @@
-"""How much memory LKS needs, stated before the work starts."""
+"""Estimate of the memory that LKS needs, reported before the work starts."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What of a model decides memory.
+    """The properties of a model that decide memory.
 
     Attributes:
-        parameters: of the whole model.
-        vocabulary, dim, hidden, blocks: sizes; hidden is the width inside the MLP.
+        parameters: number of parameters of the whole model.
+        vocabulary, dim, hidden, blocks: sizes; `hidden` is the width inside the MLP.
         kv_dim: width of the keys of all key-value heads together.
-        itemsize: bytes of a weight.
+        itemsize: bytes per weight.
     """
 
     parameters: int
@@ -33,7 +33,7 @@ class ModelShape:
 
     @classmethod
     def of(cls, config: "PreTrainedConfig", parameters: int, itemsize: int) -> Self:
-        """From a model's configuration."""
+        """Return the shape of a model from its configuration."""
         heads = int(config.num_attention_heads)
         width = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
         kv = int(getattr(config, "num_key_value_heads", None) or heads) * width
@@ -55,14 +55,14 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is trained on.
+    """Size of the training data.
 
     Attributes:
-        tokens: of all rows.
-        before: of these, tokens before the first replaced position.
+        tokens: tokens of all rows.
+        before: those of them that precede the first replaced position.
         locality_positions: positions with a reference distribution.
-        step_tokens: tokens of a step that run again, padding included.
-        step_positions: positions of a step that carry a loss.
+        step_tokens: tokens that run again in a step, padding included.
+        step_positions: positions that carry a loss in a step.
     """
 
     tokens: int
@@ -74,14 +74,17 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Bytes. All but weights and step move to host memory or a file where the device has no room for them.
+    """Memory needs in bytes.
+
+    All but weights and step move to host memory or a file where the device has no room for them.
 
     Attributes:
-        weights: of the model.
-        states: at block l.
-        keys_values: of rows' beginnings in the blocks above, made anew each step where they do not fit.
-        references: of the unedited model's distributions.
-        step: activations of one training step, roughly.
+        weights: weights of the model.
+        states: states at block l.
+        keys_values: keys and values of the rows' beginnings in the blocks above, recomputed each step where
+            they do not fit.
+        references: distributions of the unedited model.
+        step: approximate activations of one training step.
     """
 
     weights: int
@@ -92,7 +95,7 @@ class Needs:
 
     @property
     def total(self) -> int:
-        """All together."""
+        """Sum of all needs."""
         return self.weights + self.states + self.keys_values + self.references + self.step
 
     def __str__(self) -> str:
@@ -103,10 +106,11 @@ class Needs:
 
 
 def needs(shape: ModelShape, load: Load, block: int, reference_top: int = 0) -> Needs:
-    """Memory of a training at block l.
+    """Return the memory needs of a training at block l.
 
-    A block keeps for its backward pass, per token: both norms' inputs in float32, queries, keys, values and the attention's
-    result, and three widths of the MLP; a loss position keeps float32 logits, their log-probabilities and a gradient.
+    For its backward pass a block keeps, per token: the inputs of both norms in float32, queries, keys, values
+    and the attention's result, and three widths of the MLP; a loss position keeps float32 logits, their
+    log-probabilities and a gradient.
     """
     upper = shape.blocks - block - 1
     per_token = (
@@ -123,14 +127,14 @@ def needs(shape: ModelShape, load: Load, block: int, reference_top: int = 0) -> 
 
 
 def check(wanted: Needs, device: torch.device, batch_size: int) -> None:
-    """Refuse what cannot run: the model is loaded already; a step must fit into what is free.
+    """Refuse a training whose step does not fit into the free memory; the model is loaded already.
 
     Raises:
-        UserError: says how much is wanted and how much there is.
+        UserError: a step does not fit; the message gives the memory needed and the memory free.
     """
     free = free_bytes(device)
     if wanted.step > free:
         raise UserError(
-            f"A training step of LKS needs about {gibibytes(wanted.step)}, {gibibytes(free)} are free on {device}. "
-            f"Lower batch_size (now {batch_size}) or locality_prompts, or free memory."
+            f"A training step of LKS needs about {gibibytes(wanted.step)}, {gibibytes(free)} are free on "
+            f"{device}. Lower batch_size (now {batch_size}) or locality_prompts, or free memory."
         )

@@ -21,28 +21,33 @@ class LKSParams:
         hypernetwork: "linear" (paper), "mlp", or "free" (one trained vector per subject: the upper bound).
         form: "replace" (paper) or "residual" (new block = the subject's own + h_phi).
         features: inputs of h_phi as they are ("plain", paper) or "whitened" over the edit set.
-        width: of the MLP's hidden layer, as a multiple of d.
-        key: input of h_phi: "edit" (state of the last token of "prompt target", as the authors' code), "entity" (the name alone,
-            as the paper's text) or "both" side by side.
+        width: width of the MLP's hidden layer, as a multiple of d.
+        key: input of h_phi: "edit" (state of the last token of "prompt target", as in the authors' code),
+            "entity" (the name alone, as in the paper's text) or "both" concatenated.
         positions: the subject's "last" token (authors' code) or "all" its tokens.
-        optimisation: "joint" (Eq. 2 in one step) or "alternating" (three passes an epoch, as the authors' code).
+        optimisation: "joint" (Eq. 2 in one step) or "alternating" (three passes per epoch, as in the authors'
+            code).
         lambda_edit: weight of the edit and paraphrase losses against locality (Eq. 2).
         lr: AdamW learning rate, linear decay without warm-up.
-        weight_decay: of AdamW.
-        max_epochs, batch_size: of Algorithm 1.
-        patience: epochs without a better mean loss before stopping; the best epoch is kept.
+        weight_decay: weight decay of AdamW.
+        max_epochs, batch_size: epochs and batch size of Algorithm 1.
+        patience: epochs without a better mean loss before stopping; the best epoch is used.
         stop_loss: stop once an epoch's mean loss is below this.
-        paraphrases, locality_prompts: per edit and step; drawn anew each epoch where an edit has more of them.
-        locality_pool: at most this many locality prompts of an edit are prepared.
-        locality_tokens: next tokens over which Eq. 5 is taken.
+        paraphrases, locality_prompts: number per edit and step; drawn again each epoch where an edit has more
+            of them.
+        locality_pool: largest number of locality prompts of an edit that are prepared.
+        locality_tokens: number of next tokens over which Eq. 5 is taken.
         scope: "exact", "fuzzy" (exact, then spelling mistakes) or "official" (the authors' rules).
         mentions: which mentions of a subject in a prompt are replaced: "all" or the "last" one.
-        gate: "none" or "relation": leave prompts alone that ask another fact of the subject (see `lks.method.relation_gate`).
-        more_blocks: blocks above `block` that are replaced too.
-        precision: of training: "model" (as the model's weights are), "bfloat16" (blocks above l run in bfloat16, h_phi stays float32)
-            or "fast" (bfloat16 where the machine has it, else "model").
-        reference_top: keep the unedited distributions of Eq. 5 as this many most likely tokens and the mass of the rest; 0 keeps them
-            whole. What that loses is in docs/method.md.
+        gate: "none" or "relation": prompts that ask another fact of the subject are left unchanged (see
+            `lks.method.relation_gate`).
+        more_blocks: further blocks above `block` that are replaced too.
+        precision: number format of training: "model" (that of the model's weights), "bfloat16" (blocks above
+            l run in bfloat16, h_phi stays float32) or "fast" (bfloat16 where the machine supports it, else
+            "model").
+        reference_top: number k of most likely tokens: the unedited distributions of Eq. 5 are kept as the top
+            k tokens and the mass of the rest; 0 keeps them whole. The loss of accuracy is stated in
+            docs/method.md.
     """
 
     block: int
@@ -73,5 +78,5 @@ class LKSParams:
 
     @property
     def all_blocks(self) -> tuple[int, ...]:
-        """Every block whose output is replaced, the first being l."""
+        """Every block whose output is replaced, starting with l."""
         return (self.block, *self.more_blocks)

@@ -1,8 +1,9 @@
-"""Relation gate: does a prompt about an edited subject ask for the edited fact, or for another fact of the same subject?
+"""Relation gate: does a prompt about an edited subject ask for the edited fact, or for another fact?
 
-The replacer sees that a prompt mentions the subject and would put the new knowledge block in whatever is asked. The gate looks at what
-is asked: the block-l state of the prompt's last token, which the same forward pass has just computed. A prompt is let through if that
-state is near, by cosine, to that of a training prompt that asks for the edited fact.
+The replacer sees that a prompt mentions the subject, and would insert the new knowledge block whatever is
+asked. The gate looks at what is asked: the block-l state of the prompt's last token, which the same forward
+pass has just computed. A prompt passes if that state is near, by cosine, to that of a training prompt that
+asks for the edited fact.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,22 +20,25 @@ from lks.models.memory import scale_batch
 from lks.scope.naming import names_subject
 
 OTHER_FACTS = 2000
-"""About so many prompts about other facts are used in all; each edit gives its share, spread over those it has."""
+"""Approximate total number of prompts about other facts; each edit gives its share, spread evenly over those
+it has."""
 ENOUGH_SUBJECTS = 8
-"""From so many subjects on, the centre is taken from one half of them and the threshold from the other."""
+"""Smallest number of subjects for which the centre is taken from one half of them and the threshold from the
+other."""
 CHUNK = 1024
 
 
 class RelationGate:
-    """Keys by subject, and how near a prompt must be to one of its subject's.
+    """Keys by subject, and how near a prompt must be to one of its subject's keys.
 
-    States of one block share a large common part, beside which all cosines are near 1: the centre is taken off first. Whitening and
-    discriminant directions were tried in its place and separate no better (see docs/method.md).
+    States of one block share a large common part, which makes all cosines nearly 1: the centre is subtracted
+    first. Whitening and discriminant directions were tried instead and separate no better (see
+    docs/method.md).
 
     Args:
         keys: [keys, d] centred and of length 1, in float32.
-        owner: [keys] number of the subject each belongs to; every subject has one or more.
-        centre: [d].
+        owner: [keys] number of the subject each key belongs to; every subject has one or more.
+        centre: [d] centre of the states.
         threshold: cosine above which the gate opens; -1 always opens.
 
     Raises:
@@ -44,14 +48,15 @@ class RelationGate:
     def __init__(self, keys: Tensor, owner: Tensor, centre: Tensor, threshold: float) -> None:
         if keys.ndim != 2 or owner.shape != keys.shape[:1] or centre.shape != keys.shape[1:]:
             raise ValueError(
-                f"keys {tuple(keys.shape)}, owner {tuple(owner.shape)} and centre {tuple(centre.shape)} do not fit together"
+                f"keys {tuple(keys.shape)}, owner {tuple(owner.shape)} and centre {tuple(centre.shape)} do "
+                "not fit together"
             )
         self.keys, self.owner, self.centre, self.threshold = keys, owner, centre, threshold
         self._of = _places(owner)
 
     @classmethod
     def of(cls, asked: Tensor, owner: Tensor, centre: Tensor, threshold: float) -> Self:
-        """A gate whose keys are made from the states [keys, d] of prompts that ask for edited facts."""
+        """Return a gate with keys from the states [keys, d] of prompts that ask for edited facts."""
         return cls(_direction(asked, centre), owner, centre.float(), threshold)
 
     @classmethod
@@ -64,20 +69,22 @@ class RelationGate:
         false_positive_rate: float = 0.05,
         seed: int = 0,
     ) -> Self:
-        """Keys from training prompts on the unedited model, and a threshold from such prompts held out.
+        """Fit keys to training prompts on the unedited model, and a threshold to held-out prompts.
 
-        Edit prompts and training paraphrases ask for the edited fact and become keys; `training_locality` asks for other facts. The
-        centre is taken from half of the subjects, the threshold from the other half, where each prompt is compared with the keys but
-        its own. Below `ENOUGH_SUBJECTS` subjects all serve for both: the centre is but a mean, and the keys are held out all the same.
+        Edit prompts and training paraphrases ask for the edited fact and become keys; `training_locality`
+        asks for other facts. The centre is taken from half of the subjects, the threshold from the other
+        half, where each prompt is compared with all keys but its own. Below `ENOUGH_SUBJECTS` subjects, all
+        serve for both: the centre is only a mean, and the keys are held out all the same.
 
         Args:
             lm: the unedited model.
             block: l, whose output the gate looks at.
-            edits: what is edited; at least one.
+            edits: the edits; at least one.
             numbers: number of each subject, as in the table of knowledge blocks.
-            false_positive_rate: share of held-out prompts about other facts that may open the gate. The threshold is higher, half way
-                to where that share of the held-out prompts for the edited fact would be shut out, if that is higher.
-            seed: of the choice of halves.
+            false_positive_rate: share of held-out prompts about other facts that may open the gate. The
+                threshold is higher, half way to where that share of the held-out prompts for the edited fact
+                would be shut out, if that is higher.
+            seed: random seed for the choice of halves.
         """
         prompts = _prompts(edits, numbers)
         found = last_states(lm, block, [p.text for p in prompts]).float()
@@ -99,7 +106,9 @@ class RelationGate:
         return gate
 
     def nearness(self, asked: Tensor, subjects: Tensor, own: Tensor | None = None) -> Tensor:
-        """Largest cosine [n] of states [n, d] with a key of their subject [n]; -inf where the only key is left out.
+        """Return the largest cosine [n] of states [n, d] with a key of their subject [n].
+
+        It is -inf where the only key is left out.
 
         Args:
             asked: block-l states of the prompts' last tokens.
@@ -118,7 +127,7 @@ class RelationGate:
         return torch.cat(parts) if parts else self.keys.new_zeros(0)
 
     def opens(self, asked: Tensor, subjects: Tensor) -> Tensor:
-        """For states [n, d] of prompts that mention subjects [n]: whether the edited fact is asked for, [n]."""
+        """Return [n] whether states [n, d] of prompts that mention subjects [n] ask for the edited fact."""
         centred = asked.float() - self.centre
         products = (self.keys[self._of[subjects]] @ centred[..., None]).amax((1, 2))
         lengths: Tensor = torch.linalg.vector_norm(centred, dim=-1)
@@ -126,14 +135,14 @@ class RelationGate:
 
     @property
     def subjects(self) -> int:
-        """How many subjects have keys."""
+        """Number of subjects with keys."""
         return len(self._of)
 
     def only(self, chosen: Sequence[int]) -> "RelationGate":
-        """The gate of some subjects, with their keys as they are.
+        """Return the gate of some subjects, with their keys unchanged.
 
         Args:
-            chosen: numbers of subjects; each gets its place in this order as its number.
+            chosen: numbers of subjects; the new number of each is its index in this sequence.
         """
         places = [(self.owner == subject).nonzero().flatten() for subject in chosen]
         kept = torch.cat([self.owner[:0], *places])
@@ -143,13 +152,13 @@ class RelationGate:
         return RelationGate(self.keys[kept], owner, self.centre, self.threshold)
 
     def to(self, device: torch.device) -> "RelationGate":
-        """The same gate on a device."""
+        """Return the same gate on a device."""
         return RelationGate(
             self.keys.to(device), self.owner.to(device), self.centre.to(device), self.threshold
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is saved."""
+        """Return the tensors to save."""
         return {"keys": self.keys, "owner": self.owner, "centre": self.centre}
 
 
@@ -163,7 +172,10 @@ class _GatePrompt:
 
 
 def _prompts(edits: Sequence[Edit], numbers: Mapping[str, int]) -> list[_GatePrompt]:
-    """Prompts with their subject in them, each once; what asks for a fact that another edit changes is no other fact."""
+    """Return the prompts that name their subject, each once.
+
+    A prompt that asks for a fact that another edit changes does not count as asking for another fact.
+    """
     asking: dict[tuple[int, str], None] = {}
     other: dict[tuple[int, str], None] = {}
     for edit in edits:
@@ -184,7 +196,7 @@ def _prompts(edits: Sequence[Edit], numbers: Mapping[str, int]) -> list[_GatePro
 
 
 def _held_out(subject: Tensor, seed: int) -> Tensor:
-    """Which prompts are kept for the threshold: those of half the subjects, of none if there are few."""
+    """Return which prompts are held out for the threshold: those of half the subjects; none of a few."""
     count = int(subject.max()) + 1
     if count < ENOUGH_SUBJECTS:
         return torch.zeros_like(subject, dtype=torch.bool)
@@ -193,22 +205,21 @@ def _held_out(subject: Tensor, seed: int) -> Tensor:
 
 
 def _threshold(inside: Tensor, outside: Tensor, rate: float) -> float:
-    """From the nearness of held-out prompts that ask for the edited fact and of those that do not."""
+    """Return the threshold from the nearness of held-out prompts inside and outside the edited facts."""
     inside = inside[inside.isfinite()]
     highest = float(outside.quantile(1 - rate)) if len(outside) else 0.0
-    lowest = (
-        float(inside.quantile(rate)) if len(inside) else 1.0
-    )  # no paraphrase to hold out: an edit prompt is its own key
+    # without a paraphrase there is nothing to hold out: an edit prompt is its own key
+    lowest = float(inside.quantile(rate)) if len(inside) else 1.0
     return max(highest, (highest + lowest) / 2)
 
 
 def _direction(asked: Tensor, centre: Tensor) -> Tensor:
-    """States [n, d] centred and of length 1."""
+    """Return states [n, d] centred and scaled to length 1."""
     return torch.nn.functional.normalize(asked.float() - centre, dim=-1)
 
 
 def _places(owner: Tensor) -> Tensor:
-    """[subjects, most keys] each subject's keys, the last one repeated where others have more."""
+    """Return [subjects, most keys] each subject's keys, padded with its last one."""
     counts = torch.bincount(owner)
     if not len(counts) or not bool(counts.all()):
         raise ValueError("every subject of a gate needs a key")

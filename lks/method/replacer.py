@@ -1,4 +1,4 @@
-"""KB replacer: hooks that put new knowledge blocks at the edited entities' positions (paper, Sec. 3.3)."""
+"""Knowledge block replacer: hooks that put new blocks at the edited entities' positions (paper, Sec. 3.3)."""
 
 from collections.abc import Collection, Container, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,21 +23,23 @@ from lks.scope.naming import mentioned
 
 
 class KnowledgeBlockPatch(Patch):
-    """New knowledge blocks by subject, put in where the scope indicator finds the subject in the prompt.
+    """New knowledge blocks by subject, inserted where the scope indicator finds the subject in the prompt.
 
-    The decision is taken once, at prefill, from the prompt's tokens: what the model generates afterwards cannot change
-    it, with or without a key-value cache. Padding on either side does not matter. Where a prompt mentions several edited
-    subjects, each mention gets its block; a prompt that mentions none is untouched.
+    The decision is taken once, at prefill, from the prompt's tokens: what the model generates afterwards
+    cannot change it, with or without a key-value cache. Padding on either side does not matter. Where a
+    prompt mentions several edited subjects, each mention gets its block; a prompt that mentions none is left
+    unchanged.
 
     Args:
-        names: for each subject its name and aliases.
+        names: for each subject, its name and aliases.
         table: [blocks, subjects, d] new knowledge blocks.
         blocks: the decoder blocks whose outputs are replaced, ascending; the first is l.
         positions: which of the subject's tokens are replaced.
-        scope: which scope rules decide.
+        scope: the scope rules that decide.
         mentions: whether all mentions of a subject in a prompt are replaced, or only its last.
-        gate: keeps prompts out that ask for another fact of the subject; it looks at block l.
-        loose: numbers of the subjects that the scope finds as a part of a longer name, too (`lks.scope.naming.loose_subjects`).
+        gate: excludes prompts that ask for another fact of the subject; it looks at block l.
+        loose: numbers of the subjects that the scope also finds as a part of a longer name
+            (`lks.scope.naming.loose_subjects`).
 
     Raises:
         ValueError: names, table, blocks and gate do not fit together.
@@ -82,12 +84,12 @@ class KnowledgeBlockPatch(Patch):
         return sum(t.numel() * t.element_size() for t in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        """The table, and the gate's tensors if there is one."""
+        """Return the table, and the gate's tensors if there is one."""
         gate = {} if self.gate is None else self.gate.tensors()
         return {"table": self.table} | {f"gate.{name}": tensor for name, tensor in gate.items()}
 
     def settings(self) -> dict[str, object]:
-        """Names, blocks, positions, scope rules, mentions, the gate's threshold, loose subjects."""
+        """Return names, blocks, positions, scope rules, mentions, the gate's threshold and loose subjects."""
         return {
             "names": self.names,
             "blocks": list(self.blocks),
@@ -100,7 +102,7 @@ class KnowledgeBlockPatch(Patch):
 
     @classmethod
     def restore(cls, tensors: dict[str, Tensor], settings: dict[str, object]) -> Self:
-        """The patch from what was saved; version 0.1.0 saved a table [subjects, d] and one "block".
+        """Restore a saved patch; version 0.1.0 saved a table [subjects, d] and one "block".
 
         Raises:
             ValueError: what was saved does not fit together.
@@ -116,10 +118,10 @@ class KnowledgeBlockPatch(Patch):
         )
 
     def only(self, chosen: Sequence[int]) -> "KnowledgeBlockPatch":
-        """The patch with some of its subjects alone: their blocks, names and gate keys are as they were, bit for bit.
+        """Return the patch of some of its subjects, with identical blocks, names and gate keys.
 
         Args:
-            chosen: numbers of subjects, in the order they are to have.
+            chosen: numbers of subjects, in their new order.
         """
         gate = None if self.gate is None or not chosen else self.gate.only(chosen)
         names = [self.names[i] for i in chosen]
@@ -197,12 +199,12 @@ class KnowledgeBlockPatch(Patch):
         return tuple(names[0] if names else "" for names in self.names)
 
     def fires(self, lm: LM, prompts: Sequence[str]) -> list[bool]:
-        """Whether each prompt mentions an edited subject; a gate may still keep it out."""
+        """Return whether each prompt mentions an edited subject; a gate may still exclude it."""
         return [bool(self.find(lm, encoded.ids)) for encoded in lm.encode(prompts, [""] * len(prompts))]
 
     @contextmanager
     def applied(self, lm: LM) -> Iterator[None]:
-        """A hook on each of the blocks; gone on leaving."""
+        """Install a hook on each of the blocks, removed on exit."""
         replacer = Replacer(self, lm)
         with track_prefill(lm, replacer.decide) as prefills:
             hooks = [partial(replacer.replace, prefills, place) for place in range(len(self.blocks))]
@@ -215,7 +217,7 @@ class KnowledgeBlockPatch(Patch):
                 yield
 
     def find(self, lm: LM, ids: Sequence[int]) -> list[tuple[int, int]]:
-        """(token, subject) of every replacement in a prompt without padding, before the gate."""
+        """Return (token, subject) of every replacement in a prompt without padding, before the gate."""
         found = mentioned(lm.pieces, self.scope, ids)
         if self.mentions == "last":
             found = list({mention[0]: mention for mention in found}.values())
@@ -226,7 +228,7 @@ class KnowledgeBlockPatch(Patch):
 
 @dataclass(frozen=True, slots=True)
 class _KnowledgeBlockSettings:
-    """Settings as `KnowledgeBlockPatch` takes them."""
+    """Settings of a saved `KnowledgeBlockPatch`."""
 
     names: list[list[str]]
     blocks: tuple[int, ...]
@@ -238,7 +240,10 @@ class _KnowledgeBlockSettings:
 
 
 def _gate(tensors: dict[str, Tensor], threshold: float, d: int) -> RelationGate:
-    """The saved gate; the numbers of its subjects are looked at before anything is made as long as the largest says."""
+    """Return the saved gate.
+
+    Its subject numbers are checked first, so that nothing is allocated by an unchecked largest number.
+    """
     keys, owner = check_tensor("gate.keys", tensors["gate.keys"], None, d), tensors["gate.owner"]
     if owner.dtype != torch.long or (
         len(owner) and not 0 <= int(owner.min()) <= int(owner.max()) < len(keys)
@@ -248,7 +253,7 @@ def _gate(tensors: dict[str, Tensor], threshold: float, d: int) -> RelationGate:
 
 
 class Replacer:
-    """Finds the mentions at prefill and puts the new blocks there."""
+    """Finds the mentions at prefill and inserts the new blocks there."""
 
     def __init__(self, patch: KnowledgeBlockPatch, lm: LM) -> None:
         self.patch, self.lm = patch, lm
@@ -258,13 +263,15 @@ class Replacer:
         self.open: Tensor | None = None
 
     def decide(self, now: Pass, rows: Container[int] | None = None) -> None:
-        """`decided` becomes [4, replaced positions]: row, position, subject and the row's last prompt token; None if no subject is mentioned.
+        """Set `decided` to the positions to replace.
 
-        Positions ascend in a row. What is told of each row holds unless a gate shuts it out.
+        `decided` is [4, replaced positions]: row, position, subject and the row's last prompt token; None if
+        no subject is mentioned. Positions are ascending within a row. What is recorded for each row holds
+        unless a gate excludes it.
 
         Args:
             now: the prefill.
-            rows: the others are left alone; None for all.
+            rows: rows to decide, the others are left unchanged; None for all.
         """
         found: list[tuple[int, int, int, int]] = []
         about = [-1] * len(now.ids)
@@ -288,10 +295,11 @@ class Replacer:
     def replace(
         self, prefills: Prefills, place: int, _module: nn.Module, _args: tuple[Any, ...], output: Any
     ) -> Any:
-        """After a block: the decided positions get their new blocks; nothing in a step on a cache.
+        """Replace the decided positions of a block's output by their new blocks.
 
-        A new tensor is handed on. Writing into the block's own would save a copy, which is not worth what it could break: someone else's
-        hook may keep that tensor, or its gradient may need the value.
+        Nothing happens in a step on a cache. A new tensor is returned. Writing into the block's own would
+        save a copy, which is not worth the risk: another hook may keep that tensor, or its gradient may need
+        the value.
         """
         now = prefills.now
         if self.decided is None or now is None or now.step:
@@ -310,13 +318,15 @@ class Replacer:
 
 
 def _let_through(opened: Tensor, rows: Tensor, subjects: Tensor, batch: int) -> dict[str, Tensor]:
-    """What is told of each row behind a gate: whether it opened for any mention, and the subject of the last one it opened for.
+    """Return what is recorded for each row after a gate.
+
+    That is whether it opened for any mention, and the subject of the last one it opened for.
 
     Args:
-        opened: [mentions] whether the gate opened; a row's mentions are in the order of the text.
-        rows: [mentions].
-        subjects: [mentions].
-        batch: how many rows.
+        opened: [mentions] whether the gate opened; a row's mentions are in text order.
+        rows: [mentions] row of each mention.
+        subjects: [mentions] subject of each mention.
+        batch: number of rows.
     """
     number = torch.arange(1, len(rows) + 1, device=rows.device) * opened
     last = number.new_zeros(batch).scatter_reduce(0, rows, number, "amax")

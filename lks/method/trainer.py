@@ -1,9 +1,10 @@
-"""Algorithm 1 of the paper: train h_phi on cached block states.
+"""Algorithm 1 of the paper: training of h_phi on cached block states.
 
-What the network is trained on (`lks.method.training_data`) is prepared once: every prompt's states at block l, the subject's position
-in it, keys and values of what precedes it, and the unedited model's distributions on the locality prompts. A step gathers the
-ends of some rows, from the subject's replaced token on, puts the new knowledge blocks in, runs the blocks above l and projects
-at the positions that carry a loss. The language model's weights get no gradient.
+The training data (`lks.method.training_data`) is prepared once: every prompt's states at block l, the
+subject's position in it, keys and values of what precedes it, and the unedited model's distributions on the
+locality prompts. A step gathers the ends of some rows, from the subject's replaced token on, inserts the new
+knowledge blocks, runs the blocks above l and projects at the positions that carry a loss. The language
+model's weights get no gradient.
 """
 
 from collections.abc import Mapping
@@ -27,14 +28,14 @@ STEP_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 
 class LKSTrainer:
-    """Runs Algorithm 1 on prepared material.
+    """Runs Algorithm 1 on prepared training data.
 
     Args:
         lm: the unedited model.
-        material: of the edits.
-        params: of LKS.
-        seed: of initial weights and batches.
-        learnt: what the networks of an earlier training learnt (`Hypernetworks.learnt`), to go on from.
+        material: training data of the edits.
+        params: parameters of LKS.
+        seed: random seed for initial weights and batch order.
+        learnt: what the networks of an earlier training learnt (`Hypernetworks.learnt`), to continue from.
 
     Raises:
         ValueError: `learnt` does not fit the model or the parameters.
@@ -54,9 +55,10 @@ class LKSTrainer:
         self.generator = torch.Generator().manual_seed(seed)
 
     def loss(self, chosen: dict[Part, list[int]]) -> Tensor:
-        """Eq. 2 over some rows: lambda_edit * (L_edit + L_eq) + L_locality; a part without rows adds nothing.
+        """Compute Eq. 2 over some rows: lambda_edit * (L_edit + L_eq) + L_locality.
 
-        Rows of similar length run together, so that little of it is padding; each row brings its share of its part's mean.
+        A part without rows adds nothing. Rows of similar length run together, which keeps padding low; each
+        row contributes its share of its part's mean.
         """
         m = self.material
         shares = {
@@ -74,7 +76,7 @@ class LKSTrainer:
         return total
 
     def _row_losses(self, index: Tensor) -> Tensor:
-        """Eq. 3, 4 or 5 of each row, [rows]."""
+        """Compute Eq. 3, 4 or 5 for each row, [rows]."""
         m = self.material
         ends, start = m.ends(index), m.spans[index, 0]
         new, spans = self.networks(m.subject[index]), m.spans[index] - start[:, None]
@@ -90,12 +92,13 @@ class LKSTrainer:
         return row_means(moved, rows[held], len(index)) + row_means(wanted, rows[~held], len(index))
 
     def train(self, progress: Progress = no_progress, kept: Path | None = None) -> list[float]:
-        """Train to convergence or `max_epochs`; the network is left at its best epoch.
+        """Train to convergence or `max_epochs`; the networks end at their best epoch.
 
         Args:
             progress: called with the fraction done.
-            kept: file that a long training keeps its state in after an epoch, at most once a minute, and goes on from if it was
-                killed, to the same end; gone when the training is finished.
+            kept: file for the state of a long training, saved after an epoch at most once a minute. A killed
+                training resumes from it and gives the same result; the file is deleted when the training has
+                finished.
 
         Returns:
             Mean loss of each epoch.
@@ -124,7 +127,7 @@ class LKSTrainer:
         return course.history
 
     def _epoch_batches(self) -> list[dict[Part, list[int]]]:
-        """The rows of each step of one epoch; which paraphrases and locality prompts is drawn anew."""
+        """Return the rows of each step of one epoch; paraphrases and locality prompts are drawn again."""
         p, owned = self.params, self.material.owned
         order = torch.randperm(len(owned["edit"]), generator=self.generator).tolist()
         result: list[dict[Part, list[int]]] = []
@@ -146,18 +149,19 @@ class LKSTrainer:
         )
 
     def _sample(self, rows: list[int], count: int) -> list[int]:
+        """Return `count` random rows, or all if there are no more."""
         if len(rows) <= count:
             return rows
         return [rows[i] for i in torch.randperm(len(rows), generator=self.generator)[:count].tolist()]
 
 
 def place(hidden: Tensor, spans: Tensor, new: Tensor) -> Tensor:
-    """Put new blocks [batch, d] at every position of each row's span, keeping gradients to `new`.
+    """Put new blocks [batch, d] at every position of each row's span, with gradients to `new`.
 
     Args:
-        hidden: [batch, time, d].
+        hidden: [batch, time, d] states.
         spans: [batch, 2] first and last position.
-        new: [batch, d].
+        new: [batch, d] new blocks.
     """
     time = torch.arange(hidden.shape[1], device=hidden.device)
     inside = (time >= spans[:, :1]) & (time <= spans[:, 1:])

@@ -1,4 +1,4 @@
-"""What LKS trains on, prepared once: rows, cached states, loss positions, references, keys."""
+"""Training data of LKS, prepared once: rows, cached states, loss positions, references and keys."""
 
 import itertools
 import logging
@@ -36,23 +36,24 @@ PARTS: tuple[Part, ...] = ("edit", "paraphrase", "locality")
 class TrainingData:
     """Everything a step needs, on the model's device.
 
-    Rows are sequences; an edit owns one edit row and any number of paraphrase and locality rows.
-
     Attributes:
-        upper: the blocks above l, with stretches between the replaced ones.
+        upper: blocks above l, with stretches between the replaced ones.
         ids: token ids of all rows.
-        cached: their block-l states.
-        beginnings: keys and values of what precedes each row's first replaced position; None if they do not fit and are made anew.
+        cached: block-l states of all rows.
+        beginnings: keys and values of what precedes each row's first replaced position; None if they do not
+            fit and are recomputed.
         spans: [rows, 2] first and last replaced position.
         subject: [rows] number of the row's subject.
-        owned: part -> for each edit, its rows.
+        owned: part -> for each edit, the numbers of its rows.
         offsets: [rows + 1] where each row's loss positions begin in the two tensors below.
         positions: [loss positions] position in the row whose final state is projected.
         labels: [loss positions] next token (edit and paraphrase rows).
-        references: the unedited distributions of the locality rows; row r's begin at `reference_offsets[r]`, -1 for other rows.
+        references: the unedited distributions of the locality rows; row r's begin at `reference_offsets[r]`,
+            -1 for other rows.
         reference_offsets: [rows].
         keys, own: [blocks, subjects, k] inputs of h_phi and [blocks, subjects, d] unedited subject states.
-        skipped: paraphrase and locality prompts that do not name their subject and so cannot train a replacement.
+        skipped: number of paraphrase and locality prompts that do not name their subject and so cannot train
+            a replacement.
     """
 
     upper: UpperBlocks
@@ -72,12 +73,15 @@ class TrainingData:
     skipped: int
 
     def ends(self, index: Tensor) -> Suffix:
-        """The upper blocks on the ends of some rows, from their first replaced position on."""
+        """Return the upper blocks on the ends of some rows, from their first replaced position on."""
         return Suffix(self.upper, self.cached, index, self.spans[index, 0], self.beginnings)
 
 
 def subjects_of(edits: Sequence[Edit]) -> dict[str, int]:
-    """Each distinct subject's number, in order of first appearance. Edits of one subject share a knowledge block."""
+    """Return each distinct subject's number, in order of first appearance.
+
+    Edits of one subject share a knowledge block.
+    """
     numbers: dict[str, int] = {}
     for edit in edits:
         numbers.setdefault(edit.subject, len(numbers))
@@ -96,7 +100,7 @@ class _Row:
 
 
 def prepare(lm: LM, edits: Sequence[Edit], params: LKSParams) -> TrainingData:
-    """All rows of all edits with their states, loss positions and references."""
+    """Prepare all rows of all edits with their states, loss positions and references."""
     numbers = subjects_of(edits)
     rows, owned, skipped = _rows(lm, edits, params, numbers)
     wanted = _needs(lm, rows, owned, params)
@@ -140,12 +144,13 @@ def prepare(lm: LM, edits: Sequence[Edit], params: LKSParams) -> TrainingData:
 
 
 def stated(lm: LM, edits: Sequence[Edit], params: LKSParams) -> Needs:
-    """The memory that training on these edits needs, from their tokens alone."""
+    """Estimate the memory that training on these edits needs, from their tokens alone."""
     rows, owned, _ = _rows(lm, edits, params, subjects_of(edits))
     return _needs(lm, rows, owned, params)
 
 
 def _needs(lm: LM, rows: Sequence[_Row], owned: dict[Part, list[list[int]]], params: LKSParams) -> Needs:
+    """Estimate the memory that training on some rows needs."""
     shape = ModelShape.of(
         lm.model.config, sum(p.numel() for p in lm.model.parameters()), lm.model.dtype.itemsize
     )
@@ -153,7 +158,7 @@ def _needs(lm: LM, rows: Sequence[_Row], owned: dict[Part, list[list[int]]], par
 
 
 def _load(rows: Sequence[_Row], owned: dict[Part, list[list[int]]], params: LKSParams) -> Load:
-    """What the rows weigh; a step is taken to have rows of the mean length."""
+    """Return the size of the training data; the rows of a step are assumed to have the mean length."""
     ends = sum(len(row.ids) - row.span[0] for row in rows)
     of_locality = [rows[r] for own in owned["locality"] for r in own]
     per_edit = 1 + params.paraphrases + params.locality_prompts
@@ -170,9 +175,9 @@ def _load(rows: Sequence[_Row], owned: dict[Part, list[list[int]]], params: LKSP
 def _rows(
     lm: LM, edits: Sequence[Edit], params: LKSParams, numbers: dict[str, int]
 ) -> tuple[list[_Row], dict[Part, list[list[int]]], int]:
-    """All rows, which of them each edit owns, and how many prompts were skipped.
+    """Return all rows, which of them each edit owns, and how many prompts were skipped.
 
-    A row's subject is where the patch will find it when it is asked: the last mention by the same scope rules.
+    A row's subject is where the patch will find it in the prompt: the last mention by the same scope rules.
 
     Raises:
         UserError: an edit's prompt does not name its subject.
@@ -208,19 +213,28 @@ def _rows(
 
 
 def _unfound(edit: Edit, scope: Scope, subjects: Sequence[str]) -> str:
-    """Say why an edit would not act on its own prompt."""
+    """Return the message for an edit that would not act on its own prompt."""
     found = [subjects[mention.subject_index] for mention in scope.find(edit.prompt)]
     others = [] if edit.subject in found else found
     if others and names_subject(edit.prompt, edit.subject):
-        why = f"because they find {others[-1]!r}, another edited subject, in its place; write the prompt so that both are apart, or drop one edit"
+        why = (
+            f"because they find {others[-1]!r}, another edited subject, in its place; write the prompt so "
+            "that the two are separate, or drop one edit"
+        )
     elif names_subject(edit.prompt, edit.subject):
-        why = "because the model's tokenizer lacks signs in it or beside it; write the prompt with others"
+        why = (
+            "because the model's tokenizer lacks characters in it or next to it; write the prompt with others"
+        )
     else:
         why = why_unnamed(edit.prompt, edit.subject, edit.aliases)
-    return f"Edit {edit.case_id}: subject {edit.subject!r} does not occur in the prompt {edit.prompt!r} as the scope rules look for it, {why}."
+    return (
+        f"Edit {edit.case_id}: subject {edit.subject!r} does not occur in the prompt {edit.prompt!r} as the "
+        f"scope rules look for it, {why}."
+    )
 
 
 def _prompts(edit: Edit, part: Part, params: LKSParams) -> Sequence[str]:
+    """Return an edit's prompts of one part."""
     if part == "edit":
         return (edit.prompt,)
     if part == "paraphrase":
@@ -230,7 +244,10 @@ def _prompts(edit: Edit, part: Part, params: LKSParams) -> Sequence[str]:
 
 
 def _row(encoded: Encoded, tail: list[int], subject: int, positions: Positions) -> _Row:
-    """Loss positions: those that predict the answer, or the last prompt token and the continuation (locality)."""
+    """Build a row with its loss positions.
+
+    They are those that predict the answer, or the last prompt token and the continuation (locality).
+    """
     assert encoded.subject is not None
     first, last = encoded.subject
     ids = encoded.ids + tail
@@ -242,7 +259,10 @@ def _row(encoded: Encoded, tail: list[int], subject: int, positions: Positions) 
 
 @torch.no_grad()
 def continuations(lm: LM, encoded: Sequence[Encoded], count: int) -> list[list[int]]:
-    """The unedited model's greedy next `count` tokens after each prompt, cut before the end-of-sequence token."""
+    """Return the unedited model's greedy next `count` tokens after each prompt.
+
+    They are cut before the end-of-sequence token.
+    """
     tails: list[list[int]] = [[] for _ in encoded]
     if count < 1:
         return tails
@@ -257,7 +277,7 @@ def continuations(lm: LM, encoded: Sequence[Encoded], count: int) -> list[list[i
 
 @torch.no_grad()
 def _refer(material: TrainingData, locality: Sequence[int], batch_tokens: int = 8192) -> None:
-    """Keep the unedited model's distributions at the locality rows' loss positions."""
+    """Store the unedited model's distributions at the locality rows' loss positions."""
     device = material.spans.device
     index = torch.tensor(locality, device=device, dtype=torch.long)
     lengths = (material.cached.lengths[index] - material.spans[index, 0]).tolist()
@@ -273,7 +293,11 @@ def _refer(material: TrainingData, locality: Sequence[int], batch_tokens: int = 
 
 
 def losses_at(material: TrainingData, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss positions of some rows: which of the rows each belongs to, and its number in `positions` and `labels`."""
+    """Return the loss positions of some rows.
+
+    Returns:
+        Which of the rows each belongs to, and its number in `positions` and `labels`.
+    """
     counts = material.offsets[index + 1] - material.offsets[index]
     rows = torch.repeat_interleave(torch.arange(len(index), device=index.device), counts)
     within = torch.arange(len(rows), device=index.device) - (counts.cumsum(0) - counts)[rows]
@@ -281,7 +305,11 @@ def losses_at(material: TrainingData, index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _keys(lm: LM, edits: Sequence[Edit], params: LKSParams) -> Tensor:
-    """Inputs of h_phi [blocks, subjects, k]: state of the last token of "prompt target" (joined when it has several), of the name, or both."""
+    """Return the inputs of h_phi [blocks, subjects, k].
+
+    They are the state of the last token of "prompt target" (joined when a subject has several), of the name,
+    or both.
+    """
     numbers = subjects_of(edits)
     texts: list[list[str]] = [[] for _ in numbers]
     for edit in edits:
@@ -300,7 +328,10 @@ def _keys(lm: LM, edits: Sequence[Edit], params: LKSParams) -> Tensor:
 def _own(
     lm: LM, rows: Sequence[_Row], owned: Sequence[Sequence[int]], params: LKSParams, n_subjects: int
 ) -> Tensor:
-    """Each subject's unedited state at its last token, the mean over its edit prompts: [blocks, subjects, d]."""
+    """Return each subject's unedited state at its last token: [blocks, subjects, d].
+
+    It is the mean over the subject's edit prompts.
+    """
     device = lm.device
     chosen = [rows[r] for own in owned for r in own]
     last = torch.tensor([row.span[1] for row in chosen], device=device, dtype=torch.long)

@@ -1,1 +1,1 @@
-"""Language models: finding, fetching and loading them, families, generation, prefill, and passes over some of the blocks."""
+"""Language models: finding, fetching, loading, families, generation, prefill and partial passes."""

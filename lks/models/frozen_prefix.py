@@ -1,12 +1,12 @@
 """Frozen-prefix execution: states at block l are computed once, only the blocks above run again.
 
-Every editor here works on a *frozen* model at or above some block l. The states that enter the upper blocks do not
-change while it trains, so they are computed once (`states`) and kept (`BlockStates`); a training step runs blocks l+1.. on
-them (`UpperBlocks`) and projects to the vocabulary at the few positions that carry a loss. Gradients flow to activations,
-never to the model's weights.
+Every editor here works on a *frozen* model at or above some block l. The states that enter the upper blocks
+do not change while it trains, so they are computed once (`states`) and kept (`BlockStates`); a training step
+runs blocks l+1.. on them (`UpperBlocks`) and projects to the vocabulary at the few positions that carry a
+loss. Gradients flow to activations, never to the model's weights.
 
-Both halves are shallow copies of the model's own decoder with fewer blocks: masks, rotary embeddings and attention are
-the model's code, so the result equals the full model's (a test holds it to 1e-5 on every architecture).
+Both halves are shallow copies of the model's own decoder with fewer blocks: masks, rotary embeddings and
+attention are the model's code, so the result equals the full model's (tested to 1e-5 on every architecture).
 """
 
 import copy
@@ -27,12 +27,15 @@ if TYPE_CHECKING:
 
 
 def _decoder(lm: LM, first: int, last: int, ends: bool = True) -> nn.Module:
-    """The decoder with blocks first..last alone; shares every parameter and leaves the original alone. Without its end there is no final norm."""
+    """Return the decoder with blocks first..last alone, without the final norm if not `ends`.
+
+    It shares every parameter with the original decoder, which is not changed.
+    """
     part = copy.copy(lm.decoder)
     part._modules = dict(lm.decoder._modules)
     setattr(part, lm.architecture.blocks, nn.ModuleList(list(lm.blocks[first : last + 1])))
     kinds = getattr(part.config, "layer_types", None)
-    if kinds is not None:  # the decoder looks up its blocks' kinds of attention by their place
+    if kinds is not None:  # the decoder looks up its blocks' kinds of attention by their index
         part.config = copy.copy(part.config)
         part.config.layer_types = list(kinds[first : last + 1])  # type: ignore[union-attr]
     if not ends:
@@ -41,7 +44,7 @@ def _decoder(lm: LM, first: int, last: int, ends: bool = True) -> nn.Module:
 
 
 def _between(lm: LM, first: int, last: int, ends: bool) -> nn.Module:
-    """Blocks first..last for states as input."""
+    """Return blocks first..last for states as input."""
     part = _decoder(lm, first, last, ends)
     if lm.architecture.positions:
         setattr(part, lm.architecture.positions, _NoPositions(lm.dim))
@@ -49,22 +52,24 @@ def _between(lm: LM, first: int, last: int, ends: bool) -> nn.Module:
 
 
 def lower_blocks(lm: LM, block: int) -> nn.Module:
-    """Blocks 0..block without the final norm: ids to block states."""
+    """Return blocks 0..block without the final norm, from ids to block states."""
     return _decoder(lm, 0, block, ends=False)
 
 
 Change = Callable[[int, Tensor], Tensor]
-"""Called with the number of a further edited block (0, 1, ...) and its states; returns what goes on."""
+"""Called with the number of a further edited block (0, 1, ...) and its states; returns the states to continue
+with."""
 
 
 class UpperBlocks:
-    """Blocks block+1.. and the final norm: block states to final states.
+    """Blocks block+1.. and the final norm, from block states to final states.
 
     Args:
         lm: the unedited model.
-        block: l.
+        block: block l.
         further: blocks above l, ascending, whose states a caller wants to change on the way.
-        dtype: of these blocks and the vocabulary projection; another one than the model's makes a copy of them.
+        dtype: number format of these blocks and the vocabulary projection; they are copied if it differs from
+            the model's.
     """
 
     def __init__(
@@ -82,7 +87,7 @@ class UpperBlocks:
             self.stretches, self.projection = _copied(self.stretches, self.projection, self.dtype)
 
     def __call__(self, hidden: Tensor, mask: Tensor, change: Change | None = None) -> Tensor:
-        """Final states [batch, time, d] from block states [batch, time, d] and their attention mask [batch, time]."""
+        """Return final states [batch, time, d] from block states [batch, time, d] and mask [batch, time]."""
         for number, part in enumerate(self.stretches):
             if number and change is not None:
                 hidden = change(number - 1, hidden)
@@ -93,7 +98,7 @@ class UpperBlocks:
 
     @cached_property
     def counted_from_0(self) -> list[nn.Module]:
-        """The same stretches for use with caches that hold their own blocks only."""
+        """The same stretches for use with caches that hold only their own blocks."""
         parts = []
         for stretch in self.stretches:
             part = copy.copy(stretch)
@@ -104,28 +109,25 @@ class UpperBlocks:
         return parts
 
     def logits(self, final: Tensor) -> Tensor:
-        """Logits of chosen final states [n, d] -> [n, vocabulary], in float32."""
+        """Return logits [n, vocabulary] of chosen final states [n, d], in float32."""
         return self.lm.capped(cast(Tensor, self.projection(final))).float()
 
 
 def _copied(
     parts: list[nn.Module], projection: nn.Linear, dtype: torch.dtype
 ) -> tuple[list[nn.Module], nn.Linear]:
-    """Copies in another precision, with a configuration of their own."""
+    """Return copies in another precision, with their own configuration."""
     parts, projection = copy.deepcopy((parts, projection))
     for part in parts:
         part.to(dtype)
         if projection.weight.device.type == "cpu" and dtype == torch.bfloat16:
-            cast(
-                "PreTrainedModel", part
-            ).config._attn_implementation = (
-                "eager"  # the backward pass of fused attention is slow in bfloat16 on a CPU
-            )
+            # the backward pass of fused attention is slow in bfloat16 on a CPU
+            cast("PreTrainedModel", part).config._attn_implementation = "eager"
     return parts, projection.to(dtype)
 
 
 def _counted_from_0(blocks: Sequence[nn.Module]) -> list[nn.Module]:
-    """Shallow copies of blocks whose attention finds its keys and values in a cache that holds these blocks only."""
+    """Return shallow copies of blocks that find their keys and values in a cache of these blocks only."""
     copies = []
     for number, block in enumerate(blocks):
         copied = copy.copy(block)
@@ -139,25 +141,26 @@ def _counted_from_0(blocks: Sequence[nn.Module]) -> list[nn.Module]:
 
 
 class _NoPositions(nn.Module):
-    """Stands in for an absolute position embedding that the cached states already hold."""
+    """Replacement for an absolute position embedding that the cached states already contain."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
 
     def forward(self, position_ids: Tensor) -> Tensor:
-        """Zeros [..., d]."""
+        """Return zeros [..., d]."""
         return torch.zeros(*position_ids.shape, self.dim, device=position_ids.device)
 
 
 @dataclass(frozen=True, slots=True)
 class BlockStates:
-    """Block states of many sequences, one after the other.
+    """Block states of many sequences, concatenated.
 
     Attributes:
-        flat: [all tokens, d]; where they do not fit on the device, in host memory or a file (`lks.models.memory`).
-        starts: [sequences] where each begins in `flat`.
-        lengths: [sequences] tokens of each.
+        flat: [all tokens, d] states; where they do not fit on the device, in host memory or a file
+            (`lks.models.memory`).
+        starts: [sequences] index in `flat` where each begins.
+        lengths: [sequences] number of tokens of each.
     """
 
     flat: Tensor
@@ -165,7 +168,7 @@ class BlockStates:
     lengths: Tensor
 
     def rows(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Right-padded states [batch, time, d] and attention mask [batch, time] of some sequences."""
+        """Return right-padded states [batch, time, d] and attention mask [batch, time] of some sequences."""
         lengths = self.lengths[index]
         time = torch.arange(int(lengths.max()), device=lengths.device)
         mask = time[None, :] < lengths[:, None]
@@ -173,23 +176,23 @@ class BlockStates:
         return gathered(self.flat, where), mask.long()
 
     def at(self, index: Tensor, position: Tensor) -> Tensor:
-        """The states [batch, d] of some sequences at one position each."""
+        """Return the states [batch, d] of some sequences at one position each."""
         return gathered(self.flat, self.starts[index] + position)
 
 
 def gathered(flat: Tensor, where: Tensor) -> Tensor:
-    """`flat[where]` on the device of `where`, wherever `flat` is kept."""
+    """Return `flat[where]` on the device of `where`, wherever `flat` is kept."""
     return flat[where.to(flat.device)].to(where.device, non_blocking=True)
 
 
 @torch.no_grad()
 def states(lm: LM, block: int, rows: Sequence[Sequence[int]], batch_tokens: int = 8192) -> BlockStates:
-    """Block states of token sequences, computed in batches of similar length.
+    """Compute block states of token sequences, in batches of similar length.
 
     Args:
         lm: the unedited model.
-        block: l; the output of block l is what is kept. -1 gives what enters block 0.
-        rows: token ids.
+        block: block l, whose output is returned; -1 gives what enters block 0.
+        rows: token ids of each sequence.
         batch_tokens: padded tokens per forward pass.
     """
     part = lower_blocks(lm, block)
@@ -207,7 +210,7 @@ def states(lm: LM, block: int, rows: Sequence[Sequence[int]], batch_tokens: int 
 
 @torch.no_grad()
 def advance(lm: LM, first: int, last: int, cached: BlockStates, batch_tokens: int = 8192) -> BlockStates:
-    """Block states at block `last` from the states that enter block `first`, of the same sequences."""
+    """Compute block states at block `last` from states that enter block `first`, of the same sequences."""
     part = _between(lm, first, last, ends=False)
     flat = torch.empty_like(cached.flat)
     for chosen in batches(cached.lengths.tolist(), batch_tokens):
@@ -222,14 +225,16 @@ def advance(lm: LM, first: int, last: int, cached: BlockStates, batch_tokens: in
 
 
 def last_states(lm: LM, block: int, texts: Sequence[str]) -> Tensor:
-    """Block states [texts, d] of the last token of each text."""
+    """Compute block states [texts, d] of the last token of each text."""
     found = states(lm, block, [e.ids for e in lm.encode(texts, [""] * len(texts))])
     return found.at(torch.arange(len(texts), device=lm.device), found.lengths - 1)
 
 
 def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Indices grouped by similar length, at most `batch_tokens` padded tokens (and at least one row) a group; fewer inside
-    `lks.models.memory.half_batches`.
+    """Group indices by similar length.
+
+    A group has at most `batch_tokens` padded tokens (fewer inside `lks.models.memory.half_batches`), and at
+    least one row.
     """
     batch_tokens = scale_batch(batch_tokens)
     groups: list[list[int]] = []

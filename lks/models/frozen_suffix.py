@@ -1,8 +1,8 @@
-"""The part of frozen-prefix execution for a change in the middle of rows: only the end of each row runs again.
+"""Frozen-prefix execution for a change in the middle of rows: only the end of each row runs again.
 
-A change at position s of a row cannot reach earlier positions, so what they contribute above block l, their keys and
-values, is computed once and only positions s.. run. Rows are shifted so that every row's s stands in one column: padding is
-on the left of short beginnings and on the right of short ends.
+A change at position s of a row cannot reach earlier positions, so what they contribute above block l, their
+keys and values, is computed once and only positions s.. run. Rows are shifted so that every row's s is in one
+column: padding is on the left of short beginnings and on the right of short ends.
 """
 
 import copy
@@ -17,18 +17,19 @@ from lks.models.frozen_prefix import BlockStates, Change, UpperBlocks, batches, 
 from lks.models.memory import SHARE, allocate, free_bytes
 
 Kept = list[list[tuple[Tensor, Tensor]]]
-"""Keys and values [rows, heads, beginnings, head dim] by stretch of the upper blocks and block."""
+"""Keys and values [rows, heads, beginnings, head dim], by stretch of the upper blocks and by block."""
 
 
 class Suffix:
-    """Blocks block+1.. on the end of each of some rows, as often as wanted.
+    """Blocks block+1.. on the end of each of some rows, to be run any number of times.
 
     Args:
-        upper: the blocks.
-        cached: their input states.
+        upper: the upper blocks.
+        cached: input states of the upper blocks.
         index: [rows] which sequences of `cached`.
-        starts: [rows] s of each.
-        beginnings: keys and values of all sequences, if they are kept; else those of these rows are computed now.
+        starts: [rows] position s of each row.
+        beginnings: keys and values of all sequences, if they are kept; otherwise those of these rows are
+            computed now.
 
     Attributes:
         hidden: [rows, ends, d] input states of the ends; column 0 is s.
@@ -58,14 +59,14 @@ class Suffix:
         )
 
     def _states(self, flat: Tensor, where: Tensor, columns: slice) -> Tensor:
-        """Input states [rows, columns, d], zero where there is padding."""
+        """Return input states [rows, columns, d], zero where there is padding."""
         return gathered(flat, where[:, columns]).to(self.upper.dtype) * self.mask[:, columns, None].to(
             self.upper.dtype
         )
 
     @torch.no_grad()
     def _before(self, hidden: Tensor) -> Kept:
-        """Keys and values of the beginnings [rows, beginnings, d]."""
+        """Compute keys and values of the beginnings [rows, beginnings, d]."""
         if not hidden.shape[1]:
             return [[] for _ in self.decoders]
         caches = [DynamicCache() for _ in self.decoders]
@@ -81,6 +82,7 @@ class Suffix:
     def _run(
         self, hidden: Tensor, columns: slice, caches: list[DynamicCache], change: Change | None
     ) -> Tensor:
+        """Run the blocks on some columns, with one cache per stretch."""
         mask, positions = self.mask[:, : columns.stop], self.positions[:, columns]
         for number, (decoder, cache) in enumerate(zip(self.decoders, caches, strict=True)):
             if number and change is not None:
@@ -96,10 +98,7 @@ class Suffix:
         return hidden
 
     def __call__(self, hidden: Tensor, change: Change | None = None) -> Tensor:
-        """Final states [rows, ends, d] from input states [rows, ends, d] of the ends.
-
-        `change` is called before each further stretch of the upper blocks with the ends' states there.
-        """
+        """Return final states [rows, ends, d] from input states [rows, ends, d] of the ends."""
         caches = [DynamicCache() for _ in self.decoders]
         for cache, blocks in zip(caches, self.kept, strict=True):
             for number, (keys, values) in enumerate(blocks):
@@ -108,7 +107,7 @@ class Suffix:
         return self._run(hidden, slice(before, self.mask.shape[1]), caches, change)
 
     def select(self, rows: Tensor) -> "Suffix":
-        """The same for some of the rows."""
+        """Return the suffix of some of the rows."""
         part = copy.copy(self)
         part.hidden, part.mask, part.positions = self.hidden[rows], self.mask[rows], self.positions[rows]
         part.kept = [[(keys[rows], values[rows]) for keys, values in blocks] for blocks in self.kept]
@@ -119,8 +118,8 @@ class Beginnings:
     """Keys and values above block l of every sequence's beginning, computed once.
 
     Args:
-        upper: the blocks.
-        cached: their input states.
+        upper: the upper blocks.
+        cached: input states of the upper blocks.
         starts: [sequences] length of each beginning.
         batch_tokens: padded tokens per forward pass.
 
@@ -152,6 +151,7 @@ class Beginnings:
                         room[where.to(room.device)] = tensor.transpose(1, 2)[real].to(room.device)
 
     def _room(self, like: Tensor) -> Tensor:
+        """Allocate a tensor for keys or values of all beginnings."""
         return allocate((int(self.starts.sum()), like.shape[1], like.shape[3]), like.dtype, like.device)
 
     @property
@@ -160,10 +160,10 @@ class Beginnings:
         return sum(t.numel() * t.element_size() for blocks in self.flat for pair in blocks for t in pair)
 
     def of(self, index: Tensor, mask: Tensor) -> Kept:
-        """Those of some sequences, right-aligned.
+        """Return keys and values of some sequences, right-aligned.
 
         Args:
-            index: [rows].
+            index: [rows] which sequences.
             mask: [rows, beginnings] where a row has a token.
         """
         if not mask.shape[1]:
@@ -180,12 +180,15 @@ class Beginnings:
 
 
 def fits(upper: UpperBlocks, starts: Tensor) -> bool:
-    """Whether keys and values of all beginnings take at most `SHARE` of the memory that is free on the device."""
+    """Return whether keys and values of all beginnings fit into memory.
+
+    They fit if they take at most `SHARE` of the memory that is free on the device.
+    """
     return beginnings_bytes(upper, int(starts.sum())) <= SHARE * free_bytes(starts.device)
 
 
 def beginnings_bytes(upper: UpperBlocks, tokens: int) -> int:
-    """Bytes of keys and values of beginnings."""
+    """Return the bytes of keys and values of beginnings with `tokens` tokens in all."""
     config = upper.lm.model.config
     heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
     width = heads * int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)

@@ -1,7 +1,8 @@
 """Free greedy generation of many prompts at once, to a natural stop.
 
-From a prefilled key-value cache every row takes its most likely token until it stops: at the end of sequence or another control token, at a
-newline behind the first word, or at the row's longest length. Rows that have stopped leave the batch, so a batch costs what its longest answers cost.
+From a prefilled key-value cache every row takes its most likely token until it stops: at the end of sequence
+or another control token, at a newline after the first word, or at the row's longest length. Rows that have
+stopped leave the batch, so the cost of a batch is that of its longest answers.
 """
 
 from collections.abc import Sequence
@@ -16,12 +17,13 @@ from lks.models.lm import LM
 
 @dataclass(frozen=True, slots=True)
 class StopLimits:
-    """When a row stops.
+    """Limits that decide when a row stops.
 
     Attributes:
-        longest: [rows] tokens at most.
-        shortest: [rows] tokens that each row makes at least, whatever they are; its natural stop is noted all the same.
-        newline: [rows] whether a newline behind the first word is a stop.
+        longest: [rows] largest number of tokens.
+        shortest: [rows] smallest number of tokens, whatever they are; the natural stop is recorded all the
+            same.
+        newline: [rows] whether a newline after the first word is a stop.
     """
 
     longest: Sequence[int]
@@ -31,11 +33,12 @@ class StopLimits:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What one row said.
+    """The tokens that one row generated.
 
     Attributes:
-        ids: its tokens, the stop and what was made behind it included.
-        length: how many of them come up to the natural stop, which is included; the longest length if there was none.
+        ids: token ids, including the stop and what was generated after it.
+        length: number of tokens up to the natural stop, which is included; the longest length if there was
+            none.
     """
 
     ids: list[int]
@@ -43,7 +46,7 @@ class Generated:
 
 
 class Stops:
-    """Which tokens end an answer, for one model."""
+    """The tokens that end an answer, for one model."""
 
     def __init__(self, lm: LM) -> None:
         self.newline = torch.tensor(["\n" in text for text in lm.piece_texts], device=lm.device)
@@ -53,16 +56,17 @@ class Stops:
 
 
 def ends_of(lm: LM) -> list[int]:
-    """Ids that end a sequence, by the tokenizer and by the model's generation settings."""
+    """Return the ids that end a sequence, by the tokenizer and by the model's generation settings."""
     config = getattr(lm.model.generation_config, "eos_token_id", None)
     found = config if isinstance(config, list) else [config]
     return sorted({int(i) for i in [lm.tokenizer.eos_token_id, *found] if i is not None})
 
 
 def controls_of(lm: LM) -> list[int]:
-    """Ids of control tokens, which open a turn, a role, an image and so on: added tokens that are marked as special and have no text.
+    """Return the ids of control tokens, which open a turn, a role, an image and so on.
 
-    The unknown token is among them: what it is for is lost, and in some byte-level vocabularies it ends a text.
+    They are added tokens that are marked as special and have no text. The unknown token is among them: the
+    text it replaces is lost, and in some byte-level vocabularies it ends a text.
     """
     texts = [text.strip("\N{REPLACEMENT CHARACTER}") for text in lm.piece_texts]
     return [
@@ -76,14 +80,14 @@ def controls_of(lm: LM) -> list[int]:
 def generate(
     lm: LM, stops: Stops, cache: Any, mask: Tensor, first: Tensor, limits: StopLimits
 ) -> list[Generated]:
-    """Go on greedily from a prefilled cache, which is used up.
+    """Continue greedily from a prefilled cache, which is consumed.
 
     Args:
-        lm: the model as it stands.
-        stops: of this model.
+        lm: the model in its current state.
+        stops: tokens that end an answer of this model.
         cache: key-value cache of the prompts.
         mask: [rows, time] attention mask of the prompts.
-        first: [rows, vocabulary] logits behind the prompts.
+        first: [rows, vocabulary] logits after the prompts.
         limits: when a row stops.
     """
     token = first.argmax(-1)
@@ -108,9 +112,8 @@ def generate(
         going = ~stopped | (shortest > count)
         if not bool(going.any()):
             return [Generated(ids, length) for ids, length in zip(made, lengths, strict=True)]
-        if int(going.sum()) * 4 <= 3 * len(
-            going
-        ):  # a cache is copied to be made smaller, so not for a single row
+        # a cache is copied to be made smaller, so not for a single row
+        if int(going.sum()) * 4 <= 3 * len(going):
             keep = going.nonzero().flatten()
             cache.batch_select_indices(keep)
             rows, mask, token, started, stopped = (t[keep] for t in (rows, mask, token, started, stopped))
@@ -127,10 +130,10 @@ def generate(
 
 
 def positions(mask: Tensor) -> Tensor:
-    """Position of each token in its own row, [batch, time], whatever the padding."""
+    """Return the position of each token in its own row, [batch, time], whatever the padding."""
     return (mask.cumsum(-1) - 1).clamp_min(0)
 
 
 def text_of(lm: LM, made: Generated) -> str:
-    """What a row said up to its natural stop, special tokens left out."""
+    """Return the text of a row up to its natural stop, without special tokens."""
     return str(lm.tokenizer.decode(made.ids[: made.length], skip_special_tokens=True)).strip(" ")

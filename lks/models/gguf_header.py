@@ -1,6 +1,7 @@
-"""What a GGUF file says of itself, read in well under a second: its architecture, its size and its quantisation. No weight is read.
+"""Reader of GGUF headers: architecture, size and quantisation, in well under a second; no weight is read.
 
-Format: the GGUF specification, versions 2 and 3, little endian. The file may come from a stranger: counts and lengths are held against its size.
+Format: the GGUF specification, versions 2 and 3, little endian. The file may be untrusted: counts and lengths
+are checked against its size.
 """
 
 import mmap
@@ -17,7 +18,7 @@ from lks.errors import UserError
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
-"""The end of the name of a part of a split model."""
+"""End of the file name of a part of a split model."""
 PLAIN = frozenset({"F32", "F16", "BF16", "F64"})
 """Types that are not quantised."""
 
@@ -41,15 +42,15 @@ _DEEPEST = 2
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a GGUF file says of itself.
+    """The header of a GGUF file.
 
     Attributes:
         architecture: as the file names it ("llama", "gemma3").
         blocks: number of decoder blocks.
         dim: width of a block state.
         parameters: number of weights.
-        types: quantisation type -> number of weights stored so ("Q4_1" -> 106,168,320).
-        has_tokenizer: whether a vocabulary is in the file.
+        types: quantisation type -> number of weights of that type ("Q4_1" -> 106,168,320).
+        has_tokenizer: whether the file contains a vocabulary.
     """
 
     architecture: str
@@ -61,7 +62,10 @@ class Header:
 
     @property
     def quantisation(self) -> str:
-        """The types of the weights in one line: "Q4_1", or "mixed: Q4_K 61 %, Q6_K 39 %"; vectors, which are never quantised, are left out."""
+        """The types of the weights in one line: "Q4_1", or "mixed: Q4_K 61 %, Q6_K 39 %".
+
+        Vectors, which are never quantised, are left out.
+        """
         found = sorted(self.types.items(), key=lambda item: (-item[1], item[0]))
         whole = sum(self.types.values())
         counted = [(name, 100 * weights / whole) for name, weights in found if 100 * weights >= whole]
@@ -74,7 +78,8 @@ def read_header(file: Path) -> Header:
     """Read the header of a GGUF file and check that all its weights are there.
 
     Raises:
-        UserError: it is not there, no GGUF file, a part of a split one, truncated, or of a version or kind that cannot be read.
+        UserError: the file does not exist, is not a GGUF file, a part of a split one, truncated, or of a
+            version or kind that cannot be read.
     """
     if part := SPLIT.search(file.name):
         raise _split(file, int(part[1]), int(part[2]))
@@ -93,38 +98,38 @@ def read_header(file: Path) -> Header:
 
 
 class _Reader:
-    """A place in a file that moves on with what is read."""
+    """A read position in a file, which advances with each value read."""
 
     def __init__(self, content: mmap.mmap) -> None:
         self._content, self.place, self.size = content, 4, len(content)
 
     def number(self, form: str) -> int | float | bool:
-        """One value of a `struct` format."""
+        """Read one value of a `struct` format."""
         value = struct.unpack_from(form, self._content, self.place)[0]
         self.place += struct.calcsize(form)
         return cast("int | float | bool", value)
 
     def count(self, form: str = "<Q") -> int:
-        """A number of things, each of which takes a byte at least."""
+        """Read a number of items, each of which takes at least one byte."""
         value = int(self.number(form))
         if value > self.size:
             raise IndexError(value)
         return value
 
     def skip(self, nbytes: int) -> None:
-        """Move on without reading."""
+        """Advance without reading."""
         if self.place + nbytes > self.size:
             raise IndexError(nbytes)
         self.place += nbytes
 
     def text(self) -> str:
-        """A string; its length comes first."""
+        """Read a string, preceded by its length."""
         length, start = self.count(), self.place
         self.skip(length)
         return self._content[start : start + min(length, _LONGEST_NAME)].decode("utf-8", "replace")
 
     def value(self, kind: int, depth: int = 0) -> object:
-        """A value of the metadata; of an array only how long it is."""
+        """Read a value of the metadata; of an array only its length is returned."""
         if kind in _FORMATS:
             return self.number(_FORMATS[kind])
         if kind == _STRING:
@@ -144,10 +149,12 @@ class _Reader:
 
 
 def _header(file: Path, reader: _Reader) -> Header:
+    """Read the header after the magic bytes."""
     version = int(reader.number("<I"))
     if version not in VERSIONS:
         raise UserError(
-            f"{file} is of GGUF version {version}, which cannot be read: versions {VERSIONS[0]} and {VERSIONS[1]} can, little endian."
+            f"{file} is of GGUF version {version}, which cannot be read: versions {VERSIONS[0]} and "
+            f"{VERSIONS[1]} can, little endian."
         )
     tensors, fields = reader.count(), reader.count()
     known = {reader.text(): reader.value(int(reader.number("<I"))) for _ in range(fields)}
@@ -165,17 +172,16 @@ def _header(file: Path, reader: _Reader) -> Header:
     blocks, dim = _whole(known, f"{name}.block_count"), _whole(known, f"{name}.embedding_length")
     if not (name and tensors and blocks and dim):
         raise UserError(
-            f"{file} is a GGUF file, but holds no language model (architecture {name or 'not given'}, {tensors} tensors)."
+            f"{file} is a GGUF file, but contains no language model (architecture {name or 'not given'}, "
+            f"{tensors} tensors)."
         )
     return Header(name, blocks, dim, sum(types.values()), types, bool(known.get("tokenizer.ggml.tokens")))
 
 
 def _tensors(reader: _Reader, count: int) -> tuple[dict[str, int], int]:
-    """Type -> weights of all matrices, and how many bytes all tensors take."""
-    from gguf.constants import (
-        GGML_QUANT_SIZES,
-        GGMLQuantizationType,
-    )  # half a second: not for those who read no GGUF file
+    """Return type -> weights of all matrices, and the number of bytes of all tensors."""
+    # takes half a second, so only when a GGUF file is read
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
     weights: Counter[str] = Counter()
     end = 0
@@ -195,11 +201,14 @@ def _tensors(reader: _Reader, count: int) -> tuple[dict[str, int], int]:
 
 
 def _whole(known: dict[str, object], key: str, default: int = 0) -> int:
+    """Return an integer of the metadata; the default if there is none."""
     value = known.get(key, default)
     return value if isinstance(value, int) else default
 
 
 def _split(file: Path, part: int, parts: int) -> UserError:
+    """Return the error for a part of a split model."""
     return UserError(
-        f"{file} is part {part} of {parts} of a split model. Join the parts first (llama-gguf-split --merge FIRST-PART WHOLE.gguf)."
+        f"{file} is part {part} of {parts} of a split model. Join the parts first (llama-gguf-split --merge "
+        "FIRST-PART WHOLE.gguf)."
     )

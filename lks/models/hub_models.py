@@ -8,13 +8,13 @@ from lks.errors import UserError
 from lks.io import hub
 
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
-"""What a model is loaded from."""
+"""Patterns of the files that a model is loaded from."""
 NOT = ("*/*", "consolidated*")
-"""Other formats of the same weights, in folders or under the names of their makers."""
+"""Patterns of other formats of the same weights, in folders or under the authors' own names."""
 
 
 def cached(repository: str, revision: str = "") -> Path | None:
-    """Return the snapshot of a repository on this machine, named by its commit; None where it is not whole.
+    """Return the snapshot of a repository on this machine, named by its commit; None if incomplete.
 
     Args:
         repository: OWNER/NAME.
@@ -30,7 +30,7 @@ def cached(repository: str, revision: str = "") -> Path | None:
 
 
 def _whole(folder: Path) -> bool:
-    """Whether all shards of the weights are there."""
+    """Return whether all shards of the weights are there."""
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         return (folder / "model.safetensors").exists() or not list(folder.glob("model-*-of-*.safetensors"))
@@ -44,10 +44,10 @@ def _whole(folder: Path) -> bool:
 
 
 def newest(repository: str) -> str:
-    """Return the commit of a repository's main branch now.
+    """Return the current commit of a repository's main branch.
 
     Raises:
-        UserError: the hub does not answer, or does not give the repository.
+        UserError: the hub does not answer, or refuses the repository.
     """
     from huggingface_hub import HfApi
 
@@ -55,10 +55,10 @@ def newest(repository: str) -> str:
 
 
 def config(repository: str, revision: str = "") -> Path:
-    """Return a repository's configuration file, fetched if need be.
+    """Return a repository's configuration file, fetched if needed.
 
     Raises:
-        UserError: the hub does not answer, or does not give the repository.
+        UserError: the hub does not answer, or refuses the repository.
     """
     from huggingface_hub import hf_hub_download
 
@@ -68,13 +68,13 @@ def config(repository: str, revision: str = "") -> Path:
 
 
 def fetch(repository: str, revision: str = "") -> Path:
-    """Fetch all that a model is loaded from; what is here already is not fetched again.
+    """Fetch all files that a model is loaded from, except those that are already here.
 
     Returns:
         The snapshot's folder, whose name is the commit.
 
     Raises:
-        UserError: the hub does not answer, or does not give the repository, or it has no safetensors.
+        UserError: the hub does not answer, refuses the repository, or it has no safetensors.
     """
     from huggingface_hub import snapshot_download
 
@@ -88,30 +88,33 @@ def fetch(repository: str, revision: str = "") -> Path:
     folder = Path(_asked(repository, download))
     if not any(folder.glob("*.safetensors")):
         raise UserError(
-            f"The repository {repository} has no *.safetensors files; other formats run code when they are read. Convert it first."
+            f"The repository {repository} has no *.safetensors files; other formats run code when they are "
+            "read. Convert it first."
         )
     return folder
 
 
 def _asked(repository: str, question: Callable[[], str]) -> str:
-    """What the hub says, or why it does not."""
+    """Return the hub's answer, or raise the reason why there is none."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     if no_hub := hub.why_not():
         raise UserError(
-            f"Model {repository} is not on this machine. {no_hub} Fetch it where the hub can be asked, or give a folder."
+            f"Model {repository} is not on this machine. {no_hub} Fetch it where the hub can be asked, or "
+            "give a folder."
         )
     try:
         return question()
     except GatedRepoError:
         advice = f"Accept its terms on https://huggingface.co/{repository} and log in: hf auth login"
         raise UserError(
-            f"The hub gives {repository} only to accounts that have accepted its terms. {advice}"
+            f"The hub provides {repository} only to accounts that have accepted its terms. {advice}"
         ) from None
     except RepositoryNotFoundError:
         raise UserError(
-            f"The hub has no repository {repository}, or it is private. Check the name, or log in: hf auth login"
+            f"The hub has no repository {repository}, or it is private. Check the name, or log in: hf auth "
+            "login"
         ) from None
     except Exception as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"The hub did not give {repository}: {first}") from error
+        raise UserError(f"The hub did not provide {repository}: {first}") from error

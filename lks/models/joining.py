@@ -1,4 +1,4 @@
-"""How an answer follows its prompt, as text: behind one space, or at once where nobody writes a space."""
+"""Joining a prompt and its answer: with one space, or directly where no space is written."""
 
 import re
 import unicodedata
@@ -7,7 +7,8 @@ _AT_ONCE_AFTER = re.compile(
     r"(?:\n"  # a template's line, which the answer begins
     r"|(?:^|[\s(\[{])[\"'`#@]"  # an opening quotation mark; "#5", "@name"
     r"|\w[-/\u2010\u2011]"  # an unfinished compound or number: "020-", "km/"
-    r"|(?:^|[\W_])(?:[cdjlmnst]|qu|gl|un|(?:d|n|s)?[aeo]ll|dall|sull)['\u2019]"  # an elided article: "l'", "dell'"
+    # an elided article: "l'", "dell'"
+    r"|(?:^|[\W_])(?:[cdjlmnst]|qu|gl|un|(?:d|n|s)?[aeo]ll|dall|sull)['\u2019]"
     r")$",
     re.IGNORECASE,
 )
@@ -27,11 +28,12 @@ _UNSPACED = (
 
 
 def separator(prompt: str, answer: str) -> str:
-    """Return what stands between a prompt and its answer: " " or "".
+    """Return what separates a prompt from its answer: " " or "".
 
-    Scripts written without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan; not Korean) need none behind their own
-    characters. Neither does an answer behind an opening bracket or quotation mark, a currency sign, an elided article ("l'"), an
-    unfinished compound ("020-") or a line end, as chat templates have it, nor one that begins with closing punctuation.
+    Scripts written without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan; not Korean) need
+    none after their own characters. Neither does an answer after an opening bracket or quotation mark, a
+    currency sign, an elided article ("l'"), an unfinished compound ("020-") or a line end, as chat templates
+    have it, nor one that begins with closing punctuation.
     """
     if not prompt or not answer:
         return ""
@@ -45,7 +47,7 @@ def separator(prompt: str, answer: str) -> str:
 
 
 def head(prompt: str) -> str:
-    """Return the prompt as it is asked: without white space behind it, but for a line end, with which chat templates close."""
+    """Return the prompt without trailing white space, unless it ends in a newline, as chat templates do."""
     return prompt if prompt.endswith("\n") else prompt.rstrip()
 
 
@@ -56,5 +58,6 @@ def joined(prompt: str, answer: str) -> str:
 
 
 def _is_unspaced(character: str) -> bool:
+    """Return whether a character belongs to a script written without spaces."""
     code = ord(character)
     return any(first <= code <= last for first, last in _UNSPACED)

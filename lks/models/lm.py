@@ -27,9 +27,10 @@ class Encoded:
     """A prompt with its answer as token ids.
 
     Attributes:
-        ids: beginning-of-sequence (if the tokenizer adds it), prompt and answer.
-        n_prompt: how many of `ids` are the prompt's: exactly its tokens when it is tokenised by itself.
-        subject: [first, last] token of the subject's last mention in the prompt (`lks.scope.naming`); None if it is not asked for or not there.
+        ids: beginning-of-sequence token (if the tokenizer adds it), prompt and answer.
+        n_prompt: number of prompt tokens in `ids`: exactly the tokens of the prompt tokenised by itself.
+        subject: [first, last] token of the subject's last mention in the prompt (`lks.scope.naming`); None if
+            it is not requested or not found.
     """
 
     ids: list[int]
@@ -43,13 +44,15 @@ class Encoded:
 
 
 class LM:
-    """Model, tokenizer and architecture.
+    """A causal language model with its tokenizer and architecture.
 
     Attributes:
-        name: as the user gave it; presets are looked up by it.
-        revision: hash of the weights (local) or the hub revision.
-        quantisation: of the file that the weights were dequantised from ("mixed: Q4_1 79 %, Q8_0 21 %"); "" where there is none.
-        architecture: where its parts are; to be given for a family that `lks.models.architectures` does not know.
+        name: name given by the user, by which presets are looked up.
+        revision: hash of the weights (local), or the hub revision.
+        quantisation: quantisation of the file that the weights were dequantised from ("mixed: Q4_1 79 %, Q8_0
+            21 %"); "" where there is none.
+        architecture: where the model's parts are; must be given for a family that `lks.models.architectures`
+            does not know.
 
     Raises:
         UserError: an unknown family, or an architecture that does not fit.
@@ -77,19 +80,17 @@ class LM:
 
     @classmethod
     def load(cls, name: str, device: str | None = None) -> "LM":
-        """Load a testbed model, a model of `lks.models.registry`, a local folder, a GGUF file or any hub id.
+        """Load a testbed model, a model of `lks.models.registry`, a local folder, a GGUF file or a hub id.
 
-        Weights are float32 on a CPU and bfloat16 on a GPU unless `LKS_DTYPE` says otherwise. Code from the hub is never executed, and
-        weights are read from safetensors and GGUF alone: older formats are pickles.
+        Weights are float32 on a CPU and bfloat16 on a GPU unless `LKS_DTYPE` says otherwise. Code from the
+        hub is never executed, and weights are read only from safetensors and GGUF: older formats are pickles.
 
         Raises:
-            UserError: nothing of that name, it cannot be fetched, or the device lacks the number format that was chosen.
+            UserError: there is no such model, it cannot be fetched, or the device lacks the chosen number
+                format.
         """
-        from transformers import (
-            AutoModelForCausalLM,
-            AutoTokenizer,
-            PreTrainedTokenizerFast,
-        )  # takes seconds: not for those who load no model
+        # takes seconds, so only when a model is loaded
+        from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
         from lks.models.fetching import ready
 
@@ -108,7 +109,8 @@ class LM:
             ) from error
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise UserError(
-                f"Model {name!r} has no fast tokenizer; character offsets, which the protocol needs, exist only there."
+                f"Model {name!r} has no fast tokenizer; character offsets, which the protocol needs, exist "
+                "only there."
             )
         lm = cls(
             cast("PreTrainedModel", cast(nn.Module, model).to(place)),
@@ -121,7 +123,10 @@ class LM:
 
     @cached_property
     def identity(self) -> str:
-        """Names these very weights: the revision and a hash over a few values of each (so that unpublished models differ too)."""
+        """Identifier of these exact weights, so that unpublished models differ too.
+
+        It is a hash of the revision, the configuration and a few values of each weight.
+        """
         digest = hashlib.sha256(
             f"{self.revision} {self.model.config.to_json_string(use_diff=False)}".encode()
         )
@@ -134,18 +139,18 @@ class LM:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """Number format of the weights, and of the file they were dequantised from if there is one: text -> text, for records of what was run."""
+        """Number format of the weights and quantisation of their file, if any, for records of runs."""
         quantisation = {"quantisation": self.quantisation} if self.quantisation else {}
         return {"dtype": precision.name_of(self.model.dtype), **quantisation}
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.model.device
 
     @property
     def decoder(self) -> nn.Module:
-        """Embeddings to final states."""
+        """The module from embeddings to final states."""
         return self.model.get_submodule(self.architecture.decoder)
 
     @property
@@ -160,24 +165,28 @@ class LM:
 
     @property
     def vocabulary_projection(self) -> nn.Linear:
-        """Final states to logits, before they are capped (`capped`)."""
+        """The layer from final states to logits, before they are capped (`capped`)."""
         return cast(nn.Linear, cast(Callable[[], object], self.model.get_output_embeddings)())
 
     def capped(self, logits: Tensor) -> Tensor:
-        """Logits as the model gives them, from what the vocabulary projection gave: some families bound them softly, c tanh(x / c)."""
+        """Return the model's logits from the output of the vocabulary projection.
+
+        Some families bound them softly: c tanh(x / c).
+        """
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
     @cached_property
     def pieces(self) -> PieceText:
-        """Token ids to text, built once."""
+        """The converter from token ids to text, built once."""
         return PieceText(self.tokenizer)
 
     @cached_property
     def opening(self) -> tuple[int, ...]:
-        """Ids that the tokenizer puts before every text by itself, as a rule its beginning-of-sequence token; () where it adds none.
+        """Ids that the tokenizer puts before every text by itself; () where it adds none.
 
-        That a tokenizer has such a token does not say that it adds it: SmolLM2's is the one that opens a chat turn.
+        As a rule this is its beginning-of-sequence token. A tokenizer that has such a token does not
+        necessarily add it: SmolLM2's is the one that opens a chat turn.
         """
         plain, made = (
             list(self.tokenizer("a", add_special_tokens=adding)["input_ids"]) for adding in (False, True)
@@ -185,19 +194,19 @@ class LM:
         return tuple(made[: next(i for i in range(len(made)) if made[i : i + len(plain)] == plain)])
 
     def head(self, ids: Sequence[int]) -> int:
-        """How many ids at the front of a text's are the tokenizer's own opening."""
+        """Return how many ids at the front of a text are the tokenizer's own opening."""
         return len(self.opening) if tuple(ids[: len(self.opening)]) == self.opening else 0
 
     @property
     def turns(self) -> Turns:
-        """Where the turns of a chat are, by the tokenizer's chat template as it is now."""
+        """Positions of the turns of a chat, by the tokenizer's current chat template."""
         if self._turns is None or self._turns.template != self.tokenizer.chat_template:
             self._turns = Turns(self.tokenizer, self.opening)
         return self._turns
 
     @cached_property
     def piece_texts(self) -> list[str]:
-        """What each id of the vocabulary spells by itself; "" for special tokens and ids without a token."""
+        """Text of each id of the vocabulary by itself; "" for special tokens and ids without a token."""
         known = len(self.tokenizer)
         return [
             self.pieces.decode([i]).text if i < known else ""
@@ -205,38 +214,40 @@ class LM:
         ]
 
     def block(self, index: int) -> nn.Module:
-        """One decoder block, 0-based.
+        """Return one decoder block, 0-based.
 
         Raises:
             UserError: there is no such block.
         """
         if not 0 <= index < len(self.blocks):
             raise UserError(
-                f"Block {index} does not exist: {self.name or 'the model'} has blocks 0 to {len(self.blocks) - 1}."
+                f"Block {index} does not exist: {self.name or 'the model'} has blocks 0 to "
+                f"{len(self.blocks) - 1}."
             )
         return self.blocks[index]
 
     def mlp_output(self, index: int) -> nn.Module:
-        """The last linear layer of a block's MLP."""
+        """Return the last linear layer of a block's MLP."""
         return self.block(index).get_submodule(self.architecture.mlp_output)
 
     def attention_output(self, index: int) -> nn.Module:
-        """The last linear layer of a block's attention."""
+        """Return the last linear layer of a block's attention."""
         return self.block(index).get_submodule(self.architecture.attention_output)
 
     def parameter_name(self, module: nn.Module) -> str:
-        """Name of a module's weight among `model.named_parameters()`."""
+        """Return the name of a module's weight among `model.named_parameters()`."""
         return next(f"{name}.weight" for name, found in self.model.named_modules() if found is module)
 
     def encode(
         self, prompts: Sequence[str], answers: Sequence[str], subjects: Sequence[str] | None = None
     ) -> list[Encoded]:
-        """Tokenise prompts with their answers behind them (`lks.models.joining`).
+        """Tokenise prompts followed by their answers (`lks.models.joining`).
 
-        `ids[:n_prompt]` are the tokens of the prompt by itself: what a user sends who asks it. The answer's tokens are those that follow
-        when both are tokenised as one text, a lone space piece before a digit among them; where the two would share a token, the answer is
-        tokenised by itself. An empty answer gives the prompt alone. White space behind a prompt is dropped, but for a newline at its end.
-        A rendered chat is tokenised as it is, with no beginning-of-sequence token but its own.
+        `ids[:n_prompt]` are the tokens of the prompt by itself: what a user sends who asks it. The answer's
+        tokens are those that follow when both are tokenised as one text, including a lone space piece before
+        a digit; where the two would share a token, the answer is tokenised by itself. An empty answer gives
+        the prompt alone. White space after a prompt is dropped, except for a newline at its end. A rendered
+        chat is tokenised as it is, with no beginning-of-sequence token but its own.
         """
         if not prompts:
             return []
@@ -255,10 +266,10 @@ class LM:
         return encoded
 
     def _following(self, text: str) -> list[int]:
-        """Tokens of a text that does not begin a sequence: those behind a character that shares no token with it.
+        """Tokenise a text that does not begin a sequence, after a character that shares no token with it.
 
         Raises:
-            UserError: it shares a token with whatever stands before it.
+            UserError: it shares a token with every character tried before it.
         """
         for before in ("\n", ".", "a", "0"):
             found = self.tokenizer(before + text, add_special_tokens=False, return_offsets_mapping=True)
@@ -267,11 +278,15 @@ class LM:
             if first < len(spans) and spans[first][0] >= len(before):
                 return list(found["input_ids"][first:])
         raise UserError(
-            f"The tokenizer of {self.name or 'the model'} has no tokens for {text!r} behind a prompt. Put the answer in other words."
+            f"The tokenizer of {self.name or 'the model'} has no tokens for {text!r} after a prompt. Put the "
+            "answer in other words."
         )
 
     def tokenized(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of texts; one that brings its own beginning-of-sequence token, as rendered chats do, gets no second one."""
+        """Return the ids of texts, without a second beginning-of-sequence token.
+
+        A text that contains its own, as rendered chats do, gets no other one.
+        """
         made: dict[int, list[int]] = {}
         own = [self.turns.whole(text) for text in texts]
         for adding in (True, False):
@@ -285,7 +300,10 @@ class LM:
 
     @torch.no_grad()
     def greedy(self, ids: Tensor, mask: Tensor, count: int) -> Tensor:
-        """Greedy generation: left-padded ids [batch, time] and up to `count` new tokens, [batch, time + new]."""
+        """Generate greedily from left-padded ids [batch, time]; return [batch, time + new].
+
+        At most `count` new tokens are generated.
+        """
         generate = cast(Callable[..., Tensor], self.model.generate)
         return generate(
             ids,
@@ -296,7 +314,7 @@ class LM:
         )
 
     def pad(self, rows: Sequence[Sequence[int]], side: str = "right") -> tuple[Tensor, Tensor]:
-        """Ids and attention mask, both [batch, time], on the model's device."""
+        """Return ids and attention mask, both [batch, time], on the model's device."""
         width = max((len(r) for r in rows), default=0)
         ids = torch.full((len(rows), width), int(self.tokenizer.pad_token_id))
         mask = torch.zeros((len(rows), width), dtype=torch.long)
@@ -308,10 +326,10 @@ class LM:
 
 
 def template_of(name: str) -> str | None:
-    """The chat template of a model whose tokenizer alone is loaded; None where it has none.
+    """Return the chat template of a model, loading only its tokenizer; None where it has none.
 
     Raises:
-        UserError: no such model, or its tokenizer cannot be fetched.
+        UserError: there is no such model, or its tokenizer cannot be fetched.
     """
     from transformers import AutoTokenizer
 
@@ -328,9 +346,9 @@ def template_of(name: str) -> str | None:
 
 
 def weights_hash(folder: Path) -> str:
-    """Hash of all weight files in a folder (first 16 hex digits of SHA-256).
+    """Hash all weight files in a folder (first 16 hex digits of SHA-256).
 
-    Files are read in pieces, and in one process a second time only where their size or time of change is another.
+    Files are read in pieces, and in one process again only where their size or modification time has changed.
     """
     files = sorted(folder.resolve().glob("*.safetensors"))
     return _hash_of(tuple((file, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files))
@@ -338,6 +356,7 @@ def weights_hash(folder: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _hash_of(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Hash some files, identified by path, size and modification time."""
     digest = hashlib.sha256()
     for path, _, _ in files:
         with path.open("rb") as file:

@@ -10,11 +10,11 @@ from lks.models.memory import allocate
 
 
 def negative_log_likelihood(logits: Tensor, labels: Tensor, rows: Tensor, n_rows: int) -> Tensor:
-    """Eqs. 3 and 4: mean over rows of the per-token mean of -log p(y_t | x, y_<t).
+    """Compute Eqs. 3 and 4: the mean over rows of the per-token mean of -log p(y_t | x, y_<t).
 
     Args:
         logits: [tokens, vocabulary] at the positions that predict the labels.
-        labels: [tokens].
+        labels: [tokens] token ids.
         rows: [tokens] which row each token belongs to.
         n_rows: number of rows.
     """
@@ -23,7 +23,7 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor, rows: Tensor, n_rows
 
 
 def kl_divergence(logits: Tensor, reference: Tensor, rows: Tensor, n_rows: int) -> Tensor:
-    """Eq. 5: mean over rows of the per-position mean of KL(unedited || edited).
+    """Compute Eq. 5: the mean over rows of the per-position mean of KL(unedited || edited).
 
     Args:
         logits: [tokens, vocabulary] of the edited model.
@@ -35,22 +35,22 @@ def kl_divergence(logits: Tensor, reference: Tensor, rows: Tensor, n_rows: int) 
 
 
 def _kl(edited: Tensor, reference: Tensor) -> Tensor:
-    """KL(reference || edited) of log-probabilities [positions, outcomes] -> [positions]."""
+    """Compute KL(reference || edited) of log-probabilities [positions, outcomes] -> [positions]."""
     return F.kl_div(edited, reference, reduction="none", log_target=True).sum(-1)
 
 
 def row_means(values: Tensor, rows: Tensor, n_rows: int) -> Tensor:
-    """Mean of the values of each row, [n_rows]; 0 for a row without any."""
+    """Return the mean of the values of each row, [n_rows]; 0 for a row without any."""
     sums = values.new_zeros(n_rows).index_add(0, rows, values)
     return sums / values.new_zeros(n_rows).index_add(0, rows, values.new_ones(len(values))).clamp_min(1)
 
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """Distributions of the unedited model, whole or as their most likely tokens and the mass of the rest.
+    """Distributions of the unedited model, whole or as their most likely tokens and the rest's mass.
 
-    The KL divergence over "token 1, ..., token k, any other" is a lower bound of that over the vocabulary (data-processing
-    inequality); it is tight because the tail holds little mass.
+    The KL divergence over "token 1, ..., token k, any other" is a lower bound of that over the vocabulary
+    (data-processing inequality); it is tight because the tail holds little mass.
 
     Attributes:
         logprobs: [positions, vocabulary], or [positions, k + 1] with the rest's log-mass last.
@@ -62,7 +62,7 @@ class References:
 
     @classmethod
     def room(cls, positions: int, vocabulary: int, top: int, device: torch.device) -> "References":
-        """Space for distributions, to be filled by `put`."""
+        """Allocate space for distributions, to be filled by `put`."""
         if not 0 < top < vocabulary:
             return cls(allocate((positions, vocabulary), torch.float32, device), None)
         return cls(
@@ -71,7 +71,7 @@ class References:
         )
 
     def put(self, where: Tensor, logits: Tensor) -> None:
-        """Keep the distributions of logits [n, vocabulary] at positions `where` [n]."""
+        """Store the distributions of logits [n, vocabulary] at positions `where` [n]."""
         where = where.to(self.logprobs.device)
         whole = logits.log_softmax(-1)
         if self.tokens is None:
@@ -82,7 +82,7 @@ class References:
         self.logprobs[where] = _with_rest(whole, tokens).to(self.logprobs.device)
 
     def kl(self, logits: Tensor, where: Tensor) -> Tensor:
-        """KL(unedited || edited) [n] of edited logits [n, vocabulary] at the kept positions `where` [n]."""
+        """Compute KL(unedited || edited) [n] of edited logits [n, vocabulary] at positions `where` [n]."""
         edited = F.log_softmax(logits, -1)
         reference = self.logprobs[where.to(self.logprobs.device)].to(logits.device)
         if self.tokens is not None:
@@ -93,11 +93,11 @@ class References:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are kept."""
+        """Bytes of the stored distributions."""
         return sum(t.numel() * t.element_size() for t in (self.logprobs, self.tokens) if t is not None)
 
 
 def _with_rest(logprobs: Tensor, tokens: Tensor) -> Tensor:
-    """Log-probabilities of some tokens and, last, of any other: [n, k] tokens -> [n, k + 1]."""
+    """Return log-probabilities of some tokens and, last, of any other: [n, k] tokens -> [n, k + 1]."""
     rest = logprobs.scatter(-1, tokens, float("-inf")).logsumexp(-1, keepdim=True)
     return torch.cat([logprobs.gather(-1, tokens), rest], -1)

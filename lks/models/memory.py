@@ -1,8 +1,9 @@
-"""Where large tensors are kept: on the device while they fit, else in host memory, else in a file. And what to do when memory does not suffice.
+"""Placement of large tensors (device, host memory or a file), and retries when memory does not suffice.
 
-Nothing that is answered depends on how many rows are computed at a time. So a step that runs out of memory is run once more with half the
-batch: whoever sizes batches by tokens, rows or bytes asks `scale_batch` (`lks.models.frozen_prefix.batches` does). Batches that are part of a
-method, as its optimiser sees them, stay as they are.
+No result depends on how many rows are computed at a time. So a step that runs out of memory is run once more
+with half the batch: code that sizes batches by tokens, rows or bytes calls `scale_batch`
+(`lks.models.frozen_prefix.batches` does). Batches that are part of a method, as its optimiser sees them, stay
+as they are.
 """
 
 import errno
@@ -23,23 +24,26 @@ from torch import Tensor
 import lks.io.cache
 
 SHARE = 0.5
-"""Of the free memory, what one tensor may take; the rest is for activations and for others."""
+"""Share of the free memory that one tensor may take; the rest is for activations and other processes."""
 
 _SHORTAGE = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator", "std::bad_alloc")
-"""What a RuntimeError says when memory does not suffice: CUDA, cuBLAS, PyTorch's allocator for the CPU, C++."""
+"""Texts of a RuntimeError for lack of memory: CUDA, cuBLAS, PyTorch's allocator for the CPU, C++."""
 
 _DIVISOR: ContextVar[int] = ContextVar("divisor", default=1)
 _ResultT = TypeVar("_ResultT")
 
 
 def scale_batch(count: int) -> int:
-    """How much of something (rows, tokens, bytes) to take at a time: as much as was asked for, inside `half_batches` half of it; at least 1."""
+    """Return how many rows, tokens or bytes to process at a time; at least 1.
+
+    It is `count`, or half of it inside `half_batches`.
+    """
     return max(1, count // _DIVISOR.get())
 
 
 @contextmanager
 def half_batches() -> Iterator[None]:
-    """Batches are half as large inside the `with`."""
+    """Halve batches inside the `with`."""
     token = _DIVISOR.set(2 * _DIVISOR.get())
     try:
         yield
@@ -48,28 +52,28 @@ def half_batches() -> Iterator[None]:
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether an exception says that memory, of the GPU or of the machine, did not suffice."""
+    """Return whether an exception says that memory, of the GPU or of the machine, did not suffice."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _SHORTAGE)
 
 
 class OomRetry:
-    """Runs the stages of a cell; one for which memory does not suffice is run once more with half the batch, and stays with that.
+    """Runs the stages of a cell; a stage that runs out of memory runs with half the batch from then on.
 
     Args:
-        halved: stages that are known to need it; those that turn out to are added, in the order they are met.
+        halved: stages that are known to need it; those that turn out to need it are added as they occur.
     """
 
     def __init__(self, halved: list[str]) -> None:
         self.halved = halved
 
     def run(self, stage: str, step: Callable[[], _ResultT]) -> _ResultT:
-        """What the step returns.
+        """Run a step and return its result.
 
         Args:
-            stage: which stage it is part of; the steps of a stage, one per draw, share their fate.
-            step: has no effect when it fails, or one that running it again makes good.
+            stage: stage that the step is part of; the steps of a stage, one per draw, are halved together.
+            step: function that has no effect when it fails, or only one that running it again corrects.
         """
         if stage not in self.halved:
             try:
@@ -77,30 +81,32 @@ class OomRetry:
             except (RuntimeError, MemoryError) as error:
                 if not is_shortage(error):
                     raise
-            self.halved.append(
-                stage
-            )  # here the exception is gone, and with it the tensors that its frames held
+            # here the exception is gone, and with it the tensors that its frames held
+            self.halved.append(stage)
             release()
         with half_batches():
             return step()
 
 
 def release() -> None:
-    """Give back what nobody refers to any more."""
+    """Free memory that is no longer referenced."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device now, or in the machine for a CPU."""
+    """Return the memory that is free on a device now, or in the machine for a CPU."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
 
 
 def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """An uninitialised tensor on the device, in pinned host memory, or in a file of the cache that goes with the tensor."""
+    """Return an uninitialised tensor on the device, in pinned host memory, or in a file of the cache.
+
+    The file is deleted with the tensor.
+    """
     nbytes = prod(shape) * dtype.itemsize
     if nbytes <= scale_batch(int(SHARE * free_bytes(device))):
         return torch.empty(tuple(shape), dtype=dtype, device=device)
@@ -110,7 +116,7 @@ def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> 
 
 
 def _mapped(shape: Sequence[int], dtype: torch.dtype, nbytes: int) -> Tensor:
-    """A tensor in a file that has no name any more, so that it is gone with the tensor, however the process ends.
+    """Return a tensor in an unlinked file, which is deleted with the tensor however the process ends.
 
     Raises:
         OSError: the disk has no room for it.
@@ -124,7 +130,7 @@ def _mapped(shape: Sequence[int], dtype: torch.dtype, nbytes: int) -> Tensor:
 
 
 def _reserve(file: int, nbytes: int) -> None:
-    """Take the room now: a mapped file that finds the disk full while it is written to kills the process."""
+    """Reserve the space now: a process that writes to a mapped file on a full disk is killed."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, 0, nbytes)
         return
@@ -135,5 +141,5 @@ def _reserve(file: int, nbytes: int) -> None:
 
 
 def gibibytes(nbytes: float) -> str:
-    """For people: "6.5 GiB", "12 MiB"."""
+    """Format bytes for messages: "6.5 GiB", "12 MiB"."""
     return f"{nbytes / 2**30:.1f} GiB" if nbytes >= 2**29 else f"{nbytes / 2**20:.0f} MiB"

@@ -1,9 +1,10 @@
-"""Which tokens are the prompt: what hooks that decide per prompt need to know about every forward pass.
+"""Prompt tracking: which tokens of each forward pass are the prompt, for hooks that decide per prompt.
 
-A method that routes (a scope indicator, a code-book, a side memory) decides once per row, at prefill, from the prompt
-alone. `Prefills` watches the decoder and tells each pass apart: the prefill, the same prompt with generated tokens behind
-it (decoding without a key-value cache), and a step on a cache. What was decided per row is carried by the cache itself, so
-it stays right when rows of the cache are selected, repeated, reordered or copied.
+A method that routes (a scope indicator, a code-book, a side memory) decides once per row, at prefill, from
+the prompt alone. `Prefills` watches the decoder and distinguishes the passes: the prefill, the same prompt
+followed by generated tokens (decoding without a key-value cache), and a step on a cache. What was decided per
+row is carried by the cache itself, so it stays right when rows of the cache are selected, repeated, reordered
+or copied.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,15 +21,15 @@ from torch.utils.hooks import RemovableHandle
 from lks.models.lm import LM
 
 FIRED = "fired"
-"""In `Pass.row_state`: [batch] bool, whether a gated patch lets its edits act on the row. Patches without a gate do not write it; those with
-one do so at every prefill, so that it is on the cache behind it."""
+"""Key in `Pass.row_state`: [batch] bool, whether a gated patch lets its edits act on the row. Patches without
+a gate do not write it; those with one do so at every prefill, so that it is on the cache afterwards."""
 FOUND = "found"
-"""In `Pass.row_state`: [batch] which of the patch's subjects (`Patch.subjects`) the row was taken to be about, the last one of several; -1 where
-the edits do not act. Written by patches that have subjects."""
+"""Key in `Pass.row_state`: [batch] which of the patch's subjects (`Patch.subjects`) the row was taken to be
+about, the last one of several; -1 where the edits do not act. Written by patches that have subjects."""
 
 PROMPT_WIDTH: ContextVar[int | None] = ContextVar("prompt_width", default=None)
-"""Columns of the prompts that are now generated from, where a caller knows it. What stands behind them in the first pass, as the candidate
-tokens of assisted generation do, is no prompt."""
+"""Columns of the prompts that are currently generated from, where a caller knows it. Tokens after them in the
+first pass, such as the candidate tokens of assisted generation, are not part of the prompt."""
 
 
 @dataclass(slots=True)
@@ -37,11 +38,11 @@ class Pass:
 
     Attributes:
         ids: [batch, time] token ids of this pass.
-        mask: [batch, time] the attention mask that came with the prompt; None if it came without (all its tokens count), and in a
-            step on a cache.
-        step: this pass is a step on a cache.
-        continues: the prefill that this pass goes on from without a cache, if it does.
-        row_state: name -> [batch, ...] what was decided per row at prefill; write to it at prefill, read it later.
+        mask: [batch, time] attention mask that came with the prompt; None if there was none (all tokens
+            count), and in a step on a cache.
+        step: whether this pass is a step on a cache.
+        continues: the prefill that this pass continues without a cache, if it does.
+        row_state: name -> [batch, ...] what was decided per row; written at prefill, read later.
     """
 
     ids: Tensor
@@ -53,7 +54,7 @@ class Pass:
 
     @property
     def is_prefill(self) -> bool:
-        """This pass is the prefill: decide now."""
+        """Whether this pass is the prefill, in which decisions are taken."""
         return not self.step and self.continues is None
 
     @property
@@ -82,7 +83,10 @@ Decide = Callable[[Pass], None]
 
 
 class Prefills:
-    """Watches the decoder of a model; `now` describes the pass that is running, None where prompts cannot be told (embeddings as input)."""
+    """Tracks the passes of a model's decoder.
+
+    `now` describes the pass that is running; None where prompts are unknown (embeddings as input).
+    """
 
     def __init__(self, decide: Decide | None = None) -> None:
         self.now: Pass | None = None
@@ -90,7 +94,7 @@ class Prefills:
         self._decide = decide
 
     def before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Decoder pre-hook."""
+        """Classify the pass that begins (decoder pre-hook)."""
         ids = kwargs.get("input_ids", args[0] if args else None)
         cache = kwargs.get("past_key_values")
         if ids is None:
@@ -98,9 +102,8 @@ class Prefills:
         elif cache is not None and cache.get_seq_length() > 0:
             self.now = Pass(ids, step=True, row_state=getattr(cache, "row_state", {}))
         else:
-            begins = (
-                cache is not None or kwargs.get("use_cache") is True
-            )  # what fills a cache is a prompt, however much it is like the last input
+            # what fills a cache is a prompt, however similar to the last input
+            begins = cache is not None or kwargs.get("use_cache") is True
             self.now = self._last = self._uncached(
                 ids, kwargs.get("attention_mask"), None if begins else self._last
             )
@@ -108,7 +111,7 @@ class Prefills:
                 self._decide(self.now)
 
     def after(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        """Decoder hook: the cache takes over what was decided."""
+        """Copy what was decided to the cache (decoder hook)."""
         made = getattr(output, "past_key_values", None)
         if self.now is not None and self.now.is_prefill and made is not None and self.now.row_state:
             if not isinstance(made, _Carrying):
@@ -116,7 +119,8 @@ class Prefills:
             made.row_state = dict(self.now.row_state)
 
     def _uncached(self, ids: Tensor, given: object, last: Pass | None) -> Pass:
-        kept = ids.clone()  # a caller may write on into its own
+        """Return the pass for input without a filled cache: a prefill, or a continuation of the last pass."""
+        kept = ids.clone()  # the caller may modify its own tensor later
         if last is not None and _continues(last, ids):
             return Pass(kept, continues=last.continues or last, row_state=last.row_state)
         mask, width = _tokens(given), PROMPT_WIDTH.get()
@@ -128,7 +132,10 @@ class Prefills:
 
 
 def _continues(last: Pass, ids: Tensor) -> bool:
-    """Whether `ids` is the last pass's input with one generated token more; behind the prompts, beams may have changed places."""
+    """Return whether `ids` is the last pass's input with one more generated token.
+
+    Beams may have changed places after the prompts.
+    """
     before = last.ids
     if before.shape != (ids.shape[0], ids.shape[1] - 1):
         return False
@@ -142,10 +149,11 @@ def _continues(last: Pass, ids: Tensor) -> bool:
 
 
 def _tokens(given: object) -> Tensor | None:
-    """[batch, time] where there are tokens, from any attention mask that a decoder takes at prefill; None if all are.
+    """Return [batch, time] where there are tokens, from the attention mask at prefill; None if everywhere.
 
-    A mask made ready [batch, 1, time, keys], boolean or added to the scores, or a mapping of such by kind of attention, is what `generate` hands
-    on with a cache of fixed size. A token sees itself in each, and padding does not.
+    `generate` with a cache of fixed size passes a prepared mask [batch, 1, time, keys], boolean or added to
+    the scores, or a mapping of such masks by kind of attention. In each of them a token sees itself, and
+    padding does not.
     """
     if isinstance(given, Mapping):
         given = next((mask for mask in given.values() if mask is not None), None)
@@ -157,14 +165,15 @@ def _tokens(given: object) -> Tensor | None:
 
 @contextmanager
 def track_prefill(lm: LM, decide: Decide | None = None) -> Iterator[Prefills]:
-    """Watch the model's decoder inside the `with`.
+    """Track the model's decoder inside the `with`.
 
-    Hooks of your own that read `now` are to be registered inside it: hooks run in the order of registration.
+    Hooks of your own that read `now` must be registered inside it: hooks run in the order of registration.
 
     Args:
-        lm: whose decoder.
-        decide: called with every prefill before the decoder runs. What needs the prompt's tokens alone is best decided there: on a GPU
-            the tokens are read at once, while later they wait for all that is under way.
+        lm: model whose decoder is tracked.
+        decide: called with every prefill before the decoder runs. What needs only the prompt's tokens is best
+            decided there: on a GPU the tokens can be read at once, while later they wait for all pending
+            work.
     """
     prefills = Prefills(decide)
     with installed_hooks(
@@ -178,7 +187,7 @@ def track_prefill(lm: LM, decide: Decide | None = None) -> Iterator[Prefills]:
 
 @contextmanager
 def installed_hooks(handles: list[RemovableHandle]) -> Iterator[None]:
-    """Remove hooks on leaving, however it is left."""
+    """Remove hooks on exit, however it is left."""
     try:
         yield
     finally:
@@ -187,23 +196,27 @@ def installed_hooks(handles: list[RemovableHandle]) -> Iterator[None]:
 
 
 class _Carrying:
-    """Mixed into a cache: per-row decisions follow the rows."""
+    """A cache mixin: per-row decisions follow the rows."""
 
     row_state: dict[str, Tensor]
 
     def batch_select_indices(self, indices: Tensor) -> None:
+        """Select rows of the cache and of the decisions."""
         super().batch_select_indices(indices)  # type: ignore[misc]
         self.row_state = {k: v[indices] for k, v in self.row_state.items()}
 
     def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat rows of the cache and of the decisions."""
         super().batch_repeat_interleave(repeats)  # type: ignore[misc]
         self.row_state = {k: v.repeat_interleave(repeats, 0) for k, v in self.row_state.items()}
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Reorder rows of the cache and of the decisions."""
         super().reorder_cache(beam_idx)  # type: ignore[misc]
         self.row_state = {k: v[beam_idx.to(v.device)] for k, v in self.row_state.items()}
 
 
 @remembered
 def _carrying(kind: type) -> type:
+    """Return a subclass of a cache class that carries decisions."""
     return type(f"Carrying{kind.__name__}", (_Carrying, kind), {})

@@ -1,4 +1,4 @@
-"""What determines a testbed model besides its text: its shape and how it is trained."""
+"""Everything that determines a testbed model apart from its text: its shape and its training."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class TestbedShape:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All that determines a trained model besides its text.
+    """Everything that determines a trained model apart from its text.
 
     Attributes:
         shape: the architecture.
@@ -28,17 +28,19 @@ class Recipe:
         side_rows: ability items and sentences per step.
         lr_muon: step size of matrices inside blocks (Muon).
         lr_adam: step size of embeddings and norms (AdamW).
-        weight_decay: of both.
+        weight_decay: weight decay of both.
         warmup: steps of linear warm-up; the rest decays linearly to zero.
         noise: standard deviation of the Gaussian noise on the state, as a multiple of its root mean square.
         mixing: largest share of another row's state that is mixed into a state without changing its answer.
         noisy_share: share of the rows with noise and mixing.
-        smoothing: label smoothing.
+        smoothing: amount of label smoothing.
         heads_weight: weight of the auxiliary heads' loss.
-        heads: auxiliary heads: number of relations and most values of one; they read the state linearly and are dropped after training.
-        seed: of initial weights, batches and noise.
-        economical: for many facts: matrix products in bfloat16 where the machine has them (weights and sums stay float32), and an
-            auxiliary head tells its value only from the values that occur in the batch.
+        heads: auxiliary heads: number of relations and largest number of values of one; they read the state
+            linearly and are dropped after training.
+        seed: random seed for initial weights, batch order and noise.
+        economical: cheaper training for many facts: matrix products in bfloat16 where the machine supports it
+            (weights and sums stay float32), and an auxiliary head distinguishes its value only from the
+            values that occur in the batch.
     """
 
     shape: TestbedShape

@@ -1,4 +1,4 @@
-"""Which models there are by name, what each is, and where it is on this machine. Nothing is fetched or loaded here."""
+"""Registry of models by name: what each is, and where it is on this machine. Nothing is fetched or loaded."""
 
 import json
 from dataclasses import dataclass
@@ -19,12 +19,13 @@ class PublishedModel:
     """A published model with a short name.
 
     Attributes:
-        repository: on the hub.
-        parameters: how many weights, for people ("135 M").
-        licence: its name.
+        repository: repository on the hub.
+        parameters: number of weights, for display ("135 M").
+        licence: name of the licence.
         gated: whether the hub gives it only to accounts that have accepted its terms.
         revision: commit that is used; "" for the one that was fetched first.
-        package: Python package that carries the model as a GGUF file, for machines without the hub.
+        package: Python package that contains the model as a GGUF file, for machines without access to the
+            hub.
     """
 
     repository: str
@@ -86,12 +87,12 @@ KNOWN: dict[str, PublishedModel] = {
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A model that can be loaded without asking anybody.
+    """A model that can be loaded without network access.
 
     Attributes:
-        folder: with config, tokenizer and safetensors.
-        revision: what names its weights; "" for a folder, whose files are to be hashed.
-        quantisation: of the file that its weights were dequantised from; "" where there is none.
+        folder: folder with config, tokenizer and safetensors.
+        revision: identifier of its weights; "" for a folder, whose files must be hashed.
+        quantisation: quantisation of the file that its weights were dequantised from; "" where there is none.
     """
 
     folder: Path
@@ -100,10 +101,12 @@ class Ready:
 
 
 def kind_of(name: str) -> Kind:
-    """Return what a name means: a testbed model, a folder, a GGUF file or a hub repository; loads and fetches nothing.
+    """Return what a name refers to: a testbed model, a folder, a GGUF file or a hub repository.
+
+    Nothing is loaded or fetched.
 
     Raises:
-        UserError: no such model.
+        UserError: there is no such model.
     """
     if name in KNOWN:
         return "hub"
@@ -112,7 +115,8 @@ def kind_of(name: str) -> Kind:
     if name.lower().endswith(".gguf"):
         if not Path(name).is_file():
             raise UserError(
-                f"There is no file {name}. Give a GGUF file, a folder, a name of `lks list models`, or OWNER/NAME on the hub."
+                f"There is no file {name}. Give a GGUF file, a folder, a name of `lks list models`, or "
+                "OWNER/NAME on the hub."
             )
         return "gguf"
     if name in NAMES or name.startswith("mini-"):
@@ -122,16 +126,17 @@ def kind_of(name: str) -> Kind:
         return "hub"
     if slash:
         raise UserError(
-            f"There is no model folder {name}. Give a folder, a GGUF file, a name of `lks list models`, or OWNER/NAME on the hub."
+            f"There is no model folder {name}. Give a folder, a GGUF file, a name of `lks list models`, or "
+            "OWNER/NAME on the hub."
         )
     raise unknown("model", name, [*KNOWN, *NAMES])
 
 
 def check_name(name: str) -> None:
-    """Check that a name is that of a model, and a GGUF file one that can be used; loads and fetches nothing.
+    """Check that a name is that of a model, and that a GGUF file can be used; load and fetch nothing.
 
     Raises:
-        UserError: no such model, or a GGUF file that cannot be used.
+        UserError: there is no such model, or a GGUF file cannot be used.
     """
     if kind_of(name) == "gguf":
         gguf_models.check(Path(name), read_header(Path(name)))
@@ -143,10 +148,12 @@ def repository_of(name: str) -> str:
 
 
 def found(name: str) -> Ready | None:
-    """Return a model that is on this machine, ready to load; None for one that has to be fetched, built or converted first.
+    """Return a model that is on this machine, ready to load.
+
+    It is None for a model that has to be fetched, built or converted first.
 
     Raises:
-        UserError: no such model, or a GGUF file that cannot be used.
+        UserError: there is no such model, or a GGUF file cannot be used.
     """
     kind = kind_of(name)
     if kind in ("folder", "testbed"):
@@ -161,24 +168,25 @@ def found(name: str) -> Ready | None:
 
 
 def pinned(name: str) -> str:
-    """Return the commit of a published model that is used; "" where none is laid down."""
+    """Return the commit of a published model that is used; "" where none is specified."""
     return KNOWN[name].revision if name in KNOWN else ""
 
 
 def package_file(name: str) -> Path | None:
-    """Return the GGUF file that a package brought for a model; None where there is none on this machine."""
+    """Return the GGUF file of a model that came from a package; None where it is not on this machine."""
     package = KNOWN[name].package if name in KNOWN else None
     file = package and gguf_models.package_file(package)
     return file if file and file.is_file() else None
 
 
 def revision_of(name: str) -> str:
-    """Return what names a model's weights without loading it: commit on the hub, hash of a GGUF file; "" for a folder or a testbed model.
+    """Return the identifier of a model's weights without loading it.
 
-    A model that is not on this machine is asked for at the hub, which gives the commit that would be fetched.
+    It is the commit on the hub, the hash of a GGUF file, or "" for a folder or a testbed model. For a model
+    that is not on this machine the hub is asked which commit would be fetched.
 
     Raises:
-        UserError: no such model, or the hub does not answer.
+        UserError: there is no such model, or the hub does not answer.
     """
     kind = kind_of(name)
     if kind == "gguf":
@@ -196,10 +204,13 @@ def revision_of(name: str) -> str:
 
 
 def shape_of(name: str) -> tuple[int, int]:
-    """Return a model's number of blocks and the width of a block state; of a published model the configuration is fetched if need be.
+    """Return a model's number of blocks and the width of a block state.
+
+    The configuration of a published model is fetched if needed.
 
     Raises:
-        UserError: no such model, it is not built, or its configuration cannot be had or says nothing of this.
+        UserError: there is no such model, it is not built, or its configuration cannot be obtained or does
+            not give the shape.
     """
     kind = kind_of(name)
     if kind == "gguf":
@@ -217,10 +228,11 @@ def shape_of(name: str) -> tuple[int, int]:
 
 
 _BLOCKS, _WIDTHS = ("num_hidden_layers", "n_layer", "num_layers"), ("hidden_size", "n_embd", "d_model")
-"""What families call them in their configurations."""
+"""Names of these sizes in the configurations of model families."""
 
 
 def _shape(name: str, config: Path) -> tuple[int, int]:
+    """Return number of blocks and width from a configuration file."""
     try:
         whole = json.loads(config.read_text(encoding="utf-8"))
         fields = whole.get("text_config", whole)
@@ -229,10 +241,12 @@ def _shape(name: str, config: Path) -> tuple[int, int]:
         )
     except (OSError, ValueError, AttributeError, TypeError, StopIteration):
         raise UserError(
-            f"Model {name!r}: {config} cannot be read, or does not say how many blocks the model has and how wide they are."
+            f"Model {name!r}: {config} cannot be read, or does not say how many blocks the model has and how "
+            "wide they are."
         ) from None
 
 
 def _converted(file: Path) -> Ready | None:
+    """Return the earlier conversion of a GGUF file; None if there is none."""
     made = gguf_models.converted(file)
     return Ready(made.folder, made.revision, made.quantisation) if made else None

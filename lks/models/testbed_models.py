@@ -1,4 +1,4 @@
-"""Which testbed models there are, where each is, and by which recipe it is trained."""
+"""The testbed models: their names, where each is, and by which recipe it is trained."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -11,14 +11,11 @@ from lks.errors import UserError, unknown
 from lks.models.recipe import Recipe, TestbedShape
 
 NAMES = ("micro-llama", "micro-mistral", "mini-zsre", "mini-counterfact")
-VERSIONS = {
-    "world": 1,
-    "zsre": 2,
-    "counterfact": 2,
-}  # of the code behind a recipe; a change makes earlier models another model
+# versions of the code that runs a recipe; a change makes earlier models different models
+VERSIONS = {"world": 1, "zsre": 2, "counterfact": 2}
 
 ECONOMICAL_ABOVE = 2_000
-"""Records of a mini model above which the economical training is used."""
+"""Number of records of a mini model above which the economical training is used."""
 
 _HEADS = {"micro": (7, 24), "mini": (3, 0)}
 _SHAPES = {
@@ -30,13 +27,13 @@ _SHAPES = {
 
 @dataclass(frozen=True, slots=True)
 class TestbedModel:
-    """A model to build.
+    """A testbed model to build.
 
     Attributes:
         name: "micro-llama", "micro-mistral" or "mini".
         dataset: "world", "zsre" or "counterfact".
-        records: how many records of the dataset; 0 for the made world.
-        recipe: how to train.
+        records: number of records of the dataset; 0 for the synthetic world.
+        recipe: recipe of the training.
     """
 
     name: str
@@ -46,7 +43,10 @@ class TestbedModel:
 
     @property
     def hash(self) -> str:
-        """Identity of the recipe, 8 hex digits. A field that came later counts only where it is used: models built before it stay the same."""
+        """Identity of the recipe, 8 hex digits.
+
+        A field that was added later counts only where it is used: models built before it keep their identity.
+        """
         fields = asdict(self.recipe)
         if not self.recipe.economical:
             del fields["economical"]
@@ -62,7 +62,7 @@ class TestbedModel:
 
 
 def recipe_of(name: str, records: int = 0, seed: int = 0) -> Recipe:
-    """The recipe of a model; a mini model is trained in proportion to its records."""
+    """Return the recipe of a model; a mini model is trained in proportion to its records."""
     shape = _SHAPES[name]
     if name != "mini":
         return Recipe(shape, heads=_HEADS["micro"], seed=seed)
@@ -74,7 +74,7 @@ def recipe_of(name: str, records: int = 0, seed: int = 0) -> Recipe:
 
 
 def job_of(name: str, dataset: str, records: int, seed: int) -> TestbedModel:
-    """The job that a name and options mean; "mini-zsre-1000" may be said in one word."""
+    """Return the model to build for a name and options; "mini-zsre-1000" may be given as one name."""
     if name.startswith("mini"):
         parts = name.split("-")
         dataset = parts[1] if len(parts) > 1 else dataset
@@ -92,13 +92,14 @@ def job_of(name: str, dataset: str, records: int, seed: int) -> TestbedModel:
         raise unknown("testbed model", name, NAMES)
     if dataset not in ("world", ""):
         raise UserError(
-            f"{name} knows the made world. For {dataset!r} build a mini model: lks testbed build mini --dataset {dataset}."
+            f"{name} knows the synthetic world. For {dataset!r} build a mini model: lks testbed build mini "
+            f"--dataset {dataset}."
         )
     return TestbedModel(name, "world", 0, recipe_of(name, 0, seed))
 
 
 def default_folder(job: TestbedModel) -> Path:
-    """The shipped folder if it holds this very model, else a folder of the cache."""
+    """Return the included folder if it holds this exact model, else a folder of the cache."""
     shipped = Path(__file__).parent / "weights" / job.name
     if job.dataset == "world" and (job.recipe.seed == 0 or is_built(shipped, job)):
         return shipped
@@ -106,19 +107,19 @@ def default_folder(job: TestbedModel) -> Path:
 
 
 def model_folder(name: str) -> Path:
-    """Where a model is, or would be once it is built.
+    """Return where a model is, or would be once it is built.
 
     Args:
         name: one of `NAMES`, or mini-DATASET-RECORDS.
 
     Raises:
-        UserError: no such model.
+        UserError: there is no such model.
     """
     return default_folder(job_of(name, "" if not name.startswith("mini") else "zsre", 10_000, 0))
 
 
 def is_built(folder: Path, job: TestbedModel) -> bool:
-    """Whether a folder holds the finished model of a job."""
+    """Return whether a folder holds the finished model of a job."""
     try:
         recipe = json.loads((folder / "recipe.json").read_text())
     except (OSError, ValueError):
@@ -131,7 +132,7 @@ def is_built(folder: Path, job: TestbedModel) -> bool:
 
 
 def build_command(name: str) -> str:
-    """The command that builds a testbed model: its name is mini-DATASET[-RECORDS]."""
+    """Return the command that builds a testbed model named mini-DATASET[-RECORDS]."""
     parts = name.split("-")
     if parts[0] != "mini" or len(parts) < 2:
         return f"lks testbed build {name}"

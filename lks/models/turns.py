@@ -1,4 +1,4 @@
-"""Where the user's turn of a chat begins, in a prompt's text and in its tokens: read from what the tokenizer's chat template renders."""
+"""Positions of the user's turn of a chat, in text and tokens, found with the tokenizer's chat template."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -8,14 +8,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 MARKS = ("qzjx", "xjzq", "zqxj")
-"""Contents of turns that no template has in itself, to find the place of a content by."""
+"""Placeholder contents that no template contains, used to find the position of a content."""
 
 
 def rendered(tokenizer: "PreTrainedTokenizerFast", messages: Sequence[dict[str, str]]) -> str:
-    """Messages as the text of a chat that the model is to answer, with all its special tokens.
+    """Render messages as the text of a chat that the model is to answer, with all its special tokens.
 
     Raises:
-        jinja2.TemplateError, ValueError, TypeError: the tokenizer has no template, or it does not take these messages.
+        jinja2.TemplateError, ValueError, TypeError: the tokenizer has no template, or it does not take these
+            messages.
     """
     return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
 
@@ -23,11 +24,11 @@ def rendered(tokenizer: "PreTrainedTokenizerFast", messages: Sequence[dict[str, 
 class Turns:
     """Finds the content of the user's last turn.
 
-    A template is asked for a first turn, for a later one and for one behind a system message; what stands in front of the user's content
-    each time is how turns open. A template that refuses one of the three is asked for the others.
+    The template renders a first turn, a later one and one after a system message; what precedes the user's
+    content each time is how turns open. A template that refuses one of the three is used for the others.
 
     Args:
-        tokenizer: with a chat template, or without one: then nothing is a chat.
+        tokenizer: a tokenizer; without a chat template no text is a chat.
         opening: ids that the tokenizer puts before every text by itself.
     """
 
@@ -43,16 +44,25 @@ class Turns:
         self._opening = "".join(tokenizer.convert_ids_to_tokens(list(opening)))
 
     def whole(self, text: str) -> bool:
-        """Whether a text brings its beginning, as rendered chats do, so that the tokenizer is to add no special token to it."""
+        """Return whether a text contains its own beginning, as rendered chats do.
+
+        The tokenizer must not add special tokens to such a text.
+        """
         return bool(self._opening) and text.startswith((self._opening, *self._begin))
 
     def place(self, ids: Sequence[int]) -> int | None:
-        """Index of the first token of the last user turn's content, white space left out; None where the ids hold no such turn."""
+        """Return the index of the first token of the last user turn's content, without leading white space.
+
+        It is None where the ids contain no such turn.
+        """
         ends = [at + len(one) for one in self.openings if (at := _last(ids, one)) is not None]
         return max(ends) + self._blanks(ids[max(ends) :]) if ends else None
 
     def content(self, ids: Sequence[int]) -> list[int]:
-        """The tokens of the last user turn's content, or all that follows it where no special token ends a turn; all ids where they hold no turn."""
+        """Return the tokens of the last user turn's content.
+
+        They are all that follows where no special token ends a turn, and all ids where they contain no turn.
+        """
         start = self.place(ids)
         if start is None:
             return list(ids)
@@ -60,7 +70,10 @@ class Turns:
         return list(ids[start : next((i for i in range(start, len(ids)) if ids[i] == closing), len(ids))])
 
     def place_in(self, text: str) -> int | None:
-        """Index of the first character of the last user turn's content in a rendered chat; None where there is no such turn."""
+        """Return the index of the first character of the last user turn's content in a rendered chat.
+
+        It is None where there is no such turn.
+        """
         if not self.openings:
             return None
         ids, offsets = self._tokenized(text)
@@ -72,7 +85,10 @@ class Turns:
 
     @cached_property
     def openings(self) -> tuple[tuple[int, ...], ...]:
-        """How a user's turn begins, as few ids as tell it from the assistant's; without the white space in front of the content."""
+        """How a user's turn begins: as few ids as distinguish it from the assistant's.
+
+        White space in front of the content is left out.
+        """
         return tuple(dict.fromkeys(found for front in self._fronts if (found := self._shortest(front))))
 
     @cached_property
@@ -84,7 +100,11 @@ class Turns:
 
     @cached_property
     def _fronts(self) -> list[list[int]]:
-        """Ids in front of the user's content: from the beginning, from the end of the answer before, from the end of the system message."""
+        """Ids in front of the user's content.
+
+        They begin at the start of the text, at the end of the previous answer, or at the end of the system
+        message.
+        """
         first, second, third = MARKS
         talks = (
             [("user", third)],
@@ -94,7 +114,10 @@ class Turns:
         return [front for text in map(self._asked, talks) if text is not None for front in self._front(text)]
 
     def _front(self, text: str) -> list[list[int]]:
-        """Ids between the content before the last one, if there is one, and the last; also without the first, which may merge with a content."""
+        """Return the ids between the content before the last one, if there is one, and the last.
+
+        They are also returned without the first id, which may merge with a content.
+        """
         end, start = text.rfind(MARKS[2]), text.rfind(MARKS[1])
         start = start + len(MARKS[1]) if 0 <= start < end else 0
         ids, offsets = self._tokenized(text)
@@ -103,7 +126,7 @@ class Turns:
 
     @cached_property
     def _behind(self) -> list[int]:
-        """Ids behind the user's content: the end of that turn and the opening of the assistant's."""
+        """Ids after the user's content: the end of that turn and the opening of the assistant's."""
         text = self._asked([("user", MARKS[2])]) or ""
         ids, offsets = self._tokenized(text)
         return [
@@ -113,17 +136,20 @@ class Turns:
         ]
 
     def _asked(self, talk: Sequence[tuple[str, str]]) -> str | None:
-        """A rendered chat; None where the template refuses it or leaves the last content out."""
+        """Render a chat; return None where the template refuses it or omits the last content."""
         if not self.template:
             return None
         try:
             text = rendered(self._tokenizer, [{"role": role, "content": content} for role, content in talk])
-        except Exception:  # noqa: BLE001  a template is a program of its own and may fail in any way
+        except Exception:  # noqa: BLE001  a template is a program and may fail in any way
             return None
         return text if talk[-1][1] in text else None
 
     def _shortest(self, front: list[int]) -> tuple[int, ...]:
-        """The shortest end of a front that begins with a special token and does not occur behind the content too; else the whole front."""
+        """Return the shortest end of a front that identifies it, else the whole front.
+
+        Such an end begins with a special token and does not also occur after the content.
+        """
         while front and self._blanks(front[-1:]):
             front = front[:-1]
         starts = [i for i in range(len(front) - 1, -1, -1) if front[i] in self._atoms]
@@ -132,25 +158,26 @@ class Turns:
         )
 
     def _blanks(self, ids: Sequence[int]) -> int:
-        """How many tokens in front are nothing but white space."""
+        """Return how many leading tokens are only white space."""
         return next(
             (i for i, token in enumerate(ids) if token in self._atoms or not _blank(self._tokenizer, token)),
             len(ids),
         )
 
     def _tokenized(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return ids and character offsets of a text."""
         made = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return list(made["input_ids"]), list(made["offset_mapping"])
 
 
 def _blank(tokenizer: "PreTrainedTokenizerFast", token: int) -> bool:
-    """Whether a token spells white space alone."""
+    """Return whether a token spells only white space."""
     piece = str(tokenizer.convert_ids_to_tokens(token))
     return not piece.replace("▁", "").strip() or str(tokenizer.decode([token])).isspace()
 
 
 def _last(ids: Sequence[int], part: Sequence[int]) -> int | None:
-    """Index of the last occurrence of some ids in others."""
+    """Return the index of the last occurrence of some ids in others."""
     wanted = list(part)
     return next(
         (i for i in range(len(ids) - len(wanted), -1, -1) if list(ids[i : i + len(wanted)]) == wanted), None

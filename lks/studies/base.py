@@ -1,4 +1,4 @@
-"""What a study is: named, parametrised, from a source, entities in and rows out."""
+"""The interface of a study: named, with parameters and a source, from entities to rows."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from lks.results.study_rows import StudyRow
 
 @dataclass(frozen=True, slots=True)
 class Entities:
-    """Whom a study is about.
+    """The entities that a study is about.
 
     Attributes:
         edits: the facts studied, one per entity.
-        pool: all facts that may lend a state, those studied among them.
-        draw: number of the set.
+        pool: all facts that may lend a state, including those studied.
+        draw: number of the draw.
     """
 
     edits: Sequence[Edit]
@@ -26,17 +26,17 @@ class Entities:
     draw: int = 0
 
     def row(self, edit: Edit, block: int, site: str, quantity: str, value: float) -> StudyRow:
-        """A value of one of them."""
+        """Return a row with a value of one entity."""
         return StudyRow(self.draw, edit.case_id, edit.subject, block, site, quantity, float(value))
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a study finds.
+    """The results of a study.
 
     Attributes:
-        rows: values.
-        left_out: why entities have no values -> how many.
+        rows: the measured values.
+        left_out: reason why entities have no values -> how many.
     """
 
     rows: list[StudyRow]
@@ -50,8 +50,8 @@ class Study(ABC, Generic[ParamsT]):
     """A study with its parameters.
 
     Attributes:
-        title: how tables call it.
-        source: paper, section, equation.
+        title: name of the study in tables.
+        source: paper, section and equation.
         params_type: the frozen dataclass of its parameters.
     """
 
@@ -66,7 +66,7 @@ class Study(ABC, Generic[ParamsT]):
     def for_model(
         cls, model: str, dataset: str, n_edits: int, overrides: Mapping[str, str] | None = None
     ) -> Self:
-        """The study with its default parameters, some overridden.
+        """Return the study with its default parameters, some overridden.
 
         Raises:
             UserError: an override names no parameter or does not parse as its type.
@@ -75,11 +75,11 @@ class Study(ABC, Generic[ParamsT]):
 
     @abstractmethod
     def run(self, lm: LM, entities: Entities, seed: int = 0, progress: Progress = no_progress) -> Findings:
-        """Measure.
+        """Measure the entities.
 
         Args:
             lm: the unedited model; the same on return as on entry.
-            entities: whom.
-            seed: of all randomness; what is drawn for an entity depends on nothing but this and the entity.
+            entities: the entities to measure.
+            seed: random seed; what is drawn for an entity depends only on it and the entity.
             progress: called with the fraction done.
         """

@@ -1,8 +1,8 @@
-"""States at chosen positions of every block, and changes at one position of one block run on at the least cost.
+"""States at chosen positions of every block, and the effect of changes at one position of one block.
 
-A study asks what follows from another state at position s after block l, for every l. Nothing before s can change, at no block, so keys
-and values there are computed once for all blocks; the clean states of a row's end are walked through once; and for each l only blocks
-l+1.. run, on the end alone.
+A study asks what follows from another state at position s after block l, for every l. Nothing before s can
+change in any block, so keys and values there are computed once for all blocks; the unchanged states of a
+row's end are computed block by block once; and for each l only blocks l+1.. run, on the end alone.
 """
 
 import copy
@@ -27,12 +27,12 @@ def captured(
     modules: Sequence[nn.Module],
     batch_tokens: int = 8192,
 ) -> Tensor:
-    """Outputs of some modules at some positions, one forward pass for all.
+    """Return outputs of some modules at some positions, from one forward pass for all.
 
     Args:
         lm: the unedited model.
-        rows: token ids.
-        positions: [rows][sites] of each row.
+        rows: token ids of each row.
+        positions: [rows][sites] positions in each row.
         modules: blocks or parts of blocks, whose outputs are [batch, time, d].
         batch_tokens: padded tokens per forward pass.
 
@@ -63,10 +63,10 @@ def captured(
 
 
 class Blockwise:
-    """A model taken apart block by block; made once for a study.
+    """A model prepared to run block by block, made once for a study.
 
     Args:
-        lm: the unedited model, which stays as it is.
+        lm: the unedited model, which is not changed.
     """
 
     def __init__(self, lm: LM) -> None:
@@ -76,21 +76,21 @@ class Blockwise:
         self.above = {block: UpperBlocks(lm, block) for block in range(-1, len(blocks))}
 
     def ends(self, cached: BlockStates, index: Tensor, starts: Tensor) -> "Ends":
-        """The ends of some rows.
+        """Return the ends of some rows.
 
         Args:
-            cached: what enters block 0 (`lks.models.frozen_prefix.states` with block -1).
+            cached: states that enter block 0 (`lks.models.frozen_prefix.states` with block -1).
             index: [rows] which sequences of `cached`.
-            starts: [rows] the position s of each row that is to be changed.
+            starts: [rows] position s of each row, where it is to be changed.
         """
         return Ends(self, cached, index, starts)
 
 
 class Ends:
-    """Some rows from position s on.
+    """The ends of some rows, from position s on.
 
     Attributes:
-        entering: [rows, ends, d] what enters block 0; column 0 is s.
+        entering: [rows, ends, d] states that enter block 0; column 0 is s.
     """
 
     def __init__(self, blockwise: Blockwise, cached: BlockStates, index: Tensor, starts: Tensor) -> None:
@@ -99,18 +99,24 @@ class Ends:
         self.entering = self._whole.hidden
 
     def walk(self) -> Iterator[tuple[int, Tensor]]:
-        """Every block in turn with the states [rows, ends, d] that leave it when nothing is changed."""
+        """Yield every block in turn with the unchanged states [rows, ends, d] that leave it."""
         hidden = self.entering
         for block in range(len(self._blockwise.lm.blocks)):
             hidden = self._part(self._blockwise.steps, block, block + 1)(hidden)
             yield block, hidden
 
     def onward(self, block: int, hidden: Tensor) -> Tensor:
-        """Final states [rows, ends, d] from states [rows, ends, d] that leave a block; -1: that enter block 0."""
+        """Return final states [rows, ends, d] from states of the same shape that leave a block.
+
+        Block -1 means states that enter block 0.
+        """
         return self._part(self._blockwise.above[block], block + 1, None)(hidden)
 
     def _part(self, upper: UpperBlocks, first: int, end: int | None) -> Suffix:
-        """The blocks first..end-1, or all from `first` with the final norm, with keys and values of the beginnings."""
+        """Return blocks first..end-1, or all from `first` with the final norm.
+
+        They come with keys and values of the rows' beginnings.
+        """
         part = copy.copy(self._whole)
         part.upper, kept = upper, self._whole.kept[first:end]
         part.decoders = (
@@ -120,10 +126,13 @@ class Ends:
         return part
 
     def logits(self, final: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-        """Logits [n, vocabulary] at positions [n] of rows [n], counted from the whole row's beginning."""
+        """Return logits [n, vocabulary] at positions [n] of rows [n].
+
+        Positions count from the whole row's beginning.
+        """
         return self._blockwise.steps.logits(final[rows, positions - self._starts[rows]])
 
 
 def replaced(hidden: Tensor, states: Tensor) -> Tensor:
-    """The ends [rows, ends, d] with other states [rows, d] at position s."""
+    """Return the ends [rows, ends, d] with other states [rows, d] at position s."""
     return torch.cat([states[:, None].to(hidden.device, hidden.dtype), hidden[:, 1:]], 1)

@@ -1,4 +1,4 @@
-"""Causal tracing (ROME): blur the subject's name, put one clean state back, and see how much of the answer returns."""
+"""Causal tracing (ROME): corrupt the subject, restore one clean state, and see if the answer returns."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -28,10 +28,11 @@ class TracingParams:
     """Parameters of causal tracing.
 
     Attributes:
-        noise: standard deviation of the noise, in standard deviations of the subjects' token embeddings (ROME: 3).
-        samples: draws of the noise per prompt (ROME: 10).
-        window: how many blocks' MLP or attention outputs are restored at once, around the block named (ROME: 10); 0 means a third of the
-            blocks, at most 10.
+        noise: standard deviation of the noise, in standard deviations of the subjects' token embeddings
+            (ROME: 3).
+        samples: noise samples per prompt (ROME: 10).
+        window: number of blocks whose MLP or attention outputs are restored at once, centred on the given
+            block (ROME: 10); 0 means a third of the blocks, at most 10.
     """
 
     noise: float = 3.0
@@ -39,14 +40,14 @@ class TracingParams:
     window: int = 0
 
     def blocks(self, block: int, count: int) -> range:
-        """The window around a block of a model with so many."""
+        """Return the window around a block of a model with `count` blocks."""
         width = self.window or min(10, -(-count // 3))
         return range(max(0, block - width // 2), min(count, block + width - width // 2))
 
 
 @dataclass(frozen=True, slots=True)
 class _TracedPrompt:
-    """A prompt that the model answers right."""
+    """A prompt with its subject and the first token of its answer."""
 
     edit: Edit
     ids: list[int]
@@ -55,15 +56,17 @@ class _TracedPrompt:
 
     @property
     def sites(self) -> list[int]:
+        """Positions of the subject's last token and the prompt's last token."""
         return [self.subject[1], len(self.ids) - 1]
 
 
 class Tracing(Study[TracingParams]):
-    """Recovered probability of the answer's first token: with a clean part restored minus without, means over the noise.
+    """Recovered probability of the answer's first token: restored minus corrupted, means over the noise.
 
-    Only of prompts whose true answer the model gives. Sites: the subject's last token, the prompt's last one. Quantities: `state` (block l's
-    output is restored), `mlp` and `attention` (their outputs in a window of blocks around l); at block -1 `known` (of all prompts, 0 or 1),
-    `clean` and `corrupted` (the probability without noise, and with it and nothing restored).
+    Only prompts whose true answer the model gives are traced. Sites: the subject's last token and the
+    prompt's last token. Quantities: `state` (block l's output is restored), `mlp` and `attention` (their
+    outputs in a window of blocks around l); at block -1 `known` (of all prompts, 0 or 1), `clean` and
+    `corrupted` (the probability without noise, and with noise and nothing restored).
     """
 
     title: ClassVar = "Causal tracing"
@@ -79,7 +82,7 @@ class Tracing(Study[TracingParams]):
         progress: Progress = no_progress,
         batch_tokens: int = 8192,
     ) -> Findings:
-        """Trace all prompts that the model answers right, several with all their noise in one batch."""
+        """Trace all prompts that the model answers correctly; a batch holds several with all their noise."""
         asked = [edit for edit in entities.edits if edit.subject in edit.prompt]
         encoded = lm.encode(
             [e.prompt for e in asked], [e.ground_truth for e in asked], [e.subject for e in asked]
@@ -115,20 +118,21 @@ class Tracing(Study[TracingParams]):
         return Findings(rows, left_out)
 
     def _traced(self, entities: Entities, batch: "_NoiseBatch", site: int) -> Iterator[StudyRow]:
-        """Rows of one site."""
+        """Yield the rows of one site."""
         for block, kind, effects in batch.effects(site, self.params.blocks):
             for prompt, effect in zip(batch.prompts, effects, strict=True):
                 yield entities.row(prompt.edit, block, SITES[site], kind, effect)
 
 
 def _prompts(asked: Sequence[Edit], encoded: Sequence[Encoded]) -> Iterator[_TracedPrompt]:
+    """Yield the prompts that name their subject and have an answer."""
     for edit, one in zip(asked, encoded, strict=True):
         if one.subject is not None and one.answer:
             yield _TracedPrompt(edit, one.ids[: one.n_prompt], one.subject, one.answer[0])
 
 
 def _clean(lm: LM, prompts: Sequence[_TracedPrompt], batch_tokens: int = 8192) -> list[float | None]:
-    """Probability of each answer's first token; None where another one is likelier."""
+    """Return the probability of each answer's first token; None where another token is likelier."""
     found: list[float | None] = [None] * len(prompts)
     for group in batches([len(prompt.ids) for prompt in prompts], batch_tokens):
         ids, mask = lm.pad([prompts[i].ids for i in group])
@@ -145,7 +149,7 @@ def _clean(lm: LM, prompts: Sequence[_TracedPrompt], batch_tokens: int = 8192) -
 
 
 def _spread(lm: LM, prompts: Sequence[_TracedPrompt]) -> float:
-    """Standard deviation of all numbers in the embeddings of the subjects' tokens."""
+    """Return the standard deviation of all numbers in the embeddings of the subjects' tokens."""
     tokens = [token for prompt in prompts for token in prompt.ids[prompt.subject[0] : prompt.subject[1] + 1]]
     embeddings = lm.model.get_input_embeddings()(
         torch.tensor(tokens, dtype=torch.long, device=lm.device)
@@ -154,7 +158,7 @@ def _spread(lm: LM, prompts: Sequence[_TracedPrompt]) -> float:
 
 
 def _noise(lm: LM, prompts: Sequence[_TracedPrompt], samples: int, scale: float, seed: int) -> list[Tensor]:
-    """[samples, subject's tokens, d] for each prompt, the same whatever else is in the batch."""
+    """Return noise [samples, subject's tokens, d] for each prompt, whatever else is in the batch."""
     found = []
     for prompt in prompts:
         digest = hashlib.sha256(f"noise {seed} {prompt.edit.case_id}".encode()).digest()
@@ -165,10 +169,10 @@ def _noise(lm: LM, prompts: Sequence[_TracedPrompt], samples: int, scale: float,
 
 
 class _NoiseBatch:
-    """Some prompts, each as often as there are samples of noise.
+    """Some prompts, each repeated for every noise sample.
 
     Attributes:
-        prompts: which.
+        prompts: the prompts.
         corrupted: mean probability of each answer with noise and nothing restored.
     """
 
@@ -198,10 +202,11 @@ class _NoiseBatch:
         self.corrupted = self._probability(ends, ends.onward(-1, ends.entering)).tolist()
 
     def _ends(self, site: int) -> Ends:
+        """Return the ends of all rows from one site on."""
         return self._blockwise.ends(self._cached, self._index, self._sites[:, site])
 
     def _probability(self, ends: Ends, final: Tensor) -> Tensor:
-        """Mean over the noise of each answer's probability, [prompts]."""
+        """Return the mean over the noise of each answer's probability, [prompts]."""
         logits = ends.logits(final, self._index, self._sites[:, -1])
         found = logits.softmax(-1).gather(1, self._answers[:, None])[:, 0]
         return found.double().reshape(-1, self._samples).mean(1).cpu()
@@ -209,7 +214,7 @@ class _NoiseBatch:
     def effects(
         self, site: int, window: Callable[[int, int], range]
     ) -> Iterator[tuple[int, str, list[float]]]:
-        """Block, kind and each prompt's recovered probability at one site."""
+        """Yield block, kind and each prompt's recovered probability at one site."""
         lm, ends, before = (
             self._blockwise.lm,
             self._ends(site),
@@ -231,7 +236,7 @@ class _NoiseBatch:
 
 
 def _blurred(lm: LM, prompts: Sequence[_TracedPrompt], noise: Sequence[Tensor]) -> BlockStates:
-    """What enters block 0, with each sample of the noise on the subject's tokens."""
+    """Return the states that enter block 0, with each noise sample added to the subject's tokens."""
     embedded = states(lm, -1, [prompt.ids for prompt in prompts])
     flat: list[Tensor] = []
     for number, (prompt, drawn) in enumerate(zip(prompts, noise, strict=True)):
@@ -245,7 +250,7 @@ def _blurred(lm: LM, prompts: Sequence[_TracedPrompt], noise: Sequence[Tensor]) 
 
 @contextmanager
 def _restored(modules: Sequence[nn.Module], outputs: Sequence[Tensor]) -> Iterator[None]:
-    """Inside, each module's output [rows, ends, d] has a given one [rows, d] at position s."""
+    """Replace position s of each module's output [rows, ends, d] by given states [rows, d]."""
 
     def hook(given: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
         return lambda _module, _args, output: replaced(output, given)

@@ -1,4 +1,4 @@
-"""Another entity's state in place of the subject's: who lends it, and what the model then says, block by block."""
+"""Another entity's state in place of the subject's: who lends it, and what the model answers, by block."""
 
 import random
 from collections import defaultdict
@@ -22,16 +22,16 @@ NO_DONOR = "without another entity that is asked the same and has another answer
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A fact and the one whose subject lends its state; both prompts are the same but for the subject."""
+    """A fact and the one whose subject lends its state; their prompts differ only in the subject."""
 
     asked: Edit
     donor: Edit
 
 
 def pairs(lm: LM, entities: Entities, seed: int) -> list[Pair]:
-    """A donor for each fact: drawn among those of the pool with the same prompt but for the subject and another answer.
+    """Draw a donor for each fact: one of the pool with the same prompt but another subject and answer.
 
-    Answers must differ in their first token too. Who is drawn depends on the seed, the fact and the pool.
+    Answers must differ in their first token too. The choice depends on the seed, the fact and the pool.
     """
     pool = list(
         dict.fromkeys(edit for edit in (*entities.edits, *entities.pool) if edit.subject in edit.prompt)
@@ -55,15 +55,17 @@ def pairs(lm: LM, entities: Entities, seed: int) -> list[Pair]:
 
 @dataclass(frozen=True, slots=True)
 class DonorOutputs:
-    """What the model says under other states; index 0 of the first axis is the unchanged model, l + 1 the change after block l.
+    """What the model answers with other states.
+
+    Index 0 of the first axis is the unchanged model, l + 1 the change after block l.
 
     Attributes:
-        rank: [blocks + 1, pairs] how many tokens are likelier than the first of the donor's answer.
+        rank: [blocks + 1, pairs] number of tokens that are likelier than the first of the donor's answer.
         best: [blocks + 1, pairs] the likeliest first token.
-        logprob: [blocks + 1, pairs] log p of the donor's whole answer, nats.
+        logprob: [blocks + 1, pairs] log p of the donor's whole answer, in nats.
         donor_first: [pairs] first token of the donor's answer.
         old_first: [pairs] first token of the old answer.
-        tokens: [pairs] how many the donor's answer has.
+        tokens: [pairs] number of tokens of the donor's answer.
     """
 
     rank: Tensor
@@ -76,11 +78,13 @@ class DonorOutputs:
 
 @torch.no_grad()
 def exchanged(lm: LM, chosen: Sequence[Pair], progress: Progress, batch_tokens: int = 8192) -> DonorOutputs:
-    """Put the donor's state, taken from its own prompt, at the subject's last token after each block in turn.
+    """Put the donor's state at the subject's last token after each block in turn.
+
+    The state is taken from the donor's own prompt.
 
     Args:
         lm: the unedited model.
-        chosen: pairs; their prompts name the subjects.
+        chosen: pairs whose prompts name the subjects.
         progress: called with the fraction done.
         batch_tokens: padded tokens per forward pass.
     """
@@ -120,10 +124,10 @@ def exchanged(lm: LM, chosen: Sequence[Pair], progress: Progress, batch_tokens: 
 
 
 def _last(span: tuple[int, int] | None) -> int:
-    """The subject's last token.
+    """Return the position of the subject's last token.
 
     Raises:
-        ValueError: the subject has none in the prompt.
+        ValueError: the prompt does not contain the subject.
     """
     if span is None:
         raise ValueError("a prompt lacks its subject")
@@ -131,7 +135,7 @@ def _last(span: tuple[int, int] | None) -> int:
 
 
 class _Answers:
-    """Where the answers of some rows are predicted."""
+    """Positions that predict the answers of some rows."""
 
     def __init__(self, rows: Sequence[Sequence[int]], n_prompt: Sequence[int], device: torch.device) -> None:
         places = [
@@ -146,7 +150,7 @@ class _Answers:
         )
 
     def read(self, ends: Ends, final: Tensor, said: DonorOutputs, place: int, group: Sequence[int]) -> None:
-        """Write down what final states [rows, ends, d] say."""
+        """Store the answers that final states [rows, ends, d] give."""
         logits = ends.logits(final, self.rows, self.positions)
         likelihood = logits.log_softmax(-1).gather(1, self.labels[:, None])[:, 0].double()
         first = logits[self.first]

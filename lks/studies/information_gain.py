@@ -1,4 +1,4 @@
-"""Information gain: by how many bits does a new knowledge block after block l make its answer less surprising?"""
+"""Information gain: how many bits less surprising does a new block after block l make its answer?"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,10 +25,12 @@ class GainParams:
     """Parameters of the information gain.
 
     Attributes:
-        blocks_from: where the new knowledge blocks are from: a "donor" (as in the swap; Y is the donor's answer; needs no training) or "edited"
-            (LKS itself is trained at block l on these entities' edits; Y is the target, on the edit prompt).
+        blocks_from: origin of the new knowledge blocks: a "donor" (as in the swap; Y is the donor's answer;
+            needs no training) or "edited" (LKS itself is trained at block l on these entities' edits; Y is
+            the target, on the edit prompt).
         per: bits of the whole answer, summed over its tokens ("answer"), or their mean per token ("token").
-        editor: parameters of LKS, but for its block, where `blocks_from` is "edited"; the preset of the model.
+        editor: parameters of LKS apart from its block, where `blocks_from` is "edited": the preset for the
+            model.
     """
 
     blocks_from: Literal["donor", "edited"] = "donor"
@@ -37,9 +39,10 @@ class GainParams:
 
 
 class Gain(Study[GainParams]):
-    """dI(l) = H(Y|R) - H(Y|R~), H = mean of -log2 f[R](Y): Eq. 9. R is the entity's own knowledge block, R~ the new one.
+    """Information gain dI(l) = H(Y|R) - H(Y|R~), with H the mean of -log2 f[R](Y): Eq. 9.
 
-    Quantities, in bits of one entity: `before_bits` (-log2 f[R](Y)), `after_bits` (-log2 f[R~](Y)), `bits` (their difference).
+    R is the entity's own knowledge block, R~ the new one. Quantities, in bits per entity: `before_bits`
+    (-log2 f[R](Y)), `after_bits` (-log2 f[R~](Y)), `bits` (their difference).
     """
 
     title: ClassVar = "Information gain"
@@ -50,7 +53,7 @@ class Gain(Study[GainParams]):
     def for_model(
         cls, model: str, dataset: str, n_edits: int, overrides: Mapping[str, str] | None = None
     ) -> Self:
-        """As of every study; for blocks of an edited model with the parameters of its editor.
+        """Return the study with its parameters; for edited blocks, with the LKS preset for the model.
 
         Raises:
             UserError: an override that does not fit, or no preset of LKS for the model.
@@ -65,7 +68,10 @@ class Gain(Study[GainParams]):
         return study
 
     def run(self, lm: LM, entities: Entities, seed: int = 0, progress: Progress = no_progress) -> Findings:
-        """Measure at every block; of an edited model at all but the last, where a change at the subject reaches no answer."""
+        """Measure at every block.
+
+        With edited blocks the last one is left out, where a change at the subject reaches no answer.
+        """
         if self.params.blocks_from == "edited":
             return self._of_edits(lm, entities, seed, progress)
         chosen = pairs(lm, entities, seed)
@@ -84,6 +90,7 @@ class Gain(Study[GainParams]):
         return Findings(rows, {NO_DONOR: len(entities.edits) - len(chosen)})
 
     def _of_edits(self, lm: LM, entities: Entities, seed: int, progress: Progress) -> Findings:
+        """Measure with the blocks of LKS, trained at each block in turn."""
         if self.params.editor is None:
             raise ValueError("blocks of an edited model need the editor's parameters")
         edits = [edit for edit in entities.edits if edit.subject in edit.prompt]
@@ -96,7 +103,7 @@ class Gain(Study[GainParams]):
         return Findings(rows, {"whose prompt lacks the subject": len(entities.edits) - len(edits)})
 
     def _bits(self, lm: LM, edits: Sequence[Edit], patch: Patch) -> Bits:
-        """-log2 f(target) of each edit prompt."""
+        """Return -log2 f(target) of each edit prompt."""
         with patch.applied(lm):
             answers = ask(lm, [make_case(edit, (), ()) for edit in edits], Asking(wild=False))
         return [
@@ -108,6 +115,7 @@ class Gain(Study[GainParams]):
 
 
 def _rows(entities: Entities, asked: Sequence[Edit], block: int, before: Bits, after: Bits) -> list[StudyRow]:
+    """Return the rows of one block."""
     made = []
     for edit, old, new in zip(asked, before, after, strict=True):
         values = {"bits": old - new, "before_bits": old, "after_bits": new}

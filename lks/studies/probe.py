@@ -1,4 +1,4 @@
-"""Probe: does the entity's knowledge block lie nearer to the true statement than to a false one?"""
+"""Probe: is the entity's knowledge block nearer to the true statement than to a false one?"""
 
 import random
 from collections.abc import Sequence
@@ -23,18 +23,21 @@ class ProbeParams:
     """Parameters of the probe.
 
     Attributes:
-        entity: what the knowledge block is read from: the name "alone" (behind the beginning of sequence, if the tokenizer adds one; the
-            paper says "the entity", no more) or the "prompt", where later tokens are not seen but earlier ones are.
+        entity: what the knowledge block is read from: the name "alone" (after the beginning-of-sequence
+            token, if the tokenizer adds one; the paper says only "the entity") or the "prompt", where later
+            tokens are not seen but earlier ones are.
     """
 
     entity: Literal["alone", "prompt"] = "alone"
 
 
 class StateProbe(Study[ProbeParams]):
-    """Cosine similarity of the state at the entity's last token with the last-token states of "prompt ground_truth" and "prompt target".
+    """Cosine similarity of the state at the entity's last token with the last states of two statements.
 
-    At every block's output: `cosine_true`, `cosine_false`; `accuracy`, 1 where the first is larger and 1/2 where they are equal; and `control`, the
-    same with somebody else's knowledge block and these statements: what answers that are likelier by themselves would bring.
+    The statements are "prompt ground_truth" and "prompt target". Quantities at every block's output:
+    `cosine_true`, `cosine_false`; `accuracy`, 1 where the first is larger and 1/2 where they are equal; and
+    `control`, the same with another entity's knowledge block and these statements: the result if one answer
+    is simply likelier than the other.
     """
 
     title: ClassVar = "Probe"
@@ -42,7 +45,10 @@ class StateProbe(Study[ProbeParams]):
     params_type: ClassVar = ProbeParams
 
     def run(self, lm: LM, entities: Entities, seed: int = 0, progress: Progress = no_progress) -> Findings:
-        """One forward pass for all blocks of each text; a fact whose target is the true answer has nothing to tell apart."""
+        """Measure all blocks with one forward pass of each text.
+
+        Facts whose target is the true answer are left out.
+        """
         asked = [
             edit
             for edit in entities.edits
@@ -82,14 +88,14 @@ class StateProbe(Study[ProbeParams]):
         )
 
     def _names(self, lm: LM, edits: Sequence[Edit]) -> list[tuple[list[int], int]]:
-        """Token ids of what the knowledge blocks are read from, and where each is."""
+        """Return token ids and position for each knowledge block to read."""
         texts = [edit.subject if self.params.entity == "alone" else edit.prompt for edit in edits]
         spelt = lm.encode(texts, [""] * len(texts), [edit.subject for edit in edits])
         return [(one.ids, one.subject[1] if one.subject else len(one.ids) - 1) for one in spelt]
 
 
 def _somebody_else(edit: Edit, pool: Sequence[Edit], seed: int) -> Edit:
-    """An entity drawn from the pool; the entity itself where there is nobody else."""
+    """Draw another entity from the pool; return the entity itself where there is no other."""
     drawing = random.Random(f"control {seed} {edit.case_id}")
     for _ in range(100):
         other = drawing.choice(pool)
@@ -99,10 +105,10 @@ def _somebody_else(edit: Edit, pool: Sequence[Edit], seed: int) -> Edit:
 
 
 def _cosines(entity: Tensor, true: Tensor, false: Tensor) -> Tensor:
-    """Cosines [true or false, blocks, entities] of states [blocks, entities, d]."""
+    """Return cosines [true or false, blocks, entities] of states [blocks, entities, d]."""
     return torch.stack([torch.cosine_similarity(entity, statement, dim=-1) for statement in (true, false)])
 
 
 def _right(cosines: Tensor) -> Tensor:
-    """1 where the true statement is nearer, 1/2 where both are equally near."""
+    """Return 1 where the true statement is nearer, 1/2 where both are equally near, else 0."""
     return ((cosines[0] - cosines[1]).sign() + 1) / 2

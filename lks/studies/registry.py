@@ -1,7 +1,7 @@
-"""Studies: what is measured of the unedited model about where entities' facts are. Each is found by its name in `STUDIES`.
+"""Registry of studies, by name in `STUDIES`: measurements of where the unedited model keeps facts.
 
-A study stands where a method stands in a grid with `measure = "study"`: its parameters are part of the cell's identity, T is the number of
-entities, and its rows (`lks.results.study_rows`) are the cell's one shard.
+A study takes the place of a method in a grid with `measure = "study"`: its parameters are part of the cell's
+identity, T is the number of entities, and its rows (`lks.results.study_rows`) are the cell's only shard.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +20,7 @@ from lks.studies.probe import StateProbe
 from lks.studies.swap import Swap
 
 STUDIES: Mapping[str, type[Study[object]]] = MappingProxyType(
-    {
-        "probe": StateProbe,  # type: ignore[dict-item]
-        "swap": Swap,  # type: ignore[dict-item]
-        "gain": Gain,  # type: ignore[dict-item]
-        "tracing": Tracing,  # type: ignore[dict-item]
-    }
+    {"probe": StateProbe, "swap": Swap, "gain": Gain, "tracing": Tracing}  # type: ignore[dict-item]
 )
 """Every study by name."""
 
@@ -38,15 +33,15 @@ def findings_of(
     lm: LM,
     progress: Callable[[str, int], Progress],
 ) -> tuple[list[StudyRow], Costs, dict[str, str]]:
-    """What a study cell stores, what it cost and what was noticed.
+    """Run a study cell and return its rows, costs and notes.
 
     Args:
-        cell: the cell.
-        study: with the cell's parameters.
-        sets: the cell's draws.
-        others: cases of none of them, which may be donors.
-        lm: the model, which stays as it is.
-        progress: of a stage and draw.
+        cell: the cell to run.
+        study: the study with the cell's parameters.
+        sets: draws of the cell.
+        others: cases of no draw, which may be donors.
+        lm: the model, which is not changed.
+        progress: returns the progress callback of a stage and draw.
     """
     rows: list[StudyRow] = []
     left_out: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Swap: put another entity's knowledge block in place of the subject's, and see whose fact the model tells."""
+"""Swap: put another entity's knowledge block in place of the subject's, and see whose fact is answered."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,15 +12,16 @@ from lks.studies.donors import NO_DONOR, SITE, exchanged, pairs
 
 @dataclass(frozen=True, slots=True)
 class SwapParams:
-    """The swap has no parameters."""
+    """Parameters of the swap, which has none."""
 
 
 class Swap(Study[SwapParams]):
-    """The state at the subject's last token is that of a donor, who is asked the same and has another answer, after block l.
+    """The state at the subject's last token is replaced by a donor's after block l.
 
-    Quantities, each 0 or 1: `rises` (the first token of the donor's answer has a better rank than without the swap), `first` (it has become the
-    likeliest token), `old_first` (the first token of the old answer is the likeliest), `likelier` (the donor's whole answer has become
-    likelier); at block -1 `known`: without a swap the old answer's first token is the likeliest.
+    The donor is asked the same and has another answer. Quantities, each 0 or 1: `rises` (the first token of
+    the donor's answer has a better rank than without the swap), `first` (it has become the likeliest token),
+    `old_first` (the first token of the old answer is the likeliest), `likelier` (the donor's whole answer has
+    become likelier); at block -1 `known`: without a swap the old answer's first token is the likeliest.
     """
 
     title: ClassVar = "Swap"
