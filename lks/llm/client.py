@@ -210,8 +210,8 @@ class ChatModel:
     async def _complete(self, client: "AsyncOpenAI", request: Request) -> ChatReply:
         """Request one completion and check what comes back."""
         messages: list[ChatCompletionMessageParam] = [
-            {"role": role, "content": text}
-            for role, text in request.messages  # type: ignore[misc]
+            {"role": role, "content": text}  # type: ignore[misc]
+            for role, text in request.messages
         ]
         try:
             completion = await client.chat.completions.create(

@@ -16,13 +16,11 @@ from lks.results.judge_rows import Replies
 
 INSTRUCTION = (
     "You grade short answers. You are given a question or the beginning of a sentence, the right answer, "
-    "perhaps other spellings of it, and an "
-    "answer to grade. Take the right answer as given, even if you know better: it may be made up. The answer "
-    "to grade is correct if it names the "
-    "same thing as the right answer, in whatever words, spelling or language, and nothing that contradicts "
-    "it. It is incorrect if it names "
-    "something else, only part of what is needed to tell it from other things, several different things, or "
-    "nothing. "
+    "perhaps other spellings of it, and an answer to grade. Take the right answer as given, even if you know "
+    "better: it may be made up. The answer to grade is correct if it names the same thing as the right "
+    "answer, in whatever words, spelling or language, and nothing that contradicts it. It is incorrect if it "
+    "names something else, only part of what is needed to tell it from other things, several different "
+    "things, or nothing. "
     "Reply with one word: correct or incorrect."
 )
 LONGEST_REPLY = 1024
