@@ -1,1 +1,3 @@
-"""The command line `lks`: all commands and what they show. It imports every other package and none imports it."""
+"""The command line `lks`: all commands and what they show. It imports every other package; none imports
+it.
+"""

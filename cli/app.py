@@ -1,4 +1,4 @@
-"""Console script `lks`. Heavy imports wait until a command needs them."""
+"""Console script `lks`. Heavy imports are deferred until a command needs them."""
 
 import gc
 import logging
@@ -40,21 +40,22 @@ if TYPE_CHECKING:
 
 gc.set_threshold(
     100_000
-)  # importing torch and transformers makes a million objects that stay: looking through them took a sixth of the start
+)  # torch and transformers create a million lasting objects; scanning them took a sixth of the start-up time
 
 EXIT_USER, EXIT_STOPPED = 2, 130
 
 
 class _Commands(TyperGroup):
-    """Turns what the user can mend into one line, and Ctrl-C into advice."""
+    """Reports errors that the user can fix in one line, and Ctrl-C with advice."""
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         """Run the command.
 
-        The frames of an error are cleared: those of a stopped flow keep DuckDB's objects alive, which then complain at exit.
+        The frames of an error are cleared: those of a stopped flow keep DuckDB's objects alive, which then
+        complain at exit.
 
         Raises:
-            Exit: with the code of what went wrong.
+            Exit: the command failed or was stopped; carries the exit code.
         """
         try:
             return super().invoke(ctx)
@@ -66,13 +67,13 @@ class _Commands(TyperGroup):
             if not _is_stop(stop):
                 raise
             traceback.clear_frames(stop.__traceback__)
-            message = "Stopped. What is finished is kept; the same command goes on from there."
+            message = "Stopped. Finished work is kept; run the same command again to resume."
             Console(stderr=True, soft_wrap=True).print(f"\n{message}", highlight=False)
             raise typer.Exit(EXIT_STOPPED) from None
 
 
 def _is_stop(error: KeyboardInterrupt | RuntimeError) -> bool:
-    """Whether it is Ctrl-C."""
+    """Return whether an error is a Ctrl-C."""
     from lks.results.connection import is_stop
 
     return isinstance(error, KeyboardInterrupt) or is_stop(error)
@@ -84,10 +85,13 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Knowledge editing, measured: every method on every model, resumable, each number a query over stored raw answers.\n\n"
-    "Start with [bold]lks grid[/]; it edits a small real model, in about ten minutes, and prints the result table.",
-    epilog="Environment: LKS_RESULTS (results folder), LKS_GRID (default grid), LKS_GRIDS (file of grids), LKS_DATA (folder of datasets), "
-    "LKS_FACTS (folder of facts of your own), LKS_DTYPE (number format of models: auto, float32 or bfloat16), LKS_METHODS (folder of methods), "
+    help="Benchmark knowledge editing: every method on every model, resumable, "
+    "each number a query over stored raw answers.\n\n"
+    "Start with [bold]lks grid[/]; it edits a small real model, in about ten minutes, "
+    "and prints the result table.",
+    epilog="Environment: LKS_RESULTS (results folder), LKS_GRID (default grid), LKS_GRIDS (file of grids), "
+    "LKS_DATA (folder of datasets), LKS_FACTS (folder of your own facts), "
+    "LKS_DTYPE (number format of models: auto, float32 or bfloat16), LKS_METHODS (folder of methods), "
     "LKS_TRAINING_PROMPTS (folder of written training prompts).",
 )
 BENCHMARK, OWN_MODEL, SERVERS, DEVELOPMENT = (
@@ -105,14 +109,16 @@ Results = Annotated[
 GridName = Annotated[
     str | None,
     typer.Option(
-        "--grid", help="A name of [bold]lks list grids[/]. Default: $LKS_GRID or first.", metavar="NAME"
+        "--grid",
+        help="Name of a grid (see [bold]lks list grids[/]). Default: $LKS_GRID or first.",
+        metavar="NAME",
     ),
 ]
 Only = Annotated[
     str,
     typer.Option(
         "--only",
-        help="Keep only these cells: key=value,... of model, dataset, method, n_edits, seed.",
+        help="Use only cells that match: key=value,... with the keys model, dataset, method, n_edits, seed.",
         metavar="FILTER",
     ),
 ]
@@ -124,34 +130,43 @@ def grid(
     results: Results = None,
     only: Only = "",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the cells and an estimate; run nothing.")
+        bool, typer.Option("--dry-run", help="Print the cells and a time estimate; run nothing.")
     ] = False,
     retry_failed: Annotated[
         bool,
         typer.Option(
-            "--retry-failed", help="Run cells again that failed for good (out of memory, diverged)."
+            "--retry-failed", help="Run cells again that failed for good (out of memory, diverged, timeout)."
         ),
     ] = False,
     runner: Annotated[
         Mode | None,
-        typer.Option("--runner", help="How cells are run: docs/running.md. Default: $LKS_RUNNER or here."),
+        typer.Option(
+            "--runner",
+            help="How cells are run: here (in this process), slots (child processes, one per GPU) "
+            "or pool (Prefect workers). Default: $LKS_RUNNER or here.",
+        ),
     ] = None,
     wait: Annotated[
         float,
-        typer.Option("--wait", min=0, help="Seconds to wait for another grid on the folder.", metavar="S"),
+        typer.Option(
+            "--wait",
+            min=0,
+            help="Seconds to wait if another grid is writing to the results folder.",
+            metavar="S",
+        ),
     ] = 0.0,
 ) -> None:
-    """Run what is missing of a grid, then print the result table.
+    """Run the missing cells of a grid, then print the result table.
 
-    Cells that are stored are never run again, so a stopped or killed grid goes on where it was. No server is needed.
+    Stored cells are never run again, so a stopped or killed grid resumes where it was. No server is needed.
 
     [bold]Examples[/]
 
       lks grid                                the default grid
 
-      lks grid --grid mini --dry-run          what would be run, and for how long
+      lks grid --grid mini --dry-run          what would be run, and how long it would take
 
-      lks grid --only method=lks,n_edits=100  part of it, and the unedited model
+      lks grid --only method=lks,n_edits=100  some cells only, and the unedited model
     """
     from flows.running.process_cache import process_cache
     from flows.settings import Settings
@@ -216,11 +231,13 @@ def _grid(
 
 
 def _in_place_of(asked: "Grid", console: Console) -> "Grid | None":
-    """Return the grid to run where nobody has chosen the default one and a model of that cannot be had; None if it can be run.
+    """Return the grid to run instead of the default one, or None if that can be run.
+
+    It is replaced only if the user has not chosen it and one of its models cannot be fetched.
 
     Args:
         asked: the default grid.
-        console: told of the models that are fetched, and of a change of plan.
+        console: where fetched models and a replacement are reported.
     """
     from cli.readying import make_ready
     from flows.running.planning import named_grid
@@ -232,14 +249,19 @@ def _in_place_of(asked: "Grid", console: Console) -> "Grid | None":
     try:
         make_ready(console, asked.models)
     except UserError:
-        why = f"Grid {asked.name!r} needs {', '.join(asked.models)}, which cannot be fetched now (lks models fetch says why)"
+        why = (
+            f"Grid {asked.name!r} needs {', '.join(asked.models)}, which cannot be fetched now "
+            "(lks models fetch says why)"
+        )
         console.print(f"{why}: grid {asked.otherwise!r} is run instead.", soft_wrap=True, highlight=False)
         return named_grid(asked.otherwise, settings.grids)
     return None
 
 
 def _exchange(folder: Path, cell_ids: Collection[str] | None) -> None:
-    """With a share, take what it has more of the cells (of all, and nothing is sent, if none are named); say how many."""
+    """Exchange cells with the share, if there is one, and print how many; without `cell_ids` fetch all, send
+    none.
+    """
     from flows.running.planning import exchange
     from flows.settings import Settings
 
@@ -279,7 +301,7 @@ def _run_flow(
         plan: the grid and its cells.
 
     Raises:
-        UserError: cells are to be run on a work pool, and no server is known.
+        UserError: cells are to be run on a work pool, but no server is known.
     """
     from flows.settings import calm_prefect, calm_transformers
 
@@ -300,7 +322,8 @@ def _run_flow(
                 stack.enter_context(temporary_server())
             elif not PREFECT_API_URL.value():
                 raise UserError(
-                    "--runner pool needs a Prefect server with workers. Start them with `lks up`, then set PREFECT_API_URL as it says."
+                    "--runner pool needs a Prefect server with workers. "
+                    "Start them with `lks up`, then set PREFECT_API_URL as it says."
                 )
         watch = stack.enter_context(Screen(console)) if console.is_terminal else LineProgress(_say)
         WATCH.set(watch)
@@ -325,7 +348,7 @@ def _show_results(console: Console, folder: Path) -> "RenderedReport":
         written = render(folder, lambda what: shown.update(f"report: {what}"))
     wide = (
         Console(width=1000).measure(written.terminal).maximum
-    )  # a narrow terminal wraps lines, which reads better than one-letter columns
+    )  # on a narrow terminal wrapped lines read better than one-letter columns
     Console(width=max(console.width, wide)).print(written.terminal)
     for warning in written.warnings:
         console.print(f"[yellow]damaged:[/] {warning}", highlight=False, soft_wrap=True)
@@ -378,9 +401,9 @@ def _show_plan(work: "Work") -> None:
         console.print(RULE_NOTE, soft_wrap=True, highlight=False)
     expected = clock.expect(work.todo)
     time = (
-        f"about {duration(expected)}, going by earlier runs"
+        f"about {duration(expected)}, based on earlier runs"
         if expected is not None
-        else "no estimate, nothing like it has been run here"
+        else "no estimate, as nothing similar has been run here"
     )
     rest = f"{len(work.todo)} to run: {time}" if work.todo else "all stored, nothing to run"
     console.print(f"{len(work.cells)} cells, {rest}.", highlight=False)
@@ -400,11 +423,11 @@ def report(
     grid: Annotated[
         str | None,
         typer.Option(
-            "--grid", help="With --publish: list cells of this grid that have no result.", metavar="NAME"
+            "--grid", help="With --publish: list the cells of this grid that have no result.", metavar="NAME"
         ),
     ] = None,
 ) -> None:
-    """Write tables, figures and the HTML page from what is stored, and print the table.
+    """Write tables, figures and the HTML page of all stored results, and print the main table.
 
     [bold]Example[/]
 
@@ -416,9 +439,11 @@ def report(
     folder = folder_of(results)
     _exchange(folder, None)
     if existing(folder) is None:
-        raise UserError(f"No results in {folder}. Run lks grid first, or name the folder with --results.")
+        raise UserError(f"No results in {folder}. Run lks grid first, or give the folder with --results.")
     if grid and publish is None:
-        raise UserError("--grid names the cells that a published page lists as not run: give --publish too.")
+        raise UserError(
+            "--grid selects the cells that a published page lists as not run: give --publish, too."
+        )
     wanted = cells_of(named_grid(grid, Settings().grids), "") if grid else ()
     written = _show_results(Console(), folder)
     if publish is not None:
@@ -430,29 +455,41 @@ def report(
 
 @app.command("judge", rich_help_panel=BENCHMARK)
 def judge_answers(
-    model: Annotated[str, typer.Option("--model", help="Name of the judge on its server.", metavar="NAME")],
+    model: Annotated[
+        str, typer.Option("--model", help="Name of the judge model on its server.", metavar="NAME")
+    ],
     base_url: Annotated[
         str | None,
         typer.Option(
-            "--base-url", help="The server. Default: $OPENAI_BASE_URL, else OpenAI's.", metavar="URL"
+            "--base-url",
+            help="URL of the judge's server. Default: $OPENAI_BASE_URL, else OpenAI's.",
+            metavar="URL",
         ),
     ] = None,
     results: Results = None,
     calibration: Annotated[
         Path | None,
-        typer.Option("--calibration", help="Answers that people have labelled.", metavar="FILE.jsonl"),
+        typer.Option(
+            "--calibration",
+            help="File of answers with human labels. Default: the one that is shipped.",
+            metavar="FILE.jsonl",
+        ),
     ] = None,
     only_calibrate: Annotated[
         bool,
-        typer.Option("--only-calibrate", help="Say how far the judge agrees with people; judge nothing."),
+        typer.Option(
+            "--only-calibrate", help="Only measure the judge's agreement with human labels; judge nothing."
+        ),
     ] = False,
     concurrency: Annotated[
-        int, typer.Option("--concurrency", min=1, help="Questions on their way at most.")
+        int, typer.Option("--concurrency", min=1, help="Maximum number of concurrent requests.")
     ] = 8,
 ) -> None:
-    """Have an LLM judge the free answers, beside the deterministic score; first say how far it agrees with people.
+    """Have an LLM judge the free answers, next to the deterministic score, after measuring its agreement with
+    humans.
 
-    Any server with OpenAI's chat completions will do. Cells that this judge has judged are left out; a stopped run goes on where it was.
+    Any server with OpenAI's chat completions API will do. Cells that this judge has judged already are
+    skipped; a stopped run resumes where it was.
 
     [bold]Examples[/]
 
@@ -472,8 +509,10 @@ def judge_answers(
 
 
 @app.command("list", rich_help_panel=BENCHMARK)
-def show(what: Annotated[str, typer.Argument(help="methods, studies, models, datasets or grids")]) -> None:
-    """List what there is: methods, studies, models, datasets or grids."""
+def show(
+    what: Annotated[str, typer.Argument(help="What to list: methods, studies, models, datasets or grids.")],
+) -> None:
+    """List what is available: methods, studies, models, datasets or grids."""
     from cli.listing import datasets, grids, methods, models, studies
 
     kinds = {"methods": methods, "studies": studies, "models": models, "datasets": datasets, "grids": grids}

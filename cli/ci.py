@@ -1,4 +1,4 @@
-"""Command `lks ci`: run the small grid `ci` and compare it with the golden results; `lks ci accept` makes new golden ones."""
+"""Command `lks ci`: runs the small grid `ci` and compares it with the golden results, or accepts new ones."""
 
 import hashlib
 import json as json_format
@@ -26,33 +26,41 @@ RESULTS = Path("results-ci")
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "ci"
 REASONS = "REASONS.md"
 MARK = "ci.json"
-"""In a folder of `lks ci`: the code that fills it. A cell's id does not tell, and results of other code would be compared as if they were new."""
+"""File in a folder of `lks ci` that identifies the code which fills the folder. A cell's id does not depend
+on the code, so without it results of other code would be compared as if they were new."""
 
 MADE = ("cells", "runs", "report", "cache", "lks.duckdb", "lks.duckdb.wal")
-"""What is removed from such a folder when the code has changed."""
+"""Entries of such a folder that are removed when the code has changed."""
 
 CODE = (".py", ".sql", ".toml", ".txt", ".jsonl")
 
 ci = typer.Typer(invoke_without_command=True, rich_markup_mode="rich")
 
 Results = Annotated[
-    Path | None, typer.Option("--results", help=f"Folder of the run. Default: {RESULTS}.", metavar="DIR")
+    Path | None,
+    typer.Option("--results", help=f"Results folder of the ci run. Default: {RESULTS}.", metavar="DIR"),
 ]
 Golden = Annotated[
     Path | None,
-    typer.Option("--golden", help="Golden results. Default: tests/golden/ci of the checkout.", metavar="DIR"),
+    typer.Option(
+        "--golden",
+        help="Folder of the golden results. Default: tests/golden/ci of the checkout.",
+        metavar="DIR",
+    ),
 ]
 Json = Annotated[
-    Path | None, typer.Option("--json", help="Write everything that was found there.", metavar="FILE")
+    Path | None,
+    typer.Option("--json", help="Write the full comparison to this file, as JSON.", metavar="FILE"),
 ]
 
 
 @ci.callback()
 def check(ctx: typer.Context, results: Results = None, golden: Golden = None, json: Json = None) -> None:
-    """Did a change alter results? Run the grid [bold]ci[/] (minutes) and compare it with the golden results.
+    """Check whether a change altered results: run the grid [bold]ci[/] (minutes) and compare it with golden
+    results.
 
-    A stopped run goes on where it was; when the code has changed since, everything is run anew.
-    Exit code 0: fine. 1: different. 2: something must be mended first.
+    A stopped run resumes where it was; if the code has changed since, everything is run again.
+    Exit code 0: fine. 1: different. 2: something must be fixed first.
 
     [bold]Examples[/]
 
@@ -77,7 +85,7 @@ def check(ctx: typer.Context, results: Results = None, golden: Golden = None, js
     if json is not None:
         write_whole(json, to_json(found).encode())
     if not found.fine:
-        console.print('If this is meant: lks ci accept --reason "..."', highlight=False)
+        console.print('If this is intended: lks ci accept --reason "..."', highlight=False)
         raise typer.Exit(EXIT_DIFFERENT)
 
 
@@ -87,13 +95,13 @@ def accept(
     reason: Annotated[
         str,
         typer.Option(
-            "--reason", help="Why results changed, for those who read it in a year.", show_default=False
+            "--reason", help="Why the results changed, for readers a year from now.", show_default=False
         ),
     ] = "",
     results: Results = None,
     golden: Golden = None,
 ) -> None:
-    """Make the results of the last [bold]lks ci[/] the golden ones, and note the reason beside them.
+    """Make the results of the last [bold]lks ci[/] the golden ones, and record the reason with them.
 
     [bold]Example[/]
 
@@ -104,7 +112,7 @@ def accept(
     why = " ".join(reason.split())
     if not why:
         raise UserError(
-            'Golden results are not changed without a reason. Say why: lks ci accept --reason "..."'
+            'Golden results are not changed without a reason. Give one: lks ci accept --reason "..."'
         )
     outcomes = _finished(folder)
     line = note(why, outcomes, _difference(target, folder))
@@ -119,11 +127,12 @@ def accept(
 
 
 def begin(folder: Path) -> None:
-    """Make sure that all a folder holds was made by this code: a new folder is marked, one of other code is emptied.
+    """Make sure that everything in a folder was made by this code: mark a new folder, empty one of other
+    code.
 
     Raises:
         UserError: the folder holds something that `lks ci` has not made.
-        StoreError: it cannot be written, or another run is writing to it.
+        StoreError: the folder cannot be written, or another run is writing to it.
     """
     from flows.running.planning import only_writer
     from lks.io.atomic import write_whole
@@ -131,14 +140,15 @@ def begin(folder: Path) -> None:
     mark, code = folder / MARK, _code()
     if not mark.exists() and folder.exists() and any(path.name != ".lock" for path in folder.iterdir()):
         raise UserError(
-            f"{folder} holds files that `lks ci` has not made, so which code made its cells is unknown. Name a new folder with --results."
+            f"{folder} holds files that `lks ci` has not made, so it is unknown which code made its cells. "
+            "Give a new folder with --results."
         )
     with only_writer(folder):
         if mark.exists() and mark.read_bytes() == code:
             return
         if mark.exists():
             Console().print(
-                f"The code has changed since {folder} was filled: everything is run anew.",
+                f"The code has changed since {folder} was filled: everything is run again.",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -150,7 +160,7 @@ def begin(folder: Path) -> None:
 
 
 def _code() -> bytes:
-    """A document that changes with the code and with the versions of the packages that it rests on."""
+    """Return a document that changes with the code and with the versions of the packages it depends on."""
     from lks.results.provenance import provenance
 
     root = Path(__file__).parents[1]
@@ -166,18 +176,22 @@ def _code() -> bytes:
 
 @contextmanager
 def _own_preparations(folder: Path) -> Iterator[None]:
-    """Have everything made by this code: covariances kept elsewhere, and cells of others, are named by what they depend on, the code left out."""
+    """Keep preparations and cells made by other code out of the run.
+
+    Covariances cached elsewhere and cells on a share are identified by what they depend on, except the code.
+    """
     own = {"LKS_CACHE": str(folder.resolve() / "cache"), "LKS_SHARE": ""}
     before = {name: os.environ.get(name, "") for name in own}
     os.environ.update(own)
     try:
         yield
     finally:
-        os.environ.update(before)  # "" is as good as none
+        os.environ.update(before)  # "" has the same effect as an unset variable
 
 
 def compared(golden: Path, results: Path) -> "Regression":
-    """The grid's cells of a results folder against golden ones, both in copies: nothing is written beside golden results.
+    """Compare the grid's cells of a results folder with golden ones, using copies so that the golden folder
+    is not written to.
 
     Raises:
         UserError: there are no golden results, or they cannot be compared with these.
@@ -186,7 +200,8 @@ def compared(golden: Path, results: Path) -> "Regression":
 
     if not (golden / "cells").is_dir():
         raise UserError(
-            f'No golden results in {golden}. If those in {results} are right: lks ci accept --golden {golden} --reason "..."'
+            f"No golden results in {golden}. "
+            f'If those in {results} are right: lks ci accept --golden {golden} --reason "..."'
         )
     with tempfile.TemporaryDirectory(prefix="lks-ci-") as scratch:
         was, now = Path(scratch) / "golden", Path(scratch) / "results"
@@ -210,7 +225,7 @@ def _cells() -> "list[Cell]":
 
 
 def _copy(source: Path, target: Path, ids: Sequence[str]) -> None:
-    """Some cells of a results folder, without patches and catalogue; those that are not there are left out."""
+    """Copy cells of a results folder, without patches and catalogue; cells that do not exist are skipped."""
     try:
         for cell_id in ids:
             if (source / "cells" / cell_id / "outcome.json").exists():
@@ -222,27 +237,29 @@ def _copy(source: Path, target: Path, ids: Sequence[str]) -> None:
 
 
 def _finished(folder: Path) -> "list[Outcome]":
-    """Outcomes of all cells of the grid, in its order.
+    """Return the outcomes of all cells of the grid, in its order.
 
     Raises:
-        UserError: the folder is not one of `lks ci`, is of other code, lacks a cell, or has one that failed.
+        UserError: the folder is not one of `lks ci`, was filled by other code, lacks a cell or has a failed
+            one.
     """
     from lks.results.shards import read_outcome
 
     mark = folder / MARK
     if not mark.exists():
         raise UserError(
-            f"{folder} holds no results of `lks ci`. Run it first, or name its folder with --results."
+            f"{folder} holds no results of `lks ci`. Run it first, or give its folder with --results."
         )
     if mark.read_bytes() != _code():
         raise UserError(
-            f"The code has changed since {folder} was filled. Run `lks ci` again, look at what it says, then accept."
+            f"The code has changed since {folder} was filled. "
+            "Run `lks ci` again, check its output, then accept."
         )
     cells = _cells()
     missing = [cell.label for cell in cells if not (folder / "cells" / cell.id / "outcome.json").exists()]
     if missing:
         raise UserError(
-            f"{folder} lacks {len(missing)} of {len(cells)} cells ({missing[0]}). Run `lks ci` to its end first."
+            f"{folder} lacks {len(missing)} of {len(cells)} cells ({missing[0]}). Let `lks ci` finish first."
         )
     outcomes = [read_outcome(folder, cell.id) for cell in cells]
     for outcome in outcomes:
@@ -253,27 +270,26 @@ def _finished(folder: Path) -> "list[Outcome]":
         )
         if failed:
             raise UserError(
-                f"A failed cell is no golden result: {outcome.cell.label} ({failed}). Fix it, and run `lks ci` again."
+                f"A failed cell cannot be a golden result: {outcome.cell.label} ({failed}). "
+                "Fix it, and run `lks ci` again."
             )
     return outcomes
 
 
 def _difference(golden: Path, results: Path) -> str:
-    """What is accepted, in a sentence."""
+    """Describe in a sentence what is accepted."""
     from reports.compare.regression_text import sentence
 
     if not (golden / "cells").is_dir():
         return "First golden results."
     try:
         return sentence(compared(golden, results))
-    except (
-        StoreError
-    ) as error:  # of another protocol, or without a cell in common: a reason to accept new ones
+    except StoreError as error:  # another protocol, or no cell in common: a reason to accept new results
         return f"Not compared: {error}"
 
 
 def note(reason: str, outcomes: "Sequence[Outcome]", difference: str) -> str:
-    """A line for the file of reasons: date, reason, versions, what is accepted."""
+    """Return a line for the file of reasons: date, reason, versions, what is accepted."""
     origin = outcomes[0].provenance
     versions = ", ".join(
         f"{name} {origin[name]}"
@@ -284,7 +300,7 @@ def note(reason: str, outcomes: "Sequence[Outcome]", difference: str) -> str:
 
 
 def _replace_golden(golden: Path, results: Path, ids: Sequence[str], line: str) -> None:
-    """New golden results in the place of the old; the reasons before stay."""
+    """Replace the golden results by new ones; earlier reasons are kept."""
     part, old = golden.with_name(f"{golden.name}.part"), golden.with_name(f"{golden.name}.old")
     for leftover in (part, old):
         shutil.rmtree(leftover, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Command `lks compare`: did a change alter results?"""
+"""Command `lks compare`: tests whether a change altered results."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,22 +8,30 @@ from rich.console import Console
 
 EXIT_DIFFERENT = 1
 WIDTH = 100
-"""On a narrower terminal lines wrap, which reads better than columns that are cut off."""
+"""Minimum width: on a narrower terminal wrapped lines read better than columns that are cut off."""
 
-A = Annotated[Path, typer.Argument(help="What was: a results folder or its lks.duckdb.", show_default=False)]
-B = Annotated[Path, typer.Argument(help="What is.", show_default=False)]
+A = Annotated[
+    Path,
+    typer.Argument(help="First result store: a results folder or its lks.duckdb.", show_default=False),
+]
+B = Annotated[
+    Path,
+    typer.Argument(help="Second result store, compared with the first.", show_default=False),
+]
 Readouts = Annotated[
     list[str] | None,
-    typer.Option("--readout", help="Compare this read-out; may be repeated.", metavar="NAME"),
+    typer.Option("--readout", help="Compare only this read-out; may be repeated.", metavar="NAME"),
 ]
 Metrics = Annotated[
-    list[str] | None, typer.Option("--metric", help="Compare this metric; may be repeated.", metavar="NAME")
+    list[str] | None,
+    typer.Option("--metric", help="Compare only this metric; may be repeated.", metavar="NAME"),
 ]
 Only = Annotated[
     str,
     typer.Option(
         "--only",
-        help="Keep only these cells: key=value,... of model, dataset, method, n_edits, seed.",
+        help="Compare only cells that match: key=value,... "
+        "with the keys model, dataset, method, n_edits, seed.",
         metavar="FILTER",
     ),
 ]
@@ -31,17 +39,20 @@ Tolerance = Annotated[
     float,
     typer.Option(
         "--tolerance",
-        help="Differences within so many points, interval and all, are the same.",
+        help="Equivalence margin in percentage points: a difference counts as unchanged "
+        "if its whole confidence interval lies within it.",
         metavar="POINTS",
     ),
 ]
 Json = Annotated[
-    Path | None, typer.Option("--json", help="Write everything that was found there.", metavar="FILE")
+    Path | None,
+    typer.Option("--json", help="Write the full comparison to this file, as JSON.", metavar="FILE"),
 ]
 Csv = Annotated[
-    Path | None, typer.Option("--csv", help="Write all differences there, one a line.", metavar="FILE")
+    Path | None,
+    typer.Option("--csv", help="Write all differences to this file, as CSV, one per line.", metavar="FILE"),
 ]
-All = Annotated[bool, typer.Option("--all", help="Show what did not change too.")]
+All = Annotated[bool, typer.Option("--all", help="Also show results that did not change.")]
 
 
 def compare(
@@ -55,7 +66,7 @@ def compare(
     csv: Csv = None,
     everything: All = False,
 ) -> None:
-    """Compare two results folders item by item: which answers changed, and do the scores differ?
+    """Compare two result stores item by item (paired tests): which answers changed, and do the scores differ?
 
     Exit code 0: identical, or no difference found. 1: different. 2: cannot be compared.
 

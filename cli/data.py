@@ -1,4 +1,4 @@
-"""`lks data`: have evaluation and training prompts written for facts."""
+"""Commands `lks data`: write evaluation and training prompts for facts."""
 
 import time
 from pathlib import Path
@@ -15,54 +15,83 @@ if TYPE_CHECKING:
     from flows.prompt_order import Progress, PromptOrder, WrittenPrompts
 
 LINE_EVERY_S = 10.0
-"""Seconds between two lines of progress where there is no terminal."""
-FEW_TEMPLATES = "Templates come from the facts themselves and the published data on this machine. Without --offline a model writes for any fact."
+"""Seconds between two progress lines if there is no terminal."""
+FEW_TEMPLATES = (
+    "Templates come from the facts themselves and the published data on this machine. "
+    "Without --offline a model writes prompts for any fact."
+)
 
 data = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Have evaluation and training prompts written for facts.",
+    help="Write evaluation and training prompts for facts.",
 )
 
 
 @data.callback()
 def _group() -> None:
-    """A group even while it has one command."""
+    """Make this a command group even while it has a single command."""
 
 
 Out = Annotated[
     Path,
     typer.Option(
-        "--out", help="Folder of the files, and of all replies: a stopped run goes on there.", metavar="DIR"
+        "--out",
+        help="Output folder; it also keeps all replies, so that a stopped run can resume.",
+        metavar="DIR",
     ),
 ]
 DatasetName = Annotated[
     str,
     typer.Option(
-        "--dataset", help="zsre, counterfact, or a file of facts (docs/data.md).", metavar="NAME|FACTS.jsonl"
+        "--dataset",
+        help="Facts to use: zsre, counterfact, or a file of facts (see docs/data.md).",
+        metavar="NAME|FACTS.jsonl",
     ),
 ]
-Model = Annotated[str, typer.Option("--model", help="Name of the model on its server.", metavar="NAME")]
+Model = Annotated[str, typer.Option("--model", help="Name of the chat model on its server.", metavar="NAME")]
 BaseUrl = Annotated[
     str | None,
-    typer.Option("--base-url", help="The server. Default: $OPENAI_BASE_URL, else OpenAI's.", metavar="URL"),
+    typer.Option(
+        "--base-url",
+        help="URL of the chat model's server. Default: $OPENAI_BASE_URL, else OpenAI's.",
+        metavar="URL",
+    ),
 ]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many facts.")]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Number of facts to use, from the start. Default: all.")
+]
 MaxCost = Annotated[
     float | None,
-    typer.Option("--max-cost", min=0, help="Spend at most so much for this folder.", metavar="USD"),
+    typer.Option(
+        "--max-cost", min=0, help="Spending cap in US dollars, over all runs for this folder.", metavar="USD"
+    ),
 ]
 MaxTokens = Annotated[
-    int | None, typer.Option("--max-tokens", min=0, help="Use at most so many tokens for this folder.")
+    int | None,
+    typer.Option("--max-tokens", min=0, help="Token cap, over all runs for this folder."),
 ]
-Rpm = Annotated[float | None, typer.Option("--rpm", help="Requests per minute at most.")]
-Tpm = Annotated[float | None, typer.Option("--tpm", help="Tokens per minute at most.")]
-Concurrency = Annotated[int, typer.Option("--concurrency", min=1, help="Requests on their way at most.")]
+Rpm = Annotated[float | None, typer.Option("--rpm", help="Maximum number of requests per minute.")]
+Tpm = Annotated[float | None, typer.Option("--tpm", help="Maximum number of tokens per minute.")]
+Concurrency = Annotated[
+    int, typer.Option("--concurrency", min=1, help="Maximum number of concurrent requests.")
+]
 PriceIn = Annotated[
     float | None,
-    typer.Option("--price-in", min=0, help="USD per million tokens asked. Known for gpt-4o-mini."),
+    typer.Option(
+        "--price-in",
+        min=0,
+        help="Price of prompt tokens in US dollars per million. Known for gpt-4o-mini.",
+    ),
 ]
-PriceOut = Annotated[float | None, typer.Option("--price-out", min=0, help="USD per million tokens replied.")]
+PriceOut = Annotated[
+    float | None,
+    typer.Option(
+        "--price-out",
+        min=0,
+        help="Price of reply tokens in US dollars per million. Known for gpt-4o-mini.",
+    ),
+]
 Timeout = Annotated[
     float, typer.Option("--timeout", help="Seconds until a request counts as failed.", metavar="S")
 ]
@@ -74,14 +103,14 @@ def make_prompts(
     out: Out,
     split: Annotated[
         Literal["evaluation", "training", "both"] | None,
-        typer.Option("--split", help="Which set. Default: both; with --offline: training."),
+        typer.Option("--split", help="Which prompts to write. Default: both; with --offline: training."),
     ] = None,
     model: Model = "gpt-4o-mini",
     base_url: BaseUrl = None,
     limit: Limit = None,
     offline: Annotated[
         bool,
-        typer.Option("--offline", help="Ask no model: take training prompts from templates of the dataset."),
+        typer.Option("--offline", help="Use no model: make training prompts from templates of the dataset."),
     ] = False,
     max_cost: MaxCost = None,
     max_tokens: MaxTokens = None,
@@ -94,13 +123,14 @@ def make_prompts(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Say how many requests, tokens and dollars it will take; ask nothing."
+            "--dry-run", help="Print the number of requests, tokens and dollars needed; send nothing."
         ),
     ] = False,
 ) -> None:
-    """Write evaluation.jsonl and training.jsonl for the facts, with a chat model or from templates.
+    """Write evaluation.jsonl and training.jsonl for facts, with a chat model or from templates.
 
-    The key is read from $OPENAI_API_KEY and kept nowhere. Replies that are not usable are asked for again and listed in rejects.jsonl.
+    The key is read from $OPENAI_API_KEY and stored nowhere. Unusable replies are requested again and listed
+    in rejects.jsonl.
 
     [bold]Examples[/]
 
@@ -113,7 +143,8 @@ def make_prompts(
     from flows.prompt_order import PromptOrder, make
 
     order = PromptOrder(
-        dataset, out, split, model, base_url, limit, offline, max_cost, max_tokens, rpm, tpm, concurrency, price_in, price_out, timeout
+        dataset, out, split, model, base_url, limit, offline, max_cost, max_tokens,
+        rpm, tpm, concurrency, price_in, price_out, timeout
     )  # fmt: skip
     console = Console()
     if dry_run:
@@ -140,7 +171,8 @@ def extract_knowledge(
     price_out: PriceOut = None,
     timeout: Timeout = 60.0,
 ) -> None:
-    """Have a model say what it knows of each subject, bring that up to date with the edit, and make gap-filling prompts of it.
+    """Extract what a model knows about each subject, update it with the edit, and turn it into fill-in
+    prompts.
 
     The prompts are written to extracted.jsonl.
 
@@ -152,21 +184,26 @@ def extract_knowledge(
 
     console = Console()
     order = PromptOrder(
-        dataset, out, None, model, base_url, limit, False, max_cost, max_tokens, rpm, tpm, concurrency, price_in, price_out, timeout
+        dataset, out, None, model, base_url, limit, False, max_cost, max_tokens,
+        rpm, tpm, concurrency, price_in, price_out, timeout
     )  # fmt: skip
     with _Bar(console, "replies") as bar:
         found = extracted(order, bar.show)
     gaps = sum(len(one.gaps) for one in found)
     with_edit = sum(any(gap.edited for gap in one.gaps) for one in found)
     console.print(
-        f"{out / 'extracted.jsonl'}: {gaps:,} gap-filling prompts for {len(found):,} facts, of which {with_edit:,} have one for the edited fact",
+        f"{out / 'extracted.jsonl'}: {gaps:,} fill-in prompts for {len(found):,} facts, "
+        f"of which {with_edit:,} have one for the edited fact",
         highlight=False,
         soft_wrap=True,
     )
 
 
 class _Bar:
-    """Prompts done, rejected, tokens, money and time left: a bar on a terminal, a line now and then elsewhere. Use as a context manager."""
+    """Display of prompts done, rejected replies, tokens, cost and time left; use it as a context manager.
+
+    It is a bar on a terminal, and a line from time to time elsewhere.
+    """
 
     def __init__(self, console: Console, what: str = "prompts") -> None:
         self._console, self._said, self._what = console, time.monotonic(), what
@@ -190,10 +227,10 @@ class _Bar:
         self._bar.stop()
 
     def show(self, progress: "Progress") -> None:
-        """Show how far it is."""
+        """Show the progress."""
         counts = progress.counts
         done = counts.accepted + counts.lacking + counts.arrived
-        judged = f"{counts.rejected} rejected, {counts.lacking} lacking, " if self._what == "prompts" else ""
+        judged = f"{counts.rejected} rejected, {counts.lacking} missing, " if self._what == "prompts" else ""
         more = f"{judged}{progress.spent.total:,} tokens{_money(progress.usd)}"
         self._bar.update(self._task, total=counts.wanted, completed=min(done, counts.wanted), more=more)
         if not self._console.is_terminal and time.monotonic() - self._said > LINE_EVERY_S:
@@ -208,7 +245,7 @@ def _money(usd: float | None) -> str:
 
 
 def _say_estimate(console: Console, order: "PromptOrder") -> None:
-    """What an order will take."""
+    """Print what an order will take."""
     from flows.prompt_order import foresee
     from lks.prompts.writers import ATTEMPTS
 
@@ -219,16 +256,17 @@ def _say_estimate(console: Console, order: "PromptOrder") -> None:
     usd = None if order.price is None else order.price.of(found.usage)
     price = "; the price is not known (--price-in, --price-out)" if usd is None else _money(usd)
     console.print(
-        f"{found.requests:,} requests to {order.model}, beside {found.known:,} that are answered already; "
-        f"about {found.usage.prompt:,} tokens asked and {found.usage.reply:,} replied{price}. "
-        f"Rejected replies are asked for again: at most {ATTEMPTS} times as much.",
+        f"{found.requests:,} requests to {order.model}, in addition to {found.known:,} "
+        "that are answered already; "
+        f"about {found.usage.prompt:,} prompt tokens and {found.usage.reply:,} reply tokens{price}. "
+        f"Rejected replies are requested again: at most {ATTEMPTS} times as much.",
         highlight=False,
         soft_wrap=True,
     )
 
 
 def _say_made(console: Console, order: "PromptOrder", made: "WrittenPrompts") -> None:
-    """What was written, and why some of it was not."""
+    """Print what was written, and why some of it was not."""
     from lks.prompts.files import FILES
 
     summary = made.summary
@@ -240,7 +278,8 @@ def _say_made(console: Console, order: "PromptOrder", made: "WrittenPrompts") ->
         )
     if not order.offline:
         console.print(
-            f"{made.asked:,} requests now; for this folder in all {made.spent.total:,} tokens{_money(made.usd)}",
+            f"{made.asked:,} requests in this run; "
+            f"in total for this folder {made.spent.total:,} tokens{_money(made.usd)}",
             highlight=False,
         )
     if made.rejected:
@@ -251,7 +290,7 @@ def _say_made(console: Console, order: "PromptOrder", made: "WrittenPrompts") ->
     if made.lacking:
         why = f". {FEW_TEMPLATES}" if order.offline else ""
         console.print(
-            f"{made.lacking:,} prompts are lacking: {order.out / 'lacking.jsonl'}{why}",
+            f"{made.lacking:,} prompts are missing, listed in {order.out / 'lacking.jsonl'}{why}",
             highlight=False,
             soft_wrap=True,
         )

@@ -1,4 +1,4 @@
-"""What the engineers' commands show on the terminal."""
+"""Terminal output of the commands that edit and query a model."""
 
 import time
 from dataclasses import asdict
@@ -33,15 +33,17 @@ if TYPE_CHECKING:
 HEADINGS = {"reliability": "Rel", "generality": "Gen", "locality": "Loc", "edit_performance": "EP"}
 READOUTS = {"tf_token": "TF", "ar_exact": "AR", "wild": "WILD"}
 READOUT_NOTES = (
-    "TF: tokens of the answer that are right where those before it are given. AR: the first tokens that the model writes are the answer's,",
-    "whatever follows: 420 counts for 42. WILD: what it writes to the end of the sentence is the answer and nothing else.",
+    "TF: share of the answer's tokens that the model predicts, given the right tokens before each. "
+    "AR: the first tokens that the model writes are the answer's,",
+    "whatever follows: 420 counts for 42. "
+    "WILD: what it writes to the end of the sentence is the answer and nothing else.",
 )
 NOTED = frozenset({"statistics"})
-"""What a method has to say of its preparation (`Editor.notes`) and `lks edit` shows."""
+"""Keys of a method's preparation notes (`Editor.notes`) that `lks edit` shows."""
 
 
 class Bar:
-    """A progress bar per stage, with the time that is left; off a terminal nothing is shown."""
+    """A progress bar per stage with the time left; nothing is shown if there is no terminal."""
 
     def __init__(self, console: Console) -> None:
         columns = (
@@ -68,7 +70,7 @@ class Bar:
         self._progress.stop()
 
     def __call__(self, stage: str, fraction: float) -> None:
-        """A stage is so far done."""
+        """Show the fraction of a stage that is done."""
         now = time.perf_counter()
         self._spent[stage] = self._spent.get(stage, 0.0) + now - self._last
         self._last = now
@@ -77,11 +79,11 @@ class Bar:
         self._progress.update(self._tasks[stage], completed=fraction)
 
     def seconds(self, *stages: str) -> float:
-        """What some stages took."""
+        """Return the seconds that some stages took."""
         return sum(self._spent.get(stage, 0.0) for stage in stages)
 
     def spent(self) -> str:
-        """What all stages took, for people."""
+        """Describe what all stages took, for display."""
         each = ", ".join(
             f"{stage} {seconds:.1f} s" for stage, seconds in self._spent.items() if seconds >= 0.05
         )
@@ -89,23 +91,23 @@ class Bar:
 
 
 def note(console: Console, line: str) -> None:
-    """A plain line."""
+    """Print a plain line."""
     console.print(Text(line), soft_wrap=True)
 
 
 FEW = 30
-"""Below so many facts a score says little."""
+"""With fewer facts than this a score says little."""
 MISSES = 5
-"""So many facts that were not learnt are shown."""
+"""Maximum number of facts shown that were not learnt."""
 
 
 def folder_line(console: Console, what: str, path: Path) -> None:
-    """Where something is, on a line that can be copied."""
+    """Print a path on a line of its own, so that it can be copied."""
     note(console, f"{what}: {path}")
 
 
 def byte_text(count: int) -> str:
-    """Bytes as people say them."""
+    """Format a number of bytes for display."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:.1f} {unit}"
@@ -113,7 +115,7 @@ def byte_text(count: int) -> str:
 
 
 def grid_of_facts() -> Table:
-    """A table of two columns: what, and what it is."""
+    """Return an empty table of two columns: name and value."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -123,7 +125,7 @@ def grid_of_facts() -> Table:
 def show_check(
     console: Console, edited: "SavedEdits", found: "tuple[RecallCheck, Health]", seconds: float, out: Path
 ) -> None:
-    """What editing has brought: what is answered, at which price, and what to do where it is not."""
+    """Show the result of editing: what is answered, what harm was done, and what to do about either."""
     from workbench.advice import on_misses, on_troubles
     from workbench.lengths import by_length
     from workbench.patch_folder import size
@@ -137,7 +139,8 @@ def show_check(
     if begins:
         table.add_row(
             "",
-            f"{len(begins)} only {'begins' if len(begins) == 1 else 'begin'} with the answer, {len(missed)} not answered",
+            f"{len(begins)} only {'begins' if len(begins) == 1 else 'begin'} with the answer, "
+            f"{len(missed)} not answered",
         )
     if check.asked_in:
         table.add_row("asked", check.asked_in)
@@ -161,7 +164,8 @@ def show_check(
     for one in begins[:MISSES]:
         note(
             console,
-            f"Begins with the answer: {one.prompt!r}: {_short(one.text, one.wanted)} instead of {one.wanted!r}",
+            f"Begins with the answer: {one.prompt!r}: {_short(one.text, one.wanted)} "
+            f"instead of {one.wanted!r}",
         )
     for one in missed[:MISSES]:
         note(
@@ -176,13 +180,13 @@ def show_check(
 
 
 def _short(text: str, wanted: str) -> str:
-    """As much of a text as shows how it goes on where the wanted answer would end."""
+    """Return the start of a text, a little longer than the wanted answer, to show how it continues."""
     shown = text[: len(wanted) + 24]
     return repr(shown) if shown == text else f"{shown!r}..."
 
 
 def show_reply(console: Console, reply: "AnswerPair", as_json: bool) -> None:
-    """Both answers: as a small table, or as one line of JSON."""
+    """Show both answers, as a small table or as one line of JSON."""
     if as_json:
         speeds = {
             "unedited_tokens_per_s": round(reply.unedited.rate, 1),
@@ -200,7 +204,7 @@ def show_reply(console: Console, reply: "AnswerPair", as_json: bool) -> None:
             name, Text(said.text) + Text(f"  ({said.tokens} tokens, {said.rate:.0f} per s)", style="dim")
         )
     if reply.fired is None:
-        fired = "always in force: this kind of patch has no gate"
+        fired = "always active: this kind of patch has no gate"
     elif not reply.fired:
         fired = "does not act on this prompt"
     else:
@@ -210,7 +214,7 @@ def show_reply(console: Console, reply: "AnswerPair", as_json: bool) -> None:
 
 
 def show_scores(console: Console, results: Path, scored: "Scored", facts: "Facts") -> None:
-    """The two models' scores with their intervals."""
+    """Show the two models' scores with their intervals."""
     from lks.results.store import Store
     from reports.results import load
 
@@ -248,19 +252,19 @@ def show_scores(console: Console, results: Path, scored: "Scored", facts: "Facts
     note(
         console,
         f"{many(len(facts.facts), 'fact')}."
-        + (" With so few an interval is wide." if len(facts.facts) < FEW else ""),
+        + (" With so few, intervals are wide." if len(facts.facts) < FEW else ""),
     )
     if {"generality", "locality"} & missing:
-        note(console, "EP is the mean of all three, and is not there without one of them.")
+        note(console, "EP is the mean of all three and is missing if one of them is.")
     for metric, field in (("generality", "paraphrases"), ("locality", "locality")):
         if metric in missing:
-            note(console, f"No {metric}: the facts have no {field} to ask. Give some to measure it.")
+            note(console, f"No {metric}: the facts have no {field} to ask. Add some to measure it.")
     if scored.foreign:
-        note(console, f"{scored.foreign} of the {len(facts.facts)} facts are none of the patch's.")
+        note(console, f"{scored.foreign} of the {len(facts.facts)} facts are not in the patch.")
 
 
 def _overheads(results: Path, scored: "Scored") -> list[str]:
-    """How much longer a prefill takes with the patch, where that was measured."""
+    """Describe how much longer a prefill takes with the patch, if that was measured."""
     from lks.evaluation.profiling import BATCHES
     from lks.results.cells import OVERHEAD
     from lks.results.store import Store

@@ -1,4 +1,4 @@
-"""Commands that edit a model and ask it: `lks edit`, `lks ask`, `lks eval`, `lks remove`. Heavy imports wait until one runs."""
+"""Commands `lks edit`, `lks ask`, `lks eval` and `lks remove`. Heavy imports are deferred until one runs."""
 
 import sys
 from pathlib import Path
@@ -24,82 +24,110 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="A folder, a name of [bold]lks list models[/], or OWNER/NAME on the hub.",
+        help="Model: a folder, a name from [bold]lks list models[/], or OWNER/NAME on the hub.",
         metavar="MODEL",
     ),
 ]
 FactsFile = Annotated[
     Path | None,
-    typer.Option("--facts", "-f", help="Facts: .jsonl, .csv, or .txt with triples.", metavar="FILE"),
+    typer.Option("--facts", "-f", help="File of facts: .jsonl, .csv, or .txt with triples.", metavar="FILE"),
 ]
 TemplatesFile = Annotated[
     Path | None,
-    typer.Option("--templates", help="TOML or JSON: how each relation of triples is asked.", metavar="FILE"),
+    typer.Option(
+        "--templates",
+        help="TOML or JSON file that says how each relation of triples is asked.",
+        metavar="FILE",
+    ),
 ]
 PatchFolder = Annotated[
-    Path, typer.Option("--patch", "-p", help="Folder that [bold]lks edit[/] wrote.", metavar="DIR")
+    Path,
+    typer.Option("--patch", "-p", help="Patch folder written by [bold]lks edit[/].", metavar="DIR"),
 ]
 Device = Annotated[
     str | None,
-    typer.Option("--device", help="cpu, cuda, cuda:1. Default: the GPU if there is one.", metavar="DEVICE"),
+    typer.Option(
+        "--device",
+        help="Device to run on: cpu, cuda, cuda:1. Default: the GPU if there is one.",
+        metavar="DEVICE",
+    ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Use the patch though it was made for another model.")]
+Force = Annotated[bool, typer.Option("--force", help="Use the patch even if it was made for another model.")]
 
 FORM_HELP = (
-    "How prompts are put to the model. bare: as they are. qa: Q: ..., then A:. chat: as a user's turn in the model's chat template. "
-    "auto: a question or instruction as chat if there is a template, a sentence to complete bare."
+    "How prompts are presented to the model. bare: as they are. qa: as Q: ..., then A:. "
+    "chat: as a user's turn in the model's chat template. "
+    "auto: questions and instructions as chat if there is a template, sentences to complete as bare."
 )
 EditForm = Annotated[
     Literal["auto", "bare", "qa", "chat"] | None, typer.Option("--form", help=f"{FORM_HELP} Default: auto.")
 ]
 AskForm = Annotated[
     Literal["auto", "bare", "qa", "chat"] | None,
-    typer.Option("--form", help=f"{FORM_HELP} Default: as the patch was trained."),
+    typer.Option("--form", help=f"{FORM_HELP} Default: the form that the patch was trained in."),
 ]
 
 
 def edit(
     model: Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the patch.", metavar="DIR")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the patch to.", metavar="DIR")],
     facts: FactsFile = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", help="A name of [bold]lks list methods[/]. Default: lks.", metavar="NAME"),
+        typer.Option(
+            "--method",
+            help="Editing method: a name from [bold]lks list methods[/]. Default: lks.",
+            metavar="NAME",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A parameter of the method; repeatable.", metavar="NAME=VALUE"),
+        typer.Option(
+            "--set", help="Set a parameter of the method to a value; may be repeated.", metavar="NAME=VALUE"
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of all randomness. Default: 0.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Random seed for editing and training. Default: 0.")
+    ] = None,
     templates: TemplatesFile = None,
     training: Annotated[
         str,
         typer.Option(
-            "--training", help="Dataset for methods that train on other edits first.", metavar="NAME"
+            "--training",
+            help="Dataset to train on beforehand, for methods that learn from other edits.",
+            metavar="NAME",
         ),
     ] = "",
     form: EditForm = None,
     update: Annotated[
-        bool, typer.Option("--update", help="Add to the patch in --out, and change facts of it.")
+        bool,
+        typer.Option("--update", help="Add facts to the existing patch in --out, or change facts in it."),
     ] = False,
     without: Annotated[
         list[str] | None,
-        typer.Option("--without", help="With --update: leave a subject's facts out; repeatable."),
+        typer.Option(
+            "--without", help="With --update: remove all facts about this subject; may be repeated."
+        ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the patch in --out.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the existing patch in --out.")
+    ] = False,
     skip_bad: Annotated[
         bool,
-        typer.Option("--skip-bad", help="Leave out bad lines of --facts; skipped.txt in --out lists them."),
+        typer.Option(
+            "--skip-bad", help="Skip bad lines of the --facts file and list them in skipped.txt in --out."
+        ),
     ] = False,
     all_errors: Annotated[
         bool,
-        typer.Option("--all-errors", help="Show all that is wrong with --facts, not the first 20 things."),
+        typer.Option("--all-errors", help="Report all errors in the --facts file, not only the first 20."),
     ] = False,
     device: Device = None,
 ) -> None:
-    """Plant facts in a model: write a patch that makes it the edited one.
+    """Edit facts in a model: write a patch that turns it into the edited model.
 
-    The model's files stay as they are. Facts need a subject, a prompt and a target: docs/edit-your-model.md.
+    The model's files are not changed. Facts need a subject, a prompt and a target: see
+    docs/edit-your-model.md.
 
     [bold]Examples[/]
 
@@ -128,7 +156,7 @@ def edit(
     reading = BadLines(skip_bad, sys.maxsize if all_errors else SHOWN)
     given = Facts("facts", ()) if facts is None else read_facts(facts, templates, reading)
     if update and not (out / "patch.json").exists():
-        raise UserError(f"{out} holds no patch to update. Leave --update out to make one.")
+        raise UserError(f"{out} holds no patch to update. Omit --update to create one.")
     check_writable(out, update or overwrite)
     check_form(model, form)
     earlier = read(out) if update else None
@@ -143,14 +171,18 @@ def edit(
 
 
 def _check_update(update: bool, overwrite: bool, without: bool, method: bool) -> None:
-    """Refuse options that contradict each other; `without` and `method`: whether subjects to leave out, or parts of the method, are given."""
+    """Refuse options that contradict each other.
+
+    `without` and `method` say whether subjects to remove, and options of the method, are given.
+    """
     if update and overwrite:
-        raise UserError("--update adds to the patch, --overwrite replaces it. Give one of them.")
+        raise UserError("--update adds to the patch, --overwrite replaces it. Give one of the two.")
     if without and not update:
-        raise UserError("--without takes facts out of a patch that is there: give --update too.")
+        raise UserError("--without removes facts from an existing patch: give --update, too.")
     if update and method:
         raise UserError(
-            "--update keeps method, parameters, seed and form of the patch. Leave them out, or use --overwrite with all facts."
+            "--update keeps the method, parameters, seed and form of the patch. "
+            "Omit them, or use --overwrite with all facts."
         )
 
 
@@ -161,7 +193,7 @@ def _edit(
     wish: "EditRequest",
     where: "tuple[Path, SavedEdits | None, list[str]]",
 ) -> None:
-    """Load, edit, write, ask."""
+    """Load the model, edit it, write the patch and ask the edited facts."""
     from lks.data.user_facts import STRICT
     from workbench.editing import answers, edit_model, update_model
     from workbench.fitting import fitting
@@ -173,12 +205,13 @@ def _edit(
     out, earlier, without = where
     lm = _loaded(console, *model)
     given, reading = facts
-    if reading != STRICT:  # else `edit_model` looks
+    if reading != STRICT:  # otherwise `edit_model` checks
         given = fitting(lm, given, reading)
     if given.skipped:
         note(
             console,
-            f"{_wrong(len(given.skipped))} with the facts: these lines are left out, and listed in {out / SKIPPED}.",
+            f"{_wrong(len(given.skipped))} with the facts: "
+            f"these lines are skipped and listed in {out / SKIPPED}.",
         )
     check_writable(out, earlier is not None or out.exists(), _room(lm, len(given.facts)))
     for line in too_long(
@@ -208,7 +241,10 @@ def _wrong(count: int) -> str:
 
 
 def _room(lm: "LM", count: int) -> int:
-    """Bytes that a patch may need: a hypernetwork with its inputs and a table; a dense change of one matrix is of the same size."""
+    """Return the bytes that a patch may need: a hypernetwork with its inputs and a table.
+
+    A dense change of one matrix has the same size.
+    """
     return 4 * lm.dim * (6 * lm.dim + 4 * count)
 
 
@@ -217,16 +253,23 @@ def ask(
     patch: PatchFolder,
     prompts: Annotated[
         list[str] | None,
-        typer.Argument(help="Default, or -: one per line from the standard input.", metavar="[PROMPT]..."),
+        typer.Argument(
+            help="Prompts to ask. Default, or -: read one per line from the standard input.",
+            metavar="[PROMPT]...",
+        ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Generated at most.")] = 30,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, help="Maximum number of generated tokens.")
+    ] = 30,
     form: AskForm = None,
-    chat: Annotated[bool, typer.Option("--chat", help="The same as --form chat.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per prompt.")] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="Shorthand for --form chat.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per prompt instead of a table.")
+    ] = False,
     force: Force = False,
     device: Device = None,
 ) -> None:
-    """Ask the edited and the unedited model, side by side.
+    """Ask the edited and the unedited model the same prompts, side by side.
 
     [bold]Examples[/]
 
@@ -239,11 +282,12 @@ def ask(
     from workbench.patch_folder import read
 
     if chat and form not in (None, "chat"):
-        raise UserError(f"--chat is --form chat, but --form {form} is given too. Give one of them.")
+        raise UserError(f"--chat means --form chat, but --form {form} is given, too. Give one of the two.")
     console = Console()
     if broken := [prompt for prompt in prompts or [] if has_half_character(prompt)]:
         raise UserError(
-            f"Prompt {broken[0]!a} is not UTF-8. Use a terminal with UTF-8, or give the prompts on the standard input."
+            f"Prompt {broken[0]!a} is not UTF-8. "
+            "Use a UTF-8 terminal, or give the prompts on the standard input."
         )
     edited = read(patch)
     chosen = "chat" if chat else form
@@ -260,12 +304,13 @@ def ask(
             asked += 1
     if not asked:
         raise UserError(
-            "No prompt was given. Put it behind the options in quotation marks, or one per line on the standard input."
+            "No prompt was given. Put it after the options in quotation marks, "
+            "or give one per line on the standard input."
         )
 
 
 def _typed(console: Console) -> "list[str] | _Lines":
-    """Prompts from the standard input; asked for one by one on a terminal."""
+    """Return the prompts from the standard input; on a terminal they are read one by one."""
     if sys.stdin.isatty():
         return _Lines(console)
     try:
@@ -301,19 +346,26 @@ def evaluate(
     facts: FactsFile = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Results folder. Default: eval/ beside the patch.", metavar="DIR"),
+        typer.Option(
+            "--out",
+            "-o",
+            help="Results folder. Default: PATCH-eval, next to the patch folder.",
+            metavar="DIR",
+        ),
     ] = None,
     templates: TemplatesFile = None,
     overhead: Annotated[
-        bool, typer.Option("--overhead", help="Time prompts with and without the patch, too: about 20 s.")
+        bool,
+        typer.Option("--overhead", help="Also time prompts with and without the patch (about 20 s)."),
     ] = False,
     form: AskForm = None,
     force: Force = False,
     device: Device = None,
 ) -> None:
-    """Score a patch in full: reliability, generality, locality with 95 % intervals, and a page with all answers.
+    """Score a patch fully: reliability, generality and locality with 95 % intervals, and a page with all
+    answers.
 
-    Without --facts the patch's own facts are asked. Stopped and started again, it goes on where it was.
+    Without --facts the patch's own facts are asked. A stopped run resumes where it was.
 
     [bold]Example[/]
 
@@ -338,7 +390,7 @@ def evaluate(
     lm = _loaded(console, model, device)
     edited.check_model(lm, force)
     questions = sum(len(case.probes) for case in known.dataset().cases)
-    note(console, f"Asking {many(questions, 'question')} of the unedited and of the edited model.")
+    note(console, f"Asking the unedited and the edited model {many(questions, 'question')} each.")
     with Bar(console) as bar:
         scored = score(
             lm,
@@ -358,13 +410,15 @@ def evaluate(
 
 
 def remove(
-    patch: Annotated[Path, typer.Argument(help="Folder of the patch.", metavar="PATCH")],
-    subjects: Annotated[list[str], typer.Argument(help="Whose facts go.", metavar="SUBJECT...")],
+    patch: Annotated[Path, typer.Argument(help="Patch folder to remove facts from.", metavar="PATCH")],
+    subjects: Annotated[
+        list[str], typer.Argument(help="Subjects whose facts are removed.", metavar="SUBJECT...")
+    ],
 ) -> None:
-    """Take all facts about a subject out of a patch, at once and without the model.
+    """Remove all facts about a subject from a patch, at once and without the model.
 
-    On that subject the model then is the unedited one; everything else stays as it was, bit for bit. Only methods that keep subjects apart
-    (lks) can do that; for others the command says what to do.
+    For that subject the model is then the unedited one; everything else stays as it was, bit for bit. Only
+    methods that keep subjects apart (lks) can do this; for others the command says what to do.
 
     [bold]Example[/]
 
@@ -381,7 +435,8 @@ def remove(
         edited = done.edited
         said.append(f"Removed {subject!r}: {done.facts} {'fact' if done.facts == 1 else 'facts'}.")
         said += [
-            f"Another subject's edits still act on {prompt!r}: its name is in there." for prompt in done.still
+            f"Another subject's edits still act on {prompt!r}, which contains its name."
+            for prompt in done.still
         ]
     write(patch, edited)
     left = len(edited.patch.subjects)
@@ -391,10 +446,10 @@ def remove(
 
 
 def _loaded(console: Console, name: str, device: str | None) -> "LM":
-    """The model, quietly.
+    """Load the model without output from transformers.
 
     Raises:
-        UserError: it cannot be loaded, or there is no such device.
+        UserError: the model cannot be loaded, or the device does not exist.
     """
     from cli.readying import make_ready
 

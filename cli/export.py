@@ -1,4 +1,4 @@
-"""Command `lks export`."""
+"""Command `lks export`, which writes a patch or an edited model for others."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +12,10 @@ from workbench.export import Precision, merge, publish
 def export(
     model: Annotated[
         str,
-        typer.Option("--model", help="The model that was edited: name, folder or hub id.", metavar="MODEL"),
+        typer.Option("--model", help="Model that was edited: name, folder or hub id.", metavar="MODEL"),
     ],
-    patch: Annotated[Path, typer.Option("--patch", help="Folder of the patch.", metavar="DIR")],
-    out: Annotated[Path, typer.Option("--out", help="New folder.", metavar="DIR")],
+    patch: Annotated[Path, typer.Option("--patch", help="Patch folder to export.", metavar="DIR")],
+    out: Annotated[Path, typer.Option("--out", help="New folder to write to.", metavar="DIR")],
     merged: Annotated[
         bool, typer.Option("--merge", help="Fold a patch of weights into a plain checkpoint.")
     ] = False,
@@ -23,16 +23,21 @@ def export(
         Precision | None,
         typer.Option(
             "--dtype",
-            help="Of the merged checkpoint. Default: as models run here, float32 on a CPU, bfloat16 on a GPU.",
+            help="Number format of the merged checkpoint. "
+            "Default: that in which models run here, float32 on a CPU, bfloat16 on a GPU.",
         ),
     ] = None,
     licence: Annotated[
-        str, typer.Option("--license", help="For the card, as the hub names it.", metavar="ID")
+        str,
+        typer.Option(
+            "--license", help="License stated in the model card, as the hub names it.", metavar="ID"
+        ),
     ] = "other",
 ) -> None:
-    """Write a patch, or with --merge the edited model, as a folder for others or for the hub.
+    """Write a patch, or with --merge the edited model, to a folder for sharing or for the hub.
 
-    The folder has a model card that says what was edited and how to load it. Upload it with `hf upload USER/REPOSITORY DIR`.
+    The folder has a model card that says what was edited and how to load it.
+    Upload it with `hf upload USER/REPOSITORY DIR`.
 
     [bold]Examples[/]
 
@@ -46,7 +51,7 @@ def export(
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     console = Console(soft_wrap=True)
     if precision is not None and not merged:
-        raise UserError("--dtype is for --merge: a patch stays as it is.")
+        raise UserError("--dtype only applies to --merge: a patch is exported as it is.")
     if merged:
         from cli.readying import make_ready
 

@@ -1,4 +1,4 @@
-"""`lks judge`: have an LLM judge the stored free answers of a results folder, cell by cell."""
+"""Implementation of `lks judge`: an LLM judges the stored free answers of a results folder, cell by cell."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,22 +24,28 @@ if TYPE_CHECKING:
     from lks.results.store import Store
 
 KINDS = ("edit", "paraphrase", "portability")
-"""Kinds of probes with a known right answer; locality is what the unedited model said, whatever that was."""
+"""Kinds of probes with a known right answer; for locality it is whatever the unedited model said."""
 
 _TO_JUDGE = "wild_text IS NOT NULL AND context <> 'given' AND list_contains(?, kind)"
-_CELLS = f"SELECT cell_id, count(*) FROM answers JOIN current_cells USING (cell_id) WHERE {_TO_JUDGE} GROUP BY ALL ORDER BY cell_id"
+_CELLS = (
+    "SELECT cell_id, count(*) FROM answers JOIN current_cells USING (cell_id) "
+    f"WHERE {_TO_JUDGE} GROUP BY ALL ORDER BY cell_id"
+)
 _JUDGED = f"""
 SELECT cell_id FROM (SELECT cell_id, count(*) AS answers FROM answers WHERE {_TO_JUDGE} GROUP BY ALL)
 JOIN (SELECT cell_id, count(*) AS judgements FROM judgements WHERE judge = ? GROUP BY ALL) USING (cell_id)
 WHERE judgements = answers
 """
 _ANSWERS = f"""
-SELECT draw, case_id, kind, probe_index, context, prompt, answer, accepted, said(wild_text) AS said FROM answers
+SELECT draw, case_id, kind, probe_index, context, prompt, answer, accepted, said(wild_text) AS said \
+FROM answers
 WHERE {_TO_JUDGE} AND cell_id = ? ORDER BY ALL
 """
 _SCORES = """
-SELECT cell_id, context, any_value(judged) FILTER (metric = 'reliability') AS reliability, any_value(wild) FILTER (metric = 'reliability')
-    AS wild_reliability, any_value(judged) FILTER (metric = 'generality') AS generality, any_value(wild) FILTER (metric = 'generality')
+SELECT cell_id, context, any_value(judged) FILTER (metric = 'reliability') AS reliability, \
+any_value(wild) FILTER (metric = 'reliability')
+    AS wild_reliability, any_value(judged) FILTER (metric = 'generality') AS generality, \
+any_value(wild) FILTER (metric = 'generality')
     AS wild_generality, sum(n_items)::INTEGER AS answers, sum(n_items - n_judged)::INTEGER AS neither
 FROM judged JOIN current_cells USING (cell_id) WHERE judge = ? GROUP BY ALL ORDER BY ALL
 """
@@ -47,7 +53,7 @@ FROM judged JOIN current_cells USING (cell_id) WHERE judge = ? GROUP BY ALL ORDE
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """A row of `_ANSWERS`: a free answer and what it should be."""
+    """A row of `_ANSWERS`: a free answer and the expected one."""
 
     draw: int
     case_id: str
@@ -62,14 +68,15 @@ class _Answer:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a judge and the deterministic score say of a cell's answers in one context.
+    """Scores of a cell's answers in one context, by a judge and by the deterministic score.
 
     Attributes:
-        cell_id, context: which.
-        reliability, generality: share of the judged answers that the judge takes for right; None where it judged none.
-        wild_reliability, wild_generality: share of all of them that the deterministic score does.
-        answers: how many were judged, portability included.
-        neither: how many of the replies were neither word.
+        cell_id, context: cell and context of the answers.
+        reliability, generality: share of the judged answers that the judge considers right; None if it judged
+            none.
+        wild_reliability, wild_generality: share of all of them that the deterministic score considers right.
+        answers: number of judged answers, portability included.
+        neither: number of replies that contained neither verdict.
     """
 
     cell_id: str
@@ -85,16 +92,17 @@ class Scores:
 def judge_results(
     results: Path, judge: Judge, progress: Progress = no_progress, skip: Collection[str] = frozenset()
 ) -> Iterator[tuple[str, list[Judgement]]]:
-    """Judge the free answers of the current cells; the answer judged is the one that the deterministic score looks at.
+    """Judge the free answers of the current cells; the text judged is the one that the deterministic score
+    reads.
 
-    Nothing is stored here, but the judge keeps its replies: what is asked again after a stop costs nothing. Answers with the edited fact
-    in front ("given") are left out: nothing was edited in them.
+    Nothing is stored here, but the judge caches its replies, so repeating requests after a stop costs
+    nothing. Answers with the edited fact in front ("given") are skipped: nothing was edited in them.
 
     Args:
         results: the results folder.
-        judge: who judges.
+        judge: the judge.
         progress: called with the fraction of answers done.
-        skip: ids of cells to leave out, because they have been judged.
+        skip: ids of cells to skip because they have been judged.
 
     Yields:
         The id of a cell and a row for each of its answers, as soon as the cell is done.
@@ -138,17 +146,21 @@ def judge_results(
 
 
 def _part(progress: Progress, start: float, share: float, fraction: float) -> None:
-    """Show the progress of a part as that of the whole."""
+    """Report the progress of a part as that of the whole."""
     progress(start + share * fraction)
 
 
 def judged_by(store: "Store", model: str) -> set[str]:
-    """Ids of cells of which this judge has judged every answer; one that was asked in a further context since is not among them."""
+    """Return the ids of cells of which this judge has judged every answer.
+
+    A cell that was asked in a further context since then is not among them.
+    """
     return {str(cell_id) for (cell_id,) in store.query(_JUDGED, [list(KINDS), model])}
 
 
 def keep(store: "Store", cell_id: str, model: str, made: Sequence[Judgement]) -> Outcome:
-    """Store a judge's verdicts as a stage of their cell; its earlier ones are replaced, those of other judges stay.
+    """Store a judge's verdicts as a stage of their cell, replacing its earlier ones and keeping those of
+    other judges.
 
     Raises:
         DataError: the cell's outcome or one of its shards is damaged.
@@ -162,10 +174,10 @@ def keep(store: "Store", cell_id: str, model: str, made: Sequence[Judgement]) ->
 
 
 def calibration_of(console: Console, judge: Judge, file: Path | None = None) -> Calibration:
-    """Ask the judge about labelled answers and print how far it agrees with people.
+    """Ask the judge about labelled answers and print how far it agrees with the human labels.
 
     Raises:
-        DataError: the file of labelled answers is bad.
+            DataError: the file of labelled answers is malformed.
         UserError: the judge's server cannot be used.
     """
     items = labelled_items(file or CALIBRATION)
@@ -174,9 +186,11 @@ def calibration_of(console: Console, judge: Judge, file: Path | None = None) -> 
         found = calibrate(judge, items, lambda done: bar.update(task, completed=done))
     said = found.confusion
     console.print(
-        f"Calibration of {judge.model} on {found.n} labelled answers: agreement {found.agreement:.1%}, kappa {found.kappa:.2f} "
-        f"(both correct {said.both_correct}, both incorrect {said.both_incorrect}, only the judge says correct {said.lenient}, "
-        f"only people say correct {said.strict}, judge says neither {said.neither})",
+        f"Calibration of {judge.model} on {found.n} labelled answers: "
+        f"agreement {found.agreement:.1%}, kappa {found.kappa:.2f} "
+        f"(both correct {said.both_correct}, both incorrect {said.both_incorrect}, "
+        f"only the judge says correct {said.lenient}, "
+        f"only humans say correct {said.strict}, judge says neither {said.neither})",
         highlight=False,
         soft_wrap=True,
         markup=False,
@@ -185,9 +199,11 @@ def calibration_of(console: Console, judge: Judge, file: Path | None = None) -> 
 
 
 def judge_folder(console: Console, results: Path, judge: Judge, calibration: Path | None = None) -> None:
-    """Calibrate, judge what this judge has not judged, and print its scores beside the deterministic ones.
+    """Calibrate the judge, judge what it has not judged yet, and print its scores next to the deterministic
+    ones.
 
-    Each cell is stored as soon as it is judged, so that a stopped run loses only the cell in hand, and of that no reply.
+    Each cell is stored as soon as it is judged, so a stopped run loses only the current cell, and no reply of
+    it.
 
     Raises:
         UserError: there are no results, or the judge's server cannot be used.
@@ -195,7 +211,7 @@ def judge_folder(console: Console, results: Path, judge: Judge, calibration: Pat
     """
     store = existing(results)
     if store is None:
-        raise UserError(f"No results in {results}. Run lks grid first, or name the folder with --results.")
+        raise UserError(f"No results in {results}. Run lks grid first, or give the folder with --results.")
     with only_writer(results):
         for warning in store.sync():
             console.print(f"[yellow]damaged:[/] {warning}", highlight=False, soft_wrap=True)
@@ -203,7 +219,8 @@ def judge_folder(console: Console, results: Path, judge: Judge, calibration: Pat
         before = judged_by(store, judge.model)
         now = _judge_cells(console, store, judge, before)
     console.print(
-        f"{now} cells judged, {len(before)} had been before; {judge.asked} questions asked.", highlight=False
+        f"{now} cells judged, {len(before)} had been judged before; {judge.asked} requests sent.",
+        highlight=False,
     )
     console.print(
         _table({outcome.cell.id: outcome.cell for outcome in store.outcomes()}, scores(store, judge.model))
@@ -211,7 +228,9 @@ def judge_folder(console: Console, results: Path, judge: Judge, calibration: Pat
 
 
 def _judge_cells(console: Console, store: "Store", judge: Judge, skip: Collection[str]) -> int:
-    """Judge and store cell by cell, with a bar on a terminal and a line per cell elsewhere; returns how many."""
+    """Judge and store cell by cell and return their number; show a bar on a terminal and a line per cell
+    elsewhere.
+    """
     total = sum(str(cell_id) not in skip for cell_id, _ in store.query(_CELLS, [list(KINDS)]))
     number = 0
     with _bar(console) as bar:
@@ -232,12 +251,12 @@ def _judge_cells(console: Console, store: "Store", judge: Judge, skip: Collectio
 
 
 def scores(store: "Store", model: str) -> list[Scores]:
-    """A judge's scores of the current cells beside the deterministic ones, by cell and context."""
+    """Return a judge's scores of the current cells next to the deterministic ones, by cell and context."""
     return store.rows(Scores, _SCORES, [model])
 
 
 def _table(cells: dict[str, Cell], found: Sequence[Scores]) -> Table:
-    """Judge and deterministic score side by side, in percent."""
+    """Return a table of the judge's and the deterministic scores, in percent."""
     table = Table(box=None, header_style="bold")
     for heading in (
         "cell",
@@ -266,6 +285,6 @@ def _table(cells: dict[str, Cell], found: Sequence[Scores]) -> Table:
 
 
 def _bar(console: Console) -> Bar:
-    """A bar that is seen on a terminal alone."""
+    """Return a progress bar that is only visible on a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(24), TaskProgressColumn(), TimeRemainingColumn())
     return Bar(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -1,4 +1,6 @@
-"""What `lks list` shows. Each function imports what it needs: grids and datasets are listed without loading torch."""
+"""Tables of `lks list`. Each function imports what it needs: listing grids and datasets does not load
+torch.
+"""
 
 from rich.table import Table
 
@@ -11,7 +13,7 @@ def _table(*columns: str) -> Table:
 
 
 def methods() -> Table:
-    """Every method that was found."""
+    """List every method that was found."""
     import baselines
 
     table = _table("method", "title", "changes", "regime", "source")
@@ -21,7 +23,7 @@ def methods() -> Table:
 
 
 def studies() -> Table:
-    """Every study, which stand in place of methods in grids of studies."""
+    """List every study; in grids of studies they take the place of methods."""
     from lks.studies.registry import STUDIES
 
     table = _table("study", "title", "source")
@@ -31,14 +33,14 @@ def studies() -> Table:
 
 
 def models() -> Table:
-    """Models with a short name, what they are and whether they are on this machine."""
+    """List models with a short name, with their source and whether they are on this machine."""
     from cli.models import table
 
     return table()
 
 
 def datasets() -> Table:
-    """Every dataset with its size and what is irregular in it."""
+    """List every dataset with its size and irregularities."""
     from lks.data.datasets import load, names
 
     table = _table("dataset", "cases", "revision", "irregularities, counted and kept")
@@ -49,12 +51,12 @@ def datasets() -> Table:
             table.add_row(name, "?", "", str(error))
             continue
         table.add_row(name, str(len(found.cases)), found.revision, irregularities(found))
-    table.add_row("NAME", "", "", "facts of your own: NAME.jsonl, .csv or .txt in the folder LKS_FACTS")
+    table.add_row("NAME", "", "", "your own facts: NAME.jsonl, .csv or .txt in the folder LKS_FACTS")
     return table
 
 
 def grids() -> Table:
-    """Every grid of the file in use."""
+    """List every grid of the file in use."""
     import lks.runs.grid
     from flows.settings import Settings
 

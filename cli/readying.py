@@ -1,4 +1,6 @@
-"""Fetch and convert the models that a command is about to use, in sight of the user."""
+"""Preparation of the models that a command is about to use: fetching and converting, with visible
+progress.
+"""
 
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -13,15 +15,16 @@ from lks.models.registry import Ready, found
 
 
 def make_ready(console: Console, names: Iterable[str], device: str | None = None) -> dict[str, Ready]:
-    """Bring models onto this machine that are not on it, with a progress bar; those that are cost nothing.
+    """Fetch and convert models that are not on this machine, with a progress bar; others take no time.
 
     Args:
-        console: for the bar; off a terminal a line per model is printed.
-        names: of models, folders, GGUF files or hub repositories.
-        device: on which they will run; the default one if not given.
+        console: where the bar is shown; without a terminal a line per model is printed.
+        names: names of models, folders, GGUF files or hub repositories.
+        device: device on which they will run; None for the default one.
 
     Raises:
-        UserError: no such device or model, it cannot be had, or the device lacks the number format that is chosen; says why and what to do.
+        UserError: the device or model does not exist, the model cannot be fetched, or the device lacks the
+            chosen number format; the message says why and what to do.
     """
     _check_device(device)
     made: dict[str, Ready] = {}
@@ -34,9 +37,7 @@ def make_ready(console: Console, names: Iterable[str], device: str | None = None
             bars: list[Bar] = []
 
             def show(what: str, done: float, stack: ExitStack = stack, bars: list[Bar] = bars) -> None:
-                if (
-                    not bars
-                ):  # not before there is something to show: a download from the hub has bars of its own
+                if not bars:  # only when there is something to show: a download from the hub has its own bars
                     bars.append(stack.enter_context(Bar(console)))
                 bars[0](what, done)
 
@@ -45,7 +46,11 @@ def make_ready(console: Console, names: Iterable[str], device: str | None = None
 
 
 def _check_device(name: str | None) -> None:
-    """Look at the device before anything is fetched."""
+    """Check the device before anything is fetched.
+
+    Raises:
+        UserError: the device cannot be used.
+    """
     import torch
 
     if name is not None:
@@ -53,6 +58,6 @@ def _check_device(name: str | None) -> None:
             torch.empty(0, device=name)
         except (RuntimeError, AssertionError) as error:
             raise UserError(
-                f"Device {name!r} cannot be used: {str(error).splitlines()[0]} Use cpu, or leave --device out."
+                f"Device {name!r} cannot be used: {str(error).splitlines()[0]} Use cpu, or omit --device."
             ) from None
     precision.chosen(torch.device(name) if name else precision.default_device())

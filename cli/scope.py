@@ -1,4 +1,4 @@
-"""`lks scope`: examine the scope indicators on real prompts."""
+"""Commands `lks scope`: examine the scope indicators on real prompts."""
 
 import json
 from pathlib import Path
@@ -18,30 +18,35 @@ if TYPE_CHECKING:
 scope = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Examine the scope indicator: which prompts an edit applies to.",
+    help="Examine the edit scope indicator, which decides to which prompts an edit applies.",
 )
 
 OTHERS = {"zsre": ("counterfact",), "counterfact": ("zsre",), "world": ("zsre",)}
-"""Whose prompts are asked as well; where nothing stands here, those of both published files."""
+"""Other datasets whose prompts are asked as well; for datasets not listed, those of both published files."""
 
 MOST = 10_000
-"""Cases that are edited unless another number is asked for; all of a dataset with fewer."""
+"""Default maximum number of edited cases; datasets with fewer are used completely."""
 
 
 @scope.callback()
 def _group() -> None:
-    """A group even while it has one command."""
+    """Make this a command group even while it has a single command."""
 
 
 @scope.command("check")
 def check_scope(
     dataset: Annotated[
-        str, typer.Option("--dataset", help="Edit subjects of it; names are in [bold]lks list datasets[/].")
+        str,
+        typer.Option(
+            "--dataset", help="Dataset whose subjects are edited: a name from [bold]lks list datasets[/]."
+        ),
     ] = "counterfact",
     edits: Annotated[
         Path | None,
         typer.Option(
-            "--edits", help='Edit these: lines of {"subject": ..., "aliases": [...]}.', metavar="FILE"
+            "--edits",
+            help='Edit the subjects in this file instead: lines of {"subject": ..., "aliases": [...]}.',
+            metavar="FILE",
         ),
     ] = None,
     n_edits: Annotated[
@@ -49,28 +54,39 @@ def check_scope(
         typer.Option(
             "--n-edits",
             min=1,
-            help=f"T: so many cases are edited; the others' prompts are asked too. Default: at most {MOST:,}.",
+            help="T: number of edited cases; the prompts of all others are asked, too. "
+            f"Default: at most {MOST:,}.",
         ),
     ] = None,
     kinds: Annotated[
-        str, typer.Option("--scope", help="Of exact, fuzzy and official; only the first one's targets count.")
+        str,
+        typer.Option(
+            "--scope",
+            help="Scope indicators to check, from exact, fuzzy and official, separated by commas; "
+            "only the targets of the first one count.",
+        ),
     ] = "exact,fuzzy",
-    names: Annotated[int, typer.Option("--names", min=0, help="Add made-up names up to so many.")] = 0,
+    names: Annotated[
+        int, typer.Option("--names", min=0, help="Add made-up names up to this total number of names.")
+    ] = 0,
     data: Annotated[
         Path | None, typer.Option("--data", help="Folder of the datasets. Default: $LKS_DATA.", metavar="DIR")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of cases, carriers and typos.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Random seed for the choice of cases, carrier sentences and typos.")
+    ] = 0,
     why: Annotated[
-        bool, typer.Option("--why", help="Show cases that speak against a missed target.")
+        bool, typer.Option("--why", help="Show the cases that caused a target to be missed.")
     ] = False,
 ) -> None:
-    """Right subject, false matches, speed and memory, each with its target. Exit 1 if the first scope misses one.
+    """Check right subjects, false matches, speed and memory against targets. Exit 1 if the first scope misses
+    one.
 
     [bold]Examples[/]
 
       lks scope check                                  10,000 CounterFact edits
 
-      lks scope check --dataset zsre --names 1000000   with made-up names beside them
+      lks scope check --dataset zsre --names 1000000   with additional made-up names
 
       lks scope check --edits mine.jsonl --scope fuzzy
     """
@@ -117,7 +133,7 @@ def _kinds(text: str) -> "list[ScopeKind]":
             raise unknown("scope", kind, known)
     if not asked:
         raise UserError(
-            f"No scope in --scope {text!r}. Name some of {', '.join(known)}, with commas between."
+            f"No scope in --scope {text!r}. Give some of {', '.join(known)}, separated by commas."
         )
     return cast("list[ScopeKind]", asked)
 
@@ -125,7 +141,7 @@ def _kinds(text: str) -> "list[ScopeKind]":
 def _material(
     dataset: str, file: Path | None, n_edits: int | None, data: Path | None, seed: int
 ) -> "tuple[EditSet, list[Outside]]":
-    """Edits, and prompts about something else."""
+    """Return the edits, and prompts about something else."""
     from lks.data.datasets import load
     from lks.data.datasets import names as known
     from lks.evaluation.scope_prompts import Outside, ScopePrompt, abilities, read_edits, split
@@ -156,7 +172,7 @@ def _material(
 
 
 def _enlarged(edited: "EditSet", names: int, seed: int) -> "EditSet":
-    """With made-up names beside the edited ones; nobody is asked about those."""
+    """Add made-up names to the edited ones; no prompt asks about them."""
     from lks.evaluation.scope_prompts import EditSet
     from lks.scope.misspellings import made_names
 
@@ -167,7 +183,7 @@ def _enlarged(edited: "EditSet", names: int, seed: int) -> "EditSet":
 
 
 def _aliases(data: Path | None) -> dict[str, list[str]]:
-    """Aliases by name, if the data folder has them."""
+    """Return aliases by name, if the data folder has them."""
     from lks.evaluation.scope_prompts import folder
 
     found = folder(data)
@@ -188,7 +204,7 @@ def _aliases(data: Path | None) -> dict[str, list[str]]:
 
 
 def _table(rows: "list[ScopeBenchmarkRow]", title: str) -> Table:
-    """All numbers, target and verdict."""
+    """Return a table of all numbers with target and verdict."""
     table = Table(box=None, header_style="bold", title=title, title_justify="left")
     for heading in ("scope", "what", "cases", "measured", "target", ""):
         table.add_column(

@@ -1,4 +1,4 @@
-"""Command `lks serve`."""
+"""Command `lks serve`, which serves a model and edited versions of it with OpenAI's interface."""
 
 import logging
 import socket
@@ -19,56 +19,88 @@ if TYPE_CHECKING:
     from workbench.serving.service import ModelService, Rules
 
 LENGTH = 2048
-"""Tokens of a prompt and its answer by default, where the model's window has room."""
+"""Default limit for the tokens of a prompt and its answer, if the model's window has room."""
 SAMPLE = "The capital of France is"
-"""A prompt to try where no patch says what it is about."""
+"""Sample prompt if no patch provides one."""
 
 
 def serve(
-    model: Annotated[str, typer.Option("--model", help="Shipped model, folder or hub id.", metavar="MODEL")],
+    model: Annotated[
+        str, typer.Option("--model", help="Model to serve: name, folder or hub id.", metavar="MODEL")
+    ],
     patch: Annotated[
         list[str] | None,
-        typer.Option("--patch", help="An edited version; give it several times.", metavar="[NAME=]DIR"),
+        typer.Option(
+            "--patch",
+            help="Patch folder to serve as an edited version of the model; may be repeated.",
+            metavar="[NAME=]DIR",
+        ),
     ] = None,
     name: Annotated[
-        str, typer.Option("--name", help="Of the unedited model. Default: the last part of MODEL.")
+        str,
+        typer.Option(
+            "--name", help="Name of the unedited model for clients. Default: the last part of MODEL."
+        ),
     ] = "",
     host: Annotated[
-        str, typer.Option("--host", help="Address; another than this machine's own needs a key.")
+        str,
+        typer.Option(
+            "--host", help="Address to listen on; any other than this machine's loopback requires an API key."
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8000,
     api_key_file: Annotated[
-        Path | None, typer.Option("--api-key-file", help="Key of clients. Default: $LKS_API_KEY, else none.")
+        Path | None,
+        typer.Option(
+            "--api-key-file",
+            help="File with the API key that clients must send. Default: $LKS_API_KEY, else no key.",
+        ),
     ] = None,
     max_length: Annotated[
         int,
         typer.Option(
-            "--max-length", min=0, help="Tokens of a prompt and its answer. Default: 2048 or the window."
+            "--max-length",
+            min=0,
+            help="Maximum number of tokens of a prompt and its answer together. "
+            "Default: 2048, or the model's window if that is smaller.",
         ),
     ] = 0,
     max_concurrent: Annotated[
-        int, typer.Option("--max-concurrent", min=1, help="Answers generated at once.")
+        int,
+        typer.Option("--max-concurrent", min=1, help="Maximum number of answers generated at the same time."),
     ] = 32,
     max_waiting: Annotated[
-        int, typer.Option("--max-waiting", min=0, help="Answers that may wait; more get 429.")
+        int,
+        typer.Option(
+            "--max-waiting", min=0, help="Maximum number of waiting answers; further requests get status 429."
+        ),
     ] = 256,
-    max_body: Annotated[int, typer.Option("--max-body", min=1, help="Largest request, in KiB.")] = 1024,
+    max_body: Annotated[
+        int, typer.Option("--max-body", min=1, help="Maximum size of a request, in KiB.")
+    ] = 1024,
     grace: Annotated[
-        float, typer.Option("--grace", min=0, help="Seconds for answers under way when ending.")
+        float,
+        typer.Option(
+            "--grace", min=0, help="Seconds that unfinished answers get when the server shuts down."
+        ),
     ] = 30.0,
     device: Annotated[
-        str | None, typer.Option("--device", help="cpu, cuda, ... Default: a GPU if there is one.")
+        str | None,
+        typer.Option("--device", help="Device to run on: cpu, cuda, ... Default: a GPU if there is one."),
     ] = None,
 ) -> None:
     """Serve a model and edited versions of it at once, with OpenAI's interface: each patch is a model name.
 
-    All versions share one copy of the weights and, where the kind of patch allows it, one batch. End with Ctrl-C: answers under way are finished.
+    All versions share one copy of the weights and, where the kind of patch allows it, one batch. Stop with
+    Ctrl-C: answers in progress are finished.
 
     [bold]Examples[/]
 
       lks serve --model micro-llama --patch patch/
 
-      lks serve --model meta-llama/Llama-3.1-8B-Instruct --patch june=patches/2026-06 --patch july=patches/2026-07
+      lks serve --model meta-llama/Llama-3.1-8B-Instruct --patch june=patches/06 --patch july=patches/07
     """
     from cli.readying import make_ready
     from workbench.serving.models import base_name, chosen, read_all
@@ -92,10 +124,10 @@ def serve(
 
 
 def _check_free(host: str, port: int) -> None:
-    """Look whether the address can be had, before the model is loaded.
+    """Check that the address is free before the model is loaded.
 
     Raises:
-        UserError: it cannot.
+        UserError: it is not.
     """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -111,7 +143,10 @@ def _check_free(host: str, port: int) -> None:
 def _service(
     model: str, device: str | None, named: "tuple[str, list[Choice], dict[str, SavedEdits]]", rules: "Rules"
 ) -> "ModelService":
-    """The loaded model with its patches, each tried once. `named` is the unedited model's name, the patches' names and the patches."""
+    """Load the model and return the service with its patches, each tried once.
+
+    `named` is the unedited model's name, the patches' names and the patches.
+    """
     from transformers.utils import logging as transformers_log
 
     from lks.models.lm import LM
@@ -124,7 +159,8 @@ def _service(
     window = int(getattr(lm.model.config, "max_position_embeddings", 0) or LENGTH)
     if rules.length > window:
         raise UserError(
-            f"--max-length {rules.length} is more than the {window} tokens that {model} can read. Give at most {window}."
+            f"--max-length {rules.length} is more than the {window} tokens that {model} can read. "
+            f"Give at most {window}."
         )
     check(lm, choices, edited)
     facts: dict[str, dict[str, object]] = {
@@ -137,7 +173,7 @@ def _service(
 
 
 def _run(console: Console, service: "ModelService", where: tuple[str, int, float], sample: str) -> None:
-    """Serve until ended. `where` is host, port and seconds of grace, `sample` a prompt to try."""
+    """Serve until stopped. `where` is host, port and seconds of grace, `sample` a prompt to try."""
     from workbench.serving.server import GracefulServer
 
     logging.basicConfig(level=logging.WARNING)
@@ -151,13 +187,14 @@ def _run(console: Console, service: "ModelService", where: tuple[str, int, float
     server.run_with_engine()
     if service.engine.failed:
         raise UserError(
-            "The engine failed; the log above says why. Start again with fewer answers at once (--max-concurrent) if memory ran out."
+            "The engine failed; the log above says why. "
+            "If memory ran out, start again with a smaller --max-concurrent."
         )
     console.print("Ended.")
 
 
 def _say(console: Console, service: "ModelService", address: str, sample: str) -> None:
-    """What is served, and a first request."""
+    """Print what is served, and a first request to try."""
     from workbench.serving.models import curl
 
     table = Table("model", "kind", "edited subjects", "batches", box=None, header_style="bold")
@@ -173,6 +210,7 @@ def _say(console: Console, service: "ModelService", address: str, sample: str) -
     console.print(table)
     rules = service.rules
     console.print(
-        f"{address}/v1  up to {rules.length} tokens each, {rules.rows} answers at once, {rules.waiting} waiting. Ctrl-C ends."
+        f"{address}/v1  up to {rules.length} tokens each, {rules.rows} answers at once, "
+        f"{rules.waiting} waiting. Ctrl-C ends."
     )
     console.print(Text(curl(address, service.names[-1], rules.key is not None, sample)))

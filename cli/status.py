@@ -1,4 +1,6 @@
-"""Command `lks status`: what is stored, what failed and where to look, what a grid lacks, and what runs now."""
+"""Command `lks status`: what is stored, what failed and where to look, what a grid lacks, what is running
+now.
+"""
 
 import os
 import time
@@ -25,10 +27,10 @@ class RunningFlow:
     """A flow run on the server.
 
     Attributes:
-        name: of the run; of a cell its label.
+        name: name of the run; for a cell its label.
         state: "Running", "Pending", "Scheduled".
-        for_s: seconds since it has begun to run.
-        is_cell: whether it is of `lks-cell`.
+        for_s: seconds since it started to run.
+        is_cell: whether it is a run of `lks-cell`.
     """
 
     name: str
@@ -41,24 +43,27 @@ def status(
     grid: Annotated[
         str | None,
         typer.Option(
-            "--grid", help="A name of [bold]lks list grids[/]. Default: $LKS_GRID or first.", metavar="NAME"
+            "--grid",
+            help="Name of a grid (see [bold]lks list grids[/]). Default: $LKS_GRID or first.",
+            metavar="NAME",
         ),
     ] = None,
     results: Annotated[
         Path | None,
-        typer.Option("--results", help="Folder of all results. Default: that of lks up, else results."),
+        typer.Option(
+            "--results",
+            help="Folder of all results. Default: $LKS_RESULTS, else the folder of lks up, else results.",
+        ),
     ] = None,
     cells: Annotated[
-        bool, typer.Option("--cells", help="Each stored cell, and where its seconds went.")
+        bool, typer.Option("--cells", help="List each stored cell and where its time went.")
     ] = False,
     watch: Annotated[
         bool,
-        typer.Option(
-            "--watch", help="Go on showing it until Ctrl-C, or until nothing of the grid is missing."
-        ),
+        typer.Option("--watch", help="Keep updating until Ctrl-C, or until the grid is complete."),
     ] = False,
 ) -> None:
-    """Show what is stored, what failed and where to look, what a grid still lacks, and what runs now.
+    """Show what is stored, what failed and where to look, what a grid still lacks, and what is running now.
 
     [bold]Examples[/]
 
@@ -86,7 +91,9 @@ def status(
 
 
 def folder_in_use(results: Path | None) -> Path:
-    """The results folder to show: as given, else `LKS_RESULTS`, else that of `lks up` where it runs, else `results`."""
+    """Return the results folder to show: as given, else `LKS_RESULTS`, else that of a running `lks up`, else
+    `results`.
+    """
     from flows.running.planning import folder_of
 
     state = state_folder()
@@ -96,7 +103,7 @@ def folder_in_use(results: Path | None) -> Path:
 
 
 def _page(grid: str, folder: Path, cells: bool = False) -> tuple[RenderableType, int]:
-    """All that is shown, and how many cells are missing."""
+    """Return everything that is shown, and the number of missing cells."""
     from flows.running.planning import existing
 
     runs, lines = _runs()
@@ -112,7 +119,7 @@ def _page(grid: str, folder: Path, cells: bool = False) -> tuple[RenderableType,
 
 
 def _machine() -> list[Text]:
-    """The services of `lks up` on this machine: those that run, and those that have ended and were not meant to."""
+    """Describe the services of `lks up` on this machine: running ones, and those that ended unexpectedly."""
     from flows.running.progress import duration
 
     state = state_folder()
@@ -123,13 +130,15 @@ def _machine() -> list[Text]:
             since = time.strftime("%F %T", time.localtime(service.started))
             lines.append(
                 Text(
-                    f"{service.name}: up since {since} ({duration(time.time() - service.started)}), {service.note}"
+                    f"{service.name}: up since {since} "
+                    f"({duration(time.time() - service.started)}), {service.note}"
                 )
             )
         elif record(state, file.stem):
             lines.append(
                 Text(
-                    f"{file.stem}: down; why: end of {log_of(state, file.stem)}; start it again with: lks up",
+                    f"{file.stem}: down; reason: end of {log_of(state, file.stem)}; "
+                    "start it again with: lks up",
                     style="red",
                 )
             )
@@ -137,7 +146,7 @@ def _machine() -> list[Text]:
 
 
 def _runs() -> tuple[list[RunningFlow], list[Text]]:
-    """What the server has that is not over; and what to say where it does not answer."""
+    """Return the unfinished runs on the server, and a message if it does not answer."""
     own = services(state_folder()).get(SERVER)
     if not own and not os.environ.get("PREFECT_API_URL"):
         return [], []
@@ -152,14 +161,15 @@ def _runs() -> tuple[list[RunningFlow], list[Text]]:
         except (httpx.HTTPError, PrefectException, RuntimeError) as error:
             return [], [
                 Text(
-                    f"The server at {api} does not answer ({type(error).__name__}); what runs is not known.",
+                    f"The server at {api} does not answer ({type(error).__name__}); "
+                    "what is running is unknown.",
                     style="red",
                 )
             ]
 
 
 def _unfinished() -> list[RunningFlow]:
-    """Flow runs of this project that are not over, those that run first."""
+    """Return the unfinished flow runs of this project, running ones first."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         FlowFilter,
@@ -193,7 +203,7 @@ def _unfinished() -> list[RunningFlow]:
 
 
 def _now(runs: list[RunningFlow]) -> list[Text]:
-    """What runs, and how much waits."""
+    """Describe what is running, and how much is waiting."""
     from flows.running.progress import duration
 
     running = [run for run in runs if run.state == "Running"]
@@ -206,7 +216,9 @@ def _now(runs: list[RunningFlow]) -> list[Text]:
 
 
 def _stored(folder: Path, outcomes: "list[Outcome]", cells: bool = False) -> list[Text]:
-    """Cells by status, and failures with reasons; on request what each cell spent its time on."""
+    """Describe cells by status and failures with reasons; with `cells` also what each cell spent its time
+    on.
+    """
     from flows.running.planning import tally
     from flows.running.progress import duration
 
@@ -235,7 +247,7 @@ def _stored(folder: Path, outcomes: "list[Outcome]", cells: bool = False) -> lis
 
 
 def _left(grid: str, store: "Store | None", at_once: int) -> tuple[Text, int]:
-    """What the grid lacks, and how many cells that is."""
+    """Describe what the grid lacks, and return it with the number of missing cells."""
     from flows.running.planning import cells_of, compare, named_grid
     from flows.running.progress import duration
     from flows.running.time_estimate import DurationEstimator
@@ -253,6 +265,6 @@ def _left(grid: str, store: "Store | None", at_once: int) -> tuple[Text, int]:
 
 
 def failure_file(folder: Path, outcome: "Outcome") -> Path:
-    """Where most is said of a failure: the traceback, where one was kept, else what is stored of the cell."""
+    """Return the most informative file about a failure: a kept traceback, else the cell's stored outcome."""
     traces = sorted((folder / "runs" / outcome.cell.id).glob("failure*.txt"))
     return traces[-1] if traces else folder / "cells" / outcome.cell.id / "outcome.json"

@@ -1,4 +1,4 @@
-"""`lks study`: where in a model facts are, and at which block to edit it."""
+"""Commands `lks study`: where in a model facts are, and at which block to edit it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ study = typer.Typer(
 
 @dataclass(frozen=True, slots=True)
 class BlockPoint:
-    """One block of a curve, with its 95 % interval."""
+    """A block's value of a curve, with its 95 % interval."""
 
     quantity: str
     block: int
@@ -34,30 +34,40 @@ class BlockPoint:
 
 
 Curves = dict[str, dict[int, BlockPoint]]
-"""Quantity -> block -> point."""
+"""Points by quantity and block."""
 
 
 @study.callback()
 def _group() -> None:
-    """A group even while it has one command."""
+    """Make this a command group even while it has a single command."""
 
 
 @study.command("layers")
 def layers(
     model: Annotated[
-        str, typer.Option("--model", help="A name of [bold]lks list models[/], or a folder.", metavar="NAME")
+        str,
+        typer.Option(
+            "--model",
+            help="Model to study: a name from [bold]lks list models[/], or a folder.",
+            metavar="NAME",
+        ),
     ],
     dataset: Annotated[
-        str, typer.Option("--dataset", help="Facts of it; the model should know them.")
+        str, typer.Option("--dataset", help="Dataset whose facts are used; the model should know them.")
     ] = "world",
-    entities: Annotated[int, typer.Option("--entities", min=2, help="How many are studied.")] = 200,
+    entities: Annotated[int, typer.Option("--entities", min=2, help="Number of entities to study.")] = 200,
     source: Annotated[
-        str, typer.Option("--source", help="New blocks: donor (another entity's) or edited (made by LKS).")
+        str,
+        typer.Option(
+            "--source", help="Source of new blocks: donor (another entity's) or edited (made by LKS)."
+        ),
     ] = "donor",
     records: Annotated[
-        int, typer.Option("--records", min=0, help="Only the first so many facts; 0 means all.")
+        int, typer.Option("--records", min=0, help="Number of facts to use, from the start; 0 means all.")
     ] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Which entities, which donors.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Random seed for the choice of entities and donors.")
+    ] = 0,
     results: Annotated[
         Path | None,
         typer.Option(
@@ -65,9 +75,10 @@ def layers(
         ),
     ] = None,
 ) -> None:
-    """Recommend a block to edit: where a new state tells the model most, in bits (LKS, Eq. 9).
+    """Recommend a block to edit: the one where a new state tells the model most, in bits (LKS, Eq. 9).
 
-    Runs the studies gain, swap and probe as cells of the results folder, unless they are there. [bold]lks report[/] shows them too.
+    Runs the studies gain, swap and probe as cells of the results folder, unless they are stored.
+    [bold]lks report[/] shows them, too.
 
     [bold]Examples[/]
 
@@ -81,7 +92,8 @@ def layers(
 
     if source not in ("donor", "edited"):
         raise UserError(
-            f"--source {source!r}: say donor (another entity's state) or edited (blocks that LKS makes; one training per block)."
+            f"--source {source!r}: use donor (another entity's state) "
+            "or edited (blocks that LKS makes; one training per block)."
         )
     gain: str | dict[str, str | int | float | bool] = (
         "gain" if source == "donor" else {"method": "gain", "blocks_from": source}
@@ -109,7 +121,8 @@ def layers(
             curves.setdefault(point.quantity, {})[point.block] = point
     if not curves.get("bits"):
         raise UserError(
-            f"No entity of {dataset!r} has a donor that is asked the same. Use more --entities or another --dataset."
+            f"No entity of {dataset!r} has a donor that is asked the same. "
+            "Use more --entities or another --dataset."
         )
     shown = table(curves, f"{model}, {entities} entities of {dataset}")
     Console(width=max(console.width, Console(width=1000).measure(shown).maximum)).print(shown)
@@ -117,10 +130,10 @@ def layers(
 
 
 def run_missing(console: Console, grid: Grid, folder: Path) -> "tuple[list[Cell], Store]":
-    """Run and record what the folder lacks of a small grid, in this process.
+    """Run and record the cells of a small grid that the folder lacks, in this process.
 
     Raises:
-        UserError: an unknown name, missing data, or a cell that failed.
+        UserError: a name is unknown, data are missing, or a cell failed.
     """
     from flows.running.planning import cells_of, compare, only_writer
     from flows.settings import calm_transformers
@@ -143,7 +156,7 @@ def run_missing(console: Console, grid: Grid, folder: Path) -> "tuple[list[Cell]
 
 
 def table(curves: Curves, title: str) -> Table:
-    """Block by block; the recommended one is marked."""
+    """Return a table of all blocks with the recommended one marked."""
     made = Table(box=None, header_style="bold", title=title, title_justify="left")
     for heading in (
         "block",
@@ -181,12 +194,12 @@ def _percent(point: BlockPoint | None) -> str:
 
 
 def best_block(gain: dict[int, BlockPoint]) -> int:
-    """The block of the largest gain; of equal ones the lowest."""
+    """Return the block of the largest gain; among equal ones the lowest."""
     return max(sorted(gain), key=lambda block: gain[block].value)
 
 
 def lowest_tied(gain: dict[int, BlockPoint]) -> int:
-    """The lowest block whose interval meets that of the best block."""
+    """Return the lowest block whose interval overlaps that of the best block."""
     best = gain[best_block(gain)]
     return next(
         block
@@ -197,13 +210,25 @@ def lowest_tied(gain: dict[int, BlockPoint]) -> int:
 
 
 def advice(curves: Curves) -> str:
-    """The recommended block, why, and how it is used."""
+    """Return the recommended block, the reason, and how to use it."""
     gain = curves["bits"]
     best, lowest = best_block(gain), lowest_tied(gain)
     point = gain[best]
     if point.value <= 0 or (point.low is not None and point.low <= 0):
-        return f"No block is to be recommended: the largest gain, {point.value:.2f} bits at block {best}, cannot be told from 0."
-    text = f"Block {best}: a new state at the subject's last token makes its answer {point.value:.1f} bits less surprising, the most of all blocks."
+        return (
+            f"No block can be recommended: the largest gain, {point.value:.2f} bits at block {best}, "
+            "is not distinguishable from 0."
+        )
+    text = (
+        f"Block {best}: a new state at the subject's last token makes its answer {point.value:.1f} bits "
+        "less surprising, the most of all blocks."
+    )
     if lowest != best:
-        text += f"\nBlock {lowest} is the lowest whose 95 % interval meets block {best}'s; from there more blocks can work with the change."
-    return f'{text}\nUse it: {{method = "lks", block = {best}}} among the methods of a grid, or `block` of a preset in lks/method/lks.py.'
+        text += (
+            f"\nBlock {lowest} is the lowest whose 95 % interval overlaps that of block {best}; "
+            "from there more blocks can use the change."
+        )
+    return (
+        f'{text}\nTo use it: {{method = "lks", block = {best}}} among the methods of a grid, '
+        "or `block` of a preset in lks/method/lks.py."
+    )

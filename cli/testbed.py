@@ -1,4 +1,4 @@
-"""`lks testbed`: train and check the small models."""
+"""Commands `lks testbed`: train and check the small models."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,13 +9,13 @@ from rich.console import Console
 testbed = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Train and check small models that know the made world or real records.",
+    help="Train and check small models that know the synthetic world or real records.",
 )
 
 Model = Annotated[
     str | None,
     typer.Argument(
-        help="micro-llama, micro-mistral or mini-DATASET-RECORDS; both micro models if nothing is given."
+        help="Model: micro-llama, micro-mistral or mini-DATASET-RECORDS. Default: both micro models."
     ),
 ]
 DataFolder = Annotated[
@@ -35,19 +35,27 @@ def build_models(
     ] = None,
     records: Annotated[
         int,
-        typer.Option("--records", min=50, max=10_000, help="How many of its records the mini model knows."),
+        typer.Option(
+            "--records",
+            min=50,
+            max=10_000,
+            help="Number of the dataset's records that the mini model learns.",
+        ),
     ] = 10_000,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder for the model. Default: where grids look for it.", metavar="DIR"),
+        typer.Option(
+            "--out", help="Folder for the built model. Default: where grids look for it.", metavar="DIR"
+        ),
     ] = None,
     data: DataFolder = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of weights and batches.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed for weights and batch order.")] = 0,
     minutes: Annotated[
-        float | None, typer.Option("--minutes", help="Train about so long instead of the recipe's steps.")
+        float | None,
+        typer.Option("--minutes", help="Train for about this many minutes instead of the recipe's steps."),
     ] = None,
 ) -> None:
-    """Train a small model from scratch, on a GPU if there is one; a stopped build goes on where it was.
+    """Train a small model from scratch, on a GPU if there is one; a stopped build resumes where it was.
 
     [bold]Examples[/]
 
@@ -72,7 +80,10 @@ def build_models(
 
 @testbed.command("check")
 def check_models(name: Model = None, data: DataFolder = None) -> None:
-    """Ask a built model what an editor relies on: recall, where facts sit (swap table), abilities. Exit 1 if it fails.
+    """Check what an editor relies on in a built model: recall, where facts are stored (swap table),
+    abilities.
+
+    Exit code 1 if the check fails.
 
     [bold]Example[/]
 
@@ -91,7 +102,7 @@ def check_models(name: Model = None, data: DataFolder = None) -> None:
 
 
 def _asked_models(dataset: str | None) -> list[str]:
-    """Without a name: a mini model of the dataset, or all models that are shipped."""
+    """Return the models to use if none is named: a mini model of the dataset, or all that are shipped."""
     from lks.models.testbed_models import NAMES
 
     return ["mini"] if dataset else [name for name in NAMES if name.startswith("micro-")]

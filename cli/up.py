@@ -1,4 +1,4 @@
-"""Commands `lks up` and `lks down`: a Prefect server, its work pools and deployments, and workers, in the background of this machine."""
+"""Commands `lks up` and `lks down`: Prefect server, work pools, deployments and workers in the background."""
 
 import time
 from collections.abc import Mapping
@@ -32,13 +32,19 @@ def up(
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers", min=0, help="Workers for cells here. Default: one per GPU, else one.", metavar="N"
+            "--workers",
+            min=0,
+            help="Number of workers for cells on this machine. Default: one per GPU, else one.",
+            metavar="N",
         ),
     ] = None,
     port: Annotated[
         int | None,
         typer.Option(
-            "--port", min=1, max=65535, help="Port of the server, on this machine only. Default: 4200."
+            "--port",
+            min=1,
+            max=65535,
+            help="Port of the server, which listens on this machine only. Default: 4200.",
         ),
     ] = None,
     results: Annotated[
@@ -48,9 +54,10 @@ def up(
         ),
     ] = None,
 ) -> None:
-    """Start a Prefect server, work pools, deployments and workers in the background; a second time only what is missing.
+    """Start a Prefect server, work pools, deployments and workers in the background; only what is missing.
 
-    Where PREFECT_API_URL (or a Prefect profile) names a server, its workers are started here and no server.
+    If PREFECT_API_URL (or a Prefect profile) names a server, only its workers are started here, and no
+    server.
 
     [bold]Examples[/]
 
@@ -81,12 +88,15 @@ def up(
                 ensure_workers(state, api, slots_of(workers))
             gone = _report_gone(state)
     for run in gone:
-        console.print(f"{run}: its process was gone; the server knows now")
+        console.print(f"{run}: its process was gone; this was reported to the server")
     _show(console, state, api, names, folder)
 
 
 def down() -> None:
-    """End workers, the cells they run, and the server that `lks up` has started on this machine. Finished cells are kept."""
+    """Stop the workers, the cells they run, and the server that `lks up` has started on this machine.
+
+    Finished cells are kept.
+    """
     console = Console(soft_wrap=True, highlight=False)
     state = state_folder()
     running = services(state)
@@ -94,30 +104,31 @@ def down() -> None:
     server = _family(running.get(SERVER))
     others = [process for process in marked(state) if process not in server]
     if not others and not server:
-        console.print("Nothing runs here that lks up has started.")
+        console.print("Nothing started by lks up is running here.")
     runs = flow_runs(others)
     _end(console, others, names, "flow run")
     if runs:
         _report(console, runs, running.get(SERVER))
     _end(console, server, names, "part of the server")
-    end(marked(state), END_S)  # what was started meanwhile
+    end(marked(state), END_S)  # processes started in the meantime
     left = marked(state)
     for file in state.glob("*.json"):
         forget(state, file.stem)
     if left:
         raise UserError(
-            f"Processes {', '.join(str(process.pid) for process in left)} do not end, not even when killed: is a disk gone?"
+            f"Processes {', '.join(str(process.pid) for process in left)} do not end, not even when killed: "
+            "is a disk gone?"
         )
 
 
 def _end(console: Console, processes: list[psutil.Process], names: Mapping[int, str], what: str) -> None:
-    """End processes and say so.
+    """End processes and report each.
 
     Args:
-        console: where.
-        processes: which.
-        names: of those that are services, by process id.
-        what: the others are.
+        console: where they are reported.
+        processes: processes to end.
+        names: names of those that are services, by process id.
+        what: description of the others.
     """
     with console.status(f"ending {len(processes)} processes"):
         killed = {process.pid for process in end(processes, END_S)}
@@ -127,7 +138,7 @@ def _end(console: Console, processes: list[psutil.Process], names: Mapping[int, 
 
 
 def _report(console: Console, runs: list[str], server: BackgroundService | None) -> None:
-    """Tell the server which flow runs are over."""
+    """Report to the server which flow runs are over."""
     from flows.settings import calm_prefect
 
     calm_prefect(quiet=True)
@@ -145,12 +156,13 @@ def _report(console: Console, runs: list[str], server: BackgroundService | None)
             report_ended(runs)
     except (httpx.HTTPError, PrefectException) as error:
         console.print(
-            f"The server at {api} could not be told which runs are over ({type(error).__name__}); it notices after some minutes."
+            f"The server at {api} could not be notified which runs are over ({type(error).__name__}); "
+            "it notices after some minutes."
         )
 
 
 def _report_gone(state: Path) -> list[str]:
-    """Tell the server which flows died while nobody could say so; their names."""
+    """Report flow runs that died unnoticed to the server and return their names."""
     from flows.services.deployments import report_gone
     from flows.services.workers import FLOWS_WORKER
 
@@ -163,7 +175,7 @@ def _report_gone(state: Path) -> list[str]:
 
 
 def _family(service: BackgroundService | None) -> list[psutil.Process]:
-    """A service's process and its children."""
+    """Return a service's process and its children."""
     process = process_of(service) if service else None
     if process is None:
         return []
@@ -174,7 +186,7 @@ def _family(service: BackgroundService | None) -> list[psutil.Process]:
 
 
 def _show(console: Console, state: Path, api: str, names: tuple[str, ...], results: Path) -> None:
-    """What runs, and what to do next."""
+    """Print what is running, and what to do next."""
     from flows.running.progress import duration
 
     table = Table("running", "process", "for", "what", box=None, header_style="bold")
@@ -188,5 +200,6 @@ def _show(console: Console, state: Path, api: str, names: tuple[str, ...], resul
         f"Pages: {api.removesuffix('/api')}\n\nNext, in any terminal:\n  export PREFECT_API_URL={api}"
     )
     console.print(
-        f"  prefect deployment run {names[0]}/{names[0]} --param grid=micro --watch\n  lks status --results {results}\n  lks down"
+        f"  prefect deployment run {names[0]}/{names[0]} --param grid=micro --watch\n"
+        f"  lks status --results {results}\n  lks down"
     )

@@ -1,7 +1,8 @@
-"""Flows of Prefect, thin ones over library functions, and how the cells of a grid are run."""
+"""Prefect flows, kept thin over library functions, and the runners that execute the cells of a grid."""
 
 import os
 
-# Before torch is loaded. By default idle OpenMP threads spin; on small models and a machine that does anything else they then hold up
-# the working one at every operation (80 times slower was measured). Waiting passively costs nothing on an idle machine.
+# Must be set before torch is loaded. By default idle OpenMP threads spin; with small models on a busy machine
+# they then slow the working thread down at every operation (a factor of 80 was measured). Passive waiting
+# costs nothing on an idle machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

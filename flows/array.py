@@ -1,7 +1,8 @@
-"""One cell of a grid by its place, for job arrays: `python -m flows.array --grid NAME --index I`, or `--count` for how many there are.
+"""Run one cell of a grid by its index, for job arrays: `python -m flows.array --grid NAME --index I`.
 
-Places are of all cells of the grid, not of those that are missing, so that they stay the same while other jobs of the array finish cells.
-A cell that is stored is left alone. Nothing but the cell's own files is written; the next `lks grid` or `lks report` records it.
+`--count` prints the number of cells. Indices count all cells of the grid, not only the missing ones, so they
+stay the same while other jobs of the array finish cells. A stored cell is not run again. Only the cell's own
+files are written; the next `lks grid` or `lks report` records them.
 """
 
 import argparse
@@ -23,20 +24,21 @@ from lks.runs.grid import Grid
 logger = logging.getLogger("lks.array")
 
 OK, CELL_FAILED, NEEDS_USER = 0, 1, 2
-"""What the process ends with; a failed cell is a row of the store all the same."""
+"""Exit codes of the process; a failed cell is stored like any other."""
 
 
 def run(grid: Grid, index: int, results: Path, only: str = "") -> Outcome:
-    """Run the cell at a place, unless it is stored.
+    """Run the cell at an index, unless it is stored.
 
     Args:
-        grid: which.
-        index: place among the grid's cells, from 0.
+        grid: grid of the cell.
+        index: index among the grid's cells, from 0.
         results: folder of all results.
-        only: a filter of cells; all jobs of an array must have the same.
+        only: filter of cells; it must be the same for all jobs of an array.
 
     Raises:
-        UserError: no such place, the unedited model's cell is to be run first, or what keeps any cell from being run.
+        UserError: the index is out of range, the unedited model's cell must be run first, or the cell cannot
+            be run.
     """
     cells = cells_of(grid, only)
     if not 0 <= index < len(cells):
@@ -58,31 +60,32 @@ def run(grid: Grid, index: int, results: Path, only: str = "") -> Outcome:
         and not stored_outcome(results, cell.unedited.id)
     ):
         raise UserError(
-            f"{cell.label} is compared with the unedited model, whose cell is not stored. Run that first: --only method={UNEDITED}"
+            f"{cell.label} is compared with the unedited model, whose cell is not stored. "
+            f"Run that first: --only method={UNEDITED}"
         )
     return CellRunner(results, LineProgress(logger.info), grid.extras, share).run(cell)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one cell, or print how many there are.
+    """Run one cell, or print the number of cells.
 
     Args:
-        words: the command line.
+        words: command line arguments; None for those of the process.
 
     Returns:
-        0, 1 for a failed cell, 2 for what the user must mend.
+        0 on success, 1 for a failed cell, 2 if the user must fix something.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m flows.array", description="Run one cell of a grid by its place, for job arrays."
+        prog="python -m flows.array", description="Run one cell of a grid by its index, for job arrays."
     )
-    parser.add_argument("--grid", required=True, help="a name of `lks list grids`")
+    parser.add_argument("--grid", required=True, help="name of the grid (see `lks list grids`)")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--index", type=int, help="place of the cell, from 0")
-    what.add_argument("--count", action="store_true", help="print the number of cells")
+    what.add_argument("--index", type=int, help="index of the cell to run, from 0")
+    what.add_argument("--count", action="store_true", help="print the number of cells and exit")
     parser.add_argument(
-        "--results", type=Path, help="folder of all results; default: $LKS_RESULTS or results"
+        "--results", type=Path, help="folder of all results (default: $LKS_RESULTS or results)"
     )
-    parser.add_argument("--only", default="", help="keep only these cells: key=value,...")
+    parser.add_argument("--only", default="", help="run only cells that match this filter: key=value,...")
     asked = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     calm_prefect(quiet=True)

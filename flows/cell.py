@@ -29,7 +29,7 @@ def _name() -> str:
 def cell(
     cell: Cell, extras: Measurements | None = None, results: Path | None = None, share: str = ""
 ) -> list[str]:
-    """Run one cell; what is stored of it already is not run again.
+    """Run one cell; stages that are already stored are not run again.
 
     Args:
         cell: The cell: at least model, dataset, method and n_edits. If it comes with revisions, its identity must be the same on
@@ -39,10 +39,10 @@ def cell(
         share: URL by which cells come and go where machines have no common folder. Default: `LKS_SHARE`.
 
     Returns:
-        Parquet shards, one per stage.
+        Paths of Parquet shards, one per stage.
 
     Raises:
-        UserError: an unknown name, missing data, or another identity than expected.
+        UserError: a name is unknown, data are missing, or the identity is not the expected one.
     """
     folder = folder_of(results)
     try:
@@ -64,7 +64,7 @@ def _as_here(asked: Cell) -> Cell:
     """Return the cell with its identity on this machine.
 
     Raises:
-        UserError: unknown names, missing data, or another identity than expected.
+        UserError: a name is unknown, data are missing, or the identity is not the expected one.
     """
     kept = PROCESS_CACHE.get()
     if kept and not asked.is_planned:  # nothing would say that data have changed since

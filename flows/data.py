@@ -1,4 +1,4 @@
-"""Flow `lks-data`: the named datasets are fetched and checked before a grid needs them, or prompts are written for facts."""
+"""Flow `lks-data`: fetches and checks datasets before a grid needs them, or writes prompts for facts."""
 
 import time
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ class LocalDataset:
     """A dataset on this machine.
 
     Attributes:
-        name: as in grids.
-        cases: number of them; 0 where there is a problem.
+        name: name as used in grids.
+        cases: number of cases; 0 if there is a problem.
         revision: hash of the content.
-        notes: irregularities, or what is to be done to have it.
+        notes: irregularities, or what to do to obtain the dataset.
     """
 
     name: str
@@ -37,17 +37,20 @@ class LocalDataset:
 
 @flow(name="lks-data", flow_run_name="lks-data", persist_result=False)
 def data(datasets: list[Name] | None = None, order: PromptOrder | None = None) -> list[LocalDataset]:
-    """Fetch datasets, check them against their pinned content, and report sizes and revisions; or have prompts written.
+    """Fetch datasets, check them against their pinned content and report sizes and revisions; or write
+    prompts.
 
     Args:
-        datasets: names; empty means all, and then those that cannot be had are reported, too. With an order: none.
-        order: prompts to be written, as of `lks data make`; folders are of the worker's machine, where the key is in OPENAI_API_KEY, too.
+        datasets: Names of datasets. Empty means all (none if there is an order); then those that cannot be
+            had are reported, too.
+        order: Prompts to write, as for `lks data make`. Folders are on the worker's machine, which must also
+            have the key in OPENAI_API_KEY.
 
     Returns:
         One entry per dataset.
 
     Raises:
-        UserError: an unknown name, a named dataset cannot be had, or the order cannot be carried out.
+        UserError: a name is unknown, a named dataset cannot be had, or the order cannot be carried out.
     """
     if order is not None:
         _write(order)
@@ -67,7 +70,9 @@ def data(datasets: list[Name] | None = None, order: PromptOrder | None = None) -
 
 
 def _write(order: PromptOrder) -> None:
-    """Have prompts written, with a line in the log now and then; a retry of the flow goes on where it was."""
+    """Write the prompts of an order, logging progress from time to time; a retry of the flow resumes the
+    work.
+    """
     log, said = get_run_logger(), time.monotonic()
 
     def show(progress: Progress) -> None:
@@ -85,7 +90,7 @@ def _write(order: PromptOrder) -> None:
 
     made = make(order, show)
     log.info(
-        "%s: whole records %s, %d prompts lacking, %d requests now, %d tokens in all",
+        "%s: complete records %s, %d prompts missing, %d requests now, %d tokens in total",
         order.out,
         made.whole,
         made.lacking,

@@ -1,4 +1,7 @@
-"""Flow `lks-grid`: the cells that the store lacks are run, in a mode of `flows.running.base`, and recorded. It is the only writer of the store."""
+"""Flow `lks-grid`: runs the cells that the store lacks, in a mode of `flows.running.base`, and records them.
+
+It is the only writer of the store.
+"""
 
 import contextlib
 from contextvars import ContextVar
@@ -28,7 +31,7 @@ from lks.runs.grid import Grid
 __all__ = ["PLAN", "WATCH", "grid"]
 
 WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
-"""Who is told what happens in the flow run; the run's log where nobody asks."""
+"""Receiver of the events of the flow run; if unset, they go to the run's log."""
 
 PLAN: ContextVar[tuple[Grid, list[Cell]] | None] = ContextVar("plan", default=None)
 """The grid and its cells where whoever calls the flow has planned them already, so that data and weights are read once."""
@@ -46,22 +49,23 @@ def grid(
     runner: Mode | None = None,
     wait_s: Wait | None = None,
 ) -> dict[str, int]:
-    """Run what is missing of a named grid.
+    """Run the missing cells of a named grid.
 
     Args:
         grid: Name of a grid in `grids.toml` (`lks list grids`).
         results: Folder of all results. Default: `LKS_RESULTS`, else `results`.
-        only: Keep only these cells: a filter like "method=lks,model=micro-llama".
+        only: Run only cells that match this filter, such as "method=lks,model=micro-llama".
         retry_failed: Whether cells that failed for good (out of memory, diverged, timeout) are run again.
-        runner: How cells are run: "here" in this process, "slots" in child processes, one per GPU, "pool" as runs of lks-cell on a work pool.
-            Default: `LKS_RUNNER`, else "here".
-        wait_s: Seconds to wait for another grid that is writing to the folder. Default: `LKS_WAIT_S`, else 0, which means to be refused.
+        runner: How cells are run: "here" in this process, "slots" in child processes, one per GPU, "pool" as
+            runs of lks-cell on a work pool. Default: `LKS_RUNNER`, else "here".
+        wait_s: Seconds to wait for another grid that is writing to the folder. Default: `LKS_WAIT_S`, else 0,
+            which means that this grid is refused at once.
 
     Returns:
-        Number of cells by status of this run, and those that were `stored` before.
+        Number of cells of this run by status, and the number of cells that were `stored` before.
 
     Raises:
-        UserError: something must be mended first; nothing, or only whole cells, have been recorded.
+        UserError: something must be fixed first; nothing, or only complete cells, have been recorded.
     """
     from lks.results.store import Store
 

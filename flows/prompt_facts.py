@@ -1,4 +1,7 @@
-"""The facts that prompts are written for: records of a published file, or a user's own, which are given back with the prompts."""
+"""Facts that prompts are written for: records of a published file, or a user's own facts.
+
+A user's facts are written back together with their prompts.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +23,11 @@ PUBLISHED = tuple(name for name, kind in DATASETS.items() if isinstance(kind, Pu
 
 @dataclass(frozen=True, slots=True)
 class PromptMaterial:
-    """Facts and where they come from.
+    """Facts and their source.
 
     Attributes:
-        facts: prompts are written for them.
-        records: templates are taken from them.
+        facts: facts to write prompts for.
+        records: records that templates are taken from.
         own: the user's facts; None for a published file.
     """
 
@@ -34,10 +37,10 @@ class PromptMaterial:
 
 
 def material_of(dataset: str, limit: int | None, offline: bool) -> PromptMaterial:
-    """The first facts of a dataset or a file; the records are those that templates are taken from.
+    """Return the first facts of a dataset or a file, with the records that templates are taken from.
 
     Raises:
-        UserError: neither a dataset nor a file, or a bad file.
+        UserError: it is neither a dataset nor a file, or the file is malformed.
     """
     kind = DATASETS.get(dataset)
     if isinstance(kind, Published):
@@ -50,7 +53,7 @@ def material_of(dataset: str, limit: int | None, offline: bool) -> PromptMateria
         return PromptMaterial(facts[:limit], records)
     if not Path(dataset).is_file():
         error = unknown("dataset", dataset, PUBLISHED)
-        raise UserError(f"{error} Or name a file of facts; {dataset} is none.")
+        raise UserError(f"{error} Or give the path of a file of facts; {dataset} is not a file.")
     from lks.data.user_facts import read_facts
 
     own = read_facts(Path(dataset))
@@ -70,7 +73,9 @@ def material_of(dataset: str, limit: int | None, offline: bool) -> PromptMateria
 
 
 def _pool(facts: Sequence[PromptFact]) -> tuple[Record, ...]:
-    """Records that lend their templates to a user's facts: those, and the published ones where they are on this machine."""
+    """Return records whose templates serve a user's facts: the facts themselves and the published ones found
+    here.
+    """
     found = [
         Record(fact.case_id, fact.subject, fact.prompt, fact.target, fact.ground_truth, "", "", "")
         for fact in facts
@@ -81,13 +86,13 @@ def _pool(facts: Sequence[PromptFact]) -> tuple[Record, ...]:
             try:
                 file = find(kind)
                 found += parse(content_of(file), file)
-            except DataError:  # lead-ins do without
+            except DataError:  # prompts can be made without them
                 continue
     return tuple(found)
 
 
 def keep_facts(path: Path, material: PromptMaterial, outcome: WritingOutcome) -> None:
-    """The user's facts with what was written for them, as `lks edit --facts` reads them."""
+    """Write the user's facts together with their new prompts, in the form that `lks edit --facts` reads."""
     from lks.data.user_facts import write_facts
 
     if material.own is None:

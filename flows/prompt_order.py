@@ -1,4 +1,6 @@
-"""What `lks data make` and flow `lks-data` have written: facts in, files out, and everything checked before the first request."""
+"""Prompt writing for `lks data make` and flow `lks-data`: facts in, files out, all checked before any
+request.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,25 +28,27 @@ from lks.prompts.pipeline import SPLITS, Counts, WritingOutcome, write
 from lks.prompts.writers import ChatWriter, Estimate, TemplateWriter, estimate
 
 TEMPLATE_ATTEMPTS = 8
-"""More than templates give for a record: all of them are tried."""
+"""Attempts per record; more than there are templates, so that all of them are tried."""
 Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, slots=True)
 class PromptOrder:
-    """What is to be written.
+    """A request to write prompts for facts.
 
     Attributes:
         dataset: zsre, counterfact, or a file of facts.
-        out: folder of the files; it also keeps the replies, so the same order goes on where an earlier one was stopped.
-        split: which set; None: both, or training where `offline`.
+        out: folder of the files; it also keeps the replies, so the same order resumes where an earlier one
+            stopped.
+        split: which set to write; None: both, or training if `offline`.
         model: name of the model on its server.
-        base_url: the server; `OPENAI_BASE_URL`, else OpenAI's. The key is `OPENAI_API_KEY` and nowhere else.
-        limit: only the first so many facts.
-        offline: no model; prompts come from templates of the dataset.
-        max_cost, max_tokens: ceilings (US dollars, tokens) of all that was ever asked for this folder.
-        rpm, tpm: requests and tokens per minute at most.
-        concurrency: requests on their way at most.
+        base_url: URL of the server; default `OPENAI_BASE_URL`, else OpenAI's. The key is only read from
+            `OPENAI_API_KEY`.
+        limit: use only the first N facts.
+        offline: use no model; prompts come from templates of the dataset.
+        max_cost, max_tokens: spending caps (US dollars, tokens) over all requests ever made for this folder.
+        rpm, tpm: maximum number of requests and tokens per minute.
+        concurrency: maximum number of concurrent requests.
         price_in, price_out: US dollars per million tokens; those of gpt-4o-mini are known.
         timeout_s: seconds until a request counts as failed.
     """
@@ -67,13 +71,13 @@ class PromptOrder:
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """The sets that are written."""
+        """The sets to write."""
         split = self.split or ("training" if self.offline else "both")
         return SPLITS if split == "both" else (split,)
 
     @property
     def price(self) -> Price | None:
-        """Given, or known for the model.
+        """The prices given, or else those known for the model.
 
         Raises:
             UserError: only one of the two prices is given.
@@ -87,16 +91,16 @@ class PromptOrder:
 
 @dataclass(frozen=True, slots=True)
 class WrittenPrompts:
-    """What was written.
+    """Summary of the prompts that were written.
 
     Attributes:
-        summary: as in summary.json.
-        whole: records that have all prompts, by split.
-        rejected: replies, by reason.
-        lacking: prompts that could not be had.
-        spent: tokens of all that was ever asked for the folder.
-        usd: what they cost; None where the price is not known.
-        asked: requests of this run.
+        summary: content of summary.json.
+        whole: number of records that have all prompts, by split.
+        rejected: number of rejected replies, by reason.
+        lacking: number of prompts that could not be written.
+        spent: tokens of all requests ever made for the folder.
+        usd: their cost in US dollars; None if the price is not known.
+        asked: number of requests in this run.
     """
 
     summary: dict[str, object]
@@ -110,7 +114,7 @@ class WrittenPrompts:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far it is: prompts, and what was spent for the folder."""
+    """Progress of an order: counts of prompts, and what was spent for the folder so far."""
 
     counts: Counts
     spent: RequestUsage
@@ -118,30 +122,34 @@ class Progress:
 
 
 def check_order(order: PromptOrder) -> None:
-    """Look at an order before anything is read.
+    """Check an order before anything is read.
 
     Raises:
-        UserError: it cannot be carried out.
+        UserError: the order cannot be carried out.
     """
     if order.offline and "evaluation" in order.splits:
         raise UserError(
-            "--offline writes the training set only: an evaluation prompt needs a known answer, and templates know none. Use --split training."
+            "--offline writes the training set only: an evaluation prompt needs a known answer, "
+            "and templates have none. Use --split training."
         )
     if order.base_url and (urlsplit(order.base_url).username or urlsplit(order.base_url).query):
         raise UserError(
-            "The address of the server must hold neither a password nor parameters: OPENAI_API_KEY is for the key."
+            "The URL of the server must contain neither a password nor parameters. "
+            "Pass the key in OPENAI_API_KEY."
         )
     if order.price is None and order.max_cost is not None and not order.offline:
         raise UserError(
-            f"The prices of {order.model} are not known: --max-cost needs --price-in and --price-out. Or use --max-tokens."
+            f"The prices of {order.model} are not known: --max-cost needs --price-in and --price-out. "
+            "Or use --max-tokens."
         )
 
 
 def make(order: PromptOrder, show: Callable[[Progress], None] = lambda progress: None) -> WrittenPrompts:
-    """Have the prompts of an order written.
+    """Write the prompts of an order.
 
     Raises:
-        UserError: the order, its facts or the server are not usable, or the ceiling is reached; replies up to then are kept.
+        UserError: the order, its facts or the server are not usable, or a spending cap is reached; replies
+            received until then are kept.
     """
     check_order(order)
     material = material_of(order.dataset, order.limit, order.offline)
@@ -182,10 +190,12 @@ def make(order: PromptOrder, show: Callable[[Progress], None] = lambda progress:
 def extracted(
     order: PromptOrder, show: Callable[[Progress], None] = lambda progress: None
 ) -> list[Extracted]:
-    """What a model knows of the subjects, brought up to date, as gap-filling prompts; kept in extracted.jsonl.
+    """Extract what a model knows of the subjects as up-to-date fill-in prompts; they are kept in
+    extracted.jsonl.
 
     Raises:
-        UserError: the order, its facts or the server are not usable, or the ceiling is reached; replies up to then are kept.
+        UserError: the order, its facts or the server are not usable, or a spending cap is reached; replies
+            received until then are kept.
     """
     check_order(order)
     facts = material_of(order.dataset, order.limit, offline=False).facts
@@ -208,7 +218,7 @@ def extracted(
 
 
 def foresee(order: PromptOrder) -> Estimate:
-    """What an order will take, without asking or writing anything.
+    """Estimate what an order will take, without sending or writing anything.
 
     Raises:
         UserError: the order or its facts are not usable.
@@ -227,7 +237,9 @@ def foresee(order: PromptOrder) -> Estimate:
 
 
 def _seen(order: PromptOrder, facts: Sequence[PromptFact]) -> Seen:
-    """What there is already: edit prompts, published evaluation prompts, and the other split of an earlier run."""
+    """Return the prompts that exist already: of edits, of published evaluation sets and of the other
+    split.
+    """
     seen = Seen.of(facts)
     for split in set(SPLITS) - set(order.splits):
         seen.written[split] |= prompts_in(order.out, split)
@@ -245,7 +257,7 @@ def _correspondence(order: PromptOrder, server: ChatServer, version: str = VERSI
 def _summary(
     order: PromptOrder, facts: Sequence[PromptFact], outcome: WritingOutcome, used: RequestUsage
 ) -> dict[str, object]:
-    """Counts and costs; nothing of when, where and by whose key, so that a second run writes the same."""
+    """Return counts and costs, without time, place or key, so that a second run writes the same file."""
     usd = order.price.of(used) if order.price and not order.offline else None
     whole = {split: outcome.whole(split, facts) for split in order.splits}
     return {
@@ -263,10 +275,10 @@ def _summary(
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder for one run; the lock falls with the process.
+    """Lock the folder for one run; the lock is released when the process ends.
 
     Raises:
-        StoreError: it cannot be written, or another run holds it.
+        StoreError: the folder cannot be written, or another run holds it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Flow `lks-report`: the store becomes tables and a page."""
+"""Flow `lks-report`: renders the store as tables and an HTML page."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def report(results: Path | None = None) -> str:
     """Record what finished cells left behind, then write the report.
 
     Args:
-        results: folder of all results; `LKS_RESULTS`, else `results`, if not given.
+        results: Folder of all results. Default: `LKS_RESULTS`, else `results`.
 
     Returns:
         Path of the HTML page.

@@ -1,6 +1,6 @@
-"""Where things are and how cells are run: the environment, read once per command.
+"""Settings read from the environment once per command: where files are and how cells are run.
 
-What to run is in `grids.toml`, what a method needs in its own file.
+What to run is defined in `grids.toml`; what a method needs is defined in its own file.
 """
 
 import os
@@ -13,28 +13,32 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from lks.errors import UserError
 
 Mode = Literal["here", "slots", "pool"]
-"""How a grid's cells are run (`flows.running.base`): in the flow's process, in child processes of it, or as flow runs on a work pool."""
+"""How a grid's cells are run (see `flows.running.base`): in the flow's process, in child processes of it, or
+as flow runs on a work pool."""
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0)]
 
 
 class Settings(BaseSettings):
-    """Environment variables: `LKS_` and the name in capitals.
+    """Environment variables; each is named `LKS_` plus the attribute name in capitals.
 
     Attributes:
         results: folder of all results.
-        grid: the grid that is run when none is named. Where nobody has chosen it either, `Grid.otherwise` may take its place.
+        grid: grid to run when none is named. If the user has not set it either, `Grid.otherwise` may replace
+            it.
         grids: TOML file of the named grids.
         runner: how cells are run.
-        slots: child processes of mode "slots"; None: one per GPU, without a GPU two.
-        cell_timeout_s: seconds that a cell may take in the modes "slots" and "pool"; 0 means for ever.
-        pool_limit: cell runs in flight of mode "pool"; None: four per worker that is online, or 16.
-        pool_results: the results folder as workers see it, where that is another path than here.
-        share: URL by which machines without a common folder pass cells to each other (`lks.results.remote`); "" where there is none.
-        beat_s: seconds without a sign of life after which a cell run of mode "pool" counts as lost.
-        server_wait_s: seconds that an absent Prefect server is waited for.
-        wait_s: seconds that a grid waits for another one on the same results folder; 0: it is refused.
+        slots: number of child processes in mode "slots"; None: one per GPU, or two without a GPU.
+        cell_timeout_s: time limit per cell in seconds, in the modes "slots" and "pool"; 0 means no limit.
+        pool_limit: maximum number of cell runs in flight in mode "pool"; None: four per online worker, or 16.
+        pool_results: the results folder as workers see it, if their path differs from the local one.
+        share: URL through which machines without a common folder exchange cells (`lks.results.remote`); ""
+            for none.
+        beat_s: seconds without a heartbeat after which a cell run in mode "pool" counts as lost.
+        server_wait_s: seconds to wait for a Prefect server that does not answer.
+        wait_s: seconds that a grid waits for another one on the same results folder; 0: it is refused at
+            once.
     """
 
     model_config = SettingsConfigDict(env_prefix="LKS_", env_ignore_empty=True, frozen=True)
@@ -56,7 +60,7 @@ class Settings(BaseSettings):
         """Read the environment.
 
         Raises:
-            UserError: a variable's value makes no sense.
+            UserError: the value of a variable is invalid.
         """
         try:
             super().__init__()
@@ -67,7 +71,8 @@ class Settings(BaseSettings):
 
 
 def calm_prefect(quiet: bool) -> None:
-    """Set Prefect's environment; call it before Prefect is imported. What the user has set stays.
+    """Set Prefect's environment variables, keeping those that the user has set; call it before importing
+    Prefect.
 
     Args:
         quiet: keep Prefect's log off the terminal, where the progress display is.
@@ -85,7 +90,9 @@ def calm_prefect(quiet: bool) -> None:
 
 
 def calm_transformers() -> None:
-    """Keep its bars and advice off the terminal, where they would tear the display."""
+    """Keep the progress bars and advice of transformers off the terminal, where they would garble the
+    display.
+    """
     from transformers.utils import logging as transformers_log
 
     transformers_log.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
-"""A worker for cells that keeps its process, and with it the model, between them: `python -m flows.worker --pool gpu`.
+"""A worker that keeps its process, and thus the model, between cells: `python -m flows.worker --pool gpu`.
 
-It takes flow runs of a work pool of type process like `prefect worker start`, which can be used instead at any time, but starts no new
-process for each. A `command` or a working folder of a deployment is not heeded.
+It takes flow runs from a work pool of type process like `prefect worker start`, which can be used instead at
+any time, but it does not start a new process for each. A deployment's `command` or working folder is ignored.
 """
 
 import argparse
@@ -13,23 +13,28 @@ import signal
 from flows.settings import calm_prefect
 
 ASK_EVERY_S = "2"
-"""Seconds between two looks for cells where there were none; after a cell the next is asked for at once."""
+"""Seconds between two polls for cells while there are none; after a cell the next is requested at once."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run cells until SIGTERM or Ctrl-C, which end the one in hand."""
+    """Run cells until SIGTERM or Ctrl-C, which also end the running cell."""
     parser = argparse.ArgumentParser(
         prog="python -m flows.worker",
-        description="Run cells of a work pool, in one process that keeps the model.",
+        description="Run cells of a work pool in one process that keeps the model loaded.",
     )
-    parser.add_argument("--pool", default="gpu", help="work pool, of type process")
-    parser.add_argument("--name", help="of the worker, on the server's pages")
     parser.add_argument(
-        "--limit", type=int, default=1, help="cells at once, each in a process with a model of its own"
+        "--pool", default="gpu", help="work pool to take cells from; its type must be process"
+    )
+    parser.add_argument("--name", help="name of the worker on the server's pages")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        default=1,
+        help="number of cells run at the same time, each in its own process with its own model",
     )
     asked = parser.parse_args(arguments)
     if asked.limit < 1:
-        parser.error("--limit: at least 1")
+        parser.error("--limit: must be at least 1")
     calm_prefect(quiet=False)
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", ASK_EVERY_S)
     with contextlib.suppress(KeyboardInterrupt):
@@ -48,7 +53,7 @@ async def _work(pool: str, name: str | None, limit: int) -> None:
     def end() -> None:
         loop.remove_signal_handler(
             signal.SIGTERM
-        )  # a second one ends this process as it is, and its children with it
+        )  # a second SIGTERM then ends this process at once, and its children with it
         task.cancel()
 
     loop.add_signal_handler(signal.SIGTERM, end)

@@ -370,7 +370,7 @@ def test_results_of_other_code_are_not_taken_for_new_ones(runs: Runs, golden: Pa
     runs.code, runs.wrong = b"two", {"ft": 20}
     assert "The code has changed" in said(lks("accept", "--reason", "x"))
     done = lks()
-    assert done.exit_code == 1 and runs.ran == ["none", "ft"] and "everything is run anew" in said(done)
+    assert done.exit_code == 1 and runs.ran == ["none", "ft"] and "everything is run again" in said(done)
 
 
 def test_a_folder_of_others_is_refused(runs: Runs) -> None:

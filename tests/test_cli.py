@@ -346,7 +346,7 @@ def test_ctrl_c_drops_the_cell_in_hand_and_keeps_the_rest(grids, tmp_path, prefe
     _, status = os.waitpid(process, 0)
     text = seen.decode()
     assert os.waitstatus_to_exitcode(status) == 130, text
-    assert "What is finished is kept" in text
+    assert "Finished work is kept" in text
     assert "Traceback" not in text
     assert "leaked" not in text
     assert len(list(results.glob("cells/*/outcome.json"))) == len(fakes.calls(results, "finish")) == 2

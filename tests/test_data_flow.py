@@ -111,7 +111,7 @@ def test_extraction(server, facts, tmp_path):
 
     server.says = says
     done = lks("extract", "--dataset", facts, "--out", tmp_path / "out")
-    assert "4 gap-filling prompts for 2 facts, of which 2 have one for the edited fact" in done.output
+    assert "4 fill-in prompts for 2 facts, of which 2 have one for the edited fact" in done.output
     first = json.loads((tmp_path / "out" / "extracted.jsonl").read_text().splitlines()[0])
     assert first["sentences"][0] == "The mother tongue of Ann Lee is Dutch."
     assert (

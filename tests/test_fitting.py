@@ -107,7 +107,7 @@ def test_the_command_leaves_bad_lines_out_and_lists_them(tmp_path: Path) -> None
     done = CliRunner().invoke(app, [*words, "--skip-bad"])
     assert done.exit_code == 0, done.output
     assert (
-        f"4 things are wrong with the facts: these lines are left out, and listed in {tmp_path / 'patch' / 'skipped.txt'}."
+        f"4 things are wrong with the facts: these lines are skipped and listed in {tmp_path / 'patch' / 'skipped.txt'}."
         in done.output
     )
     listed = (tmp_path / "patch" / "skipped.txt").read_text().splitlines()

@@ -180,11 +180,11 @@ def test_a_model_without_a_template_is_asked_bare_and_refuses_chat() -> None:
         (("edit", "--facts", "FACTS", "--out", "new", "--form", "chat"), "has no chat template"),
         (
             ("edit", "--facts", "FACTS", "--out", "patch", "--update", "--form", "qa"),
-            "--update keeps method, parameters, seed and form",
+            "--update keeps the method, parameters, seed and form",
         ),
         (("ask", "--patch", "patch", "--chat", "x"), "has no chat template"),
         (("ask", "--patch", "patch", "--form", "chat", "x"), "has no chat template"),
-        (("ask", "--patch", "patch", "--chat", "--form", "qa", "x"), "--chat is --form chat"),
+        (("ask", "--patch", "patch", "--chat", "--form", "qa", "x"), "--chat means --form chat"),
         (("eval", "--patch", "patch", "--form", "chat"), "has no chat template"),
         (("edit", "--facts", "FACTS", "--out", "new", "--form", "talk"), "'talk'"),
     ],

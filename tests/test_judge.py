@@ -544,12 +544,12 @@ def test_the_command_calibrates_judges_and_stores(server, results):
         "agreement 75.0%",
         "kappa 0.50",
         "both correct 2, both incorrect 1",
-        "only people say correct 1",
+        "only humans say correct 1",
         "neither 0",
     ]
     assert all(part in first for part in wanted), first
     assert lines[0] == "[1/2] ft | micro-llama | world | T=1: 4 answers, 1 neither"
-    assert "2 cells judged, 0 had been before" in done.output
+    assert "2 cells judged, 0 had been judged before" in done.output
     for cell, said in zip(CELLS, (True, False), strict=True):
         outcome = read_outcome(results, cell.id)
         assert outcome.shards == (f"cells/{cell.id}/ask.parquet", f"cells/{cell.id}/{STAGE}.parquet")
@@ -578,11 +578,11 @@ def test_a_second_run_of_the_command_judges_nothing(server, results):
     assert lks(results, server).exit_code == 0
     asked, written = len(server.requests), {path: path.read_bytes() for path in results.glob("cells/*/*")}
     again = lks(results, server)
-    assert "0 cells judged, 2 had been before; 0 questions asked." in again.output
+    assert "0 cells judged, 2 had been judged before; 0 requests sent." in again.output
     assert len(server.requests) == asked
     assert {path: path.read_bytes() for path in results.glob("cells/*/*")} == written
     other = lks(results, server, "--model", "org/other")
-    assert "2 cells judged, 0 had been before" in other.output
+    assert "2 cells judged, 0 had been judged before" in other.output
     stages = [Path(shard).stem for shard in read_outcome(results, CELLS[0].id).shards]
     assert stages == ["ask", STAGE, f"judged-{file_name('org/other')}"]
     assert len(Store(results).query("SELECT DISTINCT judge FROM judgements")) == 2
@@ -598,7 +598,7 @@ def test_a_failure_after_a_cell_keeps_that_cell(server, results, judge):
     assert failed.exit_code == 2 and "status 500" in failed.output
     assert judged_by(Store(results), "fake") == {first}
     server.says = honest
-    assert "1 cells judged, 1 had been before" in lks(results, server).output
+    assert "1 cells judged, 1 had been judged before" in lks(results, server).output
 
 
 def test_a_cell_asked_in_a_further_context_is_judged_again(results, judge):

@@ -206,7 +206,7 @@ class TestSlots:
         assert {o.status for label, o in outcomes.items() if label in compared} == {"lost"}
         assert (
             outcomes["none | m | world | T=2"].reason
-            == "its process ended 2 times, at last with signal 9, SIGKILL (in stage 'edit')"
+            == "its process ended 2 times, last with signal 9, SIGKILL (in stage 'edit')"
         )
         assert len(outcomes) == 6 and "unedited model's cell" in outcomes["ft | m | world | T=2"].reason
 
@@ -435,7 +435,7 @@ def test_no_child_outlives_a_stopped_grid(how, slots, tmp_path, prefect_server):
         output, _ = parent.communicate(timeout=60)
     until("the children's end", lambda: not any(alive(child) for child in children), 20)
     if how == signal.SIGINT:
-        assert parent.returncode == 130 and b"What is finished is kept" in output, output.decode()
+        assert parent.returncode == 130 and b"Finished work is kept" in output, output.decode()
     finished = set(fakes.calls(results, "finish"))
     with only_writer(results):  # nothing holds the folder any more
         assert finished and Store(results).done() == finished

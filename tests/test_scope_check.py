@@ -164,7 +164,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     for wrong, said in (
         (["--scope", "exakt"], "Did you mean 'exact'"),
-        (["--scope", ","], "Name some of"),
+        (["--scope", ","], "Give some of"),
         (["--dataset", "zsrf"], "zsre"),
     ):
         answer = CliRunner().invoke(app, ["scope", "check", *wrong])

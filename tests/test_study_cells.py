@@ -179,7 +179,7 @@ def test_the_command_recommends_a_block_and_reuses_what_is_stored(
     ("arguments", "says"),
     [
         (["--model", "micro-lama"], "Did you mean 'micro-llama'"),
-        (["--model", "micro-llama", "--source", "edit"], "--source 'edit': say donor"),
+        (["--model", "micro-llama", "--source", "edit"], "--source 'edit': use donor"),
         (["--model", "micro-llama", "--entities", "2000"], "which has 1000"),
         (["--model", "micro-llama", "--entities", "2", "--records", "2"], "No entity of 'world' has a donor"),
     ],
@@ -204,7 +204,7 @@ def test_the_largest_gain_is_recommended_and_the_lowest_that_ties_is_named() -> 
 
 def test_no_gain_is_no_recommendation() -> None:
     said = advice({"bits": curve((-1, -2, 0), (0.1, -0.5, 0.7))})
-    assert said.startswith("No block is to be recommended") and "block = " not in said
+    assert said.startswith("No block can be recommended") and "block = " not in said
 
 
 def test_known_1000_is_read_and_checked(tmp_path: Path) -> None:

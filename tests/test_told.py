@@ -100,7 +100,7 @@ def test_circles_are_short_and_whole() -> None:
         (Health(3.1, 2), "perplexity on plain text is 3.1 times"),
         (Health(float("nan"), 2), "beyond all measure"),
         (Health(1.0, 2, "<x>", 1), "writes <x> after 1 of 2 answers"),
-        (Health(1.0, 8, "", 0, 2), "over and over after 2 of 8"),
+        (Health(1.0, 8, "", 0, 2), "the same few words after 2 of 8"),
         (Health(1.1, 8, "", 0, 1), ""),
     ],
 )

@@ -123,7 +123,7 @@ class TestDown:
         assert f"worker-lks (process {deaf.pid}): killed" in result.output
         assert f"flow run (process {orphan}): ended" in result.output
         assert not any(_runs(pid) for pid in (server.pid, deaf.pid, orphan))
-        assert "Nothing runs here" in lks("down").output
+        assert "Nothing started by lks up is running here" in lks("down").output
 
     def test_others_are_left_alone(self, state):
         with subprocess.Popen(SLEEPER) as other:

@@ -218,7 +218,7 @@ def test_folders_that_hold_something_else_are_never_written(tmp_path: Path, made
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     for replaceable in (False, True):
-        with pytest.raises(UserError, match="something else"):
+        with pytest.raises(UserError, match="something other than a patch"):
             check_writable(tmp_path / "mine", replaceable)
     write(tmp_path / "patch", made)
     assert is_patch(tmp_path / "patch")

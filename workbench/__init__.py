@@ -1,1 +1,3 @@
-"""For engineers: edit a model of one's own with one's own facts, ask and evaluate it, look after patches, serve them."""
+"""Tools for engineers: edit your own model with your own facts, query and evaluate it, manage and serve
+patches.
+"""

@@ -1,4 +1,4 @@
-"""What to do where facts were not learnt or the model was harmed: in parameters that the method has."""
+"""Advice for facts that were not learnt or a model that was harmed, in terms of the method's parameters."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 def on_misses(check: RecallCheck, origin: "EditRecord | None") -> list[str]:
-    """What may help with facts that are not answered, one line each.
+    """Return advice for facts that are not answered, one line each.
 
-    More training is proposed only where the edits act and what came is something else, and only to a method that trains.
+    More training is only suggested where the edits act and the answer is still different, and only for a
+    method that trains.
     """
     missed = check.those("no")
     closed = [one for one in missed if one.acts is False]
@@ -25,7 +26,8 @@ def on_misses(check: RecallCheck, origin: "EditRecord | None") -> list[str]:
     if closed:
         where = f"On {many(len(closed), 'prompt')} not answered the edit does not act"
         lines.append(
-            f"{where}: its scope or gate takes them for another question. Longer training does not change that."
+            f"{where}: its scope or gate assigns them to another question. "
+            "Longer training does not change that."
         )
     open_ones = len(missed) - len(closed)
     if open_ones and origin is not None:
@@ -39,11 +41,14 @@ def on_misses(check: RecallCheck, origin: "EditRecord | None") -> list[str]:
 
 def _on_beginnings(those: Sequence[RecallAnswer]) -> str:
     shown = those[0].wanted.rstrip(".")
-    return f'Where an answer only begins as wanted, its end was not learnt. A target with its full stop ("{shown}.") teaches the end too.'
+    return (
+        "Where an answer only begins as wanted, its end was not learnt. "
+        f'A target with its full stop ("{shown}.") teaches the end, too.'
+    )
 
 
 def on_troubles(health: "Health", origin: "EditRecord | None") -> str:
-    """What is wrong with the edited model and what to try; "" where nothing is."""
+    """Return what is wrong with the edited model and what to try, or "" if nothing is wrong."""
     if not health.troubles:
         return ""
     told = f"The edit has harmed the model: {', '.join(health.troubles)}."
@@ -55,7 +60,9 @@ def on_troubles(health: "Health", origin: "EditRecord | None") -> str:
 
 
 def changed(origin: "EditRecord", name: str, factor: float) -> str:
-    """The setting that multiplies a parameter's present value, as it is typed; "" where there is no such number."""
+    """Return the option that multiplies a parameter's present value, as the user types it; "" if it is no
+    number.
+    """
     value = origin.parameters.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ""

@@ -1,4 +1,4 @@
-"""Asking the edited and the unedited model the same, side by side."""
+"""Side-by-side answers of the edited and the unedited model to the same prompt."""
 
 import time
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ from workbench.forms import put, settled
 
 @dataclass(frozen=True, slots=True)
 class ModelOutput:
-    """What a model says to a prompt.
+    """A model's answer to a prompt.
 
     Attributes:
         text: generated greedily, without the prompt.
-        tokens: how many that took, the end of sequence included.
-        seconds: of generating them, the prompt's prefill included.
+        tokens: number of generated tokens, the end of sequence included.
+        seconds: time to generate them, the prompt's prefill included.
     """
 
     text: str
@@ -43,11 +43,11 @@ class AnswerPair:
     """One prompt and both answers.
 
     Attributes:
-        prompt: as it was given.
-        unedited, edited: what is said without and with the patch.
-        fired: whether the edits act on the prompt; None for a patch without a gate, whose edits are always in force.
-        subject: whose edit acts; "" where none does or the patch does not say.
-        form: how the prompt was put: "bare", "qa" or "chat".
+        prompt: the prompt as given.
+        unedited, edited: answers without and with the patch.
+        fired: whether the edits act on the prompt; None for a patch without a gate, whose edits always act.
+        subject: subject whose edit acts; "" if none does or the patch does not record it.
+        form: form in which the prompt was presented: "bare", "qa" or "chat".
     """
 
     prompt: str
@@ -59,14 +59,15 @@ class AnswerPair:
 
 
 def reply(lm: LM, patch: Patch, prompt: str, max_new_tokens: int = 30, form: Form = "bare") -> AnswerPair:
-    """Both models' answers to a prompt.
+    """Return both models' answers to a prompt.
 
     Args:
         lm: the unedited model; the same on return.
         patch: the edits.
-        prompt: as the user gives it.
-        max_new_tokens: at most.
-        form: how the prompt is put; that of the patch (`Edited.form`) is the one that it was trained in.
+        prompt: the prompt as the user gives it.
+        max_new_tokens: maximum number of generated tokens.
+        form: form in which the prompt is presented; that of the patch (`SavedEdits.form`) is the one it was
+            trained in.
 
     Raises:
         UserError: the prompt is empty or too long, or there is no chat template.
@@ -79,7 +80,8 @@ def reply(lm: LM, patch: Patch, prompt: str, max_new_tokens: int = 30, form: For
     needed = ids.shape[1] + max_new_tokens + patch.context_tokens(lm)
     if window and needed > window:
         raise UserError(
-            f"The prompt and {max_new_tokens} new tokens need {needed:,} tokens, the model's window has {window:,}. Shorten the prompt."
+            f"The prompt and {max_new_tokens} new tokens need {needed:,} tokens, "
+            f"the model's window has {window:,}. Shorten the prompt."
         )
     unedited = _said(lm, ids, max_new_tokens, nullcontext())
     fired, subject = _found(lm, patch, ids)
@@ -89,19 +91,19 @@ def reply(lm: LM, patch: Patch, prompt: str, max_new_tokens: int = 30, form: For
 
 
 def warm_up(lm: LM, patch: Patch) -> None:
-    """Run once what is slow the first time, so that speeds can be compared."""
+    """Run the code that is slow the first time once, so that speeds can be compared."""
     reply(lm, patch, "The", 2)
 
 
 def _ids(lm: LM, prompt: str, chat: bool) -> Tensor:
-    """A prompt's tokens [1, time]; `chat`: as a user's turn."""
+    """Return a prompt's tokens [1, time], with `chat` as a user's turn."""
     text = put("chat", lm, prompt) if chat else prompt
     return torch.tensor([lm.encode([text], [""])[0].ids], device=lm.device)
 
 
 @torch.no_grad()
 def _found(lm: LM, patch: Patch, ids: Tensor) -> tuple[bool | None, str]:
-    """What the patch decides at prefill."""
+    """Return whether the patch acts on a prompt at prefill, and for which subject."""
     mask = torch.ones_like(ids)
     with patch.applied(lm):
         made = lm.model(
@@ -125,7 +127,7 @@ def _said(lm: LM, ids: Tensor, count: int, edits: AbstractContextManager[None]) 
 
 
 def _now() -> float:
-    """Seconds, all earlier work on the GPU done."""
+    """Return the time in seconds, after all earlier work on the GPU is done."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""Editing a model with one's own facts: all at once, or a few more later."""
+"""Editing of a model with a user's facts: all at once, or with more facts added later."""
 
 import json
 import time
@@ -28,21 +28,21 @@ from workbench.plural import many
 from workbench.presets import TRAINING_HINT, editor_for, method_named
 
 SAMPLE = 200
-"""Up to so many facts are all asked after editing; of more, so many are drawn."""
+"""Maximum number of facts asked after editing; of more facts, this many are sampled."""
 Report = Callable[[str, float], None]
-"""Called with what is being done and the fraction of it that is done."""
+"""Called with the name of the current stage and the fraction of it that is done."""
 
 
 @dataclass(frozen=True, slots=True)
 class EditRequest:
-    """What is asked for.
+    """Options of an edit.
 
     Attributes:
         method: registry name.
-        changes: parameters given by hand.
-        seed: of all randomness.
-        training: name of a dataset to train on, for methods that must; "" for none.
-        form: in which form prompts are put for training, and asked afterwards.
+        changes: parameters set by the user.
+        seed: random seed for editing and training.
+        training: name of a dataset to train on, for methods that need one; "" for none.
+        form: form in which prompts are presented for training and asked afterwards.
     """
 
     method: str = "lks"
@@ -54,16 +54,16 @@ class EditRequest:
 
 @dataclass(frozen=True, slots=True)
 class RecallAnswer:
-    """What the edited model says to one fact's prompt.
+    """The edited model's answer to one fact's prompt.
 
     Attributes:
-        prompt: as the user gives it.
-        wanted: the answer.
-        tokens: of the wanted answer.
-        text: generated greedily to a natural stop.
+        prompt: the prompt as the user gives it.
+        wanted: the wanted answer.
+        tokens: number of tokens of the wanted answer.
+        text: text generated greedily to a natural stop.
         says: whether that is the answer (`lks.evaluation.endings.judged`).
         acts: whether the edits act on the prompt; None for a patch without a gate.
-        asked: the prompt as it was put to the model.
+        asked: the prompt as it was presented to the model.
     """
 
     prompt: str
@@ -77,14 +77,14 @@ class RecallAnswer:
 
 @dataclass(frozen=True, slots=True)
 class RecallCheck:
-    """Whether the edited model answers.
+    """Result of asking the edited facts of both models.
 
     Attributes:
-        asked: how many facts.
-        of: how many there are.
+        asked: number of facts asked.
+        of: number of all facts.
         before: how many of those asked the unedited model answers.
-        said: what the edited model says to each.
-        asked_in: how the prompts were put, for people.
+        said: the edited model's answer to each.
+        asked_in: description of the forms in which the prompts were presented, for display.
     """
 
     asked: int
@@ -95,22 +95,22 @@ class RecallCheck:
 
     @property
     def after(self) -> int:
-        """How many facts the edited model answers, the answer ending where it should."""
+        """Number of facts that the edited model answers with the answer ending where it should."""
         return len(self.those("answered"))
 
     def those(self, says: Says) -> list[RecallAnswer]:
-        """What is answered, only begins with the answer, or is something else."""
+        """Return the answers with one verdict: right, only beginning with the answer, or different."""
         return [one for one in self.said if one.says == says]
 
 
 @runtime_checkable
 class SupportsUpdate(Protocol):
-    """An editor that can go on from what it has learnt."""
+    """An editor that can continue from what it has learnt."""
 
     learnt: dict[str, Tensor]
 
     def warnings(self, lm: LM, edits: Sequence[Edit]) -> list[str]:
-        """As `Editor.warnings`."""
+        """Return warnings about the edits, as `Editor.warnings` does."""
         ...
 
     def update(
@@ -121,20 +121,20 @@ class SupportsUpdate(Protocol):
         seed: int = 0,
         progress: Progress = ...,
     ) -> Patch:
-        """A patch of new and changed subjects alone."""
+        """Return a patch of the new and changed subjects only."""
         ...
 
 
 Warn = Callable[[str], None]
-"""Called with each warning of the method about the edits, before anything is trained."""
+"""Called with each of the method's warnings about the edits, before anything is trained."""
 
 
 def no_stage_report(stage: str, fraction: float) -> None:
-    """A `Report` that shows nothing."""
+    """Ignore progress; the default `Report`."""
 
 
 def no_warning(line: str) -> None:
-    """A `Warn` that shows nothing."""
+    """Ignore a warning; the default `Warn`."""
 
 
 def edit_model(
@@ -144,13 +144,14 @@ def edit_model(
     report: Report = no_stage_report,
     warn: Warn = no_warning,
 ) -> SavedEdits:
-    """Plant facts. The model is the same on return; `.patch.applied(lm)` makes it the edited one.
+    """Edit facts in a model. The model is unchanged on return; inside `.patch.applied(lm)` it is the edited
+    one.
 
     Args:
         lm: the unedited model.
-        facts: what to plant.
-        wish: method and parameters; LKS with its preset if not given.
-        report: called with what is being done.
+        facts: facts to edit.
+        wish: method and parameters; None for LKS with its preset.
+        report: called with the progress of each stage.
         warn: called with the method's warnings about the facts.
 
     Raises:
@@ -202,28 +203,30 @@ def update_model(
     drop: Sequence[str] = (),
     warn: Warn = no_warning,
 ) -> tuple[SavedEdits, str]:
-    """Add and change facts; those on the same subject and prompt take the earlier ones' place.
+    """Add and change facts; a new fact replaces an earlier one on the same subject and prompt.
 
-    A method that keeps each subject apart and can go on from what it has learnt trains on the new and changed subjects alone; all others
-    keep their part of the patch bit for bit. Any other method edits again with all facts.
+    A method that keeps subjects apart and can continue from what it has learnt trains on the new and changed
+    subjects only; all others keep their part of the patch bit for bit. Any other method edits again with all
+    facts.
 
     Args:
         lm: the model that the earlier edits were made for.
-        earlier: they.
-        facts: new ones.
-        report: called with what is being done.
-        drop: subjects whose facts go.
+        earlier: the earlier edits.
+        facts: new facts.
+        report: called with the progress of each stage.
+        drop: subjects whose facts are removed.
         warn: called with the method's warnings about the facts that are edited.
 
     Returns:
-        The edits, and how they were made, in one sentence.
+        The edits, and a sentence on how they were made.
 
     Raises:
-        UserError: the folder lacks what it takes, or the facts contradict each other.
+        UserError: the folder lacks what an update needs, or the facts contradict each other.
     """
     if earlier.origin is None or earlier.facts is None:
         raise UserError(
-            "The patch has no edit.json or no facts.jsonl beside it, so nothing is known to add to. Edit anew with all facts."
+            "The patch has no edit.json or no facts.jsonl, so it is unknown what to add to. "
+            "Edit again with all facts."
         )
     known = {fact.subject for fact in earlier.facts.facts}
     for subject in drop:
@@ -248,7 +251,7 @@ def update_model(
     made = edit_model(lm, together, wish, report, warn)
     history = (*origin.history, f"edited again with all {len(together.facts)} facts")
     again = replace(made, origin=replace(cast(EditRecord, made.origin), history=history))
-    return again, f"{origin.title} cannot go on from this patch: edited again with all facts."
+    return again, f"{origin.title} cannot continue from this patch: edited again with all facts."
 
 
 def _continued(
@@ -260,7 +263,7 @@ def _continued(
     editor: SupportsUpdate,
     report: Report,
 ) -> tuple[SavedEdits, str]:
-    """Train on the touched subjects alone; the others keep their knowledge blocks."""
+    """Train on the touched subjects only; the others keep their knowledge blocks."""
     origin = cast(EditRecord, earlier.origin)
     began = time.perf_counter()
     kept = cast(Patch, earlier.patch.without([*touched, *drop]))
@@ -291,9 +294,9 @@ def answers(
     Args:
         lm: the unedited model.
         patch: the edits.
-        dataset: the facts, their prompts as the user gives them.
-        report: called on the way.
-        form: in which the prompts are put: that of the patch (`SavedEdits.form`).
+        dataset: the facts, with prompts as the user gives them.
+        report: called with the progress.
+        form: form in which the prompts are presented: that of the patch (`SavedEdits.form`).
     """
     given = list(dataset.cases)
     if len(given) > SAMPLE:
@@ -321,12 +324,17 @@ def answers(
 
 
 def _put(form: Form, lm: LM, method: type[Editor[object]], edits: Sequence[Edit]) -> list[Edit]:
-    """Edits in the form that they will be asked in; those that become text in front of a prompt are text as they are."""
+    """Return edits in the form in which they will be asked; a method that puts them into the context keeps
+    them bare.
+    """
     return list(edits) if method.changes == "context" else edits_in(form, lm, edits)
 
 
 def _near(lm: LM, cases: Sequence[Case], report: Report) -> list[Case]:
-    """Those of which the unedited model's first tokens are the answer or look like it; few as a rule, and only they need be asked for more."""
+    """Return the cases where the unedited model's first tokens are or resemble the answer.
+
+    They are usually few, and only they need to be asked with longer generation.
+    """
     first = _said(lm, NoPatch(), cases, report, 0.0, wild=False)
     spelt = [[says(one.ar_text, name) for name in (one.answer, *one.accepted)] for one in first]
     return [
@@ -345,7 +353,11 @@ def _said(
 
 
 def _prepare(lm: LM, editor: Editor[object], edits: Sequence[Edit], training: str, report: Report) -> None:
-    """What no edit changes; with held-out edits of a dataset where one is named."""
+    """Prepare what is independent of the edits, with held-out edits of a dataset if one is named.
+
+    Raises:
+        UserError: the method has to train and no dataset is named.
+    """
     subjects = {edit.subject for edit in edits}
     held_out = (
         [case.edit for case in load_dataset(training).cases if case.edit.subject not in subjects]
@@ -363,10 +375,10 @@ def _prepare(lm: LM, editor: Editor[object], edits: Sequence[Edit], training: st
 
 
 def _restored(origin: EditRecord) -> object:
-    """The parameters that an edit was made with, from `edit.json`.
+    """Return the parameters that an edit was made with, from `edit.json`.
 
     Raises:
-        UserError: they are not those of this version's method.
+        UserError: they do not match the method's parameters in this version.
     """
     from lks.editing.patch import checked
 
@@ -374,12 +386,13 @@ def _restored(origin: EditRecord) -> object:
         return checked(method_named(origin.method).params_type, origin.parameters)
     except ValueError as error:
         raise UserError(
-            f"The parameters in edit.json are not those of this version's {origin.method} ({error}). Edit anew with all facts."
+            f"The parameters in edit.json do not match {origin.method} in this version ({error}). "
+            "Edit again with all facts."
         ) from None
 
 
 def _plain(params: object) -> dict[str, object]:
-    """Parameters as JSON has them, so that what is read back is equal."""
+    """Return parameters in the form that JSON has, so that they are equal to what is read back."""
     return (
         cast(dict[str, object], json.loads(json.dumps(asdict(params))))
         if is_dataclass(params) and not isinstance(params, type)

@@ -1,4 +1,6 @@
-"""`lks export`: an edited model or a patch as a folder that others can load, or that goes to the hub as it is."""
+"""Export of an edited model or a patch to a folder that others can load or that can be uploaded to the
+hub.
+"""
 
 import shutil
 from collections.abc import Iterator
@@ -18,12 +20,12 @@ Precision = Literal["float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written.
+    """Result of an export.
 
     Attributes:
-        folder: where.
-        files: their names.
-        nbytes: of all of them.
+        folder: folder that was written.
+        files: names of its files.
+        nbytes: total size of the files.
     """
 
     folder: Path
@@ -34,18 +36,20 @@ class Exported:
 def merge(
     model: str, folder: Path, out: Path, precision: Precision | None = None, licence: str = "other"
 ) -> Exported:
-    """Fold a patch of weights into a plain checkpoint: `AutoModelForCausalLM` loads it and gives the patched model's logits, bit for bit.
+    """Fold a patch of weights into a plain checkpoint.
+
+    `AutoModelForCausalLM` loads it and gives the patched model's logits, bit for bit.
 
     Args:
         model: name, folder or hub id of the model that was edited.
-        folder: of the patch.
+        folder: folder of the patch.
         out: new folder.
-        precision: of the checkpoint; None: that in which models run on this machine (float32 on a CPU, bfloat16 on a GPU), so that it
-            answers as the patched model does here.
-        licence: for the card.
+        precision: number format of the checkpoint; None: that in which models run on this machine (float32 on
+            a CPU, bfloat16 on a GPU), so that it answers as the patched model does here.
+        licence: licence stated in the model card.
 
     Raises:
-        UserError: the patch is no change of weights, it is for another model, or `out` is taken.
+        UserError: the patch is not a change of weights, it is for another model, or `out` exists already.
     """
     import torch
     from transformers import AutoTokenizer
@@ -58,8 +62,10 @@ def merge(
     patch = load(folder)
     if not patch.folds:
         raise UserError(
-            f"Patch {folder} (kind {patch.kind}) cannot be folded into weights: it acts on activations or prompts, by what a prompt says. "
-            f"Export it without --merge and apply it to the model, serve it with `lks serve`, or edit with a method that changes weights."
+            f"Patch {folder} (kind {patch.kind}) cannot be folded into weights: "
+            "it acts on activations or prompts, depending on what a prompt says. "
+            "Export it without --merge and apply it to the model, "
+            "serve it with `lks serve`, or edit with a method that changes weights."
         )
     lm = LM.load(model)
     if precision is not None:
@@ -74,18 +80,18 @@ def merge(
 
 
 def publish(model: str, folder: Path, out: Path, licence: str = "other") -> Exported:
-    """The patch with a model card, as `huggingface_hub.upload_folder` takes it.
+    """Export the patch with a model card, in the form that `huggingface_hub.upload_folder` takes.
 
-    The facts and the record of how they were planted go with it, so that others can tell what was edited.
+    The facts and the record of how they were edited are included, so that others can see what was edited.
 
     Args:
         model: name, folder or hub id of the model that was edited.
-        folder: of the patch.
+        folder: folder of the patch.
         out: new folder.
-        licence: for the card.
+        licence: licence stated in the model card.
 
     Raises:
-        UserError: no patch there, a damaged one, or `out` is taken.
+        UserError: there is no patch, it is damaged, or `out` exists already.
     """
     from lks.editing.patch import load
 
@@ -102,7 +108,9 @@ def publish(model: str, folder: Path, out: Path, licence: str = "other") -> Expo
 
 
 def _card(model: str, folder: Path, patch: "Patch", licence: str, merged: bool) -> "Card":
-    """What is known of the edits: from the patch itself, and from the record that `lks edit` leaves beside it, if there is one."""
+    """Return the model card, filled from the patch and from the record that `lks edit` leaves with it, if
+    any.
+    """
     from workbench.model_card import Card
 
     base, on_hub = _base(model)
@@ -119,7 +127,7 @@ def _card(model: str, folder: Path, patch: "Patch", licence: str, merged: bool) 
 
 
 def _record(folder: Path) -> dict[str, object]:
-    """`edit.json`; empty where there is none.
+    """Return the content of `edit.json`; empty if there is none.
 
     Raises:
         UserError: it is damaged.
@@ -138,7 +146,11 @@ def _record(folder: Path) -> dict[str, object]:
 
 
 def _subjects(folder: Path) -> tuple[str, ...]:
-    """Of the facts that `lks edit` keeps beside a patch; empty where there are none."""
+    """Return the subjects of the facts that `lks edit` keeps with a patch; empty if there are none.
+
+    Raises:
+        UserError: the file of facts is damaged.
+    """
     from lks.io.lines import split_lines
     from lks.io.untrusted import content_of, parse_json
 
@@ -152,13 +164,14 @@ def _subjects(folder: Path) -> tuple[str, ...]:
         return ()
     except ValueError as error:
         raise UserError(
-            f"Damaged facts {folder / 'facts.jsonl'}: {error}. Edit again, or delete the file to export without it."
+            f"Damaged facts {folder / 'facts.jsonl'}: {error}. "
+            "Edit again, or delete the file to export without it."
         ) from error
     return tuple(str(fact["subject"]) for fact in lines if isinstance(fact, dict) and "subject" in fact)
 
 
 def _base(model: str) -> tuple[str, bool]:
-    """What the model is called elsewhere, never where it lies on this machine; and whether that is a hub id."""
+    """Return the model's public name, never its path on this machine, and whether it is a hub id."""
     from lks.models.registry import repository_of
 
     repository = repository_of(model)
@@ -167,12 +180,16 @@ def _base(model: str) -> tuple[str, bool]:
 
 def _check_free(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is not empty. Name a new folder with --out, or empty it.")
+        raise UserError(f"{out} exists and is not empty. Give a new folder with --out, or empty it.")
 
 
 @contextmanager
 def _written(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place once all is written."""
+    """Yield a temporary folder that is renamed to `out` once everything is written.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     part = out.with_name(f"{out.name}.part")
     try:
         shutil.rmtree(part, ignore_errors=True)
@@ -183,7 +200,7 @@ def _written(out: Path) -> Iterator[Path]:
         part.rename(out)
     except OSError as error:
         raise UserError(
-            f"{out} cannot be written: {error.strerror or error}. Name another folder with --out."
+            f"{out} cannot be written: {error.strerror or error}. Give another folder with --out."
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

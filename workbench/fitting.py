@@ -1,4 +1,6 @@
-"""Facts as a model's tokenizer has them: what does not fit into its window is found before it trains."""
+"""Checks of facts against a model's tokenizer: whatever does not fit into its window is found before
+training.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,23 +13,24 @@ from lks.models.lm import LM
 
 
 def fitting(lm: LM, facts: Facts, reading: BadLines = STRICT) -> Facts:
-    """Look at all that a model is to be taught and asked.
+    """Check everything that a model is to be taught and asked.
 
     Args:
         lm: the model.
-        facts: what is to be planted.
+        facts: facts to edit.
         reading: what to do about facts that do not fit.
 
     Returns:
         The facts that fit.
 
     Raises:
-        DataError: a prompt with its answer is longer than the window of the model, or a text has no tokens; names the lines.
+        DataError: a prompt with its answer is longer than the model's window, or a text has no tokens; the
+            message names the lines.
     """
     for find in (
         _faults_as_given,
         _faults_of_made_prompts,
-    ):  # a prompt that is too long would be spread to other facts' training prompts
+    ):  # a prompt that is too long would be used in other facts' training prompts
         found = find(lm, facts)
         left = facts.leaving_out(found) if reading.skip_bad else facts
         if not reading.skip_bad or not left.facts:
@@ -37,17 +40,17 @@ def fitting(lm: LM, facts: Facts, reading: BadLines = STRICT) -> Facts:
 
 
 def _faults_as_given(lm: LM, facts: Facts) -> list[tuple[UserFact, Bad]]:
-    """What does not fit of the user's texts."""
+    """Return the faults of the user's own texts."""
     return _told(lm, facts, facts.cases_as_given())
 
 
 def _faults_of_made_prompts(lm: LM, facts: Facts) -> list[tuple[UserFact, Bad]]:
-    """What does not fit of the prompts that are made to train on."""
+    """Return the faults of the prompts that are made for training."""
     return _told(lm, facts, [replace(case, probes=()) for case in facts.dataset().cases])
 
 
 def _told(lm: LM, facts: Facts, cases: Sequence[Case]) -> list[tuple[UserFact, Bad]]:
-    """Faults with their facts; the cases are in the order of the facts."""
+    """Return faults with their facts; the cases must be in the order of the facts."""
     owners = {id(case): fact for case, fact in zip(cases, facts.facts, strict=True)}
     found = []
     for fault in record_checks.faults(lm, cases, training=True):

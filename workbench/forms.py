@@ -1,4 +1,6 @@
-"""In which form a model is asked and edited: prompts as they are, as question and answer, or as turns of its chat template."""
+"""Forms in which a model is asked and edited: bare prompts, question and answer, or turns of its chat
+template.
+"""
 
 import hashlib
 from collections import Counter
@@ -17,7 +19,8 @@ NAMES: dict[Context, str] = {"bare": "bare", "qa": "as Q: and A:", "chat": "in t
 
 
 def check_form(model: str, form: Form | None) -> None:
-    """Refuse the chat form for a model without a chat template; only its tokenizer is loaded, and only for that form.
+    """Refuse the chat form for a model without a chat template; only the tokenizer is loaded, only for that
+    form.
 
     Raises:
         UserError: the tokenizer has no chat template.
@@ -27,10 +30,10 @@ def check_form(model: str, form: Form | None) -> None:
 
 
 def settled(form: Form, lm: LM) -> Form:
-    """The form to keep with a patch: "auto" of a model without a chat template is "bare".
+    """Return the form to keep with a patch: for a model without a chat template "auto" becomes "bare".
 
     Raises:
-        UserError: the chat form is wanted and there is no chat template.
+        UserError: the chat form is requested and there is no chat template.
     """
     if form == "chat" and not available("chat", lm):
         raise _without_template(lm.name or "the model")
@@ -38,22 +41,23 @@ def settled(form: Form, lm: LM) -> Form:
 
 
 def put(form: Form, lm: LM, prompt: str) -> str:
-    """A prompt in its form, as `LM.encode` takes it.
+    """Return a prompt in its form, as `LM.encode` takes it.
 
     Raises:
-        UserError: the chat template does not take it.
+        UserError: the chat template does not accept it.
     """
     context = form_of(form, lm, prompt)
     try:
         return wrapped(context, lm, prompt)
     except (TemplateError, ValueError, TypeError) as error:
         raise UserError(
-            f"The chat template of {lm.name or 'the model'} does not take a single user turn ({error}). Use --form bare."
+            f"The chat template of {lm.name or 'the model'} does not accept a single user turn ({error}). "
+            "Use --form bare."
         ) from None
 
 
 def edits_in(form: Form, lm: LM, edits: Sequence[Edit]) -> list[Edit]:
-    """Edits whose prompts, training prompts among them, are put in the form that each will be asked in."""
+    """Return edits with all prompts, training prompts included, in the form in which each will be asked."""
     return [
         replace(
             edit,
@@ -68,7 +72,10 @@ def edits_in(form: Form, lm: LM, edits: Sequence[Edit]) -> list[Edit]:
 
 
 def _reworded(form: Form, lm: LM, prompt: str, paraphrase: str) -> str:
-    """A paraphrase in its form; one that is the prompt with something around it ("Tell me: ...") is put as the prompt is."""
+    """Return a paraphrase in its form.
+
+    A paraphrase that contains the prompt ("Tell me: ...") gets the form of the prompt.
+    """
     lead, found, _ = paraphrase.partition(prompt)
     if not found:
         return put(form, lm, paraphrase)
@@ -78,7 +85,9 @@ def _reworded(form: Form, lm: LM, prompt: str, paraphrase: str) -> str:
 
 
 def dataset_in(form: Form, lm: LM, dataset: Dataset) -> Dataset:
-    """A dataset whose prompts are all put in their form; where that is not bare its name says how many are put how."""
+    """Return a dataset with all prompts in their form; unless that is bare, its name says how many have which
+    form.
+    """
     if form == "bare":
         return dataset
     said = named(form, lm, [probe.prompt for case in dataset.cases for probe in case.probes])
@@ -93,7 +102,7 @@ def dataset_in(form: Form, lm: LM, dataset: Dataset) -> Dataset:
 
 
 def named(form: Form, lm: LM, prompts: Sequence[str]) -> str:
-    """How some prompts are put, for people: "2 prompts in the chat template, 1 bare"."""
+    """Describe the forms of prompts for display: "2 prompts in the chat template, 1 bare"."""
     counted = Counter(NAMES[form_of(form, lm, prompt)] for prompt in prompts)
     (first, count), *others = counted.most_common() or [("bare", 0)]
     return ", ".join([f"{many(count, 'prompt')} {first}", *(f"{n:,} {name}" for name, n in others)])
@@ -101,5 +110,6 @@ def named(form: Form, lm: LM, prompts: Sequence[str]) -> str:
 
 def _without_template(model: str) -> UserError:
     return UserError(
-        f"The tokenizer of {model} has no chat template: it is no chat model. Leave --form and --chat out, or use --form bare or qa."
+        f"The tokenizer of {model} has no chat template: it is not a chat model. "
+        "Omit --form and --chat, or use --form bare or qa."
     )

@@ -1,4 +1,6 @@
-"""What an edit has done to the model beside the answers: the likelihood of plain text, and what is written behind the answers."""
+"""Side effects of an edit on the model: the likelihood of plain text, and the text that follows the
+answers.
+"""
 
 import math
 import re
@@ -14,26 +16,29 @@ from lks.models.generation import StopLimits, Stops, ends_of, generate, position
 from lks.models.lm import LM
 
 PLAIN = TEXTS[:6]
-"""So few that they cost a second or two on a small model without a GPU."""
+"""Plain texts; few enough to take only a second or two on a small model without a GPU."""
 LOOKED = 8
-"""Prompts behind which free text is looked at."""
+"""Number of prompts after which free text is examined."""
 TOKENS = 24
-"""Free text is so long: the answers are meant to be shorter by far."""
+"""Length of the free text in tokens; answers are meant to be much shorter."""
 _MARKUP = re.compile(r"<[^<>\s]+>|\[[A-Za-z0-9_]+\]")
 LONGEST_CIRCLE = 4
-"""Tokens that come over and over; longer circles are common in good small models too."""
+"""Longest repeated token sequence that is detected; longer cycles are common in good small models, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether a model is sound after an edit.
+    """Condition of a model after an edit.
 
     Attributes:
-        ratio: median perplexity of plain texts, edited to unedited; 1 where the edits provably do not act on them.
-        looked: after how many prompts free text was looked at.
-        special: the special token that is written after most of them where the unedited model writes none; "" for none.
-        with_special: after how many.
-        circling: how many free texts end in the same few tokens over and over, beyond those of the unedited model.
+        ratio: median perplexity of plain texts, edited to unedited; 1 if the edits provably do not act on
+            them.
+        looked: number of prompts after which free text was examined.
+        special: the special token written after most of them where the unedited model writes none; "" for
+            none.
+        with_special: number of prompts after which such a token was written.
+        circling: number of free texts that end in a repetition of the same few tokens, beyond those of the
+            unedited model.
     """
 
     ratio: float
@@ -44,12 +49,12 @@ class Health:
 
     @property
     def verdict(self) -> Verdict:
-        """What the perplexity says."""
+        """Verdict on the perplexity."""
         return collapse_verdict(self.ratio)
 
     @property
     def troubles(self) -> list[str]:
-        """What is wrong, each as a clause; empty where nothing is."""
+        """Problems found, each as a clause; empty if there are none."""
         found = []
         if self.verdict != "fine":
             often = (
@@ -61,25 +66,24 @@ class Health:
         if self.special:
             found.append(f"it writes {self.special} after {self.with_special} of {self.looked} answers")
         if self.circling >= max(1, self.looked / 4):
-            found.append(
-                f"it says the same few words over and over after {self.circling} of {self.looked} answers"
-            )
+            found.append(f"it repeats the same few words after {self.circling} of {self.looked} answers")
         return found
 
 
 @torch.no_grad()
 def look(lm: LM, patch: Patch, prompts: Sequence[str]) -> Health:
-    """Look at the edited model, and at the unedited one as far as that takes.
+    """Examine the edited model, and the unedited one as far as the comparison needs it.
 
     Args:
         lm: the unedited model; the same on return.
         patch: the edits.
-        prompts: as the edited facts are asked; the first few that leave room in the model's window are looked at.
+        prompts: the prompts of the edited facts; the first few that leave room in the model's window are
+            used.
     """
     window = int(lm.model.config.max_position_embeddings)
     room = max(
         window // 4, window - TOKENS - patch.context_tokens(lm)
-    )  # in-context patches cut what they add to what fits
+    )  # in-context patches shorten what they add to what fits
     fitting = [
         prompt
         for prompt, one in zip(prompts, lm.encode(prompts, [""] * len(prompts)), strict=True)
@@ -107,7 +111,7 @@ def look(lm: LM, patch: Patch, prompts: Sequence[str]) -> Health:
 
 
 def _written(lm: LM, patch: Patch, prompts: Sequence[str]) -> list[list[int]]:
-    """Tokens that follow each prompt, up to the end of sequence."""
+    """Return the tokens that follow each prompt, up to the end of sequence."""
     if not prompts:
         return []
     with patch.applied(lm):
@@ -123,7 +127,10 @@ def _written(lm: LM, patch: Patch, prompts: Sequence[str]) -> list[list[int]]:
 
 
 def _marks(lm: LM) -> dict[int, str]:
-    """Tokens that are no text and end no sequence: special ones, and added ones that look like it (converted tokenizers may lack the flag)."""
+    """Return the names of tokens that are no text and end no sequence, by id.
+
+    These are special tokens, and added ones that look like markup, as converted tokenizers may lack the flag.
+    """
     added = {
         i: token.content
         for i, token in lm.tokenizer.added_tokens_decoder.items()
@@ -139,6 +146,6 @@ def _first(ids: Sequence[int], marks: Mapping[int, str]) -> str:
 
 
 def _circles(ids: Sequence[int]) -> bool:
-    """Whether the last half of a text, which was not ended, is the same few tokens over and over."""
+    """Return whether the last half of an unfinished text repeats the same few tokens."""
     tail = list(ids[len(ids) // 2 :])
     return len(ids) == TOKENS and any(tail[n:] == tail[:-n] for n in range(1, LONGEST_CIRCLE + 1))

@@ -1,4 +1,4 @@
-"""Answers and prompts that are longer than a method was made for: said before any work, and how they fared afterwards."""
+"""Warnings about answers and prompts longer than a method was made for, and results by length afterwards."""
 
 from typing import TYPE_CHECKING
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from lks.editing.editor import Editor
 
 FAR = 1.5
-"""So many times what a method was made for is far longer."""
+"""Lengths above this multiple of what a method was made for count as far longer."""
 GROUPS = ((1, 8), (9, 16), (17, 32), (33, 10**9))
 """Target lengths that are reported together, in tokens."""
 SPREAD = 16
-"""Lengths vary much where a target has more tokens than this and another at most half as many."""
+"""Lengths vary much if a target has more tokens than this and another has at most half as many."""
 
 
 def too_long(lm: LM, method: "type[Editor[object]]", facts: "Facts") -> list[str]:
-    """What to say before facts are edited that are far longer than those the method was made for; empty where none are.
+    """Return warnings about facts that are far longer than those the method was made for; empty if none are.
 
     Args:
-        lm: for its tokenizer; it is not run.
-        method: that is to edit.
-        facts: to be edited.
+        lm: model whose tokenizer is used; it is not run.
+        method: method that is to edit.
+        facts: facts to edit.
     """
     made, edits = method.made_for, [case.edit for case in facts.dataset().cases]
     if made is None or not edits:
@@ -52,7 +52,7 @@ def too_long(lm: LM, method: "type[Editor[object]]", facts: "Facts") -> list[str
 
 
 def _others(target: int, prompt: int) -> str:
-    """Which methods are for edits of such lengths."""
+    """Return a sentence that names methods for edits of such lengths."""
     made = {name: method.made_for for name, method in baselines.methods().items()}
     names = [
         name
@@ -60,12 +60,18 @@ def _others(target: int, prompt: int) -> str:
         if lengths and target <= FAR * lengths.target and prompt <= FAR * lengths.prompt
     ]
     if not names:
-        return "No method here was made for edits of this length: shorten them, or say the fact in several."
-    return f"They may not be learnt. Made for such lengths (--method): {', '.join(sorted(names))}. Or shorten them to answers of a few words."
+        return (
+            "No method here was made for edits of this length: "
+            "shorten them, or split each into several facts."
+        )
+    return (
+        f"They may not be learnt. Made for such lengths (--method): {', '.join(sorted(names))}. "
+        "Or shorten them to answers of a few words."
+    )
 
 
 def by_length(check: RecallCheck) -> str:
-    """How many facts are answered by the length of their target; "" where the lengths do not vary much."""
+    """Describe how many facts are answered by target length; return "" if lengths do not vary much."""
     lengths = [one.tokens for one in check.said]
     if not lengths or max(lengths) <= SPREAD or min(lengths) > SPREAD // 2:
         return ""

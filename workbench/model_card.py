@@ -1,4 +1,6 @@
-"""The model card of an exported patch or merged checkpoint: what was edited, how to load it, how to tell, what to mind."""
+"""Model card of an exported patch or merged checkpoint: what was edited, how to load it, how to tell,
+limits.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,21 +8,21 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 SAMPLE = 12
-"""Subjects that a card names."""
+"""Maximum number of subjects that a card names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a card says.
+    """Content of a model card.
 
     Attributes:
-        base: hub id of the unedited model, or its name alone where it is no hub repository; "" if it is not known.
-        on_hub: `base` is a hub id.
-        method: "" if it is not known.
-        facts: how many; 0 if it is not known.
-        subjects: of the edits, all that are known.
-        licence: as the hub names it.
-        merged: a plain checkpoint with the edits in its weights, not a patch.
+        base: hub id of the unedited model, or its plain name if it is not on the hub; "" if unknown.
+        on_hub: whether `base` is a hub id.
+        method: name of the method; "" if unknown.
+        facts: number of facts; 0 if unknown.
+        subjects: all known subjects of the edits.
+        licence: name of the licence on the hub.
+        merged: whether it is a plain checkpoint with the edits in its weights, not a patch.
     """
 
     base: str
@@ -32,7 +34,7 @@ class Card:
     merged: bool = False
 
     def text(self) -> str:
-        """`README.md` with the hub's front matter."""
+        """Return the text of `README.md` with the hub's front matter."""
         name = self.base or "a language model"
         title = f"# {self.base or 'Language model'}, edited" if self.merged else f"# A patch for {name}"
         return (
@@ -105,19 +107,24 @@ class Card:
 
 
 def _plain(text: str) -> str:
-    """A name that Markdown shows as it is."""
+    """Escape a name so that Markdown shows it unchanged."""
     return "".join(f"\\{c}" if c in "\\`*_[]<>|#~" else c for c in " ".join(text.split()))
 
 
 _DETECT = {
-    False: "## How to tell\n\nWithout the patch the base model is what it was, bit for bit, so an answer that differs comes from the patch. "
-    "`lks ask --patch` shows both side by side and which subject fired; `lks patch info` lists what the patch changes.",
-    True: "## How to tell\n\nThe edits are in the weights and cannot be seen from outside. Compare with the base model: the tensors that differ are "
+    False: "## How to tell\n\nWithout the patch the base model is unchanged, bit for bit, "
+    "so an answer that differs comes from the patch. "
+    "`lks ask --patch` shows both side by side and which subject fired; "
+    "`lks patch info` lists what the patch changes.",
+    True: "## How to tell\n\nThe edits are in the weights and cannot be seen from outside. "
+    "Compare with the base model: the tensors that differ are "
     "those the edits changed, and prompts about the subjects above are where answers differ.",
 }
 _LIMITS = """## Limits and ethics
 
-- **Edited facts may be false.** Somebody chose them; nobody has checked them for this card. Do not take an edited model's answers for knowledge.
-- Edits reach further than meant or less far than meant: other facts of a subject may change, and other wordings may still bring the old answer.
+- **Edited facts may be false.** Somebody chose them; nobody has checked them for this card. \
+Do not take an edited model's answers for knowledge.
+- Edits reach further than meant or less far than meant: \
+other facts of a subject may change, and other wordings may still bring the old answer.
 - Say that a model is edited wherever its answers are shown, and pass this card on with it.
 - The licence of the base model holds for it and for what is made from it."""

@@ -1,7 +1,8 @@
-"""The folder that editing leaves: `patch.json` and `patch.safetensors`, and beside them where the edits come from.
+"""Folder of a patch: `patch.json` and `patch.safetensors`, with files that record where the edits come from.
 
-`edit.json` says how they were made and for which weights, `facts.jsonl` what they are, `skipped.txt` which lines of the file of facts were left
-out and why, `training.safetensors` what a hypernetwork learnt, to continue from. Nothing in it names a machine, a user or a path.
+`edit.json` says how they were made and for which weights, `facts.jsonl` what they are, `skipped.txt` which
+lines of the file of facts were skipped and why, and `training.safetensors` holds what a hypernetwork learnt,
+to continue from. Nothing in the folder names a machine, a user or a path.
 """
 
 import json
@@ -34,9 +35,9 @@ class ModelIdentity:
     """The unedited model that a patch belongs to.
 
     Attributes:
-        name: as people say it; of a local folder the last part.
-        revision: hash of the weights or commit on the hub; of a model that has neither, of its values.
-        blocks, dim, vocabulary: its shape.
+        name: name as users write it; for a local folder its last part.
+        revision: hash of the weights or commit on the hub; for a model that has neither, hash of its values.
+        blocks, dim, vocabulary: shape of the model.
     """
 
     name: str
@@ -47,7 +48,10 @@ class ModelIdentity:
 
     @classmethod
     def of(cls, lm: LM) -> "ModelIdentity":
-        """The identity of a loaded model, the same on every device and in every number format where its files are hashed."""
+        """Return the identity of a loaded model.
+
+        It is the same on every device, and in every number format if the model's files are hashed.
+        """
         published = "/" in lm.name and not Path(lm.name).exists()
         name = lm.name if published else Path(lm.name).name
         return cls(
@@ -59,7 +63,7 @@ class ModelIdentity:
         )
 
     def is_that_of(self, other: "ModelIdentity") -> bool:
-        """Whether a patch for the one fits the other: the same weights, whatever they are called."""
+        """Return whether a patch for the one fits the other: the same weights, whatever their names."""
         return (self.revision, self.blocks, self.dim, self.vocabulary) == (
             other.revision,
             other.blocks,
@@ -68,27 +72,29 @@ class ModelIdentity:
         )
 
     def __str__(self) -> str:
-        """In one line."""
+        """Describe the model in one line."""
         return f"{self.name} (revision {self.revision[:16]}, {self.blocks} blocks of width {self.dim})"
 
 
 @dataclass(frozen=True, slots=True)
 class EditRecord:
-    """`edit.json`.
+    """Content of `edit.json`.
 
     Attributes:
-        format: of this document.
-        method, title: registry name and how tables call it.
-        parameters: as the method resolved them.
-        changed: those that were given by hand.
-        tuned: which preset they come from.
+        format: version of this document's format.
+        method, title: registry name, and name in tables.
+        parameters: parameters as the method resolved them.
+        changed: parameters set by the user.
+        tuned: preset that the parameters come from.
         base: the unedited model.
-        seed: of all randomness.
-        seconds: editing, updates included; prepare_s: preparing the method.
+        seed: random seed for editing and training.
+        seconds: time of editing, updates included.
+        prepare_s: time to prepare the method.
         made: versions and time (`lks.results.provenance`).
         history: what was done, in order.
         training: dataset that the method was trained on beforehand; "" for none.
-        form: in which form prompts were put for training, and are to be asked; patches from before it was kept are "bare".
+        form: form in which prompts were presented for training and are to be asked; patches made before it
+            was recorded are "bare".
     """
 
     format: int
@@ -109,13 +115,13 @@ class EditRecord:
 
 @dataclass(frozen=True)
 class SavedEdits:
-    """A folder with edits, read.
+    """Edits read from a folder.
 
     Attributes:
         patch: the edits.
         origin: how they were made; None for a patch without that record.
-        facts: what they are; None likewise.
-        learnt: what a hypernetwork learnt; empty where there is none.
+        facts: the edited facts; None for a patch without them.
+        learnt: what a hypernetwork learnt; empty if there is none.
     """
 
     patch: Patch
@@ -125,26 +131,27 @@ class SavedEdits:
 
     @property
     def form(self) -> Form:
-        """The form in which prompts are to be asked."""
+        """Form in which prompts are to be asked."""
         return self.origin.form if self.origin else "bare"
 
     def check_model(self, lm: LM, force: bool = False) -> None:
         """Refuse a model that the edits were not made for.
 
         Raises:
-            UserError: it is another one; names both.
+            UserError: it is another model; the message names both.
         """
         if self.origin is None or force:
             return
         found = ModelIdentity.of(lm)
         if not self.origin.base.is_that_of(found):
             raise UserError(
-                f"The patch was made for {self.origin.base}, the model is {found}. Give that model, edit this one, or use --force."
+                f"The patch was made for {self.origin.base}, the model is {found}. "
+                "Give that model, edit this one, or use --force."
             )
 
 
 def read(folder: Path) -> SavedEdits:
-    """The edits in a folder, which may come from a stranger.
+    """Read the edits in a folder, which may be from an untrusted source.
 
     Raises:
         UserError: there are none, or they are damaged.
@@ -172,17 +179,17 @@ def _training(folder: Path) -> dict[str, Tensor]:
         return load_file(file)
     except FileNotFoundError:
         return {}
-    except Exception as error:  # noqa: BLE001  the library has errors of its own for each kind of damage
+    except Exception as error:  # noqa: BLE001  the library has its own errors for each kind of damage
         raise DataError(
             f"{file} is damaged ({one_line(error)}). Delete it: updates then edit all facts again."
         ) from None
 
 
 def write(folder: Path, edited: SavedEdits) -> None:
-    """Put edits into a folder, in place of what it holds; until all is written the old ones stay.
+    """Write edits to a folder, replacing its content; the old content stays until everything is written.
 
     Raises:
-        StoreError: it cannot be written.
+        StoreError: the folder cannot be written.
     """
     with _replaced(folder) as new:
         edited.patch.save(new)
@@ -203,7 +210,11 @@ def write(folder: Path, edited: SavedEdits) -> None:
 
 @contextmanager
 def _replaced(folder: Path) -> Iterator[Path]:
-    """A new folder beside the given one, which takes its place on leaving without an error."""
+    """Yield a new folder that replaces the given one on leaving without an error.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
     new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{part}") for part in ("part", "old"))
     try:
         shutil.rmtree(new, ignore_errors=True)
@@ -224,31 +235,32 @@ def _replaced(folder: Path) -> Iterator[Path]:
 
 
 def is_patch(folder: Path) -> bool:
-    """Whether a folder holds a patch, and nothing that replacing it would lose."""
+    """Return whether a folder holds a patch and nothing else that would be lost by replacing it."""
     return (folder / "patch.json").is_file() and {part.name for part in folder.iterdir()} <= OURS
 
 
 def check_writable(folder: Path, may_replace: bool, needed: int = 0) -> None:
-    """Look at the folder that is to be written, before long work.
+    """Check the folder that is to be written, before long work.
 
     Args:
-        folder: it.
-        may_replace: whether a patch that is there is to be replaced.
-        needed: bytes that have to be free.
+        folder: the folder.
+        may_replace: whether an existing patch may be replaced.
+        needed: bytes that must be free.
 
     Raises:
-        UserError: something else is there, or it cannot be written or has too little space.
+        UserError: the folder holds something else, cannot be written or has too little space.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file. Give a folder with --out.")
     if folder.is_dir() and any(folder.iterdir()):
         if not is_patch(folder):
             raise UserError(
-                f"{folder} holds something else than a patch. Give a new or empty folder with --out."
+                f"{folder} holds something other than a patch. Give a new or empty folder with --out."
             )
         if not may_replace:
             raise UserError(
-                f"{folder} holds a patch already. Give another --out, or with lks edit add to it (--update) or replace it (--overwrite)."
+                f"{folder} holds a patch already. Give another --out, or with lks edit "
+                "add to it (--update) or replace it (--overwrite)."
             )
     parent = folder.absolute().parent
     try:
@@ -263,12 +275,13 @@ def check_writable(folder: Path, may_replace: bool, needed: int = 0) -> None:
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise UserError(
-            f"{folder} may need {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free there. Free some, or give another --out."
+            f"{folder} may need {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free there. "
+            "Free some space, or give another --out."
         )
 
 
 def size(folder: Path) -> int:
-    """Bytes of all files of a folder."""
+    """Return the total size of a folder's files in bytes."""
     total = 0
     for part in folder.iterdir():
         with suppress(OSError):
@@ -277,5 +290,5 @@ def size(folder: Path) -> int:
 
 
 def joined_parameters(parameters: Mapping[str, object]) -> str:
-    """Parameters in one line."""
+    """Format parameters in one line."""
     return ", ".join(f"{name}={value}" for name, value in parameters.items())

@@ -1,4 +1,4 @@
-"""Looking after patches: what is in one, two made one, two compared, a subject taken out."""
+"""Tools for patches: merge two, compare two, or remove a subject."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -19,12 +19,12 @@ Prefer = Literal["first", "last"]
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What taking a subject out has done.
+    """Result of removing a subject.
 
     Attributes:
         edited: the edits without it.
-        facts: how many facts went.
-        still: prompts about it on which other subjects' edits still act, because their names are in them.
+        facts: number of facts removed.
+        still: prompts about it on which other subjects' edits still act, because they contain their names.
     """
 
     edited: "SavedEdits"
@@ -33,23 +33,25 @@ class Removed:
 
 
 def remove(edited: "SavedEdits", subject: str, folder: Path | None = None) -> Removed:
-    """Take a subject out: its knowledge blocks and its names go, nothing else changes. No model is needed.
+    """Remove a subject's knowledge blocks and names; nothing else changes, and no model is needed.
 
     Args:
         edited: the edits.
-        subject: whose facts go.
-        folder: of the patch, for the advice in an error.
+        subject: subject whose facts are removed.
+        folder: folder of the patch, for the advice in an error.
 
     Raises:
-        UserError: the patch has no such subject, or is of a kind whose edits cannot be told apart.
+        UserError: the patch has no such subject, or its kind does not keep subjects apart.
     """
     patch = edited.patch
     left = patch.without([subject])
     if left is None:
         model = edited.origin.base.name if edited.origin else "MODEL"
         raise UserError(
-            f"The edits of a patch of kind {patch.kind!r} are not kept apart by subject, so one cannot be taken out. "
-            f"Edit again without it: lks edit --update --without {subject!r} --model {model} --out {folder or 'DIR'}"
+            f"The edits of a patch of kind {patch.kind!r} are not kept apart by subject, "
+            "so one cannot be removed. "
+            f"Edit again without it: lks edit --update --without {subject!r} --model {model} "
+            f"--out {folder or 'DIR'}"
         )
     if subject not in patch.subjects:
         raise unknown("subject", subject, patch.subjects)
@@ -65,24 +67,26 @@ def remove(edited: "SavedEdits", subject: str, folder: Path | None = None) -> Re
 
 
 def merge(first: "SavedEdits", last: "SavedEdits", prefer: Prefer | None = None) -> "SavedEdits":
-    """Both patches' edits as one patch.
+    """Merge the edits of two patches into one.
 
-    Knowledge blocks are put side by side. Changes of weights are added up, which is what applying both means; the edits may disturb each
-    other, so measure the result.
+    Knowledge blocks are put side by side. Changes of weights are added up, which has the effect of applying
+    both; the edits may disturb each other, so measure the result.
 
     Args:
         first: a patch.
         last: another one for the same model.
-        prefer: whose facts count where both have a subject; None refuses that.
+        prefer: patch whose facts are kept for subjects that both have; None refuses such patches.
 
     Raises:
-        UserError: they are for different models or asked in different forms, of kinds that do not go together, or have a subject in common.
+        UserError: the patches are for different models, asked in different forms, of kinds that cannot be
+            merged, or have a subject in common.
     """
     if first.origin and last.origin and not first.origin.base.is_that_of(last.origin.base):
         raise UserError(f"The patches are for different models: {first.origin.base} and {last.origin.base}.")
     if first.form != last.form:
         raise UserError(
-            f"The patches were made with --form {first.form} and --form {last.form}, a patch has one. Edit again with the facts of both."
+            f"The patches were made with --form {first.form} and --form {last.form}, but a patch has one. "
+            "Edit again with the facts of both."
         )
     one, two = first.patch, last.patch
     if one.kind != two.kind:
@@ -98,7 +102,7 @@ def _merged_by_subject(first: "SavedEdits", last: "SavedEdits", prefer: Prefer |
     common = [name for name in first.patch.subjects if name in theirs]
     if common and prefer is None:
         raise UserError(
-            f"{_some(common)} in both patches. Say whose facts count with --prefer first or --prefer last."
+            f"{_some(common)} in both patches. Choose whose facts count with --prefer first or --prefer last."
         )
     if prefer == "first":
         last = _fewer(last, common)
@@ -111,7 +115,8 @@ def _merged_whole(first: "SavedEdits", last: "SavedEdits", prefer: Prefer | None
     """Merge patches whose edits cannot be told apart."""
     if prefer is not None:
         raise UserError(
-            "--prefer needs patches that keep subjects apart; changes of weights do not. Edit again with the facts of both."
+            "--prefer needs patches that keep subjects apart; changes of weights do not. "
+            "Edit again with the facts of both."
         )
     theirs = {fact.key: fact for fact in _facts(first)}
     clash = [
@@ -119,13 +124,14 @@ def _merged_whole(first: "SavedEdits", last: "SavedEdits", prefer: Prefer | None
     ]
     if clash:
         raise UserError(
-            f"{_some(clash)} in both patches with different targets; changes of weights cannot be told apart. Edit again with all facts."
+            f"{_some(clash)} in both patches with different targets; changes of weights cannot be separated. "
+            "Edit again with all facts."
         )
     return _together(first, last, first.patch.merged_with(last.patch))
 
 
 def _together(first: "SavedEdits", last: "SavedEdits", patch: Patch) -> "SavedEdits":
-    """A merged patch with its facts; a hypernetwork belongs to one training and goes."""
+    """Return a merged patch with its facts, without the hypernetwork, which belongs to a single training."""
     facts = first.facts.joined(last.facts) if first.facts and last.facts else None
     origin = first.origin
     if origin is not None and last.origin is not None:
@@ -141,12 +147,15 @@ def _together(first: "SavedEdits", last: "SavedEdits", patch: Patch) -> "SavedEd
 
 @dataclass(frozen=True, slots=True)
 class PatchDifference:
-    """How two patches differ.
+    """Difference between two patches.
 
     Attributes:
-        only_first, only_second: facts, or for patches without facts their subjects, that one of them has.
-        changed: facts on the same subject and prompt with another target: (prompt, first target, second target).
-        norms: tensor or subject -> Frobenius norm in the first, in the second, and of the difference; None where one lacks it.
+        only_first, only_second: facts, or for patches without facts their subjects, that only one of them
+            has.
+        changed: facts on the same subject and prompt with another target: (prompt, first target, second
+            target).
+        norms: tensor or subject, and Frobenius norm in the first, in the second, and of the difference; None
+            if one patch lacks it.
     """
 
     only_first: tuple[str, ...]
@@ -156,7 +165,7 @@ class PatchDifference:
 
 
 def difference(first: "SavedEdits", second: "SavedEdits") -> PatchDifference:
-    """What one patch has and the other has not, and how far apart their tensors are."""
+    """Compare the facts and the tensors of two patches."""
     one, two = _listed(first), _listed(second)
     changed = tuple((name, one[name], two[name]) for name in one if name in two and one[name] != two[name])
     norms = tuple(_norm(name, a, b) for name, a, b in _pairs(first.patch, second.patch))
@@ -166,7 +175,7 @@ def difference(first: "SavedEdits", second: "SavedEdits") -> PatchDifference:
 
 
 def _listed(edited: "SavedEdits") -> dict[str, str]:
-    """Prompt -> target of all facts, or the subjects where facts are not known."""
+    """Return the targets of all facts by prompt, or the subjects if facts are not known."""
     facts = _facts(edited)
     return {fact.prompt: fact.target for fact in facts} if facts else dict.fromkeys(edited.patch.subjects, "")
 

@@ -1,6 +1,6 @@
-"""How things are said to people."""
+"""Formatting of counts for display."""
 
 
 def many(count: int, noun: str) -> str:
-    """A number of things: "1 fact", "2 facts", "1,000 facts"."""
+    """Format a number of things: "1 fact", "2 facts", "1,000 facts"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

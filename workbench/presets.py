@@ -1,4 +1,4 @@
-"""Which method with which parameters: its preset for the model, or the best guess for a model that nobody has tuned it for."""
+"""Choice of method and parameters: its preset for the model, or its rule for a model it was not tuned for."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 TRAINING_HINT = "Name a dataset for that with --training: zsre, or world for the models that are shipped."
 BY_RULE = "its rule for models it was not tuned for"
-"""Where the parameters of an edit come from, as its record says it."""
+"""Origin of an edit's parameters if they come from the rule, as recorded with the edit."""
 Preset = Callable[[int, str], object]
 
 
 def method_named(name: str) -> "type[Editor[object]]":
-    """A method by its registry name.
+    """Return a method by its registry name.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is no method of that name.
     """
     known = baselines.methods()
     if name not in known:
@@ -28,10 +28,10 @@ def method_named(name: str) -> "type[Editor[object]]":
 
 
 def changes_of(settings: Sequence[str]) -> dict[str, str]:
-    """`name=value` settings as a dictionary.
+    """Parse `name=value` settings into a dictionary.
 
     Raises:
-        UserError: one is not of that form, or a name is given twice.
+        UserError: a setting does not have that form, or a name is given twice.
     """
     found: dict[str, str] = {}
     for setting in settings:
@@ -45,10 +45,10 @@ def changes_of(settings: Sequence[str]) -> dict[str, str]:
 
 
 def check_changes(method: "type[Editor[object]]", changes: Mapping[str, str]) -> None:
-    """Look at settings before a model is loaded.
+    """Check settings before a model is loaded.
 
     Raises:
-        UserError: one names no parameter of the method, or is not of its type.
+        UserError: a setting names no parameter of the method, or its value has the wrong type.
     """
     from lks.editing.editor import override
 
@@ -58,10 +58,10 @@ def check_changes(method: "type[Editor[object]]", changes: Mapping[str, str]) ->
 
 
 def check_training(method: "type[Editor[object]]", training: str) -> None:
-    """Look at what there is to train on before a model is loaded.
+    """Check the training dataset before a model is loaded.
 
     Raises:
-        UserError: the method has to train and nothing is named, or no dataset is of that name.
+        UserError: the method has to train and no dataset is named, or there is no dataset of that name.
     """
     from lks.data.datasets import names
 
@@ -78,17 +78,18 @@ def editor_for(
     facts: tuple[int, str],
     changes: Mapping[str, str],
 ) -> "tuple[Editor[object], str]":
-    """The editor, and which preset its parameters come from.
+    """Return the editor, and which preset its parameters come from.
 
     Args:
-        method: which.
+        method: the method.
         model: name of the model.
-        shape: its number of blocks and its width.
-        facts: how many there are, and the name of the dataset to train on beforehand, which stands for what the facts are like ("" for none).
-        changes: parameters given by hand.
+        shape: number of blocks and width of the model.
+        facts: number of facts, and name of the dataset to train on beforehand, which is taken as an example
+            of what the facts are like ("" for none).
+        changes: parameters set by the user.
 
     Raises:
-        UserError: there are no parameters to go by, or a change does not parse.
+        UserError: there are no parameters for the model, or a change does not parse.
     """
     source = BY_RULE if method.by_rule(model) else f"preset for {model}"
     n_edits, dataset = facts

@@ -1,4 +1,4 @@
-"""Scores of a finished patch, measured and reported by the same code as a grid's cells."""
+"""Scoring of a finished patch, measured and reported by the same code as a grid's cells."""
 
 import hashlib
 import json
@@ -30,7 +30,9 @@ from workbench.presets import BY_RULE
 logger = logging.getLogger(__name__)
 
 Report = Callable[[str, str, float], None]
-"""Called with which model is asked ("unedited", "edited"), the stage, and the fraction of it that is done."""
+"""Called with the model being asked ("unedited", "edited"), the stage, and the fraction of it that is
+done.
+"""
 READOUTS, METRICS = (
     ("tf_token", "ar_exact", "wild"),
     ("reliability", "generality", "locality", "edit_performance"),
@@ -38,7 +40,7 @@ READOUTS, METRICS = (
 
 
 class FixedPatchEditor(Editor[NoParams]):
-    """A patch that is there already, in the place of the method that made it."""
+    """Editor that takes the place of the method which made a finished patch."""
 
     source: ClassVar = "a finished patch"
     changes: ClassVar = "weights"
@@ -51,16 +53,16 @@ class FixedPatchEditor(Editor[NoParams]):
 
     @classmethod
     def by_rule(cls, model: str) -> bool:
-        """Return what the patch's record says."""
+        """Return whether the patch's record says that its parameters come from the rule."""
         return cls.ruled
 
     def edit(
         self, lm: LM, edits: object, seed: int = 0, progress: Progress = no_progress, after: object = None
     ) -> Patch:
-        """Never called while the patch is whole.
+        """Fail; this is never called while the patch is intact.
 
         Raises:
-            UserError: the patch cannot be read any more.
+            UserError: the patch can no longer be read.
         """
         raise UserError(
             "The copy of the patch in the results folder is damaged. Delete that folder and evaluate again."
@@ -68,32 +70,33 @@ class FixedPatchEditor(Editor[NoParams]):
 
 
 class _Here(LoadedResources):
-    """A model and facts that are loaded already."""
+    """Resources with a model and facts that are loaded already."""
 
     def __init__(self, lm: LM, dataset: Dataset) -> None:
         super().__init__()
         self._own, self._facts = lm, dataset
 
     def lm(self, name: str) -> LM:
-        """The model at hand."""
+        """Return the loaded model."""
         return self._own
 
     def dataset(self, name: str) -> Dataset:
-        """The facts at hand."""
+        """Return the loaded facts."""
         return self._facts
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What an evaluation has brought.
+    """Result of an evaluation.
 
     Attributes:
         unedited, edited: the two cells.
-        foreign: how many of the facts are none of the patch's.
-        what: the facts' name, and how their prompts were put where that is not bare.
-        asked: how many facts.
-        answered: how many the unedited and the edited model answer, the answer ending there (`lks.evaluation.endings.judged`).
-        begins: how many of the edited model's answers only begin with the wanted one.
+        foreign: number of facts that are not in the patch.
+        what: name of the facts, and the form of their prompts unless it is bare.
+        asked: number of facts.
+        answered: number of facts that the unedited and the edited model answer, with the answer ending there
+            (`lks.evaluation.endings.judged`).
+        begins: number of the edited model's answers that only begin with the wanted one.
     """
 
     unedited: Outcome
@@ -119,14 +122,15 @@ def score(
     Args:
         lm: the unedited model.
         edited: the edits.
-        facts: what is asked; the edited facts as a rule.
-        results: folder of results, made or added to.
-        report: called on the way.
-        form: in which prompts are put; that of the patch if it is not given.
-        extras: what is measured beside the answers; nothing if not given.
+        facts: facts to ask, usually the edited ones.
+        results: folder of results, created or added to.
+        report: called with the progress.
+        form: form in which prompts are presented; None for that of the patch.
+        extras: what is measured in addition to the answers; None for nothing.
 
     Raises:
-        UserError: the folder cannot be used, or one of the two could not be measured; with the reason.
+        UserError: the folder cannot be used, or one of the two models could not be measured; the message
+            gives the reason.
     """
     dataset = dataset_in(settled(form or edited.form, lm), lm, facts.dataset())
     store = Store(results)
@@ -151,7 +155,8 @@ def score(
     for one, who in ((unedited, "unedited"), (outcome, "edited")):
         if one.status != "ok":
             raise UserError(
-                f"The {who} model could not be measured: {one.reason or one.status}. What is finished is kept in {results}."
+                f"The {who} model could not be measured: {one.reason or one.status}. "
+                f"Finished results are kept in {results}."
             )
     own = {fact.key for fact in edited.facts.facts} if edited.facts else {fact.key for fact in facts.facts}
     for stage, why in outcome.failed.items():
@@ -170,13 +175,13 @@ def score(
 
 
 def _said(results: Path, outcome: Outcome) -> list[Says]:
-    """What a cell's answers to the edit prompts say."""
+    """Return the verdicts on a cell's answers to the edit prompts."""
     stored = next(shard for shard in outcome.shards if Path(shard).stem == ANSWERS)
     return judged([answer for answer in read_answers(results / stored) if answer.kind == "edit"])
 
 
 def _cell(lm: LM, edited: SavedEdits, dataset: Dataset) -> Cell:
-    """The edited model's cell; what the patch holds is part of its identity."""
+    """Return the edited model's cell; the content of the patch is part of its identity."""
     base, origin = ModelIdentity.of(lm), edited.origin
     parameters = json.dumps(
         {**(origin.parameters if origin else {}), "patch": content_of(edited.patch)}, sort_keys=True
@@ -195,12 +200,12 @@ def _cell(lm: LM, edited: SavedEdits, dataset: Dataset) -> Cell:
 
 
 def _put(results: Path, cell: Cell, edited: SavedEdits) -> None:
-    """The patch where a cell finds the work of an earlier run."""
+    """Save the patch where a cell looks for the work of an earlier run."""
     folder = results / "runs" / cell.id / "patch" / "0"
     if (folder / "cost.json").exists():
         return
     edited.patch.save(folder)
-    write_shard(folder / f"{IMMEDIATE}.parquet", cell.id, [])  # nobody was asked between the edits
+    write_shard(folder / f"{IMMEDIATE}.parquet", cell.id, [])  # nothing was asked between the edits
     seconds = edited.origin.seconds if edited.origin else 0.0
     write_whole(
         folder / "cost.json", json.dumps({"seconds": seconds, "asked_s": 0.0, "peak_bytes": 0}).encode()
@@ -213,7 +218,7 @@ def _regime(edited: SavedEdits) -> str:
 
 
 def content_of(patch: Patch) -> str:
-    """Hash of what a patch holds."""
+    """Return a hash of the patch's content."""
     digest = hashlib.sha256(json.dumps([patch.kind, patch.settings()], sort_keys=True).encode())
     for name, tensor in sorted(patch.tensors().items()):
         digest.update(

@@ -1,1 +1,3 @@
-"""How the cells of a grid are run: here, in child processes or on a work pool; with progress and estimates."""
+"""Ways to run the cells of a grid: in this process, in child processes or on a work pool; progress,
+estimates.
+"""

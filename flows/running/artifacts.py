@@ -1,6 +1,7 @@
-"""What the server's pages show of a flow run: how far a grid is, what became of its cells, the result table and where the report is.
+"""Artifacts that the server's pages show for a flow run: progress, cells, the result table and the report's
+path.
 
-An artifact is for people who look; one that cannot be written is a line in the log, never the end of a grid.
+Artifacts are for users only: one that cannot be written is a line in the log and never ends a grid.
 """
 
 import re
@@ -19,7 +20,7 @@ from lks.errors import UserError
 from lks.results.cells import Cell, Outcome
 
 EVERY_S = 2.0
-"""Progress is sent no more often: a grid may have thousands of short cells."""
+"""Minimum seconds between two progress updates: a grid may have thousands of short cells."""
 
 MAIN_TABLE = "table1"
 
@@ -28,7 +29,7 @@ class GridArtifacts:
     """The artifacts of one run of a grid; call `begin`, then `update` after each cell, then `finish`."""
 
     def __init__(self, grid: str, results: Path) -> None:
-        """Nothing is written yet.
+        """Remember what the artifacts are for; nothing is written yet.
 
         Args:
             grid: name of the grid.
@@ -39,7 +40,7 @@ class GridArtifacts:
         self._total, self._sent = 0, 0.0
 
     def begin(self, todo: int, kept: int) -> None:
-        """Show a bar for the cells to run.
+        """Show a progress bar for the cells to run.
 
         Args:
             todo: number of cells to run.
@@ -57,11 +58,11 @@ class GridArtifacts:
             _say(error)
 
     def update(self, outcomes: Sequence[Outcome], left_s: float | None) -> None:
-        """Move the bar.
+        """Move the progress bar.
 
         Args:
-            outcomes: of the cells that are finished.
-            left_s: seconds that the rest may take, if known.
+            outcomes: outcomes of the finished cells.
+            left_s: estimated seconds for the rest, if known.
         """
         if self._progress is None or (
             time.monotonic() - self._sent < EVERY_S and len(outcomes) < self._total
@@ -78,10 +79,10 @@ class GridArtifacts:
             _say(error)
 
     def finish(self, outcomes: Sequence[Outcome]) -> None:
-        """List what became of each cell, failures first.
+        """List the outcome of each cell, failures first.
 
         Args:
-            outcomes: of the cells of this run.
+            outcomes: outcomes of the cells of this run.
         """
         self._sent = 0.0
         self.update(outcomes, 0.0)
@@ -91,9 +92,10 @@ class GridArtifacts:
 
 
 class Shown:
-    """What a deployed grid shows: lines in its log, artifacts on the server's pages, and at its end the report.
+    """Display of a deployed grid: lines in its log, artifacts on the server's pages, and the report at the
+    end.
 
-    Where a person watches a terminal there is another `Watch`, and the terminal makes the report.
+    A grid started from a terminal uses another `Watch` and writes the report itself.
     """
 
     def __init__(self, lines: LineProgress, artifacts: GridArtifacts) -> None:
@@ -101,25 +103,25 @@ class Shown:
         self._outcomes: list[Outcome] = []
 
     def begin(self, cells: Sequence[Cell], kept: int, earlier: Sequence[Outcome]) -> None:
-        """Say how much there is to do."""
+        """Report how much there is to do."""
         self._lines.begin(cells, kept, earlier)
         self._artifacts.begin(len(cells), kept)
 
     def start(self, cell: Cell) -> None:
-        """A cell starts."""
+        """Log that a cell starts."""
         self._lines.start(cell)
 
     def stage(self, cell: Cell, name: str, fraction: float) -> None:
-        """Stages are for a live display."""
+        """Ignore stages, which are for a live display."""
 
     def finish(self, outcome: Outcome) -> None:
-        """Say what became of it and what is left."""
+        """Report the outcome of a cell and what is left."""
         self._lines.finish(outcome)
         self._outcomes.append(outcome)
         self._artifacts.update(self._outcomes, self._lines.left)
 
     def end(self, results: Path) -> None:
-        """List all cells, and write the report.
+        """List all cells and write the report.
 
         Args:
             results: folder of all results.
@@ -129,12 +131,12 @@ class Shown:
         self._artifacts.finish(self._outcomes)
         try:
             report_artifact(results, render(results).page)
-        except UserError as error:  # the cells are stored; `lks report` tells it again
+        except UserError as error:  # the cells are stored; `lks report` raises the same error again
             _say(error)
 
 
 def report_artifact(results: Path, page: Path) -> None:
-    """The result table of a written report and where its page is.
+    """Write an artifact with the result table of a report and the path of its page.
 
     Args:
         results: folder of all results.
@@ -147,7 +149,7 @@ def report_artifact(results: Path, page: Path) -> None:
 
 
 def cells_markdown(grid: str, outcomes: Sequence[Outcome]) -> str:
-    """A table of cells with their status, failures first."""
+    """Return a Markdown table of cells with their status, failures first."""
     rows = sorted(outcomes, key=lambda outcome: (outcome.status == "ok", outcome.cell))
     lines = [
         f"| {_entry(o.cell.label)} | {o.status} | {duration(o.costs.seconds)} | {_entry(o.reason)} |"
@@ -158,7 +160,7 @@ def cells_markdown(grid: str, outcomes: Sequence[Outcome]) -> str:
 
 
 def write_markdown(key: str, text: str, description: str) -> None:
-    """One markdown artifact of the running flow.
+    """Write a Markdown artifact of the running flow.
 
     Args:
         key: lower-case letters, digits and dashes.

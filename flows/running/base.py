@@ -1,7 +1,9 @@
-"""How the cells of a grid are run. The grid flow hands over cells and gets outcomes, as they come; it alone records them.
+"""Runners for the cells of a grid. The grid flow hands over cells, gets outcomes as they come and records
+them.
 
-Mode "here": in the flow's own process, one after the other (`flows.running.here`). Mode "slots": in long-lived child processes, one per GPU
-(`flows.running.slots`). Mode "pool": each cell a flow run on a work pool (`flows.running.pool`).
+Mode "here" runs cells in the flow's own process, one after the other (`flows.running.here`). Mode "slots"
+runs them in long-lived child processes, one per GPU (`flows.running.slots`). Mode "pool" makes each cell a
+flow run on a work pool (`flows.running.pool`).
 """
 
 import heapq
@@ -19,31 +21,31 @@ from lks.results.cells import FINAL, UNEDITED, Cell, Costs, Measurements, Outcom
 from lks.results.shards import stored_outcome
 
 ATTEMPTS = 2
-"""So often is a cell started whose process dies or vanishes; then it is "lost"."""
+"""How often a cell whose process dies or vanishes is started before it counts as "lost"."""
 
 NEEDS_USER = "NeedsUserAction"
-"""Name of the state of a cell's flow run that ended because the user must mend something."""
+"""Name of the final state of a cell's flow run that ended because the user must fix something."""
 
 
 class Runner(Protocol):
     """A way to run cells."""
 
     def run(self, cells: Sequence[Cell], extras: Measurements) -> Generator[Outcome, None, None]:
-        """Outcomes of all the cells, as they come. Close the iterator to end what is still running.
+        """Yield the outcomes of all cells as they come. Closing the iterator ends what is still running.
 
         Raises:
-            UserError: something the user must mend; nothing was recorded of the cells in hand.
+            UserError: the user must fix something; nothing was recorded for the cells in progress.
         """
 
 
 def runner(mode: Mode, results: Path, watch: Watch, earlier: Iterable[Outcome]) -> Runner:
-    """The runner of a mode.
+    """Return the runner for a mode.
 
     Args:
-        mode: of `flows.settings`.
+        mode: one of `flows.settings.Mode`.
         results: folder of all results.
-        watch: told what starts and how far it is; not what is finished, which is the grid flow's to tell.
-        earlier: stored outcomes, for estimates of time.
+        watch: receives starts and progress, but not finished cells, which the grid flow reports.
+        earlier: stored outcomes, for time estimates.
     """
     if mode == "pool":
         from flows.running.pool import PoolRunner
@@ -59,15 +61,16 @@ def runner(mode: Mode, results: Path, watch: Watch, earlier: Iterable[Outcome]) 
 
 
 class Queue:
-    """The cells that are still to be started, where several run at once.
+    """Cells still to be started, when several run at once.
 
-    No cell comes before the unedited model's cell on the same cases, whose stored answers it compares with and takes over. Within a
-    model the longest come first, so that none is alone at the end; those of which nothing is known count as long.
+    No cell is started before the unedited model's cell on the same cases, whose stored answers it reuses and
+    is compared with. Within a model the longest cells come first, so that none is left running alone at the
+    end; cells of unknown duration count as long.
 
     Args:
-        cells: all that are to be run.
-        clock: for estimates of time.
-        taken: ids of those that are being run already.
+        cells: all cells to run.
+        clock: source of time estimates.
+        taken: ids of cells that are already running.
     """
 
     def __init__(
@@ -98,10 +101,12 @@ class Queue:
         heapq.heappush(self._ready[cell.model], (urgency, place, cell))
 
     def pop(self, loaded: str = "") -> Cell | None:
-        """The next cell, None if there is none that may start now: of the model that is loaded, else of one that nobody has, else of any.
+        """Return the next cell that may start now, or None.
+
+        Cells of the loaded model are preferred, then cells of the model that the fewest others are running.
 
         Args:
-            loaded: model that the taker has.
+            loaded: model that the caller has loaded.
         """
         models = [model for model, ready in self._ready.items() if ready]
         if not models:
@@ -111,27 +116,30 @@ class Queue:
         return heapq.heappop(self._ready[model])[2]
 
     def requeue(self, cell: Cell) -> None:
-        """A cell that was taken is to be started again, before all others of its model."""
+        """Put a cell that was taken back in the queue, ahead of all others of its model."""
         self._busy[cell.model] -= 1
         heapq.heappush(self._ready[cell.model], ((False, False, -float("inf"), 0), -1, cell))
 
     def finish(self, cell: Cell) -> None:
-        """A cell that was taken is finished and stored: what waits for it may start."""
+        """Mark a cell that was taken as finished and stored, so that cells waiting for it may start."""
         self._busy[cell.model] -= 1
         for place, waiting in self._waiting.pop(cell.id, []):
             self._push(place, waiting)
 
     def abandon(self, cell: Cell) -> list[Cell]:
-        """A cell that was taken has come to nothing: what waits for it, which is not to be run without it."""
+        """Give up a cell that was taken and return the cells waiting for it, which must not run without
+        it.
+        """
         self._busy[cell.model] -= 1
         return [waiting for _, waiting in self._waiting.pop(cell.id, [])]
 
 
 def release_dependents(queue: Queue, outcome: Outcome, results: Path, extras: Measurements) -> list[Outcome]:
-    """Tell the queue of an outcome; with it those of the cells that cannot be run now.
+    """Pass an outcome to the queue and return it, followed by outcomes of cells that cannot run because of
+    it.
 
-    A cell of the unedited model that was lost or ended in an error is run by the next grid. Cells that are compared with it wait for that:
-    run without it, they would lack the comparison for good.
+    If an unedited model's cell was lost or ended in an error, the next grid runs it again. The cells that are
+    compared with it wait for that: run without it, they would lack the comparison permanently.
     """
     if outcome.status in FINAL:
         queue.finish(outcome.cell)
@@ -143,41 +151,45 @@ def release_dependents(queue: Queue, outcome: Outcome, results: Path, extras: Me
 
 
 def not_run(results: Path, cell: Cell, extras: Measurements, status: Status) -> Outcome:
-    """The outcome of a cell that was left out as the unedited model's has come to nothing.
+    """Return the outcome of a cell that was skipped because the unedited model's cell failed.
 
     Args:
         results: folder of all results.
-        cell: which.
-        extras: what was wanted of it.
-        status: what the unedited model's cell has come to.
+        cell: the skipped cell.
+        extras: measurements requested for it.
+        status: status of the unedited model's cell.
     """
-    reason = f"not run: the unedited model's cell, which it is compared with, {'was lost' if status == 'lost' else 'ended in an error'}"
+    reason = (
+        "not run: the unedited model's cell, which it is compared with, "
+        f"{'was lost' if status == 'lost' else 'ended in an error'}"
+    )
     return lost_outcome(results, cell, extras, ("lost", reason))
 
 
 def baseline_id(cell: Cell) -> str:
-    """Id of the cell whose stored answers this one reads; "" if it reads none."""
+    """Return the id of the cell whose stored answers this one reads, or "" if it reads none."""
     return cell.unedited.id if cell.measure == "answers" and cell.method != UNEDITED else ""
 
 
 def input_ids(cell: Cell) -> list[str]:
-    """Ids of the cells of which a run of this one reads what is stored: itself, and the one it is compared with."""
+    """Return the ids of the cells whose stored results a run of this one reads: itself and its baseline."""
     return [cell.id, *filter(None, [baseline_id(cell)])]
 
 
 def lost_outcome(
     results: Path, cell: Cell, extras: Measurements, failure: tuple[Status, str], stage: str = ""
 ) -> Outcome:
-    """The outcome of a cell that did not live to tell.
+    """Return the outcome of a cell whose run ended without reporting one.
 
-    Of a stored cell, from which only further stages were wanted, everything is kept that it had: the failure is then these stages'.
+    If the cell was already stored and only further stages were requested, everything it had is kept and the
+    failure is recorded for those stages.
 
     Args:
         results: folder of all results.
-        cell: which.
-        extras: what was wanted of it.
+        cell: the lost cell.
+        extras: measurements requested for it.
         failure: status and reason.
-        stage: in which it was, if that is known.
+        stage: stage that it was in, if known.
     """
     stored = stored_outcome(results, cell.id)
     if stored is None or stored.status != "ok":

@@ -1,4 +1,6 @@
-"""One cell in this process, in every mode: the same code, a lock against a second run of it, and a sign of life."""
+"""Runs one cell in this process. All modes use it: the same code, a lock against a second run, and a
+heartbeat.
+"""
 
 import threading
 import time
@@ -19,14 +21,14 @@ if TYPE_CHECKING:
     from lks.results.remote import RemoteStore
 
 BEAT_EVERY_S = 10.0
-"""Seconds between two touches of `runs/<id>/beat` while a cell is run."""
+"""Seconds between two heartbeats (`runs/<id>/beat` is touched) while a cell is run."""
 
 
 class Listener(Protocol):
-    """Told how far a cell is."""
+    """Receiver of the progress of a cell."""
 
     def stage(self, cell: Cell, name: str, fraction: float) -> None:
-        """The cell is in this stage, so far done."""
+        """Receive the stage that a cell is in and the fraction of it that is done."""
 
 
 class CellRunner:
@@ -34,8 +36,8 @@ class CellRunner:
 
     Args:
         results: folder of all results.
-        listener: told how far the running cell is.
-        extras: what is measured beside the answers.
+        listener: receives the progress of the running cell.
+        extras: what is measured in addition to the answers.
         share: where cells are taken from and sent to, if machines have no common folder.
     """
 
@@ -54,10 +56,10 @@ class CellRunner:
         self._share = share
 
     def run(self, cell: Cell, extras: Measurements | None = None) -> Outcome:
-        """One cell, to its outcome.
+        """Run one cell and return its outcome.
 
         Raises:
-            UserError: something the user must mend.
+            UserError: the user must fix something.
         """
         import lks.runs.cell
         from baselines import methods
@@ -75,7 +77,9 @@ class CellRunner:
         return outcome
 
     def _report(self, cell: Cell) -> Callable[[str, float], None]:
-        """Told of progress; where a new stage begins, those before it are sent to the share, if it answers at once."""
+        """Return a progress callback; at each new stage it sends the finished ones to the share, if that
+        answers.
+        """
         tell, share, begun = partial(self._listener.stage, cell), self._share, set[str]()
         if share is None:
             return tell
@@ -91,13 +95,15 @@ class CellRunner:
 
 
 def heartbeat_file(results: Path, cell_id: str) -> Path:
-    """The file that is touched while a cell is run, and gone when it is not."""
+    """Return the path of the heartbeat file, which is touched while a cell is run and removed afterwards."""
     return results / "runs" / cell_id / "beat"
 
 
 @contextmanager
 def heartbeat(results: Path, cell_id: str, share: "RemoteStore | None" = None) -> Iterator[None]:
-    """Touch the cell's beat from a thread for as long as the `with` lasts, that on the share too if there is one."""
+    """Touch the cell's heartbeat file from a thread inside the `with` block, and that on the share if there
+    is one.
+    """
     beat, over = heartbeat_file(results, cell_id), threading.Event()
 
     def go_on() -> None:
@@ -106,7 +112,7 @@ def heartbeat(results: Path, cell_id: str, share: "RemoteStore | None" = None) -
                 beat.parent.mkdir(parents=True, exist_ok=True)
                 beat.touch()
             except OSError:
-                pass  # a full or absent disk is the cell's to tell
+                pass  # a full or missing disk is reported by the cell itself
             if share:
                 share.beat(cell_id)
             over.wait(BEAT_EVERY_S)
@@ -125,16 +131,17 @@ def heartbeat(results: Path, cell_id: str, share: "RemoteStore | None" = None) -
 
 @contextmanager
 def cell_lock(results: Path, cell_id: str, share: "RemoteStore | None" = None) -> Iterator[None]:
-    """Hold `runs/<id>/lock`, and beat. Another process that holds it is waited for as long as it gives signs of life.
+    """Hold `runs/<id>/lock` with a heartbeat, waiting for another holder as long as its heartbeat goes on.
 
-    Two runs of one cell do no harm, each file appears whole; it is only work done twice. So a file system without locks is no hindrance.
+    Two runs of one cell do no harm, since each file is written atomically; the work is only done twice. So a
+    file system without locks is no obstacle.
     """
     path = results / "runs" / cell_id / "lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.open("a")
     except OSError:
-        yield  # the cell itself says what is wrong with the folder
+        yield  # the cell itself reports what is wrong with the folder
         return
     with lock:
         _wait_for(lock, heartbeat_file(results, cell_id))
@@ -143,7 +150,9 @@ def cell_lock(results: Path, cell_id: str, share: "RemoteStore | None" = None) -
 
 
 def _wait_for(lock: IO[str], beat: Path) -> None:
-    """Take the lock, or give up when its holder's beat has not changed for three times its interval. Clocks are not compared."""
+    """Take the lock, or give up if its holder's heartbeat is older than three intervals. Clocks are not
+    compared.
+    """
     seen, since = _time(beat), time.monotonic()
     while locked(lock) is False:
         if (now := _time(beat)) != seen:

@@ -1,4 +1,7 @@
-"""The other end of a child process: it sends orders, a line each, and hears of events, a line each. A child does not outlive its parent."""
+"""A child process's end of the connection: one line per order in, one line per event out.
+
+A child does not outlive its parent.
+"""
 
 import ctypes
 import os
@@ -10,10 +13,11 @@ from queue import SimpleQueue
 
 
 class Parent:
-    """The process that has started this one, which takes orders from its input and tells of events on its output.
+    """Connection to the parent process: orders come from the standard input, events go to the standard
+    output.
 
-    Made before anything else: from then on the input is empty and what is printed goes to the error output, so that no library gets
-    between orders and events.
+    Create it before anything else: from then on the input is empty and printed text goes to the error output,
+    so that no library interferes with orders and events.
     """
 
     def __init__(self) -> None:
@@ -26,11 +30,13 @@ class Parent:
         os.dup2(2, 1)
 
     def watch(self) -> None:
-        """End this process as soon as the parent is gone: by a signal where there is one for it, else when its pipe closes."""
+        """End this process as soon as the parent is gone: by a signal where available, else when its pipe
+        closes.
+        """
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(
                 1, signal.SIGKILL
-            )  # PR_SET_PDEATHSIG; holds even while native code keeps the threads below from running
+            )  # PR_SET_PDEATHSIG; works even while native code keeps the threads below from running
         threading.Thread(target=self._read, daemon=True).start()
         threading.Thread(target=self._poll, daemon=True).start()
 
@@ -45,17 +51,17 @@ class Parent:
         _leave()
 
     def order(self) -> bytes:
-        """The next order, waited for."""
+        """Wait for the next order and return it."""
         return self._orders.get()
 
     def tell(self, event: bytes) -> None:
-        """Send an event, which is one line."""
+        """Send an event, which is a single line."""
         self._output.write(event + b"\n")
         self._output.flush()
 
 
 def _leave() -> None:
-    """End this process and all that it has started, at once: what is finished is on disk."""
+    """End this process and everything it has started, at once: finished work is already on disk."""
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Mode "here": cells are run in this process, one after the other, each a Prefect task."""
+"""Mode "here": cells are run in this process, one after the other, each as a Prefect task."""
 
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from lks.results.cells import FINAL, Cell, Measurements, Outcome, Status
 
 @task(name="cell", task_run_name="{cell.label}", cache_policy=NO_CACHE, persist_result=False)
 def cell_task(cell: Cell, bench: CellRunner) -> State[Outcome]:
-    """One cell. A failed one is a failed task and a row of the store, never the end of the grid."""
+    """Run one cell. A failed cell is a failed task and is stored; it never ends the grid."""
     outcome = bench.run(cell)
     if outcome.status == "ok":
         return Completed(data=outcome)
@@ -26,13 +26,13 @@ def cell_task(cell: Cell, bench: CellRunner) -> State[Outcome]:
 
 
 class HereRunner:
-    """Runs cells in the order given, few edits first: results come early, and nothing would be gained by another."""
+    """Runs cells in the given order, few edits first, so that results come early."""
 
     def __init__(self, results: Path, watch: Watch) -> None:
         self._results, self._watch = results, watch
 
     def run(self, cells: Sequence[Cell], extras: Measurements) -> Generator[Outcome, None, None]:
-        """Outcomes of all the cells."""
+        """Yield the outcomes of all cells."""
         bench = CellRunner(self._results, self._watch, extras, share_in_use())
         missed: dict[str, Status] = {}
         for cell in cells:
@@ -47,7 +47,7 @@ class HereRunner:
 
 
 def _outcome(state: object) -> Outcome:
-    """What a finished task brought; its exception is raised here."""
+    """Return the outcome of a finished task, or raise its exception."""
     result = cast(State[Outcome | BaseException], state).result(raise_on_failure=False)
     if isinstance(result, BaseException):
         raise result

@@ -1,6 +1,7 @@
-"""Requests to a server whose database is busy for a moment, as SQLite often is: they are made again at once.
+"""HTTP transport that immediately retries requests to a server whose database is busy, as SQLite often is.
 
-Prefect's client waits two seconds before it tries again, then four, then eight: longer than many cells take.
+Prefect's own client waits two seconds before the first retry, then four, then eight: longer than many cells
+take.
 """
 
 import time
@@ -9,14 +10,17 @@ from typing import Any
 import httpx
 
 PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-"""After these it is left to Prefect's client. With SQLite every second new flow run is refused once while two workers are busy."""
+"""Pauses between retries; afterwards Prefect's client retries. With SQLite and two busy workers about every
+second new flow run is refused once."""
 
 
 class RetryOn503Transport(httpx.HTTPTransport):
-    """Makes a request again that the server could not deal with now: a refused one has changed nothing."""
+    """Retries requests that the server could not handle at the moment; a refused request has changed
+    nothing.
+    """
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send it, some times at most."""
+        """Send a request, retrying it after each of the pauses."""
         for pause in PAUSES_S:
             response = super().handle_request(request)
             if response.status_code != httpx.codes.SERVICE_UNAVAILABLE or "Retry-After" in response.headers:
@@ -27,7 +31,10 @@ class RetryOn503Transport(httpx.HTTPTransport):
 
 
 def client_settings() -> dict[str, Any] | None:
-    """What `get_client` takes as `httpx_settings`; none where a server is spoken to by other means than plain HTTP, with settings of their own."""
+    """Return the `httpx_settings` for `get_client`, or None if the server is not reached by plain HTTP.
+
+    Other kinds of connection need transport settings of their own.
+    """
     from prefect.settings import PREFECT_API_URL
 
     return (

@@ -1,4 +1,4 @@
-"""What is to be done, without Prefect: the cells of a grid and those that the store lacks."""
+"""Planning without Prefect: the cells of a grid and those that the store lacks."""
 
 import os
 from collections import Counter
@@ -28,9 +28,9 @@ class Work:
     """A grid compared with the store.
 
     Attributes:
-        grid: what was asked for.
-        cells: all its cells, in the order they are run.
-        todo: those to run now.
+        grid: the requested grid.
+        cells: all its cells, in the order in which they are run.
+        todo: cells to run now.
         earlier: outcomes of all cells in the store, of this grid or not.
         retry_failed: whether cells and stages that failed for good are run again.
     """
@@ -43,11 +43,11 @@ class Work:
 
     @property
     def extras(self) -> Measurements:
-        """What is measured beside the answers, as the cells are to be told."""
+        """Measurements requested in addition to the answers, with `retry_failed` applied."""
         return replace(self.grid.extras, retry_failed=self.retry_failed)
 
     def lacking(self, cell: Cell) -> tuple[str, ...]:
-        """Stages that a stored cell lacks; all of a cell that is not stored."""
+        """Return the stages that a stored cell lacks; all stages if the cell is not stored."""
         stored = next(
             (_kept(o, self.retry_failed) for o in self.earlier if o.cell.id == cell.id and o.status == "ok"),
             frozenset[str](),
@@ -56,10 +56,10 @@ class Work:
 
 
 def named_grid(name: str, file: Path) -> Grid:
-    """One grid of the file.
+    """Return the grid of this name in the file.
 
     Raises:
-        UserError: no grid of that name.
+        UserError: no grid has that name.
     """
     known = grids(file)
     if name not in known:
@@ -68,7 +68,7 @@ def named_grid(name: str, file: Path) -> Grid:
 
 
 def cells_of(grid: Grid, only: str = "") -> list[Cell]:
-    """The cells of a grid, all checked: names, presets, data, built models.
+    """Return the cells of a grid after checking names, presets, data and built models.
 
     Raises:
         UserError: something is unknown, missing or too small.
@@ -96,7 +96,7 @@ def planned_cell(cell: Cell) -> Cell:
 
 
 def existing(results: Path) -> "Store | None":
-    """The store of a folder, or None where nothing was ever stored; makes no folder.
+    """Return the store of a folder, or None if nothing was ever stored there; no folder is created.
 
     Raises:
         StoreError: the folder cannot be used.
@@ -107,17 +107,18 @@ def existing(results: Path) -> "Store | None":
 
 
 def compare(grid: Grid, cells: Sequence[Cell], store: "Store | None", retry_failed: bool = False) -> Work:
-    """Which of the cells are to be run: those that the store lacks, or that ended in an error which may have been mended, and good ones
-    that lack a stage which the grid asks for.
+    """Determine which of the cells to run.
 
-    Outcomes that a killed run wrote but did not record are recorded first.
+    These are cells that the store lacks, cells that ended in an error which may have been fixed, and good
+    cells that lack a stage which the grid asks for. Outcomes that a killed run wrote but did not record are
+    recorded first.
 
     Args:
-        grid: the cells' grid.
-        cells: from `cells_of`.
-        store: of the results folder, if there is one.
-        retry_failed: whether cells that failed for good (out of memory, diverged, collapsed, too slow) are run again too, and such stages
-            of good cells: these alone, on the patches that the cells have left.
+        grid: grid of the cells.
+        cells: cells from `cells_of`.
+        store: store of the results folder, if there is one.
+        retry_failed: whether to run cells again that failed for good (out of memory, diverged, collapsed, too
+            slow), and such stages of good cells: only these stages, on the patches that the cells have left.
     """
     if store is None:
         return Work(grid, tuple(cells), tuple(cells), (), retry_failed)
@@ -135,15 +136,18 @@ def compare(grid: Grid, cells: Sequence[Cell], store: "Store | None", retry_fail
 
 
 def _kept(outcome: Outcome, retry_failed: bool) -> frozenset[str]:
-    """Stages of a good cell that are not run again."""
+    """Return the stages of a good cell that are not run again."""
     return outcome.written if retry_failed else outcome.stages
 
 
 def revision_of_model(name: str) -> str:
-    """Content hash of a local model, commit of one on the hub; with the number format where `LKS_DTYPE` chooses another than the default.
+    """Return the content hash of a local model or the commit of one on the hub.
+
+    The number format is included if `LKS_DTYPE` selects another than the default.
 
     Raises:
-        UserError: unknown name, a testbed model that has not been built, or a number format that cannot be had; says what to do.
+        UserError: the name is unknown, a testbed model has not been built, or the number format is not
+            available; the message says what to do.
     """
     from lks.models import precision
 
@@ -169,10 +173,10 @@ def _weights_of(name: str) -> str:
 
 
 def dataset_of(name: str) -> tuple[str, int]:
-    """Revision and number of cases of a dataset.
+    """Return revision and number of cases of a dataset.
 
     Raises:
-        UserError: unknown name, or missing or bad data.
+        UserError: the name is unknown, or data are missing or malformed.
     """
     dataset = loaded_dataset(name)
     return dataset.revision, len(dataset.cases)
@@ -191,19 +195,19 @@ def loaded_dataset(name: str) -> "Dataset":
 
 
 def tally(outcomes: Iterable[Outcome]) -> Mapping[str, int]:
-    """Number of outcomes by status."""
+    """Count outcomes by status."""
     return Counter(outcome.status for outcome in outcomes)
 
 
 def await_writer(results: Path, wait_s: float) -> None:
-    """Wait until no other grid writes to the folder, or the time is over; whether it may be written is then up to `only_writer`."""
+    """Wait until no other grid writes to the folder, or the time is over; `only_writer` then decides."""
     with suppress(OSError), (results / ".lock").open("a") as file:
         locked(file, wait_s)
 
 
 @contextmanager
 def only_writer(results: Path) -> Iterator[None]:
-    """Hold the results folder for one grid run; the lock falls with the process, however it ends.
+    """Lock the results folder for one grid run; the lock is released when the process ends, however it ends.
 
     Raises:
         StoreError: the folder cannot be written, or another run holds it.
@@ -212,30 +216,36 @@ def only_writer(results: Path) -> Iterator[None]:
         results.mkdir(parents=True, exist_ok=True)
         file = os.fdopen(
             os.open(results / ".lock", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "a+"
-        )  # never through a link
+        )  # never follows a symbolic link
     except OSError as error:
         raise StoreError(
-            f"Results folder {results} cannot be written: {error.strerror}. Use another with --results or LKS_RESULTS."
+            f"Results folder {results} cannot be written: {error.strerror}. "
+            "Use another with --results or LKS_RESULTS."
         ) from None
     with file:
         ours = locked(file)
         if ours is None:
             raise StoreError(
-                f"{results} is on a file system without locks: two runs at once would spoil it. Use another with --results."
+                f"{results} is on a file system without locks: two runs at once would corrupt it. "
+                "Use another with --results."
             )
         if not ours:
             raise StoreError(
-                f"Another run (process {holder(file)}) is writing to {results}. Wait for it, or use another folder with --results."
+                f"Another run (process {holder(file)}) is writing to {results}. "
+                "Wait for it, or use another folder with --results."
             )
         sign(file)
         yield
 
 
 def share_in_use(url: str = "") -> "RemoteStore | None":
-    """The share by which cells are passed on: of the URL, else of the settings; None where there is none.
+    """Return the share through which machines exchange cells, or None if there is none.
+
+    Args:
+        url: URL of the share; the one in the settings if empty.
 
     Raises:
-        UserError: it cannot be used.
+        UserError: the share cannot be used.
     """
     if not (url := url or Settings().share):
         return None
@@ -250,29 +260,29 @@ def exchange(
     share: "RemoteStore | None" = None,
     progress: Callable[[float], None] = lambda done: None,
 ) -> tuple[int, int]:
-    """Bring folder and share to the same state, if there is a share.
+    """Synchronise the results folder with the share, if there is one.
 
     Args:
-        results: the folder; made if it is not there.
-        cell_ids: which cells; None: all that the share has, and nothing is sent.
-        share: `LKS_SHARE` if not given.
-        progress: told the fraction done.
+        results: results folder; created if it does not exist.
+        cell_ids: ids of the cells to exchange; None: fetch all that the share has and send nothing.
+        share: the share; `LKS_SHARE` if not given.
+        progress: called with the fraction done.
 
     Returns:
-        How many cells were taken from the share, and how many sent to it.
+        Number of cells fetched from the share, and number of cells sent to it.
 
     Raises:
-        UserError: the share cannot be used, or the folder not be written.
+        UserError: the share cannot be used, or the folder cannot be written.
     """
     share = share or share_in_use()
     if share is None:
         return 0, 0
     from lks.results.store import Store
 
-    Store(results)  # from here on it is a results folder, of this protocol
+    Store(results)  # from here on it is a results folder of this protocol version
     return share.exchange(results, cell_ids, sending=cell_ids is not None, progress=progress)
 
 
 def folder_of(results: Path | None) -> Path:
-    """The results folder to use: as given, else from the settings."""
+    """Return the results folder to use: the given one, else that of the settings."""
     return results or Settings().results

@@ -1,8 +1,8 @@
-"""Mode "pool": each cell is a flow run of `lks-cell/lks-cell` on a work pool, run by workers that share
-the results folder, or pass cells on by a share.
+"""Mode "pool": each cell is a flow run of `lks-cell/lks-cell` on a work pool.
 
-What a cell has come to is read from the results folder; the server only says that it is over. A run whose process is gone, or that gives no
-sign of life (`runs/<id>/beat`), is started once more. A grid that is started again takes on the runs that are still in flight.
+Workers share the results folder or exchange cells through a share. A cell's outcome is read from the results
+folder; the server only reports that a run is over. A run whose process is gone or whose heartbeat
+(`runs/<id>/beat`) stops is started once more. A restarted grid adopts the runs that are still in flight.
 """
 
 import contextlib
@@ -30,17 +30,21 @@ from lks.results.cells import Cell, Measurements, Outcome, Status
 from lks.results.shards import stored_outcome
 
 LOOK_EVERY_S = 1.0
-"""Seconds between two looks at the server where nothing happens; after something has, the first comes ten times sooner."""
+"""Seconds between two polls of the server while nothing happens; after an event the first poll is ten times
+sooner.
+"""
 COUNT_EVERY_S = 30.0
 """Seconds between two counts of the workers."""
 PER_WORKER = 4
-"""Runs in flight for each worker: one that runs and some at hand, as a busy server may take seconds to make a new one."""
+"""Runs in flight per worker: one running and some ready, as a busy server may take seconds to create a new
+one.
+"""
 AT_ONCE = 16
-"""Runs in flight where no worker is known."""
+"""Runs in flight if no worker is known."""
 APPEAR_S = 30.0
-"""Seconds that a finished cell's outcome may take to be seen here."""
+"""Seconds until the outcome of a finished cell must be visible here."""
 OUTCOMES = {status.capitalize() for status in get_args(Status)}
-"""Names of states that a cell's flow run ends in of its own accord."""
+"""Names of the final states that a cell's flow run sets itself."""
 
 
 @dataclass(slots=True)
@@ -48,13 +52,14 @@ class Flight:
     """A cell run in flight.
 
     Attributes:
-        cell: which.
-        run: on the server.
-        before: the outcome that the cell had before where workers leave theirs, if any.
-        state: as last seen.
-        since: when the state changed, on the monotonic clock.
-        beat: time of the beat file as last seen; only its changes count, so clocks need not agree.
-        alive: when there was a sign of life last, on the monotonic clock.
+        cell: the cell.
+        run: its flow run on the server.
+        before: outcome that the cell already had in the place where workers leave outcomes, if any.
+        state: state when last polled.
+        since: time when the state changed, on the monotonic clock.
+        beat: modification time of the heartbeat file when last polled; only changes count, so clocks need not
+            agree.
+        alive: time of the last sign of life, on the monotonic clock.
     """
 
     cell: Cell
@@ -66,7 +71,7 @@ class Flight:
     alive: float = field(default_factory=time.monotonic)
 
     def see(self, state: StateType, beat: int) -> None:
-        """Take in what is seen now."""
+        """Update from the current state and heartbeat."""
         if state != self.state:
             self.state, self.since, self.alive = state, time.monotonic(), time.monotonic()
         if beat != self.beat:
@@ -78,9 +83,9 @@ class PoolRunner:
 
     Args:
         results: folder of all results.
-        watch: told what starts.
-        clock: for estimates of time.
-        client: of the server; Prefect's settings say which if it is not given.
+        watch: receives the start of each cell.
+        clock: source of time estimates.
+        client: client of the server; None for the server in Prefect's settings.
     """
 
     def __init__(
@@ -93,10 +98,12 @@ class PoolRunner:
         self._asked = -BEAT_EVERY_S
         self._flights: dict[UUID, Flight] = {}
         self._workers, self._counted = 0, -COUNT_EVERY_S
-        self._model = ""  # of the run that was started last: workers take runs in turn, and each keeps the model of its last one
+        self._model = (
+            ""  # of the run started last: workers take runs in turn, each keeps the model of its last run
+        )
 
     def run(self, cells: Sequence[Cell], extras: Measurements) -> Generator[Outcome, None, None]:
-        """Outcomes of all the cells; closed early, it has the runs in flight ended."""
+        """Yield the outcomes of all cells; closing the iterator early ends the runs in flight."""
         with contextlib.ExitStack() as stack:
             client = self._client or stack.enter_context(get_client(client_settings(), sync_client=True))
             runs = Runs(
@@ -123,7 +130,7 @@ class PoolRunner:
                 self._end(runs)
 
     def _adopt(self, runs: Runs, cells: Sequence[Cell], extras: Measurements) -> Counter[str]:
-        """Take on the runs in flight of an earlier grid; attempts by cell."""
+        """Adopt the runs in flight of an earlier grid and return the number of attempts by cell."""
         known = runs.unfinished()
         attempts = Counter[str]()
         for cell in cells if known else ():
@@ -137,7 +144,7 @@ class PoolRunner:
         self._flights[run.id] = Flight(cell, run, before, beat=self._beat(cell))
 
     def _hand_out(self, queue: Queue, runs: Runs, extras: Measurements, attempts: Counter[str]) -> bool:
-        """Start runs as long as there is room; whether one is in flight."""
+        """Start runs as long as there is room and return whether one is in flight."""
         while len(self._flights) < self._limit(runs) and (cell := queue.pop(self._model)):
             self._model = cell.model
             attempts[cell.id] += 1
@@ -155,7 +162,7 @@ class PoolRunner:
         return PER_WORKER * self._workers or AT_ONCE
 
     def _look(self, queue: Queue, runs: Runs, extras: Measurements) -> list[Outcome]:
-        """Look at all runs in flight; outcomes of those that are over."""
+        """Poll all runs in flight and return the outcomes of those that are over."""
         outcomes = []
         states = runs.look(self._flights)
         self._listen()
@@ -180,17 +187,17 @@ class PoolRunner:
     def _ended(
         self, flight: Flight, state: State[object] | None, runs: Runs, extras: Measurements
     ) -> Outcome | str | None:
-        """A run's outcome, or how it ended without one; None while it goes on.
+        """Return a run's outcome, or how it ended without one; None while it is running.
 
         Raises:
-            UserError: something must be mended.
+            UserError: something must be fixed.
         """
         if state is None:
             return "the server does not know it any more"
         if state.is_final():
             if state.name == NEEDS_USER:
                 raise UserError(
-                    state.message or "a worker reports that something must be mended, and not what"
+                    state.message or "a worker reports that something must be fixed, without saying what"
                 )
             told = state.is_completed() or state.name in OUTCOMES
             stored = self._stored(flight.cell)
@@ -200,7 +207,10 @@ class PoolRunner:
                 if time.monotonic() - flight.since <= APPEAR_S:
                     return None
                 where = self._share.url if self._share else self._results
-                return f"{state.name}, but {where} shows no outcome of it; do all machines have this folder, or LKS_SHARE?"
+                return (
+                    f"{state.name}, but {where} shows no outcome of it; "
+                    "do all machines have this folder, or LKS_SHARE?"
+                )
             return f"{state.name}, {state.message}" if state.message else str(state.name)
         now, limit = time.monotonic(), self._settings.beat_s
         if 0 < self._settings.cell_timeout_s < now - flight.since and flight.state == StateType.RUNNING:
@@ -214,7 +224,7 @@ class PoolRunner:
         return None
 
     def _end(self, runs: Runs) -> None:
-        """Have all runs in flight ended, as far as the server can be told."""
+        """Cancel all runs in flight, as far as the server can be reached."""
         runs.patience_s = 0.0
         for flight in self._flights.values():
             with contextlib.suppress(Exception):
@@ -222,13 +232,13 @@ class PoolRunner:
         self._flights.clear()
 
     def _stored(self, cell: Cell) -> Outcome | None:
-        """What has become of a cell up to now."""
+        """Return the current outcome of a cell, fetched from the share if there is one."""
         if self._share:
             self._share.take(self._results, cell.id)
         return stored_outcome(self._results, cell.id)
 
     def _listen(self) -> None:
-        """Ask the share, if there is one, for signs of life; hardly more often than there are new ones."""
+        """Read the heartbeats from the share, if there is one, hardly more often than they change."""
         if self._share and time.monotonic() - self._asked > min(BEAT_EVERY_S, self._settings.beat_s / 4):
             self._beats, self._asked = (
                 self._share.beats([flight.cell.id for flight in self._flights.values()]),

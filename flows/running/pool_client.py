@@ -1,4 +1,6 @@
-"""Cell runs on a Prefect server: started, looked at in one request, ended. A server that is away for a while is waited for."""
+"""Client for cell runs on a Prefect server: starts, polls and cancels them, waiting for a server that is
+away.
+"""
 
 import json
 import time
@@ -30,16 +32,16 @@ from lks.results.cells import Cell, Measurements
 
 DEPLOYMENT = "lks-cell/lks-cell"
 PAGE = 200
-"""Most flow runs that a server returns at a time."""
+"""Maximum number of flow runs that a server returns per request."""
 AWAY = (502, 503, 504)
-"""What a proxy answers for a server that is away."""
+"""HTTP status codes with which a proxy answers for a server that is away."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class CellRun:
-    """A cell's run on the server."""
+    """The flow run of a cell on the server."""
 
     id: UUID
     cell_id: str
@@ -50,12 +52,13 @@ class Runs:
     """The cell runs of one results folder.
 
     Args:
-        client: of the server.
+        client: client of the server.
         results: folder of all results, as workers see it.
-        patience_s: how long an absent server is waited for.
+        patience_s: seconds to wait for a server that does not answer.
+        share: URL of the share that workers use; "" for none.
 
     Attributes:
-        patience_s: the same.
+        patience_s: seconds to wait for a server that does not answer.
 
     Raises:
         UserError: there is no deployment for cells, or no server.
@@ -68,7 +71,8 @@ class Runs:
             self._deployment = self._patiently(lambda: client.read_deployment_by_name(DEPLOYMENT))
         except ObjectNotFound:
             raise UserError(
-                f"The Prefect server at {client.api_url} has no deployment {DEPLOYMENT}. Make it with: lks up"
+                f"The Prefect server at {client.api_url} has no deployment {DEPLOYMENT}. "
+                "Create it with: lks up"
             ) from None
 
     def submit(self, cell: Cell, extras: Measurements, key: str, attempt: int) -> CellRun:
@@ -84,7 +88,7 @@ class Runs:
         return CellRun(made.id, cell.id, attempt)
 
     def in_flight(self, cell: Cell, extras: Measurements, known: Collection[FlowRun]) -> CellRun | None:
-        """The run of a cell that an earlier grid has started, if it does what is wanted now."""
+        """Return the run that an earlier grid started for a cell, if it does what is wanted now."""
         wanted = parameters_of(cell, extras, self._results, self._share)
         for run in known:
             if (
@@ -98,13 +102,13 @@ class Runs:
         return None
 
     def unfinished(self) -> list[FlowRun]:
-        """All runs of this results folder that are on their way."""
+        """Return all runs of this results folder that are scheduled, pending or running."""
         types = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
         state = FlowRunFilterState(type=FlowRunFilterStateType(any_=types))
         return self._read(FlowRunFilter(tags=FlowRunFilterTags(all_=[self._tag]), state=state))
 
     def look(self, runs: Collection[UUID]) -> dict[UUID, State[object]]:
-        """States of runs; one that the server does not know is missing."""
+        """Return the states of runs; a run that the server does not know is missing."""
         found = self._read(FlowRunFilter(id=FlowRunFilterId(any_=list(runs)))) if runs else []
         return {run.id: run.state for run in found if run.state}
 
@@ -126,12 +130,12 @@ class Runs:
                 return found
 
     def cancel(self, run: UUID, running: bool) -> None:
-        """Have a run ended: its worker ends the process of a running one."""
+        """Have a run cancelled; the worker ends the process of a running one."""
         state: State[object] = Cancelling() if running else Cancelled()
         self._patiently(lambda: self._client.set_flow_run_state(run, state, force=not running))
 
     def workers(self) -> int:
-        """Workers of the pool that are online."""
+        """Return the number of online workers of the pool."""
         pool = self._deployment.work_pool_name
         if not pool:
             return 0
@@ -141,10 +145,10 @@ class Runs:
         )
 
     def _patiently(self, call: Callable[[], T]) -> T:
-        """Call the server; while it is away, again and again, ever more slowly.
+        """Call the server, retrying with growing pauses while it is away.
 
         Raises:
-            UserError: it is away for too long.
+            UserError: the server is away for too long.
         """
         deadline, pause = time.monotonic() + self.patience_s, 0.5
         while True:
@@ -154,9 +158,12 @@ class Runs:
                 if isinstance(error, PrefectHTTPStatusError) and error.response.status_code not in AWAY:
                     raise
                 if time.monotonic() + pause > deadline:
-                    away = f"The Prefect server at {self._client.api_url} has not answered for {self.patience_s:g} s ({type(error).__name__})"
+                    away = (
+                        f"The Prefect server at {self._client.api_url} has not answered "
+                        f"for {self.patience_s:g} s ({type(error).__name__})"
+                    )
                     raise UserError(
-                        f"{away}. Cells that run go on; start the server, then start the grid again."
+                        f"{away}. Running cells continue; start the server, then start the grid again."
                     ) from None
             time.sleep(pause)
             pause = min(2 * pause, 10.0)

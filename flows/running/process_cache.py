@@ -1,4 +1,4 @@
-"""What a process keeps from one cell to the next: the model and the data loaded last, and what is known of their files."""
+"""Cache of a process that runs many cells: the model and data loaded last, and hashes of model files."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 Files = tuple[tuple[str, int, int], ...]
-"""Name, bytes and time of change of a folder's files."""
+"""Name, size in bytes and modification time of a folder's files."""
 
 
 class ProcessCache:
@@ -21,14 +21,16 @@ class ProcessCache:
         self.forget()
 
     def forget(self) -> None:
-        """Have everything loaded anew: files have changed."""
+        """Drop everything, so that it is loaded again; to be called when files have changed."""
         from lks.runs.cell import LoadedResources
 
         self.resources = LoadedResources()
         self._hashes.clear()
 
     def weights_hash(self, folder: Path) -> str:
-        """Hash of a model's weights; read again only if they have changed, and then so is the model."""
+        """Return the hash of a model's weights; if the files have changed, the hash and the model are loaded
+        again.
+        """
         from lks.models.lm import weights_hash
 
         files = _files(sorted(folder.glob("*.safetensors")))
@@ -42,7 +44,7 @@ class ProcessCache:
 
 
 PROCESS_CACHE: ContextVar[ProcessCache | None] = ContextVar("kept", default=None)
-"""Set by a process that runs many cells."""
+"""The cache of this process; set only where a process runs many cells."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What is seen of a running grid: a live display on a terminal, a line per finished cell elsewhere."""
+"""Progress of a running grid: a live display on a terminal, one line per finished cell elsewhere."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -15,26 +15,26 @@ from lks.results.cells import Cell, Outcome
 
 
 class Watch(Protocol):
-    """Told what happens in a grid run, in this order: `begin`, then per cell `start`, `stage`..., `finish`.
+    """Receiver of the events of a grid run: `begin`, then per cell `start`, `stage`..., `finish`.
 
     Several cells may run at once, and one may start again after its process has died.
     """
 
     def begin(self, cells: Sequence[Cell], kept: int, earlier: Sequence[Outcome]) -> None:
-        """These cells will be run; `kept` others are in the store."""
+        """Receive the cells to run and the number of others that are stored already."""
 
     def start(self, cell: Cell) -> None:
-        """A cell starts."""
+        """Receive the start of a cell."""
 
     def stage(self, cell: Cell, name: str, fraction: float) -> None:
-        """A running cell is in this stage, so far done."""
+        """Receive the stage that a running cell is in and the fraction of it that is done."""
 
     def finish(self, outcome: Outcome) -> None:
-        """A cell is finished and stored."""
+        """Receive the outcome of a cell that is finished and stored."""
 
 
 def duration(value: float | None) -> str:
-    """Seconds as people say them: "8 s", "3 min", "2 h 05 min"; "?" for None."""
+    """Format seconds for display: "8 s", "3 min", "2 h 05 min"; "?" for None."""
     if value is None:
         return "?"
     if value < 90:
@@ -44,7 +44,8 @@ def duration(value: float | None) -> str:
 
 
 QUICK_S, SHARE = 0.01, 0.05
-"""An estimate that takes longer, as with thousands of cells, is made so seldom that this share of the time goes into estimates at most."""
+"""An estimate slower than QUICK_S, as with thousands of cells, is repeated only so rarely that estimates take
+at most this share of the time."""
 
 
 class _Count:
@@ -57,7 +58,7 @@ class _Count:
         self.clock = DurationEstimator([])
         self.expected: float | None = None
         self.running: dict[str, float] = {}
-        """Cell -> when it started."""
+        """Start time by cell id."""
 
     def begin(self, cells: Sequence[Cell], kept: int, earlier: Sequence[Outcome]) -> None:
         self.rest, self.total, self.kept = {cell.id: cell for cell in cells}, len(cells), kept
@@ -83,7 +84,7 @@ class _Count:
         self._took = self._estimated - since
 
     def left(self) -> float | None:
-        """Seconds that the cells not yet finished may take, with as many at once as there are now."""
+        """Return the estimated seconds for the unfinished cells, at the present number of parallel cells."""
         if self.expected is None:
             return None
         spent = sum(time.monotonic() - since for since in self.running.values())
@@ -99,33 +100,37 @@ class LineProgress:
 
     @property
     def left(self) -> float | None:
-        """Seconds that the cells not yet finished may take."""
+        """Estimated seconds for the unfinished cells."""
         return self._count.left()
 
     def begin(self, cells: Sequence[Cell], kept: int, earlier: Sequence[Outcome]) -> None:
-        """Say how much there is to do."""
+        """Report how much there is to do."""
         self._count.begin(cells, kept, earlier)
         self._say(f"{len(cells)} cells to run, {kept} already stored, time {duration(self._count.left())}")
 
     def start(self, cell: Cell) -> None:
-        """Nothing to say yet."""
+        """Note the start of a cell, without a line."""
         self._count.start(cell)
 
     def stage(self, cell: Cell, name: str, fraction: float) -> None:
-        """Stages are for the live display."""
+        """Ignore stages, which are for the live display."""
 
     def finish(self, outcome: Outcome) -> None:
-        """Say what became of it and what is left."""
+        """Report the outcome of a cell and what is left."""
         count = self._count
         count.finish(outcome)
         what = outcome.status if outcome.status == "ok" else f"{outcome.status.upper()} ({outcome.reason})"
         self._say(
-            f"[{count.done + count.failed}/{count.total}] {outcome.cell.label}: {what}, {outcome.costs.seconds:.1f} s, left {duration(count.left())}"
+            f"[{count.done + count.failed}/{count.total}] {outcome.cell.label}: {what}, "
+            f"{outcome.costs.seconds:.1f} s, left {duration(count.left())}"
         )
 
 
 class Screen:
-    """The live display: one line for the grid, one per running cell, finished failures above. Use as a context manager."""
+    """Live display with one line for the grid and one per running cell; failures are printed above it.
+
+    Use it as a context manager.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -161,7 +166,8 @@ class Screen:
         failed = f"[red]{count.failed} failed[/]" if count.failed else "0 failed"
         kept = f", {count.kept} from earlier runs" if count.kept else ""
         line = Text.from_markup(
-            f"      {count.done} done, {len(count.running)} running, {failed}{kept}, time left {duration(count.left())}"
+            f"      {count.done} done, {len(count.running)} running, {failed}{kept}, "
+            f"time left {duration(count.left())}"
         )
         return Group(self._grid, line, self._cell)
 
@@ -179,12 +185,12 @@ class Screen:
             self._lines[cell.id] = self._cell.add_task(cell.label, total=1, stage="load")
 
     def stage(self, cell: Cell, name: str, fraction: float) -> None:
-        """Show how far a running cell is."""
+        """Show the progress of a running cell."""
         if cell.id in self._lines:
             self._cell.update(self._lines[cell.id], completed=fraction, stage=name)
 
     def finish(self, outcome: Outcome) -> None:
-        """Count it; say a failure's reason above the display."""
+        """Count a finished cell and print the reason of a failure above the display."""
         self._count.finish(outcome)
         self._grid.advance(self._grid_task)
         if outcome.cell.id in self._lines:

@@ -1,7 +1,8 @@
-"""A slot of mode "slots": a process that runs cells, one after the other, for the grid that started it.
+"""A child process of mode "slots", which runs cells one after the other for the grid that started it.
 
-`python -m flows.running.slot_child --results DIR --slot N` reads one JSON line per cell from its input and writes one per event to its output. It
-holds `DIR/.slots/N.lock`, which falls with it however it ends, and ends within seconds when its parent is gone.
+`python -m flows.running.slot_child --results DIR --slot N` reads one JSON line per cell from its input and
+writes one per event to its output. It holds `DIR/.slots/N.lock`, which is released when it ends for whatever
+reason, and it ends within seconds of its parent.
 """
 
 import argparse
@@ -20,12 +21,12 @@ from lks.io.locks import holder, locked, sign
 from lks.results.cells import Cell, Measurements, Outcome
 
 LOCK_WAIT_S = 30.0
-"""So long an earlier holder of the slot may take to notice that its own parent is gone."""
+"""Seconds that an earlier holder of the slot may take to notice that its own parent is gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class SlotTask:
-    """To a slot: run this."""
+    """Order to a slot to run a cell."""
 
     cell: Cell
     extras: Measurements
@@ -33,14 +34,15 @@ class SlotTask:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """From a slot.
+    """Message from a slot.
 
     Attributes:
-        kind: what has happened: it "started" a cell, is in a "stage" of it, is "done" with it, or has "refused" it: something the user must mend.
-        name: of the stage.
-        fraction: of the stage that is done.
-        outcome: of the cell.
-        message: what is to be mended.
+        kind: what has happened: the slot has "started" a cell, is in a "stage" of it, is "done" with it, or
+            has "refused" it because the user must fix something.
+        name: name of the stage.
+        fraction: fraction of the stage that is done.
+        outcome: outcome of the cell.
+        message: what the user must fix.
     """
 
     kind: Literal["started", "stage", "done", "refused"]
@@ -54,13 +56,13 @@ ORDER, EVENT = TypeAdapter(SlotTask), TypeAdapter(Event)
 
 
 def lock_of(results: Path, slot: int) -> Path:
-    """The file that a slot holds; it names the process."""
+    """Return the path of a slot's lock file, which names the process that holds it."""
     return results / ".slots" / f"{slot}.lock"
 
 
 @contextmanager
 def held(results: Path, slot: int) -> Iterator[None]:
-    """Hold a slot.
+    """Hold the lock of a slot.
 
     Raises:
         UserError: another process holds it and does not end, or the folder cannot be written.
@@ -79,13 +81,13 @@ def held(results: Path, slot: int) -> Iterator[None]:
 
 
 class _Grid:
-    """The grid that started this slot."""
+    """Connection to the grid that started this slot."""
 
     def __init__(self, parent: Parent) -> None:
         self._parent, self._stage = parent, ("", "", -1.0)
 
     def order(self) -> SlotTask:
-        """The next cell, waited for."""
+        """Wait for the next cell and return it."""
         return ORDER.validate_json(self._parent.order())
 
     def tell(self, event: Event) -> None:
@@ -93,19 +95,19 @@ class _Grid:
         self._parent.tell(EVENT.dump_json(event))
 
     def stage(self, cell: Cell, name: str, fraction: float) -> None:
-        """Send progress, in steps of a hundredth."""
+        """Send progress, in steps of one percent."""
         if (step := (cell.id, name, round(fraction, 2))) != self._stage:
             self._stage = step
             self.tell(Event("stage", name, fraction))
 
 
 def _serve(results: Path, slot: int, grid: _Grid) -> None:
-    """Run cells for ever."""
+    """Run cells until the process is ended."""
     from baselines import methods
     from flows.running.cell_runner import CellRunner
     from flows.running.planning import share_in_use
 
-    methods()  # imported before the first cell, whose time that is not
+    methods()  # imported before the first cell, so that its time does not include this
     with held(results, slot):
         bench = CellRunner(results, grid, Measurements(), share_in_use())
         calm_transformers()
@@ -116,9 +118,10 @@ def _serve(results: Path, slot: int, grid: _Grid) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Serve until the parent is gone; what it has started is ended with it."""
+    """Serve until the parent is gone; everything this process has started ends with it."""
     parser = argparse.ArgumentParser(
-        prog="python -m flows.running.slot_child", description="Run cells for a grid; started by it."
+        prog="python -m flows.running.slot_child",
+        description="Run cells for the grid that started this process.",
     )
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--slot", type=int, required=True)

@@ -1,6 +1,7 @@
-"""Mode "slots": cells are run by long-lived child processes, one per GPU or as many as asked for, each with its own model.
+"""Mode "slots": cells are run by long-lived child processes, each with its own model.
 
-A child that dies takes one cell with it, which is run once more in a fresh child. A cell that takes too long is ended with its child.
+There is one child per GPU, or as many as requested. When a child dies, its cell is run once more in a new
+child. A cell that exceeds the time limit is ended together with its child.
 """
 
 import contextlib
@@ -23,12 +24,13 @@ from lks.errors import UserError
 from lks.results.cells import Cell, Measurements, Outcome
 
 CPU_SLOTS = 2
-"""Child processes on a machine without a GPU where nobody says how many: much of a small model's work keeps one core busy, whatever the threads."""
+"""Default number of child processes without a GPU: much of a small model's work keeps a single core busy,
+however many threads there are."""
 COMMAND = (sys.executable, "-m", "flows.running.slot_child")
 
 
 def devices() -> list[str]:
-    """GPUs that may be used, as `CUDA_VISIBLE_DEVICES` names them; CUDA is not initialised."""
+    """Return the usable GPUs as `CUDA_VISIBLE_DEVICES` names them, without initialising CUDA."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [device.strip() for device in named.split(",") if device.strip() not in ("", "-1")]
@@ -38,13 +40,13 @@ def devices() -> list[str]:
 
 
 class ChildSlot:
-    """A place for one child process at a time.
+    """A slot, which holds one child process at a time.
 
     Attributes:
-        cell: that is run; None while the slot is free.
-        model: that the child has loaded.
-        stage: that the cell is in.
-        deadline: on the monotonic clock, by which the cell must be finished.
+        cell: the running cell; None while the slot is free.
+        model: the model that the child has loaded.
+        stage: the stage that the cell is in.
+        deadline: time on the monotonic clock by which the cell must be finished.
     """
 
     def __init__(self, number: int, results: Path, environment: dict[str, str]) -> None:
@@ -59,13 +61,14 @@ class ChildSlot:
         self.model, self.stage, self.deadline = "", "", float("inf")
 
     def start(self, order: SlotTask, selector: selectors.BaseSelector) -> None:
-        """Have a cell run, by the child that is there or a new one."""
+        """Run a cell in the existing child, or in a new one."""
         self.cell, self.model, self.stage, self.deadline = order.cell, order.cell.model, "load", float("inf")
         if self._child is None:
             self._log.parent.mkdir(parents=True, exist_ok=True)
             with self._log.open("ab") as log:
                 pipe = subprocess.PIPE
-                # a group of its own: Ctrl-C on the terminal is for the grid, which ends the child and all that it has started
+                # its own process group: Ctrl-C on the terminal goes to the grid, which ends the child and its
+                # descendants
                 self._child = subprocess.Popen(
                     self._command, stdin=pipe, stdout=pipe, stderr=log, env=self._environment, process_group=0
                 )
@@ -77,10 +80,10 @@ class ChildSlot:
             self._child.stdin.write(ORDER.dump_json(order) + b"\n")
             self._child.stdin.flush()
         except BrokenPipeError:
-            pass  # it died between two cells; its output ends, which is noticed there
+            pass  # the child died between two cells; this is noticed when its output ends
 
     def read(self) -> list[Event] | None:
-        """Events that have come; None at the end of the child's output."""
+        """Return the events that have arrived, or None at the end of the child's output."""
         assert self._child and self._child.stdout
         content = os.read(self._child.stdout.fileno(), 1 << 16)
         if not content:
@@ -89,18 +92,18 @@ class ChildSlot:
         return [EVENT.validate_json(line) for line in lines]
 
     def died(self, selector: selectors.BaseSelector) -> str:
-        """Clear away a child whose output has ended; says how it ended, for people."""
+        """Clean up after a child whose output has ended, and describe how it ended."""
         assert self._child
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._child.wait(10)  # longer only if it has closed its output and lives on
+            self._child.wait(10)  # takes longer only if it has closed its output and is still running
         code = self._child.poll()
         self.end(selector)
         if code is None:
-            return "no word any more"
+            return "no sign of life"
         return f"signal {-code}, {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     def end(self, selector: selectors.BaseSelector) -> None:
-        """End the child, if there is one, with all that it has started."""
+        """End the child, if there is one, and everything it has started."""
         child, self._child, self.cell, self.model = self._child, None, None, ""
         if child is None:
             return
@@ -117,8 +120,8 @@ class SlotsRunner:
 
     Args:
         results: folder of all results.
-        watch: told what starts and how far it is.
-        clock: for estimates of time.
+        watch: receives the start and the progress of each cell.
+        clock: source of time estimates.
     """
 
     def __init__(self, results: Path, watch: Watch, clock: DurationEstimator) -> None:
@@ -126,7 +129,7 @@ class SlotsRunner:
         self._deaths = Counter[str]()
 
     def run(self, cells: Sequence[Cell], extras: Measurements) -> Generator[Outcome, None, None]:
-        """Outcomes of all the cells."""
+        """Yield the outcomes of all cells."""
         queue, slots = Queue(cells, self._clock), self._slots(len(cells))
         with selectors.DefaultSelector() as selector:
             try:
@@ -140,7 +143,7 @@ class SlotsRunner:
                     if outcomes:
                         self._hand_out(
                             queue, slots, extras, selector
-                        )  # before they are recorded: no slot waits for that
+                        )  # before the outcomes are recorded, so that no slot waits for that
                     yield from outcomes
             finally:
                 for slot in slots:
@@ -163,7 +166,7 @@ class SlotsRunner:
     def _hand_out(
         self, queue: Queue, slots: Sequence[ChildSlot], extras: Measurements, selector: selectors.BaseSelector
     ) -> bool:
-        """Give cells to the free slots; whether a slot is at work."""
+        """Give cells to the free slots and return whether a slot is busy."""
         for slot in slots:
             if slot.cell is None and (cell := queue.pop(slot.model)):
                 self._watch.start(cell)
@@ -173,7 +176,7 @@ class SlotsRunner:
     def _hear(
         self, queue: Queue, slots: Sequence[ChildSlot], extras: Measurements, selector: selectors.BaseSelector
     ) -> list[Outcome]:
-        """Wait for slots to say something, or for a cell's time to be over; outcomes of what has ended."""
+        """Wait for events or for a cell's deadline, and return the outcomes of cells that have ended."""
         outcomes: list[Outcome] = []
         wait = min(slot.deadline for slot in slots) - time.monotonic()
         for key, _ in selector.select(None if wait == float("inf") else max(wait, 0.0)):
@@ -193,10 +196,10 @@ class SlotsRunner:
         return outcomes
 
     def _take(self, slot: ChildSlot, event: Event) -> Outcome | None:
-        """Take an event in; the outcome, if it brings one.
+        """Handle an event and return the outcome that it carries, if any.
 
         Raises:
-            UserError: something must be mended.
+            UserError: the user must fix something.
         """
         if event.kind == "refused":
             raise UserError(event.message)
@@ -212,7 +215,7 @@ class SlotsRunner:
     def _bury(
         self, slot: ChildSlot, queue: Queue, extras: Measurements, selector: selectors.BaseSelector
     ) -> Outcome | None:
-        """After a child's death: its cell is started again, or is lost."""
+        """Handle the death of a child: queue its cell again, or return it as lost."""
         cell, stage = slot.cell, slot.stage
         how = slot.died(selector)
         slot.deadline = float("inf")
@@ -222,5 +225,5 @@ class SlotsRunner:
         if self._deaths[cell.id] < ATTEMPTS:
             queue.requeue(cell)
             return None
-        reason = f"its process ended {ATTEMPTS} times, at last with {how} (in stage {stage!r})"
+        reason = f"its process ended {ATTEMPTS} times, last with {how} (in stage {stage!r})"
         return lost_outcome(self._results, cell, extras, ("lost", reason), stage)

@@ -1,4 +1,4 @@
-"""How long cells may take, from cells that are finished."""
+"""Estimates of the duration of cells, based on finished cells."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,14 +8,14 @@ from lks.results.cells import ANSWERS, PREPARE, Cell, Outcome
 
 
 class _Spent:
-    """What cells that are alike have taken, part by part."""
+    """Seconds spent on similar cells, by part."""
 
     def __init__(self) -> None:
         self._cells: dict[str, Mapping[str, float]] = {}
         self._sums, self._counts = Counter[str](), Counter[str]()
 
     def put(self, cell_id: str, parts: Mapping[str, float]) -> None:
-        """Take in a cell's parts and seconds, in place of those that it had before."""
+        """Store the seconds of a cell's parts, replacing earlier ones of the same cell."""
         before = self._cells.get(cell_id, {})
         self._sums.subtract(before)
         self._counts.subtract(before.keys())
@@ -24,7 +24,7 @@ class _Spent:
         self._counts.update(parts.keys())
 
     def lacking(self, cell_id: str) -> dict[str, float]:
-        """Mean seconds of the parts that others have and this cell lacks."""
+        """Return the mean seconds of the parts that other cells have and this cell lacks."""
         own = self._cells.get(cell_id, {})
         return {
             part: self._sums[part] / count
@@ -49,7 +49,7 @@ class DurationEstimator:
             self.learn(outcome)
 
     def learn(self, outcome: Outcome) -> None:
-        """Take a finished cell into account; failed ones say nothing about time."""
+        """Learn from a finished cell; failed ones say nothing about time."""
         if outcome.status == "ok":
             cell, costs = outcome.cell, outcome.costs
             parts = {PREPARE: costs.prepare_s, _EDIT_AND_ASK: costs.edit_s + costs.ask_s, **costs.stage_s}

@@ -1,4 +1,4 @@
-"""Work pools and deployments on a Prefect server, so that any machine that has this package can run them."""
+"""Work pools and deployments on a Prefect server; every machine with this package installed can run them."""
 
 import contextlib
 from collections.abc import Collection
@@ -24,11 +24,11 @@ from prefect.states import Crashed
 from flows.settings import Settings
 
 FLOWS_POOL, CELLS_POOL = "lks", "gpu"
-"""Pools of their own: a grid flow waits for its cells, so it must not take the place of one."""
+"""Separate work pools: a grid flow waits for its cells, so it must not occupy a cell's place."""
 
 POOLS = {
     FLOWS_POOL: "Grid, data and report flows of lks-grid; they need no GPU.",
-    CELLS_POOL: "Cells of lks-grid; a worker per GPU, one cell at a time.",
+    CELLS_POOL: "Cells of lks-grid; one worker per GPU, one cell at a time.",
 }
 FLOWS_AT_ONCE = 4
 
@@ -38,11 +38,11 @@ class Deployment:
     """A flow that the server can start.
 
     Attributes:
-        flow: what is run.
+        flow: the flow to run.
         entrypoint: its module path, so that neither a checkout nor a working folder is needed.
-        pool: where it is run.
-        parameters: defaults of the form.
-        at_once: runs at the same time at most; None is as many as the workers take.
+        pool: work pool that it runs on.
+        parameters: default parameters in the server's form.
+        at_once: maximum number of concurrent runs; None: as many as the workers take.
     """
 
     flow: Flow[..., Any]
@@ -53,15 +53,15 @@ class Deployment:
 
     @property
     def name(self) -> str:
-        """As in `prefect deployment run NAME/NAME`."""
+        """The deployment's name, as in `prefect deployment run NAME/NAME`."""
         return self.flow.name
 
 
 def deployments(results: Path) -> tuple[Deployment, ...]:
-    """The four flows.
+    """Return the deployments of the four flows.
 
     Args:
-        results: absolute; the same path on every machine that has workers.
+        results: absolute path of the results folder, the same on every machine that has workers.
     """
     from flows.cell import cell
     from flows.data import data
@@ -79,7 +79,7 @@ def deployments(results: Path) -> tuple[Deployment, ...]:
 
 
 def apply(results: Path) -> tuple[str, ...]:
-    """Make the pools that are missing, and make or bring up to date the deployments, on the server of Prefect's settings.
+    """Create missing work pools and create or update the deployments, on the server of Prefect's settings.
 
     Returns:
         Names of the deployments.
@@ -96,7 +96,7 @@ def apply(results: Path) -> tuple[str, ...]:
 def _make_pool(client: SyncPrefectClient, name: str, description: str) -> None:
     limit = (
         FLOWS_AT_ONCE if name == FLOWS_POOL else None
-    )  # as many cells as there are workers: each takes one at a time
+    )  # no limit for cells: as many as there are workers, each of which takes one at a time
     try:
         client.create_work_pool(
             WorkPoolCreate(name=name, type="process", description=description, concurrency_limit=limit)
@@ -124,7 +124,10 @@ def _deploy(client: SyncPrefectClient, deployment: Deployment) -> None:
 
 
 def heard_of(pool: str) -> dict[str, float]:
-    """Workers of a pool by name, and when each reported last, in seconds since the epoch; those that are long gone included."""
+    """Return the time of each worker's last heartbeat in a pool, in seconds since the epoch, by worker name.
+
+    Workers that are long gone are included.
+    """
     with get_client(sync_client=True) as client:
         found = client.read_workers_for_work_pool(pool)
     return {
@@ -133,7 +136,11 @@ def heard_of(pool: str) -> dict[str, float]:
 
 
 def report_ended(runs: Collection[str]) -> None:
-    """Tell the server that flow runs whose processes have been ended are over, where it has not heard so: a grid keeps its place otherwise."""
+    """Report flow runs whose processes have been ended as crashed, unless the server knows that they are
+    over.
+
+    Otherwise a grid would keep its place.
+    """
     with get_client(sync_client=True) as client:
         for run in runs:
             with contextlib.suppress(ObjectNotFound):
@@ -143,10 +150,10 @@ def report_ended(runs: Collection[str]) -> None:
 
 
 def report_gone(worker: str, since: float, living: Collection[str]) -> list[str]:
-    """Tell the server which runs of the worker for flows are over though nobody has said so: their process died unseen, or never began.
+    """Report runs of the flows worker as crashed whose process died unnoticed or never started.
 
-    A killed worker reports nothing, and one whose server is away gives up. Such runs would keep the places of a grid and of the pool: of
-    the pool for ever.
+    A killed worker reports nothing, and one whose server is away gives up. Such runs would occupy a place of
+    the grid and of the pool indefinitely.
 
     Args:
         worker: full name of the worker that runs now.
@@ -154,11 +161,11 @@ def report_gone(worker: str, since: float, living: Collection[str]) -> list[str]
         living: ids of the flow runs that have a process.
 
     Returns:
-        Names of the runs.
+        Names of the reported runs.
     """
     alone = set(heard_of(FLOWS_POOL)) <= {
         worker
-    }  # killed right after it took a run, a worker has not yet said whose that is
+    }  # a worker killed right after taking a run has not yet labelled that run as its own
     types = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
     unfinished = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)))
     pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[FLOWS_POOL]))
@@ -168,14 +175,14 @@ def report_gone(worker: str, since: float, living: Collection[str]) -> list[str]
             owner = run.labels.get("prefect.worker.name", worker if alone else "")
             if owner != worker or str(run.id) in living:
                 continue
-            state = client.read_flow_run(run.id).state  # it may have ended in good order meanwhile
+            state = client.read_flow_run(run.id).state  # the run may have ended normally in the meantime
             if (
                 state
                 and not state.is_final()
                 and (not state.is_pending() or state.timestamp.timestamp() < since)
             ):
                 client.set_flow_run_state(
-                    run.id, Crashed(message="Its process is gone; found by lks up."), force=True
+                    run.id, Crashed(message="Its process is gone; detected by lks up."), force=True
                 )
                 gone.append(run.name)
     return gone

@@ -1,4 +1,4 @@
-"""Processes that go on when the command which started them is over: what runs, from when, and how all of it is ended."""
+"""Background processes that outlive the command which started them: their records, logs and termination."""
 
 import json
 import os
@@ -19,11 +19,11 @@ from lks.io.atomic import write_whole
 from lks.io.locks import locked
 
 MARK = "LKS_UP"
-"""Environment variable that all processes of `lks up` and their children carry, with the state folder as its value."""
+"""Environment variable of all processes of `lks up` and their children; its value is the state folder."""
 
 SERVER = "server"
 CLOCK_S = 5.0
-"""A start time may seem to change by so much when the machine's clock is set."""
+"""Tolerance in seconds for a process's start time, which shifts when the machine's clock is set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,10 @@ class BackgroundService:
 
     Attributes:
         name: "server", "worker-lks", "worker-gpu-0".
-        pid: of the process.
-        started: seconds since the epoch, as the system says it.
-        command: its command line.
-        note: what people should know of it.
+        pid: process id.
+        started: start time in seconds since the epoch, as reported by the system.
+        command: command line of the process.
+        note: what users should know about it.
     """
 
     name: str
@@ -46,17 +46,21 @@ class BackgroundService:
 
 
 def state_folder() -> Path:
-    """Where logs, process ids and the server's database are: a folder per machine, as a home may be shared by many."""
+    """Return the folder of logs, process ids and the server's database.
+
+    There is one per machine, as several machines may share a home folder.
+    """
     home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
     return home.absolute() / "lks-grid" / socket.gethostname()
 
 
 @contextmanager
 def alone(state: Path) -> Iterator[None]:
-    """Keep others from starting services in the same folder; the lock falls with the process.
+    """Lock the state folder against other commands that start services; the lock is released with the
+    process.
 
     Raises:
-        UserError: another one does so now, or the folder cannot be written.
+        UserError: another command holds the lock, or the folder cannot be written.
     """
     with _open(state, ".lock") as file:
         if not locked(file):
@@ -65,7 +69,7 @@ def alone(state: Path) -> Iterator[None]:
 
 
 def results_of(state: Path) -> Path | None:
-    """The results folder that `lks up` was last told to use."""
+    """Return the results folder last given to `lks up`, or None."""
     try:
         return Path((state / "results").read_text(encoding="utf-8").strip() or ".")
     except OSError:
@@ -78,12 +82,12 @@ def keep_results(state: Path, results: Path) -> None:
 
 
 def log_of(state: Path, name: str) -> Path:
-    """The log of a service."""
+    """Return the path of a service's log."""
     return state / f"{name}.log"
 
 
 def tail(log: Path, lines: int = 15) -> str:
-    """The last lines of a log."""
+    """Return the last lines of a log."""
     try:
         with log.open("rb") as file:
             file.seek(max(file.seek(0, os.SEEK_END) - 10_000, 0))
@@ -94,8 +98,10 @@ def tail(log: Path, lines: int = 15) -> str:
 
 
 def services(state: Path) -> dict[str, BackgroundService]:
-    """What runs now of what was started, by name. Records of processes that have ended are left out, and so are those whose process id
-    belongs to another process by now.
+    """Return the services that are running, by name.
+
+    Records of processes that have ended are left out, even if their process id now belongs to another
+    process.
     """
     found = {}
     for file in sorted(state.glob("*.json")):
@@ -106,7 +112,7 @@ def services(state: Path) -> dict[str, BackgroundService]:
 
 
 def process_of(service: BackgroundService) -> psutil.Process | None:
-    """The process of a service; None when it has ended, even where its process id is in use again."""
+    """Return the process of a service, or None if it has ended, even if its process id is in use again."""
     try:
         process = psutil.Process(service.pid)
         same = (
@@ -121,7 +127,7 @@ def process_of(service: BackgroundService) -> psutil.Process | None:
 def start(
     state: Path, name: str, command: Sequence[str], environment: Mapping[str, str], note: str = ""
 ) -> BackgroundService:
-    """Start a service that outlives this process and its terminal; output goes to its log.
+    """Start a service that outlives this process and its terminal, with its output going to its log.
 
     Raises:
         UserError: the state folder cannot be written.
@@ -155,12 +161,12 @@ def _open(state: Path, name: str) -> IO[str]:
         return (state / name).open("a")
     except OSError as error:
         raise UserError(
-            f"{state} cannot be written: {error.strerror}. Set PREFECT_HOME to a folder that can."
+            f"{state} cannot be written: {error.strerror}. Set PREFECT_HOME to a folder that can be."
         ) from None
 
 
 def record(state: Path, name: str) -> BackgroundService | None:
-    """What was written down of a service, whether or not it runs; None where there is no record."""
+    """Return the record of a service, whether or not it is running; None if there is no record."""
     try:
         raw = json.loads((state / f"{name}.json").read_text(encoding="utf-8"))
         return BackgroundService(
@@ -175,7 +181,10 @@ def record(state: Path, name: str) -> BackgroundService | None:
 
 
 def marked(state: Path) -> list[psutil.Process]:
-    """All processes of this user that descend from a service of this state folder, whether or not their parents still run."""
+    """Return all processes of this user that descend from a service of this state folder.
+
+    Processes whose parents have ended are included.
+    """
     found = []
     for process in psutil.process_iter():
         try:
@@ -191,7 +200,7 @@ def marked(state: Path) -> list[psutil.Process]:
 
 
 def flow_runs(processes: Iterable[psutil.Process]) -> list[str]:
-    """Ids of the flow runs that processes belong to."""
+    """Return the ids of the flow runs that processes belong to."""
     found = set()
     for process in processes:
         with suppress(psutil.Error, OSError):
@@ -200,10 +209,10 @@ def flow_runs(processes: Iterable[psutil.Process]) -> list[str]:
 
 
 def end(processes: Iterable[psutil.Process], patience_s: float) -> list[psutil.Process]:
-    """Ask processes to end, wait, and kill those that do not.
+    """Ask processes to terminate, wait, and kill those that do not.
 
     Returns:
-        Those that had to be killed.
+        Processes that had to be killed.
     """
     asked = list(processes)
     for process in asked:
@@ -216,7 +225,10 @@ def end(processes: Iterable[psutil.Process], patience_s: float) -> list[psutil.P
 
 
 def _await_end(processes: Iterable[psutil.Process], patience_s: float) -> list[psutil.Process]:
-    """Those that still run after the time. One that nobody reaps, as in containers without an init, has ended."""
+    """Return the processes still running after the time limit.
+
+    A zombie that nobody reaps, as in containers without an init process, counts as ended.
+    """
     deadline = time.monotonic() + patience_s
     while True:
         _, processes = psutil.wait_procs(processes, timeout=0.1)
@@ -226,7 +238,7 @@ def _await_end(processes: Iterable[psutil.Process], patience_s: float) -> list[p
 
 
 def has_ended(process: psutil.Process) -> bool:
-    """Whether a process runs no more, reaped or not."""
+    """Return whether a process has ended, reaped or not."""
     try:
         return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -244,5 +256,5 @@ def _signal(process: psutil.Process, kill: bool) -> None:
 
 
 def forget(state: Path, name: str) -> None:
-    """Drop the record of a service that has ended; its log stays."""
+    """Delete the record of a service that has ended; its log stays."""
     (state / f"{name}.json").unlink(missing_ok=True)

@@ -1,4 +1,6 @@
-"""The Prefect server of `lks up`: it listens on this machine only, and is not started where another one is named."""
+"""The Prefect server of `lks up`: it listens on this machine only, and is not started if another is
+configured.
+"""
 
 import os
 import socket
@@ -29,19 +31,25 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def running_api() -> str | None:
-    """Address of the server that `lks up` has started on this machine, if it runs."""
+    """Return the address of the server that `lks up` has started on this machine, if it is running."""
     server = services(state_folder()).get(SERVER)
     return server.note if server else None
 
 
 def ensure_server(state: Path, port: int | None, configured: str | None) -> str:
-    """Make sure that a server answers.
+    """Make sure that a server answers, starting one if necessary.
+
+    Args:
+        state: state folder.
+        port: port to listen on; None: the last one used, else 4200.
+        configured: address of the server in Prefect's settings, if any.
 
     Returns:
-        Its address.
+        Address of the server.
 
     Raises:
-        UserError: another port is in use by this server, this one by another, or no answer.
+        UserError: the server already runs on another port, another program uses this port, or there is no
+            answer.
     """
     from flows.services.temporary_server import answers
 
@@ -49,9 +57,7 @@ def ensure_server(state: Path, port: int | None, configured: str | None) -> str:
     wanted = port or _port_before(state) or PORT
     api = f"http://127.0.0.1:{wanted}/api"
     if own and own.note != api:
-        raise UserError(
-            f"The server of lks up runs at {own.note}. End it first (lks down), or leave --port out."
-        )
+        raise UserError(f"The server of lks up runs at {own.note}. End it first (lks down), or omit --port.")
     if not own and configured and (not _same(configured, api) or answers(configured, lambda: False)):
         return _configured(configured)
     if not own:
@@ -63,14 +69,15 @@ def ensure_server(state: Path, port: int | None, configured: str | None) -> str:
         forget(state, SERVER)
         log = log_of(state, SERVER)
         raise UserError(
-            f"The server did not answer at {api}. Fix what its log says and start again. End of {log}:\n{tail(log)}"
+            f"The server did not answer at {api}. Fix what its log says and start again. "
+            f"End of {log}:\n{tail(log)}"
         )
     write_whole(state / "port", str(wanted).encode())
     return api
 
 
 def _port_before(state: Path) -> int | None:
-    """The port that the server had last, which terminals still name in PREFECT_API_URL."""
+    """Return the port that the server used last, which terminals may still name in PREFECT_API_URL."""
     try:
         return int((state / "port").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -88,7 +95,8 @@ def _configured(api: str) -> str:
         problem = client.api_healthcheck()
     if problem:
         raise UserError(
-            f"PREFECT_API_URL or a Prefect profile names the server {api}, but: {problem}. Start it, or unset PREFECT_API_URL."
+            f"PREFECT_API_URL or a Prefect profile names the server {api}, but: {problem}. "
+            "Start it, or unset PREFECT_API_URL."
         )
     return api
 
@@ -101,7 +109,7 @@ def _start_server(state: Path, port: int, api: str) -> BackgroundService:
     ):
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         environment["PREFECT_API_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{state / 'server.db'}"
-    # Kept in memory, the place of a killed run stays taken for many minutes.
+    # If leases were kept in memory, the place of a killed run would stay occupied for many minutes.
     environment.setdefault(
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE", "prefect.server.concurrency.lease_storage.filesystem"
     )
@@ -109,17 +117,17 @@ def _start_server(state: Path, port: int, api: str) -> BackgroundService:
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two addresses are of the same port of this machine."""
+    """Return whether two addresses name the same port of this machine."""
     first, second = urlsplit(one), urlsplit(other)
     return first.port == second.port and first.hostname in LOOPBACK and second.hostname in LOOPBACK
 
 
 def _listens(port: int) -> bool:
-    """Whether anything has the port, on this machine's loopback or on all its addresses."""
+    """Return whether the port is in use, on this machine's loopback or on all its addresses."""
     with socket.socket() as probe:
         probe.setsockopt(
             socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # the port of a server that has just ended is free
+        )  # so that the port of a server that has just ended counts as free
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
@@ -128,7 +136,7 @@ def _listens(port: int) -> bool:
 
 
 def _who(port: int) -> str:
-    """The process that listens on a port, as far as this user may know."""
+    """Describe the process that listens on a port, as far as this user may see it."""
     try:
         pids = {
             c.pid
@@ -142,12 +150,14 @@ def _who(port: int) -> str:
 
 
 def _what_to_do(state: Path, api: str) -> str:
-    """Advice for a port in use: by a process of ours whose record is lost, by another Prefect server, or by anything else."""
+    """Return advice for a port in use by a lost process of `lks up`, another Prefect server or another
+    program.
+    """
     from flows.services.processes import marked
     from flows.services.temporary_server import answers
 
     if any(_mine(process, urlsplit(api).port or 0) for process in marked(state)):
-        return "It is a server that lks up has started and lost: lks down ends it."
+        return "It is a server that lks up started and lost track of: lks down ends it."
     if answers(api, lambda: False):
         return f"It is a Prefect server: use it with PREFECT_API_URL={api}, or start another with --port."
     return "Choose another port with --port, or end that program."

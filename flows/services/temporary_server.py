@@ -1,7 +1,8 @@
-"""Prefect servers: a temporary one for one command, and waiting for any of them to answer.
+"""A temporary Prefect server for one command, and a function that waits for any server to answer.
 
-Prefect starts a temporary one by itself where none is configured, but that one falls to the same Ctrl-C as the grid, before the grid can say
-what became of its run, and a killed grid leaves it running for ever. This one ignores the terminal and leaves with its parent.
+Prefect starts a temporary server by itself if none is configured, but the same Ctrl-C that stops the grid
+ends that one before the grid can report the state of its run, and a killed grid leaves it running
+indefinitely. This one ignores the terminal and ends with its parent.
 """
 
 import http.client
@@ -24,10 +25,11 @@ PATIENCE_S = 180.0
 
 @contextmanager
 def temporary_server() -> Iterator[None]:
-    """A server for the `with`, unless one is configured (`PREFECT_API_URL`, a profile, a running flow).
+    """Run a server inside the `with` block, unless one is configured (`PREFECT_API_URL`, a profile, a running
+    flow).
 
     Raises:
-        UserError: it did not start.
+        UserError: the server did not start.
     """
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -43,7 +45,8 @@ def temporary_server() -> Iterator[None]:
                 log.seek(0)
                 last = (log.read().strip().splitlines() or ["no output"])[-1]
                 raise UserError(
-                    f"Prefect's temporary server did not start: {last}. Start one (prefect server start) and set PREFECT_API_URL."
+                    f"Prefect's temporary server did not start: {last}. "
+                    "Start one (prefect server start) and set PREFECT_API_URL."
                 )
             with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
                 yield
@@ -66,12 +69,12 @@ def answers(api: str, alive: Callable[[], bool], patience_s: float = PATIENCE_S)
     """Wait until a server answers.
 
     Args:
-        api: its address, "http://127.0.0.1:4200/api".
-        alive: whether waiting makes sense still.
-        patience_s: seconds to wait at most.
+        api: address of the server, such as "http://127.0.0.1:4200/api".
+        alive: returns whether waiting still makes sense.
+        patience_s: maximum number of seconds to wait.
 
     Returns:
-        False if it ended or took too long.
+        True if it answered, False if it ended or took too long.
     """
     deadline = time.monotonic() + patience_s
     while True:
@@ -89,7 +92,7 @@ def answers(api: str, alive: Callable[[], bool], patience_s: float = PATIENCE_S)
 
 
 def _leave_with(parent: int) -> None:
-    """End this process when its parent is gone, however it went."""
+    """End this process when its parent is gone, however that ended."""
     while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)

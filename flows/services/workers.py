@@ -1,4 +1,6 @@
-"""The workers of `lks up`: one per GPU (or one on the CPU) for cells, one for the flows that only wait and write."""
+"""Workers of `lks up`: one per GPU (or one on the CPU) for cells, and one for flows that only wait and
+write.
+"""
 
 import os
 import socket
@@ -15,17 +17,18 @@ from lks.errors import UserError
 PATIENCE_S = 180.0
 FLOWS_WORKER, CELLS_WORKER = "worker-lks", "worker-gpu"
 PATHS = ("LKS_GRIDS", "LKS_DATA", "LKS_CACHE", "LKS_METHODS", "LKS_FACTS", "LKS_TRAINING_PROMPTS")
-"""Environment variables made absolute: flow runs work in folders of their own."""
+"""Environment variables made absolute, since flow runs work in their own folders."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSlot:
-    """Where a worker for cells runs.
+    """Place where a worker for cells runs.
 
     Attributes:
-        index: of the worker.
-        device: as in `CUDA_VISIBLE_DEVICES`; None is the CPU.
-        threads: for each of several workers that share the CPU's cores; None leaves it to torch.
+        index: index of the worker.
+        device: GPU as in `CUDA_VISIBLE_DEVICES`; None for the CPU.
+        threads: number of threads for each of several workers that share the CPU's cores; None leaves it to
+            torch.
     """
 
     index: int
@@ -39,17 +42,18 @@ class WorkerSlot:
 
     @property
     def note(self) -> str:
-        """For people."""
+        """Short description for display."""
         if self.device is not None:
             return f"cells, GPU {self.device}"
         return "cells, CPU" if self.threads is None else f"cells, CPU, {self.threads} threads"
 
 
 def slots_of(workers: int | None) -> list[WorkerSlot]:
-    """A slot per worker: the GPUs in turn, else equal shares of the CPU.
+    """Return a slot per worker: the GPUs in turn, else equal shares of the CPU.
 
     Args:
-        workers: how many, 0 where other machines run the cells; None means one per GPU, or one.
+        workers: number of workers; 0 if other machines run the cells; None: one per GPU, or one without a
+            GPU.
     """
     devices = gpus()
     number = (len(devices) or 1) if workers is None else workers
@@ -60,7 +64,9 @@ def slots_of(workers: int | None) -> list[WorkerSlot]:
 
 
 def gpus() -> list[str]:
-    """NVIDIA GPUs of this machine that this process may use, as `CUDA_VISIBLE_DEVICES` names them; asks without loading torch."""
+    """Return the NVIDIA GPUs usable by this process as `CUDA_VISIBLE_DEVICES` names them, without loading
+    torch.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() and name.strip() != "-1"]
@@ -78,10 +84,10 @@ def gpus() -> list[str]:
 
 
 def ensure_workers(state: Path, api: str, slots: list[WorkerSlot]) -> None:
-    """Start the workers that are missing, and wait until the server knows all.
+    """Start the missing workers and wait until the server knows all of them.
 
     Raises:
-        UserError: one did not start; with the end of its log.
+        UserError: a worker did not start; the message contains the end of its log.
     """
     from flows.services.deployments import CELLS_POOL, FLOWS_AT_ONCE, FLOWS_POOL
 
@@ -107,7 +113,11 @@ def ensure_workers(state: Path, api: str, slots: list[WorkerSlot]) -> None:
 
 
 def _await(state: Path, wanted: set[str]) -> None:
-    """Wait until the server has heard of all workers since they were started."""
+    """Wait until every worker has sent the server a heartbeat since it was started.
+
+    Raises:
+        UserError: a worker did not start; the message contains the end of its log.
+    """
     from flows.services.deployments import CELLS_POOL, FLOWS_POOL, heard_of
 
     deadline = time.monotonic() + PATIENCE_S
@@ -126,20 +136,24 @@ def _await(state: Path, wanted: set[str]) -> None:
             names = sorted(dead or missing)
             log = log_of(state, names[0])
             raise UserError(
-                f"{', '.join(names)} did not start. Fix what the log says and start again. End of {log}:\n{tail(log)}"
+                f"{', '.join(names)} did not start. Fix what the log says and start again. "
+                f"End of {log}:\n{tail(log)}"
             )
         time.sleep(0.5)
 
 
 def _full_name(name: str) -> str:
-    """A worker's name on the server, which may have workers of many machines."""
+    """Return a worker's name on the server, which may have workers of many machines."""
     return f"{name}@{socket.gethostname()}"
 
 
 def _start_worker(
     state: Path, name: str, pool: tuple[str, int], environment: Mapping[str, str], note: str
 ) -> None:
-    """Start one worker on a pool, with so many flow runs at once. Cells share a process and its model, other flows have one each."""
+    """Start a worker on a pool; `pool` is its name and the maximum number of concurrent flow runs.
+
+    Cells share a process and its model; each other flow run gets a process of its own.
+    """
     from flows.services.deployments import CELLS_POOL
 
     own = (

@@ -1,1 +1,1 @@
-"""The worker that keeps a process and its model between cells, and that process."""
+"""A worker that keeps a process and its model between cells, and that process."""

@@ -1,7 +1,7 @@
-"""The process of a worker that runs cells: one after the other, with the libraries and the model of the last one at hand.
+"""Child process of a worker: runs cells one after the other, keeping the libraries and the last model loaded.
 
-`python -m flows.worker_pool.child` reads one JSON line per flow run from its input and writes one to its output when the run is over. It ends at
-once when its worker is gone.
+`python -m flows.worker_pool.child` reads one JSON line per flow run from its input and writes one to its
+output when the run is over. It ends as soon as its worker is gone.
 """
 
 import os
@@ -17,11 +17,11 @@ from flows.settings import calm_transformers
 
 @dataclass(frozen=True, slots=True)
 class ChildTask:
-    """To a child: run this.
+    """Order to a child to run a flow run.
 
     Attributes:
-        flow_run: id on the server.
-        environment: variables that name it to Prefect.
+        flow_run: id of the flow run on the server.
+        environment: environment variables that identify it to Prefect.
     """
 
     flow_run: UUID
@@ -30,12 +30,12 @@ class ChildTask:
 
 @dataclass(frozen=True, slots=True)
 class ChildReply:
-    """From a child: the run is over.
+    """Message from a child that a run is over.
 
     Attributes:
-        status: 0 where Prefect knows what the run has come to, as an exit code.
-        refused: whether the server would not have it run.
-        spent: whether the child is to be replaced: memory was short, and what is left of it is in pieces.
+        status: exit code; 0 if Prefect knows how the run has ended.
+        refused: whether the server refused to have it run.
+        spent: whether the child must be replaced because it ran out of memory and the rest may be fragmented.
     """
 
     status: int = 0
@@ -47,7 +47,7 @@ ORDER, REPLY = TypeAdapter(ChildTask), TypeAdapter(ChildReply)
 
 
 def _run(order: ChildTask) -> ChildReply:
-    """A flow run, by Prefect's own engine."""
+    """Run a flow run with Prefect's own engine."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import State
     from prefect.exceptions import Abort, Pause
@@ -62,7 +62,7 @@ def _run(order: ChildTask) -> ChildReply:
         logger = flow_run_logger(flow_run)
         state = run_flow(load_flow(flow_run), flow_run=flow_run, return_type="state")
     except (Abort, Pause) as refusal:
-        logger.info("The server does not want flow run '%s' to go on: %s", order.flow_run, refusal)
+        logger.info("The server does not want flow run '%s' to continue: %s", order.flow_run, refusal)
         return ChildReply(refused=True)
     except Exception:
         logger.exception("Flow run '%s' ended with an exception", order.flow_run)
@@ -71,7 +71,7 @@ def _run(order: ChildTask) -> ChildReply:
 
 
 def _serve(parent: Parent) -> None:
-    """Run flow runs for ever, with one client of the server and one place for a model."""
+    """Run flow runs until the process is ended, with one client of the server and one model cache."""
     from prefect.context import SyncClientContext
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -79,17 +79,18 @@ def _serve(parent: Parent) -> None:
     from flows.running.http_retry import client_settings
     from flows.running.process_cache import PROCESS_CACHE, ProcessCache
 
-    methods()  # imported before the first cell, whose time that is not
+    methods()  # imported before the first cell, so that its time does not include this
     calm_transformers()
     PROCESS_CACHE.set(ProcessCache())
-    # a run gives signs of life of its own (`flows.running.cell_runner.heartbeat`); the end of Prefect's is waited for, up to a second per run
+    # runs have their own heartbeat (`flows.running.cell_runner.heartbeat`); ending Prefect's takes up to a
+    # second per run
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), SyncClientContext(client_settings()):
         while True:
             parent.tell(REPLY.dump_json(_run(ORDER.validate_json(parent.order()))))
 
 
 def main() -> None:
-    """Serve until the worker is gone; what this process has started is ended with it."""
+    """Serve until the worker is gone; everything this process has started ends with it."""
     parent = Parent()
     parent.watch()
     _serve(parent)

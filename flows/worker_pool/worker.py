@@ -1,4 +1,6 @@
-"""Prefect worker whose flow runs are run by a process that stays (`flows.worker_pool.child`), instead of a new one for each."""
+"""Prefect worker whose flow runs share a lasting process (`flows.worker_pool.child`) instead of a new one
+each.
+"""
 
 import abc
 import asyncio
@@ -25,23 +27,23 @@ from flows.worker_pool.child import ORDER, REPLY, ChildReply, ChildTask
 COMMAND = (sys.executable, "-m", "flows.worker_pool.child")
 
 LOOK_EVERY_S = 2.0
-"""Seconds between two looks at a run's state, which says whether it has been cancelled."""
+"""Seconds between two checks whether a run has been cancelled."""
 
 SOON_S = (0.0, 0.1, 0.2, 0.4, 0.8)
-"""Pauses before the next cell is asked for again, after one is finished."""
+"""Pauses between requests for the next cell after one is finished."""
 
 REPORT_S = 5.0
-"""So long the server may take to be told that a run has ended with this worker."""
+"""Seconds that the server may take to receive the report that a run has ended with this worker."""
 
 OWN = "PREFECT__"
-"""Variables that begin like this belong to a flow run, all others to a process."""
+"""Prefix of environment variables that belong to a flow run; all others belong to a process."""
 
 
 class Child:
-    """A process that runs flow runs one after the other, in a process group of its own.
+    """A process that runs flow runs one after the other, in its own process group.
 
     Attributes:
-        environment: that it was started in.
+        environment: environment variables that it was started with.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, environment: Mapping[str, str]) -> None:
@@ -49,7 +51,7 @@ class Child:
 
     @classmethod
     async def start(cls, environment: Mapping[str, str]) -> Self:
-        """A new one; its error output is this process's."""
+        """Start a new child; its error output is that of this process."""
         pipe = subprocess.PIPE
         return cls(
             await asyncio.create_subprocess_exec(
@@ -60,16 +62,16 @@ class Child:
 
     @property
     def process_id(self) -> int:
-        """Of the process."""
+        """Id of the process."""
         return self._process.pid
 
     @property
     def lives(self) -> bool:
-        """Whether it can take a flow run."""
+        """Whether the child can take a flow run."""
         return self._process.returncode is None
 
     async def run(self, order: ChildTask) -> ChildReply | None:
-        """A flow run, to its end; None if the process has ended before."""
+        """Run a flow run to its end; return None if the process ends before."""
         assert self._process.stdin and self._process.stdout
         with contextlib.suppress(ConnectionError):
             self._process.stdin.write(ORDER.dump_json(order) + b"\n")
@@ -79,19 +81,19 @@ class Child:
         return None
 
     def end(self) -> None:
-        """End it with all that it has started."""
+        """End the process and everything it has started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     async def code(self) -> int:
-        """Exit code once it has ended, negative for a signal."""
+        """Wait for the process to end and return its exit code, negative for a signal."""
         return await self._process.wait()
 
 
 class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWorkerResult], abc.ABC):
-    """Runs the flow runs of a pool of type process in children that stay, one per flow run at once.
+    """Runs the flow runs of a pool of type process in lasting children, one per concurrent flow run.
 
-    It is marked abstract so that Prefect does not enter it in its list of worker types, where "process" is another's.
+    It is marked abstract so that Prefect does not register it as a worker type; "process" is Prefect's own.
     """
 
     type = "process"
@@ -113,7 +115,7 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
             group.cancel_scope.cancel()
 
     async def teardown(self, *exc_info: Any) -> None:
-        """End what is left."""
+        """End the remaining children."""
         try:
             await super().teardown(*exc_info)
         finally:
@@ -121,7 +123,9 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
                 self._idle.pop().end()
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-        """Take what the pool has and there is room for. A server that is away is asked again, for ever."""
+        """Take as many flow runs from the pool as there is room for; a server that is away is retried
+        indefinitely.
+        """
         async with self._asking:
             try:
                 return await super().get_and_submit_flow_runs()
@@ -134,7 +138,9 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         return []
 
     async def _ask_soon(self) -> None:
-        """Ask for the next run as soon as one is over, and again when another worker has got what was offered."""
+        """Request the next run as soon as one is over, repeatedly in case another worker takes the run on
+        offer.
+        """
         while True:
             await self._over.wait()
             self._over = anyio.Event()
@@ -142,15 +148,17 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
             for pause in SOON_S:
                 await anyio.sleep(pause)
                 await self.get_and_submit_flow_runs()
-                with anyio.move_on_after(LOOK_EVERY_S):  # until it runs, or somebody else has it
+                with anyio.move_on_after(LOOK_EVERY_S):  # until it runs, or another worker has it
                     while self._started == started and self.limiter.borrowed_tokens:
                         await anyio.sleep(0.02)
                 if self._started != started:
                     break
 
     async def _give_worker_labels_to_flow_run(self, flow_run_id: UUID) -> None:
-        """No labels: a server with SQLite refuses them more often than not while others write, and a run waits seconds for the next try. The
-        run's log names the worker.
+        """Do not label the flow run.
+
+        A server with SQLite usually refuses labels while others write, and a run then waits seconds for the
+        next attempt. The run's log names the worker.
         """
 
     async def run(
@@ -159,7 +167,9 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         configuration: ProcessJobConfiguration,
         task_status: anyio.abc.TaskStatus[int] | None = None,
     ) -> ProcessWorkerResult:
-        """A flow run, by a child that is there or a new one. Ended early, the child is ended too, and the server is told."""
+        """Run a flow run in an idle child or a new one; if interrupted, end the child and report that to the
+        server.
+        """
         self._started += 1
         environment = {name: value for name, value in configuration.env.items() if value is not None}
         child = await self._take(
@@ -189,7 +199,7 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         return ProcessWorkerResult(status_code=status, identifier=str(child.process_id))
 
     async def _take(self, environment: Mapping[str, str]) -> Child:
-        """A child that has this environment."""
+        """Return an idle child with this environment, or start one."""
         while self._idle:
             child = self._idle.pop()
             if child.lives and child.environment == environment:
@@ -198,7 +208,7 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         return await Child.start(environment)
 
     async def _watched(self, child: Child, order: ChildTask) -> ChildReply | None:
-        """A flow run, to its end; its child is ended where the run is cancelled."""
+        """Run a flow run to its end; its child is ended if the run is cancelled."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._end_if_cancelled, child, order.flow_run)
             reply = await child.run(order)
@@ -214,7 +224,7 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         child.end()
 
     async def _is_cancelled(self, flow_run: UUID) -> bool:
-        """Whether somebody wants a run ended, as far as the server can tell."""
+        """Return whether a run is being cancelled, as far as the server can be reached."""
         try:
             state = (await self.client.read_flow_run(flow_run)).state
         except (httpx.HTTPError, PrefectException):
@@ -222,10 +232,10 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         return state is not None and (state.is_cancelling() or state.is_cancelled())
 
     async def _report(self, flow_run: UUID, state: State[Any]) -> None:
-        """Tell the server what has become of a run, unless it is over for other reasons."""
+        """Report the state of a run to the server, which ignores it if the run is already over."""
         try:
             await self.client.set_flow_run_state(flow_run, state)
         except (httpx.HTTPError, PrefectException) as error:
             self._logger.warning(
-                "The server could not be told that flow run '%s' is %s: %s", flow_run, state.name, error
+                "The server could not be notified that flow run '%s' is %s: %s", flow_run, state.name, error
             )

@@ -1,1 +1,1 @@
-"""The server of patched models with the protocol of OpenAI's API."""
+"""Server for patched models with the protocol of OpenAI's API."""

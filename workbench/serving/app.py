@@ -1,4 +1,4 @@
-"""The web application: OpenAI's paths, keys, limits, streams and errors over a `ModelService`."""
+"""Web application over a `ModelService`: OpenAI's paths, keys, limits, streams and errors."""
 
 import asyncio
 import hashlib
@@ -32,7 +32,7 @@ log = logging.getLogger("lks.serve")
 
 
 def make_app(service: ModelService) -> FastAPI:
-    """The application; its engine is started and ended by whoever runs it."""
+    """Create the application; the caller starts and ends its engine."""
     app = FastAPI(title="lks serve", docs_url=None, redoc_url=None, openapi_url=None)
     began = int(time.time())
 
@@ -97,7 +97,7 @@ def _refusal(refusal: Refusal) -> JSONResponse:
 
 
 def _check_caller(request: Request, rules: Rules) -> None:
-    """The right key, and the right name for this server.
+    """Check the caller's API key, and the name by which the caller addresses this server.
 
     Raises:
         Refusal: one of them is wrong.
@@ -122,10 +122,10 @@ def _check_caller(request: Request, rules: Rules) -> None:
 
 
 async def _document(request: Request, most: int) -> object:
-    """The request's JSON.
+    """Read and parse the JSON body of a request.
 
     Raises:
-        Refusal: too large, of another type or no JSON.
+        Refusal: the body is too large, has another content type or is not JSON.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refusal(415, "The request's Content-Type must be application/json.")
@@ -176,7 +176,7 @@ async def _answer(service: ModelService, request: Request, kind: type[Completion
 async def _whole(
     ticket: Ticket, form: Form, prepared: Prepared, done: Callable[[int, str], None]
 ) -> Response:
-    """The answers in one piece, once all are there."""
+    """Return all answers in one response, once they are complete."""
     texts: dict[int, list[str]] = {number: [] for number in range(len(ticket.rows))}
     last: dict[int, Piece] = {}
     while len(last) < len(texts):
@@ -200,7 +200,7 @@ async def _whole(
 
 
 async def _unless_gone(request: Request, answer: Awaitable[Response]) -> Response:
-    """The answer, unless the client goes away first: then nobody reads what is returned."""
+    """Return the answer unless the client disconnects first; then nobody reads what is returned."""
     working, watching = asyncio.ensure_future(answer), asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
@@ -218,7 +218,7 @@ async def _gone(request: Request) -> None:
 async def _streamed(
     ticket: Ticket, form: Form, prepared: Prepared, with_usage: bool, done: Callable[[int, str], None]
 ) -> AsyncIterator[str]:
-    """Server-sent events."""
+    """Yield an answer as server-sent events."""
     made, status = dict.fromkeys(range(len(ticket.rows)), 0), "gone"
     open_rows = set(made)
     try:
@@ -262,7 +262,7 @@ class _Stream(StreamingResponse):
         self.ticket = ticket
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send; the client may go away at any time."""
+        """Send the stream; the client may disconnect at any time."""
         try:
             await super().__call__(scope, receive, send)
         finally:

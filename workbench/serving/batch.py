@@ -1,4 +1,6 @@
-"""Rows that are generated together: one left-padded batch on one key-value cache, which rows join and leave between steps."""
+"""Rows generated together: a left-padded batch on one key-value cache that rows join and leave between
+steps.
+"""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -18,10 +20,10 @@ from workbench.serving.text_stream import TextStream
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How one answer is chosen.
+    """Sampling options of one answer.
 
     Attributes:
-        longest: new tokens at most.
+        longest: maximum number of new tokens.
         temperature: 0 takes the most likely token.
         top_p: share of the probability that is drawn from.
         stops: strings that end the answer.
@@ -39,11 +41,11 @@ class GeneratingRow:
 
     Attributes:
         prompt: token ids as the model reads them.
-        patch: acts on the row; None where the row's batch is its patch's own.
+        patch: patch that acts on the row; None if the row's batch belongs to a single patch.
         sampling: how tokens are chosen.
-        text: what is said so far, on its way out.
-        draws: this row's random numbers: what else is in the batch does not change them.
-        made: tokens so far.
+        text: text said so far, on its way out.
+        draws: the row's own random numbers, so that it does not depend on what else is in the batch.
+        made: number of tokens so far.
     """
 
     prompt: list[int]
@@ -57,13 +59,15 @@ class GeneratingRow:
 class GenerationBatch:
     """Rows on one cache.
 
-    All columns of a row's cache but its last `GenerationBatch.cached` are padding. Sliding windows need no care: the mask is made from columns,
-    whose distances are the tokens' own, and the cache keeps every token.
+    All columns of a row's cache except its last `row_length(row)` are padding. Sliding windows need no
+    special care: the mask is made from columns, whose distances are the tokens' own, and the cache keeps
+    every token.
 
     Args:
         lm: the model.
-        rows: at least one.
-        patch: the patch whose own batch this is, inside whose `applied` every method is called; None where rows have patches of their own.
+        rows: at least one row.
+        patch: the single patch of this batch, inside whose `applied` every method is called; None if each row
+            has its own.
     """
 
     def __init__(self, lm: LM, rows: Sequence[GeneratingRow], patch: Patch | None = None) -> None:
@@ -76,20 +80,20 @@ class GenerationBatch:
 
     @torch.no_grad()
     def prefill(self) -> list[int]:
-        """Read the prompts; the first token of each row."""
+        """Read the prompts and return the first token of each row."""
         ids, self.mask = self.lm.pad([row.prompt for row in self.rows], "left")
         with beginning(self.groups, ids, self.mask):
             return self._chosen(self._forward(ids, positions(self.mask)))
 
     @torch.no_grad()
     def step(self) -> list[int]:
-        """One more token of each row."""
+        """Generate one more token for each row."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], 1)
         with going_on(self.groups):
             return self._chosen(self._forward(self.tokens[:, None], self.mask.sum(1, keepdim=True) - 1))
 
     def keep(self, chosen: Sequence[int]) -> None:
-        """Only these rows stay."""
+        """Keep only these rows."""
         if len(chosen) == len(self.rows):
             return
         index = torch.tensor(chosen, device=self.mask.device, dtype=torch.long)
@@ -97,12 +101,14 @@ class GenerationBatch:
         if self.rows:
             self.cache.batch_select_indices(index)
             self.mask, self.tokens = self.mask[index], self.tokens[index]
-            if self.patch is None:  # what another kind of patch has put on the cache may count columns
+            if (
+                self.patch is None
+            ):  # other kinds of patch may have put something on the cache that counts columns
                 self._cut(self.mask.shape[1] - max(row_length(row) for row in self.rows))
         self._regroup()
 
     def join(self, other: "GenerationBatch") -> None:
-        """The rows of another batch follow this one's; both share patches by row, and the other is used up."""
+        """Append the rows of another batch; both share patches by row, and the other batch is used up."""
         width = max(self.mask.shape[1], other.mask.shape[1])
         for batch in (self, other):
             batch._cut(batch.mask.shape[1] - width)
@@ -113,7 +119,7 @@ class GenerationBatch:
         self._regroup()
 
     def _cut(self, columns: int) -> None:
-        """Take columns off on the left; a negative number adds padding."""
+        """Remove columns on the left; a negative number adds padding."""
         if not columns:
             return
         for layer in _layers(self.cache):
@@ -132,7 +138,7 @@ class GenerationBatch:
         ]
 
     def _forward(self, ids: Tensor, places: Tensor) -> Tensor:
-        """Logits [rows, vocabulary] of the last column; the cache grows."""
+        """Run the model and return the logits [rows, vocabulary] of the last column; the cache grows."""
         out: Any = self.lm.model(
             input_ids=ids,
             attention_mask=self.mask,
@@ -154,15 +160,15 @@ class GenerationBatch:
 
 
 def row_length(row: GeneratingRow) -> int:
-    """Tokens of a row on the cache: all but the last made."""
+    """Return the number of a row's tokens on the cache: all but the last one generated."""
     return len(row.prompt) + row.made - 1
 
 
 def choose(logits: Tensor, samplings: Sequence[Sampling], draws: Sequence[random.Random]) -> Tensor:
-    """A token for each row of logits [rows, vocabulary], [rows].
+    """Choose a token for each row of logits [rows, vocabulary]; the result has shape [rows].
 
-    Drawn by inverting the distribution function in the order of token ids, so that a last bit of a logit, which depends on what else is in
-    the batch, hardly ever changes the token.
+    Tokens are drawn by inverting the distribution function in the order of token ids, so that the last bit of
+    a logit, which depends on what else is in the batch, hardly ever changes the token.
     """
     tokens = logits.argmax(-1)
     drawn = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
@@ -189,13 +195,13 @@ def choose(logits: Tensor, samplings: Sequence[Sampling], draws: Sequence[random
 
 
 def _layers(cache: Any) -> Iterable[Any]:
-    """Of a dynamic cache: keys and values [rows, heads, time, d]."""
+    """Return the layers of a dynamic cache, with keys and values [rows, heads, time, d]."""
     layers: Iterable[Any] = cache.layers
     return layers
 
 
 def _cut_left(tensor: Tensor, columns: int, dim: int) -> Tensor:
-    """Without its first columns along a dimension, or with zeros before them where the number is negative."""
+    """Drop the first columns along a dimension, or put zeros before them if the number is negative."""
     if columns > 0:
         return tensor.narrow(dim, columns, tensor.shape[dim] - columns)
     pads = [0, 0] * (tensor.ndim - dim - 1) + [-columns, 0]

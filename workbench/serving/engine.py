@@ -1,4 +1,4 @@
-"""The engine: one thread that owns the model and generates for all requests at once."""
+"""Engine of the server: one thread that owns the model and generates for all requests at once."""
 
 import asyncio
 import logging
@@ -18,16 +18,19 @@ from workbench.serving.batch import GeneratingRow, GenerationBatch
 from workbench.serving.ticket import Closed, Full, Piece, Ticket
 
 PREFILL_TOKENS = 8192
-"""Padded tokens of new prompts that are read in one forward; the rest waits for a step, so that answers under way go on."""
+"""Maximum padded tokens of new prompts read in one forward pass; the rest waits for a step, so that answers
+in progress continue."""
 SLICE = 4
-"""Steps of a batch of its own before others have their turn: its patch is put on and taken off for each turn."""
+"""Steps of a batch with its own patch before others have their turn; each turn applies and removes the
+patch.
+"""
 
 log = logging.getLogger("lks.serve")
 
 
 @dataclass(slots=True)
 class _Place:
-    """Which ticket's row a row of a batch is."""
+    """Identifies the ticket, and the row of it, that a row of a batch belongs to."""
 
     ticket: Ticket
     number: int
@@ -37,14 +40,14 @@ class Engine:
     """Generates for tickets until it is ended.
 
     Args:
-        lm: the model, which nobody else may use meanwhile.
-        patches: by the names they are served under.
-        most: rows under way at most.
-        waiting: rows that may wait beside them.
+        lm: the model, which nothing else may use in the meantime.
+        patches: patches by the names they are served under.
+        most: maximum number of rows in progress.
+        waiting: maximum number of rows that may wait in addition.
 
     Attributes:
-        failed: the thread has died of an error.
-        steps: forward passes so far.
+        failed: whether the thread has died of an error.
+        steps: number of forward passes so far.
     """
 
     def __init__(self, lm: LM, patches: Mapping[str, Patch], most: int, waiting: int) -> None:
@@ -64,15 +67,15 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
-        """Begin; tickets may be submitted from now on."""
+        """Start the thread; tickets may be submitted from now on."""
         self._thread.start()
 
     def submit(self, ticket: Ticket) -> None:
-        """Let a request's rows in, in order.
+        """Queue the rows of a request, in order.
 
         Raises:
             Full: there is no room to wait.
-            Closed: nothing is let in any more.
+            Closed: nothing is accepted any more.
         """
         with self._change:
             if self._closed or self.failed:
@@ -84,21 +87,24 @@ class Engine:
 
     @property
     def load(self) -> int:
-        """Rows under way or waiting."""
+        """Number of rows in progress or waiting."""
         return len(self._queue) + len(self._places)
 
     @property
     def ending(self) -> bool:
-        """It stops behind the step that is running."""
+        """Whether it stops after the running step."""
         return self._over
 
     def close(self) -> None:
-        """Let nothing in any more; what is under way goes on."""
+        """Accept nothing more; answers in progress continue."""
         with self._change:
             self._closed = True
 
     def end(self, timeout: float = 30.0) -> None:
-        """Stop behind the step that is running; answers under way are cut off. Returns once the model is free and without hooks."""
+        """Stop after the running step, cutting off answers in progress.
+
+        Returns once the model is free and without hooks, or after the timeout in seconds.
+        """
         with self._change:
             self._closed = self._over = True
             self._change.notify()
@@ -106,7 +112,7 @@ class Engine:
             self._thread.join(timeout)
 
     def _run(self) -> None:
-        """The thread."""
+        """Run the engine; this is the body of the thread."""
         handles = [
             handle for patch in self.by_row.values() if patch is not None for handle in patch.handles()
         ]
@@ -125,7 +131,7 @@ class Engine:
             self._give_up()
 
     def _awaited(self) -> bool:
-        """Wait for work; False once the engine is to end."""
+        """Wait for work; return False once the engine is to end."""
         with self._change:
             self._change.wait_for(lambda: self._over or self._queue or self._places)
             return not self._over
@@ -144,7 +150,7 @@ class Engine:
         return [batch for batch in (self._shared, *self._own) if batch is not None and batch.rows]
 
     def _keep(self, batch: GenerationBatch, chosen: Sequence[int]) -> None:
-        """Only these rows of a batch go on; the places of the others are free."""
+        """Keep only these rows of a batch; the places of the others become free."""
         staying = set(chosen)
         with self._change:
             for number, row in enumerate(batch.rows):
@@ -153,7 +159,9 @@ class Engine:
         batch.keep(chosen)
 
     def _admitted(self) -> list[GenerationBatch]:
-        """New batches, as many rows as there is room for: one of the rows that share batches, one of each other patch."""
+        """Return new batches with as many rows as there is room for: one shared batch, one for each other
+        patch.
+        """
         found: dict[int, list[GeneratingRow]] = {}
         patches: dict[int, Patch | None] = {}
         width = count = 0
@@ -170,7 +178,9 @@ class Engine:
         return [GenerationBatch(self.lm, rows, patches[key]) for key, rows in found.items()]
 
     def _guarded(self, batch: GenerationBatch, first: bool) -> None:
-        """Read a new batch's prompts, or take a batch's next steps; where that fails its rows end with an error and others go on."""
+        """Prefill a new batch or run a batch's next steps; on failure its rows end with an error and others
+        continue.
+        """
         try:
             with self._applied(batch):
                 if first:
@@ -213,7 +223,7 @@ class Engine:
         return nullcontext() if batch.patch is None else batch.patch.applied(self.lm)
 
     def _place(self, batch: GenerationBatch) -> None:
-        """A new batch joins the shared one, or runs beside it."""
+        """Join a new batch to the shared one, or run it separately."""
         if batch.patch is not None:
             self._own.append(batch)
         elif self._shared is None or not self._shared.rows:
@@ -222,7 +232,7 @@ class Engine:
             self._shared.join(batch)
 
     def _settle(self, batch: GenerationBatch, tokens: Sequence[int]) -> None:
-        """Tell what a forward brought; rows that are at their end leave."""
+        """Report the tokens of a forward pass; finished rows leave the batch."""
         going = []
         for number, (row, token) in enumerate(zip(batch.rows, tokens, strict=True)):
             place = self._places[id(row)]
@@ -242,7 +252,7 @@ class Engine:
         self._news.setdefault(ticket.loop, []).append((ticket, piece))
 
     def _deliver(self) -> None:
-        """Hand all news over, at once for each event loop."""
+        """Hand over all news, once per event loop."""
         for loop, news in self._news.items():
             try:
                 loop.call_soon_threadsafe(_put, news)
@@ -252,7 +262,7 @@ class Engine:
         self._news = {}
 
     def _give_up(self) -> None:
-        """All that is under way or waits ends with an error."""
+        """End everything in progress or waiting with an error."""
         with self._change:
             places = [*self._places.values(), *(place for _, place in self._queue)]
             self._places, self._queue = {}, deque()

@@ -1,4 +1,6 @@
-"""What is asked and answered: OpenAI's requests for completions and chat completions, as far as they are supported, and its errors."""
+"""Protocol of the server: the supported part of OpenAI's completion and chat completion requests, and its
+errors.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,21 +12,21 @@ from lks.io.lines import json_line
 from lks.io.untrusted import one_line
 
 MOST_CHOICES = 16
-"""Answers to one prompt."""
+"""Maximum number of answers to one prompt."""
 MOST_PROMPTS = 64
-"""Prompts of one request."""
+"""Maximum number of prompts in one request."""
 DEFAULT_COMPLETION = 16
-"""New tokens of a completion that does not say how many, as in OpenAI's interface."""
+"""New tokens of a completion that does not give a number, as in OpenAI's interface."""
 
 
 class Refusal(Exception):
-    """A request that is not answered.
+    """A request that is refused.
 
     Attributes:
-        status: of HTTP.
-        message: complete on its own.
+        status: HTTP status code.
+        message: error message, complete on its own.
         kind: OpenAI's `type`.
-        param: the field that is at fault.
+        param: name of the field at fault.
         code: OpenAI's `code`.
     """
 
@@ -41,12 +43,14 @@ class Refusal(Exception):
 
     @property
     def body(self) -> dict[str, object]:
-        """As OpenAI's clients read it."""
+        """The error body as OpenAI's clients read it."""
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
 
 def _only(*allowed: object) -> BeforeValidator:
-    """A field that is known but not supported: it may say what happens anyway."""
+    """Validate a field that is known but not supported: only values that request the default behaviour
+    pass.
+    """
 
     def check(value: object) -> object:
         if value is not None and not any(type(value) is type(one) and value == one for one in allowed):
@@ -68,14 +72,14 @@ class _Model(BaseModel):
 
 
 class StreamOptions(_Model):
-    """Of a streamed answer."""
+    """Options of a streamed answer."""
 
     include_usage: bool | None = None
     include_obfuscation: Off = None
 
 
 class CompletionFields(_Model):
-    """What both kinds of request have."""
+    """Fields that both kinds of request have."""
 
     model: str
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -93,22 +97,22 @@ class CompletionFields(_Model):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """As a tuple."""
+        """The stop strings as a tuple."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
     def with_usage(self) -> bool:
-        """Whether a stream ends with the count of tokens."""
+        """Whether a stream ends with the number of tokens."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     @property
     def longest(self) -> int | None:
-        """New tokens of each answer at most."""
+        """Maximum number of new tokens per answer."""
         return self.max_tokens
 
 
 class Completion(CompletionFields):
-    """POST /v1/completions."""
+    """Body of POST /v1/completions."""
 
     prompt: (
         str
@@ -125,7 +129,7 @@ class Completion(CompletionFields):
 
     @property
     def prompts(self) -> list[str | list[int]]:
-        """One or several, as text or as token ids."""
+        """The prompts, one or several, as text or as token ids."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):
@@ -134,19 +138,19 @@ class Completion(CompletionFields):
 
     @property
     def longest(self) -> int:
-        """New tokens of each answer at most."""
+        """Maximum number of new tokens per answer."""
         return self.max_tokens or DEFAULT_COMPLETION
 
 
 class TextPart(_Model):
-    """A part of a message."""
+    """A text part of a message."""
 
     type: Literal["text"]
     text: str
 
 
 class Message(_Model):
-    """Of a chat."""
+    """A message of a chat."""
 
     role: Literal["system", "user", "assistant", "developer"]
     content: str | list[TextPart]
@@ -155,12 +159,12 @@ class Message(_Model):
 
     @property
     def text(self) -> str:
-        """All parts."""
+        """The text of all parts."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
 class ChatRequest(CompletionFields):
-    """POST /v1/chat/completions."""
+    """Body of POST /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -176,15 +180,15 @@ class ChatRequest(CompletionFields):
 
     @property
     def longest(self) -> int | None:
-        """New tokens of each answer at most."""
+        """Maximum number of new tokens per answer."""
         return self.max_completion_tokens or self.max_tokens
 
 
 def understood(kind: type[CompletionFields], document: object) -> CompletionFields:
-    """A request, checked.
+    """Validate a request.
 
     Raises:
-        Refusal: names the field that is wrong or not supported.
+        Refusal: a field is wrong or not supported; the message names it.
     """
     try:
         json_line(document)
@@ -221,11 +225,11 @@ def understood(kind: type[CompletionFields], document: object) -> CompletionFiel
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Tokens of a request.
+    """Token counts of a request.
 
     Attributes:
-        prompt: of all its prompts, without a context that a patch has put in.
-        made: of all its answers.
+        prompt: tokens of all its prompts, without a context that a patch has added.
+        made: tokens of all its answers.
     """
 
     prompt: int
@@ -233,7 +237,7 @@ class TokenUsage:
 
     @property
     def body(self) -> dict[str, int]:
-        """As OpenAI's clients read it."""
+        """The token counts as OpenAI's clients read them."""
         return {
             "prompt_tokens": self.prompt,
             "completion_tokens": self.made,
@@ -243,10 +247,10 @@ class TokenUsage:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How one request is answered, in OpenAI's words.
+    """Builder of the response to one request, in OpenAI's format.
 
     Attributes:
-        id, created, model: said in every part.
+        id, created, model: repeated in every part.
         chat: whether it is a chat.
     """
 
@@ -258,7 +262,7 @@ class Form:
     def whole(
         self, texts: Mapping[int, str], finishes: Mapping[int, str], usage: TokenUsage
     ) -> dict[str, Any]:
-        """The answer in one piece."""
+        """Return the response in one piece."""
         choices = [
             self._choice(i, {"message": {"role": "assistant", "content": texts[i]}}, texts[i], finishes[i])
             for i in sorted(texts)
@@ -268,7 +272,7 @@ class Form:
         }
 
     def part(self, index: int, text: str, finish: str | None, first: bool = False) -> dict[str, Any]:
-        """A piece of a streamed answer."""
+        """Return a piece of a streamed response."""
         delta = {"role": "assistant"} if first else {}
         if text or first:
             delta["content"] = text
@@ -278,7 +282,7 @@ class Form:
         )
 
     def usage(self, usage: TokenUsage) -> dict[str, Any]:
-        """The last piece of a streamed answer that is to end with it."""
+        """Return the last piece of a streamed response that is to end with the token counts."""
         return self._around("chat.completion.chunk" if self.chat else "text_completion", []) | {
             "usage": usage.body
         }

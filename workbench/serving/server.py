@@ -1,4 +1,4 @@
-"""The server's life: it listens, ends gracefully, and frees the model."""
+"""HTTP server of patched models: it listens, ends gracefully and frees the model."""
 
 import logging
 import os
@@ -17,21 +17,23 @@ from workbench.serving.service import ModelService
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SHORTEST_KEY = 8
 CLOSING_S = 2
-"""Seconds that connections get once their answers are written or cut off."""
+"""Seconds that connections get after their answers are written or cut off."""
 KEEP_ALIVE_S = 75
-"""Seconds that an idle connection stays open: longer than clients keep theirs, so that no request meets a connection that is just being closed."""
+"""Seconds that an idle connection stays open: longer than clients keep theirs, so that no request meets a
+connection that is being closed."""
 
 log = logging.getLogger("lks.serve")
 
 
 class GracefulServer(uvicorn.Server):
-    """Ends in two steps: first nothing new is let in, and what is under way goes on for a while; then it stops.
+    """Server that ends in two steps: it first accepts nothing new while answers in progress continue, then
+    stops.
 
     Args:
-        service: what is served.
-        host, port: where; port 0 takes any that is free.
-        grace: seconds that answers under way get.
-        ready: called once it listens, with its address.
+        service: the service to run.
+        host, port: address to listen on; port 0 takes any free one.
+        grace: seconds that answers in progress get.
+        ready: called with the address once the server listens.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class GracefulServer(uvicorn.Server):
         self._until: float | None = None
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        """Listen."""
+        """Start to listen and report the address."""
         await super().startup(sockets)  # type: ignore[arg-type]
         if self.started:
             found = self.servers[0].sockets[0].getsockname()
@@ -67,19 +69,19 @@ class GracefulServer(uvicorn.Server):
                 self.ready(self.address)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGTERM or Ctrl-C: once to end when all is answered, twice to end now."""
+        """Handle SIGTERM or Ctrl-C: the first ends once all is answered, the second ends at once."""
         if self._until is not None:
             self.should_exit = self.force_exit = True
             return
         self.begin_end()
 
     def begin_end(self) -> None:
-        """Let nothing new in; stop when all is answered or the time is up."""
+        """Accept nothing new; stop when all is answered or the time is up."""
         self.service.engine.close()
         self._until = time.monotonic() + self.grace
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second."""
+        """Check, ten times a second, whether the server is to stop."""
         if self._until is not None and not self.should_exit:
             late = time.monotonic() > self._until
             if late:
@@ -90,7 +92,7 @@ class GracefulServer(uvicorn.Server):
         return await super().on_tick(counter)
 
     def run_with_engine(self) -> None:
-        """Serve until it is ended; then the engine has stopped too."""
+        """Serve until the server is ended; then the engine has stopped, too."""
         self.service.engine.start()
         try:
             self.run()
@@ -100,33 +102,37 @@ class GracefulServer(uvicorn.Server):
 
 
 def api_key(file: Path | None) -> str | None:
-    """The key from a file, else from $LKS_API_KEY; None where there is neither.
+    """Return the key from a file, else from $LKS_API_KEY, or None if there is neither.
 
     Raises:
-        UserError: the file cannot be read, others may read it, or a key too short to keep anybody out.
+        UserError: the file cannot be read, other users may read it, or the key is too short to be secure.
     """
     key, source = os.environ.get("LKS_API_KEY", ""), "LKS_API_KEY"
     if file is not None:
         source = str(file)
         try:
             if stat.S_IMODE(file.stat().st_mode) & 0o077:
-                raise UserError(f"{file} can be read by others. Keep the key to yourself: chmod 600 {file}")
+                raise UserError(
+                    f"{file} can be read by others. Make it readable only by yourself: chmod 600 {file}"
+                )
             key = file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
-                f"The API key cannot be read from {file}: {getattr(error, 'strerror', None) or 'it is not text'}."
+                f"The API key cannot be read from {file}: "
+                f"{getattr(error, 'strerror', None) or 'it is not text'}."
             ) from None
     elif not key:
         return None
     if len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable() or " " in key:
         raise UserError(
-            f"The API key in {source} is not usable: at least {SHORTEST_KEY} printable ASCII characters without spaces."
+            f"The API key in {source} is not usable: "
+            f"at least {SHORTEST_KEY} printable ASCII characters without spaces are required."
         )
     return key
 
 
 def check_host(host: str, key: str | None) -> frozenset[str]:
-    """Names by which clients may call the server.
+    """Return the names by which clients may address the server; empty for any.
 
     Raises:
         UserError: others could reach a server without a key.
@@ -135,6 +141,7 @@ def check_host(host: str, key: str | None) -> frozenset[str]:
         return frozenset(LOOPBACK)
     if key is None:
         raise UserError(
-            f"Others could use the server at {host}. Set a key in LKS_API_KEY or --api-key-file, or leave --host out."
+            f"Others could use the server at {host}. "
+            "Set a key in LKS_API_KEY or --api-key-file, or omit --host."
         )
     return frozenset()

@@ -1,4 +1,4 @@
-"""From a request to rows of a batch: which patch, which tokens, how long, how chosen."""
+"""Translation of a request into rows of a batch: which patch, which tokens, how long, how chosen."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -19,15 +19,16 @@ from workbench.serving.ticket import Closed, Full, Ticket
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What is let in.
+    """Limits and access rules of the server.
 
     Attributes:
-        length: tokens of a prompt, with what a patch puts in front of it, and its answer.
-        rows: answers generated at once.
-        waiting: answers that may wait.
-        body: bytes of a request.
-        key: that clients must show; None for none.
-        hosts: names by which clients may call the server; empty for any. A web page that has its own name point here is kept out so.
+        length: maximum tokens of a prompt, with what a patch adds to it, and its answer.
+        rows: maximum number of answers generated at the same time.
+        waiting: maximum number of waiting answers.
+        body: maximum bytes of a request.
+        key: API key that clients must send; None for none.
+        hosts: names by which clients may address the server; empty for any. This keeps out a web page that
+            makes its own name point to this server.
     """
 
     length: int
@@ -43,9 +44,9 @@ class Prepared:
     """A request as rows.
 
     Attributes:
-        rows: the answers to be generated; of each prompt n, one after the other.
-        patch: whose own batches they go to, if it cannot share them.
-        prompt_tokens: of all prompts, as they were asked.
+        rows: the answers to generate; n per prompt, one prompt after the other.
+        patch: patch whose own batches the rows go to, if it cannot share batches.
+        prompt_tokens: tokens of all prompts, as they were asked.
     """
 
     rows: list[GeneratingRow]
@@ -54,13 +55,13 @@ class Prepared:
 
 
 class ModelService:
-    """The model, its edited versions and the engine behind them.
+    """The model, its edited versions and the engine that runs them.
 
     Args:
         lm: the model.
-        patches: by the names they are served under, the unedited model with `NoPatch` among them.
-        rules: what is let in.
-        facts: what /v1/models says of each name besides.
+        patches: patches by the names they are served under, the unedited model with `NoPatch` among them.
+        rules: limits and access rules.
+        facts: further facts that /v1/models reports for each name.
     """
 
     def __init__(
@@ -77,18 +78,18 @@ class ModelService:
 
     @property
     def names(self) -> list[str]:
-        """Models that can be asked for."""
+        """Names of the models that can be requested."""
         return list(self.engine.patches)
 
     def batches(self, name: str) -> str:
-        """Whether a model shares its batches with all others: "shared" or "own"."""
+        """Return whether a model shares its batches with all others: "shared" or "own"."""
         return "own" if self.engine.by_row[name] is None else "shared"
 
     def prepare(self, asked: Completion | ChatRequest) -> Prepared:
-        """Read a request's prompts; takes as long as tokenising, and finding contexts, does.
+        """Read a request's prompts; this takes as long as tokenising and finding contexts.
 
         Raises:
-            Refusal: no such model, tokens that the model has not, or too long.
+            Refusal: the model does not exist, it lacks a token, or the prompt is too long.
         """
         if asked.model not in self.engine.patches:
             known = ", ".join(self.names)
@@ -108,7 +109,8 @@ class ModelService:
         if len(prompts) * n > self.rules.rows + self.rules.waiting:
             raise Refusal(
                 400,
-                f"{len(prompts) * n} answers are asked for; at most {self.rules.rows + self.rules.waiting} fit.",
+                f"{len(prompts) * n} answers are requested; "
+                f"at most {self.rules.rows + self.rules.waiting} fit.",
                 param="n",
             )
         rows: list[GeneratingRow] = []
@@ -138,7 +140,7 @@ class ModelService:
         except Full:
             raise Refusal(
                 429,
-                "Too many answers are under way. Try again shortly.",
+                "Too many answers are in progress. Try again shortly.",
                 "rate_limit_exceeded",
                 code="rate_limit_exceeded",
             ) from None
@@ -147,28 +149,39 @@ class ModelService:
         return ticket
 
     def _grows(self, name: str) -> int:
-        """Tokens that an own batch's patch may put in front of a prompt."""
+        """Return the tokens that the patch of an own batch may put in front of a prompt."""
         return self.engine.patches[name].context_tokens(self.lm) if self.engine.by_row[name] is None else 0
 
     def _sampling(self, asked: CompletionFields, length: int) -> Sampling:
-        """How an answer is chosen; where the request does not say how long, what room there is."""
+        """Return how an answer is chosen; its length defaults to the room that is left.
+
+        Raises:
+            Refusal: the prompt and the answer are too long.
+        """
         room = self.rules.length - length
         longest = room if asked.longest is None else asked.longest
         if longest > room or room < 1:
-            message = f"The prompt has {length} tokens and {max(longest, 1)} are asked for; this server's limit is {self.rules.length} for both."
+            message = (
+                f"The prompt has {length} tokens and {max(longest, 1)} are requested; "
+                f"this server's limit is {self.rules.length} for both."
+            )
             field = "messages" if isinstance(asked, ChatRequest) else "prompt"
             raise Refusal(400, message, param=field, code="context_length_exceeded")
         heat = 1.0 if asked.temperature is None else asked.temperature
         return Sampling(longest, heat, 1.0 if asked.top_p is None else asked.top_p, asked.stops)
 
     def _tokens(self, prompt: str | Sequence[int]) -> list[int]:
-        """Of a prompt, at least one."""
+        """Return the tokens of a prompt, at least one.
+
+        Raises:
+            Refusal: the model does not have a token, or the prompt is empty.
+        """
         if isinstance(prompt, str):
             return self._checked(self.lm.tokenized([prompt])[0])
         known = len(self.lm.tokenizer)
         if any(token >= known for token in prompt):
             raise Refusal(
-                400, f"prompt has a token that the model has not; there are {known}.", param="prompt"
+                400, f"prompt has a token that the model does not have; there are {known}.", param="prompt"
             )
         return self._checked(list(prompt))
 
@@ -179,19 +192,26 @@ class ModelService:
         return ids
 
     def _chat(self, messages: Sequence[Message]) -> list[list[int]]:
-        """The one prompt that a chat is."""
+        """Return the single prompt that a chat amounts to.
+
+        Raises:
+            Refusal: the chat template does not accept the messages.
+        """
         if self.lm.tokenizer.chat_template is None:
             return [self._tokens(plain(messages))]
         try:
             text = rendered(self.lm.tokenizer, [{"role": one.role, "content": one.text} for one in messages])
         except (TemplateError, ValueError, TypeError) as error:
             raise Refusal(
-                400, f"The model's chat template does not take these messages: {error}.", param="messages"
+                400, f"The model's chat template does not accept these messages: {error}.", param="messages"
             ) from None
         return [self._checked(list(self.lm.tokenizer(text, add_special_tokens=False)["input_ids"]))]
 
 
 def plain(messages: Sequence[Message]) -> str:
-    """A chat as text, for tokenizers without a template: what the system says, then each turn behind its name, in paragraphs."""
+    """Render a chat as text, for tokenizers without a template.
+
+    What the system says comes first, then each turn after its speaker's name, in paragraphs.
+    """
     names = {"user": "User: ", "assistant": "Assistant: "}
     return "".join(f"{names.get(one.role, '')}{one.text}\n\n" for one in messages) + "Assistant:"

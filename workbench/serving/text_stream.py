@@ -1,4 +1,6 @@
-"""From tokens to text that can be sent at once: whole characters only, and nothing that may turn out to be a stop string."""
+"""Conversion of tokens to text that can be sent at once: complete characters only, and no possible stop
+string.
+"""
 
 import codecs
 from collections.abc import Sequence
@@ -9,13 +11,13 @@ from lks.scope.token_text import PieceText
 class TextStream:
     """The text of one answer while it is generated.
 
-    What is handed out does not depend on where tokens end: a character that is split over tokens comes when it is whole, and the answer
-    ends before the stop string that is complete first.
+    What is returned does not depend on where tokens end: a character that is split over tokens is returned
+    once it is complete, and the answer ends before the stop string that is complete first.
 
     Args:
-        pieces: of the model's tokenizer.
-        stops: strings that end the answer and are no part of it.
-        spaced: a space at the very beginning is the gap to the prompt and left out.
+        pieces: texts of the tokenizer's tokens.
+        stops: strings that end the answer and are not part of it.
+        spaced: whether a space at the very beginning separates the answer from the prompt and is dropped.
     """
 
     def __init__(self, pieces: PieceText, stops: Sequence[str] = (), spaced: bool = False) -> None:
@@ -25,11 +27,11 @@ class TextStream:
         self._held = ""
 
     def push(self, token: int) -> str:
-        """Text that is certain once this token is there; sets `stopped` where a stop string is complete."""
+        """Return the text that is certain after this token; set `stopped` if a stop string is complete."""
         return self._take(self._bytes.decode(self.pieces.bytes_of(token)))
 
     def end(self) -> str:
-        """What was held back, when no token follows."""
+        """Return the text that was held back, when no token follows."""
         text = self._take(self._bytes.decode(b"", final=True)) + self._held
         self._held = ""
         return text
@@ -50,5 +52,5 @@ class TextStream:
 
 
 def _begun(text: str, stop: str) -> int:
-    """How many characters at the end of a text are the beginning of a stop string."""
+    """Return the number of characters at the end of a text that are the beginning of a stop string."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,4 +1,4 @@
-"""What passes between requests and the engine: tickets go in, pieces of answers come out."""
+"""Objects exchanged between requests and the engine: tickets go in, pieces of answers come out."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,22 +10,22 @@ from workbench.serving.batch import GeneratingRow
 
 
 class Full(Exception):
-    """As many answers are under way or waiting as are let in."""
+    """Raised when the maximum number of answers is in progress or waiting."""
 
 
 class Closed(Exception):
-    """The engine is ending, or has failed."""
+    """Raised when the engine is ending or has failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """News of one answer.
+    """A piece of one answer.
 
     Attributes:
-        row: which of the request's.
-        text: that is new.
-        made: tokens so far.
-        finish: why it ended; None while it goes on.
+        row: index of the row in the request.
+        text: new text.
+        made: number of tokens so far.
+        finish: why the answer ended; None while it continues.
     """
 
     row: int
@@ -35,11 +35,11 @@ class Piece:
 
 
 class Ticket:
-    """A request's rows, and where their news goes.
+    """The rows of a request, and the queue that receives their pieces.
 
     Args:
-        rows: at least one; all with the same patch.
-        patch: whose own batches the rows go to; None where each row has its patch with it.
+        rows: at least one row; all with the same patch.
+        patch: patch whose own batches the rows go to; None if each row carries its patch.
     """
 
     def __init__(self, rows: Sequence[GeneratingRow], patch: Patch | None = None) -> None:
@@ -49,5 +49,5 @@ class Ticket:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """Nobody waits for the answers any more; their rows are freed before the next step."""
+        """Give up the answers, since nobody waits for them; their rows are freed before the next step."""
         self.cancelled = True
