@@ -363,7 +363,7 @@ def test_templates_write_offline(tmp_path):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{", "no JSON"),
+        ("{", "not JSON"),
         ("[]", "object"),
         ('{"rephrase_prompt": 1, "locality": []}', "rephrase_prompt"),
         ('{"rephrase_prompt": "a"}', "locality"),
