@@ -37,7 +37,7 @@ class CachedTensors:
 
     Attributes:
         tensors: the tensors by name.
-        seconds: what making them cost, whenever that was.
+        seconds: time it took to make them, whenever that was.
     """
 
     tensors: dict[str, Tensor]

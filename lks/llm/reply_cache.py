@@ -20,7 +20,7 @@ class Correspondence:
     Args:
         chat: the model that is asked.
         file: the stored replies.
-        version: of whatever the messages do not show; another version asks again.
+        version: version of everything the messages do not show; another one asks again.
     """
 
     def __init__(self, chat: ChatModel, file: Path, version: str) -> None:
