@@ -1,4 +1,4 @@
-"""Reports: tables, figures and a page from a results folder. They read the store and never run a model."""
+"""Reports (tables, figures, a page) made from a results folder; they read the store and never run a model."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,22 +17,23 @@ from reports.tables import terminal
 from reports.tables.model import Table
 
 TOLD_TO = Callable[[str], None]
-"""Called with what is being made."""
+"""Progress callback, called with a short text that says what is being made."""
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedReport:
-    """What was written.
+    """A report as it was written.
 
     Attributes:
-        folder: where it is.
-        page: one self-contained HTML page.
-        files: everything beside the page, relative to the folder: `tables/` (CSV, Markdown, LaTeX), `figures/` (SVG, PDF, PNG), and long CSVs.
+        folder: folder of the report.
+        page: path of the self-contained HTML page.
+        files: everything except the page, relative to the folder: `tables/` (CSV, Markdown, LaTeX),
+            `figures/` (SVG, PDF, PNG), and the long CSVs.
         warnings: damaged cells that were left out, one line each.
         terminal: the compact tables for the end of a run.
-        figures: with their captions, and those that cannot be drawn.
-        outcomes: the evaluated cells that it shows.
-        tables: by the stem of their files.
+        figures: the figures with their captions, including those that cannot be drawn.
+        outcomes: the evaluated cells that the report shows.
+        tables: tables by the stem of their file names.
     """
 
     folder: Path
@@ -46,16 +47,17 @@ class RenderedReport:
 
 
 def render(results: Path, tell: TOLD_TO = lambda what: None) -> RenderedReport:
-    """Write the report of a results folder into its `report/`. The same store gives the same bytes.
+    """Write the report of a results folder into its `report/` subfolder.
 
-    Tables are of evaluated cases; what was edited for choosing settings is in files of its own.
+    The same store gives the same bytes. The tables show evaluation cases; results on development cases, which
+    serve to choose settings, go into separate files.
 
     Args:
-        results: the folder.
-        tell: called with what is being made.
+        results: the results folder.
+        tell: progress callback.
 
     Raises:
-        StoreError: the folder is not one of results, is in use, or cannot be written.
+        StoreError: the folder is not a results folder, is in use, or cannot be written.
     """
     from reports.figures import all as figures
     from reports.page import page
@@ -109,7 +111,10 @@ def render(results: Path, tell: TOLD_TO = lambda what: None) -> RenderedReport:
 
 
 def _images(folder: Path, figures: Sequence[Drawing | Absent]) -> dict[str, bytes]:
-    """The files of the figures. Where the SVG on disk is the same, so is what stands there beside it, and it is not drawn again."""
+    """Return the contents of the figure files by name.
+
+    Where the SVG on disk is unchanged, the PDF and PNG next to it are reused instead of being drawn again.
+    """
     made: dict[str, bytes] = {}
     for figure in figures:
         if isinstance(figure, Absent):
@@ -128,7 +133,7 @@ def _images(folder: Path, figures: Sequence[Drawing | Absent]) -> dict[str, byte
 
 
 def _remove_others(folder: Path, written: Collection[str]) -> None:
-    """Files of an earlier report that this one does not have."""
+    """Delete files of an earlier report that this one does not have."""
     for old in sorted(folder.rglob("*"), reverse=True):
         if old.is_file() and old.relative_to(folder).as_posix() not in written:
             old.unlink()

@@ -1,4 +1,7 @@
-"""Results for a repository: a folder with the numbers as CSV, the figures as SVG and a page that says how they were made and what is missing."""
+"""Published results: a folder with numbers as CSV, figures as SVG, and a page.
+
+The page says how the numbers were made and what is missing.
+"""
 
 import shutil
 from collections.abc import Sequence
@@ -15,17 +18,18 @@ from reports.tables.model import Table, Value
 
 DATA = ("overview.csv", "results.csv")
 TABLES = ("table1", "abilities", "known", "portability")
-"""Tables that the page shows, where they have rows."""
+"""Tables that the page shows if they have rows."""
 READOUTS = ("tf_token", "ar_exact", "wild")
-"""Read-outs whose tables it shows; `results.csv` has all."""
+"""Read-outs whose tables the page shows; `results.csv` has all of them."""
 
 
 def publish(report: RenderedReport, folder: Path, wanted: Sequence[Cell] = ()) -> None:
     """Write the part of a report that is worth keeping in a repository.
 
     Args:
-        report: as `reports.render` has written it.
-        folder: where the page (`README.md`), `overview.csv`, `results.csv` and `figures/` go; what is there of an earlier time is replaced.
+        report: the report, as returned by `reports.render`.
+        folder: where the page (`README.md`), `overview.csv`, `results.csv` and `figures/` go; existing files
+            are replaced.
         wanted: the cells of a grid; those without a result are listed as not run.
     """
     files = [name for name in report.files if name.removeprefix("data/") in DATA or name.endswith(".svg")]
@@ -40,8 +44,11 @@ def _page(name: str, report: RenderedReport, wanted: Sequence[Cell]) -> str:
     outcomes = report.outcomes
     parts = [
         f"# Results: {name}",
-        f"{len(outcomes)} cells, written by `lks report --publish`. Every number is in [results.csv](results.csv), one row each, and all that\n"
-        "was measured on a cell in one row of [overview.csv](overview.csv). Percent, ± half of the 95 % interval, clustered by subject.",
+        (
+            f"{len(outcomes)} cells, written by `lks report --publish`. Every number is in "
+            "[results.csv](results.csv), one row each, and all that\nwas measured on a cell in one row of "
+            "[overview.csv](overview.csv). Percent, ± half of the 95 % interval, clustered by subject."
+        ),
     ]
     for stem in TABLES:
         shown = [measured(table) for table in report.tables.get(stem, ()) if table.readout in ("", *READOUTS)]
@@ -49,7 +56,10 @@ def _page(name: str, report: RenderedReport, wanted: Sequence[Cell]) -> str:
     drawn = [figure for figure in report.figures if isinstance(figure, Drawing)]
     parts += ["## Figures"] * bool(drawn)
     parts += [
-        f"![{_line(figure.alt)}](figures/{figure.name}.svg)\n\n**{_line(figure.title)}.** {_line(figure.caption)}"
+        (
+            f"![{_line(figure.alt)}](figures/{figure.name}.svg)\n\n**{_line(figure.title)}.** "
+            f"{_line(figure.caption)}"
+        )
         for figure in drawn
     ]
     parts += ["## Not run", _missing(outcomes, wanted)]
@@ -62,7 +72,7 @@ def _page(name: str, report: RenderedReport, wanted: Sequence[Cell]) -> str:
 
 
 def measured(table: Table) -> Table:
-    """Return a table without the parts of which nothing was measured, as those are that have published values alone."""
+    """Return a table without the parts in which nothing was measured (only published values)."""
     rows = [
         row
         for _, part in table.parts
@@ -73,7 +83,7 @@ def measured(table: Table) -> Table:
 
 
 def _missing(outcomes: Sequence[Outcome], wanted: Sequence[Cell]) -> str:
-    """Return what of a grid has no result, and why."""
+    """Return the list of cells of a grid that have no result, and why."""
     known = {outcome.cell.id for outcome in outcomes}
     lacking: dict[tuple[str, str, int], list[str]] = {}
     for cell in wanted:
@@ -86,16 +96,20 @@ def _missing(outcomes: Sequence[Outcome], wanted: Sequence[Cell]) -> str:
         for (model, dataset, n_edits), methods in lacking.items()
     ]
     lines += [
-        f"- {failure.name} on {failure.outcome.cell.model}, T = {failure.outcome.cell.n_edits}: {_line(failure.why)}"
+        (
+            f"- {failure.name} on {failure.outcome.cell.model}, T = {failure.outcome.cell.n_edits}: "
+            f"{_line(failure.why)}"
+        )
         for failure in failures(outcomes)
     ]
     return "\n".join(lines) or "Every cell that was asked for has a result."
 
 
 def _counted(value: str, count: int, of: int) -> str:
+    """Return a value, with the number of cells that have it if not all do."""
     return _line(value) if count == of else f"{_line(value)} ({count} cells)"
 
 
 def _line(text: str) -> str:
-    """Return a text on one line, as a cell of a Markdown table holds it."""
+    """Return a text on a single line, escaped for a cell of a Markdown table."""
     return " ".join(text.split()).replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""Published values as the papers print them, and what the papers call our methods, datasets and metrics."""
+"""Published values as the papers print them, and the papers' names of our methods, datasets and metrics."""
 
 import csv
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ TITLES = {
     "ft": "FT-M",
     "ft_l": "FT-L",
 }
-"""Titles of the methods that have published values; a method that was run brings its own."""
+"""Titles of the methods that have published values; methods that were run bring their own titles."""
 
 METHODS = {"ft-l": "ft_l", "ft-m": "ft"}
-"""The survey's names of methods that have another name here."""
+"""The survey's names of methods that have a different name here."""
 
 DATASETS = {
     "wiki_recent": "knowedit-recent",
@@ -35,15 +35,18 @@ DATASETS = {
     "convsent": "knowedit-convsent",
     "sanitation": "knowedit-sanitation",
 }
-"""The survey's datasets in its order, and what they are called here."""
+"""The survey's datasets in its order, with their names here."""
 
 TASKS = ("commonsense_qa", "piqa", "triviaqa", "xsum", "mmlu", "agieval")
-"""The survey's tests of general ability in its order."""
+"""The survey's tests of general ability, in its order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """A value of the survey's Table 4 or 5; `subject` is the dataset (our name) or the task, `metric` is empty for tasks."""
+    """A value of the survey's Table 4 or 5.
+
+    `subject` is the dataset (our name) or the task; `metric` is empty for tasks.
+    """
 
     subject: str
     model: str
@@ -55,7 +58,7 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A line of the paper's Tables 2 and 4."""
+    """A row of the paper's Tables 2 and 4."""
 
     dataset: str
     model: str
@@ -67,7 +70,7 @@ class Preset:
 
 @cache
 def survey_knowedit() -> tuple[Survey, ...]:
-    """The survey's Table 4, under our names of methods and datasets."""
+    """Return the survey's Table 4 under our names of methods and datasets."""
     return tuple(
         Survey(
             DATASETS[r["dataset"]],
@@ -83,7 +86,7 @@ def survey_knowedit() -> tuple[Survey, ...]:
 
 @cache
 def survey_general() -> tuple[Survey, ...]:
-    """The survey's Table 5, under our names of methods."""
+    """Return the survey's Table 5 under our names of methods."""
     return tuple(
         Survey(r["task"], r["model"], _method(r["method"]), int(r["n_edits"]), "", float(r["value"]))
         for r in _rows("survey_table5_general")
@@ -92,7 +95,7 @@ def survey_general() -> tuple[Survey, ...]:
 
 @cache
 def presets() -> tuple[Preset, ...]:
-    """The paper's Tables 2 and 4."""
+    """Return the rows of the paper's Tables 2 and 4."""
     return tuple(
         Preset(
             r["dataset"],
@@ -108,7 +111,7 @@ def presets() -> tuple[Preset, ...]:
 
 @cache
 def fluency() -> dict[tuple[str, str, str, int], float]:
-    """(dataset, model, method, T) -> entropy in bits, from the paper's Table 5."""
+    """Return the paper's Table 5: (dataset, model, method, T) -> entropy in bits."""
     return {
         (r["dataset"], r["model"], r["method"], int(r["n_edits"])): float(r["value"])
         for r in _rows("table5_fluency")
@@ -116,9 +119,11 @@ def fluency() -> dict[tuple[str, str, str, int], float]:
 
 
 def _method(name: str) -> str:
+    """Return our name of a method of the survey."""
     return METHODS.get(name, name)
 
 
 def _rows(name: str) -> list[dict[str, str]]:
+    """Read a CSV file of published values."""
     with (FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

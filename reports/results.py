@@ -1,4 +1,4 @@
-"""What a store holds, as tables and page need it: shown cells, their metrics, published values."""
+"""The contents of a store as tables and page need them: shown cells, their metrics, published values."""
 
 import csv
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ READOUTS = {
     "ar_token": "AR token",
     "wild": "WILD",
 }
-"""Read-outs in the order of tables. The first is the paper's."""
+"""Read-outs in the order of the tables. The first one is the paper's."""
 
 READOUT_NOTES = {
     "tf_token": "teacher-forced, fraction of the answer's tokens: what the paper and most others print",
@@ -38,7 +38,8 @@ COLUMNS = {"reliability": "Rel", "generality": "Gen", "locality": "Loc", "edit_p
 class Score:
     """One metric of one cell under one read-out, in percent, with its 95 % interval.
 
-    `value` is None where locality had nothing to be held against, the interval where there is none (harmonic means).
+    `value` is None where locality has no unedited answers to compare with; the interval is None where it is
+    undefined (harmonic means).
     """
 
     cell_id: str
@@ -58,7 +59,10 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """One metric right after each edit of a sequential method and after all of them, in percent; None as in `Score`."""
+    """One metric of a sequential method right after each edit and after all edits, in percent.
+
+    None as in `Score`.
+    """
 
     cell_id: str
     readout: str
@@ -73,10 +77,11 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class ScopeRate:
-    """What a scope indicator does with one set of prompts at one T, in percent of them (view `scope_rates`).
+    """Decisions of a scope indicator on one set of prompts at one T, in percent (view `scope_rates`).
 
-    `right_subject` is None where the prompts are about no edited subject, or the method does not say for whom it acts. `measure` is "scope" where
-    an indicator alone was asked, "answers" where an edited model with a gate was run.
+    `right_subject` is None where the prompts are about no edited subject, or the method does not say which
+    subject it acts for. `measure` is "scope" if an indicator was queried on its own, "answers" if an edited
+    model with a gate was run.
     """
 
     dataset: str
@@ -94,7 +99,10 @@ class ScopeRate:
 
 @dataclass(frozen=True, slots=True)
 class Fires:
-    """Percent of prompts about other subjects on which the authors' scope rules fired in an earlier measurement: a value or a range."""
+    """An earlier measurement of the authors' scope rules.
+
+    It is the percentage of prompts about other subjects on which they fired: a value or a range.
+    """
 
     scope: str
     n_edits: int
@@ -105,14 +113,14 @@ class Fires:
 
 @dataclass(frozen=True, slots=True)
 class ResultRow:
-    """A line of a table: a method, with its overrides, at each T.
+    """A row of a table: a method, with its overrides, at each T.
 
     Attributes:
-        name: how it is called.
+        name: displayed name.
         method: registry name.
-        regime: "simultaneous" or "sequential"; empty where it was not noted.
+        regime: "simultaneous" or "sequential"; empty if it was not recorded.
         variant: whether parameters are overridden.
-        cells: T -> what became of it; T is absent if it was not run.
+        cells: T -> outcome; T is absent if it was not run.
     """
 
     name: str
@@ -134,9 +142,9 @@ class Block:
     Attributes:
         split: which part of the cases was edited.
         model, dataset: registry names.
-        records: only the first so many records are used; 0 means all.
+        records: sample limit: only the first `records` records are used; 0 means all.
         n_edits: all T of its rows, ascending.
-        rows: the unedited model first.
+        rows: the rows, the unedited model first.
     """
 
     split: Split
@@ -148,7 +156,7 @@ class Block:
 
     @property
     def title(self) -> str:
-        """How people read it: "micro-llama on world"."""
+        """Displayed title, such as "micro-llama on world"."""
         split = "" if self.split == "evaluation" else f", {self.split} cases"
         return (
             f"{self.model} on {self.dataset}"
@@ -159,21 +167,22 @@ class Block:
 
 @dataclass(frozen=True)
 class Results:
-    """All that a report says, but for raw answers.
+    """Everything that a report shows, except raw answers.
 
     Attributes:
         outcomes: shown cells with answers.
-        blocks: the same, arranged.
+        blocks: the same cells, arranged in blocks.
         scores: (cell id, read-out, metric) -> score.
-        kept: (cell id, read-out, metric) -> what sequential editing has kept of it.
-        scope_cells, study_cells: shown cells in which nothing was edited for its answers.
-        scope: what they measured on evaluated cases.
+        kept: (cell id, read-out, metric) -> retention under sequential editing.
+        scope_cells, study_cells: shown cells of other measures, in which no edited model was asked for
+            answers.
+        scope: scope rates on evaluation cases.
         published: (dataset, model, method, T, metric) -> percent, from the paper.
         minutes: (dataset, model, method, T) -> minutes to edit, from the paper.
-        known_fires: of the authors' scope rules.
-        overview: everything measured on each shown cell, one row each.
-        comparisons: of each evaluated method with the best one.
-        warnings: damaged cells that are left out.
+        known_fires: earlier measurements of the authors' scope rules.
+        overview: everything measured on each shown cell, one row per cell.
+        comparisons: comparisons of each evaluated method with the best one.
+        warnings: damaged cells that were left out.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -191,7 +200,7 @@ class Results:
     warnings: tuple[str, ...]
 
     def of(self, split: Split) -> "Results":
-        """The part on cases of one split: evaluation and development are never shown in one table."""
+        """Return the results on one split; evaluation and development cases never share a table."""
         outcomes = tuple(outcome for outcome in self.outcomes if outcome.cell.split == split)
         ids = {outcome.cell.id for outcome in outcomes}
         return replace(
@@ -206,15 +215,15 @@ class Results:
 
     @cached_property
     def leaders(self) -> frozenset[tuple[str, str, str]]:
-        """(cell id, read-out, metric) of the best and of all that are not significantly worse."""
+        """(cell id, read-out, metric) of the best method and of all that are not significantly worse."""
         return frozenset((one.cell_id, one.readout, one.metric) for one in self.comparisons if one.tied)
 
     def score(self, outcome: Outcome, readout: str, metric: str) -> Score | None:
-        """A cell's metric, or None if it failed or had no such probes."""
+        """Return a metric of a cell, or None if the cell failed or had no such probes."""
         return self.scores.get((outcome.cell.id, readout, metric))
 
     def published_for(self, block: Block, row: ResultRow, n_edits: int, metric: str) -> float | None:
-        """The paper's value (teacher-forced tokens) for the same model, dataset, method and T."""
+        """Return the paper's value (teacher-forced tokens) for the same model, dataset, method and T."""
         return (
             None
             if row.variant or block.split != "evaluation"
@@ -223,11 +232,11 @@ class Results:
 
 
 def load(store: Reader, warnings: Sequence[str] = ()) -> Results:
-    """Read a store, both splits; no model is run.
+    """Read both splits from a store; no model is run.
 
     Args:
-        store: of the results folder, or its copy.
-        warnings: what taking in has complained of.
+        store: reader of the results folder's store, or of a copy.
+        warnings: warnings raised while the store was synchronised.
     """
     shown = {cell_id for (cell_id,) in store.query(query("current"))}
     current = [outcome for outcome in store.outcomes() if outcome.cell.id in shown]
@@ -260,12 +269,15 @@ def load(store: Reader, warnings: Sequence[str] = ()) -> Results:
 
 
 def query(name: str) -> str:
-    """The text of `sql/<name>.sql`."""
+    """Return the text of `sql/<name>.sql`."""
     return (HERE / "sql" / f"{name}.sql").read_text(encoding="utf-8")
 
 
 def name_of(outcome: Outcome) -> str:
-    """Return a method as tables call it, marked where its parameters are its rule's, with its overrides: "LKS (rule, hypernetwork=free, lr=0.1)"."""
+    """Return a method's displayed name with its overrides, such as "LKS (rule, hypernetwork=free, lr=0.1)".
+
+    "rule" marks methods whose parameters come from their rule.
+    """
     title = outcome.provenance.get("title", outcome.cell.method)
     rule = [RULE] if outcome.provenance.get(PARAMETERS) == RULE else []
     said = [*rule, *(f"{key}={value}" for key, value in outcome.cell.variant)]
@@ -273,7 +285,7 @@ def name_of(outcome: Outcome) -> str:
 
 
 def why(outcome: Outcome | None, width: int = 60) -> str:
-    """Why a cell has no numbers; empty if it has."""
+    """Return why a cell has no numbers, shortened to `width` characters; empty if it has some."""
     if outcome is None:
         return "not run"
     if outcome.status == "ok":
@@ -287,11 +299,12 @@ def why(outcome: Outcome | None, width: int = 60) -> str:
 
 
 def seconds_per_edit(outcome: Outcome) -> float:
-    """Time to edit over all edits of all draws, preparation apart."""
+    """Return the seconds per edit over all draws, without preparation."""
     return outcome.costs.edit_s / (outcome.cell.n_edits * outcome.cell.draws)
 
 
 def _blocks(outcomes: tuple[Outcome, ...]) -> tuple[Block, ...]:
+    """Group cells into blocks by split, dataset, sample limit and model."""
     groups = _grouped(
         outcomes, lambda o: (o.cell.split != "evaluation", o.cell.dataset, o.cell.records, o.cell.model)
     )
@@ -304,6 +317,7 @@ def _blocks(outcomes: tuple[Outcome, ...]) -> tuple[Block, ...]:
 
 
 def _rows(outcomes: list[Outcome]) -> tuple[ResultRow, ...]:
+    """Group the cells of a block into rows by method, overrides and seed."""
     several_seeds = len({outcome.cell.seed for outcome in outcomes}) > 1
     groups = _grouped(
         outcomes, lambda o: (o.cell.method != UNEDITED, o.cell.method, o.cell.variant, o.cell.seed)
@@ -325,6 +339,7 @@ def _rows(outcomes: list[Outcome]) -> tuple[ResultRow, ...]:
 def _grouped(
     outcomes: tuple[Outcome, ...] | list[Outcome], key: Callable[[Outcome], tuple[object, ...]]
 ) -> dict[tuple[object, ...], list[Outcome]]:
+    """Group outcomes by a key, in order of first appearance."""
     groups: dict[tuple[object, ...], list[Outcome]] = {}
     for outcome in outcomes:
         groups.setdefault(key(outcome), []).append(outcome)
@@ -332,6 +347,7 @@ def _grouped(
 
 
 def _published() -> dict[tuple[str, str, str, int, str], float]:
+    """Read the metrics that the paper prints in its Tables 1 and 3."""
     rows = _csv("table1_zsre") + _csv("table3_counterfact")
     return {
         (r["dataset"], r["model"], r["method"], int(r["n_edits"]), r["metric"]): float(r["value"])
@@ -340,6 +356,7 @@ def _published() -> dict[tuple[str, str, str, int, str], float]:
 
 
 def _minutes() -> dict[tuple[str, str, str, int], float]:
+    """Read the editing times that the paper prints in Appendix E."""
     return {
         (r["dataset"], r["model"], r["method"], int(r["n_edits"])): float(r["minutes"])
         for r in _csv("appendixE_minutes")
@@ -347,6 +364,7 @@ def _minutes() -> dict[tuple[str, str, str, int], float]:
 
 
 def _fires() -> list[Fires]:
+    """Read the earlier measurements of the authors' scope rules."""
     return [
         Fires(r["scope"], int(r["n_edits"]), float(r["low"]), float(r["high"]), r["source"])
         for r in _csv("scope_fires")
@@ -354,5 +372,6 @@ def _fires() -> list[Fires]:
 
 
 def _csv(name: str) -> list[dict[str, str]]:
+    """Read a CSV file of published values."""
     with (HERE / "published" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

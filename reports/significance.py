@@ -1,7 +1,9 @@
-"""Which method is best, and which are not significantly worse: paired on the same items, clustered by subject, Holm over a table.
+"""Tests of which methods are best and which are not significantly worse.
 
-A table is one model on one dataset under one read-out. At each T and for each metric every method is compared with the best one: the
-difference with its interval and p value by a cluster bootstrap (`lks.statistics`), for scores of 0 and 1 McNemar's exact p beside it.
+Comparisons are paired on the same items and clustered by subject. A table is one model on one dataset under
+one read-out. At each T and for each metric, every method is compared with the best one: the difference with
+its interval and p value comes from a cluster bootstrap (`lks.statistics`), adjusted by Holm over the table.
+Scores of 0 and 1 also get McNemar's exact p value.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,15 +27,16 @@ Column = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A method against the best one of its table at the same T; differences in points of percent.
+    """A method compared with the best one of its table at the same T; differences are in percentage points.
 
     Attributes:
-        cell_id, best_id: the two cells.
-        readout, metric: of the table.
-        difference, low, high: to the best, with the 95 % interval; at most 0 but for rounding.
-        p, adjusted_p: two-sided, alone and after Holm over the table.
-        mcnemar_p: exact, items taken as independent; None for scores between 0 and 1.
-        tied: the best itself, or not significantly worse.
+        cell_id, best_id: ids of the two cells.
+        readout, metric: read-out and metric that are compared.
+        difference, low, high: difference to the best method with its 95 % interval; at most 0 except for
+            rounding.
+        p, adjusted_p: two-sided p value, unadjusted and after Holm over the table.
+        mcnemar_p: exact p value with items taken as independent; None for scores between 0 and 1.
+        tied: whether it is the best method itself or not significantly worse.
     """
 
     cell_id: str
@@ -52,12 +55,12 @@ class Comparison:
 def comparisons(
     store: Reader, groups: Sequence[Sequence[Outcome]], readouts: Sequence[str]
 ) -> list[Comparison]:
-    """All comparisons of some tables.
+    """Compare every method with the best one in several tables.
 
     Args:
-        store: where the scores are.
-        groups: the cells of each table; the unedited model, which changes nothing, takes no part.
-        readouts: for each a table of its own.
+        store: reader of the scores.
+        groups: the cells of each table; the unedited model, which changes nothing, is ignored.
+        readouts: read-outs to compare; each one forms a table.
     """
     sums = _sums(store)
     made: list[Comparison] = []
@@ -69,14 +72,16 @@ def comparisons(
 
 
 Sums = dict[Column, dict[str, tuple[float, int]]]
-"""Cell, read-out and metric -> subject -> sum of its scores and number of its items."""
+"""(Cell, read-out, metric) -> subject -> sum of its scores and number of its items."""
 
 
 def _sums(store: Reader) -> Sums:
+    """Read the sums of scores per cell, read-out, metric and subject."""
     found: Sums = {}
     names = ", ".join(f"'{part}'" for part in PARTS)
     for cell_id, readout, metric, subject, total, n_items in store.query(
-        f"SELECT cell_id, readout, metric, subject, total, n_items FROM subject_sums WHERE metric IN ({names}) AND total IS NOT NULL"
+        "SELECT cell_id, readout, metric, subject, total, n_items FROM subject_sums WHERE metric IN "
+        f"({names}) AND total IS NOT NULL"
     ):
         found.setdefault((str(cell_id), str(readout), str(metric)), {})[str(subject)] = (
             float(str(total)),
@@ -86,7 +91,7 @@ def _sums(store: Reader) -> Sums:
 
 
 def _rivals(group: Sequence[Outcome], sums: Sums) -> Iterator[list[str]]:
-    """Cells of one T that were asked about the same subjects."""
+    """Yield groups of cells at the same T that were asked about the same subjects."""
     subjects: dict[str, set[str]] = {}
     for (cell_id, _, metric), own in sums.items():
         if metric == "reliability":
@@ -102,7 +107,7 @@ def _rivals(group: Sequence[Outcome], sums: Sums) -> Iterator[list[str]]:
 
 
 def _against_best(cells: Sequence[str], readouts: Sequence[str], sums: Sums) -> list[Comparison]:
-    """Each metric under each read-out of these cells against the cell that has most of it; subjects are drawn once for all."""
+    """Compare cells with the best one for each metric and read-out, all on the same resampled subjects."""
     subjects = sorted(
         {
             subject
@@ -136,7 +141,7 @@ def _against_best(cells: Sequence[str], readouts: Sequence[str], sums: Sums) -> 
 def _column(
     cell: str, readout: str, parts: Sequence[str], subjects: Sequence[str], sums: Sums
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sums and sizes [subjects] whose ratio of totals is the mean of the parts' means."""
+    """Return sums and sizes, each [subjects], whose ratio of totals is the mean of the parts' means."""
     scores, counts = np.zeros(len(subjects)), np.zeros(len(subjects))
     for part in parts:
         rows = sums[cell, readout, part]
@@ -147,13 +152,14 @@ def _column(
 
 
 def _comparison(name: Column, best: str, found: Differences, i: int) -> Comparison:
+    """Return column `i` of bootstrapped differences as a comparison in percentage points."""
     cell, readout, metric = name
     difference, low, high = (100 * float(part[i]) for part in (found.value, found.low, found.high))
     return Comparison(cell, best, readout, metric, difference, low, high, float(found.p[i]), 1.0, None, False)
 
 
 def _adjusted(table: list[Comparison]) -> list[Comparison]:
-    """With Holm's p over the whole table, and who is tied with the best."""
+    """Fill in Holm's adjusted p over the whole table, and mark which methods are tied with the best."""
     real = [i for i, one in enumerate(table) if one.cell_id != one.best_id]
     if not real:
         return table
@@ -167,7 +173,7 @@ def _adjusted(table: list[Comparison]) -> list[Comparison]:
 
 
 def _with_mcnemar(store: Reader, made: list[Comparison]) -> list[Comparison]:
-    """With McNemar's p where scores are 0 or 1."""
+    """Add McNemar's p value to comparisons of scores that are 0 or 1."""
     pairs = [
         one for one in made if one.readout in EXACT and one.metric in PARTS and one.cell_id != one.best_id
     ]
@@ -180,9 +186,11 @@ def _with_mcnemar(store: Reader, made: list[Comparison]) -> list[Comparison]:
         f"""WITH pairs(best_id, cell_id, readout, metric) AS (VALUES {values}),
         items AS MATERIALIZED (
             SELECT cell_id, readout, metric, draw, case_id, kind, probe_index, score FROM metric_scores
-            WHERE readout IN ('tf_exact', 'ar_exact', 'wild') AND metric IN ('reliability', 'generality', 'locality')
+            WHERE readout IN ('tf_exact', 'ar_exact', 'wild') """
+        """AND metric IN ('reliability', 'generality', 'locality')
         )
-        SELECT p.best_id, p.cell_id, p.readout, p.metric, count(*) FILTER (b.score > o.score), count(*) FILTER (o.score > b.score)
+        SELECT p.best_id, p.cell_id, p.readout, p.metric, count(*) FILTER (b.score > o.score), """
+        """count(*) FILTER (o.score > b.score)
         FROM pairs p
         JOIN items b ON (b.cell_id, b.readout, b.metric) = (p.best_id, p.readout, p.metric)
         JOIN items o ON (o.cell_id, o.readout, o.metric) = (p.cell_id, p.readout, p.metric)

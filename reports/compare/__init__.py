@@ -1,1 +1,1 @@
-"""Comparing two results folders, and a run with golden results."""
+"""Comparison of two results folders, and of a run with golden results."""

@@ -1,7 +1,8 @@
-"""Did a change alter results? Two results folders, cell by cell and item by item.
+"""Comparison of two results folders, cell by cell and item by item: did a change alter results?
 
-Cells are the same if their coordinates are (model, dataset, records, split, measure, method, variant, T, seed), whatever code and presets made
-them. On the items that both sides answered, the paired difference of each metric has an interval and a p value by a bootstrap over subjects
+Cells match if their coordinates are equal (model, dataset, records, split, measure, method, variant, T,
+seed), whatever code and presets produced them. On the items that both sides answered, the paired difference
+of each metric has an interval and a p value from a bootstrap over subjects
 (`lks.statistics.paired_bootstrap`), adjusted by Holm over the whole comparison.
 """
 
@@ -21,7 +22,7 @@ from reports.significance import PARTS
 
 READOUTS = ("tf_token", "ar_exact", "wild", "wild_qa", "wild_chat", "fires")
 OTHER_READOUTS = ("tf_exact", "ar_token", "likelihood")
-"""Compared by default, and on demand. "fires" is what scope cells have."""
+"""`READOUTS` are compared by default, these on demand. "fires" is the read-out of scope cells."""
 
 METRICS = (*PARTS, TOGETHER, "portability", "same_relation", "near_name", "far")
 OTHER_METRICS = ("portability_all",)
@@ -37,19 +38,22 @@ def compare(
     only: Mapping[str, Collection[str]] | None = None,
     tolerance: float = 0.0,
 ) -> ComparisonReport:
-    """Compare two results folders, or their catalogues; nothing is written but a folder's own catalogue.
+    """Compare two results folders or their catalogues.
+
+    Nothing is written except a folder's own catalogue.
 
     Args:
-        a: what was: a results folder or its `lks.duckdb`.
-        b: what is.
-        readouts: those of `READOUTS` and `OTHER_READOUTS` to compare; empty for `READOUTS`.
-        metrics: those of `METRICS` and `OTHER_METRICS`; empty for `METRICS`.
+        a: the baseline: a results folder or its `lks.duckdb`.
+        b: what to compare with it.
+        readouts: read-outs from `READOUTS` and `OTHER_READOUTS`; empty for `READOUTS`.
+        metrics: metrics from `METRICS` and `OTHER_METRICS`; empty for `METRICS`.
         only: key -> values of cells to keep (`lks.runs.plan.parse_only`).
-        tolerance: in points of percent; a difference that lies within it with its interval counts as the same.
+        tolerance: in percentage points; a difference whose value and interval lie within it counts as the
+            same.
 
     Raises:
-        StoreError: a side cannot be read, or they have no cell in common.
-        UserError: an unknown read-out or metric, a negative tolerance.
+        StoreError: a side cannot be read, or the sides have no cell in common.
+        UserError: an unknown read-out or metric, or a negative tolerance.
     """
     readouts, metrics = (
         _known("read-out", readouts, READOUTS, OTHER_READOUTS),
@@ -89,6 +93,7 @@ def compare(
 
 
 def _known(kind: str, names: Sequence[str], default: Sequence[str], others: Sequence[str]) -> Sequence[str]:
+    """Return the requested names, or the default ones if there are none; raise for unknown names."""
     for name in names:
         if name not in (*default, *others):
             raise unknown(kind, name, (*default, *others))
@@ -96,23 +101,25 @@ def _known(kind: str, names: Sequence[str], default: Sequence[str], others: Sequ
 
 
 def _kept(outcome: Outcome, only: Mapping[str, Collection[str]]) -> bool:
+    """Return whether a cell passes the filter."""
     return all(str(getattr(outcome.cell, key)) in values for key, values in only.items())
 
 
 def _held(outcome: Outcome) -> Held:
+    """Return a cell as the comparison shows it."""
     return Held(outcome.cell, outcome.cell.id, outcome.status, outcome.reason)
 
 
 def to_json(report: ComparisonReport) -> str:
-    """The whole report; `from_json` reads it back."""
+    """Serialise the whole report; `from_json` reads it back."""
     return _JSON.dump_json(report, indent=1).decode() + "\n"
 
 
 def from_json(text: str) -> ComparisonReport:
-    """A report from `to_json`.
+    """Read a report written by `to_json`.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: the text is not a report.
     """
     return _JSON.validate_json(text)
 
@@ -138,7 +145,10 @@ _NUMBERS = (
 
 
 def to_csv(report: ComparisonReport) -> str:
-    """One line for each metric of each match; a match without any, and a cell of one side alone, has a line with its verdict."""
+    """Return one line per metric of each match.
+
+    A match without metrics, and a cell that only one side has, get one line with the verdict.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*_CELL, "verdict", "why", "a_id", "b_id", *_NUMBERS])
@@ -156,6 +166,7 @@ def to_csv(report: ComparisonReport) -> str:
 
 
 def _start(held: Held, verdict: Verdict | str, *rest: str) -> list[object]:
+    """Return the first fields of a line: the cell, the verdict, and `rest`."""
     cell = {name: getattr(held.cell, name) for name in _CELL} | {
         "variant": " ".join(f"{key}={value}" for key, value in held.cell.variant)
     }
@@ -163,6 +174,7 @@ def _start(held: Held, verdict: Verdict | str, *rest: str) -> list[object]:
 
 
 def _plain(value: object) -> object:
+    """Return a value for CSV: None is empty, floats have at most six decimals."""
     return (
         "" if value is None else f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
     )

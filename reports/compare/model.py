@@ -1,4 +1,4 @@
-"""What a comparison of two results folders finds, as data: A is what was, B is what is."""
+"""The result of comparing two results folders, as data: A is the baseline, B the new one."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from typing import Literal
 from lks.results.cells import Cell, Status
 
 LEVEL = 0.05
-"""A difference is found where its p value, adjusted for all tests of the comparison, is below this."""
+"""A difference is found if its p value, adjusted for all tests of the comparison, is below this level."""
 
 State = Literal["unchanged", "within tolerance", "no difference found", "different"]
 Verdict = Literal["identical", "no difference found", "different", "cannot be compared"]
@@ -27,7 +27,10 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class SettingChange:
-    """Something beside the answers in which two cells differ: a parameter, a revision, a package's version; "" where a side does not have it."""
+    """A difference between two cells other than their answers: a parameter, a revision, a package's version.
+
+    A value is "" if that side does not have it.
+    """
 
     what: str
     a: str
@@ -36,14 +39,16 @@ class SettingChange:
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """Questions of a match.
+    """Counts of the questions of a match.
 
     Attributes:
-        shared: asked of both sides, word for word and with the same reference answer.
-        only_a, only_b: asked of one side alone.
-        changed: of those asked of both, how many have a raw answer that differs: in any of the four that follow.
-        tf, ar, wild, fired: under teacher forcing, generated, generated freely, what the gate did.
-        logprob_moved: the most by which the mean log p of a reference token differs, nats. Not part of `changed`.
+        shared: questions asked of both sides, word for word and with the same reference answer.
+        only_a, only_b: questions asked of one side only.
+        changed: shared questions whose raw answers differ in any of the next four respects.
+        tf, ar, wild, fired: changed under teacher forcing, when generated, when generated freely, or in what
+            the gate did.
+        logprob_moved: largest difference in the mean log probability of a reference token, in nats. Not part
+            of `changed`.
     """
 
     shared: int
@@ -58,24 +63,25 @@ class Items:
 
     @property
     def identical(self) -> bool:
-        """Whether both sides were asked the same and gave the same raw answers."""
+        """Whether both sides were asked the same questions and gave the same raw answers."""
         return self.shared > 0 and not (self.only_a or self.only_b or self.changed)
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreDifference:
-    """One metric under one read-out, over the items that both sides answered; percent and points of percent.
+    """One metric under one read-out, over the items that both sides answered; percent and percentage points.
 
     Attributes:
         readout, metric: names as in the view `metrics`.
         a, b: the two means.
-        value: b - a, paired.
-        low, high: its 95 % interval; None where a single subject leaves it open. A point where no score changed.
-        p, adjusted_p: two-sided, alone and after Holm over all changed scores of the comparison.
-        n_items, n_subjects: behind the means; subjects are the clusters.
-        changed: items whose raw answer differs.
-        better, worse: items whose score rose and fell.
-        state: what follows.
+        value: paired difference, b - a.
+        low, high: its 95 % interval; None where a single subject leaves it open. A single point if no score
+            changed.
+        p, adjusted_p: two-sided p value, unadjusted and after Holm over all changed scores of the comparison.
+        n_items, n_subjects: number of items and subjects of the means; subjects are the clusters.
+        changed: number of items whose raw answer differs.
+        better, worse: number of items whose score rose or fell.
+        state: conclusion.
     """
 
     readout: str
@@ -97,7 +103,10 @@ class ScoreDifference:
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """A quantity that is shown and not tested: perplexity, fluency, seconds, bytes. None where a side does not have it."""
+    """A quantity that is shown but not tested: perplexity, fluency, seconds, bytes.
+
+    None if a side does not have it.
+    """
 
     name: str
     a: float | None
@@ -111,7 +120,7 @@ class Beside:
 
 @dataclass(frozen=True, slots=True)
 class Unscored:
-    """Items that both sides answered and one cannot score, as the unedited model's answer is lacking there."""
+    """Items that both sides answered and one cannot score because it lacks the unedited model's answer."""
 
     readout: str
     metric: str
@@ -122,7 +131,10 @@ class Unscored:
 
 @dataclass(frozen=True, slots=True)
 class ChangedAnswer:
-    """A question whose answer changed, with what both sides said under `readout`; `effect` is "better", "worse" or ""."""
+    """A question whose answer changed, with both sides' answers under `readout`.
+
+    `effect` is "better", "worse" or "".
+    """
 
     kind: str
     context: str
@@ -137,15 +149,15 @@ class ChangedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A cell that both sides have: equal in all but parameters, revisions and number of draws.
+    """A cell that both sides have: equal except for parameters, revisions and number of draws.
 
     Attributes:
-        a, b: the two.
-        changes: what differs beside the answers.
-        items: questions and how many answers changed.
-        differences: all metrics that were asked for.
-        unscored: what could not be scored on one side.
-        beside: costs and the like.
+        a, b: the two cells.
+        changes: differences other than the answers.
+        items: counts of questions and changed answers.
+        differences: all requested metrics.
+        unscored: items that could not be scored on one side.
+        beside: quantities that are not tested, such as costs.
         examples: up to three changed answers.
     """
 
@@ -160,7 +172,7 @@ class Match:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the two tell the same; a cell that only one side could run is different."""
+        """Whether the two cells agree; a cell that only one side could run is different."""
         if self.a.status != self.b.status or any(one.state == "different" for one in self.differences):
             return "different"
         if self.a.status != "ok" or not self.items.shared:
@@ -170,7 +182,7 @@ class Match:
 
     @property
     def why(self) -> str:
-        """Why there is nothing to compare, or what became of the cell; empty if there are answers on both sides."""
+        """Why there is nothing to compare, or how the status differs; empty if both sides have answers."""
         if self.a.status != self.b.status:
             return f"{self.a.status} → {self.b.status}" + (
                 f": {self.b.reason or self.a.reason}" if self.b.reason or self.a.reason else ""
@@ -188,11 +200,12 @@ class ComparisonReport:
     """A comparison of two results folders.
 
     Attributes:
-        a, b: what was compared, as given.
-        matches: cells that both have, in the order of cells.
-        only_a, only_b: cells that one has.
-        tolerance: differences that lie within so many points with their interval count as the same; 0 for none.
-        tests: how many changed scores Holm's adjustment is over.
+        a, b: paths that were compared, as given.
+        matches: cells that both sides have, in the order of cells.
+        only_a, only_b: cells that only one side has.
+        tolerance: in percentage points; differences that lie within it with their intervals count as the
+            same; 0 for none.
+        tests: number of changed scores that Holm's adjustment covers.
         warnings: damaged cells that were left out.
     """
 
@@ -207,13 +220,13 @@ class ComparisonReport:
 
     @property
     def counts(self) -> dict[Verdict, int]:
-        """Matches by verdict, all four."""
+        """Number of matches for each of the four verdicts."""
         found = Counter(match.verdict for match in self.matches)
         return {verdict: found[verdict] for verdict in VERDICTS}
 
     @property
     def verdict(self) -> Verdict:
-        """Different if one match is; identical if all that can be compared are."""
+        """Different if any match is; identical if all matches that can be compared are."""
         counts = self.counts
         if counts["different"]:
             return "different"
@@ -223,17 +236,20 @@ class ComparisonReport:
 
     @property
     def uncertain(self) -> int:
-        """How many changed scores are neither different nor shown to be the same within the tolerance; 0 without one."""
+        """Number of changed scores neither different nor shown to be within the tolerance; 0 without one."""
         states = (one.state for match in self.matches for one in match.differences)
         return sum(state == "no difference found" for state in states) if self.tolerance else 0
 
     def common_changes(self) -> dict[SettingChange, int]:
-        """What differs beside the answers -> in how many matches."""
+        """Count the matches that each difference other than the answers occurs in."""
         return dict(Counter(change for match in self.matches for change in match.changes))
 
 
 def label(cell: Cell, others: Iterable[Cell] = ()) -> str:
-    """How people read a cell: its label, with records, and with seed and draws where `others` have several."""
+    """Return a cell's displayed label.
+
+    It includes a sample limit if there is one, and seed and draws if `others` have several.
+    """
     alike = [other for other in others if other.label == cell.label]
     records = f" | first {cell.records:,} records" if cell.records else ""
     seed = f" | seed {cell.seed}" if cell.seed or any(other.seed != cell.seed for other in alike) else ""

@@ -1,7 +1,8 @@
-"""Does a change alter results by more than another machine does? Golden results against new ones, cell by cell.
+"""Comparison of new results with golden ones: do they differ by more than another machine would cause?
 
-Equal raw answers are identical, and that is what one machine gives twice. Another kind of processor or another version of torch rounds otherwise,
-which may change a few answers; so each quantity has a tolerance, and a cell is different only where an interval lies beyond it.
+Cells are compared one by one. Equal raw answers are identical, as they are when the same machine runs twice.
+Another kind of processor or another version of torch rounds differently, which may change a few answers. So
+each quantity has a tolerance, and a cell is different only if an interval lies beyond it.
 """
 
 import json
@@ -24,23 +25,24 @@ from reports.significance import PARTS
 
 SCORES = ("edit_performance", *PARTS)
 SCORE_READOUTS = ("ar_exact", "wild")
-"""Few scores, as the adjustment of p is over all that changed: those that the tables show. What moves others moves raw answers too."""
+"""Only the scores that the tables show, since p is adjusted over all that changed. What changes other scores
+changes raw answers too."""
 
 CALLED_DIFFERENT = ("status", "stages", "failed ")
-"""Starts of what differs beside the answers and is a difference by itself."""
+"""Prefixes of the settings whose change alone makes a cell different."""
 
 Quantity = Literal["answers", "perplexity", "ability"]
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """What may differ without being called a difference.
+    """Limits within which results may differ without being called different.
 
     Attributes:
-        points: of a score, points of percent.
-        answers: share of raw answers that changed, percent.
-        perplexity: of plain texts, percent of the golden results'.
-        ability: points of percent.
+        points: for scores, in percentage points.
+        answers: for the share of raw answers that changed, in percent.
+        perplexity: for the perplexity of plain texts, in percent of the golden results'.
+        ability: for abilities, in percentage points.
     """
 
     points: float = 2.0
@@ -51,14 +53,16 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class QuantityCheck:
-    """A quantity of a cell beside its scores, with its 95 % interval; units are those of `Tolerance`.
+    """A check of a quantity other than the scores, with its 95 % interval, in the units of `Tolerance`.
 
     Attributes:
-        quantity: which.
-        value, low, high: the share of answers that changed (by subject), or the paired difference (by text or document).
-        clusters: how many subjects, texts or documents.
-        tolerance: what it may be.
-        different: whether the interval lies beyond that, for paired differences also after Holm over all of them.
+        quantity: name of the quantity.
+        value, low, high: the share of answers that changed (by subject), or the paired difference (by text or
+            document).
+        clusters: number of subjects, texts or documents.
+        tolerance: the allowed value.
+        different: whether the interval lies beyond the tolerance; for paired differences the p value,
+            adjusted by Holm over all of them, must be small as well.
     """
 
     quantity: Quantity
@@ -72,12 +76,13 @@ class QuantityCheck:
 
 @dataclass(frozen=True, slots=True)
 class Regression:
-    """What was found.
+    """The result of comparing a run with golden results.
 
     Attributes:
-        comparison: as `lks compare` has it, but a score is "different" only if its interval lies beyond the tolerance too.
-        tolerance: what may differ.
-        checks: what else was tested of each match, in the order of `comparison.matches`.
+        comparison: as returned by `lks compare`, except that a score is "different" only if its interval also
+            lies beyond the tolerance.
+        tolerance: allowed differences.
+        checks: the further checks of each match, in the order of `comparison.matches`.
     """
 
     comparison: ComparisonReport
@@ -86,7 +91,7 @@ class Regression:
 
     @property
     def faults(self) -> dict[str, tuple[str, ...]]:
-        """Cell -> why it is different; empty if all is fine."""
+        """Cell -> reasons why it is different; empty if all is fine."""
         cells = [match.a.cell for match in self.comparison.matches]
         found = {
             label(match.a.cell, cells): (
@@ -109,7 +114,7 @@ class Regression:
 
     @property
     def identical(self) -> int:
-        """Cells whose raw answers are those of the golden results."""
+        """Number of cells whose raw answers equal those of the golden results."""
         return sum(match.items.identical for match in self.comparison.matches)
 
 
@@ -117,12 +122,12 @@ def regress(golden: Path, results: Path, tolerance: Tolerance | None = None) -> 
     """Compare results with golden ones.
 
     Args:
-        golden: a results folder.
-        results: another; it holds no cells but those of the golden one's grid.
-        tolerance: what may differ; None for the default.
+        golden: the golden results folder.
+        results: the new results folder; it holds only cells of the golden one's grid.
+        tolerance: allowed differences; None for the default.
 
     Raises:
-        StoreError: a folder cannot be read, is of another protocol, or they have no cell in common.
+        StoreError: a folder cannot be read, has another protocol, or the folders have no cell in common.
     """
     allowed = tolerance or Tolerance()
     report = compare(golden, results, SCORE_READOUTS, SCORES, tolerance=allowed.points)
@@ -144,7 +149,10 @@ def regress(golden: Path, results: Path, tolerance: Tolerance | None = None) -> 
 def _pair(
     connection: duckdb.DuckDBPyConnection, catalogues: dict[str, str], ids: Sequence[tuple[str, str]]
 ) -> None:
-    """Make the tables that the queries below read: the questions asked of both sides, as `lks compare` pairs them, and each side's documents."""
+    """Create the tables that the queries of this module read.
+
+    They are the questions asked of both sides, paired as in `lks compare`, and each side's documents.
+    """
     connection.execute("CREATE TEMP TABLE matched (match INTEGER, side VARCHAR, cell_id VARCHAR)")
     rows = [
         (i, side, cell_id) for i, both in enumerate(ids) for side, cell_id in zip("ab", both, strict=True)
@@ -160,18 +168,19 @@ def _pair(
 
 
 def _beyond(match: Match, points: float) -> Match:
-    """The match with only such scores "different" whose interval lies beyond the tolerance."""
+    """Return a match in which only scores whose interval lies beyond the tolerance are "different"."""
     return replace(match, differences=tuple(_excusing(one, points) for one in match.differences))
 
 
 def _excusing(one: ScoreDifference, points: float) -> ScoreDifference:
+    """Return a score that is "different" only if its interval lies beyond the tolerance."""
     beyond = one.low is not None and one.high is not None and (one.low > points or one.high < -points)
     return replace(one, state="no difference found") if one.state == "different" and not beyond else one
 
 
 @dataclass(frozen=True, slots=True)
 class _Moved:
-    """A paired difference of a match, before its p value is adjusted: nats, or points."""
+    """A paired difference of a match before its p value is adjusted, in nats or percentage points."""
 
     match: int
     quantity: Quantity
@@ -183,7 +192,7 @@ class _Moved:
 
 
 def _answers(connection: duckdb.DuckDBPyConnection, allowed: Tolerance) -> dict[int, QuantityCheck]:
-    """Match -> the share of raw answers that changed."""
+    """Return match -> check of the share of raw answers that changed."""
     columns = connection.execute(query("regression_answers")).fetchnumpy()
     found = {}
     for match in np.unique(columns["match"]).tolist():
@@ -207,7 +216,7 @@ def _answers(connection: duckdb.DuckDBPyConnection, allowed: Tolerance) -> dict[
 
 
 def _documents(connection: duckdb.DuckDBPyConnection) -> list[_Moved]:
-    """Perplexities and abilities that differ."""
+    """Return the perplexities and abilities that differ."""
     columns = connection.execute(query("regression_sums")).fetchnumpy()
     keys = list(dict.fromkeys(zip(columns["match"].tolist(), columns["name"].tolist(), strict=True)))
     made = []
@@ -225,7 +234,10 @@ def _documents(connection: duckdb.DuckDBPyConnection) -> list[_Moved]:
 
 
 def _check(one: _Moved, adjusted_p: float, allowed: Tolerance) -> QuantityCheck:
-    """A perplexity in percent of the golden one; the tolerance up and down is the same factor."""
+    """Check a paired difference against its tolerance.
+
+    A perplexity is given in percent of the golden one; its tolerance is the same factor up and down.
+    """
     tolerance = allowed.perplexity if one.quantity == "perplexity" else allowed.ability
     reach = math.log1p(tolerance / 100) if one.quantity == "perplexity" else tolerance
     beyond = one.low > reach or one.high < -reach
@@ -238,16 +250,19 @@ def _check(one: _Moved, adjusted_p: float, allowed: Tolerance) -> QuantityCheck:
 
 
 def _percent(nats: float) -> float:
-    """By how much a perplexity rises if its logarithm does by so much; a number however large."""
+    """Return the rise of a perplexity in percent, given that of its logarithm in nats; always finite."""
     return 100 * math.expm1(min(nats, 100.0))
 
 
 def _faults(match: Match) -> Iterator[str]:
-    """Why a match is different, beside its `QuantityCheck`s."""
+    """Yield the reasons why a match is different, other than its `QuantityCheck`s."""
     if match.why:
         yield match.why
     elif match.items.only_a or match.items.only_b:
-        yield f"{match.items.only_a:,} questions of the golden results not asked, {match.items.only_b:,} asked that they do not have"
+        yield (
+            f"{match.items.only_a:,} questions of the golden results not asked, {match.items.only_b:,} "
+            "asked that they do not have"
+        )
     yield from (
         f"{change.what}: {change.a or '–'} → {change.b or '–'}"
         for change in match.changes
@@ -260,18 +275,21 @@ def _faults(match: Match) -> Iterator[str]:
 
 
 def said(check: QuantityCheck) -> str:
-    """A check in a few words: "12.3 % of answers changed (8.1 to 17.9, up to 5 are no difference)"."""
+    """Return a check in a few words: "12.3 % of answers changed (8.1 to 17.9, 5 allowed)"."""
     what = {
         "answers": "{:.3g} % of answers changed",
         "perplexity": "perplexity {:+.3g} %",
         "ability": "ability {:+.3g} points",
     }[check.quantity]
     form = "{:.3g}" if check.quantity == "answers" else "{:+.3g}"
-    return f"{what.format(check.value)} ({form.format(check.low)} to {form.format(check.high)}, {check.tolerance:g} allowed)"
+    return (
+        f"{what.format(check.value)} ({form.format(check.low)} to {form.format(check.high)}, "
+        f"{check.tolerance:g} allowed)"
+    )
 
 
 def parameters(match: Match) -> tuple[SettingChange, ...]:
-    """In which parameters, revisions and number of draws the two cells differ: why their ids do."""
+    """Return the parameters, revisions and numbers of draws that differ, which is why the ids differ."""
     names = {"draws", "model revision", "data revision"}.union(
         *(json.loads(held.cell.parameters) for held in (match.a, match.b))
     )

@@ -1,4 +1,7 @@
-"""A regression for people and as JSON: what `lks compare` prints, what else was tested, and one sentence."""
+"""A regression as text for the terminal and as JSON.
+
+The text has what `lks compare` prints, the further checks, and one sentence.
+"""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -14,13 +17,13 @@ from reports.compare.regression import QuantityCheck, Regression, parameters, sa
 from reports.compare.text import text as comparison_text
 
 NAMED = 3
-"""So many differing cells, and so many reasons of each, are named in the sentence."""
+"""Maximum number of differing cells, and of reasons for each, that the sentence names."""
 
 _JSON = TypeAdapter(Regression)
 
 
 def sentence(regression: Regression) -> str:
-    """Whether it is fine, in one sentence, and which parameters differ in another."""
+    """Return one sentence on whether all is fine, and one on the parameters that differ, if any."""
     changes = [change for match in regression.comparison.matches for change in parameters(match)]
     cells = sum(bool(parameters(match)) for match in regression.comparison.matches)
     more = f" Parameters differ in {_cells(cells)}: {_changes(changes)}." if cells else ""
@@ -28,6 +31,7 @@ def sentence(regression: Regression) -> str:
 
 
 def _fine(regression: Regression) -> str:
+    """Return the sentence for a run without differences beyond the tolerance."""
     matches = regression.comparison.matches
     other = len(matches) - regression.identical
     if other:
@@ -35,7 +39,10 @@ def _fine(regression: Regression) -> str:
             sum(match.items.changed for match in matches),
             sum(match.items.shared for match in matches),
         )
-        start = f"Fine: {changed:,} of {asked:,} raw answers differ from the golden results, in {_cells(other)} of {len(matches)}"
+        start = (
+            f"Fine: {changed:,} of {asked:,} raw answers differ from the golden results, in "
+            f"{_cells(other)} of {len(matches)}"
+        )
         return f"{start}; no difference goes beyond the tolerance."
     moved = sum(check.value != 0 for checks in regression.checks for check in checks)
     also = f"; {moved} perplexities or abilities differ, none beyond the tolerance" if moved else ""
@@ -43,6 +50,7 @@ def _fine(regression: Regression) -> str:
 
 
 def _different(regression: Regression) -> str:
+    """Return the sentence for a run that is different."""
     comparison, faults = regression.comparison, regression.faults
     number = len(comparison.matches) + len(comparison.only_a) + len(comparison.only_b)
     named = _some([f"{cell}: {_some(why, ', ')}" for cell, why in faults.items()], "; ")
@@ -50,27 +58,33 @@ def _different(regression: Regression) -> str:
 
 
 def _cells(count: int) -> str:
+    """Return "1 cell", "2 cells"."""
     return f"{count} cell{'s' * (count != 1)}"
 
 
 def _some(parts: Sequence[str], between: str) -> str:
+    """Join the first `NAMED` parts and say how many more there are."""
     return between.join(parts[:NAMED]) + (
         f"{between}and {len(parts) - NAMED} more" if len(parts) > NAMED else ""
     )
 
 
 def _changes(changes: Iterable[SettingChange]) -> str:
+    """Return the distinct changes of settings as text."""
     return _some(
         [f"{change.what} {change.a or '–'} → {change.b or '–'}" for change in dict.fromkeys(changes)], ", "
     )
 
 
 def text(regression: Regression, everything: bool = False) -> Group:
-    """What `lks compare` prints, the further checks whose value is not 0, why cells are different, and the sentence.
+    """Return the text for the terminal.
+
+    It has what `lks compare` prints, the further checks whose value is not 0, the reasons for differences,
+    and the sentence.
 
     Args:
-        regression: what was found.
-        everything: show what did not change too.
+        regression: the regression to show.
+        everything: also show what did not change.
     """
     parts: list[RenderableType] = [comparison_text(regression.comparison, everything)]
     cells = [match.a.cell for match in regression.comparison.matches]
@@ -89,8 +103,9 @@ def text(regression: Regression, everything: bool = False) -> Group:
 
 
 def _table(rows: Sequence[tuple[str, QuantityCheck]]) -> Table:
+    """Return the table of the further checks."""
     table = Table(
-        "Tested beside the scores",
+        "Tested besides the scores",
         "found (95 % interval, tolerance)",
         "",
         box=None,
@@ -110,15 +125,18 @@ def _table(rows: Sequence[tuple[str, QuantityCheck]]) -> Table:
 
 
 def to_json(regression: Regression) -> str:
-    """All of it, and first whether it is fine, the sentence and the reasons; `from_json` reads it back."""
-    told = {"fine": regression.fine, "sentence": sentence(regression), "faults": regression.faults}
-    return json.dumps(told | asdict(regression), indent=1, ensure_ascii=False) + "\n"
+    """Serialise the regression, preceded by whether it is fine, the sentence and the reasons.
+
+    `from_json` reads it back.
+    """
+    summary = {"fine": regression.fine, "sentence": sentence(regression), "faults": regression.faults}
+    return json.dumps(summary | asdict(regression), indent=1, ensure_ascii=False) + "\n"
 
 
 def from_json(text: str) -> Regression:
-    """A regression from `to_json`.
+    """Read a regression written by `to_json`.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: the text is not a regression.
     """
     return _JSON.validate_json(text)

@@ -1,4 +1,4 @@
-"""What matched cells of two catalogues said, joined item by item, and the tests of their differences."""
+"""The answers of matched cells of two catalogues, joined item by item, and tests of their differences."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,8 @@ from reports.significance import PARTS
 
 TOGETHER = "edit_performance"
 RESAMPLES, RESAMPLES_PER_TEST, MOST_RESAMPLES = 10_000, 200, 200_000
-"""Holm multiplies a p value by up to the number of tests: resamples must be many more, or nothing could ever be found."""
+"""Number of resamples: at least, per test, and at most. Holm multiplies a p value by up to the number of
+tests, so without many more resamples than tests no difference could ever be found."""
 
 Number = int | float | str | None
 RowT = TypeVar("RowT")
@@ -23,7 +24,10 @@ RowT = TypeVar("RowT")
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """Scores of one metric of one match, summed over the items of each subject: all [subjects]; a, b in 0 to 1 times items."""
+    """Scores of one metric of one match, summed over the items of each subject.
+
+    All arrays are [subjects]; `a` and `b` are sums of scores between 0 and 1.
+    """
 
     subjects: NDArray[np.object_]
     a: Floats
@@ -36,7 +40,7 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class MatchedScores:
-    """Of one match, what the catalogues tell, before any test; `sums` by (read-out, metric)."""
+    """What the catalogues hold on one match, before any test; `sums` is keyed by (read-out, metric)."""
 
     items: Items
     sums: dict[tuple[str, str], Sums]
@@ -48,12 +52,12 @@ class MatchedScores:
 def read(
     connection: duckdb.DuckDBPyConnection, catalogues: dict[str, str], ids: Sequence[tuple[str, str]]
 ) -> list[MatchedScores]:
-    """All that is compared of matched cells.
+    """Read everything that is compared of matched cells.
 
     Args:
-        connection: with both catalogues.
+        connection: connection with both catalogues attached.
         catalogues: "a" and "b" -> name of the catalogue.
-        ids: of the two cells of each match.
+        ids: ids of the two cells of each match.
     """
     connection.execute("CREATE TEMP TABLE matched (match INTEGER, side VARCHAR, cell_id VARCHAR)")
     rows = [
@@ -88,25 +92,30 @@ def read(
 
 
 def _by_match(connection: duckdb.DuckDBPyConnection, name: str, kind: type[RowT]) -> list[tuple[int, RowT]]:
-    """Rows of a query, whose first column is the match."""
+    """Return the rows of a query with their match, which is its first column."""
     rows = connection.execute(query(f"compare_{name}")).fetchall()
     return [(int(row[0]), kind(*row[1:])) for row in rows]
 
 
 def _of(rows: Sequence[tuple[int, RowT]], match: int) -> tuple[RowT, ...]:
+    """Return the rows of one match."""
     return tuple(row for i, row in rows if i == match)
 
 
 def _beside(connection: duckdb.DuckDBPyConnection) -> dict[int, list[Beside]]:
-    """Quantities that are not tested, in the order of `compare_cells.sql`."""
+    """Return the quantities that are not tested, in the order of `compare_cells.sql`."""
     found: dict[int, list[Beside]] = {}
-    sql = "SELECT match, name, a.value, b.value FROM cells_a a FULL JOIN cells_b b USING (match, name) ORDER BY match, a.rowid NULLS LAST, b.rowid"
+    sql = (
+        "SELECT match, name, a.value, b.value FROM cells_a a FULL JOIN cells_b b USING (match, name) ORDER "
+        "BY match, a.rowid NULLS LAST, b.rowid"
+    )
     for match, name, a, b in connection.execute(sql).fetchall():
         found.setdefault(int(match), []).append(Beside(str(name), a, b))
     return found
 
 
 def _sums(connection: duckdb.DuckDBPyConnection) -> dict[int, dict[tuple[str, str], Sums]]:
+    """Read the sums of each match by read-out and metric."""
     columns = connection.execute(query("compare_sums")).fetchnumpy()
     keys = list(
         zip(columns["match"].tolist(), columns["readout"].tolist(), columns["metric"].tolist(), strict=True)
@@ -125,7 +134,10 @@ def _sums(connection: duckdb.DuckDBPyConnection) -> dict[int, dict[tuple[str, st
 
 
 def with_edit_performance(sums: dict[tuple[str, str], Sums]) -> dict[tuple[str, str], Sums]:
-    """With the mean of reliability, generality and locality where a read-out has all three: each item counts 1 / items of its metric."""
+    """Add the mean of reliability, generality and locality for each read-out that has all three.
+
+    Each item has the weight 1 / (items of its metric).
+    """
     made = dict(sums)
     for readout in dict.fromkeys(name for name, _ in sums):
         parts = [sums[readout, part] for part in PARTS if (readout, part) in sums]
@@ -135,6 +147,7 @@ def with_edit_performance(sums: dict[tuple[str, str], Sums]) -> dict[tuple[str, 
 
 
 def _together(parts: Sequence[Sums]) -> Sums:
+    """Sum metrics by subject, with each item weighted by 1 / (items of its metric)."""
     subjects = np.unique(np.concatenate([part.subjects for part in parts]))
     a, b, sizes = (np.zeros(len(subjects)) for _ in range(3))
     for part in parts:
@@ -151,10 +164,10 @@ def _together(parts: Sequence[Sums]) -> Sums:
 def differences(
     found: Sequence[dict[tuple[str, str], Sums]], tolerance: float
 ) -> tuple[list[tuple[ScoreDifference, ...]], int]:
-    """Differences of each match, with Holm over all, and how many tests these are.
+    """Return the differences of each match, adjusted by Holm over all of them, and the number of tests.
 
-    A metric of which no item's score changed has p = 1 whatever else happens and is not among the tests: how many could have been found
-    depends on which items changed alone (Tarone 1990).
+    A metric in which no item's score changed has p = 1 in any case and is not among the tests: how many
+    differences could have been found depends only on which items changed (Tarone 1990).
     """
     tests = sum(bool(one.better or one.worse) for sums in found for one in sums.values())
     resamples = min(MOST_RESAMPLES, max(RESAMPLES, RESAMPLES_PER_TEST * tests))
@@ -169,6 +182,7 @@ def differences(
 
 
 def _judged(one: ScoreDifference, adjusted_p: float, tolerance: float) -> ScoreDifference:
+    """Return a difference with its adjusted p value and its state."""
     within = (
         tolerance > 0
         and one.low is not None
@@ -187,7 +201,7 @@ def _judged(one: ScoreDifference, adjusted_p: float, tolerance: float) -> ScoreD
 
 
 def _differences(sums: dict[tuple[str, str], Sums], resamples: int) -> tuple[ScoreDifference, ...]:
-    """Of one match; the same subjects are drawn for all of its metrics."""
+    """Return the differences of one match; all of its metrics share the resampled subjects."""
     moved = {key: one for key, one in sums.items() if one.better or one.worse}
     found = dict(zip(moved, _bootstrapped(list(moved.values()), resamples), strict=True)) if moved else {}
     made = []
@@ -211,7 +225,7 @@ def _differences(sums: dict[tuple[str, str], Sums], resamples: int) -> tuple[Sco
 def _bootstrapped(
     columns: Sequence[Sums], resamples: int
 ) -> list[tuple[float, float | None, float | None, float]]:
-    """Difference in points, interval and p of each column: the mean of b - a against a column of zeros."""
+    """Return difference in points, interval and p of each column: the mean of b - a against a zero column."""
     subjects = np.unique(np.concatenate([one.subjects for one in columns]))
     gains, sizes = (np.zeros((len(subjects), len(columns) + 1)) for _ in range(2))
     sizes[:, -1] = 1
@@ -230,7 +244,7 @@ def _bootstrapped(
 def chosen(
     sums: dict[tuple[str, str], Sums], readouts: Collection[str], metrics: Collection[str]
 ) -> dict[tuple[str, str], Sums]:
-    """What was asked for, in that order."""
+    """Return the requested read-outs and metrics, in the requested order."""
     ranks = {name: i for names in (readouts, metrics) for i, name in enumerate(names)}
     kept = {
         key: one

@@ -1,4 +1,4 @@
-"""Two catalogues side by side, read only, and which cell of one is which of the other."""
+"""Two catalogues attached read-only to one connection, and the matching of their cells."""
 
 import json
 import os
@@ -19,31 +19,39 @@ from reports.compare.model import SettingChange, label
 
 NAME = "lks.duckdb"
 NOT_COMPARED = ("finished", "title")
-"""Provenance that differs in any two runs, or is a name."""
+"""Provenance that differs between any two runs, or is only a name."""
 DEFINITIONS = (
-    "SELECT table_name, column_name, data_type, column_default FROM duckdb_columns() WHERE database_name = ? AND NOT internal ORDER BY ALL",
+    (
+        "SELECT table_name, column_name, data_type, column_default FROM duckdb_columns() WHERE "
+        "database_name = ? AND NOT internal ORDER BY ALL"
+    ),
     "SELECT view_name, sql FROM duckdb_views() WHERE database_name = ? AND NOT internal ORDER BY ALL",
-    "SELECT function_name, parameters, macro_definition FROM duckdb_functions() WHERE database_name = ? AND NOT internal ORDER BY ALL",
+    (
+        "SELECT function_name, parameters, macro_definition FROM duckdb_functions() WHERE database_name = "
+        "? AND NOT internal ORDER BY ALL"
+    ),
 )
-"""What a catalogue is made of. What it says of itself (table `catalogue`) anybody can write."""
+"""Queries for what a catalogue consists of. The table `catalogue`, in which it describes itself, could be
+written by anybody."""
 
 
 @contextmanager
 def side_by_side(
     a: Path, b: Path, lock_wait: float = 10.0
 ) -> Iterator[tuple[duckdb.DuckDBPyConnection, dict[str, str], list[str]]]:
-    """Both catalogues in one connection.
+    """Open both catalogues in one connection.
 
     Args:
-        a: a results folder or its catalogue. A folder's catalogue is first brought in line with its cells.
-        b: the other.
-        lock_wait: seconds to wait for another process to let go of a catalogue.
+        a: a results folder or its catalogue. A folder's catalogue is first synchronised with its cells.
+        b: the other one.
+        lock_wait: seconds to wait for another process to release a catalogue.
 
     Yields:
         The connection; side ("a", "b") -> name of its catalogue there; warnings of damaged cells.
 
     Raises:
-        StoreError: one is missing, no catalogue, in use by another process, of another protocol or of another version of the program.
+        StoreError: a path is missing, is no catalogue, is in use by another process, or has another protocol
+            or was made by another version of the program.
     """
     files, warnings = {}, []
     for side, path in (("a", a), ("b", b)):
@@ -53,7 +61,7 @@ def side_by_side(
     try:
         _attach(connection, files["a"], "catalogue_a", lock_wait)
         names = {"a": "catalogue_a", "b": "catalogue_a"}
-        if not files["a"].samefile(files["b"]):  # DuckDB takes a file once
+        if not files["a"].samefile(files["b"]):  # DuckDB attaches a file only once
             _attach(connection, files["b"], "catalogue_b", lock_wait)
             names["b"] = "catalogue_b"
         _lock(connection)
@@ -63,7 +71,7 @@ def side_by_side(
 
 
 def _catalogue(path: Path, lock_wait: float) -> tuple[Path, list[str]]:
-    """The file to open, and what is damaged."""
+    """Return the catalogue file to open, and warnings of damaged cells."""
     if not path.exists():
         raise StoreError(f"{path} does not exist. Name a results folder or its {NAME}.")
     folder = path if path.is_dir() else path.parent
@@ -75,7 +83,8 @@ def _catalogue(path: Path, lock_wait: float) -> tuple[Path, list[str]]:
         warnings = Store(folder, lock_wait).sync()
         if not _is_current(file, lock_wait):
             raise StoreError(
-                f"{file} has other tables, views or macros than this program makes. Delete it: it is rebuilt from cells/."
+                f"{file} has other tables, views or macros than this program makes. Delete it: it is rebuilt "
+                "from cells/."
             )
         return file, warnings
     if not file.exists():
@@ -84,26 +93,28 @@ def _catalogue(path: Path, lock_wait: float) -> tuple[Path, list[str]]:
         )
     if not _is_current(file, lock_wait):
         raise StoreError(
-            f"{file} was made by another version of this program, whose tables differ, and there are no cells beside it that it could be made from "
-            "again. Get the whole results folder, or compare with the version that made it."
+            f"{file} was made by another version of this program, whose tables differ, and there are no "
+            "cells next to it to rebuild it from. Get the whole results folder, or compare with the version "
+            "that made it."
         )
     return file, []
 
 
 def _check_protocol(path: Path) -> None:
-    """What the folder says of itself; one that says nothing is left to its cells."""
+    """Check the protocol that a folder declares; without a declaration, its cells are checked later."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["protocol"]
     except (OSError, ValueError, KeyError, TypeError):
         return
     if found != PROTOCOL:
         raise StoreError(
-            f"{path.parent} holds results of evaluation protocol {found}; this program compares protocol {PROTOCOL}. Use the version that made it."
+            f"{path.parent} holds results of evaluation protocol {found}; this program compares protocol "
+            f"{PROTOCOL}. Use the version that made it."
         )
 
 
 def _is_current(file: Path, lock_wait: float) -> bool:
-    """Whether a catalogue has this program's tables, views and macros, to the letter, and no others."""
+    """Return whether a catalogue has exactly this program's tables, views and macros, and no others."""
     with duckdb.connect() as connection:
         _attach(connection, file, "found", lock_wait)
         _lock(connection)
@@ -121,19 +132,22 @@ def _is_current(file: Path, lock_wait: float) -> bool:
 
 @cache
 def _definitions() -> tuple[list[tuple[object, ...]], ...]:
-    """What this program's catalogues hold."""
+    """Return the definitions of this program's own catalogues."""
     with tempfile.TemporaryDirectory() as empty:
         held = Store(Path(empty) / "results")
         return held.query("SELECT schema FROM catalogue"), *(held.query(sql, ["lks"]) for sql in DEFINITIONS)
 
 
 def _lock(connection: duckdb.DuckDBPyConnection) -> None:
-    """A catalogue's views may come from a stranger: no query opens another file from now on, or the net, and no statement changes that."""
+    """Lock a connection, since a catalogue's views may come from a stranger.
+
+    From now on no query can open another file or the network, and no statement can change that.
+    """
     connection.execute("SET enable_external_access = false; SET lock_configuration = true")
 
 
 def _attach(connection: duckdb.DuckDBPyConnection, file: Path, name: str, lock_wait: float) -> None:
-    """Open a catalogue for reading."""
+    """Attach a catalogue for reading."""
     quoted = str(file).replace("'", "''")
     deadline = time.monotonic() + lock_wait
     while True:
@@ -147,16 +161,17 @@ def _attach(connection: duckdb.DuckDBPyConnection, file: Path, name: str, lock_w
                 ) from None
             if time.monotonic() >= deadline:
                 raise StoreError(
-                    f"{file} is in use by another process for {lock_wait:g} s. Wait for it, or compare a copy."
+                    f"{file} is in use by another process for {lock_wait:g} s. Wait for it, or compare a "
+                    "copy."
                 ) from None
         time.sleep(min(0.1, lock_wait))
 
 
 def outcomes(connection: duckdb.DuckDBPyConnection, catalogue: str, path: Path) -> list[Outcome]:
-    """All cells of a catalogue, in their order.
+    """Return all cells of a catalogue, sorted.
 
     Raises:
-        StoreError: they are of another protocol.
+        StoreError: a cell is of another protocol or another version of the program.
     """
     found = []
     for cell_id, document in connection.execute(f"SELECT cell_id, outcome FROM {catalogue}.cells").fetchall():
@@ -168,8 +183,9 @@ def outcomes(connection: duckdb.DuckDBPyConnection, catalogue: str, path: Path) 
             ) from None
         if outcome.cell.id != cell_id:
             raise StoreError(
-                f"{path}: cell {cell_id} is not of this program's evaluation protocol (it would be {outcome.cell.id}). Numbers of two protocols "
-                "cannot be compared; use the version that made it, or run the cells again."
+                f"{path}: cell {cell_id} is not of this program's evaluation protocol (it would be "
+                f"{outcome.cell.id}). Numbers of two protocols cannot be compared; use the version that made "
+                "it, or run the cells again."
             )
         found.append(outcome)
     return sorted(found, key=lambda outcome: outcome.cell)
@@ -178,10 +194,10 @@ def outcomes(connection: duckdb.DuckDBPyConnection, catalogue: str, path: Path) 
 def matched(
     a: Sequence[Outcome], b: Sequence[Outcome]
 ) -> tuple[list[tuple[Outcome, Outcome]], list[Outcome], list[Outcome]]:
-    """Pairs of cells with the same coordinates, and what only one side has.
+    """Return the pairs of cells with the same coordinates, and the cells that only one side has.
 
-    Where a side has several at the same coordinates (other parameters, revisions or draws), equal cells go together first, then those with as
-    many draws, then the newest.
+    If a side has several cells at the same coordinates (other parameters, revisions or draws), equal cells
+    are paired first, then those with as many draws, then the newest.
     """
     pairs: list[tuple[Outcome, Outcome]] = []
     rest_a, rest_b = (
@@ -199,7 +215,7 @@ def matched(
 
 
 def coordinates(cell: Cell) -> tuple[object, ...]:
-    """What makes two cells the same question, whatever the code and its presets are."""
+    """Return what makes two cells the same question, whatever code and presets they were run with."""
     return (
         cell.model,
         cell.dataset,
@@ -214,7 +230,7 @@ def coordinates(cell: Cell) -> tuple[object, ...]:
 
 
 def changes(a: Outcome, b: Outcome) -> tuple[SettingChange, ...]:
-    """In what two matched cells differ beside their answers."""
+    """Return the differences of two matched cells other than their answers."""
     pairs: list[tuple[str, object, object]] = [
         (name, getattr(a.cell, name), getattr(b.cell, name)) for name in ("draws",)
     ]
@@ -237,15 +253,17 @@ def changes(a: Outcome, b: Outcome) -> tuple[SettingChange, ...]:
 
 
 def _each(prefix: str, a: dict[str, str], b: dict[str, str]) -> list[tuple[str, object, object]]:
+    """Return (name, value of a, value of b) for every key."""
     return [(prefix + key, a.get(key), b.get(key)) for key in sorted({*a, *b})]
 
 
 def _text(value: object) -> str:
+    """Return a value as text; None is empty."""
     return "" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def holdings(path: Path, found: Sequence[Outcome]) -> str:
-    """What a side holds, in half a line."""
+    """Describe what a side holds, in half a line."""
     names = [label(outcome.cell) for outcome in found]
     shown = "; ".join(names[:3]) + ("; ..." if len(names) > 3 else "")
     return f"{path} holds {len(names)} cell{'s' * (len(names) != 1)}" + (f" ({shown})" if names else "")

@@ -1,4 +1,7 @@
-"""A comparison on the terminal: one sentence, what changed cell by cell, examples, and what differs beside the answers."""
+"""A comparison as text for the terminal.
+
+It has one sentence, what changed cell by cell, examples, and the differences other than the answers.
+"""
 
 from collections.abc import Iterable, Sequence
 from statistics import median
@@ -34,7 +37,7 @@ METRIC_NAMES = COLUMNS | {
 }
 BESIDE_NAMES = {
     "perplexity": "perplexity",
-    "fluency_edit": "fluency behind edits",
+    "fluency_edit": "fluency, edit prompts",
     "fluency_plain": "fluency, plain",
     "ability": "ability %",
     "fires_in_scope": "fires in scope %",
@@ -50,17 +53,17 @@ STYLES = {
     "cannot be compared": "yellow",
 }
 FIRST = ("different", "cannot be compared", "no difference found", "identical")
-"""In which order matches are shown."""
+"""Order in which matches are shown."""
 LISTED = 8
-"""So many cells of one side alone are listed without --all."""
+"""Maximum number of cells of one side only that are listed without --all."""
 
 
 def text(report: ComparisonReport, everything: bool = False) -> Group:
-    """All of it.
+    """Return the whole comparison as text for the terminal.
 
     Args:
-        report: what was found.
-        everything: show what did not change too.
+        report: the comparison to show.
+        everything: also show what did not change.
     """
     parts: list[RenderableType] = [
         _line("A", report.a),
@@ -74,14 +77,20 @@ def text(report: ComparisonReport, everything: bool = False) -> Group:
         if everything or match.verdict != "identical":
             parts += ["", _heading(match, label(match.a.cell, cells)), *_body(match, everything)]
     if report.tests:
-        note = f"Percent and points. An interval is of its row alone; p is adjusted for all {report.tests:,} scores that changed (Holm)."
+        note = (
+            f"Percent and points. An interval is of its row alone; p is adjusted for all {report.tests:,} "
+            "scores that changed (Holm)."
+        )
         parts += ["", Text(note, style="dim")]
     parts += _provenance(report) + _ratios(report)
     return Group(*parts)
 
 
 def sentence(report: ComparisonReport) -> str:
-    """The finding: "18 cells in both: 16 identical, 2 different (lks | micro-llama | world | T=10; ...)."."""
+    """Return the summary, such as "18 cells in both: 16 identical, 2 different (lks | micro-llama | ...)".
+
+    A number of the different cells are named.
+    """
     cells = [match.a.cell for match in report.matches]
     counts = []
     for verdict, number in report.counts.items():
@@ -109,14 +118,17 @@ def sentence(report: ComparisonReport) -> str:
 
 
 def _number(count: int, noun: str) -> str:
+    """Return a count with its noun: "1 cell", "2 cells"."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _line(name: str, path: str) -> Text:
+    """Return the line that names the path of a side."""
     return Text.assemble((f"{name}  ", "dim"), path)
 
 
 def _alone(name: str, cells: Sequence[Held], everything: bool) -> list[RenderableType]:
+    """Return the lines for cells that only one side has."""
     shown = cells if everything else cells[:LISTED]
     lines = [
         Text(f"only in {name}: {label(held.cell)}" + ("" if held.status == "ok" else f" ({held.status})"))
@@ -127,6 +139,7 @@ def _alone(name: str, cells: Sequence[Held], everything: bool) -> list[Renderabl
 
 
 def _heading(match: Match, name: str) -> Text:
+    """Return the heading of a match: its verdict and its label."""
     made = Text.assemble((match.verdict, STYLES[match.verdict]), "  ", (name, "bold"))
     return made.append(
         "" if match.a.cell_id == match.b.cell_id else f"  ({match.a.cell_id} → {match.b.cell_id})", "dim"
@@ -134,7 +147,7 @@ def _heading(match: Match, name: str) -> Text:
 
 
 def _body(match: Match, everything: bool) -> list[RenderableType]:
-    """What stands under a cell's heading."""
+    """Return what is shown under a match's heading."""
     if match.why:
         return [_indented(Text(match.why))]
     rows = [one for one in match.differences if everything or one.state != "unchanged"]
@@ -153,18 +166,21 @@ def _body(match: Match, everything: bool) -> list[RenderableType]:
 
 
 def _lost(one: Unscored) -> Text:
+    """Return the line on items that could not be scored."""
     where = " and ".join(f"{side} ({count:,})" for side, count in (("A", one.in_a), ("B", one.in_b)) if count)
     return Text(
-        f"{_names(one.readout, one.metric)}: {_number(one.n_items, 'item')} left out, no answer of the unedited model in {where}."
+        f"{_names(one.readout, one.metric)}: {_number(one.n_items, 'item')} left out, no answer of the "
+        f"unedited model in {where}."
     )
 
 
 def _indented(part: RenderableType) -> Padding:
+    """Indent a part by two spaces."""
     return Padding(part, (0, 0, 0, 2), expand=False)
 
 
 def _questions(match: Match) -> str:
-    """How many questions there were and how many answers changed."""
+    """Return how many questions there were and how many answers changed."""
     items = match.items
     kinds = (
         ("teacher-forced", items.tf),
@@ -189,11 +205,12 @@ def _questions(match: Match) -> str:
 
 
 def _names(readout: str, metric: str) -> str:
+    """Return the displayed name of a metric under a read-out."""
     return f"{READOUT_NAMES.get(readout, readout)} {METRIC_NAMES.get(metric, metric)}"
 
 
 def _table(rows: Sequence[ScoreDifference]) -> Table:
-    """Scores that changed; percent and points."""
+    """Return the table of scores that changed, in percent and percentage points."""
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1), collapse_padding=True)
     table.add_column("read-out", no_wrap=True)
     table.add_column("metric", no_wrap=True)
@@ -223,17 +240,19 @@ def _table(rows: Sequence[ScoreDifference]) -> Table:
 
 
 def _p(value: float) -> str:
+    """Format a p value."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _beside(one: Beside) -> str:
+    """Format a quantity that is not tested, as "A → B" with their ratio if it changed."""
     scale = 1e6 if one.name == "peak_bytes" else 1
     a, b = ("–" if value is None else f"{value / scale:.4g}" for value in (one.a, one.b))
     return a if a == b else f"{a} → {b}" + (f" (×{one.ratio:.2f})" if one.ratio is not None else "")
 
 
 def _example(one: ChangedAnswer) -> RenderableType:
-    """A question with both answers."""
+    """Return a question with both answers."""
     where = "" if one.context == "bare" else f", {one.context}"
     where += {"immediate": ", right after its edit"}.get(one.moment, "")
     asked = Text(f"{one.kind}{where}, {READOUT_NAMES.get(one.readout, one.readout)}", "dim")
@@ -247,18 +266,18 @@ def _example(one: ChangedAnswer) -> RenderableType:
 
 
 def _short(said: str | None, width: int = 60) -> str:
-    """A text on one line; of a long one the end, which tells prompts apart."""
+    """Return a text on one line; of a long one the end, which distinguishes prompts."""
     flat = " ".join((said or "").split())
     return flat if len(flat) <= width else "…" + flat[-width + 1 :]
 
 
 def _provenance(report: ComparisonReport) -> list[RenderableType]:
-    """What differs beside the answers, and in how many cells."""
+    """Return the table of differences other than the answers, with the number of cells of each."""
     found = report.common_changes()
     if not found:
         return []
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1), collapse_padding=True)
-    table.add_column("Differs beside the answers", overflow="fold")
+    table.add_column("Other differences", overflow="fold")
     table.add_column("A", overflow="fold")
     table.add_column("B", overflow="fold")
     table.add_column("cells", justify="right")
@@ -268,7 +287,7 @@ def _provenance(report: ComparisonReport) -> list[RenderableType]:
 
 
 def _ratios(report: ComparisonReport) -> list[RenderableType]:
-    """Quantities that are not tested, over all cells."""
+    """Return the table of quantities that are not tested, over all cells."""
     ratios: dict[str, list[float]] = {}
     for one in _all_beside(report):
         if one.ratio is not None:
@@ -289,4 +308,5 @@ def _ratios(report: ComparisonReport) -> list[RenderableType]:
 
 
 def _all_beside(report: ComparisonReport) -> Iterable[Beside]:
+    """Return the quantities that are not tested, over all matches."""
     return (one for match in report.matches for one in match.beside)

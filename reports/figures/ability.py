@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST = 3
-"""Tests that have a panel each; of more only the mean is drawn."""
+"""Maximum number of tests with a panel each; if there are more, only the mean is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ability:
-    """One test, or the mean of all ("") of one cell: percent, with interval and number of documents."""
+    """One test of one cell, or the mean of all tests (""): percent, with interval and number of documents."""
 
     cell_id: str
     task: str
@@ -43,7 +43,7 @@ Curves = dict[tuple[str, str], list[Point]]
 
 
 def ability(source: ReportData) -> Drawing | Absent:
-    """Ability against T: a row of panels for each model and dataset, a panel for each test and for their mean."""
+    """Draw ability against T: a row of panels per model and dataset, a panel per test and for the mean."""
     name, title = "fig8_ability", "General ability against the number of edits (Fig. 8)"
     rows = source.rows(Ability, "figure_ability")
     drawn = [(block, curves) for block in source.results.blocks if (curves := _curves(block, rows))]
@@ -77,8 +77,9 @@ def ability(source: ReportData) -> Drawing | Absent:
     legend(figure, {one: source.looks[one] for one in names}, strong, "unedited, 95 %")
     documents = sorted({row.documents for row in rows if row.task})
     caption = (
-        f"Percent of documents answered rightly, {documents[0]:,} to {documents[-1]:,} for each test; T on a log axis; bands are 95 % intervals over "
-        f"documents; the grey band is the unedited model.{' The axis does not begin at 0.' if lowest >= 50 else ''}{source.said(names)}"
+        f"Percent of documents answered rightly, {documents[0]:,} to {documents[-1]:,} for each test; T on a "
+        "log axis; bands are 95 % intervals over documents; the grey band is the unedited "
+        f"model.{' The axis does not begin at 0.' if lowest >= 50 else ''}{source.said(names)}"
     )
     return Drawing(
         name,
@@ -90,7 +91,7 @@ def ability(source: ReportData) -> Drawing | Absent:
 
 
 def _curves(block: Block, rows: list[Ability]) -> Curves:
-    """What a table's cells have."""
+    """Return the curves of a block's cells."""
     of = {
         outcome.cell.id: (row.name, n_edits) for row in block.rows for n_edits, outcome in row.cells.items()
     }
@@ -102,13 +103,14 @@ def _curves(block: Block, rows: list[Ability]) -> Curves:
 
 
 def _tests(curves: Curves) -> list[str]:
-    """The tests that have a panel: the mean last."""
+    """Return the tests that have a panel, the mean last."""
     tasks = sorted({task for _, task in curves if task})
     mean = [""] if any(not task for _, task in curves) else []
     return [*tasks, *mean] if len(tasks) <= MOST else mean
 
 
 def _panel(source: ReportData, axes: "Axes", task: str, curves: Curves, strong: list[str]) -> None:
+    """Draw the curves of one test, with the unedited model as a band."""
     for (method, of), points in curves.items():
         if of == task and method in source.unedited:
             last = points[-1]

@@ -33,19 +33,19 @@ FIGURES: tuple[Callable[[ReportData], Drawing | Absent], ...] = (
     gain,
     tracing,
 )
-"""In the order of the page."""
+"""Functions that draw the figures, in the order of the page."""
 
 
 MOST = 40
-"""Of a table with more lines than this, figures show one seed."""
+"""If a table has more rows than this, figures show one seed only."""
 
 
 def figures(results: Results, store: Reader) -> list[Drawing | Absent]:
-    """Every figure, of evaluated cases; what has no data says so.
+    """Draw every figure for evaluation cases; a figure without data says so.
 
     Args:
-        results: of a results folder.
-        store: the same folder's.
+        results: results of a results folder.
+        store: reader of the same folder.
     """
     evaluated = results.of("evaluation")
     few = replace(evaluated, blocks=tuple(_few(block) for block in evaluated.blocks))
@@ -53,7 +53,10 @@ def figures(results: Results, store: Reader) -> list[Drawing | Absent]:
     with applied():
         drawn = [figure(source) for figure in FIGURES]
     left = sum(len(block.rows) for block in evaluated.blocks) - sum(len(block.rows) for block in few.blocks)
-    note = f" Where a table has more than {MOST} lines, only its lowest seed is drawn; {left:,} lines are in the tables alone."
+    note = (
+        f" Where a table has more than {MOST} lines, only its lowest seed is drawn; {left:,} lines are in "
+        "the tables alone."
+    )
     return [
         replace(one, caption=one.caption + note) if left and isinstance(one, Drawing) else one
         for one in drawn
@@ -61,7 +64,7 @@ def figures(results: Results, store: Reader) -> list[Drawing | Absent]:
 
 
 def _few(block: Block) -> Block:
-    """A table without its further seeds, if it is long: nobody tells so many lines apart."""
+    """Return a block with only its lowest seed if it has more rows than a figure can show legibly."""
     if len(block.rows) <= MOST:
         return block
     seeds = {row.name: min(outcome.cell.seed for outcome in row.cells.values()) for row in block.rows}

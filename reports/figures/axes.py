@@ -1,4 +1,4 @@
-"""Panels of a figure: their places in inches, axes against T, curves with intervals, the legend."""
+"""Building blocks of figures: panels placed in inches, axes against T, curves with intervals, legends."""
 
 import math
 import textwrap
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LINE = FONT * 1.35 / 72
-"""Inches from one line of text to the next."""
+"""Distance between lines of text, in inches."""
 
 LETTER = FONT * 0.6 / 72
-"""Inches of a letter, on the safe side."""
+"""Upper bound for the width of a letter, in inches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The room around panels and between them, in inches."""
+    """The margins around the panels and the space between them, in inches."""
 
     left: float = 0.45
     right: float = 0.1
@@ -36,7 +36,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A value against T (or a block) with its 95 % interval; None where there is none."""
+    """A value against T (or a block) with its 95 % interval; an end is None where there is no interval."""
 
     at: float
     value: float
@@ -45,7 +45,7 @@ class Point:
 
 
 def sheet(heights: Sequence[float], columns: int, frame: Frame) -> tuple["Figure", list[list["Axes"]]]:
-    """A figure with one row of panels for each height in inches, from the top."""
+    """Create a figure with one row of panels for each height in inches, from the top."""
     from matplotlib.figure import Figure
 
     tall = frame.top + sum(heights) + frame.down * (len(heights) - 1) + frame.bottom
@@ -63,7 +63,7 @@ def sheet(heights: Sequence[float], columns: int, frame: Frame) -> tuple["Figure
 
 
 def heading(axes: "Axes", text: str, above: float = LINE) -> None:
-    """The name of a row of panels, so many inches above the first of them."""
+    """Write the name of a row of panels, `above` inches above the first of them."""
     axes.annotate(
         text,
         (0, 1),
@@ -76,7 +76,7 @@ def heading(axes: "Axes", text: str, above: float = LINE) -> None:
 
 
 def against_t(axes: "Axes", counts: Sequence[int]) -> None:
-    """A logarithmic axis of edits with the powers of ten that are in it."""
+    """Set a logarithmic axis of edits, with ticks at the powers of ten within its range."""
     low, high = min(counts), max(counts)
     axes.set_xscale("log")
     axes.set_xlim(low / 1.5, high * 1.5)
@@ -88,7 +88,7 @@ def against_t(axes: "Axes", counts: Sequence[int]) -> None:
 
 
 def short_count(count: int) -> str:
-    """1, 10, 100, 1k, 10k."""
+    """Format a count of edits: 1, 10, 100, 1k, 10k."""
     return f"{count // 1000}k" if count >= 1000 and count % 1000 == 0 else f"{count:,}"
 
 
@@ -96,12 +96,14 @@ STRETCHED = "The axis of percents is stretched towards 100: it is even in the sq
 
 
 def percents(axes: "Axes", labelled: bool = True, above: float = 0.4) -> None:
-    """An axis of percents, even in the square root of what is missing to 100, as most of what is compared is near 100.
+    """Set a vertical axis of percentages that is linear in the square root of the distance to 100.
+
+    This is because most values that are compared are near 100.
 
     Args:
-        axes: of the panel.
-        labelled: whether its ticks have labels.
-        above: room over 100, in roots of percents; the whole axis has ten.
+        axes: axes of the panel.
+        labelled: whether the ticks have labels.
+        above: room above 100, in square roots of percent; the whole axis has ten.
     """
     axes.set_yscale("function", functions=(_root, _square))
     axes.set_ylim(_square(-10.3), _square(above))
@@ -110,19 +112,19 @@ def percents(axes: "Axes", labelled: bool = True, above: float = 0.4) -> None:
 
 
 def _root(percent: Any) -> Any:
-    """0 at 100 percent, -10 at none; beyond 100 as if mirrored."""
+    """Transform percentages: 100 to 0, 0 to -10, and values above 100 symmetrically."""
     missing = np.asarray(percent, dtype=float) - 100
     return np.sign(missing) * np.sqrt(np.abs(missing))
 
 
 def _square(root: Any) -> Any:
-    """The inverse."""
+    """Invert `_root`."""
     value = np.asarray(root, dtype=float)
     return 100 + np.sign(value) * value**2
 
 
 def across_percents(axes: "Axes", title: str) -> None:
-    """A horizontal axis of percents, its labels within the panel's width."""
+    """Set a horizontal axis of percentages with its labels inside the panel's width."""
     axes.set_xlim(-3, 103)
     axes.set_xticks([0, 50, 100], ["0", "", "100 %"])
     first, _, last = axes.get_xticklabels()
@@ -134,7 +136,15 @@ def across_percents(axes: "Axes", title: str) -> None:
 def curve(
     axes: "Axes", points: Sequence[Point], look: MethodStyle, strong: bool = True, plain: bool = False
 ) -> None:
-    """A line against T. `strong`: in its colour, with a band of its intervals; `plain`: without markers."""
+    """Draw a line against T.
+
+    Args:
+        axes: axes of the panel.
+        points: points of the line.
+        look: style of the method.
+        strong: whether to draw it in its colour, with a band of its intervals.
+        plain: whether to omit markers.
+    """
     at, values = [point.at for point in points], [point.value for point in points]
     if strong:
         low = [math.nan if point.low is None else point.low for point in points]
@@ -156,13 +166,13 @@ def curve(
 
 
 def band(axes: "Axes", low: float, value: float, high: float) -> None:
-    """The unedited model: a level with its interval, across the panel."""
+    """Draw the unedited model as a level with its interval, across the panel."""
     axes.axhspan(low, high, color=RULE, linewidth=0, zorder=1)
     axes.axhline(value, color=UNEDITED_LOOK.colour, linestyle=UNEDITED_LOOK.dash, linewidth=1.0, zorder=1.5)
 
 
 def legend_height(names: Sequence[str], width: float = DOUBLE) -> float:
-    """Inches that a legend of these names takes."""
+    """Return the height of a legend of these names, in inches."""
     return (
         math.ceil(len(names) / _columns(names, width))
         * (LINE + 0.02)
@@ -173,13 +183,13 @@ def legend_height(names: Sequence[str], width: float = DOUBLE) -> float:
 def legend(
     figure: "Figure", entries: Mapping[str, MethodStyle], strong: Sequence[str], unedited: str = ""
 ) -> None:
-    """All methods at the foot of the figure, in columns.
+    """Draw the legend of all methods at the foot of the figure, in columns.
 
     Args:
-        figure: it has room at its foot (`legend_height`).
-        entries: how each method looks.
-        strong: those that are in colour.
-        unedited: what the band is called, if there is one.
+        figure: figure with room at its foot (`legend_height`).
+        entries: style of each method.
+        strong: methods that are drawn in colour.
+        unedited: label of the band, if there is one.
     """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -212,41 +222,44 @@ def legend(
 
 
 def wrapped(name: str, width: int = 30) -> str:
-    """A long name in several lines."""
+    """Wrap a long name."""
     return "\n".join(
         textwrap.wrap(name, width, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
     )
 
 
 def _columns(names: Sequence[str], width: float) -> int:
-    """How many columns of a legend fit."""
+    """Return how many columns of a legend fit."""
     longest = max((len(line) for name in names for line in wrapped(name).splitlines()), default=1)
     return max(1, min(len(names), int((width - 0.1) / (longest * LETTER + 0.5))))
 
 
 def listed(axes: "Axes", names: Sequence[str], labelled: bool) -> None:
-    """A vertical axis of methods, the first on top."""
+    """Set a vertical axis of methods, the first at the top."""
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks(range(len(names)), [wrapped(name, NAME) if labelled else "" for name in names])
     axes.grid(True, axis="both")
 
 
 def list_height(names: Sequence[str]) -> float:
-    """Inches of such an axis."""
+    """Return the height of a vertical axis of methods, in inches."""
     return len(names) * (0.035 + LINE * max(wrapped(name, NAME).count("\n") + 1 for name in names))
 
 
 def list_width(names: Sequence[str]) -> float:
-    """Inches of the names beside it."""
+    """Return the width of the names next to a vertical axis of methods, in inches."""
     return 0.1 + LETTER * max(len(line) for name in names for line in wrapped(name, NAME).splitlines())
 
 
 NAME = 22
-"""Letters in a line of a method's name on such an axis."""
+"""Maximum number of letters per line of a method's name on a vertical axis."""
 
 
 def keys(figure: "Figure", entries: Sequence[tuple[str, Mapping[str, Any]]], above: float = 0.04) -> None:
-    """A legend of marks in one line at the figure's foot: name and how its mark is drawn; `above` in inches."""
+    """Draw a legend of markers in one line at the figure's foot, `above` inches from it.
+
+    Each entry is a name and the keyword arguments of its marker.
+    """
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], ls="", label=name, **how) for name, how in entries]

@@ -1,4 +1,4 @@
-"""Quality against cost: which methods no other beats in both."""
+"""Quality against cost: which methods are not beaten in both by any other."""
 
 import math
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ COSTS = {
     "patch_bytes": ("size of the patch", "B"),
     "peak_bytes": ("peak memory", "B"),
 }
-"""What is compared: column of the query -> axis and unit."""
+"""Costs that are compared: column of the query -> axis label and unit."""
 
 PREFIXES = {-9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T"}
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What the edits of a cell cost."""
+    """The cost of the edits of a cell."""
 
     cell_id: str
     seconds: float
@@ -37,7 +37,7 @@ class Cost:
 
 
 def cost(source: ReportData, wanted: Sequence[str], name: str) -> Drawing | Absent:
-    """EP against costs, on log axes, at the T that most methods were run at."""
+    """Draw EP against costs, on log axes, at the T that most methods were run at."""
     title = "Quality against cost: " + ", ".join(COSTS[one][0] for one in wanted)
     costs = {one.cell_id: one for one in source.rows(Cost, "figure_cost")}
     drawn = [
@@ -58,8 +58,9 @@ def cost(source: ReportData, wanted: Sequence[str], name: str) -> Drawing | Abse
             _panel(source, axes, wish, points, strong)
         panels[0].set_ylabel(f"edit performance ({READOUTS[EXACT]})")
     caption = (
-        f"{READOUTS[EXACT]}; costs on log axes. {STRETCHED} Each table at the T that most methods were run at. "
-        f"The line joins the methods that no other beats in both.{source.said(source.order({one for _, _, points in drawn for one in points}))}"
+        f"{READOUTS[EXACT]}; costs on log axes. {STRETCHED} Each table at the T that most methods were run "
+        "at. The line joins the methods that no other beats in "
+        f"both.{source.said(source.order({one for _, _, points in drawn for one in points}))}"
     )
     if "seconds" in wanted:
         caption += " Preparation is not counted."
@@ -67,7 +68,10 @@ def cost(source: ReportData, wanted: Sequence[str], name: str) -> Drawing | Abse
         name,
         title,
         caption,
-        "Edit performance of each method against what the edits cost, with the methods that no other beats in both",
+        (
+            "Edit performance of each method against what the edits cost, with the methods that no other "
+            "beats in both"
+        ),
         figure,
     )
 
@@ -75,7 +79,7 @@ def cost(source: ReportData, wanted: Sequence[str], name: str) -> Drawing | Abse
 def _points(
     source: ReportData, block: Block, costs: dict[str, Cost]
 ) -> tuple[int, dict[str, tuple[float, Cost]]]:
-    """T, and for each method its edit performance and its costs."""
+    """Return T, and the edit performance and costs of each method."""
     values: dict[tuple[str, int], float] = {}
     found: dict[tuple[str, int], tuple[float, Cost]] = {}
     for row in block.rows:
@@ -91,7 +95,7 @@ def _points(
 def _panel(
     source: ReportData, axes: "Axes", wish: str, points: dict[str, tuple[float, Cost]], strong: list[str]
 ) -> None:
-    """One cost: a marker and a name for each method, and the front."""
+    """Draw one cost: a marker and a name for each method, and the front."""
     places = {
         name: (float(getattr(one, wish)), value)
         for name, (value, one) in points.items()
@@ -139,7 +143,10 @@ def _panel(
 
 
 def _ticks(low: float, high: float, unit: str) -> tuple[list[float], list[str]]:
-    """Round values in a range with their labels: 1 ms, 10 ms; of many each second or third; of a short range halves and fifths as well."""
+    """Return round tick values within a range and their labels, such as 1 ms, 10 ms.
+
+    A wide range is thinned out to about five powers of ten; a short one also has steps between them.
+    """
     powers = list(range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1))
     values = [10.0**power for power in powers[:: max(1, -(-len(powers) // 5))]]
     if len(values) < 2:
@@ -154,19 +161,22 @@ def _ticks(low: float, high: float, unit: str) -> tuple[list[float], list[str]]:
 
 
 def quantity(value: float, unit: str) -> str:
-    """With the prefix that leaves one to three digits before the point: "10 ms", "1.5 GB"."""
+    """Format a value with the prefix that leaves one to three digits before the point: "10 ms", "1.5 GB"."""
     power = min(max(3 * math.floor(math.log10(value) / 3 + 1e-9), min(PREFIXES)), max(PREFIXES))
     return f"{value / 10.0**power:.3g} {PREFIXES[power]}{unit}"
 
 
 def _corners(line: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The front as it is drawn, in steps."""
+    """Return the corners of the front as it is drawn, in steps."""
     steps = [((x, y), (then, y)) for (x, y), (then, _) in pairwise(line)]
     return [corner for step in steps for corner in step] + list(line[-1:])
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points (cost, quality) that no other beats in both: cheaper and at least as good, or as cheap and better; the cheapest first."""
+    """Return the points (cost, quality) that no other beats, the cheapest first.
+
+    A point is beaten by one that is cheaper and at least as good, or as cheap and better.
+    """
     line: list[tuple[float, float]] = []
     for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
         if not line or y > line[-1][1]:

@@ -1,4 +1,4 @@
-"""What all figures of a report share: its results and the look of each method."""
+"""Data shared by all figures of a report: its results and the style of each method."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ RowT = TypeVar("RowT")
 PartT = TypeVar("PartT")
 
 FEW = 3
-"""A table of fewer methods is left out of a figure that compares methods, if another has more."""
+"""Tables with fewer methods are left out of figures that compare methods, if another table has more."""
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """A report's data.
+    """The data of a report.
 
     Attributes:
-        results: of evaluated cases.
-        store: where they are from.
+        results: results on evaluation cases.
+        store: reader of the store they come from.
     """
 
     results: Results
@@ -35,7 +35,7 @@ class ReportData:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """Cell id -> what tables call its method."""
+        """Cell id -> displayed name of its method."""
         return {
             outcome.cell.id: row.name
             for block in self.results.blocks
@@ -45,14 +45,17 @@ class ReportData:
 
     @cached_property
     def unedited(self) -> frozenset[str]:
-        """What tables call the unedited model."""
+        """Displayed names of the unedited model."""
         return frozenset(
             row.name for block in self.results.blocks for row in block.rows if row.method == UNEDITED
         )
 
     @cached_property
     def looks(self) -> dict[str, MethodStyle]:
-        """How each method looks, the best first: by its mean place in edit performance at each T of each table, 0 to 1."""
+        """Style of each method, the best first.
+
+        Methods are ranked by their mean relative rank (0 to 1) in edit performance at each T of each table.
+        """
         places: dict[str, list[float]] = {
             row.name: [] for block in self.results.blocks for row in block.rows if row.method != UNEDITED
         }
@@ -71,26 +74,32 @@ class ReportData:
         return looks(sorted(places, key=lambda name: (mean(places[name]), name)))
 
     def performance(self, outcome: Outcome | None) -> float | None:
-        """Edit performance (AR exact), percent."""
+        """Return edit performance (AR exact), in percent."""
         score = self.results.score(outcome, EXACT, "edit_performance") if outcome else None
         return score.value if score else None
 
     def order(self, names: set[str]) -> list[str]:
-        """Methods without the unedited model, the best first."""
+        """Return the methods without the unedited model, the best first."""
         return [name for name in self.looks if name in names]
 
     def strong(self, names: Sequence[str]) -> list[str]:
-        """Those that are in colour: all, or the first few of many. `names` are in order."""
+        """Return the methods drawn in colour: all, or the first six of many; `names` are in order."""
         return list(names) if len(names) <= MANY else list(names[:6])
 
     def said(self, names: Sequence[str]) -> str:
-        """The sentence of the caption about colours."""
+        """Return the caption's sentence about colours; empty if all methods are in colour."""
         if len(names) <= MANY:
             return ""
-        return f" In colour: the {len(self.strong(names))} best of {len(names)} methods by edit performance over all tables; the others are grey."
+        return (
+            f" In colour: the {len(self.strong(names))} best of {len(names)} methods by edit performance "
+            "over all tables; the others are grey."
+        )
 
     def widest(self, block: Block, values: dict[tuple[str, int], float]) -> int:
-        """The T at which most methods have a value, of several the largest. `values` is keyed by method and T."""
+        """Return the T at which most methods have a value, the largest if there are several.
+
+        `values` is keyed by method and T.
+        """
         counted = {
             n_edits: sum(at == n_edits and name not in self.unedited for name, at in values)
             for n_edits in block.n_edits
@@ -98,12 +107,12 @@ class ReportData:
         return max(counted, key=lambda n_edits: (counted[n_edits], n_edits))
 
     def rows(self, kind: type[RowT], name: str, params: Sequence[object] = ()) -> list[RowT]:
-        """Rows of `sql/<name>.sql`."""
+        """Return the rows of `sql/<name>.sql`."""
         return self.store.rows(kind, query(name), params)
 
 
 def compared(
     drawn: Sequence[tuple[Block, PartT]], methods: Callable[[PartT], int]
 ) -> list[tuple[Block, PartT]]:
-    """The tables with at least three methods to compare; all of them where none has so many."""
+    """Return the tables with at least `FEW` methods to compare, or all if there are none."""
     return [(block, part) for block, part in drawn if methods(part) >= FEW] or list(drawn)

@@ -1,4 +1,7 @@
-"""A figure that can be saved as SVG, PDF and PNG, the same bytes for the same data, and put on the page in the page's colours."""
+"""A figure that can be saved as SVG, PDF and PNG, and embedded in the page in the page's colours.
+
+The same data gives the same bytes.
+"""
 
 import io
 import re
@@ -21,10 +24,10 @@ _METADATA: dict[str, dict[str, str | None]] = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     "png": {"Software": None},
 }
-"""Nothing of time and machine."""
+"""File metadata without time or machine."""
 
 DOTS = 220
-"""Dots per inch of a PNG."""
+"""Resolution of a PNG, in dots per inch."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,11 @@ class Drawing:
     """A figure.
 
     Attributes:
-        name: of its files.
+        name: stem of its file names.
         title: which figure of which paper it is, or what it shows.
         caption: what a reader must know: read-out, unit, intervals, number of items.
-        alt: what it shows, for who cannot see it; the page names the table with the numbers.
-        figure: as matplotlib has it.
+        alt: text alternative; the page names the table with the numbers.
+        figure: the matplotlib figure.
     """
 
     name: str
@@ -46,15 +49,16 @@ class Drawing:
     figure: "Figure"
 
     def file(self, kind: Kind) -> bytes:
-        """Its bytes as "svg", "pdf" or "png"."""
+        """Return its bytes as "svg", "pdf" or "png"."""
         return self._svg if kind == "svg" else self._saved(kind)
 
     @cached_property
     def _svg(self) -> bytes:
-        """Drawn once for file and page."""
+        """SVG for both file and page, drawn once."""
         return self._saved("svg")
 
     def _saved(self, kind: str) -> bytes:
+        """Save the figure in one format and return the bytes."""
         buffer = io.BytesIO()
         with applied(self.name):
             self.figure.savefig(
@@ -63,7 +67,10 @@ class Drawing:
         return buffer.getvalue()
 
     def on_page(self) -> Markup:
-        """The SVG as part of a page: without its head, in the page's colours (CSS variables), ids unlike those of other figures."""
+        """Return the SVG as part of a page.
+
+        It has no head, uses the page's colours (CSS variables), and its ids are unique among figures.
+        """
         text = self._svg.decode()
         text = text[text.index("<svg") :]
         text = re.sub(
@@ -71,7 +78,7 @@ class Drawing:
         )
         text = re.sub(
             r' clip-path="[^"]*"', "", text
-        )  # nothing lies outside of its panel, and a page has no references but links
+        )  # nothing extends beyond its panel, and a page has no references other than links
         text = re.sub(r' (id=|(?:xlink:)?href=)"(#?)', rf' \1"\2{self.name}-', text).replace(
             "xlink:href", "href"
         )
@@ -96,7 +103,7 @@ class Absent:
 
     Attributes:
         name, title: as in `Drawing`.
-        why: and what to run: "not run: lks grid --grid studies".
+        why: why there is none and what to run, such as "not run: lks grid --grid studies".
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Names beside points, none on another."""
+"""Placement of names next to points without overlap."""
 
 import math
 from collections.abc import Sequence
@@ -13,19 +13,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REACHES = (5.0, 9.0, 14.0, 20.0, 27.0, 35.0, 44.0, 54.0, 66.0, 80.0, 96.0, 114.0, 134.0)
-"""Distances of a name from its point that are tried, in points of print; up to the second it needs no line."""
+"""Distances between a name and its point that are tried, in points (1/72 inch); up to the second one, no line
+is needed."""
 
 TURNS = 24
-"""Directions that are tried."""
+"""Number of directions that are tried."""
 
 ON_NAME, ON_LINE, ON_MARKER, OUTSIDE, AWAY = 2.0, 14.0, 3.0, 100.0, 0.5
-"""What a place costs: for each square dot on another name or marker, for a line that crosses it or a name that its own line crosses, for a marker
-that its own line crosses, for each dot out of the panel, for each point of print away."""
+"""Costs of a place: per square dot on another name or marker; per line that crosses it, or name that its own
+line crosses; per marker that its own line crosses; per dot outside the panel; per point (1/72 inch) of
+distance."""
 
 
 @dataclass(frozen=True, slots=True)
 class PointLabel:
-    """A point that wants its name beside it, in data coordinates; `strong` ones are named first and darker."""
+    """A point to be labelled, in data coordinates; `strong` labels are placed first and drawn darker."""
 
     x: float
     y: float
@@ -38,7 +40,7 @@ Spot = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle in dots, and what a line through it costs."""
+    """A rectangle in dots; `worth` is the cost of a line through it."""
 
     left: float
     low: float
@@ -47,12 +49,12 @@ class Box:
     worth: float = 0.0
 
     def shared(self, other: "Box") -> float:
-        """The area of what two have in common."""
+        """Return the area of the overlap with another box."""
         across = min(self.right, other.right) - max(self.left, other.left)
         return max(0.0, across) * max(0.0, min(self.high, other.high) - max(self.low, other.low))
 
     def outside(self, other: "Box") -> float:
-        """How far it sticks out of another."""
+        """Return how far it sticks out of another box."""
         sides = (
             other.left - self.left,
             self.right - other.right,
@@ -62,7 +64,10 @@ class Box:
         return sum(max(0.0, side) for side in sides)
 
     def crossed(self, start: Spot, end: Spot) -> bool:
-        """Whether a line goes through it (the part of the line within its four sides is not empty)."""
+        """Return whether a line passes through it.
+
+        It does if the part of the line within its four sides is not empty.
+        """
         first, last = 0.0, 1.0
         for at, to, low, high in (
             (start[0], end[0], self.left, self.right),
@@ -77,11 +82,11 @@ class Box:
         return first < last
 
     def holds(self, spot: Spot) -> bool:
-        """Whether a spot is in it."""
+        """Return whether a spot is inside it."""
         return self.left <= spot[0] <= self.right and self.low <= spot[1] <= self.high
 
     def nearest(self, spot: Spot) -> Spot:
-        """The middle of that side of it that is nearest to a spot."""
+        """Return the middle of the side that is nearest to a spot."""
         x, y = (self.left + self.right) / 2, (self.low + self.high) / 2
         return min(
             ((x, self.low), (x, self.high), (self.left, y), (self.right, y)),
@@ -90,12 +95,14 @@ class Box:
 
 
 def name_points(axes: "Axes", marks: Sequence[PointLabel], path: Sequence[Spot] = ()) -> None:
-    """Write each name at the nearest free place, with a thin line to its point where that is not near. Limits and scales must be set before.
+    """Write each name at the nearest free place, with a thin line to its point if that is not near.
+
+    Limits and scales of the axes must be set before.
 
     Args:
-        axes: where the points are.
+        axes: axes with the points.
         marks: points and names.
-        path: corners of a line that names should keep off, in data coordinates.
+        path: corners of a line that names should avoid, in data coordinates.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -134,7 +141,7 @@ def _place(
     room: Box,
     filled: tuple[list[Box], list[tuple[Spot, Spot]]],
 ) -> Box:
-    """The place for a name that costs least."""
+    """Return the place for a name that costs least."""
     taken, lines = filled
     best, least = Box(*spot, *spot), math.inf
     for reach in REACHES:

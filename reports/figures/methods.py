@@ -1,4 +1,4 @@
-"""Figures with a line for each method: the gap between read-outs, the survey's sub-metrics, what is wrong with free answers."""
+"""Figures with a line per method: gap between read-outs, the survey's sub-metrics, errors in free answers."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,16 +27,19 @@ GAPS = {
     "ar_exact": ("s", COLOURS[1], 5.2),
     "wild": ("D", COLOURS[2], 2.6),
 }
-"""Read-outs from the kindest to the hardest: marker, colour and size."""
+"""Read-outs from the most lenient to the strictest: marker, colour and size."""
 
 LESSER = {
-    "same_relation": "same\nrelation", "near_name": "like-named\nsubject", "far": "far\nsubject", "locality/same_subject": "same\nsubject",
-    "locality/forgetfulness": "forget-\nfulness", "locality/relation_specificity": "relation\nspecificity",
-    "portability/alias": "port.:\nalias", "portability/reasoning": "port.:\nreasoning", "portability/logical": "port.:\nlogical",
+    "same_relation": "same\nrelation", "near_name": "like-named\nsubject", "far": "far\nsubject",
+    "locality/same_subject": "same\nsubject", "locality/forgetfulness": "forget-\nfulness",
+    "locality/relation_specificity": "relation\nspecificity", "portability/alias": "port.:\nalias",
+    "portability/reasoning": "port.:\nreasoning", "portability/logical": "port.:\nlogical",
     "portability/reverse": "port.:\nreverse", "portability/two_hop": "port.:\ntwo hop",
     "portability_all": "port.:\nall",
 }  # fmt: skip
-"""The survey's and our own parts of locality and portability as panels call them; others under their own names after these."""
+"""Parts of locality and portability, the survey's and our own, with their panel titles.
+
+Other parts follow under their own names."""
 
 ERRORS = {
     "missing_token": ("a part is missing", COLOURS[4]),
@@ -47,7 +50,10 @@ ERRORS = {
 
 
 def readouts(source: ReportData) -> Drawing | Absent:
-    """Reliability of each method under teacher forcing, exact generation and free generation, a column for each T."""
+    """Draw the reliability of each method under three read-outs, with a column for each T.
+
+    The read-outs are teacher forcing, exact generation and free generation.
+    """
     name, title = "readouts", "One edit, three read-outs"
     blocks = [
         (block, names)
@@ -81,9 +87,10 @@ def readouts(source: ReportData) -> Drawing | Absent:
             axes.set_axis_off()
     keys(figure, [(READOUTS[one], _mark(one)) for one in GAPS])
     caption = (
-        "Reliability in percent under each read-out of the same edited model; the line is the gap. TF token: teacher-forced, fraction of the "
-        "answer's tokens; AR exact: generated, all tokens; WILD: generated freely to a natural stop. "
-        "Methods by edit performance over all tables, the best first; without a mark: not run, or failed."
+        "Reliability in percent under each read-out of the same edited model; the line is the gap. TF token: "
+        "teacher-forced, fraction of the answer's tokens; AR exact: generated, all tokens; WILD: generated "
+        "freely to a natural stop. Methods by edit performance over all tables, the best first; without a "
+        "mark: not run, or failed."
     )
     return Drawing(
         name,
@@ -95,7 +102,7 @@ def readouts(source: ReportData) -> Drawing | Absent:
 
 
 def _gap(axes: "Axes", y: int, scores: dict[str, Score | None]) -> None:
-    """Up to three markers on one line."""
+    """Draw up to three markers on one line."""
     known = {
         one: score.value for one, score in scores.items() if score is not None and score.value is not None
     }
@@ -113,7 +120,7 @@ def _gap(axes: "Axes", y: int, scores: dict[str, Score | None]) -> None:
 
 
 def _mark(readout: str) -> dict[str, Any]:
-    """How a read-out is drawn: one within the other, so that all are seen where they agree."""
+    """Return how a read-out is drawn; the markers nest, so that all are visible where they agree."""
     marker, colour, size = GAPS[readout]
     return {
         "marker": marker,
@@ -125,14 +132,17 @@ def _mark(readout: str) -> dict[str, Any]:
 
 
 def submetrics(source: ReportData) -> Drawing | Absent:
-    """Parts of locality and portability of each method, at the T that most were run at."""
+    """Draw parts of locality and portability of each method, at the T that most methods were run at."""
     name, title = "submetrics", "Parts of locality and portability"
     blocks = [(block, found) for block in source.results.blocks if (found := _lesser(source, block))]
     if not blocks:
         return Absent(
             name,
             title,
-            "no neighbours, strata of locality or portability questions were asked: lks grid --grid baselines, --grid knowedit",
+            (
+                "no neighbours, strata of locality or portability questions were asked: lks grid --grid "
+                "baselines, --grid knowedit"
+            ),
         )
     own = [_ordered({metric for _, metric in scores}) for _, (_, scores) in blocks]
     lists = [source.order({method for method, _ in scores}) for _, (_, scores) in blocks]
@@ -158,8 +168,9 @@ def submetrics(source: ReportData) -> Drawing | Absent:
             axes.set_axis_off()
     said = source.said(source.order({method for names in lists for method in names}))
     caption = (
-        f"{READOUTS[EXACT]}, percent with 95 % interval clustered by subject. Locality of neighbours and strata: the same answer as the "
-        f"unedited model's; portability: questions whose other facts the unedited model knows ('all': every question).{said}"
+        f"{READOUTS[EXACT]}, percent with 95 % interval clustered by subject. Locality of neighbours and "
+        "strata: the same answer as the unedited model's; portability: questions whose other facts the "
+        f"unedited model knows ('all': every question).{said}"
     )
     return Drawing(
         name,
@@ -171,7 +182,7 @@ def submetrics(source: ReportData) -> Drawing | Absent:
 
 
 def _lesser(source: ReportData, block: Block) -> tuple[int, dict[tuple[str, str], Score]] | None:
-    """T, and (method, metric) -> score."""
+    """Return T, and (method, metric) -> score; None if there are no scores."""
     whole = {"reliability", "generality", "locality", "edit_performance", "harmonic_mean", "portability"}
     names = {
         outcome.cell.id: (row.name, n)
@@ -191,12 +202,12 @@ def _lesser(source: ReportData, block: Block) -> tuple[int, dict[tuple[str, str]
 
 
 def _ordered(metrics: set[str]) -> list[str]:
-    """Parts in the order of panels, unknown ones last."""
+    """Return the parts in the order of the panels, unknown ones last."""
     return [one for one in LESSER if one in metrics] + sorted(metrics - set(LESSER))
 
 
 def _dot(axes: "Axes", y: int, score: Score | None, look: MethodStyle | None) -> None:
-    """A value with its interval; without a look in grey."""
+    """Draw a value with its interval; in grey if `look` is None."""
     if score is not None and score.value is not None:
         colour = look.colour if look else SOFT
         low, high = (score.value if end is None else end for end in (score.low, score.high))
@@ -214,7 +225,7 @@ def _dot(axes: "Axes", y: int, score: Score | None, look: MethodStyle | None) ->
 
 @dataclass(frozen=True, slots=True)
 class AnswerShare:
-    """How many of a cell's free answers to prompts of a metric are of one kind: percent."""
+    """The share of a cell's free answers to the prompts of a metric that are of one kind, in percent."""
 
     cell_id: str
     metric: str
@@ -224,7 +235,7 @@ class AnswerShare:
 
 
 def errors(source: ReportData) -> Drawing | Absent:
-    """What is wrong with free answers: shares of each class of errors, at the T that most methods were run at."""
+    """Draw the share of each class of errors in free answers, at the T that most methods were run at."""
     name, title = "errors", "What is wrong with free answers"
     shares = source.rows(AnswerShare, "figure_errors")
     blocks = [(block, part) for block in source.results.blocks if (part := _shares(source, block, shares))[1]]
@@ -259,8 +270,9 @@ def errors(source: ReportData) -> Drawing | Absent:
     keys(figure, square[3:])
     items = sorted({share.n_items for share in shares})
     caption = (
-        f"Percent of the free answers (WILD, bare prompt) of each method, {items[0]:,} to {items[-1]:,} of them; a right answer in any of its "
-        "spellings is right. Each table at the T that most methods were run at; methods by edit performance over all tables, the best first."
+        f"Percent of the free answers (WILD, bare prompt) of each method, {items[0]:,} to {items[-1]:,} of "
+        "them; a right answer in any of its spellings is right. Each table at the T that most methods were "
+        "run at; methods by edit performance over all tables, the best first."
     )
     return Drawing(
         name,
@@ -274,7 +286,7 @@ def errors(source: ReportData) -> Drawing | Absent:
 def _shares(
     source: ReportData, block: Block, shares: list[AnswerShare]
 ) -> tuple[int, dict[tuple[str, str], dict[str, float]]]:
-    """T, and (method, metric) -> class -> percent."""
+    """Return T, and (method, metric) -> class -> percent."""
     names = {
         outcome.cell.id: (row.name, n)
         for row in block.rows
@@ -292,7 +304,7 @@ def _shares(
 
 
 def _bar(axes: "Axes", y: int, shares: dict[str, float]) -> None:
-    """Right answers first, then errors from the nearest to the farthest."""
+    """Draw right answers first, then errors from the nearest to the farthest."""
     left = 0.0
     for kind, colour in [("right", RULE), *((kind, colour) for kind, (_, colour) in ERRORS.items())]:
         width = shares.get(kind, 0.0)
@@ -302,7 +314,7 @@ def _bar(axes: "Axes", y: int, shares: dict[str, float]) -> None:
 
 
 def _having(source: ReportData, block: Block, readout: str, metric: str) -> list[str]:
-    """The methods of a table that have a score, the best first."""
+    """Return the methods of a table that have a score, the best first."""
     cells = [(row.name, outcome) for row in block.rows for outcome in row.cells.values()]
     return source.order(
         {method for method, outcome in cells if source.results.score(outcome, readout, metric)}

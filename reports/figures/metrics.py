@@ -1,4 +1,7 @@
-"""Edit quality against T: each metric of each method, and what sequential editing keeps. Numbers are those of `results.sql` and `retention.sql`."""
+"""Edit quality against T: each metric of each method, and what sequential editing keeps.
+
+The numbers are those of `results.sql` and `retention.sql`.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -29,14 +32,14 @@ LONG = {
     "locality": "locality",
     "edit_performance": "edit performance",
 }
-"""Metrics as panels call them."""
+"""Metrics with their panel titles."""
 
 Points = dict[str, list[Point]]
 """Metric -> its values against T."""
 
 
 def by_edits(source: ReportData, readout: str) -> Drawing | Absent:
-    """Reliability, generality, locality and EP against T under one read-out: a row of panels for each model and dataset."""
+    """Draw Rel, Gen, Loc and EP against T under one read-out, with a row of panels per model and dataset."""
     name, title = f"metrics_{readout}", f"Edit quality against the number of edits, {READOUTS[readout]}"
     drawn = [
         (block, [(row, _points(source, row, readout)) for row in block.rows])
@@ -62,14 +65,17 @@ def by_edits(source: ReportData, readout: str) -> Drawing | Absent:
             percents(axes, axes is panels[0])
     legend(figure, {one: source.looks[one] for one in names}, strong, "unedited")
     caption = (
-        f"{READOUTS[readout]}: {READOUT_NOTES[readout]}. T on a log axis; bands are 95 % intervals clustered by subject, "
-        f"none where one case was edited once. {STRETCHED}{source.said(names)}"
+        f"{READOUTS[readout]}: {READOUT_NOTES[readout]}. T on a log axis; bands are 95 % intervals clustered "
+        f"by subject, none where one case was edited once. {STRETCHED}{source.said(names)}"
     )
     if readout == PAPERS and any(
         key[1] == block.model for key in source.results.published for block, _ in drawn
     ):
         caption += " Large hollow markers: published values of the same model."
-    alt = "Four panels for each model and dataset: reliability, generality, locality and edit performance of each method against the number of edits"
+    alt = (
+        "Four panels for each model and dataset: reliability, generality, locality and edit performance of "
+        "each method against the number of edits"
+    )
     return Drawing(name, title, caption, alt, figure)
 
 
@@ -80,7 +86,7 @@ def _panel(
     lines: list[tuple[ResultRow, Points]],
     strong: list[str],
 ) -> None:
-    """One metric of one table."""
+    """Draw one metric of one table."""
     block, metric, readout = what
     for row, points in lines:
         if row.name in source.unedited:
@@ -115,12 +121,13 @@ def _panel(
 
 
 def _points(source: ReportData, row: ResultRow, readout: str) -> Points:
+    """Return the values of a row against T, by metric."""
     made: Points = {}
     for n_edits, outcome in sorted(row.cells.items()):
         for metric in COLUMNS:
             score = source.results.score(outcome, readout, metric)
             if score is not None and score.value is not None:
-                several = score.n_subjects > 1  # the interval of one subject is everything
+                several = score.n_subjects > 1  # with one subject the interval covers everything
                 made.setdefault(metric, []).append(
                     Point(
                         n_edits, score.value, score.low if several else None, score.high if several else None
@@ -130,7 +137,7 @@ def _points(source: ReportData, row: ResultRow, readout: str) -> Points:
 
 
 def retention(source: ReportData) -> Drawing | Absent:
-    """Sequential methods: each metric right after each edit (hollow) and after all (filled), against T."""
+    """Draw each metric of sequential methods against T: after each edit (hollow) and after all (filled)."""
     name, title = "retention", "What sequential editing keeps"
     kept = source.results.kept
     drawn = [
@@ -176,15 +183,19 @@ def retention(source: ReportData) -> Drawing | Absent:
             axes.set_xlabel("edits (T)")
     legend(figure, {one: source.looks[one] for one in names}, strong)
     caption = (
-        f"{READOUTS[EXACT]}. Large hollow markers, dotted: right after each edit, on the questions of that edit; filled: the same "
-        f"questions after all T. Bands: 95 % interval of the difference, drawn about the final value. {STRETCHED}{source.said(names)}"
+        f"{READOUTS[EXACT]}. Large hollow markers, dotted: right after each edit, on the questions of that "
+        "edit; filled: the same questions after all T. Bands: 95 % interval of the difference, drawn about "
+        f"the final value. {STRETCHED}{source.said(names)}"
     )
-    alt = "Reliability, generality and locality of sequential methods right after each edit and after all edits, against the number of edits"
+    alt = (
+        "Reliability, generality and locality of sequential methods right after each edit and after all "
+        "edits, against the number of edits"
+    )
     return Drawing(name, title, caption, alt, figure)
 
 
 def _kept(source: ReportData, row: ResultRow, metric: str) -> tuple[list[Point], list[Point]]:
-    """Values right after each edit and after all, against T."""
+    """Return the values right after each edit and after all edits, against T."""
     found = [
         (n, source.results.kept.get((outcome.cell.id, EXACT, metric)))
         for n, outcome in sorted(row.cells.items())
@@ -203,7 +214,7 @@ def _kept(source: ReportData, row: ResultRow, metric: str) -> tuple[list[Point],
 
 
 def _about(value: float, half_width: float | None) -> tuple[float | None, float | None]:
-    """The ends of an interval, within 0 and 100."""
+    """Return the ends of an interval, clipped to 0 and 100."""
     return (
         (None, None) if half_width is None else (max(0.0, value - half_width), min(100.0, value + half_width))
     )

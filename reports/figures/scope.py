@@ -13,19 +13,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 STYLES = {
-    "official": (COLOURS[1], "o", 4.6, 1.8), "exact": (COLOURS[0], "s", 7.5, 3.0), "fuzzy": (COLOURS[4], "^", 5.4, 1.8),
-    "exact+gate": (COLOURS[3], "D", 3.0, 0.9),
+    "official": (COLOURS[1], "o", 4.6, 1.8), "exact": (COLOURS[0], "s", 7.5, 3.0),
+    "fuzzy": (COLOURS[4], "^", 5.4, 1.8), "exact+gate": (COLOURS[3], "D", 3.0, 0.9),
 }  # fmt: skip
-"""Colour, marker, its size and width of line: where lines lie on each other, the later ones are thinner and all are seen."""
+"""Colour, marker, marker size and line width; later lines are thinner, so that all are visible where they
+overlap."""
 
 NAMES = {"official": "official (the authors' rules)"}
 EARLIER = "the authors' rules, measured before"
 LINEAR = 0.1
-"""Below so many percent the axis is linear, so that zero has a place."""
+"""Percentage below which the axis is linear, so that it can show zero."""
 
 
 def scope(source: ReportData) -> Drawing | Absent:
-    """Prompts about other subjects on which each indicator fires: a panel for each dataset and model."""
+    """Draw how often each indicator fires on prompts about other subjects: a panel per dataset and model."""
     name, title = "scope", "Edit scope: how often it fires on prompts about other subjects"
     panels: dict[tuple[str, str, int], list[ScopeRate]] = {}
     for rate in source.results.scope:
@@ -51,7 +52,7 @@ def scope(source: ReportData) -> Drawing | Absent:
         for axes in places
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    handles[EARLIER] = handles.pop(EARLIER)  # the last
+    handles[EARLIER] = handles.pop(EARLIER)  # move it to the end
     figure.legend(
         handles.values(),
         handles.keys(),
@@ -61,20 +62,24 @@ def scope(source: ReportData) -> Drawing | Absent:
     )
     prompts = sorted({rate.probes for rates in panels.values() for rate in rates})
     caption = (
-        f"Percent of {prompts[0]:,} to {prompts[-1]:,} prompts about subjects that are not edited. Both axes are logarithmic, percents below "
-        f"{LINEAR:g} linear. Diamonds: the authors' rules in an earlier measurement on CounterFact, a value or a range."
+        f"Percent of {prompts[0]:,} to {prompts[-1]:,} prompts about subjects that are not edited. Both axes "
+        f"are logarithmic, percents below {LINEAR:g} linear. Diamonds: the authors' rules in an earlier "
+        "measurement on CounterFact, a value or a range."
     )
     return Drawing(
         name,
         title,
         caption,
-        "Share of prompts about other subjects on which each scope indicator fires, against the number of edits",
+        (
+            "Share of prompts about other subjects on which each scope indicator fires, against the number "
+            "of edits"
+        ),
         figure,
     )
 
 
 def _panel(axes: "Axes", rates: Sequence[ScopeRate], published: Sequence[Fires]) -> None:
-    """A line for each indicator, and the earlier points."""
+    """Draw a line for each indicator, and the earlier measurements."""
     others = 0
     for scope in dict.fromkeys(rate.scope for rate in rates):
         own = [rate for rate in rates if rate.scope == scope]

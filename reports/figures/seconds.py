@@ -1,4 +1,4 @@
-"""Where the seconds of cells go: a bar for each method, in shares of its parts."""
+"""How the seconds of cells are spent: a bar for each method, divided into its parts."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -34,7 +34,10 @@ STACKED = {
 
 
 def seconds(source: ReportData) -> Drawing | Absent:
-    """Shares of preparing, editing, asking and what follows in the seconds of each method, at the T that most were run at."""
+    """Draw the shares of each method's seconds by part, at the T that most methods were run at.
+
+    The parts are preparing, editing, asking and further stages.
+    """
     name, title = "seconds", "Where a cell's seconds go"
     blocks = [(block, part) for block in source.results.blocks if (part := _spent(source, block))[1]]
     if not blocks:
@@ -58,9 +61,10 @@ def seconds(source: ReportData) -> Drawing | Absent:
             _bar(axes, y, found[method])
     keys(figure, [(words, {"marker": "s", "color": colour, "ms": 6.5}) for words, colour in STACKED.values()])
     caption = (
-        "Percent of the seconds of each cell, and beside the bar how many these are. Preparation that cells share is done once and counted in each "
-        "of them; loading models and data is not counted. Each table at the T that most methods were run at; the unedited model first, then methods "
-        "by edit performance over all tables, the best first."
+        "Percent of the seconds of each cell, and next to the bar how many these are. Preparation that cells "
+        "share is done once and counted in each of them; loading models and data is not counted. Each table "
+        "at the T that most methods were run at; the unedited model first, then methods by edit performance "
+        "over all tables, the best first."
     )
     return Drawing(
         name,
@@ -72,7 +76,7 @@ def seconds(source: ReportData) -> Drawing | Absent:
 
 
 def _spent(source: ReportData, block: Block) -> tuple[int, dict[str, Costs]]:
-    """T, and for each method what it cost."""
+    """Return T, and the costs of each method."""
     cells = {
         (row.name, n): outcome.costs
         for row in block.rows
@@ -84,14 +88,17 @@ def _spent(source: ReportData, block: Block) -> tuple[int, dict[str, Costs]]:
 
 
 def _names(source: ReportData, block: Block, found: dict[str, Costs]) -> Sequence[str]:
-    """Return the unedited model, then methods."""
+    """Return the names of the unedited model and the methods, in this order."""
     return [row.name for row in block.rows if row.method == UNEDITED and row.name in found] + source.order(
         set(found)
     )
 
 
 def stacked(costs: Costs) -> dict[str, float]:
-    """Return the shares of a cell's seconds by part of its bar; stages that are no test of abilities are one part."""
+    """Return the shares of a cell's seconds by part of its bar.
+
+    Stages that do not test abilities form one part.
+    """
     found = dict.fromkeys(STACKED, 0.0)
     for part, share in shares(costs).items():
         kind = part.partition("-")[0]
@@ -100,6 +107,7 @@ def stacked(costs: Costs) -> dict[str, float]:
 
 
 def _bar(axes: "Axes", y: int, costs: Costs) -> None:
+    """Draw the bar of one method, with its total next to it."""
     left = 0.0
     for part, width in stacked(costs).items():
         if width:

@@ -33,15 +33,15 @@ class StudyPoint:
 
 @dataclass(frozen=True, slots=True)
 class StudyPanel:
-    """A panel: which rows of the study are its lines, and what its axis says.
+    """A panel: which rows of the study are its lines, and the label of its axis.
 
     Attributes:
-        title: of the panel.
-        site: rows of this site; any if empty.
-        lines: quantity -> what the line is called.
+        title: title of the panel.
+        site: site of its rows; any if empty.
+        lines: quantity -> label of the line.
         axis: name and unit.
-        scale: what values are multiplied by: 100 for percent.
-        chance: a level to hold lines against, in the axis's unit.
+        scale: factor for the values: 100 for percent.
+        chance: reference level, in the axis's unit.
     """
 
     title: str
@@ -53,7 +53,10 @@ class StudyPanel:
 
 
 def probe(source: ReportData) -> Drawing | Absent:
-    """Fig. 2: how often the state of the subject's last token is nearer to the true statement than to the counterfactual one."""
+    """Draw Fig. 2: how often the state of the subject's last token is nearer to the true statement.
+
+    The alternative is the counterfactual one.
+    """
     part = StudyPanel(
         "",
         "",
@@ -62,18 +65,24 @@ def probe(source: ReportData) -> Drawing | Absent:
         100,
         50,
     )
-    caption = "Share of entities whose state at the subject's last token is more like (cosine) the true statement's than the counterfactual one's."
+    caption = (
+        "Share of entities whose state at the subject's last token is more like (cosine) the true "
+        "statement's than the counterfactual one's."
+    )
     return _study(source, "probe", ("fig2_probe", "Probe accuracy by block (Fig. 2)"), [part], caption)
 
 
 def swap(source: ReportData) -> Drawing | Absent:
-    """Fig. 4: what becomes of answers when the subject's state is replaced by another subject's."""
+    """Draw Fig. 4: what happens to answers when the subject's state is replaced by another subject's."""
     lines = {
         "rises": "donor's answer rises",
         "first": "donor's answer is first",
         "old_first": "old answer stays first",
     }
-    caption = "The state at the subject's last token is replaced by another subject's at one block: share of pairs in which the other's answer "
+    caption = (
+        "The state at the subject's last token is replaced by another subject's at one block: share of "
+        "pairs in which the other's answer "
+    )
     caption += (
         "rises in rank, becomes the most likely one, and in which the old answer stays the most likely one."
     )
@@ -87,21 +96,30 @@ def swap(source: ReportData) -> Drawing | Absent:
 
 
 def gain(source: ReportData) -> Drawing | Absent:
-    """Fig. 7: information gain of replacing the state of each block."""
+    """Draw Fig. 7: information gain of replacing the state of each block."""
     part = StudyPanel("", "", {"bits": "information gain"}, "bits", 1.0, 0.0)
-    caption = "Information gain H(Y|R) - H(Y|R~) in bits (Eq. 9) of replacing the state of one block; the block with the most is the one to edit."
+    caption = (
+        "Information gain H(Y|R) - H(Y|R~) in bits (Eq. 9) of replacing the state of one block; the block "
+        "with the most is the one to edit."
+    )
     return _study(source, "gain", ("fig7_gain", "Information gain by block (Fig. 7)"), [part], caption)
 
 
 def tracing(source: ReportData) -> Drawing | Absent:
-    """Causal tracing as in ROME: how much of the right answer's probability comes back when one clean state is restored."""
+    """Draw causal tracing as in ROME.
+
+    It shows how much of the right answer's probability comes back when one clean state is restored.
+    """
     lines = {"state": "state", "mlp": "MLP", "attention": "attention"}
     sites = {"subject_last": "subject's last token", "last": "last token"}
     parts = [
         StudyPanel(words, site, lines, "probability recovered, points", 100, 0.0)
         for site, words in sites.items()
     ]
-    caption = "Indirect effect: probability of the right answer with noise on the subject and one clean state restored, less that without it, in points "
+    caption = (
+        "Indirect effect: probability of the right answer with noise on the subject and one clean state "
+        "restored, less that without it, in points "
+    )
     caption += "of percent; the state after the block, or the output of its MLP or attention."
     return _study(source, "tracing", ("tracing", "Causal tracing (ROME)"), parts, caption)
 
@@ -109,7 +127,7 @@ def tracing(source: ReportData) -> Drawing | Absent:
 def _study(
     source: ReportData, study: str, names: tuple[str, str], parts: Sequence[StudyPanel], caption: str
 ) -> Drawing | Absent:
-    """A panel for each model, dataset and part, two in a row."""
+    """Draw a panel for each model, dataset and part, two in a row."""
     rows = [row for row in source.rows(StudyPoint, "figure_study", [study]) if row.block >= 0]
     cells = list(dict.fromkeys((row.model, row.dataset) for row in rows))
     if not cells:
@@ -118,8 +136,8 @@ def _study(
     columns = min(2, len(panels))
     titles, keyed = any(part.title for part in parts), len(parts[0].lines) > 1
     frame = Frame(
-        left=0.55, bottom=0.4 + 1.3 * LINE * keyed, top=0.15 + LINE * (1 + titles), down=0.55 + LINE * (1 + titles), across=0.55,
-        width=SINGLE if columns == 1 else DOUBLE,
+        left=0.55, bottom=0.4 + 1.3 * LINE * keyed, top=0.15 + LINE * (1 + titles),
+        down=0.55 + LINE * (1 + titles), across=0.55, width=SINGLE if columns == 1 else DOUBLE,
     )  # fmt: skip
     figure, grid = sheet([1.7] * -(-len(panels) // columns), columns, frame)
     places = [axes for line in grid for axes in line]
@@ -164,7 +182,7 @@ def _study(
 
 
 def _limits(parts: Sequence[StudyPanel], rows: Sequence[StudyPoint]) -> tuple[float, float]:
-    """The same for all panels: all percents of shares, else what there is, with zero."""
+    """Return the common limits of all panels: 0 to 100 for shares, otherwise the data's range with zero."""
     scale, bounded = parts[0].scale, parts[0].chance != 0.0
     values = [
         scale * end
@@ -178,7 +196,7 @@ def _limits(parts: Sequence[StudyPanel], rows: Sequence[StudyPoint]) -> tuple[fl
 
 
 def _panel(axes: "Axes", part: StudyPanel, rows: Sequence[StudyPoint]) -> None:
-    """Lines with bands against the block."""
+    """Draw lines with bands against the block."""
     blocks = sorted({row.block for row in rows})
     if part.chance is not None:
         axes.axhline(part.chance, color=SOFT, lw=0.9, ls=(0, (4, 2)), zorder=1.5)
@@ -219,6 +237,6 @@ def _panel(axes: "Axes", part: StudyPanel, rows: Sequence[StudyPoint]) -> None:
 
 
 def _columns(rows: Sequence[StudyPoint]) -> tuple[list[float], list[float], list[float]]:
-    """Values and the ends of their intervals."""
+    """Return the values and the ends of their intervals."""
     low = [row.value if row.low is None else row.low for row in rows]
     return [row.value for row in rows], low, [row.value if row.high is None else row.high for row in rows]

@@ -1,4 +1,4 @@
-"""The leaderboard: one entry for each evaluated or development cell, as the page's script gets it."""
+"""The leaderboard: one entry for each evaluation or development cell, as the page's script receives it."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,11 +8,15 @@ from reports.results import COLUMNS, READOUTS, Block, ResultRow, Results, second
 from reports.tables.overview import Overview
 
 METRICS = (*COLUMNS, "harmonic_mean", "same_relation", "near_name", "far", "portability")
-"""What the panel of a cell tells; the leaderboard has the first four."""
+"""Metrics that a cell's panel shows; the leaderboard has the first four."""
 
 
 class LeaderboardScore(NamedTuple):
-    """A score in percent: value, ends of its interval, the published value, whether none is significantly better, items and subjects."""
+    """A score in percent.
+
+    The fields are its value, the ends of its interval, the published value, whether no method is
+    significantly better, and the number of items and subjects.
+    """
 
     value: float | None
     low: float | None
@@ -25,7 +29,7 @@ class LeaderboardScore(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LeaderboardCost:
-    """Seconds and bytes of a cell; `paper_minutes` for all edits, as the paper prints them."""
+    """Seconds and bytes of a cell; `paper_minutes` is the paper's time for all edits."""
 
     per_edit_s: float
     prepare_s: float
@@ -38,20 +42,21 @@ class LeaderboardCost:
 
 @dataclass(frozen=True, slots=True)
 class LeaderboardRow:
-    """A cell.
+    """A row of the leaderboard: one cell.
 
     Attributes:
-        cell: its id.
+        cell: id of the cell.
         group: title of its model and dataset.
-        model, dataset, method, regime, split, n_edits, seed, draws: which one; `dataset` with the number of its records, `method` with overrides.
-        unedited: whether it edits nothing.
-        main: whether its T is the one that most cells of its group have; of several the largest.
-        status, why: what became of it.
+        model, dataset, method, regime, split, n_edits, seed, draws: coordinates; `dataset` includes the
+            sample limit, `method` the overrides.
+        unedited: whether it makes no edits.
+        main: whether its T is the one that most cells of its group have; the largest if there are several.
+        status, why: its status, and why it has no numbers.
         scores: read-out -> metric -> score.
         spent: costs; None if it failed.
         fires_outside, ability_kept: percent; None where not measured.
-        failed: further stage -> what went wrong with it.
-        parameters: resolved, as JSON.
+        failed: further stage -> how it failed.
+        parameters: resolved parameters, as JSON.
         provenance: device, versions, time.
     """
 
@@ -79,7 +84,7 @@ class LeaderboardRow:
 
 
 def entries(results: Results) -> list[LeaderboardRow]:
-    """All cells with answers, in the order of the tables."""
+    """Return all cells with answers, in the order of the tables."""
     beyond = {row.cell_id: row for row in results.overview}
     return [
         _entry(results, block, row, row.cells[n_edits], beyond.get(row.cells[n_edits].cell.id))
@@ -92,6 +97,7 @@ def entries(results: Results) -> list[LeaderboardRow]:
 def _entry(
     results: Results, block: Block, row: ResultRow, outcome: Outcome, beyond: Overview | None
 ) -> LeaderboardRow:
+    """Return the row of one cell."""
     cell = outcome.cell
     return LeaderboardRow(
         cell=cell.id,
@@ -121,13 +127,14 @@ def _entry(
 
 
 def _main(block: Block) -> int:
-    """The T at which most cells can be compared."""
+    """Return the T at which most cells can be compared."""
     return max(block.n_edits, key=lambda n: (sum(n in row.cells for row in block.rows), n))
 
 
 def _scores(
     results: Results, block: Block, row: ResultRow, outcome: Outcome
 ) -> dict[str, dict[str, LeaderboardScore]]:
+    """Return the scores of a cell: read-out -> metric -> score."""
     marks: dict[str, dict[str, LeaderboardScore]] = {}
     for readout in READOUTS:
         for metric in METRICS:
@@ -148,6 +155,7 @@ def _scores(
 
 
 def _spent(results: Results, outcome: Outcome) -> LeaderboardCost:
+    """Return the costs of a cell."""
     cell, costs = outcome.cell, outcome.costs
     plain = not cell.variant and cell.split == "evaluation"
     minutes = results.minutes.get((cell.dataset, cell.model, cell.method, cell.n_edits)) if plain else None

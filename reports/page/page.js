@@ -43,7 +43,7 @@ function compare(a, b, down) {
   return down ? -order : order;
 }
 
-// Tables that stand in the page: the heads' buttons sort the rows of each part.
+// Tables of the page: the buttons in their heads sort the rows of each part.
 function sortTable(button) {
   const head = button.closest("th"), table = head.closest("table"), column = Number(button.dataset.column);
   const before = head.getAttribute("aria-sort"), isNumber = table.querySelector(`tbody td:nth-child(${column + 1})[data-v]`) !== null;

@@ -1,4 +1,7 @@
-"""The page: one self-contained file. What its template and its script need is computed here; the look is in `page.css`."""
+"""The page: one self-contained file.
+
+The data for its template and script is computed here; its appearance is in `page.css`.
+"""
 
 import json
 from collections.abc import Sequence
@@ -20,13 +23,13 @@ from reports.tables import formats
 from reports.tables.model import Table
 
 OPEN = ("table1",)
-"""Tables that are not folded; of several read-outs the first."""
+"""Tables that are not folded; of a table with several read-outs, the first one."""
 
 APART = ("development", "scope")
-"""Stems (or their beginnings) of tables and figures that have a section of their own."""
+"""Prefixes of the stems of tables and figures that have their own sections."""
 
 DEFAULT_READOUT = "ar_exact"
-"""Read-out that the leaderboard opens with, where there is one: what the model writes itself."""
+"""Read-out that the leaderboard opens with, if it exists: what the model writes itself."""
 
 TABLE_FILES, FIGURE_FILES = (".csv", ".md", ".tex"), (".svg", ".pdf", ".png")
 HERE = Path(__file__).parent
@@ -43,7 +46,7 @@ class KeyFigure:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """The tables of one file name with the files beside the page."""
+    """The tables with one file stem, with their files next to the page."""
 
     stem: str
     tables: list[Table]
@@ -52,7 +55,7 @@ class Folder:
 
     @property
     def title(self) -> str:
-        """What the fold is called: what the titles of its tables begin with."""
+        """Title of the fold: the common beginning of its tables' titles."""
         title = self.tables[0].title
         if len(self.tables) == 1:
             return title
@@ -63,7 +66,7 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class Plate:
-    """A figure with the files beside the page, or why there is none."""
+    """A figure with its files next to the page, or the reason for having none."""
 
     figure: Drawing | Absent
     image: Markup
@@ -71,7 +74,7 @@ class Plate:
 
     @property
     def why(self) -> str:
-        """Why there is none; empty if there is one."""
+        """Why there is no figure; empty if there is one."""
         return self.figure.why if isinstance(self.figure, Absent) else ""
 
 
@@ -82,14 +85,14 @@ def html(
     figures: Sequence[Drawing | Absent],
     files: tuple[str, ...],
 ) -> str:
-    """The whole page, self-contained. The same store gives the same bytes.
+    """Return the whole page as self-contained HTML; the same store gives the same bytes.
 
     Args:
-        results: of the folder.
-        store: the same, for the raw answers behind the scores.
-        tables: file stem -> tables in it.
-        figures: those that there are, and why others are not.
-        files: names of what lies beside the page.
+        results: results of the folder.
+        store: reader of the same folder, for the raw answers behind the scores.
+        tables: file stem -> its tables.
+        figures: the figures, or why they are absent.
+        files: names of the files next to the page.
     """
     folders = [
         Folder(stem, made, _beside(stem, files, TABLE_FILES), stem in OPEN)
@@ -126,6 +129,7 @@ def html(
 
 
 def _environment() -> jinja2.Environment:
+    """Return the template environment with style, script and filters."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -142,11 +146,12 @@ def _environment() -> jinja2.Environment:
 
 
 def _unbroken(text: str) -> str:
-    """A sentence in which numbers are not parted from their signs and units."""
+    """Return a sentence with non-breaking spaces between numbers and their signs and units."""
     return text.replace(" ± ", "\u00a0±\u00a0").replace(" %", "\u00a0%").replace("T = ", "T\u00a0=\u00a0")
 
 
 def _plate(figure: Drawing | Absent, files: tuple[str, ...]) -> Plate:
+    """Return a figure ready for the template."""
     return Plate(
         figure,
         Markup() if isinstance(figure, Absent) else figure.on_page(),
@@ -155,12 +160,12 @@ def _plate(figure: Drawing | Absent, files: tuple[str, ...]) -> Plate:
 
 
 def _beside(stem: str, files: tuple[str, ...], endings: tuple[str, ...]) -> list[str]:
-    """The files of that stem with one of some endings."""
+    """Return the files of a stem that have one of the given extensions."""
     return [name for name in files if PurePath(name).stem == stem and PurePath(name).suffix in endings]
 
 
 def _facts(outcomes: tuple[Outcome, ...]) -> list[KeyFigure]:
-    """What a reader wants to know first."""
+    """Return the key figures under the title."""
     if not outcomes:
         return []
     cells = [outcome.cell for outcome in outcomes]
@@ -188,7 +193,7 @@ def _facts(outcomes: tuple[Outcome, ...]) -> list[KeyFigure]:
 
 
 def _data(results: Results, store: Reader) -> Markup:
-    """What the script shows, as JSON that is safe inside a script element."""
+    """Return the script's data as JSON that is safe inside a script element."""
     content = {
         "readouts": [
             {"key": key, "title": title, "note": READOUT_NOTES[key]} for key, title in READOUTS.items()

@@ -1,5 +1,5 @@
 // The leaderboard: one row for each cell and read-out that the filters let through. The address keeps them.
-// The metric that is sorted by at first stands first.
+// The metric that is sorted by at first comes first.
 const METRICS = [...data.metrics].sort((a, b) => (b.key === "edit_performance") - (a.key === "edit_performance"));
 const MAIN = "main";
 const FACETS = [
@@ -159,7 +159,7 @@ function reset() {
   board.querySelector("input[type=search]").focus();
 }
 
-// The address: only what differs from the first view; "T=" with nothing behind it is all of them.
+// The address: only what differs from the first view; "T=" with nothing after it is all of them.
 function addressOf() {
   const parts = new URLSearchParams();
   for (const {key} of FACETS) if (!sameSet(state[key], new Set(DEFAULTS[key]))) parts.set(key, [...state[key]].map(encodeURIComponent).join(","));

@@ -31,7 +31,7 @@ panel.addEventListener("close", () => {
   [state.cell, state.metric] = ["", ""];
   keepAddress();
   document.documentElement.classList.remove("still");
-  // The leaderboard may have been drawn anew meanwhile.
+  // The leaderboard may have been redrawn meanwhile.
   const same = opener?.dataset?.cell && board.querySelector(`[data-cell="${opener.dataset.cell}"][data-metric="${opener.dataset.metric}"]`);
   (opener?.isConnected ? opener : same || board.querySelector(".holder"))?.focus();
 });
@@ -117,7 +117,7 @@ function cardOf(sample) {
     make("td", {}, edited),
     make("td", {class: toneOf(right)}, verdictOf(kind, right) + more));
   const lines = [
-    make("tr", {}, make("th", {scope: "row", title: "teacher-forced: each token of the wanted answer, behind the right ones"}, "TF"),
+    make("tr", {}, make("th", {scope: "row", title: "teacher-forced: each token of the wanted answer, after the right ones"}, "TF"),
       make("td", {colspan: 2}, make("i", {}, "tokens only, no text")), make("td", {}, tokens)),
     line("AR", "generated, as many tokens as the reference has", spoken(sample.unedited_ar), spoken(sample.ar_text ?? ""), sample.ar_right, ""),
     free ? line("WILD", "generated to a natural stop", spoken(sample.unedited_wild), spoken(sample.wild_text ?? ""), sample.wild_right,
@@ -135,7 +135,7 @@ function cardOf(sample) {
 }
 
 function textsOf(texts) {
-  return [make("p", {class: "note"}, "What the model writes behind edit prompts, before and after editing; drawn by a fixed rule."),
+  return [make("p", {class: "note"}, "What the model writes after edit prompts, before and after editing; drawn by a fixed rule."),
     ...texts.map(one =>
     make("article", {class: "answer " + (one.holds ? "right" : "wrong")}, make("p", {class: "prompt"}, one.prompt),
       make("dl", {}, make("dt", {}, "Target"), make("dd", {}, one.target), make("dt", {}, "Before"), make("dd", {}, one.before ?? ""),

@@ -1,4 +1,4 @@
-"""Where numbers come from: what was noted of the cells, which have no result, and what the paper prints."""
+"""The origin of the numbers: cells' provenance, the cells without a result, and the paper's values."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from reports.results import COLUMNS, Results, name_of, why
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """Something that was noted of cells: its values and of how many cells each."""
+    """An item of provenance: its values, and the number of cells with each."""
 
     what: str
     values: tuple[tuple[str, int], ...]
@@ -27,7 +27,7 @@ class CellWithoutResult:
 
 @dataclass(frozen=True, slots=True)
 class Printed:
-    """A table of the paper: values of each method, one group for each T; a dash where the paper has one."""
+    """A table of the paper: values of each method, one group for each T; a dash where the paper has none."""
 
     title: str
     n_edits: tuple[int, ...]
@@ -35,7 +35,7 @@ class Printed:
 
 
 def noted(outcomes: Sequence[Outcome]) -> list[Noted]:
-    """Versions, devices, revisions and times of some cells."""
+    """Return versions, devices, revisions and times of some cells."""
     counts: dict[str, Counter[str]] = {}
     for outcome in outcomes:
         cell = outcome.cell
@@ -54,7 +54,7 @@ def noted(outcomes: Sequence[Outcome]) -> list[Noted]:
 
 
 def failures(outcomes: Sequence[Outcome]) -> list[CellWithoutResult]:
-    """The cells without a result, and why."""
+    """Return the cells without a result, and why."""
     return [
         CellWithoutResult(outcome, name_of(outcome), why(outcome, 1000))
         for outcome in outcomes
@@ -63,7 +63,7 @@ def failures(outcomes: Sequence[Outcome]) -> list[CellWithoutResult]:
 
 
 def printed(results: Results) -> list[Printed]:
-    """The paper's tables of the four metrics."""
+    """Return the paper's tables of the four metrics."""
     tables = []
     for dataset, model in sorted({key[:2] for key in results.published}, reverse=True):
         keys = [key for key in results.published if key[:2] == (dataset, model)]
@@ -82,4 +82,5 @@ def printed(results: Results) -> list[Printed]:
 
 
 def _plain(value: float | None) -> str:
+    """Format a value with one decimal, or as a dash."""
     return "–" if value is None else f"{value:.1f}"

@@ -8,7 +8,7 @@ from lks.results.reader import Reader
 from reports.results import query
 
 LONGEST = 600
-"""Characters of a free text that are shown."""
+"""Number of characters of a free text that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,14 +16,14 @@ class AnswerSample:
     """A raw answer.
 
     Attributes:
-        cell_id, kind, stratum, draw, case_id, subject, prompt: which probe of which cell.
+        cell_id, kind, stratum, draw, case_id, subject, prompt: the cell and the probe.
         answer: reference answer.
         unedited_ar, unedited_wild: what the unedited model generated: the first tokens, and until it stopped.
         ar_text, wild_text: what the edited model generated.
-        tf_right, tf_tokens: so many tokens of so many are the wanted ones under teacher forcing.
-        ar_right, wild_right: the text is the wanted one; None where that cannot be said.
-        is_right: what the sample was drawn by: `wild_right`, or `ar_right` where nothing was freely generated.
-        error: what is wrong with a free answer that is wrong.
+        tf_right, tf_tokens: number of tokens that are right under teacher forcing, and number of tokens.
+        ar_right, wild_right: whether the text is right; None if that is unknown.
+        is_right: what the sample was drawn by: `wild_right`, or `ar_right` if there was no free generation.
+        error: kind of error of a wrong free answer.
         fired: whether a gate let the edit act.
     """
 
@@ -64,7 +64,7 @@ class FreeTextSample:
 
 @dataclass(frozen=True, slots=True)
 class ErrorShare:
-    """How many of a cell's free answers are wrong in one way, percent of all."""
+    """The share of a cell's free answers that are wrong in one way, in percent of all."""
 
     cell_id: str
     metric: str
@@ -73,21 +73,21 @@ class ErrorShare:
 
 
 Shown = dict[str, list[dict[str, object]]]
-"""Cell id -> rows as JSON has them, without the cell id and without what is not known."""
+"""Cell id -> rows as in the JSON, without the cell id and without unknown values."""
 
 
 def samples(store: Reader) -> Shown:
-    """Raw answers, right and wrong ones of each kind of probe."""
+    """Return raw answers, right and wrong ones of each kind of probe."""
     return _by_cell(store.rows(AnswerSample, query("answers")))
 
 
 def texts(store: Reader) -> Shown:
-    """Free texts before and after editing."""
+    """Return free texts before and after editing."""
     return _by_cell(store.rows(FreeTextSample, query("generations")))
 
 
 def errors(store: Reader) -> Shown:
-    """Shares of the kinds of error."""
+    """Return the shares of the kinds of error."""
     return _by_cell(store.rows(ErrorShare, query("page_errors")))
 
 
@@ -95,16 +95,18 @@ RowT = TypeVar("RowT", AnswerSample, FreeTextSample, ErrorShare)
 
 
 def _by_cell(rows: Sequence[RowT]) -> Shown:
+    """Group rows by cell, without the cell id and unknown values."""
     shown: Shown = {}
     for row in rows:
-        told = {
+        known = {
             field.name: _short(getattr(row, field.name)) for field in fields(row) if field.name != "cell_id"
         }
         shown.setdefault(row.cell_id, []).append(
-            {name: value for name, value in told.items() if value is not None and value != ""}
+            {name: value for name, value in known.items() if value is not None and value != ""}
         )
     return shown
 
 
 def _short(value: object) -> object:
+    """Shorten a text to at most `LONGEST` characters; return other values unchanged."""
     return value[: LONGEST - 1] + "…" if isinstance(value, str) and len(value) > LONGEST else value

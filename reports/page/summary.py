@@ -1,4 +1,4 @@
-"""What a grid found, in a few sentences made from its numbers."""
+"""A summary of a grid's findings, in a few sentences made from its numbers."""
 
 from collections import Counter
 
@@ -6,14 +6,18 @@ from lks.results.cells import UNEDITED, Outcome
 from reports.results import Block, Results, name_of
 
 MANY = 8
-"""More methods than this are counted, not named."""
+"""If there are more methods than this, they are counted, not named."""
 
 FEW = 3
-"""More pairs of model and dataset than this are counted, not named."""
+"""If there are more pairs of model and dataset than this, they are counted, not named."""
 
 
 def sentences(results: Results) -> list[str]:
-    """What was run, what did best at the largest T, what is left of it when the model writes the answer itself, and what it knew before."""
+    """Return the summary of the results.
+
+    It says what was run, which method was best at the largest T, how much remains when the model writes the
+    answer itself, and what the model knew before.
+    """
     if not results.outcomes:
         others = {"the edit scope": results.scope, "studies": results.study_cells}
         seen = _list([name for name, found in others.items() if found])
@@ -29,6 +33,7 @@ def sentences(results: Results) -> list[str]:
 
 
 def _ran(results: Results) -> str:
+    """Say what was run and how many cells have a result."""
     total, ok = len(results.outcomes), sum(outcome.status == "ok" for outcome in results.outcomes)
     named = sorted({name_of(o) for o in results.outcomes if not o.cell.variant and o.cell.method != UNEDITED})
     methods = (_list(named) if len(named) <= MANY else f"{len(named)} methods") or "No method"
@@ -55,28 +60,35 @@ def _ran(results: Results) -> str:
 
 
 def _led(results: Results, leaders: list[tuple[Block, Outcome]]) -> str:
+    """Say which methods have the highest edit performance at the largest T."""
     said = "Counted as in the paper, by teacher-forced tokens,"
     if len(leaders) <= FEW:
         parts = [
-            f"{name_of(best)} ({block.title}, T = {best.cell.n_edits:,}: {_figure(results, best)}{_ties(results, block, best)})"
+            (
+                f"{name_of(best)} ({block.title}, T = {best.cell.n_edits:,}: "
+                f"{_figure(results, best)}{_ties(results, block, best)})"
+            )
             for block, best in leaders
         ]
         return f"{said} the highest edit performance at the largest T is that of {_list(parts)}."
     wins = Counter(name_of(best) for _, best in leaders)
     parts = [f"{name} on {n}" for name, n in sorted(wins.items(), key=lambda item: (-item[1], item[0]))]
     values = [_value(results, best, "tf_token", "edit_performance") for _, best in leaders]
-    return f"{said} the highest edit performance at the largest T, {_range(values)}, is that of {_list(parts)} of {len(leaders)} pairs."
+    return (
+        f"{said} the highest edit performance at the largest T, {_range(values)}, is that of "
+        f"{_list(parts)} of {len(leaders)} pairs."
+    )
 
 
 def _figure(results: Results, outcome: Outcome) -> str:
-    """Edit performance with half of its interval."""
+    """Return edit performance with half of its interval."""
     score = results.score(outcome, "tf_token", "edit_performance")
     width = f" ± {score.half_width:.1f}" if score and score.half_width is not None else ""
     return f"{_value(results, outcome, 'tf_token', 'edit_performance'):.1f}{width}"
 
 
 def _ties(results: Results, block: Block, best: Outcome) -> str:
-    """The others that are not significantly worse."""
+    """Say which other methods are not significantly worse."""
     cells = [row.cells[best.cell.n_edits] for row in block.rows if best.cell.n_edits in row.cells]
     names = [
         name_of(cell)
@@ -85,10 +97,14 @@ def _ties(results: Results, block: Block, best: Outcome) -> str:
     ]
     if not names:
         return ""
-    return f"; {_list(names) if len(names) <= FEW else f'{len(names)} others'} {'is' if len(names) == 1 else 'are'} not significantly worse"
+    return (
+        f"; {_list(names) if len(names) <= FEW else f'{len(names)} others'} "
+        f"{'is' if len(names) == 1 else 'are'} not significantly worse"
+    )
 
 
 def _generated(results: Results, leaders: list[tuple[Block, Outcome]]) -> str:
+    """Say how the best methods score when the model generates the answers."""
     cells = [best for _, best in leaders]
     edited = (
         "these edited models write the answers themselves"
@@ -114,7 +130,7 @@ def _generated(results: Results, leaders: list[tuple[Block, Outcome]]) -> str:
 
 
 def _knew(results: Results) -> list[str]:
-    """How many old answers the unedited model gives, at the largest T; nothing where no edit has an old answer."""
+    """Say how many old answers the unedited model gives at the largest T; empty if no edit has one."""
     rows = {
         (row.model, row.dataset, row.records, row.n_edits): row
         for row in results.overview
@@ -131,19 +147,23 @@ def _knew(results: Results) -> list[str]:
     if len(found) > FEW:
         shares = _range([100 * known / of for _, _, known, of in found])
         return [
-            f"Before editing, the models give {shares} of the old answers of the edits, on {len(found)} pairs of model and dataset."
+            (
+                f"Before editing, the models give {shares} of the old answers of the edits, on "
+                f"{len(found)} pairs of model and dataset."
+            )
         ]
     parts = [f"{known:,} of {of:,} ({block.title}, T = {n_edits:,})" for block, n_edits, known, of in found]
     return [f"Of the old answers of the edits the unedited model gives {_list(parts)}."]
 
 
 def _range(values: list[float]) -> str:
+    """Return the range of some percentages: "97 %", "12 to 97 %"."""
     low, high = (f"{value:.0f}" for value in (min(values), max(values)))
     return f"{low} %" if low == high else f"{low} to {high} %"
 
 
 def _best(results: Results, block: Block) -> Outcome | None:
-    """The method with the highest edit performance at the largest T that has one; ablations do not count."""
+    """Return the method with the highest edit performance at the largest T that has one; skip ablations."""
     for n_edits in reversed(block.n_edits):
         cells = [
             row.cells[n_edits]
@@ -157,10 +177,11 @@ def _best(results: Results, block: Block) -> Outcome | None:
 
 
 def _value(results: Results, outcome: Outcome, readout: str, metric: str) -> float:
+    """Return a metric of a cell, or 0 if it has none."""
     score = results.score(outcome, readout, metric)
     return score.value if score is not None and score.value is not None else 0.0
 
 
 def _list(parts: list[str]) -> str:
-    """Parts as in a sentence: a, b and c."""
+    """Join parts as in a sentence: "a, b and c"."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""

@@ -1,4 +1,4 @@
--- What stands beside the scores of the matched cells of one catalogue, and is not tested; NULL where not measured.
+-- Quantities of the matched cells of one catalogue that are not tested; NULL where not measured.
 WITH gates AS (
     SELECT cell_id, 100 * avg(fired::INTEGER) FILTER (probe_set IN ('edit', 'paraphrase')) AS fires_in_scope,
         100 * avg(fired::INTEGER) FILTER (probe_set NOT IN ('edit', 'paraphrase', 'typo', 'case', 'alias', 'locality')) AS fires_outside

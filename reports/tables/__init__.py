@@ -1,1 +1,1 @@
-"""Tables, as values and in every format."""
+"""Tables as data, and their output formats."""

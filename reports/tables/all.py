@@ -1,4 +1,4 @@
-"""Every table of the report, by the stem of its files."""
+"""All tables of the report, by the stem of their file names."""
 
 from lks.results.reader import Reader
 from reports.results import Results
@@ -11,11 +11,11 @@ from reports.tables.survey import portability, survey4, survey5
 
 
 def tables(results: Results, store: Reader) -> dict[str, list[Table]]:
-    """All tables of evaluated cases; one that has nothing to show has no rows.
+    """Return all tables of evaluation cases; a table with nothing to show has no rows.
 
     Args:
-        results: from `reports.results.load`.
-        store: of the same folder.
+        results: results as returned by `reports.results.load`.
+        store: reader of the same results folder.
     """
     shown = results.of("evaluation")
     written = texts(store)
@@ -40,5 +40,8 @@ def tables(results: Results, store: Reader) -> dict[str, list[Table]]:
 
 
 def development(results: Results) -> list[Table]:
-    """Table 1's grid of the cases on which settings are chosen; never results, and no published value beside them."""
+    """Return the grid of Table 1 for the development cases, on which settings are chosen.
+
+    These are never results, so no published values are shown next to them.
+    """
     return table1(results.of("development"), "Development cases, for choosing settings")

@@ -1,4 +1,4 @@
-"""Where a cell stands in a report: part, line and T; and rows of queries put there."""
+"""The position of a cell in a report (part, row and T), and the rows of query results at these positions."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from reports.tables.model import Entry, TableRow, Value
 
 
 class OfCell(Protocol):
-    """A row of a query that says of which cell it is."""
+    """A row of a query that names its cell."""
 
     @property
     def cell_id(self) -> str:
-        """The cell's."""
+        """Id of the cell."""
 
 
 Key = tuple[str, str, str, int]
-"""Dataset, model, method and T, as published values are kept."""
+"""Dataset, model, method and T: the key of published values."""
 FoundT = TypeVar("FoundT", bound=OfCell)
 
 
@@ -27,9 +27,9 @@ class CellRow:
     """A cell with answers, as tables show it.
 
     Attributes:
-        part: "micro-llama on world".
-        name: of the method, with its overrides.
-        outcome: what became of it.
+        part: title of its part, such as "micro-llama on world".
+        name: name of the method, with its overrides.
+        outcome: outcome of the cell.
     """
 
     part: str
@@ -43,19 +43,19 @@ class CellRow:
 
     @property
     def key(self) -> Key:
-        """As which published values are kept; no method where parameters are overridden."""
+        """Key of published values; the method is empty if parameters are overridden."""
         cell = self.outcome.cell
         return cell.dataset, cell.model, "" if cell.variant else cell.method, cell.n_edits
 
 
 @dataclass(frozen=True, slots=True)
 class MissingStage:
-    """What a line of a cell has that was not measured.
+    """The shape of a row for a cell in which a stage was not measured.
 
     Attributes:
-        stage: of the cell, that would have measured it.
-        keys: columns behind T and method that say what is measured.
-        values: columns behind those.
+        stage: the stage of the cell that would have measured it.
+        keys: number of columns after T and method that say what is measured.
+        values: number of columns after those.
     """
 
     stage: str
@@ -64,7 +64,7 @@ class MissingStage:
 
 
 def places(results: Results) -> list[CellRow]:
-    """All cells of the results, part by part, T by T, in the order of lines."""
+    """Return all cells of the results, by part, T and row."""
     return [
         CellRow(block.title, row.name, row.cells[n])
         for block in results.blocks
@@ -75,12 +75,15 @@ def places(results: Results) -> list[CellRow]:
 
 
 def device(places: Iterable[CellRow]) -> str:
-    """On what cells were made: all names, once each."""
+    """Return the names of all devices that cells were run on, once each."""
     return "; ".join(sorted({device_of(place.outcome) for place in places if place.outcome.status == "ok"}))
 
 
 def device_of(outcome: Outcome) -> str:
-    """Return on what a cell was made, with what is out of the ordinary in its model's weights: a chosen number format, a quantised file."""
+    """Return the device of a cell, with what is unusual about its model's weights.
+
+    That is a chosen dtype or a quantised file.
+    """
     noted, cell = outcome.provenance, outcome.cell
     device, dtype, quantisation = (noted.get(key, "") for key in ("device", "dtype", "quantisation"))
     chosen = [f"in {dtype}"] if dtype and cell.model_revision.endswith(f"-{dtype}") else []
@@ -91,7 +94,7 @@ def device_of(outcome: Outcome) -> str:
 
 
 def by_cell(rows: Iterable[FoundT]) -> dict[str, list[FoundT]]:
-    """Rows of a query by cell, in their order."""
+    """Group the rows of a query by cell, in their order."""
     found: dict[str, list[FoundT]] = {}
     for row in rows:
         found.setdefault(row.cell_id, []).append(row)
@@ -99,7 +102,7 @@ def by_cell(rows: Iterable[FoundT]) -> dict[str, list[FoundT]]:
 
 
 def shown(results: Results, found: Mapping[str, object], published: Collection[Key] = ()) -> list[CellRow]:
-    """The cells of each part in which at least one has something, or was run as in a paper that prints something."""
+    """Return the cells of each part in which any cell has a row or matches a published value."""
     everywhere = places(results)
     parts = {place.part for place in everywhere if place.outcome.cell.id in found or place.key in published}
     return [place for place in everywhere if place.part in parts]
@@ -111,7 +114,10 @@ def lines(
     entries: Callable[[CellRow, FoundT], Sequence[Entry]],
     lack: MissingStage,
 ) -> tuple[TableRow, ...]:
-    """Rows of a table that starts with T and method: one for each row found of a cell, or one that says why there is none."""
+    """Return the rows of a table that starts with T and method.
+
+    A cell has one row for each row found, or a single row that says why there is none.
+    """
     made = []
     for place in shown:
         start = (place.n_edits, place.name)
@@ -126,7 +132,7 @@ def lines(
 
 
 def missing(outcome: Outcome, stage: str = "") -> str:
-    """Why a cell has nothing of a kind: how it failed, how the stage failed that measures it, or that it was not measured."""
+    """Return why a cell lacks a measurement: the cell failed, the stage failed, or it was not measured."""
     failed = next(
         (text for name, text in sorted(outcome.failed.items()) if stage and name.startswith(stage)), ""
     )

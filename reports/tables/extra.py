@@ -1,4 +1,4 @@
-"""What the papers have no table of: edit scope, abilities (the numbers of Fig. 8), what is kept, kinds of wrong answers, contexts."""
+"""Tables that the papers do not have: edit scope, abilities (Fig. 8), retention, kinds of error, contexts."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,10 @@ CONTEXTS = {"bare": "bare prompt", "qa": "Q: ... A:", "chat": "chat template"}
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A row of `sql/table_scope.sql`, in percent of probes: "fired", "right" (finds the subject asked about) or "wrong" (finds another)."""
+    """A row of `sql/table_scope.sql`, in percent of probes.
+
+    `what` is "fired", "right" (finds the subject asked about) or "wrong" (finds another).
+    """
 
     dataset: str
     model: str
@@ -34,11 +37,11 @@ class Rate:
 Where = tuple[str, str, int, str, str]
 """Part, measure, T, scope, probe set."""
 RULES = ("official", "counterfact", "others")
-"""Scope, dataset and probe set of the earlier measurement."""
+"""Scope, dataset and probe set of the earlier measurement of the authors' rules."""
 
 
 def scope(results: Results, store: Reader) -> list[Table]:
-    """Which prompts edits are taken to apply to."""
+    """Tabulate the prompts to which edits are taken to apply."""
     lines: dict[Where, dict[str, Rate]] = {}
     for rate in store.rows(Rate, query("table_scope")):
         where = f"{rate.model} on {rate.dataset}" + (
@@ -48,12 +51,12 @@ def scope(results: Results, store: Reader) -> list[Table]:
             rate
         )
     known = {one.n_edits: (one.low + one.high) / 2 for one in results.known_fires}
-    beside, rows = set(), []
+    compared, rows = set(), []
     for (where, measure, n_edits, kind, probe_set), rates in lines.items():
         fired = rates["fired"]
         comparable = measure == "scope" and (kind, fired.dataset, probe_set) == RULES
         published = known.get(n_edits) if comparable else None
-        beside |= {n_edits} if comparable else set()
+        compared |= {n_edits} if comparable else set()
         values = [
             _rate(rates.get(what), published if what == "fired" else None)
             for what in ("fired", "right", "wrong")
@@ -62,7 +65,7 @@ def scope(results: Results, store: Reader) -> list[Table]:
         title = TITLES.get(probe_set, probe_set).replace("-phr", "phr")
         rows.append(TableRow((f"{n_edits:,}", kind, asked, title, *values, Value(fired.probes)), where))
     for n_edits, value in known.items():
-        if n_edits not in beside:
+        if n_edits not in compared:
             start = (f"{n_edits:,}", RULES[0], "indicator alone", TITLES[RULES[2]])
             absent = Value(why="not run")
             rows.append(
@@ -79,8 +82,9 @@ def scope(results: Results, store: Reader) -> list[Table]:
         Column("Probes", show=whole),
     )
     caption = (
-        f"Percent of prompts, {INTERVAL}, clustered by prompt. Right: finds the subject that is asked about; wrong: finds another. In brackets an "
-        "earlier measurement of the authors' rules, its middle where it is a range (scope.csv has the ends); the paper reports none."
+        f"Percent of prompts, {INTERVAL}, clustered by prompt. Right: finds the subject that is asked about; "
+        "wrong: finds another. In brackets an earlier measurement of the authors' rules, its middle where it "
+        "is a range (scope.csv has the ends); the paper reports none."
     )
     cells = [*results.scope_cells, *results.outcomes]
     devices = "; ".join(
@@ -101,6 +105,7 @@ def scope(results: Results, store: Reader) -> list[Table]:
 
 
 def _rate(rate: Rate | None, published: float | None) -> Value:
+    """Return a rate as a table entry."""
     if rate is None:
         return Value(why="not applicable: no subject to find")
     return Value(rate.value, rate.low, rate.high, published)
@@ -123,7 +128,7 @@ class Test:
 
 
 def abilities(results: Results, store: Reader) -> list[Table]:
-    """General ability: the numbers of Fig. 8."""
+    """Tabulate general ability: the numbers of Fig. 8."""
     found = by_cell(store.rows(Test, query("table_abilities")))
     here = shown(results, found)
     columns = (
@@ -152,8 +157,8 @@ def abilities(results: Results, store: Reader) -> list[Table]:
         MissingStage("ability", 2, 5),
     )
     caption = (
-        f"Percent, {INTERVAL} over documents. Kept: of the unedited model's score on the same texts; above chance: of what that is above guessing. "
-        "Of the paper's Fig. 8 there are no numbers to set beside."
+        f"Percent, {INTERVAL} over documents. Kept: of the unedited model's score on the same texts; above "
+        "chance: of what that is above guessing. Of the paper's Fig. 8 there are no numbers to compare with."
     )
     return [
         Table(
@@ -170,11 +175,12 @@ def abilities(results: Results, store: Reader) -> list[Table]:
 
 
 def _or(value: float | None, why: str) -> Value:
+    """Return a number as a table entry, or the reason for having none."""
     return Value(value, why=why)
 
 
 def retention(results: Results) -> list[Table]:
-    """What sequential methods keep: each probe right after its edit and after all edits."""
+    """Tabulate what sequential methods keep: each probe right after its edit and after all edits."""
     metrics = {metric: heading for metric, heading in COLUMNS.items() if metric != "edit_performance"}
     tables = []
     asked = {kept.readout for kept in results.kept.values()} or {"tf_token"}
@@ -206,14 +212,17 @@ def retention(results: Results) -> list[Table]:
         ]
         columns = (Column("T"), Column("Method"), *groups)
         title = f"What sequential methods keep ({READOUTS[readout]})"
-        caption = f"{READOUTS[readout]}: {READOUT_NOTES[readout]}. Percent; lost: the difference, {INTERVAL}, clustered by subject."
+        caption = (
+            f"{READOUTS[readout]}: {READOUT_NOTES[readout]}. Percent; lost: the difference, {INTERVAL}, "
+            "clustered by subject."
+        )
         tables.append(Table("retention", title, columns, tuple(rows), caption, 2, readout, device(here)))
     return tables
 
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """A row of `sql/table_errors.sql`: a kind of wrong answer, in percent of all answers."""
+    """A row of `sql/table_errors.sql`: one kind of wrong answer, in percent of all answers."""
 
     cell_id: str
     context: str
@@ -224,7 +233,7 @@ class Wrong:
 
 
 def errors(results: Results, store: Reader) -> list[Table]:
-    """Kinds of wrong answers in free generation."""
+    """Tabulate the kinds of wrong answers in free generation."""
     found = by_cell(store.rows(Wrong, query("table_errors")))
     here = shown(results, found)
     kinds = sorted({row.error for rows in found.values() for row in rows})
@@ -245,7 +254,10 @@ def errors(results: Results, store: Reader) -> list[Table]:
         *map(Column, ("T", "Method", "Context", "Metric")),
         *(Column(kind.replace("_", " ")) for kind in kinds),
     )
-    caption = "Percent of all free answers, right ones included; a line only where some are wrong. Kinds are told apart by rules, see wild.sql."
+    caption = (
+        "Percent of all free answers, right ones included; a line only where some are wrong. Kinds are "
+        "distinguished by rules, see wild.sql."
+    )
     return [
         Table(
             "errors", "Kinds of wrong answers (WILD)", columns, tuple(rows), caption, 4, "wild", device(here)
@@ -254,7 +266,7 @@ def errors(results: Results, store: Reader) -> list[Table]:
 
 
 def _kinds(rows: list[Wrong]) -> dict[tuple[str, str], dict[str, float]]:
-    """(context, metric) -> kind -> share."""
+    """Return (context, metric) -> kind -> share."""
     groups: dict[tuple[str, str], dict[str, float]] = {}
     for row in rows:
         groups.setdefault((row.context, row.metric), {})[row.error] = row.share
@@ -276,11 +288,12 @@ class InContext:
 
 
 def contexts(results: Results, store: Reader) -> list[Table]:
-    """Free generation by context, and how far it is below teacher-forced tokens."""
+    """Tabulate free generation by context, and how far it falls below teacher-forced tokens."""
     found = by_cell(store.rows(InContext, query("table_contexts")))
     here = shown(results, found)
 
     def gap(cell_id: str, row: InContext) -> Value:
+        """Return the gap between the teacher-forced token score and the free one."""
         score = results.scores.get((cell_id, "tf_token", row.metric))
         return Value(
             None if score is None or score.value is None else score.value - row.value,
@@ -308,7 +321,10 @@ def contexts(results: Results, store: Reader) -> list[Table]:
         Column("Gap"),
         Column("Answers", show=whole),
     )
-    caption = f"Percent, {INTERVAL}, clustered by subject. Somewhere: the right answer is anywhere in the text. Gap: TF token (bare prompt) less Right."
+    caption = (
+        f"Percent, {INTERVAL}, clustered by subject. Somewhere: the right answer is anywhere in the text. "
+        "Gap: TF token (bare prompt) less Right."
+    )
     return [
         Table(
             "contexts", "Free generation by context (WILD)", columns, rows, caption, 4, "wild", device(here)

@@ -1,4 +1,4 @@
-"""The four forms of a table: CSV, Markdown, LaTeX (booktabs) and HTML."""
+"""The four output formats of a table: CSV, Markdown, LaTeX (booktabs) and HTML."""
 
 import csv
 import io
@@ -13,13 +13,15 @@ from reports.tables.model import Column, Entry, Table, TableRow, Value
 
 MINUS = "−"
 LONG = 40
-"""Characters of a line of words in LaTeX."""
+"""Length in characters above which a LaTeX text column wraps its lines."""
 
 
 def csv_text(tables: Sequence[Table]) -> str:
-    """Tables of one file as CSV. With numbers in it the long form: one line for each number, under the names of its row's keys, with its
-    interval, the published value, the difference (ours less published) and, where there is none, why. Tables of words only are written as they
-    stand; all of them must have the same columns then.
+    """Format the tables of one file as CSV.
+
+    Tables with numbers are written in long form: one line per number, under the names of its row's keys, with
+    its interval, the published value, the difference (ours minus published) and, if there is no number, the
+    reason. Tables that hold only words are written as they are; all of them must then have the same columns.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -45,7 +47,7 @@ _NUMBERS = ("value", "low", "high", "published", "difference", "leads", "why")
 
 
 def _fields(entry: Entry) -> list[str]:
-    """An entry under `_NUMBERS`."""
+    """Return the fields of an entry, in the order of `_NUMBERS`."""
     if isinstance(entry, str):
         return [entry, *[""] * 6]
     numbers = (entry.value, entry.low, entry.high, entry.published, entry.difference)
@@ -54,11 +56,15 @@ def _fields(entry: Entry) -> list[str]:
 
 
 def markdown(tables: Sequence[Table]) -> str:
-    """Tables of one file in Markdown. The leading values are bold; in brackets the published value and the difference."""
+    """Format the tables of one file as Markdown.
+
+    The leading values are bold; the published value and the difference are in parentheses.
+    """
     return "\n".join(_markdown(table) for table in tables)
 
 
 def _markdown(table: Table) -> str:
+    """Format one table as Markdown."""
     parts = [f"## {table.title}", table.note] if table.note else [f"## {table.title}"]
     head = [_plain(f"{column.group} {column.heading}".strip()) for column in table.columns]
     rule = ["---"] * table.keys + [
@@ -84,16 +90,17 @@ def _markdown(table: Table) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text on one line with Markdown's special characters escaped."""
+    """Return a text on one line with Markdown's special characters escaped."""
     return re.sub(r"([\\`*|\[\]]|<(?=[A-Za-z/!?]))", r"\\\1", " ".join(text.split()))
 
 
 def latex(tables: Sequence[Table]) -> str:
-    """Tables of one file in LaTeX (booktabs, graphicx)."""
+    """Format the tables of one file as LaTeX (booktabs, graphicx)."""
     return "\n".join(_latex(table, number) for number, table in enumerate(tables))
 
 
 def _latex(table: Table, number: int) -> str:
+    """Format one table as LaTeX; `number` makes its label unique within the file."""
     aligned = "".join(_aligned(table, i) for i in range(len(table.columns)))
     lines = [
         f"\\begin{{table}}\n\\centering\n\\resizebox{{\\linewidth}}{{!}}{{%\n\\begin{{tabular}}{{{aligned}}}\n\\toprule"
@@ -134,7 +141,7 @@ def _latex(table: Table, number: int) -> str:
 
 
 def _aligned(table: Table, i: int) -> str:
-    """How a column of a LaTeX table is set: long words in lines of `LONG` characters."""
+    """Return the alignment of a LaTeX column; columns with words longer than `LONG` characters wrap."""
     if i >= table.keys and _numeric(table, i):
         return "r"
     longest = max((len(entry) for row in table.rows if isinstance(entry := row.entries[i], str)), default=0)
@@ -142,11 +149,14 @@ def _aligned(table: Table, i: int) -> str:
 
 
 FORMS: dict[str, Callable[[Sequence[Table]], str]] = {"csv": csv_text, "md": markdown, "tex": latex}
-"""Ending of a file -> how its tables are written."""
+"""File extension -> function that formats the tables of a file."""
 
 
 def html(table: Table) -> Markup:
-    """The table as part of a page; its head has buttons to sort by, rows of numbers carry what they are sorted by."""
+    """Format a table as HTML.
+
+    The head has buttons for sorting, and number cells carry their sort values.
+    """
     spans = list(_spans(table))
     first = {start for start, _, group in spans if group}
     groups = "".join(
@@ -172,13 +182,18 @@ def html(table: Table) -> Markup:
 
 
 def _head(i: int, column: Column, is_first: bool, is_numeric: bool) -> str:
+    """Return the HTML of a column's head."""
     note = f' title="{escape(column.note)}"' if column.note else ""
     classes = " ".join(filter(None, ("first" if is_first else "", "" if is_numeric else "left")))
     style = f' class="{classes}"' if classes else ""
-    return f'<th scope="col"{style}{note}><button type="button" data-column="{i}">{escape(column.heading)}</button></th>'
+    return (
+        f'<th scope="col"{style}{note}>'
+        f'<button type="button" data-column="{i}">{escape(column.heading)}</button></th>'
+    )
 
 
 def _html_row(table: Table, row: TableRow, first: set[int], numeric: Sequence[bool]) -> str:
+    """Return the HTML of a row."""
     cells = []
     for i, (entry, column) in enumerate(zip(row.entries, table.columns, strict=True)):
         mark = "first " if i in first else ""
@@ -206,7 +221,7 @@ def _html_row(table: Table, row: TableRow, first: set[int], numeric: Sequence[bo
 
 
 def _spans(table: Table) -> list[tuple[int, int, str]]:
-    """First column, number of columns and name of each run of columns with the same group."""
+    """Return the first column, width and name of each run of columns with the same group."""
     spans, start = [], 0
     for group, columns in groupby(table.columns, lambda column: column.group):
         width = len(list(columns))
@@ -216,7 +231,7 @@ def _spans(table: Table) -> list[tuple[int, int, str]]:
 
 
 def _numeric(table: Table, i: int) -> bool:
-    """Whether a column holds numbers: more than reasons for having none."""
+    """Return whether a column holds any numbers, not only reasons for having none."""
     entries = [row.entries[i] for row in table.rows]
     return any(
         isinstance(entry, Value) and (entry.value is not None or entry.published is not None)
@@ -225,7 +240,7 @@ def _numeric(table: Table, i: int) -> bool:
 
 
 def _words(entry: Entry, column: Column, begin: str, end: str, quote: Callable[[str], str] = str) -> str:
-    """An entry as text: "97.4 ±1.9 (98.0, −0.6)", marked if it leads; or why there is none."""
+    """Return an entry as text: "97.4 ±1.9 (98.0, −0.6)", marked if it leads, or why it has no value."""
     if isinstance(entry, str):
         return quote(entry)
     text = entry.why if entry.value is None else column.show(entry.value)
@@ -236,7 +251,7 @@ def _words(entry: Entry, column: Column, begin: str, end: str, quote: Callable[[
 
 
 def _published(entry: Value, column: Column) -> str:
-    """The published value, and ours less it."""
+    """Return the published value, and our value minus it."""
     text = column.show(entry.published) if entry.published is not None else ""
     if entry.difference is None:
         return text
@@ -264,18 +279,24 @@ TEX = {
     "’": "'",
     "\n": " ",
 }
-"""Characters that LaTeX takes for something else, or does not know."""
+"""Characters that LaTeX interprets or does not know, with their replacements."""
 
 
 def _tex(text: str) -> str:
-    """Text for pdfLaTeX: special characters escaped, and what its fonts have not (free texts hold anything) as its number, "U+4E2D"."""
+    """Escape a text for pdfLaTeX.
+
+    Characters missing in its fonts (free texts hold anything) become codes such as "U+4E2D".
+    """
     return "".join(
         TEX.get(c) or (f"\\{c}" if c in "&%$#_{}" else c if _printed(c) else f"U+{ord(c):04X}") for c in text
     )
 
 
 def _printed(character: str) -> bool:
-    """Whether pdfLaTeX prints a character without further packages: ASCII, and Latin letters with accents."""
+    """Return whether pdfLaTeX prints a character without further packages.
+
+    It prints ASCII, and Latin letters with accents.
+    """
     if character.isascii():
         return character.isprintable()
     return (

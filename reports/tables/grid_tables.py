@@ -1,4 +1,7 @@
-"""Tables in the layout of the paper's Table 1: methods against T with Rel, Gen, Loc, EP and seconds per edit, one table per read-out."""
+"""Tables in the layout of the paper's Table 1: methods against T, one table per read-out.
+
+The columns of each T are Rel, Gen, Loc, EP and seconds per edit.
+"""
 
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,17 +15,17 @@ from reports.tables.model import Column, Entry, Table, TableRow, Value
 from reports.tables.number_formats import brief, preparation_or_none
 
 CAPTION = (
-    "Percent, ± half of the 95 % interval, clustered by subject. In bold the best method of a column and all that are not significantly worse "
-    "(paired cluster bootstrap, Holm over the table: comparisons.csv); the unedited model takes no part. Seconds per edit are without preparation, "
-    "which is done once."
+    "Percent, ± half of the 95 % interval, clustered by subject. In bold the best method of a column and all "
+    "that are not significantly worse (paired cluster bootstrap, Holm over the table: comparisons.csv); the "
+    "unedited model takes no part. Seconds per edit are without preparation, which is done once."
 )
 PUBLISHED = " In brackets the value that the LKS paper prints and ours less that."
 PAPER = "TF token"
-"""The paper's read-out: only under it are its values shown."""
+"""The paper's read-out: its values are shown only under this one."""
 WIDEST = 3
-"""T's side by side, as the paper has them."""
+"""Number of T's side by side, as in the paper."""
 MANY = 100
-"""More T's than `WIDEST` are parted behind this one."""
+"""If there are more T's than `WIDEST`, those above this value go into a second table."""
 NONE_SUCH = {"generality": "paraphrases", "locality": "locality questions"}
 
 
@@ -32,9 +35,9 @@ class TablePart:
 
     Attributes:
         dataset, model: registry names.
-        title: how people read it.
-        block: what was run of it.
-        published: (method, T) that the paper has.
+        title: displayed title.
+        block: the block that was run here; None if only the paper has it.
+        published: (method, T) pairs that the paper has.
     """
 
     dataset: str
@@ -44,12 +47,12 @@ class TablePart:
     published: tuple[tuple[str, int], ...]
 
     def n_edits(self, readout: str) -> frozenset[int]:
-        """All T of its rows."""
+        """Return all T of its rows."""
         own = self.block.n_edits if self.block else ()
         return frozenset(own) | frozenset(n for _, n in self.published if READOUTS[readout] == PAPER)
 
     def lines(self, readout: str) -> list[Line]:
-        """What was run, then what only the paper has."""
+        """Return the rows that were run, followed by those that only the paper has."""
         own = self.block.rows if self.block else ()
         run = {line.method for line in own if not line.variant}
         further = (
@@ -61,13 +64,13 @@ class TablePart:
 
 
 def grid(results: Results, name: str, number: str, parts: list[TablePart]) -> list[Table]:
-    """The tables of a grid: per read-out, and within one for each set of T's.
+    """Return the tables of a grid: one per read-out and set of T's.
 
     Args:
-        results: of one split.
-        name: of the tables' files.
-        number: "Table 1" or what stands for it.
-        parts: what is in it.
+        results: results of one split.
+        name: stem of the tables' file names.
+        number: title prefix: "Table 1" or a replacement for it.
+        parts: the parts to show.
     """
     tables = []
     for readout in READOUTS:
@@ -83,12 +86,12 @@ def grid(results: Results, name: str, number: str, parts: list[TablePart]) -> li
 def parts(
     results: Results, wanted: list[str] | None = None, unwanted: tuple[str, ...] = ()
 ) -> list[TablePart]:
-    """Blocks of the results, and behind those of its dataset what only the paper has.
+    """Return the blocks of the results, and after those of a dataset the parts that only the paper has.
 
     Args:
-        results: of one split.
-        wanted: datasets; None for all that were run.
-        unwanted: datasets that are left out.
+        results: results of one split.
+        wanted: datasets to include; None for all that were run.
+        unwanted: datasets to leave out.
     """
     run = [
         block
@@ -127,15 +130,17 @@ def parts(
 
 
 def _published(results: Results, dataset: str, model: str) -> tuple[tuple[str, int], ...]:
+    """Return the (method, T) pairs that the paper has for a model on a dataset."""
     return tuple(dict.fromkeys((key[2], key[3]) for key in results.published if key[:2] == (dataset, model)))
 
 
 def _by_dataset(parts: list[TablePart]) -> dict[str, list[TablePart]]:
+    """Group consecutive parts by dataset."""
     return {dataset: list(some) for dataset, some in groupby(parts, lambda part: part.dataset)}
 
 
 def _chunks(n_edits: frozenset[int]) -> list[list[int]]:
-    """T's that stand in one table."""
+    """Split the T's into those that share a table."""
     halves = [sorted(n for n in n_edits if (n > MANY) == many) for many in (False, True)]
     return [sorted(n_edits)] if 0 < len(n_edits) <= WIDEST else [half for half in halves if half]
 
@@ -143,6 +148,7 @@ def _chunks(n_edits: frozenset[int]) -> list[list[int]]:
 def _table(
     results: Results, names: tuple[str, str], readout: str, parts: list[TablePart], n_edits: list[int]
 ) -> Table:
+    """Return the table of one read-out and one set of T's."""
     used = [part for part in parts if part.n_edits(readout) & set(n_edits)]
     groups = [
         column
@@ -175,6 +181,7 @@ def _table(
 def _entries(
     results: Results, part: TablePart, line: Line, readout: str, n_edits: list[int]
 ) -> tuple[Entry, ...]:
+    """Return the entries of a row."""
     entries: list[Entry] = [line.name, line.regime or "–"]
     for n in n_edits:
         entries += _group(results, part, line, n, readout)
@@ -184,7 +191,7 @@ def _entries(
 
 
 def _group(results: Results, part: TablePart, line: Line, n: int, readout: str) -> list[Value]:
-    """Four metrics and seconds per edit; the whole reason of a failure is said once."""
+    """Return four metrics and seconds per edit; the full reason of a failure appears only once."""
     outcome = line.cells.get(n)
     values = [_value(results, part, line, n, (readout, metric)) for metric in COLUMNS]
     if outcome is not None and outcome.status == "ok":
@@ -194,6 +201,7 @@ def _group(results: Results, part: TablePart, line: Line, n: int, readout: str) 
 
 
 def _value(results: Results, part: TablePart, line: Line, n: int, what: tuple[str, str]) -> Value:
+    """Return the entry of a metric at one T, with the published value; `what` is (read-out, metric)."""
     readout, metric = what
     key = (part.dataset, part.model, line.method, n, metric)
     published = (
@@ -212,7 +220,7 @@ def _value(results: Results, part: TablePart, line: Line, n: int, what: tuple[st
 
 
 def absent(results: Results, outcome: Outcome, readout: str, metric: str) -> str:
-    """Why a cell that has run has no value of a metric."""
+    """Return why a cell that has run has no value of a metric."""
     if results.score(outcome, readout, "reliability") is None:
         return "not asked"
     if metric == "edit_performance":

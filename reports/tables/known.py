@@ -1,4 +1,4 @@
-"""What the unedited model knows of the facts that are edited and asked about, and metrics over known facts alone."""
+"""Tables of what the unedited model knows of the facts in question, and metrics over known facts only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,16 +14,17 @@ METRICS = {
     **{metric: heading for metric, heading in COLUMNS.items() if metric != "edit_performance"},
     "portability": "Port",
 }
-"""Metrics that are counted over known facts too, with their headings."""
+"""Metrics that are also counted over known facts only, with their headings."""
 NO_ANSWERS = "not applicable: no free answers of the unedited model"
 NONE_KNOWN = "none known"
 
 
 @dataclass(frozen=True, slots=True)
 class KnownFactsRow:
-    """A row of `sql/table_known.sql`: a metric over known facts, in percent, beside how many old answers there are and are known.
+    """A row of `sql/table_known.sql`: a metric over known facts, in percent, and the counts of old answers.
 
-    Where no metric has known facts the metric and all behind it are None; the value alone is None where not every question has a score.
+    If no metric has known facts, `metric` and all fields after it are None; `value` alone is None if not
+    every question has a score.
     """
 
     cell_id: str
@@ -64,6 +65,7 @@ def _table(
     columns: tuple[Column, ...],
     metrics: Sequence[str],
 ) -> Table:
+    """Return the table of one read-out."""
     rows = []
     for place in here:
         own = found.get(place.outcome.cell.id, [])
@@ -75,10 +77,11 @@ def _table(
             ]
         rows.append(TableRow((place.n_edits, place.name, *values), place.part))
     caption = (
-        f"{READOUTS[readout]}: {READOUT_NOTES[readout]}. Percent, ± half of the 95 % interval, clustered by subject. Old answers: of the edits; "
-        "known are those with which the unedited model's free answer begins. Other facts: locality questions; known are those whose true answer it "
-        "begins with. Rel, Gen and Port (questions whose other facts it knows) over the edits whose old answer is known, Loc over the known other "
-        "facts, each beside the value over all."
+        f"{READOUTS[readout]}: {READOUT_NOTES[readout]}. Percent, ± half of the 95 % interval, clustered by "
+        "subject. Old answers: of the edits; known are those with which the unedited model's free answer "
+        "begins. Other facts: locality questions; known are those whose true answer it begins with. Rel, Gen "
+        "and Port (questions whose other facts it knows) over the edits whose old answer is known, Loc over "
+        "the known other facts, each next to the value over all."
     )
     return Table(
         "known",
@@ -107,6 +110,7 @@ def _counts(results: Results, place: CellRow, own: Sequence[KnownFactsRow]) -> l
 def _over_known(
     results: Results, place: CellRow, own: Sequence[KnownFactsRow], readout: str, metric: str
 ) -> Value:
+    """Return a metric over known facts, or the reason for having none."""
     row = _row(own, readout, metric)
     if row is not None and row.value is not None:
         return Value(row.value, row.low, row.high)
@@ -118,17 +122,19 @@ def _over_known(
 def _over_all(
     results: Results, place: CellRow, own: Sequence[KnownFactsRow], readout: str, metric: str
 ) -> Value:
+    """Return a metric over all facts, or the reason for having none."""
     if own and results.score(place.outcome, readout, metric) is None:
         return Value(why=_lacking(results, place, readout, metric))
     return of_score(results, place, readout, metric)
 
 
 def _row(own: Sequence[KnownFactsRow], readout: str, metric: str) -> KnownFactsRow | None:
+    """Return the row of a metric under a read-out, if there is one."""
     return next((row for row in own if (row.readout, row.metric) == (readout, metric)), None)
 
 
 def _lacking(results: Results, place: CellRow, readout: str, metric: str) -> str:
-    """Return why a cell that has free answers of the unedited model beside it has no value of a metric."""
+    """Return why a cell for which the unedited model has free answers has no value of a metric."""
     if _is_asked(results, place, readout, metric):
         return NONE_KNOWN
     return (
@@ -139,7 +145,7 @@ def _lacking(results: Results, place: CellRow, readout: str, metric: str) -> str
 
 
 def _is_asked(results: Results, place: CellRow, readout: str, metric: str) -> bool:
-    """Whether a cell has questions of a metric, counted or not."""
+    """Return whether a cell has questions of a metric, counted or not."""
     return (
         results.score(place.outcome, readout, "portability_all" if metric == "portability" else metric)
         is not None

@@ -1,4 +1,4 @@
-"""Every number in long form: one CSV row each, bare numbers."""
+"""All numbers in long form: CSV files with one bare number per row."""
 
 from lks.results.cells import Outcome
 from lks.results.reader import Reader
@@ -21,15 +21,15 @@ CELL_HEAD = [
 
 
 RAW = ("contexts", "errors", "fluency", "abilities", "generations")
-"""Queries whose rows are written as they are."""
+"""Queries whose rows are written unchanged."""
 
 
 def files(results: Results, store: Reader) -> dict[str, str]:
-    """File name -> content, of what there is something to say of; development cases are in a file of their own.
+    """Return file name -> content for all files that have rows; development cases are in a separate file.
 
     Args:
-        results: both splits.
-        store: of the same folder.
+        results: results of both splits.
+        store: reader of the same results folder.
     """
     evaluated, development = results.of("evaluation"), results.of("development")
     made = {"results.csv": results_csv(evaluated)}
@@ -44,7 +44,7 @@ def files(results: Results, store: Reader) -> dict[str, str]:
 
 
 def results_csv(results: Results) -> str:
-    """One row per cell, read-out and metric; a cell without numbers has one row that says why."""
+    """Return one row per cell, read-out and metric; a cell without numbers has one row that says why."""
     costs = ["status", "reason", "prepare_s", "seconds_per_edit"]
     rows = [
         [
@@ -79,7 +79,7 @@ def results_csv(results: Results) -> str:
 
 
 def retention_csv(results: Results) -> str:
-    """What sequential methods keep: one row per cell, read-out and metric."""
+    """Return what sequential methods keep: one row per cell, read-out and metric."""
     rows = [
         [
             *CELL_HEAD,
@@ -116,7 +116,10 @@ def retention_csv(results: Results) -> str:
 
 
 def comparisons_csv(results: Results) -> str:
-    """Each method against the best one of its table: points of percent, p values before and after Holm, who is tied."""
+    """Return each method compared with the best one of its table.
+
+    Differences are in percentage points; p values are given before and after Holm, with a flag for ties.
+    """
     columns = [
         "readout",
         "metric",
@@ -140,7 +143,7 @@ def comparisons_csv(results: Results) -> str:
 
 
 def _coordinates(outcome: Outcome) -> list[str]:
-    """Which cell it is, under `CELL_HEAD`."""
+    """Return the fields that identify a cell, in the order of `CELL_HEAD`."""
     cell = outcome.cell
     variant = " ".join(f"{key}={value}" for key, value in cell.variant)
     where = [
@@ -156,6 +159,7 @@ def _coordinates(outcome: Outcome) -> list[str]:
 
 
 def _long(results: Results, outcome: Outcome, score: Score) -> list[str]:
+    """Return the fields of a score, from read-out to published value."""
     cell = outcome.cell
     ours = score.readout == "tf_token" and not cell.variant and cell.split == "evaluation"
     published = (

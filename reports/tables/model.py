@@ -8,25 +8,25 @@ from lks.results.cells import RULE, RULE_NOTE
 
 
 def rule_note(names: Iterable[str]) -> str:
-    """Return the footnote of a table in which a method's name is marked "(rule)"; empty where none is."""
+    """Return the footnote for tables that mark a method "(rule)"; empty if no name is marked."""
     return RULE_NOTE if any(f"({RULE}{end}" in name for name in names for end in "),") else ""
 
 
 def one_digit(value: float) -> str:
-    """Percent and points as all tables print them."""
+    """Format percentages and points as all tables print them."""
     return f"{value:.1f}"
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A number with what is said about it, or why there is none.
+    """A number with its interval and published value, or the reason for having none.
 
     Attributes:
-        value: in the column's unit; None if there is none.
+        value: number in the column's unit; None if there is none.
         low, high: ends of its 95 % interval.
-        published: the same quantity as a paper prints it.
-        leads: the best of its column and part, or not significantly worse.
-        why: why there is no value: "not run", "oom", "not applicable"; never empty then.
+        published: the same quantity as printed in a paper.
+        leads: whether it is the best of its column and part, or not significantly worse.
+        why: why there is no value: "not run", "oom", "not applicable"; required if `value` is None.
     """
 
     value: float | None = None
@@ -37,10 +37,10 @@ class Value:
     why: str = ""
 
     def __post_init__(self) -> None:
-        """Check that a missing value says why.
+        """Check that a missing value has a reason.
 
         Raises:
-            ValueError: neither a value nor a reason.
+            ValueError: neither a value nor a reason is given.
         """
         if self.value is None and not self.why:
             raise ValueError("a value that is missing must say why")
@@ -52,7 +52,7 @@ class Value:
 
     @property
     def difference(self) -> float | None:
-        """Ours less the published."""
+        """Our value minus the published one."""
         return None if self.value is None or self.published is None else self.value - self.published
 
 
@@ -61,13 +61,13 @@ Entry = Value | str
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column.
+    """A column of a table.
 
     Attributes:
-        heading: above it.
-        group: above the headings of neighbouring columns with the same group; empty for none.
-        show: a number as text.
-        note: what it is, for a reader who points at it.
+        heading: its heading.
+        group: heading shared with neighbouring columns of the same group; empty for none.
+        show: function that formats a number.
+        note: explanation, shown as a tooltip.
     """
 
     heading: str
@@ -78,7 +78,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """A row; rows of a part stand together under its name."""
+    """A row; rows of the same part are grouped under its name."""
 
     entries: tuple[Entry, ...]
     part: str = ""
@@ -89,14 +89,14 @@ class Table:
     """A table.
 
     Attributes:
-        name: of its files.
+        name: stem of its file names.
         title: which table of which paper it is, and its read-out.
-        columns: all of them.
-        rows: each with as many entries as there are columns.
+        columns: all columns.
+        rows: rows, each with as many entries as there are columns.
         caption: what a reader must know: unit, interval, device, source of published values.
-        keys: so many columns at the left say which row it is.
-        readout: of its numbers, if they have one.
-        device: on which our numbers were made.
+        keys: number of columns at the left that identify a row.
+        readout: read-out of its numbers, if they have one.
+        device: device on which our numbers were measured.
     """
 
     name: str
@@ -109,15 +109,16 @@ class Table:
     device: str = ""
 
     def __post_init__(self) -> None:
-        """Check that rows fit.
+        """Check that each row has one entry per column.
 
         Raises:
-            ValueError: a row has another number of entries.
+            ValueError: a row has a different number of entries.
         """
         for row in self.rows:
             if len(row.entries) != len(self.columns):
                 raise ValueError(
-                    f"table {self.name}: {len(row.entries)} entries for {len(self.columns)} columns in {row.entries[: self.keys]}"
+                    f"table {self.name}: {len(row.entries)} entries for {len(self.columns)} columns in "
+                    f"{row.entries[: self.keys]}"
                 )
 
     @property
@@ -127,7 +128,7 @@ class Table:
 
     @property
     def note(self) -> str:
-        """Caption, what its marks mean and device in one line."""
+        """Caption, explanation of marks, and device, in one line."""
         words = (entry for row in self.rows for entry in row.entries if isinstance(entry, str))
         device = f"Ours: {self.device}." if self.device else ""
         return " ".join(filter(None, (self.caption, rule_note(words), device)))

@@ -1,4 +1,4 @@
-"""Numbers as tables print them."""
+"""Number formats of the tables."""
 
 from reports.results import Score
 
@@ -6,7 +6,7 @@ DASH = "–"
 
 
 def number(score: Score | None, interval: bool = True, mark: str = "") -> str:
-    """A score as a table prints it: "97.4 ±1.9", "*97.4 ±1.9" with a mark; a dash where there is none."""
+    """Format a score: "97.4 ±1.9", or "*97.4 ±1.9" with a mark; a dash if there is none."""
     if score is None or score.value is None:
         return DASH
     return mark + (
@@ -17,7 +17,7 @@ def number(score: Score | None, interval: bool = True, mark: str = "") -> str:
 
 
 def short(seconds: float) -> str:
-    """Seconds with two or three digits: "0.0021", "0.35", "12.4", "1,250"; a dash for less than a tenth of a millisecond."""
+    """Format seconds with two or three digits: "0.0021", "0.35", "12.4", "1,250"; a dash below 0.1 ms."""
     if seconds >= 100:
         return f"{seconds:,.0f}"
     return (
@@ -32,40 +32,40 @@ def short(seconds: float) -> str:
 
 
 def preparation(seconds: float) -> str:
-    """Seconds of preparation; a dash for what only looks whether there is something to prepare."""
+    """Format seconds of preparation; a dash if the method only checked whether anything needs preparing."""
     return short(seconds) if seconds >= 0.01 else DASH
 
 
 def preparation_or_none(seconds: float) -> str:
-    """The same in words for a table that has no dashes."""
+    """Format seconds of preparation for tables without dashes, with "none" in place of a dash."""
     return short(seconds) if seconds >= 0.01 else "none"
 
 
 def brief(seconds: float) -> str:
-    """Seconds or minutes with two or three digits, never a dash."""
+    """Format seconds or minutes with two or three digits, never as a dash."""
     return short(seconds) if seconds >= 0.0001 or seconds < 0 else "<0.0001" if seconds > 0 else "0"
 
 
 def hundredths(seconds: float) -> str:
-    """Seconds with two or three digits, nothing below a hundredth: "12.4", "0.35", "<0.01", "0"."""
+    """Format seconds with two or three digits, nothing below a hundredth: "12.4", "0.35", "<0.01", "0"."""
     return short(seconds) if seconds >= 0.01 else "<0.01" if seconds > 0 else "0"
 
 
 def whole(value: float) -> str:
-    """A count: "1,000"."""
+    """Format a count: "1,000"."""
     return f"{value:,.0f}"
 
 
 def two_digits(value: float) -> str:
-    """Bits and the like: "5.36"."""
+    """Format a number, such as bits, with two decimals: "5.36"."""
     return f"{value:.2f}"
 
 
 def general(value: float) -> str:
-    """A setting as it was given: "0.3", "80", "0.0001"."""
+    """Format a setting as it was given: "0.3", "80", "0.0001"."""
     return f"{value:g}"
 
 
 def megabytes(value: float) -> str:
-    """Bytes as 10^6 of them: "64.0", "0.064"."""
+    """Format bytes in units of 10^6: "64.0", "0.064"."""
     return f"{value / 1e6:,.1f}" if value >= 1e5 else f"{value / 1e6:.2g}"

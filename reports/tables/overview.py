@@ -1,4 +1,4 @@
-"""Everything measured on each cell: one wide row, as a CSV, a table on the terminal and one on the page."""
+"""The overview: all measurements of a cell in one wide row, as CSV and as tables for terminal and page."""
 
 import csv
 import io
@@ -12,7 +12,10 @@ DASH = "–"
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """A row of `sql/overview.sql`, whose columns these are: percent, nats (KL), bits (fluency), seconds, bytes; None where not measured."""
+    """A row of `sql/overview.sql`, with the same columns; None where not measured.
+
+    Units are percent, nats (KL), bits (fluency), seconds and bytes.
+    """
 
     model: str
     dataset: str
@@ -79,15 +82,17 @@ class Overview:
 
 
 def _plain(value: float | None) -> str:
+    """Format a number with one decimal, or as a dash."""
     return DASH if value is None else f"{value:.1f}"
 
 
 def _fine(value: float | None) -> str:
+    """Format a number with two decimals, or in scientific notation if it is small."""
     return DASH if value is None else f"{value:.2f}" if value >= 0.005 or not value else f"{value:.0e}"
 
 
 def _mark(row: Overview) -> str:
-    """Perplexity as a multiple of the unedited model's, with a warning where that is too much."""
+    """Return perplexity as a multiple of the unedited model's, with a warning if it indicates a collapse."""
     return _fine(row.perplexity_ratio) + ("" if row.collapse in (None, "fine") else f" {row.collapse}")
 
 
@@ -112,30 +117,32 @@ HEADINGS: dict[str, tuple[str, str, Callable[[Overview], str]]] = {
     "fires_in_scope": ("gate fires", "in", lambda row: _plain(row.fires_in_scope)),
     "fires_outside": ("gate fires", "out", lambda row: _plain(row.fires_outside)),
 }
-"""Columns of the compact table: group, heading, text."""
+"""Columns of the compact table: group, heading, function that formats a row's value."""
 
 NOTES = (
-    "Percent. gap: reliability by TF tokens less WILD. ES, PS, NS: the answer is likelier than its rival, for edits, paraphrases and prompts of the "
-    "same relation about others. Others kept: what the unedited model says about subjects that are not edited, by relation, by name, neither "
-    "(AR exact). KL: to the unedited model over its answers about the edited subjects, nats. Port: portability questions that the unedited model "
-    "answers when given the edit. ppl ×: median perplexity of plain text against the unedited model's. Fluency: n-gram entropy in bits, of texts "
-    "behind edit prompts and plain openings. Gate fires: on edit prompts and paraphrases, and on prompts about nobody edited."
+    "Percent. gap: reliability by TF tokens less WILD. ES, PS, NS: the answer is likelier than its rival, "
+    "for edits, paraphrases and prompts of the same relation about others. Others kept: what the unedited "
+    "model says about subjects that are not edited, by relation, by name, neither (AR exact). KL: to the "
+    "unedited model over its answers about the edited subjects, nats. Port: portability questions that the "
+    "unedited model answers when given the edit. ppl ×: median perplexity of plain text against the unedited "
+    "model's. Fluency: n-gram entropy in bits, of texts after edit prompts and plain openings. Gate fires: "
+    "on edit prompts and paraphrases, and on prompts about nobody edited."
 )
 
 
 def used(rows: Sequence[Overview]) -> list[str]:
-    """The columns that have a value in some row."""
+    """Return the columns that have a value in some row."""
     return [name for name, (_, _, text) in HEADINGS.items() if any(text(row) != DASH for row in rows)]
 
 
 def overview_csv(rows: Sequence[Overview]) -> str:
-    """All columns, bare numbers."""
+    """Return all columns as CSV, bare numbers."""
     names = [field.name for field in fields(Overview)]
     return csv_text([names, *([getattr(row, name) for name in names] for row in rows)])
 
 
 def csv_text(rows: Sequence[Sequence[object]]) -> str:
-    """Rows as CSV; None is empty, floats have at most six digits behind the point."""
+    """Format rows as CSV; None is empty, floats have at most six decimals."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in rows:
@@ -153,7 +160,7 @@ def csv_text(rows: Sequence[Sequence[object]]) -> str:
 
 
 def terminal_table(rows: Sequence[Overview], name_of: Callable[[Overview], str]) -> Table:
-    """The compact table: T by T, one row per method."""
+    """Return the compact table, by T, with one row per method."""
     table = Table(
         box=None,
         header_style="bold",

@@ -1,4 +1,4 @@
-"""The LKS paper's tables beside its grids: settings (2, 4), fluency (5), texts (6), time and memory (Appendix E)."""
+"""The LKS paper's other tables: settings (2, 4), fluency (5), texts (6), time and memory (Appendix E)."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -23,25 +23,28 @@ from reports.tables.model import Column, Entry, Table, TableRow, Value
 from reports.tables.number_formats import brief, general, megabytes, preparation_or_none, two_digits, whole
 
 ELSEWHERE = ("counterfact",)
-"""Datasets with a table of their own."""
+"""Datasets that have their own table."""
 TEXT = 200
-"""Characters of a free text that are shown."""
+"""Number of characters of a free text that are shown."""
 PUBLISHED = "In brackets the value that the LKS paper prints and ours less that."
 
 
 def table1(results: Results, number: str = "Table 1") -> list[Table]:
-    """The grid of every dataset but CounterFact, in the paper's layout."""
+    """Return the grid of every dataset except CounterFact, in the paper's layout."""
     return grid(results, "table1", number, parts(results, unwanted=ELSEWHERE))
 
 
 def table3(results: Results) -> list[Table]:
-    """The same for CounterFact, of which the paper has LKS at T = 1,000."""
+    """Return the grid of CounterFact, for which the paper has LKS at T = 1,000."""
     return grid(results, "table3", "Table 3", parts(results, list(ELSEWHERE)))
 
 
 @dataclass(frozen=True, slots=True)
 class SettingsRow:
-    """A row of `sql/table_2_4.sql`; all None but for the cell where a cell's parameters are of an older form."""
+    """A row of `sql/table_2_4.sql`.
+
+    Every field except `cell_id` is None if a cell stores its parameters in an older form.
+    """
 
     cell_id: str
     block: int | None
@@ -82,7 +85,7 @@ WORDS |= {"optimisation": "Optimisation", "scope": "Scope", "gate": "Gate"}
 
 
 def table2_4(results: Results, store: Reader) -> list[Table]:
-    """Settings of LKS as its cells stored them, beside the paper's Tables 2 and 4."""
+    """Tabulate the settings of LKS as its cells stored them, next to the paper's Tables 2 and 4."""
     found = by_cell(store.rows(SettingsRow, query("table_2_4")))
     paper = {(p.dataset, p.model, p.n_edits): p for p in published_values.presets()}
     ours = [place for place in shown(results, found) if place.outcome.cell.id in found]
@@ -113,7 +116,10 @@ def table2_4(results: Results, store: Reader) -> list[Table]:
         *(Column(heading, show=general) for heading in NUMBERS.values()),
         *map(Column, WORDS.values()),
     ]
-    caption = f"Taken from the parameters stored with each cell, not from the presets of the program. {PUBLISHED} Block counts from 0."
+    caption = (
+        "Taken from the parameters stored with each cell, not from the presets of the program. "
+        f"{PUBLISHED} Block counts from 0."
+    )
     return [
         Table(
             "table2_4",
@@ -127,6 +133,7 @@ def table2_4(results: Results, store: Reader) -> list[Table]:
 
 
 def _setting(ours: float | None, published: float | None) -> Value:
+    """Return a setting as a table entry, next to the paper's."""
     return Value(
         ours,
         published=published,
@@ -136,7 +143,7 @@ def _setting(ours: float | None, published: float | None) -> Value:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """A row of `sql/table_5.sql`: entropy in bits with its interval, of texts long enough to have one."""
+    """A row of `sql/table_5.sql`: entropy in bits with its interval, over texts long enough to have one."""
 
     cell_id: str
     prompt_set: str
@@ -149,18 +156,19 @@ class Texts:
 
 
 FLUENCY = (
-    "Entropy in bits of 2- and 3-grams of words and marks of greedy texts of up to 100 new tokens, weights 2/3 and 4/3, the sum divided by two as in "
-    "the code of the LKS paper and ROME (the survey prints 100 times that); ± half of the 95 % interval over texts. "
+    "Entropy in bits of 2- and 3-grams of words and marks of greedy texts of up to 100 new tokens, weights "
+    "2/3 and 4/3, the sum divided by two as in the code of the LKS paper and ROME (the survey prints 100 "
+    "times that); ± half of the 95 % interval over texts. "
 )
 
 
 def texts(store: Reader) -> list[Texts]:
-    """Entropy of free texts of every shown cell and set of prompts."""
+    """Return the entropy of free texts for every shown cell and set of prompts."""
     return store.rows(Texts, query("table_5"))
 
 
 def table5(results: Results, found: list[Texts]) -> list[Table]:
-    """Fluency behind edit prompts, as in the paper, and behind openings of plain sentences."""
+    """Tabulate fluency after edit prompts, as in the paper, and after openings of plain sentences."""
     columns = (
         Column("T"),
         Column("Method"),
@@ -195,6 +203,7 @@ def table5(results: Results, found: list[Texts]) -> list[Table]:
 
 
 def _fluency(paper: dict[Key, float], place: CellRow, row: Texts) -> tuple[Entry, ...]:
+    """Return the entries of a fluency row, with the paper's value."""
     value = Value(
         row.value, row.low, row.high, paper.get(place.key), why="not applicable: no text has three words"
     )
@@ -202,7 +211,7 @@ def _fluency(paper: dict[Key, float], place: CellRow, row: Texts) -> tuple[Entry
 
 
 def _not_run(key: Key, value: float, columns: tuple[Column, ...]) -> TableRow:
-    """A line of the paper for which nothing was run: its value stands in the first column behind T and method."""
+    """Return a row of the paper that was not run here, with its value in the column after T and method."""
     dataset, model, method, n_edits = key
     rest = [Value(why="not run")] * (len(columns) - 3)
     start = (f"{n_edits:,}", published_values.TITLES[method])
@@ -213,7 +222,7 @@ def _not_run(key: Key, value: float, columns: tuple[Column, ...]) -> TableRow:
 
 @dataclass(frozen=True, slots=True)
 class FreeTextRow:
-    """A row of `sql/table_6.sql`: a free text behind an edit prompt."""
+    """A row of `sql/table_6.sql`: a free text after an edit prompt."""
 
     cell_id: str
     subject: str
@@ -225,7 +234,7 @@ class FreeTextRow:
 
 
 def table6(results: Results, store: Reader) -> list[Table]:
-    """Texts before and after editing."""
+    """Tabulate texts before and after editing."""
     found = by_cell(store.rows(FreeTextRow, query("table_6")))
     places = [place for place in shown(results, found) if place.outcome.cell.method != UNEDITED]
     rows = []
@@ -248,8 +257,9 @@ def table6(results: Results, store: Reader) -> list[Table]:
             )
     columns = tuple(map(Column, ("T", "Method", "Prompt", "Target", "Before", "After", "Holds")))
     caption = (
-        "Of each cell one text whose edit holds (the free answer to the same prompt is right) and one whose does not, where there are any, by "
-        f"a hash of the subject. Before: the unedited model. First {TEXT} characters; generations.csv has more."
+        "Of each cell one text whose edit holds (the free answer to the same prompt is right) and one whose "
+        f"does not, where there are any, by a hash of the subject. Before: the unedited model. First {TEXT} "
+        "characters; generations.csv has more."
     )
     return [
         Table(
@@ -266,7 +276,7 @@ def table6(results: Results, store: Reader) -> list[Table]:
 
 
 def _cut(text: str) -> str:
-    """The start of a text on one line."""
+    """Return the start of a text on one line."""
     line = " ".join(text.split())
     return (line if len(line) <= TEXT else line[: TEXT - 1].rstrip() + "…") or "(no text)"
 
@@ -292,7 +302,7 @@ class CostRow:
 
 
 def appendix_e(results: Results, store: Reader) -> list[Table]:
-    """Time and memory."""
+    """Tabulate time and memory."""
     found = by_cell(store.rows(CostRow, query("table_appendix_e")))
     places = shown(results, found, results.minutes)
     columns = (
@@ -314,9 +324,10 @@ def appendix_e(results: Results, store: Reader) -> list[Table]:
     done = {place.key for place in places}
     rows += tuple(_not_run(key, value, columns) for key, value in results.minutes.items() if key not in done)
     caption = (
-        f"Measured once, so without interval, but for overhead. {PUBLISHED} The paper's are of one A800-80GB. Prepare: once for all cells "
-        "that share it. Ask: all read-outs of all draws. Peak: allocated on a GPU, else resident set of the process. Overhead: how much longer a "
-        "prefill takes with the edits in force; measured only where a grid asks for it (overhead = true)."
+        f"Measured once, so without interval, but for overhead. {PUBLISHED} The paper's are of one "
+        "A800-80GB. Prepare: once for all cells that share it. Ask: all read-outs of all draws. Peak: "
+        "allocated on a GPU, else resident set of the process. Overhead: how much longer a prefill takes "
+        "with the edits in force; measured only where a grid asks for it (overhead = true)."
     )
     return [
         Table("appendix_e", "Appendix E, time and memory", columns, rows, caption, 2, device=device(places))
@@ -324,6 +335,7 @@ def appendix_e(results: Results, store: Reader) -> list[Table]:
 
 
 def _spent(paper: dict[Key, float], place: CellRow, row: CostRow) -> tuple[Entry, ...]:
+    """Return the entries of a cost row, with the paper's minutes."""
     seconds = (
         Value(row.minutes, published=paper.get(place.key)),
         Value(row.seconds_per_edit),

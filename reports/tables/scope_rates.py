@@ -1,4 +1,4 @@
-"""What the edit scope indicators decide: a table."""
+"""The decisions of the edit scope indicators, as a table."""
 
 import csv
 import io
@@ -22,10 +22,10 @@ TITLES = {
     "rte": "RTE",
     "plain": "plain text",
 }
-"""Probe sets as tables call them."""
+"""Displayed names of the probe sets."""
 
 ABOUT = ("edit", "paraphrase", "typo", "case", "alias", "locality")
-"""Sets about edited subjects."""
+"""Probe sets about edited subjects."""
 
 Where = tuple[str, str, int]
 
@@ -35,7 +35,7 @@ class ScopeLine:
     """A row of the table: one scope indicator at one T on one dataset; sets that were not asked are absent.
 
     Attributes:
-        where: dataset, model and, if not all records were used, how many.
+        where: dataset, model and, if not all records were used, their number.
         scope: kind of indicator.
         n_edits: T.
         rates: probe set -> its rates.
@@ -47,12 +47,13 @@ class ScopeLine:
     rates: Mapping[str, ScopeRate]
 
     def fired(self, probe_set: str) -> str:
-        """Percent of the prompts of a set on which it fires."""
+        """Return the percentage of the prompts of a set on which it fires."""
         return percent(self.rates[probe_set].fired if probe_set in self.rates else None)
 
     def right(self, probe_set: str) -> str:
-        """Percent of the prompts of a set where it finds the subject that is asked about; of a method that does not say for whom it acts how
-        often it does.
+        """Return the percentage of the prompts of a set where it finds the subject asked about.
+
+        For a method that does not say which subject it acts for, return how often it acts.
         """
         if probe_set not in self.rates:
             return percent(None)
@@ -62,12 +63,12 @@ class ScopeLine:
         )
 
     def wrong(self, probe_set: str) -> str:
-        """Percent of the prompts of a set where it finds another subject."""
+        """Return the percentage of the prompts of a set where it finds another subject."""
         return percent(self.rates[probe_set].wrong_subject if probe_set in self.rates else None)
 
 
 def lines(results: Results) -> list[ScopeLine]:
-    """All rows of the table."""
+    """Return all rows of the table."""
     groups: dict[tuple[Where, str, int], dict[str, ScopeRate]] = {}
     for rate in results.scope:
         groups.setdefault((_where(rate), rate.scope, rate.n_edits), {})[rate.probe_set] = rate
@@ -77,31 +78,34 @@ def lines(results: Results) -> list[ScopeLine]:
 
 
 def failures(results: Results) -> list[str]:
-    """A line for each scope cell without a result."""
+    """Return a line for each scope cell without a result."""
     return [f"{outcome.cell.label}: {why(outcome, 120)}" for outcome in results.scope_cells if why(outcome)]
 
 
 def own(results: Results) -> list[str]:
-    """The probe sets about edited subjects that any cell has asked, in the order of tables."""
+    """Return the probe sets about edited subjects that any cell has asked, in the order of the tables."""
     return [name for name in ABOUT if any(rate.probe_set == name for rate in results.scope)]
 
 
 def outside(results: Results) -> list[str]:
-    """The probe sets about no edited subject that any cell has asked, in the order of tables."""
+    """Return the probe sets about no edited subject that any cell has asked, in the order of the tables."""
     return [
         name for name in TITLES if name not in ABOUT and any(rate.probe_set == name for rate in results.scope)
     ]
 
 
 def percent(value: float | None) -> str:
-    """Two digits after the point where it matters: "0.02", "0", "47.3", "100"."""
+    """Format a percentage, with two decimals where they matter: "0.02", "0", "47.3", "100"."""
     if value is None:
         return "–"
     return f"{value:.2f}".removesuffix(".00") if value < 1 or value > 99.9 else f"{value:.1f}"
 
 
 def scope_csv(results: Results) -> str:
-    """Every rate, long form; published ones have no other columns than scope, T, probe set and what they say."""
+    """Return every rate in long form.
+
+    Rows of earlier measurements fill only the columns scope, T, probe set, range and source.
+    """
     names = [field.name for field in fields(ScopeRate)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -124,8 +128,11 @@ def scope_csv(results: Results) -> str:
 
 
 def terminal_table(results: Results) -> Table:
-    """The table for the end of a run."""
-    title = "Edit scope, percent of prompts. Right: the subject asked about is found. Fires: an edited subject is found in a prompt about none"
+    """Return the table for the end of a run."""
+    title = (
+        "Edit scope, percent of prompts. Right: the subject asked about is found. Fires: an edited subject "
+        "is found in a prompt about none"
+    )
     table = Table(
         box=None,
         header_style="bold",
@@ -162,9 +169,11 @@ def terminal_table(results: Results) -> Table:
 
 
 def _where(rate: ScopeRate) -> Where:
+    """Return the dataset, model and sample limit of a rate."""
     return rate.dataset, rate.model, rate.records
 
 
 def _title(where: Where) -> str:
+    """Return a displayed title such as "world, micro-llama (first 100 records)"."""
     dataset, model, records = where
     return f"{dataset}, {model}" + (f" (first {records:,} records)" if records else "")

@@ -1,4 +1,4 @@
-"""Where a cell's seconds go: preparing, editing, asking, and each further stage."""
+"""The table of how a cell's seconds are spent: preparing, editing, asking, and each further stage."""
 
 from lks.results.cells import (
     ABILITY,
@@ -28,7 +28,8 @@ PARTS = {
     ABILITY: ("Abilities", "tests of general abilities"),
     OVERHEAD: ("Overhead", "prefills without and with the edits"),
 }
-"""Parts of a cell's time, in the order of columns, by the first word of their names: heading and what it is."""
+"""Parts of a cell's time in the order of the columns, by the first word of their names: heading and
+explanation."""
 
 
 def seconds(results: Results) -> list[Table]:
@@ -60,8 +61,9 @@ def seconds(results: Results) -> list[Table]:
             Column("%", heading(part), note=note(part)),
         ]
     caption = (
-        "Seconds, and percent of all seconds of the cell. Measured once, so without interval; loading models and data is not counted. Preparation "
-        "that cells share is done once and counted in each of them. Ask: all read-outs of all draws."
+        "Seconds, and percent of all seconds of the cell. Measured once, so without interval; loading models "
+        "and data is not counted. Preparation that cells share is done once and counted in each of them. "
+        "Ask: all read-outs of all draws."
     )
     return [
         Table(
@@ -77,7 +79,7 @@ def seconds(results: Results) -> list[Table]:
 
 
 def shares(costs: Costs) -> dict[str, float]:
-    """Return the percentage of a cell's seconds that each of its parts takes; nothing where no time was noted."""
+    """Return the percentage of a cell's seconds that each part takes; empty if no time was recorded."""
     return {part: 100 * spent / costs.seconds for part, spent in costs.parts.items()} if costs.seconds else {}
 
 
@@ -90,20 +92,22 @@ def ordered(parts: set[str]) -> list[str]:
 
 
 def heading(part: str) -> str:
-    """Return what a part is called above its column: "Prepare", "Ask (qa)", "Abilities (made)"."""
+    """Return the column heading of a part: "Prepare", "Ask (qa)", "Abilities (made)"."""
     kind, detail = _kind(part), part.partition("-")[2]
     title = PARTS[kind][0] if kind in PARTS else kind.replace("_", " ").capitalize()
     return f"{title} ({detail})" if detail else title
 
 
 def note(part: str) -> str:
-    """Return what a part is, under its own name: "answers-qa: the read-outs in a further context"."""
+    """Return the explanation of a part, such as "answers-qa: the read-outs in a further context"."""
     return f"{part}: {PARTS[_kind(part)][1]}" if _kind(part) in PARTS else part
 
 
 def _kind(part: str) -> str:
+    """Return the first word of a part's name."""
     return part.partition("-")[0]
 
 
 def _no_share(costs: Costs, part: str) -> str:
+    """Return why a part has no share of the seconds."""
     return "not measured" if part not in costs.parts else "not applicable: no time was noted"

@@ -1,4 +1,7 @@
-"""The KnowEdit survey's tables (arXiv 2401.01286): success, portability, locality and fluency of each dataset; general ability."""
+"""The KnowEdit survey's tables (arXiv 2401.01286).
+
+They hold success, portability, locality and fluency of each dataset, and general ability.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,9 +20,10 @@ METRICS = {
     "locality": "Locality",
     "fluency": "Fluency",
 }
-"""The survey's metrics in its order."""
+"""The survey's metrics, in its order."""
 SUCCESS = {"knowedit-convsent": "likelihood", "knowedit-sanitation": "likelihood"}
-"""Read-out of success where it is not teacher-forced: no second model judges what is said; see `lks.data.knowedit`."""
+"""Read-out of success where it is not teacher-forced, as no second model judges the answers; see
+`lks.data.knowedit`."""
 KL = "knowedit-convsent"
 """The dataset whose locality is a divergence."""
 PUBLISHED = "In brackets the value that the survey prints for llama-2-7b-chat and ours less that."
@@ -30,15 +34,16 @@ STRATA = {
     "locality/relation_specificity": "other relations",
     "locality/forgetfulness": "other answers",
 }
-"""Sub-metrics of the survey, as questions are named here."""
+"""Sub-metrics of the survey, by the names of the questions here."""
 
 
 def survey4(results: Results, texts: list[Texts]) -> list[Table]:
-    """The survey's Table 4, and its sub-metrics."""
+    """Return the survey's Table 4 and the table of its sub-metrics."""
     return [_knowedit(results, texts), _strata(results)]
 
 
 def _knowedit(results: Results, texts: list[Texts]) -> Table:
+    """Return the survey's Table 4."""
     paper: dict[Key, dict[str, float]] = {}
     for one in published_values.survey_knowedit():
         paper.setdefault((one.subject, one.model, one.method, one.n_edits), {})[one.metric] = one.value
@@ -67,10 +72,10 @@ def _knowedit(results: Results, texts: list[Texts]) -> Table:
                 )
     columns = (Column("T"), Column("Method"), *map(Column, METRICS.values()))
     caption = (
-        "Percent, ± half of the 95 % interval, clustered by subject; fluency: entropy in bits times 100, behind edit prompts, interval over texts. "
-        "Success, portability (all questions) and locality are teacher-forced (TF token), where nothing else is said. "
-        + PUBLISHED
-    )
+        "Percent, ± half of the 95 % interval, clustered by subject; fluency: entropy in bits times "
+        "100, after edit prompts, interval over texts. Success, portability (all questions) and "
+        "locality are teacher-forced (TF token), where nothing else is said. "
+    ) + PUBLISHED
     knowedit = [
         place for place in everywhere if place.outcome.cell.dataset in published_values.DATASETS.values()
     ]
@@ -89,7 +94,7 @@ def _knowedit(results: Results, texts: list[Texts]) -> Table:
 def _ours(
     results: Results, place: CellRow, fluency: Mapping[str, Texts], kl: Mapping[str, float | None]
 ) -> list[Value]:
-    """A cell's values in the order of `METRICS`."""
+    """Return a cell's values in the order of `METRICS`."""
     cell = place.outcome.cell
     success = of_score(results, place, SUCCESS.get(cell.dataset, "tf_token"), "reliability")
     portability = of_score(results, place, "tf_token", "portability_all")
@@ -109,28 +114,33 @@ def _ours(
 
 
 def _hundredfold(value: float | None) -> float | None:
+    """Return 100 times a value, or None."""
     return None if value is None else 100 * value
 
 
 def _of(known: Mapping[str, float], metric: str) -> float | None:
-    """The survey's value of a metric; of a locality that is a divergence too."""
+    """Return the survey's value of a metric; for locality also one that is a divergence."""
     return known.get(metric, known.get("locality_kl") if metric == "locality" else None)
 
 
 def _beside(value: Value, published: float | None) -> Value:
+    """Return a value with the published one.
+
+    If both are missing, "not run" becomes "not applicable".
+    """
     why = "not applicable: the survey has none" if value.why == "not run" and published is None else value.why
     return Value(value.value, value.low, value.high, published, why=why)
 
 
 def _how(dataset: str) -> str:
-    """What is said of a dataset that is scored in another way."""
+    """Return the note on a dataset that is scored in a different way."""
     if dataset == KL:
         return " (success: likelier than the opposite; locality: KL, ours in nats, less is better)"
     return " (success: likelier than the secret)" if dataset in SUCCESS else ""
 
 
 def of_score(results: Results, place: CellRow, readout: str, metric: str) -> Value:
-    """A metric of a cell, or why it has none."""
+    """Return a metric of a cell, or why it has none."""
     score = results.score(place.outcome, readout, metric)
     if score is not None and score.value is not None:
         return Value(score.value, score.low, score.high)
@@ -145,12 +155,12 @@ def of_score(results: Results, place: CellRow, readout: str, metric: str) -> Val
 
 
 def reason(place: CellRow, otherwise: str) -> str:
-    """Why a cell failed, or else something."""
+    """Return why a cell failed, or `otherwise` if it did not."""
     return why(place.outcome) or otherwise
 
 
 def _strata(results: Results) -> Table:
-    """Kinds of portability and locality, each under its own read-out as the survey's."""
+    """Return the table of kinds of portability and locality questions."""
     here = [
         place for place in places(results) if place.outcome.cell.dataset in published_values.DATASETS.values()
     ]
@@ -166,8 +176,8 @@ def _strata(results: Results) -> Table:
         for place in here
     ]
     caption = (
-        "Percent, ± half of the 95 % interval, clustered by subject, teacher-forced (TF token). Portability counts questions whose other facts the "
-        "unedited model knows."
+        "Percent, ± half of the 95 % interval, clustered by subject, teacher-forced (TF token). Portability "
+        "counts questions whose other facts the unedited model knows."
     )
     return Table(
         "survey4",
@@ -182,7 +192,7 @@ def _strata(results: Results) -> Table:
 
 
 def _stratum(results: Results, place: CellRow, metric: str) -> Value:
-    """A kind of question; of portability none may count."""
+    """Return the score of one kind of question; for portability, possibly no question counts."""
     asked = (
         metric.startswith("portability")
         and results.score(place.outcome, "tf_token", "portability_all") is not None
@@ -201,11 +211,11 @@ KINDS = {
     "reverse": ("reverse", "which of two subjects the new answer belongs to"),
     "two_hop": ("two hop", "a fact about the new answer"),
 }
-"""Kinds of portability questions: heading, and what is asked. Others stand under their own names."""
+"""Kinds of portability questions: heading and explanation. Others appear under their own names."""
 
 
 def portability(results: Results) -> list[Table]:
-    """Portability by kind of question and read-out."""
+    """Tabulate portability by kind of question and read-out."""
     asked = {
         place.outcome.cell.id
         for place in places(results)
@@ -242,8 +252,9 @@ def portability(results: Results) -> list[Table]:
         values = [_ported(results, place, readout, metric) for readout in READ for metric in metrics]
         rows.append(TableRow((place.n_edits, place.name, *counts, *values), place.part))
     caption = (
-        "Percent, ± half of the 95 % interval, clustered by subject. Known: questions that the unedited model answers when the edited fact stands in "
-        "front, so that it knows whatever else they need; kinds count these only. All: every question, as the survey counts."
+        "Percent, ± half of the 95 % interval, clustered by subject. Known: questions that the unedited "
+        "model answers when the edited fact is put in front, so that it knows whatever else they need; kinds "
+        "count these only. All: every question, as the survey counts."
     )
     caption += "".join(f" {heading.capitalize()}: {what}." for heading, what in map(_kind, kinds) if what)
     return [
@@ -261,12 +272,12 @@ def portability(results: Results) -> list[Table]:
 
 
 def _kind(name: str) -> tuple[str, str]:
-    """Return the heading of a kind of portability questions, and what is asked; empty where that is not known."""
+    """Return the heading and explanation of a kind of portability questions; an unknown kind has none."""
     return KINDS.get(name, (name.replace("_", " "), ""))
 
 
 def _count(results: Results, place: CellRow, metric: str) -> Value:
-    """How many questions a metric counts."""
+    """Return the number of questions that a metric counts."""
     if results.score(place.outcome, "tf_token", "portability_all") is None:
         return Value(why=reason(place, "not asked"))
     score = results.score(place.outcome, "tf_token", metric)
@@ -274,6 +285,7 @@ def _count(results: Results, place: CellRow, metric: str) -> Value:
 
 
 def _ported(results: Results, place: CellRow, readout: str, metric: str) -> Value:
+    """Return a portability metric, or why there is none."""
     if results.score(place.outcome, readout, "portability_all") is None:
         return Value(why=reason(place, "not asked"))
     value = of_score(results, place, readout, metric)
@@ -294,7 +306,7 @@ class Tested:
 
 
 def survey5(results: Results, store: Reader) -> list[Table]:
-    """The survey's Table 5: general ability after five edits."""
+    """Return the survey's Table 5: general ability after five edits."""
     found = by_cell(store.rows(Tested, query("table_survey5")))
     paper: dict[tuple[str, str, int], dict[str, float]] = {}
     for one in published_values.survey_general():
@@ -318,8 +330,9 @@ def survey5(results: Results, store: Reader) -> list[Table]:
             )
     columns = (Column("T"), Column("Method"), *(Column(task) for task in published_values.TASKS))
     caption = (
-        "Percent of documents, ± half of the 95 % interval over documents: right answers (acc or exact match), where a test has them. "
-        f"Edits are of the dataset named. {PUBLISHED} How the survey asks and scores is not in its table; ours is lm-eval's way."
+        "Percent of documents, ± half of the 95 % interval over documents: right answers (acc or exact "
+        f"match), where a test has them. Edits are of the dataset named. {PUBLISHED} How the survey asks and "
+        "scores is not in its table; ours is lm-eval's way."
     )
     return [
         Table(
@@ -336,6 +349,7 @@ def survey5(results: Results, store: Reader) -> list[Table]:
 
 
 def _tested(place: CellRow, row: Tested | None, published: float | None) -> Value:
+    """Return the score of a test, with the published one."""
     if row is None:
         return Value(published=published, why=missing(place.outcome, "ability"))
     return Value(row.value, row.low, row.high, published)

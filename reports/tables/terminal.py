@@ -1,4 +1,4 @@
-"""The compact tables at the end of a run."""
+"""The compact tables printed at the end of a run."""
 
 from rich.console import Group
 from rich.table import Table
@@ -9,12 +9,15 @@ from reports.tables import overview, scope_rates
 from reports.tables.model import rule_note
 from reports.tables.number_formats import DASH, number, preparation, short
 
-TITLE = "Percent; TF token as in the paper, AR exact as generated. seq: edits one after the other, sim: all at once"
+TITLE = (
+    "Percent; TF token as in the paper, AR exact as generated. seq: edits one after the other, sim: all at "
+    "once"
+)
 REGIMES = {"sequential": "seq", "simultaneous": "sim"}
 
 
 def tables(results: Results) -> Group:
-    """The result table; then what sequential methods keep, edit scope and development cells, where there are any."""
+    """Return the result table, then retention, edit scope and development cells where there are any."""
     shown, development = results.of("evaluation"), results.of("development")
     names = {outcome.cell.id: name_of(outcome) for outcome in shown.outcomes}
     marked = rule_note(name_of(outcome) for outcome in results.outcomes)
@@ -32,6 +35,7 @@ def tables(results: Results) -> Group:
 
 
 def _table(title: str) -> Table:
+    """Return an empty table with the columns model, T and method."""
     table = Table(
         box=None,
         header_style="bold",
@@ -48,7 +52,7 @@ def _table(title: str) -> Table:
 
 
 def _result_table(results: Results, title: str) -> Table:
-    """T by T, one row per method."""
+    """Return the table of results, by T, with one row per method."""
     table = _table(title)
     table.add_column("", no_wrap=True)
     for readout in ("TF", "AR"):
@@ -69,6 +73,7 @@ def _result_table(results: Results, title: str) -> Table:
 
 
 def _result_cells(results: Results, outcome: Outcome | None) -> list[str]:
+    """Return a row's texts from the metrics on, or the status of a cell without numbers."""
     if outcome is None or outcome.status != "ok":
         return ["[dim]not run[/]" if outcome is None else f"[red]{outcome.status}[/]"]
     tf, ar = (
@@ -80,9 +85,10 @@ def _result_cells(results: Results, outcome: Outcome | None) -> list[str]:
 
 
 def _retention_table(results: Results) -> Table:
-    """Reliability of sequential methods."""
+    """Return the table of the reliability of sequential methods."""
     table = _table(
-        "Reliability of sequential methods right after each edit and after all T; lost: the difference, ± half of its 95 % interval"
+        "Reliability of sequential methods right after each edit and after all T; lost: the difference, ± "
+        "half of its 95 % interval"
     )
     for readout in ("TF", "AR"):
         for i, heading in enumerate(("after\neach", "after\nall", "\nlost")):
@@ -105,7 +111,7 @@ def _retention_table(results: Results) -> Table:
 
 
 def _kept_rows(results: Results, block: Block, n_edits: int) -> list[ResultRow]:
-    """Rows whose method was asked after each edit."""
+    """Return the rows whose method was asked after each edit."""
     return [
         row
         for row in block.rows
@@ -114,7 +120,7 @@ def _kept_rows(results: Results, block: Block, n_edits: int) -> list[ResultRow]:
 
 
 def kept_texts(kept: Retention | None) -> list[str]:
-    """Right after each edit, after all, and what is lost: "98.0", "61.0", "37.0 ±4.1"."""
+    """Return the texts right after each edit, after all edits, and the loss: "98.0", "61.0", "37.0 ±4.1"."""
     if kept is None or kept.immediate is None or kept.final is None or kept.lost is None:
         return [DASH] * 3
     return [
