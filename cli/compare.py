@@ -12,11 +12,15 @@ WIDTH = 100
 
 A = Annotated[
     Path,
-    typer.Argument(help="First result store: a results folder or its lks.duckdb.", show_default=False),
+    typer.Argument(
+        help="Result store before the change: a results folder or its lks.duckdb.", show_default=False
+    ),
 ]
 B = Annotated[
     Path,
-    typer.Argument(help="Second result store, compared with the first.", show_default=False),
+    typer.Argument(
+        help="Result store after the change: a results folder or its lks.duckdb.", show_default=False
+    ),
 ]
 Readouts = Annotated[
     list[str] | None,
