@@ -33,8 +33,8 @@ from lks.evaluation.side_by_side import SideBySide
 from lks.method.replacer import KnowledgeBlockPatch
 from lks.models.generation import Stops
 from lks.models.lm import LM
+from lks.results.answers import Answer
 from lks.results.cells import UNEDITED, Cell
-from lks.results.shards import Answer
 from lks.runs.draws import draws, unedited
 
 SAMPLE = 200

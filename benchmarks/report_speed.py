@@ -14,10 +14,11 @@ from rich.table import Table
 
 from lks.edits import ProbeKind
 from lks.evaluation.scope_benchmark import resident
+from lks.results.answers import Answer
 from lks.results.cells import ANSWERS, DECISIONS, PASSAGES, UNEDITED, Cell, Costs, Outcome
 from lks.results.decisions import Decision
 from lks.results.rows import Passage
-from lks.results.shards import Answer, write_outcome, write_stage
+from lks.results.shards import write_outcome, write_stage
 from lks.results.store import Store
 
 KINDS: tuple[ProbeKind, ...] = ("edit", "paraphrase", "locality", "neighbour")

@@ -4,8 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from lks.edits import ProbeKind
+from lks.results.answers import Answer
 from lks.results.cells import Cell, Costs, Outcome
-from lks.results.shards import Answer, write_answers
+from lks.results.shards import write_answers
 from lks.results.store import Store
 
 NAMES = ("Ann", "Bob", "Cleo", "Dan")

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 
 from lks.edits import Context, ProbeKind
 from lks.results.ability_rows import AbilityRow
+from lks.results.answers import Answer
 from lks.results.cells import ABILITY, ANSWERS, DECISIONS, GENERATIONS, IMMEDIATE, Cell, Costs, Outcome
 from lks.results.decisions import Decision
 from lks.results.rows import Generation
-from lks.results.shards import Answer, write_answers, write_outcome, write_stage
+from lks.results.shards import write_answers, write_outcome, write_stage
 from lks.results.store import Store
 
 NAMES = ("Ann", "Bob", "Cleo", "Dan")

@@ -23,9 +23,10 @@ from lks.evaluation.readouts import ask, ask_draws
 from lks.evaluation.scope_decisions import Indicator, asked, scope_params
 from lks.method.params import LKSParams
 from lks.models.lm import LM
+from lks.results.answers import Answer
 from lks.results.cells import Cell, Measurements
 from lks.results.judge_rows import Judgement
-from lks.results.shards import Answer, read_answers
+from lks.results.shards import read_answers
 from lks.results.store import Store
 from lks.runs.cell import LoadedResources, run
 from lks.runs.draws import draws, held_out, unedited

@@ -16,9 +16,10 @@ from cli import ci
 from cli.app import app
 from lks.io.atomic import write_whole
 from lks.results.ability_rows import AbilityRow
+from lks.results.answers import Answer
 from lks.results.cells import ABILITY, PASSAGES, PROTOCOL, Cell, Costs, Outcome
 from lks.results.rows import Passage
-from lks.results.shards import Answer, read_outcome, read_rows, write_outcome, write_stage
+from lks.results.shards import read_outcome, read_rows, write_outcome, write_stage
 from lks.results.store import Store
 from reports.compare.regression import Tolerance, regress
 from reports.compare.regression_text import from_json

@@ -21,10 +21,11 @@ from typer.testing import CliRunner, Result
 
 from lks.edits import ProbeKind
 from lks.errors import StoreError, UserError
+from lks.results.answers import Answer
 from lks.results.cells import DECISIONS, PASSAGES, PROTOCOL, Cell, Costs, Outcome
 from lks.results.decisions import Decision
 from lks.results.rows import Passage
-from lks.results.shards import Answer, write_outcome, write_stage
+from lks.results.shards import write_outcome, write_stage
 from lks.results.store import Store
 from reports.compare.compare import compare, from_json, to_csv, to_json
 from reports.compare.model import LEVEL, ComparisonReport, Match, ScoreDifference

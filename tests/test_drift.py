@@ -15,7 +15,7 @@ from lks.evaluation.kl_drift import with_drift
 from lks.evaluation.readouts import ask
 from lks.method.replacer import KnowledgeBlockPatch
 from lks.models.lm import LM
-from lks.results.shards import Answer
+from lks.results.answers import Answer
 from tests import tiny
 
 CASES = [

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from lks.evaluation.endings import judged, says, wild_right
-from lks.results.shards import Answer
+from lks.results.answers import Answer
 from tests import stores
 
 SAYINGS = [

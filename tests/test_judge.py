@@ -23,9 +23,10 @@ from flows.running.planning import only_writer
 from lks.errors import DataError, StoreError, UserError
 from lks.llm.judge import INSTRUCTION, Judge, JudgeItem, Ruling, verdict_of
 from lks.llm.judge_calibration import CALIBRATION, Confusion, Labelled, calibrate, labelled_items
+from lks.results.answers import Answer
 from lks.results.cells import Cell, Costs, Outcome
 from lks.results.judge_rows import SCHEMA, Judgement, file_name
-from lks.results.shards import Answer, read_outcome, read_rows, write_answers
+from lks.results.shards import read_outcome, read_rows, write_answers
 from lks.results.store import Store
 
 ROOT = Path(__file__).parents[1]

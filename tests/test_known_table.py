@@ -13,8 +13,8 @@ from random import Random
 import pytest
 
 from lks.edits import ProbeKind
+from lks.results.answers import Answer
 from lks.results.cells import ANSWERS, Cell
-from lks.results.shards import Answer
 from lks.results.store import Store
 from lks.statistics import clustered_error, interval
 from reports import render

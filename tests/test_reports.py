@@ -10,8 +10,9 @@ from rich.console import Console
 
 from lks.edits import ProbeKind
 from lks.errors import StoreError
+from lks.results.answers import Answer
 from lks.results.cells import IMMEDIATE, Cell, Costs, Outcome
-from lks.results.shards import Answer, write_answers
+from lks.results.shards import write_answers
 from lks.results.store import Store
 from reports import RenderedReport, render
 from reports.tables.formats import FORMS

@@ -14,10 +14,11 @@ import pytest
 
 from lks.edits import ProbeKind
 from lks.results.ability_rows import AbilityRow
+from lks.results.answers import Answer
 from lks.results.cells import Cell, Costs, Outcome
 from lks.results.judge_rows import Judgement
 from lks.results.rows import Passage, Timing
-from lks.results.shards import Answer, write_outcome, write_stage
+from lks.results.shards import write_outcome, write_stage
 from lks.results.store import Store
 from lks.statistics import interval, t_quantile
 

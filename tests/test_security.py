@@ -328,12 +328,12 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str):
     file = put(tmp_path).with_name(name)
     file.unlink(missing_ok=True)
     os.mkfifo(file)
-    with pytest.raises(DataError, match="no plain file"):
+    with pytest.raises(DataError, match="is not a regular file"):
         read_outcome(tmp_path, CELL.id) if name == "outcome.json" else read_check(file)
 
 
 def test_few_bytes_that_mean_many_are_not_unpacked(tmp_path: Path):
-    from lks.results.shards import SCHEMA
+    from lks.results.answers import SCHEMA
 
     good = tmp_path / write_answers(tmp_path, CELL.id, ANSWERS, [stores.answer(0, "Ann", "edit", True)])
     rows = pq.read_table(good).take(pa.array([0] * 20_000))

@@ -22,11 +22,10 @@ import pytest
 
 from lks.edits import ProbeKind
 from lks.errors import DataError, StoreError
+from lks.results.answers import SCHEMA, Answer
 from lks.results.cells import IMMEDIATE, Cell, Costs, Measurements, Outcome
 from lks.results.decisions import Decision
 from lks.results.shards import (
-    SCHEMA,
-    Answer,
     read_answers,
     read_check,
     read_outcome,

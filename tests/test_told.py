@@ -17,7 +17,7 @@ from lks.evaluation.endings import Says
 from lks.evaluation.readouts import Asking
 from lks.method.replacer import KnowledgeBlockPatch
 from lks.models.lm import LM
-from lks.results.shards import Answer
+from lks.results.answers import Answer
 from tests import real, tiny
 from workbench.advice import changed, on_misses, on_troubles
 from workbench.editing import EditRequest, RecallAnswer, RecallCheck, answers, edit_model

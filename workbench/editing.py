@@ -19,8 +19,8 @@ from lks.evaluation.endings import Says, judged, says
 from lks.evaluation.prompt_formats import Form
 from lks.evaluation.readouts import Asking, ask
 from lks.models.lm import LM
+from lks.results.answers import Answer
 from lks.results.provenance import provenance
-from lks.results.shards import Answer
 from workbench.fitting import fitting
 from workbench.forms import dataset_in, edits_in, named, settled
 from workbench.patch_folder import FORMAT, EditRecord, ModelIdentity, SavedEdits

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from lks.results.shards import Answer
+from lks.results.answers import Answer
 from lks.scope.normalization import is_word
 
 Says = Literal["answered", "begins", "no"]

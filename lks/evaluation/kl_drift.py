@@ -17,7 +17,7 @@ from lks.models.frozen_prefix import batches
 from lks.models.generation import positions
 from lks.models.lm import LM
 from lks.models.memory import scale_batch
-from lks.results.shards import Answer
+from lks.results.answers import Answer
 
 PIECE_BYTES = 256 * 2**20
 """Size in bytes of the unedited model's distributions that are held at a time."""

@@ -30,7 +30,7 @@ from lks.models.generation import StopLimits, Stops, generate, positions, text_o
 from lks.models.joining import joined
 from lks.models.lm import LM, Encoded
 from lks.models.prefill import FIRED
-from lks.results.shards import Answer
+from lks.results.answers import Answer
 
 LONGEST = 50
 """Maximum number of tokens of a free answer, unless a right answer has nearly as many (`free_lengths`)."""

@@ -36,9 +36,12 @@ from lks.evaluation.scope_decisions import PROBES
 from lks.evaluation.side_by_side import SideBySide
 from lks.models.lm import LM
 from lks.results.ability_rows import AbilityRow
+from lks.results.answers import Answer
 from lks.results.cells import ANSWERS
-from lks.results.rows import Passage, Timing
-from lks.results.shards import Answer, read_answers, read_rows
+from lks.results.decisions import Decision
+from lks.results.rows import Generation, Passage, Timing
+from lks.results.shards import read_answers, read_rows
+from lks.results.stages import STAGES
 
 logger = logging.getLogger(__name__)
 
@@ -120,24 +123,10 @@ def measure(stage: str, edited: EditedDraw, progress: Progress) -> Sequence[obje
     Raises:
         Collapsed: the edited model has collapsed, so an ability test is not worth its time.
     """
-    match stage.partition("-")[0]:
-        case "passages":
-            return _passages(edited, progress)
-        case "generations":
-            asked = fluency.prompts(edited.cases, edited.draw, edited.draws)
-            with edited.patch.applied(edited.lm):
-                return fluency.write(edited.lm, asked, edited.draw, edited.grows, progress)
-        case "decisions":
-            probes = -(-PROBES // edited.draws)
-            return gate_decisions.decide(
-                edited.lm, edited.patch, edited.cases, edited.spare, edited.draw, probes, edited.seed
-            )
-        case "ability":
-            return _abilities(stage, edited, progress)
-        case "overhead":
-            return _overheads(edited, progress)
-        case _:
-            raise ValueError(f"no stage {stage!r}")
+    kind = stage.partition("-")[0]
+    if kind not in STAGES:
+        raise ValueError(f"no stage {stage!r}")
+    return STAGES[kind].measure(edited, stage, progress)
 
 
 def answers(edited: EditedDraw, progress: Progress, context: Context = "bare") -> list[Answer]:
@@ -214,7 +203,23 @@ def _with_drift(edited: EditedDraw, made: list[Answer], progress: Progress) -> l
     return [completed.get(i, answer) for i, answer in enumerate(made)]
 
 
-def _passages(edited: EditedDraw, progress: Progress) -> list[Passage]:
+def generations(edited: EditedDraw, _stage: str, progress: Progress) -> list[Generation]:
+    """Let the edited model write free texts."""
+    asked = fluency.prompts(edited.cases, edited.draw, edited.draws)
+    with edited.patch.applied(edited.lm):
+        return fluency.write(edited.lm, asked, edited.draw, edited.grows, progress)
+
+
+def gate_decisions_of(edited: EditedDraw, _stage: str, _progress: Progress) -> list[Decision]:
+    """Ask a gated method which prompts its edits act on."""
+    probes = -(-PROBES // edited.draws)
+    return gate_decisions.decide(
+        edited.lm, edited.patch, edited.cases, edited.spare, edited.draw, probes, edited.seed
+    )
+
+
+def passages(edited: EditedDraw, _stage: str, progress: Progress) -> list[Passage]:
+    """Measure how likely plain texts are under the first draws' patches."""
     if edited.draw >= PASSAGE_DRAWS:
         return []
     with edited.patch.applied(edited.lm):
@@ -223,7 +228,7 @@ def _passages(edited: EditedDraw, progress: Progress) -> list[Passage]:
         )
 
 
-def _abilities(stage: str, edited: EditedDraw, progress: Progress) -> list[AbilityRow]:
+def abilities(edited: EditedDraw, stage: str, progress: Progress) -> list[AbilityRow]:
     """Run the ability tests, after the collapse alarm."""
     if edited.draw > 0 or edited.battery is None:
         return []
@@ -243,7 +248,7 @@ def _abilities(stage: str, edited: EditedDraw, progress: Progress) -> list[Abili
         )
 
 
-def _overheads(edited: EditedDraw, progress: Progress) -> list[Timing]:
+def timings(edited: EditedDraw, _stage: str, progress: Progress) -> list[Timing]:
     """Time pairs of prefills under the first draw's patch.
 
     There are none for the unedited model, whose overhead is 0 by definition.

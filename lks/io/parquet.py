@@ -83,6 +83,21 @@ def named(schema: pa.Schema) -> tuple[str, int]:
     ) < 10 else 0
 
 
+def kind_in(path: Path) -> str:
+    """Return the kind that a file declares; "" for one that cannot be read."""
+    try:
+        check_plain(path, LARGEST_FILE)
+        with pq.ParquetFile(
+            path,
+            thrift_string_size_limit=THRIFT,
+            thrift_container_size_limit=THRIFT,
+            arrow_extensions_enabled=False,
+        ) as file:
+            return named(file.schema_arrow)[0]
+    except (DataError, OSError, ValueError, pa.ArrowException):
+        return ""
+
+
 def _schema(path: Path, found: pa.Schema, known: Known) -> pa.Schema:
     """Return the schema of the file's kind, which its columns must equal."""
     kind, version = named(found)

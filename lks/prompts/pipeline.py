@@ -19,7 +19,7 @@ SPLITS: tuple[Split, ...] = ("evaluation", "training")
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class WritingStage:
     """One prompt that every record should have."""
 
     split: Split
@@ -33,11 +33,11 @@ class Stage:
 
 
 STAGES = (
-    Stage("evaluation", "paraphrase"),
-    Stage("evaluation", "locality"),
-    Stage("training", "paraphrase"),
-    Stage("training", "locality", 0),
-    Stage("training", "locality", 1),
+    WritingStage("evaluation", "paraphrase"),
+    WritingStage("evaluation", "locality"),
+    WritingStage("training", "paraphrase"),
+    WritingStage("training", "locality", 0),
+    WritingStage("training", "locality", 1),
 )
 """As in the paper: a paraphrase and a locality prompt to evaluate, a paraphrase and two locality prompts to
 train.
@@ -56,7 +56,7 @@ class Ask:
     """
 
     fact: PromptFact
-    stage: Stage
+    stage: WritingStage
     own: Written
     attempt: int
 
@@ -158,7 +158,7 @@ class WritingOutcome:
         return {reason: counts[reason] for reason in sorted(counts, key=lambda one: (-counts[one], one))}
 
 
-def stages_of(splits: Sequence[Split]) -> tuple[Stage, ...]:
+def stages_of(splits: Sequence[Split]) -> tuple[WritingStage, ...]:
     """Return the stages of some splits, in their order."""
     return tuple(stage for stage in STAGES if stage.split in splits)
 
@@ -212,7 +212,7 @@ class _Writing:
 
     def round(
         self,
-        stage: Stage,
+        stage: WritingStage,
         attempt: int,
         facts: Sequence[PromptFact],
         writer: Writer,
@@ -242,7 +242,7 @@ class _Writing:
         self._counts.lacking += len(lacking)
         self._show(self._counts)
 
-    def _judge(self, stage: Stage, fact: PromptFact, said: WriterReply) -> Reason | None:
+    def _judge(self, stage: WritingStage, fact: PromptFact, said: WriterReply) -> Reason | None:
         """Accept a reply, or return the reason for rejecting it; return None without a reply, too."""
         if said.refused:
             return "refused by the server"

@@ -9,7 +9,7 @@ from lks.llm.limits import RequestUsage
 from lks.llm.reply_cache import Correspondence
 from lks.prompts.filters import PromptFact, Seen, Split, Written, WrittenPrompt
 from lks.prompts.instructions import locality, paraphrase
-from lks.prompts.pipeline import STAGES, Ask, Stage, WriterReply, write
+from lks.prompts.pipeline import STAGES, Ask, WriterReply, WritingStage, write
 
 ATTEMPTS = 4
 """Maximum number of times a chat model is asked for a prompt."""
@@ -114,7 +114,7 @@ class _Foresight:
 
     def __init__(self, kept: Correspondence | None) -> None:
         self.usage, self.known = RequestUsage(), 0
-        self.missing: set[tuple[str, Stage]] = set()
+        self.missing: set[tuple[str, WritingStage]] = set()
         self._kept = kept
 
     def say(self, asks: Sequence[Ask], arrived: Callable[[], None]) -> list[WriterReply]:

@@ -191,6 +191,7 @@ class Measurements:
         retry_failed: whether stages that failed for good (out of memory, collapsed, diverged) are measured
             again.
         overhead: whether the extra time of a prefill with the edits in force is measured; takes seconds.
+        also: names of further stages (`lks.results.stages.further`).
     """
 
     contexts: tuple[Context, ...] = ()
@@ -200,6 +201,7 @@ class Measurements:
     documents: Annotated[int, Field(ge=0)] = 0
     retry_failed: bool = False
     overhead: bool = False
+    also: tuple[str, ...] = ()
 
     def stages(self, measure: "Measure" = "answers") -> tuple[str, ...]:
         """Return the stages that a finished cell has."""
@@ -213,7 +215,7 @@ class Measurements:
         limit = f"-{self.documents}" if self.documents else ""
         tasks = (f"{ABILITY}-{'+'.join(sorted(self.ability))}{limit}",) if self.ability else ()
         overhead = (OVERHEAD,) if self.overhead else ()
-        return (ANSWERS, PASSAGES, *contexts, *texts, *decisions, *tasks, *overhead)
+        return (ANSWERS, PASSAGES, *contexts, *texts, *decisions, *tasks, *overhead, *self.also)
 
 
 @dataclass(frozen=True, slots=True)

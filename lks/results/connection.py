@@ -3,11 +3,13 @@
 import hashlib
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
 
 from lks.errors import StoreError
+from lks.results.stages import STAGES
 
 OF_THE_FILE = (
     duckdb.IOException,
@@ -66,9 +68,7 @@ def _locked(connection: duckdb.DuckDBPyConnection, cells: Path) -> duckdb.DuckDB
 
 def prepare(connection: duckdb.DuckDBPyConnection) -> None:
     """Create tables and views, unless the catalogue has exactly these already."""
-    schema = "\n".join(
-        (Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("wild.sql", "schema.sql")
-    )
+    schema = "\n".join(_definitions())
     digest = hashlib.sha256(schema.encode()).hexdigest()
     has = connection.execute(
         "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'catalogue'"
@@ -80,6 +80,15 @@ def prepare(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(statement)
     connection.execute("CREATE OR REPLACE TABLE catalogue AS SELECT ? AS schema", [digest])
     connection.commit()
+
+
+def _definitions() -> Iterator[str]:
+    """Iterate over the SQL of the catalogue: macros, tables of the stages, views, and what further stages add."""
+    folder = Path(__file__).parent
+    yield (folder / "wild.sql").read_text(encoding="utf-8")
+    yield from (stage.definition for stage in STAGES.values())
+    yield (folder / "schema.sql").read_text(encoding="utf-8")
+    yield from (stage.sql.read_text(encoding="utf-8") for stage in STAGES.values() if stage.sql)
 
 
 def is_stop(error: Exception) -> bool:

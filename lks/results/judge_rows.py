@@ -22,7 +22,7 @@ class Judgement:
     Attributes:
         judge: name of the model that judged.
         draw, case_id, kind, probe_index, context: those of the answer that was judged
-            (`lks.results.shards.Answer`).
+            (`lks.results.answers.Answer`).
         verdict: whether the judge considers the answer right; None where its reply says neither.
         reply: the judge's reply.
     """

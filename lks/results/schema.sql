@@ -11,41 +11,7 @@ CREATE OR REPLACE TABLE cells (
     finished VARCHAR, outcome JSON
 );
 
--- What was said after all edits.
-CREATE OR REPLACE TABLE answers (
-    cell_id VARCHAR, draw INTEGER, case_id VARCHAR, subject VARCHAR, kind VARCHAR, probe_index INTEGER, prompt VARCHAR, answer VARCHAR,
-    answer_ids INTEGER[], tf_ids INTEGER[], ar_ids INTEGER[], ar_text VARCHAR, answer_logprob DOUBLE, fired BOOLEAN,
-    context VARCHAR, stratum VARCHAR, accepted VARCHAR[], rival VARCHAR, rival_tokens INTEGER, rival_logprob DOUBLE, kl DOUBLE,
-    wild_text VARCHAR, wild_tokens INTEGER
-);
-
--- What was said right after each edit of a sequential method, to the questions of the case just edited.
-CREATE OR REPLACE TABLE immediate_answers AS FROM answers WITH NO DATA;
-
--- Which prompts edits act on: what the scope indicators of scope cells decided, for which nothing was edited or asked, and what the gates of
--- edited models did.
-CREATE OR REPLACE TABLE decisions (
-    cell_id VARCHAR, draw INTEGER, probe_set VARCHAR, probe INTEGER, case_id VARCHAR,
-    fired BOOLEAN, subjects_found VARCHAR[], subject_expected VARCHAR
-);
-
--- How likely plain texts are, free texts, tests of abilities document by document, prefills without and with the edits, what an LLM judge says.
-CREATE OR REPLACE TABLE passages (cell_id VARCHAR, draw INTEGER, passage INTEGER, n_tokens INTEGER, logprob DOUBLE);
-CREATE OR REPLACE TABLE generations (
-    cell_id VARCHAR, draw INTEGER, prompt_set VARCHAR, number INTEGER, subject VARCHAR, prompt VARCHAR, text VARCHAR, tokens INTEGER
-);
-CREATE OR REPLACE TABLE ability (
-    cell_id VARCHAR, draw INTEGER, task VARCHAR, metric VARCHAR, doc_id INTEGER, score DOUBLE, target VARCHAR, response VARCHAR, requests VARCHAR
-);
-CREATE OR REPLACE TABLE timings (cell_id VARCHAR, draw INTEGER, batch INTEGER, pair INTEGER, plain_s DOUBLE, patched_s DOUBLE);
-CREATE OR REPLACE TABLE judgements (
-    cell_id VARCHAR, judge VARCHAR, draw INTEGER, case_id VARCHAR, kind VARCHAR, probe_index INTEGER, context VARCHAR, verdict BOOLEAN, reply VARCHAR
-);
-
--- What studies find, one value per entity, block, site and quantity (`lks.studies.registry`); the method of their cells is the study.
-CREATE OR REPLACE TABLE study_rows (
-    cell_id VARCHAR, draw INTEGER, case_id VARCHAR, subject VARCHAR, block INTEGER, site VARCHAR, quantity VARCHAR, value DOUBLE
-);
+-- The tables of raw rows (answers, decisions, passages, ...) come before this text: `lks.results.stages` defines them.
 
 -- Free answers, read once when a cell is taken in: the answer in the text, what it is compared by, whether it is right, and if not what is wrong.
 CREATE OR REPLACE TABLE free_answers (

@@ -9,7 +9,7 @@ import contextlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,125 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
-from lks.edits import Context, ProbeKind
 from lks.errors import DataError
 from lks.io.atomic import write_whole
-from lks.io.parquet import named, read
+from lks.io.parquet import kind_in, named, read
 from lks.io.untrusted import check_inside, content_of, one_line
-from lks.results import ability_rows, decisions, judge_rows, rows, study_rows
-from lks.results.cells import (
-    ABILITY,
-    ANSWERS,
-    DECISIONS,
-    GENERATIONS,
-    IMMEDIATE,
-    JUDGED,
-    OVERHEAD,
-    PASSAGES,
-    STUDY,
-    Outcome,
-)
-
-SCHEMA_NAME = "lks-answers"
-SCHEMA_VERSION = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A model's answer to one probe; never a score.
-
-    Attributes:
-        draw: which of the cell's edit sets was in force.
-        case_id, subject: those of the case that the probe belongs to; subjects are the clusters of the
-            statistics.
-        kind, probe_index: which probe of the case.
-        prompt: the text shown.
-        answer: the reference answer: the target (edit, paraphrase) or the true answer (locality).
-        answer_ids: its m tokens as tokenised after the prompt.
-        tf_ids: argmax at each of the m positions when the reference answer is fed (teacher forcing).
-        ar_ids: the model's own greedy tokens after the prompt; m of them, fewer if it stopped.
-        ar_text: `ar_ids` as text.
-        answer_logprob: sum of log p over the m reference tokens, nats.
-        fired: whether the method's gate let the edit act; None for a method without a gate.
-        context: how the prompt was put (`lks.evaluation.prompt_formats`).
-        stratum, accepted, rival: those of the probe (`lks.edits.Probe`).
-        rival_tokens, rival_logprob: number of tokens of the rival answer after the prompt and the sum of
-            their log p, nats; 0 and None where there is no rival.
-        kl: mean over the positions of the unedited model's own answer of KL(unedited || this model), nats;
-            None where not measured.
-        wild_text: free greedy generation to a natural stop (control token, newline) or the longest length
-            (`lks.evaluation.readouts.free_lengths`); None where not generated.
-        wild_tokens: number of tokens of that generation, including the stop.
-    """
-
-    draw: int
-    case_id: str
-    subject: str
-    kind: ProbeKind
-    probe_index: int
-    prompt: str
-    answer: str
-    answer_ids: tuple[int, ...]
-    tf_ids: tuple[int, ...]
-    ar_ids: tuple[int, ...]
-    ar_text: str
-    answer_logprob: float
-    fired: bool | None = None
-    context: Context = "bare"
-    stratum: str = ""
-    accepted: tuple[str, ...] = ()
-    rival: str = ""
-    rival_tokens: int = 0
-    rival_logprob: float | None = None
-    kl: float | None = None
-    wild_text: str | None = None
-    wild_tokens: int = 0
-
-    def __post_init__(self) -> None:
-        """Check that there is one teacher-forced token per reference token.
-
-        Raises:
-            ValueError: the lengths differ, or the reference answer has no token.
-        """
-        if not self.answer_ids or len(self.tf_ids) != len(self.answer_ids):
-            raise ValueError(
-                f"case {self.case_id}: {len(self.tf_ids)} teacher-forced tokens "
-                f"for {len(self.answer_ids)} reference tokens"
-            )
-
-
-SCHEMA = rows.columns(Answer, SCHEMA_NAME, SCHEMA_VERSION)
-
-KINDS: dict[str, pa.Schema] = {
-    ANSWERS: SCHEMA,
-    IMMEDIATE: SCHEMA,
-    DECISIONS: decisions.SCHEMA,
-    GENERATIONS: rows.GENERATIONS,
-    PASSAGES: rows.PASSAGES,
-    ABILITY: ability_rows.SCHEMA,
-    OVERHEAD: rows.TIMINGS,
-    JUDGED: judge_rows.SCHEMA,
-    STUDY: study_rows.SCHEMA,
-}
-"""Columns of the shards, by the first part of the stage's name."""
-
-_QUESTION = ("draw", "case_id", "kind", "probe_index", "context")
-KEYS: dict[str, tuple[str, ...]] = {
-    ANSWERS: _QUESTION,
-    IMMEDIATE: _QUESTION,
-    DECISIONS: ("draw", "probe_set", "probe"),
-    GENERATIONS: ("draw", "prompt_set", "number"),
-    PASSAGES: ("draw", "passage"),
-    ABILITY: ("draw", "task", "metric", "doc_id"),
-    OVERHEAD: ("draw", "batch", "pair"),
-    JUDGED: ("judge", *_QUESTION),
-    STUDY: ("draw", "case_id", "block", "site", "quantity"),
-}
-"""Columns that identify a row of one kind in one cell: scores compare rows of two cells by them, so each
-combination occurs once."""
-
-_KNOWN = {name: (schema, version) for schema in KINDS.values() for name, version in [named(schema)]}
-"""Schema and newest version of each kind of shard."""
+from lks.results.answers import SCHEMA, Answer
+from lks.results.cells import ANSWERS, Outcome
+from lks.results.stages import OWN, STAGES
 
 _OUTCOME = TypeAdapter(Outcome)
 _SHARD = re.compile(r"cells/[0-9a-f]{16}/[^./\\*?\[\]\x00-\x1f][^/\\*?\[\]\x00-\x1f]*\.parquet")
@@ -172,13 +60,32 @@ def _write(results: Path, cell_id: str, stage: str, made: Sequence[object], sche
 
 def schema_of(stage: str) -> pa.Schema:
     """Return the columns of a stage's shard."""
-    return KINDS[stage.partition("-")[0]]
+    return STAGES[stage.partition("-")[0]].columns
+
+
+def _known() -> dict[str, tuple[pa.Schema, int]]:
+    """Return schema and newest version of each kind of shard."""
+    return {
+        name: (stage.columns, version)
+        for stage in STAGES.values()
+        for name, version in [named(stage.columns)]
+    }
 
 
 def kind_of(shard: Path) -> str:
     """Return the kind of rows in a shard, by the first part of its stage's name; answers if it is unknown."""
     first = shard.stem.partition("-")[0]
-    return first if first in KINDS else ANSWERS
+    return first if first in STAGES else ANSWERS
+
+
+def known_shards(results: Path, outcome: Outcome) -> list[str]:
+    """Return the cell's shards without those of stages whose folder `LKS_STAGES` is not in use now."""
+    return [shard for shard in outcome.shards if not _is_of_unknown_stage(results / shard)]
+
+
+def _is_of_unknown_stage(path: Path) -> bool:
+    """Return whether a shard is of a stage that is not registered here, and says so itself."""
+    return path.stem.partition("-")[0] not in STAGES and kind_in(path).startswith(OWN)
 
 
 def write_shard(path: Path, cell_id: str, made: Sequence[object], schema: pa.Schema = SCHEMA) -> None:
@@ -218,14 +125,18 @@ def check_cell(results: Path, outcome: Outcome) -> None:
         DataError: as `read_check`; or rows of a cell, in one shard or two, answer the same question.
     """
     keys: dict[str, list[pa.Table]] = {}
-    for shard in outcome.shards:
+    for shard in known_shards(results, outcome):
         kind = kind_of(Path(shard))
-        keys.setdefault(kind, []).append(_read_checked(results / shard, outcome.cell.id).select(KEYS[kind]))
+        keys.setdefault(kind, []).append(
+            _read_checked(results / shard, outcome.cell.id).select(STAGES[kind].key)
+        )
     for kind, tables in keys.items():
         found = pa.concat_tables(tables)
         if found.group_by(found.column_names).aggregate([]).num_rows < found.num_rows:
             where = ", ".join(
-                dict.fromkeys(shard for shard in outcome.shards if kind_of(Path(shard)) == kind)
+                dict.fromkeys(
+                    shard for shard in known_shards(results, outcome) if kind_of(Path(shard)) == kind
+                )
             )
             raise DataError(
                 f"{results}: rows occur twice in {where}: the same {', '.join(found.column_names)}. "
@@ -234,8 +145,8 @@ def check_cell(results: Path, outcome: Outcome) -> None:
 
 
 def _read_checked(path: Path, cell_id: str) -> pa.Table:
-    table = read(path, _KNOWN)
-    if not table.schema.equals(KINDS[kind_of(path)]):
+    table = read(path, _known())
+    if not table.schema.equals(STAGES[kind_of(path)].columns):
         raise DataError(f"{path} holds rows of another kind than its name says. Run its cell again.")
     if cell_id and any(found != cell_id for found in table["cell_id"].unique().to_pylist()):
         raise DataError(f"{path} holds rows of another cell than {cell_id}. Run the cell again.")
@@ -257,7 +168,7 @@ def read_rows(path: Path, kind: type[RowT]) -> list[RowT]:
     Raises:
         DataError: as `read_check`.
     """
-    found: list[dict[str, object]] = read(path, _KNOWN).drop_columns("cell_id").to_pylist()
+    found: list[dict[str, object]] = read(path, _known()).drop_columns("cell_id").to_pylist()
     try:
         return [
             kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})

@@ -20,23 +20,11 @@ import duckdb
 from lks.errors import DataError, NewerError, StoreError
 from lks.io.atomic import write_whole
 from lks.io.untrusted import check_inside, one_line, parse_json
-from lks.results.cells import (
-    ABILITY,
-    ANSWERS,
-    DECISIONS,
-    FINAL,
-    GENERATIONS,
-    IMMEDIATE,
-    JUDGED,
-    OVERHEAD,
-    PASSAGES,
-    PROTOCOL,
-    STUDY,
-    Outcome,
-)
+from lks.results.cells import FINAL, PROTOCOL, Outcome
 from lks.results.connection import OF_THE_FILE, connect, failed, is_stop, prepare
 from lks.results.reader import Copy, Reader
-from lks.results.shards import check_cell, kind_of, read_outcome, stored_outcome, write_outcome
+from lks.results.shards import check_cell, kind_of, known_shards, read_outcome, stored_outcome, write_outcome
+from lks.results.stages import STAGES
 
 logger = logging.getLogger(__name__)
 
@@ -47,19 +35,6 @@ first of them."""
 READ_WAIT, RECORD_WAIT = 10.0, 60.0
 """Seconds to wait for another process to release the catalogue: where a caller waits for an answer, and
 where a finished cell is recorded."""
-
-TABLES = {
-    ANSWERS: "answers",
-    IMMEDIATE: "immediate_answers",
-    DECISIONS: "decisions",
-    PASSAGES: "passages",
-    GENERATIONS: "generations",
-    ABILITY: "ability",
-    OVERHEAD: "timings",
-    JUDGED: "judgements",
-    STUDY: "study_rows",
-}
-"""The table for the rows of a kind of shard (`lks.results.shards.kind_of`)."""
 
 
 class Store(Reader):
@@ -241,7 +216,11 @@ class Store(Reader):
             DataError: DuckDB rejects what one of them holds, such as a number with too many digits or Parquet
                 that only DuckDB finds invalid.
         """
-        shards = [str(self.results / shard) for outcome, _ in new.values() for shard in outcome.shards]
+        shards = [
+            str(self.results / shard)
+            for outcome, _ in new.values()
+            for shard in known_shards(self.results, outcome)
+        ]
         files = [self.results / "cells" / cell_id / "outcome.json" for cell_id in new]
         rows = [
             _row(outcome, mark, file.read_text(encoding="utf-8"))
@@ -280,7 +259,7 @@ class Store(Reader):
         """
         chosen = "cell_id IN (SELECT unnest(?))"
         if connection.execute(f"SELECT 1 FROM cells WHERE {chosen} LIMIT 1", [list(cell_ids)]).fetchall():
-            for table in ("free_answers", *TABLES.values(), "cells"):
+            for table in ("free_answers", *(stage.table for stage in STAGES.values()), "cells"):
                 connection.execute(f"DELETE FROM {table} WHERE {chosen}", [list(cell_ids)])
 
 
@@ -288,7 +267,7 @@ def _tables(shards: Sequence[str]) -> dict[str, list[str]]:
     """Group shards by the table for their rows."""
     tables: dict[str, list[str]] = {}
     for shard in shards:
-        tables.setdefault(TABLES[kind_of(Path(shard))], []).append(shard)
+        tables.setdefault(STAGES[kind_of(Path(shard))].table, []).append(shard)
     return tables
 
 

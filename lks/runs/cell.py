@@ -25,6 +25,7 @@ from lks.evaluation.scope_decisions import decisions_of, scope_params
 from lks.evaluation.stages import EditedDraw, UneditedAnswers, answers_of_draws, measure
 from lks.models.lm import LM
 from lks.models.memory import OomRetry, release
+from lks.results.answers import Answer
 from lks.results.cells import (
     ANSWERS,
     DECISIONS,
@@ -38,7 +39,6 @@ from lks.results.cells import (
     Measurements,
     Outcome,
 )
-from lks.results.shards import Answer
 from lks.runs.draws import draws, held_out, unedited
 from lks.runs.edit_draw import EditResult, asks_after_each_edit, load_finished, run_edit
 from lks.runs.failures import failures
@@ -219,13 +219,14 @@ class _Work:
             cell.model, cell.dataset, cell.n_edits, dict(cell.variant)
         )
         deciding = scope_params(cell.method, editor.params) if cell.measure == "scope" else editor.params
-        if cell.is_planned and canonical(deciding) not in (
+        here = canonical(deciding)
+        if cell.is_planned and here not in (
             cell.parameters,
             "{}",
-        ):  # an existing patch is scored
+        ):  # {}: an existing patch is scored
             raise UserError(
-                f"{cell.label} was planned with parameters {cell.parameters}, but the program's are "
-                f"{canonical(deciding)} now: one of both is another version. Start the grid again."
+                f"{cell.label} was planned with parameters {cell.parameters}, but the program's are {here} "
+                "now: one of both is another version. Start the grid again."
             )
         return editor
 

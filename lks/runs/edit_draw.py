@@ -24,8 +24,9 @@ from lks.evaluation.readouts import Asking, ask
 from lks.io.atomic import write_whole
 from lks.io.untrusted import content_of, parse_json
 from lks.models.lm import LM
+from lks.results.answers import Answer
 from lks.results.cells import IMMEDIATE, Cell
-from lks.results.shards import Answer, read_answers, write_shard
+from lks.results.shards import read_answers, write_shard
 
 
 @dataclass(frozen=True, slots=True)

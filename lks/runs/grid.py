@@ -40,7 +40,7 @@ class Grid(BaseModel):
         measure: "scope" stores what the methods' edit scope indicators decide instead of answers; there is no
             unedited model then. "study": methods are names of studies (`lks.studies.registry`), n_edits the
             number of entities; there is no unedited model either.
-        contexts, fluency, gates, ability, documents, overhead: what is measured in addition to the answers
+        contexts, fluency, gates, ability, documents, overhead, also: what is measured in addition to the answers
             (`Measurements`).
         otherwise: the grid that is run if this one was not asked for by name and one of its models is
             unavailable.
@@ -66,6 +66,7 @@ class Grid(BaseModel):
     ability: list[str] = []
     documents: Annotated[int, Field(ge=0)] = 0
     overhead: bool = False
+    also: list[str] = []
     otherwise: str = ""
 
     @property
@@ -78,6 +79,7 @@ class Grid(BaseModel):
             tuple(self.ability),
             self.documents,
             overhead=self.overhead,
+            also=tuple(self.also),
         )
 
     def entries(self, every: Iterable[str] = ()) -> list[tuple[str, Overrides]]:

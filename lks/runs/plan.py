@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lks.errors import TooManyEdits, UserError, unknown
 from lks.results.cells import UNEDITED, Cell
+from lks.results.stages import check_further
 from lks.runs.grid import Grid
 
 if TYPE_CHECKING:  # torch is imported only when a plan is made
@@ -59,6 +60,7 @@ def plan(
     """
     from lks.studies.registry import STUDIES  # here, not above: it brings torch
 
+    check_further(grid.also)
     studies = grid.measure == "study"
     for method, _ in grid.entries():
         if method not in (STUDIES if studies else methods):
