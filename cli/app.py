@@ -275,7 +275,7 @@ def _exchange(folder: Path, cell_ids: Collection[str] | None) -> None:
 
 
 def _show_irregularities(work: "Work") -> None:
-    """What is odd in the datasets of the cells to be run; nothing of it is dropped."""
+    """Print the irregularities in the datasets of the cells to run; no case is dropped because of them."""
     from flows.running.planning import loaded_dataset
     from lks.data.datasets import irregularities
 

@@ -32,10 +32,12 @@ def cell(
     """Run one cell; stages that are already stored are not run again.
 
     Args:
-        cell: The cell: at least model, dataset, method and n_edits. If it comes with revisions, its identity must be the same on
-            this machine; a worker with another version of the program, other data or another model refuses it.
+        cell: The cell: at least model, dataset, method and n_edits. If it comes with revisions, its identity
+            must be the same on this machine; a worker with another version of the program, other data or
+            another model refuses it.
         extras: What is measured in addition to the answers. Default: nothing.
-        results: Folder of all results, the same for all machines unless there is a share. Default: `LKS_RESULTS`, else `results`.
+        results: Folder of all results, the same for all machines unless there is a share. Default:
+            `LKS_RESULTS`, else `results`.
         share: URL by which cells come and go where machines have no common folder. Default: `LKS_SHARE`.
 
     Returns:
@@ -76,7 +78,8 @@ def _as_here(asked: Cell) -> Cell:
     if asked.is_planned and wanted.id != asked.id:
         here = f"model {wanted.model_revision}, data {wanted.data_revision}, parameters {wanted.parameters}"
         raise UserError(
-            f"{wanted.label} is cell {wanted.id} on {platform.node()}, but {asked.id} was asked for: the program, "
-            f"the data or the model is another one there ({here}). Bring all machines to the same version."
+            f"{wanted.label} is cell {wanted.id} on {platform.node()}, but {asked.id} was asked for: "
+            f"the program, the data or the model is another one there ({here}). "
+            "Bring all machines to the same version."
         )
     return wanted

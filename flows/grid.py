@@ -34,7 +34,7 @@ WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
 """Receiver of the events of the flow run; if unset, they go to the run's log."""
 
 PLAN: ContextVar[tuple[Grid, list[Cell]] | None] = ContextVar("plan", default=None)
-"""The grid and its cells where whoever calls the flow has planned them already, so that data and weights are read once."""
+"""The grid and its cells if the caller has planned them already, so that data and weights are read once."""
 
 
 Wait = Annotated[float, Field(ge=0)]

@@ -155,7 +155,8 @@ def edit_model(
         warn: called with the method's warnings about the facts.
 
     Raises:
-        UserError: no such method or parameter, the method has to train and has nothing to train on, or there is no chat template for the form.
+        UserError: the method or a parameter does not exist, the method has to train and has nothing to train
+            on, or there is no chat template for the form.
         DataError: a fact is too long for the model, or a text of it has no tokens.
         FloatingPointError: the edits hold NaN or infinity.
     """
@@ -282,7 +283,10 @@ def _continued(
         origin, seconds=seconds, made={**provenance(), **lm.provenance}, history=(*origin.history, done)
     )
     same = len(kept.subjects) - len({edit.subject for edit in edits})
-    said = f"{done}; {many(same, 'subject')} {'keeps its' if same == 1 else 'keep their'} knowledge blocks bit for bit."
+    said = (
+        f"{done}; {many(same, 'subject')} {'keeps its' if same == 1 else 'keep their'} "
+        "knowledge blocks bit for bit."
+    )
     return SavedEdits(kept, new, together, learnt), said
 
 

@@ -181,7 +181,7 @@ def _listed(edited: "SavedEdits") -> dict[str, str]:
 
 
 def _pairs(one: Patch, two: Patch) -> Iterable[tuple[str, Tensor | None, Tensor | None]]:
-    """What is compared (`Patch.parts`), side by side by name."""
+    """Pair what is compared (`Patch.parts`) by name."""
     parts = [one.parts(), two.parts()]
     return [(name, parts[0].get(name), parts[1].get(name)) for name in dict.fromkeys([*parts[0], *parts[1]])]
 

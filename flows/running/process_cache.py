@@ -49,7 +49,7 @@ PROCESS_CACHE: ContextVar[ProcessCache | None] = ContextVar("kept", default=None
 
 @contextmanager
 def process_cache() -> Iterator[None]:
-    """Keep models, datasets and hashes of weights in this process inside the `with`, unless they are kept already."""
+    """Keep models, datasets and hashes of weights in this process inside the `with`."""
     token = PROCESS_CACHE.set(PROCESS_CACHE.get() or ProcessCache())
     try:
         yield

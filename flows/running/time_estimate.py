@@ -34,12 +34,12 @@ class _Spent:
 
 
 class DurationEstimator:
-    """Expected seconds of cells, from finished cells: of the same method, model and dataset first, then of less similar ones.
+    """Estimator of the duration of cells from finished ones.
 
-    Among cells that are alike, those with the nearest T count. Editing and asking are taken to grow in proportion to the
-    number of edits, other stages to stay as long as they were. A preparation counts once for all cells that share it, and
-    not at all where one of them is finished: it is kept on disk. Of a stored cell only the parts count that cells like it
-    have and it lacks.
+    Cells of the same method, model and dataset are preferred, then less similar ones; among similar cells,
+    those with the nearest T. Editing and asking grow in proportion to the number of edits; other stages do
+    not grow. A preparation counts once for all cells that share it, and not at all if one of them is finished, since it
+    is kept on disk. For a stored cell only those parts count that similar cells have and it lacks.
     """
 
     def __init__(self, outcomes: Iterable[Outcome]) -> None:
@@ -85,7 +85,7 @@ _EDIT_AND_ASK = "edit and ask"
 
 
 def _units(part: str, cell: Cell) -> int:
-    """Return by what a part's seconds are divided before cells are compared: the number of edits if it grows with them."""
+    """Return what a part's seconds are proportional to: the number of edits, or 1 if they do not grow."""
     return cell.n_edits * cell.draws if part == _EDIT_AND_ASK or part.startswith(ANSWERS) else 1
 
 

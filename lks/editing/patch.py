@@ -96,12 +96,12 @@ class Patch(ABC):
     """Whether the model inside `applied` can be saved as the edited model: only its weights are changed."""
 
     def without(self, subjects: Collection[str]) -> "Patch | None":
-        """Return the patch without some subjects, whether it has them or not; None if its edits are not kept apart by subject."""
+        """Return the patch without some subjects; None if its edits are not kept apart by subject."""
         return None
 
     @property
     def extensible(self) -> bool:
-        """Whether edits of further subjects can be added later (`merged_with`) while these stay bit for bit what they are."""
+        """Whether edits of further subjects can be added later (`merged_with`) without changing these."""
         return False
 
     def merged_with(self, other: "Patch") -> "Patch":
@@ -121,7 +121,7 @@ class Patch(ABC):
         return False
 
     def misfit(self, blocks: int, dim: int) -> str:
-        """Return what a model with this number of blocks, of this width, lacks for the patch ("block 30 of width 4096"); "" if nothing."""
+        """Return what a model of this shape lacks ("block 30 of width 4096"); "" if nothing."""
         return ""
 
     def counts(self) -> dict[str, int]:
@@ -129,7 +129,7 @@ class Patch(ABC):
         return {}
 
     def by_rows(self, lm: LM) -> RowPatch | None:
-        """Return the patch next to the model, ready for rows of any batch; None if it needs batches of its own inside `applied`."""
+        """Return the patch ready for rows of any batch; None if it needs separate batches."""
         return None
 
     @classmethod
@@ -159,7 +159,8 @@ class Patch(ABC):
 def cannot_merge(one: Patch, two: Patch) -> UserError:
     """Make the error for two patches of kinds that do not go together."""
     return UserError(
-        f"A patch of kind {one.kind!r} and one of kind {two.kind!r} cannot be merged. Edit again with the facts of both."
+        f"A patch of kind {one.kind!r} and one of kind {two.kind!r} cannot be merged. "
+        "Edit again with the facts of both."
     )
 
 
@@ -407,13 +408,13 @@ class WeightPatch(Patch):
         return [self.deltas[f"{name}.left"], self.deltas[f"{name}.right"]]
 
     def by_rows(self, lm: LM) -> RowPatch | None:
-        """Return the patch for rows of any batch; None if a changed parameter is not the weight of exactly one linear layer."""
+        """Return the patch for rows of any batch; None if it changes more than weights of single layers."""
         if type(self).applied is not WeightPatch.applied:  # a subclass that does more
             return None
         return weight_rows(lm, {name: self._factors(name) for name in self.names})
 
     def merged_with(self, other: Patch) -> "WeightPatch":
-        """Return the sum of both changes, which is what applying both means; the edits may disturb each other.
+        """Return the sum of both changes; the edits may disturb each other.
 
         Raises:
             UserError: the other patch changes no weights.

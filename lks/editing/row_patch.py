@@ -1,7 +1,7 @@
 """Patches that act on some rows of a batch while other rows belong to other patches or to none.
 
-`Patch.applied` edits the whole model. A `RowPatch` leaves the model as it is: its hooks do nothing until they are told
-which rows of the forward pass are theirs (`Patch.by_rows`). Three kinds exist:
+`Patch.applied` edits the whole model. A `RowPatch` (`Patch.by_rows`) is attached to the model as hooks that
+do nothing until they are given the rows of the forward pass that are theirs. Three kinds exist:
 
 - knowledge blocks act at prefill alone: what they insert is in the cache of the blocks above, so decoding
   costs nothing;
@@ -92,10 +92,11 @@ def weight_rows(lm: LM, changes: Mapping[str, Sequence[Tensor]]) -> RowPatch | N
 
     Args:
         lm: the model.
-        changes: parameter name -> its difference, dense ([out, in]) or as two factors ([out, rank], [rank, in]).
+        changes: parameter name -> its difference, dense [out, in] or as two factors [out, rank], [rank, in].
 
     Returns:
-        None where a changed parameter is not the weight of exactly one linear layer (tied embeddings, norms, biases).
+        None where a changed parameter is not the weight of exactly one linear layer (tied embeddings, norms,
+        biases).
     """
     layers = [_layer(lm, name, dense) for name, dense in changes.items()]
     found = [layer for layer in layers if layer is not None]
@@ -103,7 +104,7 @@ def weight_rows(lm: LM, changes: Mapping[str, Sequence[Tensor]]) -> RowPatch | N
 
 
 def _layer(lm: LM, name: str, dense: Sequence[Tensor]) -> Layer | None:
-    """Return the layer whose weight changes; None where that is not the weight of one linear layer, or is used elsewhere too."""
+    """Return the layer whose weight changes; None if it is not the weight of exactly one linear layer."""
     parameter = dict(lm.model.named_parameters()).get(name)
     users = [
         module

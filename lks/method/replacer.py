@@ -138,13 +138,13 @@ class KnowledgeBlockPatch(Patch):
         )
 
     def without(self, subjects: Collection[str]) -> "KnowledgeBlockPatch":
-        """Return the patch without some subjects, whether it has them or not; the others' part is as before, bit for bit."""
+        """Return the patch without some subjects; the part of the others stays bit for bit the same."""
         gone = set(subjects)
         return self.only([number for number, name in enumerate(self.subjects) if name not in gone])
 
     @property
     def extensible(self) -> bool:
-        """Whether knowledge blocks of other subjects can be added; a gate's threshold belongs to its own subjects."""
+        """Whether knowledge blocks of other subjects can be added: not if there is a gate."""
         return self.gate is None
 
     def merged_with(self, other: Patch) -> "KnowledgeBlockPatch":

@@ -97,7 +97,7 @@ class Cell:
 
     @property
     def is_planned(self) -> bool:
-        """Whether its identity is whole: the plan has put in the parameters and the revisions of model and data."""
+        """Whether its identity is complete: parameters and the revisions of model and data are filled in."""
         return bool(self.model_revision or self.data_revision)
 
     @property

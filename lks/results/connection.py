@@ -83,7 +83,7 @@ def prepare(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _definitions() -> Iterator[str]:
-    """Iterate over the SQL of the catalogue: macros, tables of the stages, views, and what further stages add."""
+    """Iterate over the SQL of the catalogue: macros, tables of the stages, views, views of further stages."""
     folder = Path(__file__).parent
     yield (folder / "wild.sql").read_text(encoding="utf-8")
     yield from (stage.definition for stage in STAGES.values())

@@ -1,8 +1,8 @@
 """Registry of stages: everything that a cell can store, each kind of row declared once.
 
-From a `Stage` follow the columns of its shards, the table of the catalogue, the key that tells rows apart, and how it
-is measured. A new measurement is one module that defines a `STAGE` (docs/add-a-measurement.md): here, or in a folder of
-your own that `LKS_STAGES` names.
+From a `Stage` follow the columns of its shards, the table of the catalogue, the key that tells rows apart,
+and how it is measured. A new measurement is one module that defines a `STAGE` (docs/add-a-measurement.md), in the
+folder that `LKS_STAGES` names.
 """
 
 import importlib
@@ -31,7 +31,7 @@ from lks.results.cells import (
 )
 
 Run = Callable[[Any, str, Callable[[float], None]], Sequence[object]]
-"""Measure a stage on one draw: (`lks.evaluation.stages.EditedDraw`, name of the stage, progress) -> its rows."""
+"""Measure a stage on one draw: (`lks.evaluation.stages.EditedDraw`, stage name, progress) -> its rows."""
 
 _TYPES = {
     pa.string(): "VARCHAR",
@@ -46,12 +46,12 @@ class Stage:
     """One kind of rows that cells store.
 
     Attributes:
-        name: of the stage, or its first part ("answers" of "answers-qa"); cells keep its rows in `NAME.parquet`.
-        columns: of its shards, the cell's id first (`lks.results.rows.columns`); the fields of a row that is stored.
+        name: of the stage, or its first part ("answers" of "answers-qa"); rows are in `NAME.parquet`.
+        columns: columns of its shards: the cell's id, then the fields of a row (`lks.results.rows.columns`).
         key: columns that tell the rows of one cell apart: each combination is there once.
         table: of the catalogue, which takes the rows.
-        run: what measures it on the edited model, or "module:function", imported when it is called; "" for rows that come
-            about in another way (answers, judgements, studies).
+        run: function that measures it on the edited model, or "module:function", imported when it is called;
+            "" for rows that come from elsewhere (answers, judgements, studies).
         sql: file with views over the table, run after all tables and views of the catalogue; None without.
     """
 

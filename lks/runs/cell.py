@@ -53,7 +53,7 @@ Method = type[Editor[object]] | type[Study[object]]
 """Class that a cell is about: an editor, or for a study cell the study."""
 
 DATASETS_KEPT = 2
-"""Number of datasets that a process keeps: one to plan with and one to edit from are read once each in a grid of two."""
+"""Number of datasets that a process keeps, so that a grid of two reads each once."""
 
 
 class LoadedResources:
@@ -66,7 +66,7 @@ class LoadedResources:
         self._model = ("", "")
 
     def prepare_for(self, cell: Cell) -> None:
-        """Drop the model unless it is the cell's, and what has changed on disk under its name since it was loaded."""
+        """Drop the model unless it is the cell's, and what has changed on disk since it was loaded."""
         if (cell.model, cell.model_revision) != self._model:
             self._lm, self._model = None, (cell.model, cell.model_revision)
         loaded = self._datasets.get(cell.dataset)

@@ -40,8 +40,8 @@ class Grid(BaseModel):
         measure: "scope" stores what the methods' edit scope indicators decide instead of answers; there is no
             unedited model then. "study": methods are names of studies (`lks.studies.registry`), n_edits the
             number of entities; there is no unedited model either.
-        contexts, fluency, gates, ability, documents, overhead, also: what is measured in addition to the answers
-            (`Measurements`).
+        contexts, fluency, gates, ability, documents, overhead, also: what is measured in addition to the
+            answers (`Measurements`).
         otherwise: the grid that is run if this one was not asked for by name and one of its models is
             unavailable.
     """

@@ -174,7 +174,8 @@ def _check_filter(grid: Grid, every: Mapping[str, Sequence[str]], only: Mapping[
 def _check_size(who: str, cell: Cell, size: int) -> None:
     if cell.records > size:
         raise TooManyEdits(
-            f"{who} uses the first {cell.records} records of {cell.dataset!r}, which holds {size}. Lower `records`."
+            f"{who} uses the first {cell.records} records of {cell.dataset!r}, which holds {size}. "
+            "Lower `records`."
         )
     available = cell.available(size)
     if cell.n_edits * cell.draws > available:
