@@ -38,8 +38,9 @@ class DurationEstimator:
 
     Cells of the same method, model and dataset are preferred, then less similar ones; among similar cells,
     those with the nearest T. Editing and asking grow in proportion to the number of edits; other stages do
-    not grow. A preparation counts once for all cells that share it, and not at all if one of them is finished, since it
-    is kept on disk. For a stored cell only those parts count that similar cells have and it lacks.
+    not grow. A preparation counts once for all cells that share it, and not at all if one of them is
+    finished, since it is kept on disk. For a stored cell only those parts count that similar cells have
+    and it lacks.
     """
 
     def __init__(self, outcomes: Iterable[Outcome]) -> None:

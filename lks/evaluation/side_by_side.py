@@ -1,8 +1,8 @@
 """Patches of several draws on one model at once, each acting on the rows of its own draw.
 
 What is asked of them shares batches. A question about one edit is a batch of a few rows, and a forward pass
-of a few rows costs as much as one of many. So the draws of a cell are asked together where their patches can act
-by row (`lks.editing.row_patch`).
+of a few rows costs as much as one of many. So the draws of a cell are asked together where their patches can
+act by row (`lks.editing.row_patch`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence

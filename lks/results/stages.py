@@ -1,8 +1,8 @@
 """Registry of stages: everything that a cell can store, each kind of row declared once.
 
 From a `Stage` follow the columns of its shards, the table of the catalogue, the key that tells rows apart,
-and how it is measured. A new measurement is one module that defines a `STAGE` (docs/add-a-measurement.md), in the
-folder that `LKS_STAGES` names.
+and how it is measured. A new measurement is one module that defines a `STAGE` (docs/add-a-measurement.md),
+in the folder that `LKS_STAGES` names.
 """
 
 import importlib
