@@ -11,7 +11,7 @@ export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .DEFAULT_GOAL := help
-.PHONY: help install grid test lint check report bench fuzz torture clean
+.PHONY: help install grid test lint check report docs bench fuzz torture clean
 
 help:  ## Show this list
 	@echo "make <what>, where <what> is one of"
@@ -41,6 +41,9 @@ lint: $(STAMP)  ## ruff and mypy --strict
 	@$(BIN)/mypy --strict
 
 check: lint test  ## Both
+
+docs: $(STAMP)  ## Rewrite docs/cli.md from the help texts of the commands
+	@$(BIN)/python -m cli.reference
 
 bench: $(STAMP)  ## Run all benchmarks of speed, long (ARGS=edit_speed for one)
 	@LKS_RESULTS=$(RESULTS) $(BIN)/python -m benchmarks $(ARGS)

@@ -92,6 +92,7 @@ app = typer.Typer(
     epilog="Environment: LKS_RESULTS (results folder), LKS_GRID (default grid), LKS_GRIDS (file of grids), "
     "LKS_DATA (folder of datasets), LKS_FACTS (folder of your own facts), "
     "LKS_DTYPE (number format of models: auto, float32 or bfloat16), LKS_METHODS (folder of methods), "
+    "LKS_STAGES (folder of measurements), "
     "LKS_TRAINING_PROMPTS (folder of written training prompts).",
 )
 BENCHMARK, OWN_MODEL, SERVERS, DEVELOPMENT = (

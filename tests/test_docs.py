@@ -177,3 +177,10 @@ def test_links_lead_somewhere(document: Path):
                 re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
             }
             assert anchor[1:] in anchors, f"{document.name}: {target}{anchor} is not there"
+
+
+def test_the_reference_of_commands_is_that_of_the_help_texts():
+    """`make docs` writes it."""
+    from cli.reference import PAGE, reference
+
+    assert PAGE.read_text(encoding="utf-8") == reference()
