@@ -2,17 +2,12 @@
 
 import gc
 import logging
-import sys
 import traceback
-from collections.abc import Collection
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
@@ -33,10 +28,7 @@ from flows.settings import Mode
 from lks.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from flows.running.planning import Work
-    from lks.results.cells import Cell
-    from lks.runs.grid import Grid
-    from reports import RenderedReport
+    pass
 
 gc.set_threshold(
     100_000
@@ -169,245 +161,9 @@ def grid(
 
       lks grid --only method=lks,n_edits=100  some cells only, and the unedited model
     """
-    from flows.running.process_cache import process_cache
-    from flows.settings import Settings
+    from cli.run_grid import run_grid
 
-    with process_cache():
-        _grid(grid, results, only, dry_run, retry_failed, runner, wait or Settings().wait_s)
-
-
-def _grid(
-    grid: str | None,
-    results: Path | None,
-    only: str,
-    dry_run: bool,
-    retry_failed: bool,
-    runner: Mode | None,
-    wait: float,
-) -> None:
-    """Plan a grid, show what it is, run what is missing and show the results; arguments as for `grid`."""
-    from cli.readying import make_ready
-    from flows.running.planning import (
-        await_writer,
-        cells_of,
-        compare,
-        existing,
-        folder_of,
-        named_grid,
-        only_writer,
-    )
-    from flows.settings import Settings
-
-    folder, console = folder_of(results), Console()
-    asked = named_grid(grid or Settings().grid, Settings().grids)
-    cells = cells_of(asked, only)
-    if (
-        not grid
-        and not dry_run
-        and (runner or Settings().runner) != "pool"
-        and (other := _in_place_of(asked, console))
-    ):
-        asked, cells = other, cells_of(other, only)
-    if not dry_run:
-        _exchange(folder, {cell.id for cell in cells})
-    work = compare(asked, cells, existing(folder), retry_failed)
-    if work.todo:
-        _show_irregularities(work)
-    if dry_run:
-        _show_plan(work)
-        return
-    if work.todo:
-        await_writer(folder, wait)
-        with only_writer(folder):  # busy or unwritable: say so now, not after Prefect has started
-            pass
-        if (runner or Settings().runner) != "pool":
-            make_ready(console, sorted({cell.model for cell in work.todo}))
-        how = (asked.name, folder, only, retry_failed)
-        _run_flow(console, runner or Settings().runner, how, (asked, cells))
-    else:
-        console.print(
-            f"Nothing to do: all {len(work.cells)} cells of {asked.name!r} are in {folder}.", highlight=False
-        )
-    _show_results(console, folder)
-
-
-def _in_place_of(asked: "Grid", console: Console) -> "Grid | None":
-    """Return the grid to run instead of the default one, or None if that can be run.
-
-    It is replaced only if the user has not chosen it and one of its models cannot be fetched.
-
-    Args:
-        asked: the default grid.
-        console: where fetched models and a replacement are reported.
-    """
-    from cli.readying import make_ready
-    from flows.running.planning import named_grid
-    from flows.settings import Settings
-
-    settings = Settings()
-    if not asked.otherwise or "grid" in settings.model_fields_set:
-        return None
-    try:
-        make_ready(console, asked.models)
-    except UserError:
-        why = (
-            f"Grid {asked.name!r} needs {', '.join(asked.models)}, which cannot be fetched now "
-            "(lks models fetch says why)"
-        )
-        console.print(f"{why}: grid {asked.otherwise!r} is run instead.", soft_wrap=True, highlight=False)
-        return named_grid(asked.otherwise, settings.grids)
-    return None
-
-
-def _exchange(folder: Path, cell_ids: Collection[str] | None) -> None:
-    """Exchange cells with the share, if there is one, and print how many; without `cell_ids` fetch all, send
-    none.
-    """
-    from flows.running.planning import exchange
-    from flows.settings import Settings
-
-    if not (url := Settings().share):
-        return
-    console = Console()
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("cells of LKS_SHARE", total=1.0)
-        taken, sent = exchange(folder, cell_ids, progress=lambda done: bar.update(task, completed=done))
-    console.print(f"{url}: {taken} cells taken, {sent} sent", highlight=False, soft_wrap=True)
-
-
-def _show_irregularities(work: "Work") -> None:
-    """Print the irregularities in the datasets of the cells to run; no case is dropped because of them."""
-    from flows.running.planning import loaded_dataset
-    from lks.data.datasets import irregularities
-
-    for name in sorted({cell.dataset for cell in work.todo}):
-        dataset = loaded_dataset(name)
-        if dataset.notes:
-            Console().print(
-                f"{name}: {len(dataset.cases)} cases, kept among them: {irregularities(dataset)}",
-                highlight=False,
-                soft_wrap=True,
-            )
-
-
-def _run_flow(
-    console: Console, runner: Mode, asked: tuple[str, Path, str, bool], plan: "tuple[Grid, list[Cell]]"
-) -> None:
-    """Run the flow, with a live display on a terminal and a line per cell elsewhere.
-
-    Args:
-        console: where to show it.
-        runner: how cells are run.
-        asked: grid, folder, filter and whether failed cells are tried again.
-        plan: the grid and its cells.
-
-    Raises:
-        UserError: cells are to be run on a work pool, but no server is known.
-    """
-    from flows.settings import calm_prefect, calm_transformers
-
-    calm_prefect(quiet=True)
-    calm_transformers()
-    with ExitStack() as stack:
-        with console.status(
-            "starting Prefect" if runner == "pool" else "starting Prefect and its temporary server"
-        ):
-            from prefect.settings import PREFECT_API_URL
-
-            from flows.grid import PLAN, WATCH
-            from flows.grid import grid as flow
-            from flows.running.progress import LineProgress, Screen
-            from flows.services.temporary_server import temporary_server
-
-            if runner != "pool":
-                stack.enter_context(temporary_server())
-            elif not PREFECT_API_URL.value():
-                raise UserError(
-                    "--runner pool needs a Prefect server with workers. "
-                    "Start them with `lks up`, then set PREFECT_API_URL as it says."
-                )
-        watch = stack.enter_context(Screen(console)) if console.is_terminal else LineProgress(_say)
-        WATCH.set(watch)
-        token = PLAN.set(plan)
-        try:
-            counts = flow(*asked, runner)
-        finally:
-            PLAN.reset(token)
-    console.print(", ".join(f"{number} {status}" for status, number in counts.items()), highlight=False)
-
-
-def _say(line: str) -> None:
-    typer.echo(line)
-    sys.stdout.flush()
-
-
-def _show_results(console: Console, folder: Path) -> "RenderedReport":
-    """Write the report, print its tables, and return it."""
-    from reports import render
-
-    with console.status("report") as shown:
-        written = render(folder, lambda what: shown.update(f"report: {what}"))
-    wide = (
-        Console(width=1000).measure(written.terminal).maximum
-    )  # on a narrow terminal wrapped lines read better than one-letter columns
-    Console(width=max(console.width, wide)).print(written.terminal)
-    for warning in written.warnings:
-        console.print(f"[yellow]damaged:[/] {warning}", highlight=False, soft_wrap=True)
-    console.print(f"Report: {written.page}", highlight=False, soft_wrap=True)
-    return written
-
-
-def _show_plan(work: "Work") -> None:
-    from baselines import methods
-    from flows.running.progress import duration
-    from flows.running.time_estimate import DurationEstimator
-    from lks.results.cells import RULE, RULE_NOTE
-
-    console = Console()
-    clock = DurationEstimator(work.earlier)
-    missing, known = {cell.id for cell in work.todo}, methods()
-    table = Table(
-        "method",
-        "model",
-        "dataset",
-        "cases",
-        "T",
-        "draws",
-        "seed",
-        "state",
-        "estimate",
-        box=None,
-        header_style="bold",
-    )
-    for cell in work.cells:
-        rule = [f"({RULE})"] if cell.measure != "study" and known[cell.method].by_rule(cell.model) else []
-        method = " ".join([cell.method, *rule, *(f"{k}={v}" for k, v in cell.variant)])
-        lacking = work.lacking(cell)
-        whole = len(lacking) == len(work.grid.extras.stages(cell.measure))
-        state = "stored" if cell.id not in missing else "to run" if whole else f"lacks {', '.join(lacking)}"
-        estimate = duration(clock.expect([cell])) if cell.id in missing else ""
-        table.add_row(
-            method,
-            cell.model,
-            cell.dataset,
-            cell.split,
-            str(cell.n_edits),
-            str(cell.draws),
-            str(cell.seed),
-            state,
-            estimate,
-        )
-    console.print(table)
-    if any(cell.measure != "study" and known[cell.method].by_rule(cell.model) for cell in work.cells):
-        console.print(RULE_NOTE, soft_wrap=True, highlight=False)
-    expected = clock.expect(work.todo)
-    time = (
-        f"about {duration(expected)}, based on earlier runs"
-        if expected is not None
-        else "no estimate, as nothing similar has been run here"
-    )
-    rest = f"{len(work.todo)} to run: {time}" if work.todo else "all stored, nothing to run"
-    console.print(f"{len(work.cells)} cells, {rest}.", highlight=False)
+    run_grid(grid, results, only, dry_run, retry_failed, runner, wait)
 
 
 @app.command(rich_help_panel=BENCHMARK)
@@ -434,11 +190,12 @@ def report(
 
       lks report --publish docs/results/real --grid real
     """
+    from cli.run_grid import exchange_cells, show_results
     from flows.running.planning import cells_of, existing, folder_of, named_grid
     from flows.settings import Settings
 
     folder = folder_of(results)
-    _exchange(folder, None)
+    exchange_cells(folder, None)
     if existing(folder) is None:
         raise UserError(f"No results in {folder}. Run lks grid first, or give the folder with --results.")
     if grid and publish is None:
@@ -446,7 +203,7 @@ def report(
             "--grid selects the cells that a published page lists as not run: give --publish, too."
         )
     wanted = cells_of(named_grid(grid, Settings().grids), "") if grid else ()
-    written = _show_results(Console(), folder)
+    written = show_results(Console(), folder)
     if publish is not None:
         from reports.publish import publish as published
 

@@ -71,7 +71,7 @@ def check(ctx: typer.Context, results: Results = None, golden: Golden = None, js
     ctx.obj = (results, golden)
     if ctx.invoked_subcommand:
         return
-    from cli.app import grid as run_grid
+    from cli.run_grid import run_grid
     from lks.io.atomic import write_whole
     from reports.compare.regression_text import text, to_json
 

@@ -131,7 +131,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     monkeypatch.setenv("COLUMNS", "200")
     fakes.install(fakes.Cells(), monkeypatch.setattr)
     made = Runs()
-    monkeypatch.setattr("cli.app.grid", made)
+    monkeypatch.setattr("cli.run_grid.run_grid", made)
     monkeypatch.setattr(ci, "_code", lambda: made.code)
     monkeypatch.setattr(ci, "GOLDEN", tmp_path / "golden")
     return made

@@ -209,7 +209,7 @@ def test_a_grid_from_nothing_to_nothing_to_do(cells, tmp_path, monkeypatch):
     def no_flow(*_: object) -> None:
         raise AssertionError("the flow was started with nothing to do")
 
-    monkeypatch.setattr("cli.app._run_flow", no_flow)
+    monkeypatch.setattr("cli.run_grid._run_flow", no_flow)
     second = lks("grid", "--results", results)
     assert second.exit_code == 0, second.output
     assert "Nothing to do" in second.output
