@@ -46,13 +46,13 @@ def test_the_command(server, facts, tmp_path):
     told = ["make", "--dataset", facts, "--out", out]
     dry = lks(*told, "--dry-run")
     assert dry.exit_code == 0, dry.output
-    assert "10 requests to gpt-4o-mini, beside 0 that are answered already" in dry.output
+    assert "10 requests to gpt-4o-mini, in addition to 0 that are answered already" in dry.output
     assert "USD" in dry.output
     assert not out.exists() and server.requests == []
     done = lks(*told)
     assert done.exit_code == 0, done.output
     assert "2 of 2 records have all prompts" in done.output
-    assert "10 requests now" in done.output
+    assert "10 requests in this run" in done.output
     assert "sk-secret" not in done.output
     rows = [json.loads(line) for line in (out / "facts.jsonl").read_text().splitlines()]
     assert rows[0]["paraphrases"] == ["Ann Lee's native language is"]
@@ -60,7 +60,7 @@ def test_the_command(server, facts, tmp_path):
         "The favourite dish of Ann Lee is",
         "The eye colour of Ann Lee is",
     ]
-    assert "0 requests now" in lks(*told).output
+    assert "0 requests in this run" in lks(*told).output
 
 
 def test_a_file_that_comes_back_is_a_file_of_facts(server, facts, tmp_path):

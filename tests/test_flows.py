@@ -265,7 +265,7 @@ def test_lines_say_what_became_of_each_cell():
         lines.finish(result)
     assert said == [
         "2 cells to run, 3 already stored, time ?",
-        "[1/2] ft | m | world | T=1: ok, 2.0 s, left 2 s",
+        "[1/2] ft | m | world | T=1: ok, 2.0 s, left 4 s",
         "[2/2] ft | m | world | T=2: OOM (no memory), 0.0 s, left 0 s",
     ]
 

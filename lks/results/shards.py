@@ -78,9 +78,14 @@ def kind_of(shard: Path) -> str:
     return first if first in STAGES else ANSWERS
 
 
-def known_shards(outcome: Outcome) -> list[str]:
+def known_shards(results: Path, outcome: Outcome) -> list[str]:
     """Return the cell's shards without those of stages whose folder `LKS_STAGES` is not in use now."""
-    return [shard for shard in outcome.shards if Path(shard).stem.partition("-")[0] in STAGES]
+    return [shard for shard in outcome.shards if not _is_of_unknown_stage(results / shard)]
+
+
+def _is_of_unknown_stage(path: Path) -> bool:
+    """Return whether a shard is of a stage that is not registered here, and says so itself."""
+    return path.stem.partition("-")[0] not in STAGES and kind_in(path).startswith(OWN)
 
 
 def write_shard(path: Path, cell_id: str, made: Sequence[object], schema: pa.Schema = SCHEMA) -> None:
