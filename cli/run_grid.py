@@ -137,16 +137,20 @@ def exchange_cells(folder: Path, cell_ids: Collection[str] | None) -> None:
     """Exchange cells with the share, if there is one, and print how many; without `cell_ids` fetch all, send
     none.
     """
-    from flows.running.planning import exchange
-    from flows.settings import Settings
+    from flows.running.planning import share_in_use
 
-    if not (url := Settings().share):
+    if not (share := share_in_use()).url:
         return
     console = Console()
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("cells of LKS_SHARE", total=1.0)
-        taken, sent = exchange(folder, cell_ids, progress=lambda done: bar.update(task, completed=done))
-    console.print(f"{url}: {taken} cells taken, {sent} sent", highlight=False, soft_wrap=True)
+        taken, sent = share.exchange(
+            folder,
+            cell_ids,
+            sending=cell_ids is not None,
+            progress=lambda done: bar.update(task, completed=done),
+        )
+    console.print(f"{share.url}: {taken} cells taken, {sent} sent", highlight=False, soft_wrap=True)
 
 
 def _show_irregularities(work: "Work") -> None:

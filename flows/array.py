@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flows.running.base import input_ids
 from flows.running.cell_runner import CellRunner
-from flows.running.planning import cells_of, exchange, folder_of, named_grid, share_in_use
+from flows.running.planning import cells_of, folder_of, named_grid, share_in_use
 from flows.running.progress import LineProgress
 from flows.settings import Settings, calm_prefect
 from lks.errors import UserError
@@ -45,7 +45,7 @@ def run(grid: Grid, index: int, results: Path, only: str = "") -> Outcome:
         raise UserError(f"Grid {grid.name!r} has cells 0 to {len(cells) - 1}, no {index}. See --count.")
     cell = cells[index]
     share = share_in_use()
-    exchange(results, input_ids(cell), share)
+    share.exchange(results, input_ids(cell))
     stored = stored_outcome(results, cell.id)
     if (
         stored

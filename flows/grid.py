@@ -17,10 +17,10 @@ from flows.running.planning import (
     await_writer,
     cells_of,
     compare,
-    exchange,
     folder_of,
     named_grid,
     only_writer,
+    share_in_use,
     tally,
 )
 from flows.running.progress import LineProgress, Watch
@@ -74,7 +74,7 @@ def grid(
     asked, plan = PLAN.get() or _planned(grid, only, settings)
     await_writer(folder, settings.wait_s if wait_s is None else wait_s)
     with only_writer(folder):
-        exchange(folder, {cell.id for cell in plan})
+        share_in_use().exchange(folder, {cell.id for cell in plan})
         store = Store(folder)
         work = compare(asked, plan, store, retry_failed)
         kept = len(work.cells) - len(work.todo)

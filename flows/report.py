@@ -5,7 +5,7 @@ from pathlib import Path
 from prefect import flow
 
 from flows.running.artifacts import report_artifact
-from flows.running.planning import exchange, folder_of
+from flows.running.planning import folder_of, share_in_use
 
 
 @flow(name="lks-report", flow_run_name="lks-report", persist_result=False)
@@ -24,7 +24,7 @@ def report(results: Path | None = None) -> str:
     from reports import render
 
     folder = folder_of(results)
-    exchange(folder, None)
+    share_in_use().exchange(folder, sending=False)
     page = render(folder).page
     report_artifact(folder, page)
     return str(page)

@@ -14,13 +14,14 @@ from fake_pool import Notes, Server
 from fsspec.implementations.memory import MemoryFileSystem
 
 from flows.running.cell_runner import BEAT_EVERY_S, CellRunner, heartbeat
-from flows.running.planning import exchange, share_in_use
+from flows.running.planning import share_in_use
 from flows.running.pool import PoolRunner
 from flows.running.time_estimate import DurationEstimator
 from lks.errors import StoreError, UserError
 from lks.results.cells import ANSWERS, Cell, Costs, Measurements, Outcome
 from lks.results.remote import RemoteStore
 from lks.results.shards import check_cell, read_outcome, write_answers, write_outcome, write_stage
+from lks.results.store import Store
 
 CELL, OTHER = Cell("m", "world", "ft", 1, 0, 1), Cell("m", "world", "none", 1, 0, 1)
 ROWS = stores.answers_of(CELL, {})
@@ -78,6 +79,7 @@ def moody() -> Iterator[type[Moody]]:
 def store(
     results: Path, cell: Cell = CELL, status: str = "ok", stages: tuple[str, ...] = (ANSWERS,), note: str = ""
 ) -> Outcome:
+    Store(results)
     shards = tuple(
         write_answers(results, cell.id, stage, ROWS)
         if stage == ANSWERS
@@ -327,7 +329,6 @@ class TestApart:
 
     def test_a_cell_takes_what_it_reads_and_leaves_each_stage(self, apart, monkeypatch):
         (grid, worker), share = apart, share_in_use()
-        assert share
         store(grid, OTHER)
         share.send(grid, OTHER.id)
         seen: list[object] = []
@@ -359,7 +360,7 @@ class TestApart:
         with pytest.raises(StoreError, match="cannot be used"):
             CellRunner(worker, Notes(), Measurements(), RemoteStore("moody://x")).run(CELL)
         moody.refuses = False
-        assert exchange(worker, [CELL.id], RemoteStore("moody://x")) == (0, 1), "sent when it answers again"
+        assert RemoteStore("moody://x").exchange(worker, [CELL.id]) == (0, 1), "sent when it answers again"
 
 
 def test_a_second_machine_takes_a_grid_from_the_share(tmp_path, monkeypatch, prefect_server):
@@ -376,4 +377,4 @@ def test_a_second_machine_takes_a_grid_from_the_share(tmp_path, monkeypatch, pre
 
 def test_without_a_share_nothing_is_carried(tmp_path, monkeypatch):
     monkeypatch.delenv("LKS_SHARE", raising=False)
-    assert exchange(tmp_path, [CELL.id]) == (0, 0) and not list(tmp_path.iterdir())
+    assert share_in_use().exchange(tmp_path, [CELL.id]) == (0, 0) and not list(tmp_path.iterdir())

@@ -6,19 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, Protocol
 
 from flows.running.base import input_ids
-from flows.running.planning import exchange
 from flows.running.process_cache import PROCESS_CACHE
 from lks.errors import UserError
 from lks.io.locks import locked
 from lks.results.cells import Cell, Measurements, Outcome
-
-if TYPE_CHECKING:
-    from lks.results.remote import RemoteStore
+from lks.results.remote import NO_EXCHANGE, CellExchange
 
 BEAT_EVERY_S = 10.0
 """Seconds between two heartbeats (`runs/<id>/beat` is touched) while a cell is run."""
@@ -38,11 +34,11 @@ class CellRunner:
         results: folder of all results.
         listener: receives the progress of the running cell.
         extras: what is measured in addition to the answers.
-        share: where cells are taken from and sent to, if machines have no common folder.
+        share: where cells are taken from and sent to.
     """
 
     def __init__(
-        self, results: Path, listener: Listener, extras: Measurements, share: "RemoteStore | None" = None
+        self, results: Path, listener: Listener, extras: Measurements, share: CellExchange = NO_EXCHANGE
     ) -> None:
         from lks.runs.cell import LoadedResources as Shared
 
@@ -67,29 +63,25 @@ class CellRunner:
 
         method = STUDIES[cell.method] if cell.measure == "study" else methods()[cell.method]
         with cell_lock(self._results, cell.id, self._share):
-            if self._share:
-                exchange(self._results, input_ids(cell), self._share)
+            self._share.exchange(self._results, input_ids(cell))
             outcome = lks.runs.cell.run(
                 cell, method, self._results, self._report(cell), self._shared, extras or self._extras
             )
-            if self._share:
-                self._share.send(self._results, cell.id)
+            self._share.send(self._results, cell.id)
         return outcome
 
     def _report(self, cell: Cell) -> Callable[[str, float], None]:
         """Return a progress callback; at each new stage it sends the finished ones to the share, if that
         answers.
         """
-        tell, share, begun = partial(self._listener.stage, cell), self._share, set[str]()
-        if share is None:
-            return tell
+        begun = set[str]()
 
         def report(stage: str, done: float) -> None:
             if stage not in begun:
                 begun.add(stage)
                 with suppress(UserError):
-                    share.send(self._results, cell.id, patience_s=0.0)
-            tell(stage, done)
+                    self._share.send(self._results, cell.id, patience_s=0.0)
+            self._listener.stage(cell, stage, done)
 
         return report
 
@@ -100,10 +92,8 @@ def heartbeat_file(results: Path, cell_id: str) -> Path:
 
 
 @contextmanager
-def heartbeat(results: Path, cell_id: str, share: "RemoteStore | None" = None) -> Iterator[None]:
-    """Touch the cell's heartbeat file from a thread inside the `with` block, and that on the share if there
-    is one.
-    """
+def heartbeat(results: Path, cell_id: str, share: CellExchange = NO_EXCHANGE) -> Iterator[None]:
+    """Touch the cell's heartbeat file from a thread inside the `with` block, and that on the share."""
     beat, over = heartbeat_file(results, cell_id), threading.Event()
 
     def go_on() -> None:
@@ -113,8 +103,7 @@ def heartbeat(results: Path, cell_id: str, share: "RemoteStore | None" = None) -
                 beat.touch()
             except OSError:
                 pass  # a full or missing disk is reported by the cell itself
-            if share:
-                share.beat(cell_id)
+            share.beat(cell_id)
             over.wait(BEAT_EVERY_S)
 
     thread = threading.Thread(target=go_on, name=f"beat of {cell_id}", daemon=True)
@@ -125,12 +114,11 @@ def heartbeat(results: Path, cell_id: str, share: "RemoteStore | None" = None) -
         over.set()
         thread.join()
         beat.unlink(missing_ok=True)
-        if share:
-            share.clear_heartbeat(cell_id)
+        share.clear_heartbeat(cell_id)
 
 
 @contextmanager
-def cell_lock(results: Path, cell_id: str, share: "RemoteStore | None" = None) -> Iterator[None]:
+def cell_lock(results: Path, cell_id: str, share: CellExchange = NO_EXCHANGE) -> Iterator[None]:
     """Hold `runs/<id>/lock` with a heartbeat, waiting for another holder as long as its heartbeat goes on.
 
     Two runs of one cell do no harm, since each file is written atomically; the work is only done twice. So a
@@ -153,16 +141,17 @@ def _wait_for(lock: IO[str], beat: Path) -> None:
     """Take the lock, or give up if its holder's heartbeat is older than three intervals. Clocks are not
     compared.
     """
-    seen, since = _time(beat), time.monotonic()
+    seen, since = beat_time(beat), time.monotonic()
     while locked(lock) is False:
-        if (now := _time(beat)) != seen:
+        if (now := beat_time(beat)) != seen:
             seen, since = now, time.monotonic()
         if time.monotonic() - since > 3 * BEAT_EVERY_S:
             return
         time.sleep(0.2)
 
 
-def _time(beat: Path) -> int:
+def beat_time(beat: Path) -> int:
+    """Return when a heartbeat file was touched, in nanoseconds; 0 if there is none."""
     try:
         return beat.stat().st_mtime_ns
     except OSError:

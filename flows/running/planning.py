@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from lks.runs.plan import parse_only, plan, plan_cell
 
 if TYPE_CHECKING:
     from lks.edits import Dataset
-    from lks.results.remote import RemoteStore
+    from lks.results.remote import CellExchange
     from lks.results.store import Store
 
 
@@ -238,8 +238,8 @@ def only_writer(results: Path) -> Iterator[None]:
         yield
 
 
-def share_in_use(url: str = "") -> "RemoteStore | None":
-    """Return the share through which machines exchange cells, or None if there is none.
+def share_in_use(url: str = "") -> "CellExchange":
+    """Return the share through which machines exchange cells; if there is none, nothing is exchanged.
 
     Args:
         url: URL of the share; the one in the settings if empty.
@@ -247,40 +247,9 @@ def share_in_use(url: str = "") -> "RemoteStore | None":
     Raises:
         UserError: the share cannot be used.
     """
-    if not (url := url or Settings().share):
-        return None
-    from lks.results.remote import RemoteStore
+    from lks.results.remote import NO_EXCHANGE, RemoteStore
 
-    return RemoteStore(url)
-
-
-def exchange(
-    results: Path,
-    cell_ids: Collection[str] | None,
-    share: "RemoteStore | None" = None,
-    progress: Callable[[float], None] = lambda done: None,
-) -> tuple[int, int]:
-    """Synchronise the results folder with the share, if there is one.
-
-    Args:
-        results: results folder; created if it does not exist.
-        cell_ids: ids of the cells to exchange; None: fetch all that the share has and send nothing.
-        share: the share; `LKS_SHARE` if not given.
-        progress: called with the fraction done.
-
-    Returns:
-        Number of cells fetched from the share, and number of cells sent to it.
-
-    Raises:
-        UserError: the share cannot be used, or the folder cannot be written.
-    """
-    share = share or share_in_use()
-    if share is None:
-        return 0, 0
-    from lks.results.store import Store
-
-    Store(results)  # from here on it is a results folder of this protocol version
-    return share.exchange(results, cell_ids, sending=cell_ids is not None, progress=progress)
+    return RemoteStore(url) if (url := url or Settings().share) else NO_EXCHANGE
 
 
 def folder_of(results: Path | None) -> Path:

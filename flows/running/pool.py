@@ -18,7 +18,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import State, StateType
 
 from flows.running.base import ATTEMPTS, NEEDS_USER, Queue, lost_outcome, release_dependents
-from flows.running.cell_runner import BEAT_EVERY_S, heartbeat_file
+from flows.running.cell_runner import BEAT_EVERY_S, beat_time, heartbeat_file
 from flows.running.http_retry import client_settings
 from flows.running.planning import share_in_use
 from flows.running.pool_client import CellRun, Runs
@@ -140,7 +140,7 @@ class PoolRunner:
         return attempts
 
     def _fly(self, cell: Cell, run: CellRun) -> None:
-        before = self._share.outcome(cell.id) if self._share else self._stored(cell)
+        before = self._share.outcome(cell.id) or stored_outcome(self._results, cell.id)
         self._flights[run.id] = Flight(cell, run, before, beat=self._beat(cell))
 
     def _hand_out(self, queue: Queue, runs: Runs, extras: Measurements, attempts: Counter[str]) -> bool:
@@ -206,7 +206,7 @@ class PoolRunner:
             if told:  # on a shared folder others' files may appear late
                 if time.monotonic() - flight.since <= APPEAR_S:
                     return None
-                where = self._share.url if self._share else self._results
+                where = self._share.url or self._results
                 return (
                     f"{state.name}, but {where} shows no outcome of it; "
                     "do all machines have this folder, or LKS_SHARE?"
@@ -232,22 +232,18 @@ class PoolRunner:
         self._flights.clear()
 
     def _stored(self, cell: Cell) -> Outcome | None:
-        """Return the current outcome of a cell, fetched from the share if there is one."""
-        if self._share:
-            self._share.take(self._results, cell.id)
+        """Return the current outcome of a cell, fetched from the share where it has it."""
+        self._share.take(self._results, cell.id)
         return stored_outcome(self._results, cell.id)
 
     def _listen(self) -> None:
-        """Read the heartbeats from the share, if there is one, hardly more often than they change."""
-        if self._share and time.monotonic() - self._asked > min(BEAT_EVERY_S, self._settings.beat_s / 4):
+        """Read the heartbeats from the share, hardly more often than they change."""
+        if time.monotonic() - self._asked > min(BEAT_EVERY_S, self._settings.beat_s / 4):
             self._beats, self._asked = (
                 self._share.beats([flight.cell.id for flight in self._flights.values()]),
                 time.monotonic(),
             )
 
     def _beat(self, cell: Cell) -> int:
-        if self._share:
-            return self._beats.get(cell.id, 0)
-        with contextlib.suppress(OSError):
-            return heartbeat_file(self._results, cell.id).stat().st_mtime_ns
-        return 0
+        """Return a number that changes with the heartbeat in the folder, and with that on the share."""
+        return self._beats.get(cell.id, 0) + beat_time(heartbeat_file(self._results, cell.id))

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import fsspec
-
 from lks.errors import DataError, StoreError, UserError
 from lks.io.atomic import write_whole
 from lks.io.parquet import LARGEST_FILE
@@ -36,7 +34,53 @@ AT_ONCE = 8
 """Number of cells that are transferred at the same time."""
 
 
-class RemoteStore:
+class CellExchange:
+    """Exchange of cells with other machines. This one exchanges nothing: they have a common folder, or there
+    are none.
+
+    Attributes:
+        url: where cells are exchanged; "" for nowhere.
+    """
+
+    url = ""
+
+    def exchange(
+        self,
+        results: Path,
+        cell_ids: Collection[str] | None = None,
+        sending: bool = True,
+        progress: Callable[[float], None] = lambda done: None,
+    ) -> tuple[int, int]:
+        """Fetch and send cells, and return the number fetched and the number sent."""
+        return 0, 0
+
+    def outcome(self, cell_id: str) -> Outcome | None:
+        """Return a cell's outcome according to the other side."""
+        return None
+
+    def take(self, results: Path, cell_id: str) -> bool:
+        """Copy a cell to the folder and return whether there was one to copy."""
+        return False
+
+    def send(self, results: Path, cell_id: str, patience_s: float | None = None) -> bool:
+        """Copy a cell from the folder and return whether there was one to copy."""
+        return False
+
+    def beat(self, cell_id: str) -> None:
+        """Leave a heartbeat."""
+
+    def clear_heartbeat(self, cell_id: str) -> None:
+        """Remove the heartbeat."""
+
+    def beats(self, cell_ids: Collection[str]) -> Mapping[str, int]:
+        """Return the last heartbeats, as numbers that change; 0 or no entry where there is none."""
+        return {}
+
+
+NO_EXCHANGE = CellExchange()
+
+
+class RemoteStore(CellExchange):
     """A share of cells at a URL.
 
     Args:
@@ -56,6 +100,8 @@ class RemoteStore:
                 "Leave it out: keys come from where the package looks for them."
             )
         self._sent: dict[Path, tuple[int, int]] = {}
+        import fsspec  # late: most runs have no share
+
         try:
             files, root = fsspec.core.url_to_fs(url)
         except Exception as error:  # noqa: BLE001  each backend raises its own errors
@@ -76,7 +122,7 @@ class RemoteStore:
         of which neither has all stages of the other, each side keeps its own.
 
         Args:
-            results: folder of all results.
+            results: folder of all results; created if it does not exist.
             cell_ids: cells to exchange; all that either side has if not given.
             sending: whether anything is sent.
             progress: called with the fraction done.
@@ -87,6 +133,9 @@ class RemoteStore:
         Raises:
             StoreError: the share does not answer, or a side cannot be written.
         """
+        from lks.results.store import Store
+
+        Store(results)  # from here on it is a results folder of this protocol version
         there = self._cells() if cell_ids is None or len(cell_ids) > AT_ONCE else set(cell_ids)
         wanted = sorted(
             cell_ids
