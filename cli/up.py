@@ -66,8 +66,9 @@ def up(
       lks up --results /shared/results --workers 2
     """
     from cli.status import folder_in_use
+    from flows.running.devices import devices
     from flows.services.server import ensure_server
-    from flows.services.workers import ensure_workers, slots_of
+    from flows.services.workers import ensure_workers
     from flows.settings import calm_prefect
 
     calm_prefect(quiet=False)
@@ -85,7 +86,7 @@ def up(
                 names = apply(folder)
                 keep_results(state, folder)
             with console.status("starting workers"):
-                ensure_workers(state, api, slots_of(workers))
+                ensure_workers(state, api, devices(workers))
             gone = _report_gone(state)
     for run in gone:
         console.print(f"{run}: its process was gone; this was reported to the server")

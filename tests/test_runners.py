@@ -20,6 +20,7 @@ from prefect.exceptions import ObjectNotFound
 import flows.running.slots
 from flows.running.base import NEEDS_USER, Queue, lost_outcome, release_dependents
 from flows.running.cell_runner import cell_lock, heartbeat, heartbeat_file
+from flows.running.devices import gpus
 from flows.running.planning import only_writer
 from flows.running.pool import PoolRunner
 from flows.running.pool_client import Runs
@@ -154,7 +155,7 @@ def run_slots(results: Path, cells: list[Cell], notes: Notes | None = None) -> d
 @pytest.fixture
 def slots(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(flows.running.slots, "COMMAND", (sys.executable, fakes.__file__, "slot"))
-    monkeypatch.setattr(flows.running.slots, "devices", list)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("LKS_SLOTS", "2")
     monkeypatch.setenv("FAKE_WAIT", "0.05")
@@ -234,16 +235,16 @@ class TestSlots:
 
     def test_children_see_one_gpu_each(self, slots, tmp_path):
         slots.delenv("LKS_SLOTS")
-        slots.setattr(flows.running.slots, "devices", lambda: ["3", "5"])
+        slots.setenv("CUDA_VISIBLE_DEVICES", "3,5")
         made = SlotsRunner(tmp_path, Notes(), DurationEstimator([]))._slots(9)
         assert [slot._environment["CUDA_VISIBLE_DEVICES"] for slot in made] == ["3", "5"]
 
 
 def test_named_gpus_are_used(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 7")
-    assert flows.running.slots.devices() == ["2", "7"]
+    assert gpus() == ["2", "7"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert flows.running.slots.devices() == []
+    assert gpus() == []
 
 
 def run_pool(server: Server, cells: list[Cell], notes: Notes | None = None) -> dict[str, Outcome]:

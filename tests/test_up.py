@@ -16,7 +16,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.app import app
-from flows.services import processes, workers
+from flows.running.devices import CellDevice, devices
+from flows.services import processes
 from flows.services import server as up_server
 from flows.services.processes import BackgroundService, services, state_folder
 from lks.errors import UserError
@@ -145,16 +146,17 @@ def _runs(pid: int) -> bool:
 class TestSlots:
     def test_a_worker_per_gpu(self, monkeypatch):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,GPU-ab")
-        assert [slot.device for slot in workers.slots_of(None)] == ["1", "GPU-ab"]
-        assert [slot.device for slot in workers.slots_of(3)] == ["1", "GPU-ab", "1"]
-        assert workers.slots_of(0) == []
+        assert [device.gpu for device in devices(None)] == ["1", "GPU-ab"]
+        assert [device.gpu for device in devices(3)] == ["1", "GPU-ab", "1"]
+        assert devices(0) == []
 
     @pytest.mark.parametrize("visible", ["", "-1"])
     def test_one_on_the_cpu_or_shares_of_it(self, monkeypatch, visible):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         monkeypatch.setattr(os, "cpu_count", lambda: 8)
-        assert workers.slots_of(None) == [workers.WorkerSlot(0)]
-        assert [slot.threads for slot in workers.slots_of(2)] == [4, 4]
+        assert devices(None) == [CellDevice()]
+        assert [device.threads for device in devices(2)] == [4, 4]
+        assert len(devices(None, on_cpu=2)) == 2 and len(devices(None, on_cpu=2, most=1)) == 1
 
 
 class TestServer:

@@ -16,6 +16,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from flows.running.base import ATTEMPTS, Queue, lost_outcome, release_dependents
+from flows.running.devices import devices
 from flows.running.progress import Watch
 from flows.running.slot_child import EVENT, ORDER, Event, SlotTask, lock_of
 from flows.running.time_estimate import DurationEstimator
@@ -27,16 +28,6 @@ CPU_SLOTS = 2
 """Default number of child processes without a GPU: much of a small model's work keeps a single core busy,
 however many threads there are."""
 COMMAND = (sys.executable, "-m", "flows.running.slot_child")
-
-
-def devices() -> list[str]:
-    """Return the usable GPUs as `CUDA_VISIBLE_DEVICES` names them, without initialising CUDA."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [device.strip() for device in named.split(",") if device.strip() not in ("", "-1")]
-    import torch
-
-    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 class ChildSlot:
@@ -150,18 +141,11 @@ class SlotsRunner:
                     slot.end(selector)
 
     def _slots(self, most: int) -> list[ChildSlot]:
-        gpus = devices()
-        number = min(self._settings.slots or len(gpus) or min(CPU_SLOTS, os.cpu_count() or 1), max(most, 1))
-        if gpus:
-            return [
-                ChildSlot(n, self._results, {"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]})
-                for n in range(number)
-            ]
-        threads = max((os.cpu_count() or 1) // number, 1)
-        environment = (
-            {} if number == 1 or "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
-        )
-        return [ChildSlot(n, self._results, environment) for n in range(number)]
+        on_cpu = min(CPU_SLOTS, os.cpu_count() or 1)
+        return [
+            ChildSlot(number, self._results, device.environment)
+            for number, device in enumerate(devices(self._settings.slots, on_cpu, max(most, 1)))
+        ]
 
     def _hand_out(
         self, queue: Queue, slots: Sequence[ChildSlot], extras: Measurements, selector: selectors.BaseSelector

@@ -4,13 +4,12 @@ write.
 
 import os
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from flows.running.devices import CellDevice
 from flows.services.processes import log_of, services, start, tail
 from lks.errors import UserError
 
@@ -20,71 +19,8 @@ PATHS = ("LKS_GRIDS", "LKS_DATA", "LKS_CACHE", "LKS_METHODS", "LKS_FACTS", "LKS_
 """Environment variables made absolute, since flow runs work in their own folders."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerSlot:
-    """Place where a worker for cells runs.
-
-    Attributes:
-        index: index of the worker.
-        device: GPU as in `CUDA_VISIBLE_DEVICES`; None for the CPU.
-        threads: number of threads for each of several workers that share the CPU's cores; None leaves it to
-            torch.
-    """
-
-    index: int
-    device: str | None = None
-    threads: int | None = None
-
-    @property
-    def worker(self) -> str:
-        """Name of the worker."""
-        return f"{CELLS_WORKER}-{self.index}"
-
-    @property
-    def note(self) -> str:
-        """Short description for display."""
-        if self.device is not None:
-            return f"cells, GPU {self.device}"
-        return "cells, CPU" if self.threads is None else f"cells, CPU, {self.threads} threads"
-
-
-def slots_of(workers: int | None) -> list[WorkerSlot]:
-    """Return a slot per worker: the GPUs in turn, else equal shares of the CPU.
-
-    Args:
-        workers: number of workers; 0 if other machines run the cells; None: one per GPU, or one without a
-            GPU.
-    """
-    devices = gpus()
-    number = (len(devices) or 1) if workers is None else workers
-    if devices:
-        return [WorkerSlot(index, devices[index % len(devices)]) for index in range(number)]
-    threads = max((os.cpu_count() or 1) // number, 1) if number > 1 else None
-    return [WorkerSlot(index, None, threads) for index in range(number)]
-
-
-def gpus() -> list[str]:
-    """Return the NVIDIA GPUs usable by this process as `CUDA_VISIBLE_DEVICES` names them, without loading
-    torch.
-    """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name.strip() for name in visible.split(",") if name.strip() and name.strip() != "-1"]
-    try:
-        asked = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return asked.stdout.split()
-
-
-def ensure_workers(state: Path, api: str, slots: list[WorkerSlot]) -> None:
-    """Start the missing workers and wait until the server knows all of them.
+def ensure_workers(state: Path, api: str, devices: Sequence[CellDevice]) -> None:
+    """Start the missing workers, and wait until the server knows all of them.
 
     Raises:
         UserError: a worker did not start; the message contains the end of its log.
@@ -100,16 +36,18 @@ def ensure_workers(state: Path, api: str, slots: list[WorkerSlot]) -> None:
         _start_worker(
             state, FLOWS_WORKER, (FLOWS_POOL, FLOWS_AT_ONCE), environment, "grid, data and report flows"
         )
-    for slot in slots:
-        if slot.worker not in running:
-            own = {} if slot.device is None else {"CUDA_VISIBLE_DEVICES": slot.device}
-            own |= (
-                {}
-                if slot.threads is None
-                else {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(slot.threads)}
-            )
-            _start_worker(state, slot.worker, (CELLS_POOL, 1), environment | own, slot.note)
-    _await(state, {FLOWS_WORKER, *(slot.worker for slot in slots)})
+    cells = {f"{CELLS_WORKER}-{index}": device for index, device in enumerate(devices)}
+    for name, device in cells.items():
+        if name not in running:
+            _start_worker(state, name, (CELLS_POOL, 1), environment | device.environment, _note(device))
+    _await(state, {FLOWS_WORKER, *cells})
+
+
+def _note(device: CellDevice) -> str:
+    """Return a short description of a worker for cells."""
+    if device.gpu is not None:
+        return f"cells, GPU {device.gpu}"
+    return "cells, CPU" if device.threads is None else f"cells, CPU, {device.threads} threads"
 
 
 def _await(state: Path, wanted: set[str]) -> None:
