@@ -80,19 +80,12 @@ def held(results: Path, slot: int) -> Iterator[None]:
         yield
 
 
-class _Grid:
+class _Grid(Parent[SlotTask, Event]):
     """Connection to the grid that started this slot."""
 
-    def __init__(self, parent: Parent) -> None:
-        self._parent, self._stage = parent, ("", "", -1.0)
-
-    def order(self) -> SlotTask:
-        """Wait for the next cell and return it."""
-        return ORDER.validate_json(self._parent.order())
-
-    def tell(self, event: Event) -> None:
-        """Send an event."""
-        self._parent.tell(EVENT.dump_json(event))
+    def __init__(self) -> None:
+        super().__init__(ORDER, EVENT)
+        self._stage = ("", "", -1.0)
 
     def stage(self, cell: Cell, name: str, fraction: float) -> None:
         """Send progress, in steps of one percent."""
@@ -126,9 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--slot", type=int, required=True)
     asked = parser.parse_args(arguments)
-    parent = Parent()
-    parent.watch()
-    grid = _Grid(parent)
+    grid = _Grid()
     try:
         _serve(asked.results, asked.slot, grid)
     except UserError as error:

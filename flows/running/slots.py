@@ -4,11 +4,9 @@ There is one child per GPU, or as many as requested. When a child dies, its cell
 child. A cell that exceeds the time limit is ended together with its child.
 """
 
-import contextlib
 import os
 import selectors
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -16,6 +14,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from flows.running.base import ATTEMPTS, Queue, lost_outcome, release_dependents
+from flows.running.child_process import ChildProcess
 from flows.running.devices import devices
 from flows.running.progress import Watch
 from flows.running.slot_child import EVENT, ORDER, Event, SlotTask, lock_of
@@ -46,8 +45,7 @@ class ChildSlot:
             {**os.environ, **environment},
             lock_of(results, number).with_suffix(".log"),
         )
-        self._child: subprocess.Popen[bytes] | None = None
-        self._rest = b""
+        self._child: ChildProcess | None = None
         self.cell: Cell | None = None
         self.model, self.stage, self.deadline = "", "", float("inf")
 
@@ -57,37 +55,20 @@ class ChildSlot:
         if self._child is None:
             self._log.parent.mkdir(parents=True, exist_ok=True)
             with self._log.open("ab") as log:
-                pipe = subprocess.PIPE
-                # its own process group: Ctrl-C on the terminal goes to the grid, which ends the child and its
-                # descendants
-                self._child = subprocess.Popen(
-                    self._command, stdin=pipe, stdout=pipe, stderr=log, env=self._environment, process_group=0
-                )
-            assert self._child.stdout
-            self._rest = b""
-            selector.register(self._child.stdout, selectors.EVENT_READ, self)
-        assert self._child.stdin
-        try:
-            self._child.stdin.write(ORDER.dump_json(order) + b"\n")
-            self._child.stdin.flush()
-        except BrokenPipeError:
-            pass  # the child died between two cells; this is noticed when its output ends
+                self._child = ChildProcess(self._command, self._environment, log)
+            selector.register(self._child, selectors.EVENT_READ, self)
+        self._child.send(ORDER.dump_json(order))
 
     def read(self) -> list[Event] | None:
         """Return the events that have arrived, or None at the end of the child's output."""
-        assert self._child and self._child.stdout
-        content = os.read(self._child.stdout.fileno(), 1 << 16)
-        if not content:
-            return None
-        *lines, self._rest = (self._rest + content).split(b"\n")
-        return [EVENT.validate_json(line) for line in lines]
+        assert self._child
+        lines = self._child.read()
+        return None if lines is None else [EVENT.validate_json(line) for line in lines]
 
     def died(self, selector: selectors.BaseSelector) -> str:
         """Clean up after a child whose output has ended, and describe how it ended."""
         assert self._child
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._child.wait(10)  # takes longer only if it has closed its output and is still running
-        code = self._child.poll()
+        code = self._child.wait(10)  # takes longer only if it has closed its output and is still running
         self.end(selector)
         if code is None:
             return "no sign of life"
@@ -96,14 +77,9 @@ class ChildSlot:
     def end(self, selector: selectors.BaseSelector) -> None:
         """End the child, if there is one, and everything it has started."""
         child, self._child, self.cell, self.model = self._child, None, None, ""
-        if child is None:
-            return
-        assert child.stdout
-        selector.unregister(child.stdout)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        with contextlib.suppress(BrokenPipeError), child:  # closes the pipes and waits
-            pass
+        if child:
+            selector.unregister(child)
+            child.end()
 
 
 class SlotsRunner:

@@ -70,7 +70,7 @@ def _run(order: ChildTask) -> ChildReply:
     return ChildReply(spent=isinstance(state, State) and state.name == "Oom")
 
 
-def _serve(parent: Parent) -> None:
+def _serve(parent: Parent[ChildTask, ChildReply]) -> None:
     """Run flow runs until the process is ended, with one client of the server and one model cache."""
     from prefect.context import SyncClientContext
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -86,14 +86,12 @@ def _serve(parent: Parent) -> None:
     # second per run
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), SyncClientContext(client_settings()):
         while True:
-            parent.tell(REPLY.dump_json(_run(ORDER.validate_json(parent.order()))))
+            parent.tell(_run(parent.order()))
 
 
 def main() -> None:
     """Serve until the worker is gone; everything this process has started ends with it."""
-    parent = Parent()
-    parent.watch()
-    _serve(parent)
+    _serve(Parent(ORDER, REPLY))
 
 
 if __name__ == "__main__":

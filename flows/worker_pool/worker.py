@@ -3,14 +3,9 @@ each.
 """
 
 import abc
-import asyncio
-import contextlib
-import os
-import signal
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any
 from uuid import UUID
 
 import anyio
@@ -22,6 +17,7 @@ from prefect.states import Cancelled, Crashed
 from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, ProcessWorkerResult
 
+from flows.running.child_process import ChildProcess
 from flows.worker_pool.child import ORDER, REPLY, ChildReply, ChildTask
 
 COMMAND = (sys.executable, "-m", "flows.worker_pool.child")
@@ -39,57 +35,6 @@ OWN = "PREFECT__"
 """Prefix of environment variables that belong to a flow run; all others belong to a process."""
 
 
-class Child:
-    """A process that runs flow runs one after the other, in its own process group.
-
-    Attributes:
-        environment: environment variables that it was started with.
-    """
-
-    def __init__(self, process: asyncio.subprocess.Process, environment: Mapping[str, str]) -> None:
-        self._process, self.environment = process, environment
-
-    @classmethod
-    async def start(cls, environment: Mapping[str, str]) -> Self:
-        """Start a new child; its error output is that of this process."""
-        pipe = subprocess.PIPE
-        return cls(
-            await asyncio.create_subprocess_exec(
-                *COMMAND, stdin=pipe, stdout=pipe, env=environment, process_group=0
-            ),
-            environment,
-        )
-
-    @property
-    def process_id(self) -> int:
-        """Id of the process."""
-        return self._process.pid
-
-    @property
-    def lives(self) -> bool:
-        """Whether the child can take a flow run."""
-        return self._process.returncode is None
-
-    async def run(self, order: ChildTask) -> ChildReply | None:
-        """Run a flow run to its end; return None if the process ends before."""
-        assert self._process.stdin and self._process.stdout
-        with contextlib.suppress(ConnectionError):
-            self._process.stdin.write(ORDER.dump_json(order) + b"\n")
-            await self._process.stdin.drain()
-            if line := await self._process.stdout.readline():
-                return REPLY.validate_json(line)
-        return None
-
-    def end(self) -> None:
-        """End the process and everything it has started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-
-    async def code(self) -> int:
-        """Wait for the process to end and return its exit code, negative for a signal."""
-        return await self._process.wait()
-
-
 class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWorkerResult], abc.ABC):
     """Runs the flow runs of a pool of type process in lasting children, one per concurrent flow run.
 
@@ -102,7 +47,7 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
 
     def __init__(self, work_pool_name: str, name: str | None, limit: int) -> None:
         super().__init__(work_pool_name, name=name, limit=limit)
-        self._idle: list[Child] = []
+        self._idle: list[ChildProcess] = []
         self._asking, self._over, self._started = anyio.Lock(), anyio.Event(), 0
 
     async def start(
@@ -172,11 +117,9 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         """
         self._started += 1
         environment = {name: value for name, value in configuration.env.items() if value is not None}
-        child = await self._take(
-            {name: value for name, value in environment.items() if not name.startswith(OWN)}
-        )
+        child = self._take({name: value for name, value in environment.items() if not name.startswith(OWN)})
         if task_status:
-            task_status.started(child.process_id)
+            task_status.started(child.pid)
         order = ChildTask(
             flow_run.id, {name: value for name, value in environment.items() if name.startswith(OWN)}
         )
@@ -187,41 +130,50 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
             with anyio.CancelScope(shield=True), anyio.move_on_after(REPORT_S):
                 await self._report(flow_run.id, Crashed(message="Its worker was ended."))
             raise
+        code = 0
         if reply and not reply.spent:
             self._idle.append(child)
         else:
-            child.end()
-        status = reply.status if reply else await child.code() or 1
+            code = child.end()
+        status = reply.status if reply else code or 1
         if (not reply or reply.refused) and await self._is_cancelled(flow_run.id):
             await self._report(flow_run.id, Cancelled(message="Its process was ended."))
             status = 0
         self._over.set()
-        return ProcessWorkerResult(status_code=status, identifier=str(child.process_id))
+        return ProcessWorkerResult(status_code=status, identifier=str(child.pid))
 
-    async def _take(self, environment: Mapping[str, str]) -> Child:
+    def _take(self, environment: Mapping[str, str]) -> ChildProcess:
         """Return an idle child with this environment, or start one."""
         while self._idle:
             child = self._idle.pop()
-            if child.lives and child.environment == environment:
+            if child.wait(0) is None and child.environment == environment:
                 return child
             child.end()
-        return await Child.start(environment)
+        return ChildProcess(COMMAND, environment)
 
-    async def _watched(self, child: Child, order: ChildTask) -> ChildReply | None:
-        """Run a flow run to its end; its child is ended if the run is cancelled."""
+    async def _watched(self, child: ChildProcess, order: ChildTask) -> ChildReply | None:
+        """Run a flow run to its end; its child is ended if the run is cancelled.
+
+        Returns:
+            The child's reply, or None if it ended before.
+        """
+        child.send(ORDER.dump_json(order))
+        lines: list[bytes] | None = []
         async with anyio.create_task_group() as group:
             group.start_soon(self._end_if_cancelled, child, order.flow_run)
-            reply = await child.run(order)
+            while lines == []:
+                await anyio.wait_readable(child)
+                lines = child.read()
             group.cancel_scope.cancel()
-        return reply
+        return REPLY.validate_json(lines[0]) if lines else None
 
-    async def _end_if_cancelled(self, child: Child, flow_run: UUID) -> None:
+    async def _end_if_cancelled(self, child: ChildProcess, flow_run: UUID) -> None:
         while True:
             await anyio.sleep(LOOK_EVERY_S)
             if await self._is_cancelled(flow_run):
                 break
-        self._logger.info("Flow run '%s' is cancelled: ending process %s", flow_run, child.process_id)
-        child.end()
+        self._logger.info("Flow run '%s' is cancelled: ending process %s", flow_run, child.pid)
+        child.kill()  # `_watched` notices that its output ends
 
     async def _is_cancelled(self, flow_run: UUID) -> bool:
         """Return whether a run is being cancelled, as far as the server can be reached."""
