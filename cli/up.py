@@ -74,6 +74,9 @@ def up(
     calm_prefect(quiet=False)
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
+    from flows.services.deployments import apply, definitions
+
+    deployments = definitions()  # before anything is started: the file may be missing
     console = Console(soft_wrap=True, highlight=False)
     state, folder = state_folder(), folder_in_use(results).absolute()
     with alone(state):
@@ -81,9 +84,7 @@ def up(
             api = ensure_server(state, port, PREFECT_API_URL.value())
         with temporary_settings({PREFECT_API_URL: api}):
             with console.status("applying the deployments"):
-                from flows.services.deployments import apply
-
-                names = apply(folder)
+                names = apply(deployments, folder)
                 keep_results(state, folder)
             with console.status("starting workers"):
                 ensure_workers(state, api, devices(workers))

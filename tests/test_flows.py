@@ -299,13 +299,22 @@ def test_the_command_that_builds_a_model(model, command):
 
 
 def test_every_deployment_names_a_flow():
-    yaml = pytest.importorskip("yaml")
     from importlib import import_module
 
-    for deployment in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]:
+    from flows.services.deployments import POOLS, definitions
+
+    for deployment in definitions():
         file, _, function = deployment["entrypoint"].partition(":")
         flow = getattr(import_module(file.removesuffix(".py").replace("/", ".")), function)
-        assert flow.name == deployment["name"]
+        assert flow.name == deployment["name"] and deployment["work_pool"]["name"] in POOLS
         assert set(deployment.get("parameters", {})) <= set(
             json.loads(flow.parameters.model_dump_json())["properties"]
         )
+
+
+def test_without_definitions_nothing_is_deployed(tmp_path, monkeypatch):
+    from flows.services import deployments
+
+    monkeypatch.setattr(deployments, "DEFINITIONS", tmp_path / "prefect.yaml")
+    with pytest.raises(UserError, match="Install lks-grid from a checkout"):
+        deployments.definitions()

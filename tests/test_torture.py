@@ -100,7 +100,7 @@ def test_what_is_left_over_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
-def test_the_server_is_told_of_flows_that_died_unseen() -> None:
+def test_the_server_is_told_of_flows_that_died_unseen(tmp_path: Path) -> None:
     """Of a worker's runs: one lives, one is dead, one was taken and never begun, one is about to begin, one
     is another machine's.
     """
@@ -108,12 +108,13 @@ def test_the_server_is_told_of_flows_that_died_unseen() -> None:
     from prefect.states import Pending, Running
 
     from flows.report import report
-    from flows.services.deployments import FLOWS_POOL, Deployment, _deploy, _make_pool, report_gone
+    from flows.services.deployments import FLOWS_POOL, _deploy, _make_pool, definitions, report_gone
 
     worker, long_ago, soon = "worker-lks@here", 0.0, 4e9
     with get_client(sync_client=True) as client:
         _make_pool(client, FLOWS_POOL, "")
-        _deploy(client, Deployment(report, "flows.report.report", FLOWS_POOL, {}))
+        [one] = [one for one in definitions() if one["name"] == report.name]
+        _deploy(client, one, tmp_path)
         deployment = client.read_deployment_by_name(f"{report.name}/{report.name}").id
         runs = {}
         for name, state, owner in (

@@ -1,8 +1,7 @@
 """Work pools and deployments on a Prefect server; every machine with this package installed can run them."""
 
 import contextlib
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,9 +18,11 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.flows import load_flow_from_entrypoint
 from prefect.states import Crashed
 
 from flows.settings import Settings
+from lks.errors import UserError
 
 FLOWS_POOL, CELLS_POOL = "lks", "gpu"
 """Separate work pools: a grid flow waits for its cells, so it must not occupy a cell's place."""
@@ -32,65 +33,42 @@ POOLS = {
 }
 FLOWS_AT_ONCE = 4
 
+DEFINITIONS = Path(__file__).parents[2] / "prefect.yaml"
 
-@dataclass(frozen=True, slots=True)
-class Deployment:
-    """A flow that the server can start.
 
-    Attributes:
-        flow: the flow to run.
-        entrypoint: its module path, so that neither a checkout nor a working folder is needed.
-        pool: work pool that it runs on.
-        parameters: default parameters in the server's form.
-        at_once: maximum number of concurrent runs; None: as many as the workers take.
+def definitions() -> list[dict[str, Any]]:
+    """Return the deployments of `prefect.yaml` as it has them.
+
+    Raises:
+        UserError: there is no such file.
     """
+    import yaml
 
-    flow: Flow[..., Any]
-    entrypoint: str
-    pool: str
-    parameters: dict[str, str]
-    at_once: int | None = None
-
-    @property
-    def name(self) -> str:
-        """The deployment's name, as in `prefect deployment run NAME/NAME`."""
-        return self.flow.name
+    try:
+        return list(yaml.safe_load(DEFINITIONS.read_text(encoding="utf-8"))["deployments"])
+    except OSError:
+        raise UserError(
+            f"{DEFINITIONS}, which defines the deployments, is missing. "
+            "Install lks-grid from a checkout: pip install -e FOLDER"
+        ) from None
 
 
-def deployments(results: Path) -> tuple[Deployment, ...]:
-    """Return the deployments of the four flows.
-
-    Args:
-        results: absolute path of the results folder, the same on every machine that has workers.
-    """
-    from flows.cell import cell
-    from flows.data import data
-    from flows.grid import grid
-    from flows.report import report
-
-    folder = {"results": str(results)}
-    asked = {"grid": Settings().grid, "runner": "pool", **folder}
-    return (
-        Deployment(grid, "flows.grid.grid", FLOWS_POOL, asked, at_once=1),
-        Deployment(cell, "flows.cell.cell", CELLS_POOL, folder),
-        Deployment(data, "flows.data.data", FLOWS_POOL, {}),
-        Deployment(report, "flows.report.report", FLOWS_POOL, folder, at_once=1),
-    )
-
-
-def apply(results: Path) -> tuple[str, ...]:
+def apply(deployments: Sequence[Mapping[str, Any]], results: Path) -> tuple[str, ...]:
     """Create missing work pools and create or update the deployments, on the server of Prefect's settings.
 
+    Args:
+        deployments: their definitions.
+        results: absolute path of the results folder, the same on every machine that has workers.
+
     Returns:
-        Names of the deployments.
+        Names of the deployments, as in `prefect deployment run NAME/NAME`.
     """
-    made = deployments(results)
     with get_client(sync_client=True) as client:
         for pool, description in POOLS.items():
             _make_pool(client, pool, description)
-        for deployment in made:
-            _deploy(client, deployment)
-    return tuple(deployment.name for deployment in made)
+        for definition in deployments:
+            _deploy(client, definition, results)
+    return tuple(definition["name"] for definition in deployments)
 
 
 def _make_pool(client: SyncPrefectClient, name: str, description: str) -> None:
@@ -105,21 +83,27 @@ def _make_pool(client: SyncPrefectClient, name: str, description: str) -> None:
         client.update_work_pool(name, WorkPoolUpdate(description=description, is_paused=False))
 
 
-def _deploy(client: SyncPrefectClient, deployment: Deployment) -> None:
-    schema = deployment.flow.parameters
+def _deploy(client: SyncPrefectClient, definition: Mapping[str, Any], results: Path) -> None:
+    """Create or update a deployment.
+
+    Its entry point is a module, so that a flow run needs no working folder. Its environment is that of the
+    worker.
+    """
+    entrypoint = definition["entrypoint"].replace("/", ".").replace(".py:", ".")
+    flow: Flow[..., Any] = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
+    pool = definition["work_pool"]
+    given = {**definition.get("parameters", {}), "grid": Settings().grid, "results": str(results)}
     client.create_deployment(
-        flow_id=client.create_flow(deployment.flow),
-        name=deployment.name,
-        work_pool_name=deployment.pool,
-        entrypoint=deployment.entrypoint,
-        description=deployment.flow.description,
-        parameters={
-            name: value for name, value in deployment.parameters.items() if name in schema.properties
-        },
-        parameter_openapi_schema=schema.model_dump_for_openapi(),
+        flow_id=client.create_flow(flow),
+        name=definition["name"],
+        work_pool_name=pool["name"],
+        entrypoint=entrypoint,
+        description=flow.description,
+        parameters={name: value for name, value in given.items() if name in flow.parameters.properties},
+        parameter_openapi_schema=flow.parameters.model_dump_for_openapi(),
         enforce_parameter_schema=True,
-        concurrency_limit=deployment.at_once,
-        job_variables={"stream_output": True},
+        concurrency_limit=definition.get("concurrency_limit"),
+        job_variables={name: value for name, value in pool["job_variables"].items() if name != "env"},
     )
 
 
