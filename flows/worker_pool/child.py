@@ -47,7 +47,13 @@ ORDER, REPLY = TypeAdapter(ChildTask), TypeAdapter(ChildReply)
 
 
 def _run(order: ChildTask) -> ChildReply:
-    """Run a flow run with Prefect's own engine."""
+    """Run a flow run with Prefect's own engine.
+
+    `load_flow` and `run_flow` are what `python -m prefect.flow_engine` calls for a flow run that exists. The
+    documented ways (`prefect flow-run execute`, `prefect worker start`) do that in a new process, and calling
+    the flow would make a new flow run. A new process spends 4.8 s of processor time on imports, a cell 0.2 s
+    in all (benchmarks/RESULTS.md, Scale).
+    """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import State
     from prefect.exceptions import Abort, Pause

@@ -13,6 +13,7 @@ import anyio.abc
 import httpx
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import PrefectException
+from prefect.logging.loggers import get_worker_logger
 from prefect.states import Cancelled, Crashed
 from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, ProcessWorkerResult
@@ -75,11 +76,11 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
             try:
                 return await super().get_and_submit_flow_runs()
             except httpx.TransportError as error:
-                self._logger.warning("The server does not answer: %s", type(error).__name__)
+                get_worker_logger(self).warning("The server does not answer: %s", type(error).__name__)
             except httpx.HTTPStatusError as error:
                 if not error.response.is_server_error:
                     raise
-                self._logger.warning("The server answers: %s", error)
+                get_worker_logger(self).warning("The server answers: %s", error)
         return []
 
     async def _ask_soon(self) -> None:
@@ -102,8 +103,11 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
     async def _give_worker_labels_to_flow_run(self, flow_run_id: UUID) -> None:
         """Do not label the flow run.
 
-        A server with SQLite usually refuses labels while others write, and a run then waits seconds for the
-        next attempt. The run's log names the worker.
+        A server with SQLite usually refuses labels while others write, and a run then waits for the next
+        attempt of Prefect's client: at least two seconds (`flows.running.http_retry`), twice what all of
+        Prefect costs a cell without it (benchmarks/RESULTS.md, Scale). The run's log names the worker.
+        Prefect 3.8.8 has no setting for that, and makes the worker's client itself; without this method runs
+        only start later.
         """
 
     async def run(
@@ -172,7 +176,7 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
             await anyio.sleep(LOOK_EVERY_S)
             if await self._is_cancelled(flow_run):
                 break
-        self._logger.info("Flow run '%s' is cancelled: ending process %s", flow_run, child.pid)
+        get_worker_logger(self).info("Flow run '%s' is cancelled: ending process %s", flow_run, child.pid)
         child.kill()  # `_watched` notices that its output ends
 
     async def _is_cancelled(self, flow_run: UUID) -> bool:
@@ -188,6 +192,6 @@ class CellWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         try:
             await self.client.set_flow_run_state(flow_run, state)
         except (httpx.HTTPError, PrefectException) as error:
-            self._logger.warning(
+            get_worker_logger(self).warning(
                 "The server could not be notified that flow run '%s' is %s: %s", flow_run, state.name, error
             )
