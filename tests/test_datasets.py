@@ -68,15 +68,15 @@ def changed(path: tuple[str, ...], value: object) -> dict[str, Any]:
     [
         (changed(("target",), None), "field 'target' is missing"),
         (changed(("locality", "target"), None), "field 'locality.target' is missing"),
-        (changed(("subject",), ""), "field 'subject' must be a non-empty string, not ''"),
-        (changed(("generality",), "  "), "field 'generality' must be a non-empty string"),
-        (changed(("ground_truth",), 3), "field 'ground_truth' must be a non-empty string, not 3"),
-        (changed(("locality",), ["x"]), "field 'locality' must be an object, not list"),
+        (changed(("subject",), ""), "field 'subject' is empty"),
+        (changed(("generality",), "  "), "field 'generality' is empty"),
+        (changed(("ground_truth",), 3), "field 'ground_truth' must be a string, not 3"),
+        (changed(("locality",), ["x"]), "field 'locality' must be an object, not ['x']"),
         (
             changed(("prompt",), "Where was she born?"),
             "field 'prompt': subject 'Anna Toll' is not found in 'Where was she born?', because it is not there",
         ),
-        ("text", "the record must be an object, not str"),
+        ("text", "the record must be an object, not 'text'"),
     ],
 )
 def test_a_bad_record_is_named_with_file_index_and_field(

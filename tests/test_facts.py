@@ -102,30 +102,39 @@ def test_triples_take_the_template_of_their_relation_and_say_where_there_is_none
         ({"target": ""}, "target is missing or empty"),
         ({"target": " "}, "target is missing or empty"),
         ({"target": "\u200b\xa0"}, "target is missing or empty"),
-        ({"target": "\ud83d"}, "target '\\ud83d' holds half of a character"),
-        ({"paraphrases": ["Where", "\udc00"]}, "paraphrase 2 '\\udc00' holds half of a character"),
+        ({"target": "\ud83d"}, "field 'target' must be text of whole characters"),
+        (
+            {"paraphrases": ["Where", "\udc00"]},
+            "field 'paraphrases' (entry 2) must be text of whole characters",
+        ),
         ({"prompt": "Mara Kel was born in ..."}, "ends in '...'"),
         ({"prompt": "Mara Kel was born in Oslo"}, "ends with its own target"),
         ({"ground_truth": "oslo"}, "is the old answer"),
         ({"targt": "Oslo"}, "Did you mean 'target'"),
-        ({"target": 7}, "target must be a text"),
-        ({"locality": "x"}, 'locality must be a list of {"prompt": ..., "answer": ...}, not '),
-        ({"locality": ["x"]}, 'locality 1 must be {"prompt": ..., "answer": ...}, not '),
+        ({"target": 7}, "field 'target' must be a string, not 7"),
+        ({"locality": "x"}, "field 'locality' must be a list, not 'x'"),
+        ({"locality": ["x"]}, "field 'locality' (entry 1) must be an object, not 'x'"),
         (
             {"locality": [{"prompt": "Who", "answer": "x"}, {"prompt": "Where", "answer": " "}]},
-            "answer of locality 2 is empty",
+            "field 'locality.answer' (entry 2) is empty",
         ),
-        ({"portability": [{"prompt": "", "answer": "x"}]}, "prompt of portability 1 is empty"),
-        ({"portability": [{"prompt": "Who"}]}, "answer of portability 1 is missing"),
-        ({"locality": [{"prompt": "Who", "answer": 7}]}, "answer of locality 1 must be a text, not 7"),
+        ({"portability": [{"prompt": "", "answer": "x"}]}, "field 'portability.prompt' (entry 1) is empty"),
+        ({"portability": [{"prompt": "Who"}]}, "field 'portability.answer' (entry 1) is missing"),
+        (
+            {"locality": [{"prompt": "Who", "answer": 7}]},
+            "field 'locality.answer' (entry 1) must be a string, not 7",
+        ),
         (
             {"locality": [{"prompt": "Who", "target": "x"}]},
-            'locality 1 must be {"prompt": ..., "answer": ...}, not ',
+            "field 'locality.target' (entry 1) is unknown",
         ),
-        ({"paraphrases": "From Mara Kel"}, "paraphrases must be a list of texts, not 'From Mara Kel'"),
-        ({"paraphrases": ["From Mara Kel", "\u2060"]}, "paraphrase 2 is empty"),
-        ({"training_locality": ["From Mara Kel", None]}, "training locality 2 must be a text, not None"),
-        ({"aliases": [""]}, "alias 1 is empty"),
+        ({"paraphrases": "From Mara Kel"}, "field 'paraphrases' must be a list, not 'From Mara Kel'"),
+        ({"paraphrases": ["From Mara Kel", "\u2060"]}, "field 'paraphrases' (entry 2) is empty"),
+        (
+            {"training_locality": ["From Mara Kel", None]},
+            "field 'training_locality' (entry 2) must be a string, not None",
+        ),
+        ({"aliases": [""]}, "field 'aliases' (entry 1) is empty"),
         ({"paraphrases": ["mara kel was born in?"]}, "which is trained on"),
         (
             {"paraphrases": ["From Mara Kel"], "training_paraphrases": ["From Mara Kel"]},
@@ -194,9 +203,11 @@ def test_a_missing_file_and_bad_templates_are_refused(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "none.jsonl")
     file = written(tmp_path, "Mara Kel | birthplace | Oslo", name="facts.txt")
     for text, part in (
-        ("birthplace = 'Born in'", "is not a template"),
+        ("birthplace = 'Born in'", "must be a template"),
+        (f"birthplace = 0x{'f' * 9999}", "must be an object, not int"),
+        ("[birthplace]\nprompt = '{} is'\nparaphrases = '{} is'", "field 'paraphrases' must be a list"),
         ("x = [", "is not TOML"),
-        ("[birthplace]\nprom = ''", "Unknown key"),
+        ("[birthplace]\nprom = ''", "Unknown field"),
     ):
         templates = tmp_path / "templates.toml"
         templates.write_text(text)
@@ -307,7 +318,7 @@ def test_joiners_that_spell_words_and_a_newline_that_ends_a_prompt_stay(tmp_path
     assert (found.subject, found.prompt) == (persian, f"{persian} is")
     from lks.data.fact_parsing import rows_of
 
-    assert rows_of(written(tmp_path, lines[1], name="b.jsonl"))[0][0].text("prompt") == "Mara:\n"
+    assert rows_of(written(tmp_path, lines[1], name="b.jsonl"))[0][0].fields.prompt == "Mara:\n"
 
 
 @pytest.mark.parametrize(

@@ -95,9 +95,9 @@ def test_the_file_is_looked_for_in_the_data_folder(tmp_path: Path, monkeypatch: 
     ("content", "complaint"),
     [
         ("{", "not JSON"),
-        ([], "must hold a JSON object"),
-        ({"a": "b"}, "field 'a' must be a list of names, not 'b'"),
-        ({"a": [1]}, "field 'a'"),
+        ([], "the file must be an object, not []"),
+        ({"a": "b"}, "field 'a' must be a list, not 'b'"),
+        ({"a": [1]}, "field 'a' (entry 1) must be a string, not 1"),
     ],
 )
 def test_a_bad_file_is_refused(tmp_path: Path, content: object, complaint: str) -> None:

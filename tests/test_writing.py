@@ -365,8 +365,11 @@ def test_templates_write_offline(tmp_path):
     [
         ("{", "not JSON"),
         ("[]", "object"),
-        ('{"rephrase_prompt": 1, "locality": []}', "rephrase_prompt"),
-        ('{"rephrase_prompt": "a"}', "locality"),
+        (
+            '{"subject": "s", "prompt": "p", "target": "t", "rephrase_prompt": 1, "locality": []}',
+            "rephrase_prompt",
+        ),
+        ('{"subject": "s", "prompt": "p", "target": "t", "rephrase_prompt": "a"}', "locality"),
     ],
 )
 def test_bad_training_files(tmp_path, line, said):

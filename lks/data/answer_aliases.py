@@ -11,12 +11,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from pydantic import RootModel
+
 from lks.data.download import BESIDE, named_folder
 from lks.errors import DataError
+from lks.io.records import checked
 from lks.io.untrusted import parse_json
 
 _ARTICLES = frozenset(("the", "a", "an"))
 FILE = Path("entity_aliases", "aliases.json")
+
+
+class _Aliases(RootModel[dict[str, list[str]]]):
+    """The content of the file."""
 
 
 class Spellings:
@@ -49,16 +56,8 @@ class Spellings:
             raw = parse_json(file.read_bytes())
         except (OSError, ValueError) as error:
             raise DataError(f"{file} is not JSON or cannot be read: {error}. Fix or delete it.") from error
-        if not isinstance(raw, dict):
-            raise DataError(
-                f"{file} must hold a JSON object of names, each with a list of other names. Fix or delete it."
-            )
-        for label, others in raw.items():
-            if not isinstance(others, list) or not all(isinstance(other, str) for other in others):
-                raise DataError(
-                    f"{file}: field {label!r} must be a list of names, not {others!r}. Fix or delete it."
-                )
-        return cls({label.strip(): [other.strip() for other in others] for label, others in raw.items()})
+        names = checked(_Aliases, raw, str(file), "file").root
+        return cls({label.strip(): [other.strip() for other in others] for label, others in names.items()})
 
     def of(self, answer: str) -> tuple[str, ...]:
         """Return all other names of the entity that an answer names; matching is case-sensitive.

@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from pydantic import BaseModel
+
 from lks.data import knowedit
 from lks.data.answer_aliases import Spellings
 from lks.data.download import Published, content_of, download, find, listed
@@ -25,6 +27,7 @@ from lks.data.template_prompts import PromptSource, Record, TemplateSource
 from lks.data.user_facts import read_facts
 from lks.edits import Case, Dataset, Edit, make_case
 from lks.errors import DataError, unknown
+from lks.io.records import Text, checked
 from lks.scope.naming import names_subject, spelt, why_unnamed
 
 __all__ = ["DATASETS", "Published", "download", "find", "load", "names", "parse"]
@@ -156,37 +159,39 @@ def parse(content: bytes, file: Path) -> tuple[Record, ...]:
     return tuple(_record(item, index, file) for index, item in enumerate(listed(content, file)))
 
 
+class _LocalityRow(BaseModel):
+    """A locality prompt with its answer."""
+
+    prompt: Text
+    target: Text
+
+
+class _EvaluationRow(BaseModel):
+    """A record of zsRE or CounterFact."""
+
+    subject: Text
+    prompt: Text
+    target: Text
+    ground_truth: Text
+    generality: Text
+    locality: _LocalityRow
+
+
+class _KnownRow(BaseModel):
+    """A fact of known_1000."""
+
+    subject: Text
+    prompt: Text
+    attribute: Text
+
+
 def _known(raw: object, index: int, file: Path) -> Case:
     """Read a fact of known_1000, whose answer field is called "attribute"."""
-    text = _texts(raw, f"{file}, record {index}")
-    subject, prompt, answer = text("subject"), text("prompt"), text("attribute")
-    _check_subject(subject, prompt, f"{file}, record {index}")
-    return make_case(Edit(str(index), subject, prompt, target=answer, ground_truth=answer), (), ())
-
-
-def _texts(raw: object, where: str) -> Callable[..., str]:
-    """Return a function that reads a record's text by field, and by field within a field."""
-
-    def text(*path: str) -> str:
-        value = raw
-        for depth, key in enumerate(path):
-            if not isinstance(value, dict):
-                outer = f"field {'.'.join(path[:depth])!r}" if depth else "the record"
-                raise DataError(
-                    f"{where}: {outer} must be an object, not {type(value).__name__}. Fix or delete "
-                    "the record."
-                )
-            if key not in value:
-                raise DataError(f"{where}: field {'.'.join(path)!r} is missing. Add it or delete the record.")
-            value = value[key]
-        if not isinstance(value, str) or not value.strip():
-            raise DataError(
-                f"{where}: field {'.'.join(path)!r} must be a non-empty string, not {value!r}. Fix "
-                "it or delete the record."
-            )
-        return value.strip()
-
-    return text
+    where = f"{file}, record {index}"
+    row = checked(_KnownRow, raw, where)
+    _check_subject(row.subject, row.prompt, where)
+    edit = Edit(str(index), row.subject, row.prompt, target=row.attribute, ground_truth=row.attribute)
+    return make_case(edit, (), ())
 
 
 def _check_subject(subject: str, prompt: str, where: str) -> None:
@@ -201,19 +206,10 @@ def _check_subject(subject: str, prompt: str, where: str) -> None:
 def _record(raw: object, index: int, file: Path) -> Record:
     """Read one record of zsRE or CounterFact, checking each field."""
     where = f"{file}, record {index}"
-    text = _texts(raw, where)
-    record = Record(
-        case_id=str(index),
-        subject=text("subject"),
-        prompt=text("prompt"),
-        target=text("target"),
-        ground_truth=text("ground_truth"),
-        generality=text("generality"),
-        locality=text("locality", "prompt"),
-        locality_answer=text("locality", "target"),
-    )
-    _check_subject(record.subject, record.prompt, where)
-    return record
+    row = checked(_EvaluationRow, raw, where)
+    _check_subject(row.subject, row.prompt, where)
+    texts = row.model_dump(exclude={"locality"})
+    return Record(str(index), locality=row.locality.prompt, locality_answer=row.locality.target, **texts)
 
 
 def _case(record: Record, source: PromptSource, spellings: Spellings) -> Case:

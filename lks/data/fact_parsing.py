@@ -7,27 +7,21 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from lks.data.fact_text import has_half_character, tidy
 from lks.data.fact_validation import Bad
-from lks.errors import DataError, UserError, unknown
+from lks.errors import DataError, unknown
 from lks.io.lines import split_lines
+from lks.io.records import HALF, faults
 from lks.io.untrusted import content_of, one_line, parse_json
 
-TEXTS = ("id", "subject", "prompt", "target", "ground_truth", "relation", "object")
-LISTS = {
-    "aliases": "alias",
-    "paraphrases": "paraphrase",
-    "training_paraphrases": "training paraphrase",
-    "training_locality": "training locality",
-}
-"""Fields that are lists of texts, with the name of one entry."""
-PAIRS = ("locality", "portability")
-FIELDS = (*TEXTS, *LISTS, *PAIRS)
 SEPARATOR, ARROW = "|", "=>"
 """Separators in a CSV field: between the entries of a list, and between a prompt and its answer. `SEPARATOR`
 also separates the parts of a triple.
@@ -40,29 +34,54 @@ JSON_LINES, TABLES, TRIPLES = (".jsonl", ".ndjson"), (".csv", ".tsv"), (".txt", 
 SUFFIXES = (*JSON_LINES, *TABLES, *TRIPLES)
 
 
+def _whole(text: str, is_prompt: bool = False) -> str:
+    """Return a text in normal form (`lks.data.fact_text.tidy`)."""
+    if has_half_character(text):
+        raise ValueError(HALF)
+    return tidy(text, is_prompt)
+
+
+Text = Annotated[str, AfterValidator(_whole)]
+PromptText = Annotated[str, AfterValidator(partial(_whole, is_prompt=True))]
+Prompts = tuple[Annotated[PromptText, Field(min_length=1)], ...]
+
+
+class AnsweredPrompt(BaseModel, extra="forbid"):
+    """A prompt with its answer."""
+
+    prompt: Annotated[PromptText, Field(min_length=1)]
+    answer: Annotated[Text, Field(min_length=1)]
+
+
+class FactFields(BaseModel, extra="forbid"):
+    """The fields of a fact in normal form; what is not given is empty."""
+
+    id: Text = ""
+    subject: Text = ""
+    prompt: PromptText = ""
+    target: Text = ""
+    ground_truth: Text = ""
+    relation: Text = ""
+    object: Text = ""
+    aliases: tuple[Annotated[Text, Field(min_length=1)], ...] = ()
+    paraphrases: Prompts = ()
+    training_paraphrases: Prompts = ()
+    training_locality: Prompts = ()
+    locality: tuple[AnsweredPrompt, ...] = ()
+    portability: tuple[AnsweredPrompt, ...] = ()
+
+
+FIELDS = tuple(FactFields.model_fields)
+PAIRS = ("locality", "portability")
+LISTS = ("aliases", "paraphrases", "training_paraphrases", "training_locality")
+
+
 @dataclass(frozen=True, slots=True)
 class FactRow:
-    """The fields of one line, with the right types.
-
-    Attributes:
-        line: its number, from 1.
-        values: field -> text, list of texts, or list of (prompt, answer).
-    """
+    """The fields of one line, numbered from 1."""
 
     line: int
-    values: Mapping[str, object] = field(default_factory=dict)
-
-    def text(self, name: str) -> str:
-        """Return a text field, "" if it is not given."""
-        return cast(str, self.values.get(name, ""))
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        """Return a list of texts, empty if it is not given."""
-        return cast(tuple[str, ...], self.values.get(name, ()))
-
-    def pairs(self, name: str) -> tuple[tuple[str, str], ...]:
-        """Return a list of (prompt, answer) pairs, empty if it is not given."""
-        return cast(tuple[tuple[str, str], ...], self.values.get(name, ()))
+    fields: FactFields
 
 
 def rows_of(path: Path) -> tuple[list[FactRow], list[Bad]]:
@@ -119,7 +138,7 @@ def _json_lines(text: str) -> Iterator[FactRow | Bad]:
         if not isinstance(raw, dict):
             yield Bad(number, 'not a JSON object; write {"subject": ..., "prompt": ..., "target": ...}')
             continue
-        yield from _row(number, cast(dict[str, object], raw))
+        yield from _row(number, raw)
 
 
 def _table(text: str) -> Iterator[FactRow | Bad]:
@@ -229,85 +248,14 @@ def _triples(text: str) -> Iterator[FactRow | Bad]:
         if len(parts) != 3:
             yield Bad(number, f"not of the form 'subject {SEPARATOR} relation {SEPARATOR} object'")
             continue
-        yield FactRow(number, dict(zip(("subject", "relation", "object"), parts, strict=True)))
+        yield from _row(number, dict(zip(("subject", "relation", "object"), parts, strict=True)))
 
 
-def _row(line: int, raw: dict[str, object]) -> Iterator[FactRow | Bad]:
+def _row(line: int, raw: Mapping[str, object]) -> Iterator[FactRow | Bad]:
     """Yield a row if all its fields are known and of the right type, else what is wrong with it."""
-    values: dict[str, object] = {}
-    wrong = list[str]()
-    for name, value in raw.items():
-        if value is None:
-            continue
-        read: Callable[[str, object], object] = (
-            _texts if name in LISTS else _pairs if name in PAIRS else _text
-        )
-        try:
-            if name not in FIELDS:
-                raise unknown("field", one_line(name), FIELDS)
-            values[name] = read(name, value)
-        except (ValueError, UserError) as error:
-            wrong.append(str(error))
-    if wrong:
-        wrong += [f"{name} is missing" for name in _needed(raw) if name not in raw]
-    yield from (Bad(line, what) for what in wrong) if wrong else (FactRow(line, values),)
-
-
-def _text(name: str, value: object, is_prompt: bool = False) -> str:
-    """Return a text in normal form (`lks.data.fact_text.tidy`).
-
-    Raises:
-        ValueError: the value is not a text, or holds half a character.
-    """
-    if not isinstance(value, str):
-        raise ValueError(f"{name} must be a text, not {one_line(repr(value), 60)}")
-    if has_half_character(value):
-        raise ValueError(
-            f"{name} {one_line(ascii(value), 60)} holds half of a character (\\ud800 to \\udfff); "
-            "write the character itself"
-        )
-    return tidy(value, is_prompt or name == "prompt")
-
-
-def _filled(name: str, value: object, is_prompt: bool) -> str:
-    """Return a text that must not be empty.
-
-    Raises:
-        ValueError: it is empty or not a text.
-    """
-    found = _text(name, value, is_prompt)
-    if not found:
-        raise ValueError(f"{name} is empty")
-    return found
-
-
-def _texts(name: str, value: object) -> tuple[str, ...]:
-    """Return a list of non-empty texts."""
-    if not isinstance(value, list):
-        raise ValueError(f"{name} must be a list of texts, not {one_line(repr(value), 60)}")
-    return tuple(
-        _filled(f"{LISTS[name]} {number}", one, name != "aliases") for number, one in enumerate(value, 1)
-    )
-
-
-def _pairs(name: str, value: object) -> tuple[tuple[str, str], ...]:
-    """Return a list of (prompt, answer) pairs."""
-    if not isinstance(value, list):
-        raise ValueError(
-            f'{name} must be a list of {{"prompt": ..., "answer": ...}}, not {one_line(repr(value), 60)}'
-        )
-    found = []
-    for number, one in enumerate(value, 1):
-        if not isinstance(one, dict) or not set(one) <= {"prompt", "answer"}:
-            raise ValueError(
-                f'{name} {number} must be {{"prompt": ..., "answer": ...}}, not {one_line(repr(one), 60)}'
-            )
-        if lacking := [part for part in ("prompt", "answer") if one.get(part) is None]:
-            raise ValueError(f"{lacking[0]} of {name} {number} is missing")
-        found.append(
-            (
-                _filled(f"prompt of {name} {number}", one["prompt"], True),
-                _filled(f"answer of {name} {number}", one["answer"], False),
-            )
-        )
-    return tuple(found)
+    try:
+        given = {name: value for name, value in raw.items() if value is not None}
+        yield FactRow(line, FactFields.model_validate(given))
+    except ValidationError as error:
+        yield from (Bad(line, what) for what in faults(FactFields, error, "line"))
+        yield from (Bad(line, f"{name} is missing") for name in _needed(raw) if name not in raw)

@@ -2,13 +2,16 @@
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+from pydantic import BaseModel
 
 from lks.data.template_prompts import Record, TrainingPrompts
 from lks.data.templates import normalised
 from lks.errors import DataError
 from lks.io.json_lines import lines_of
+from lks.io.records import checked
 from lks.io.untrusted import one_line
 
 TRAINING = "training.jsonl"
@@ -18,6 +21,16 @@ TRAINING = "training.jsonl"
 ENVIRONMENT = "LKS_TRAINING_PROMPTS"
 """Environment variable naming the folder whose `<dataset>/training.jsonl` holds a dataset's training prompts.
 """
+
+
+class _TrainingLine(BaseModel):
+    """A line of a training file."""
+
+    subject: str
+    prompt: str
+    target: str
+    rephrase_prompt: str
+    locality: tuple[str, ...]
 
 
 class GeneratedSource:
@@ -40,40 +53,20 @@ class GeneratedSource:
         }
         for number, row in lines_of(file):
             where = f"{file}, line {number}"
-            (subject, prompt, target, paraphrase), locality = _texts(row, where)
-            if leaks := [text for text in (paraphrase, *locality) if normalised(text) in forbidden]:
+            line = checked(_TrainingLine, row, where, "line")
+            texts = (line.rephrase_prompt, *line.locality)
+            if leaks := [text for text in texts if normalised(text) in forbidden]:
                 raise DataError(
                     f"{where}: {one_line(repr(leaks[0]))} is an evaluation prompt of the dataset. "
                     "Rebuild the file for this dataset."
                 )
-            self._prompts[subject, prompt, target] = TrainingPrompts((paraphrase,), tuple(locality), 1)
+            key = line.subject, line.prompt, line.target
+            self._prompts[key] = TrainingPrompts((line.rephrase_prompt,), line.locality, 1)
         self.version = f"generated-{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
 
     def prompts(self, record: Record) -> TrainingPrompts:
         """Return the record's prompts from the file; empty if it is not there."""
         return self._prompts.get((record.subject, record.prompt, record.target), TrainingPrompts((), (), 0))
-
-
-def _texts(row: Mapping[str, object], where: str) -> tuple[list[str], list[str]]:
-    """Return subject, prompt, target and paraphrase of a line, and its locality prompts.
-
-    Raises:
-        DataError: the line holds something else.
-    """
-    found = [
-        text
-        for name in ("subject", "prompt", "target", "rephrase_prompt")
-        if isinstance(text := row.get(name), str)
-    ]
-    given = row.get("locality")
-    locality = [text for text in given if isinstance(text, str)] if isinstance(given, list) else None
-    if len(found) < 4 or locality is None or locality != given:
-        needed = (
-            "'subject', 'prompt', 'target' and 'rephrase_prompt', which are texts, and 'locality', a "
-            "list of texts"
-        )
-        raise DataError(f"{where}: needs {needed}. Fix or delete the line.")
-    return found, locality
 
 
 def generated_file(dataset: str) -> Path | None:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from lks.data.download import Published
 from lks.errors import DataError
+from lks.io.records import shown
 
 _COPY = ("YJiangcm/LTE", "b8fb59b90d54e5e77095dc06f0b5e0da9a2d5340")
 _FOLDER = "EasyEdit/data/knowedit"
@@ -115,7 +116,7 @@ class Fields:
             raise self._bad(" or ".join(repr(name) for name in names), "is missing. Add it")
         value = self._raw[name]
         if not isinstance(value, str) or not value.strip():
-            raise self._bad(repr(name), f"must be a non-empty string, not {value!r}. Fix it")
+            raise self._bad(repr(name), f"must be a non-empty string, not {shown(value)}. Fix it")
         return value.strip()
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -133,7 +134,9 @@ class Fields:
         """Return a string that must be one of the known ones."""
         found = self.text(name)
         if found not in known:
-            raise self._bad(repr(name), f"must be {' or '.join(map(repr, known))}, not {found!r}. Fix it")
+            raise self._bad(
+                repr(name), f"must be {' or '.join(map(repr, known))}, not {shown(found)}. Fix it"
+            )
         return found
 
     def answers(self, name: str) -> tuple[Group, ...]:
@@ -144,7 +147,9 @@ class Fields:
         """Return the questions of a kind; those without a prompt or an answer are left out and counted."""
         value = self._raw.get(kind) or {}
         if not isinstance(value, dict | list):
-            raise self._bad(repr(kind), f"must be an object or a list of questions, not {value!r}. Fix it")
+            raise self._bad(
+                repr(kind), f"must be an object or a list of questions, not {shown(value)}. Fix it"
+            )
         keyed = {"": value} if isinstance(value, list) or "prompt" in value else value
         found = [
             self._item(kind, key, one, f"{kind}.{key}" if key else kind)
@@ -161,11 +166,11 @@ class Fields:
         """Read one question; None if it has no prompt or no answer."""
         if not isinstance(raw, dict):
             raise self._bad(
-                repr(name), f"must hold questions with prompt and ground_truth, not {raw!r}. Fix it"
+                repr(name), f"must hold questions with prompt and ground_truth, not {shown(raw)}. Fix it"
             )
         prompt = raw.get("prompt") or ""
         if not isinstance(prompt, str):
-            raise self._bad(repr(f"{name}.prompt"), f"must be a string, not {prompt!r}. Fix it")
+            raise self._bad(repr(f"{name}.prompt"), f"must be a string, not {shown(prompt)}. Fix it")
         answers = self._groups(raw.get("ground_truth"), f"{name}.ground_truth")
         stratum = "_".join(key.lower().replace("-", " ").split())
         return (
@@ -211,7 +216,7 @@ def _group(entry: object) -> Group:
     for name in names:
         if not isinstance(name, str):
             raise TypeError(
-                f"must be a string, a list of strings or a list of lists of strings; {name!r} is in it"
+                f"must be a string, a list of strings or a list of lists of strings; {shown(name)} is in it"
             )
     texts = [str(name).strip() for name in names]
     return tuple(dict.fromkeys(text for text in texts if text))

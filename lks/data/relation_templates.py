@@ -3,13 +3,15 @@
 import tomllib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Annotated
 
-from lks.data.fact_parsing import FactRow
+from pydantic import AfterValidator, BaseModel
+
+from lks.data.fact_parsing import FactFields, FactRow
 from lks.data.fact_validation import Bad
-from lks.errors import DataError, similar, unknown
+from lks.errors import DataError, similar
+from lks.io.records import checked
 from lks.io.untrusted import content_of, one_line, parse_json
 
 DEFAULT = "The {relation} of {{}} is"
@@ -17,17 +19,23 @@ DEFAULT = "The {relation} of {{}} is"
 LISTS = ("paraphrases", "training_paraphrases", "training_locality")
 
 
-@dataclass(frozen=True, slots=True)
-class Wording:
-    """Templates of one relation; each has `{}` for the subject.
+def _template(text: str) -> str:
+    """Return a text that must be a template."""
+    if not text.count("{}") == text.count("{") == text.count("}") == 1:
+        raise ValueError("must be a template, a text with one {} in place of the subject")
+    return text
 
-    Attributes:
-        prompt: the edit prompt.
-        lists: "paraphrases" (evaluated), "training_paraphrases", "training_locality" -> templates.
-    """
 
-    prompt: str
-    lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+Template = Annotated[str, AfterValidator(_template)]
+
+
+class Wording(BaseModel, extra="forbid"):
+    """Templates of one relation: of the edit prompt, of evaluated prompts, and of those trained on."""
+
+    prompt: Template
+    paraphrases: tuple[Template, ...] = ()
+    training_paraphrases: tuple[Template, ...] = ()
+    training_locality: tuple[Template, ...] = ()
 
 
 class Templates:
@@ -70,8 +78,12 @@ class Templates:
             raise DataError(
                 f'{path} must map relations to prompts: {{"birthplace": "The birthplace of {{}} is"}}.'
             )
+        tables = {name: {"prompt": one} if isinstance(one, str) else one for name, one in raw.items()}
         return cls(
-            {name: _wording(path, name, entry) for name, entry in cast(dict[str, object], raw).items()}
+            {
+                name: checked(Wording, table, f"{path}, relation {name!r}", "entry")
+                for name, table in tables.items()
+            }
         )
 
     def of(self, relation: str) -> Wording:
@@ -80,7 +92,9 @@ class Templates:
         if relation in self._known:
             return self._known[relation]
         self._plain[relation] += 1
-        return Wording(DEFAULT.format(relation=relation.replace("_", " ").replace("{", "").replace("}", "")))
+        return Wording(
+            prompt=DEFAULT.format(relation=relation.replace("_", " ").replace("{", "").replace("}", ""))
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -97,40 +111,17 @@ class Templates:
         return f" (or is {' or '.join(map(repr, near))} meant?)" if near else ""
 
 
-def spelt_out(row: FactRow, templates: Templates) -> tuple[FactRow, list[Bad]]:
-    """Turn a row with a relation into a row with a prompt; return any other row unchanged."""
-    given = [name for name in ("relation", "object") if row.text(name).strip()]
-    if not given:
-        return row, []
-    if len(given) < 2 or row.text("prompt") or row.text("target"):
-        return row, [Bad(row.line, "give prompt and target, or relation and object, not a mixture of them")]
-    wording, subject = templates.of(row.text("relation").strip()), row.text("subject").strip()
-    made: dict[str, object] = {"prompt": wording.prompt.format(subject), "target": row.text("object")}
+def spelt_out(row: FactRow, templates: Templates) -> tuple[FactFields, list[Bad]]:
+    """Return the fields of a row, those with a relation turned into fields with a prompt."""
+    fields = row.fields
+    if not (fields.relation or fields.object):
+        return fields, []
+    if not (fields.relation and fields.object) or fields.prompt or fields.target:
+        return fields, [
+            Bad(row.line, "give prompt and target, or relation and object, not a mixture of them")
+        ]
+    wording, subject = templates.of(fields.relation), fields.subject
+    made: dict[str, object] = {"prompt": wording.prompt.format(subject), "target": fields.object}
     for name in LISTS:
-        made[name] = (*row.texts(name), *(one.format(subject) for one in wording.lists.get(name, ())))
-    return FactRow(row.line, {**row.values, **made}), []
-
-
-def _wording(path: Path, name: str, entry: object) -> Wording:
-    """Read one entry of a template file."""
-    where = f"{path}, relation {name!r}"
-    table = {"prompt": entry} if isinstance(entry, str) else entry
-    if not isinstance(table, dict):
-        raise DataError(f"{where}: must be a prompt or a table with a prompt.")
-    for key in table:
-        if key not in ("prompt", *LISTS):
-            raise DataError(f"{where}: {unknown('key', str(key), ('prompt', *LISTS))}")
-    prompt, lists = table.get("prompt"), {key: table.get(key, []) for key in LISTS}
-    templates = [
-        prompt,
-        *(one for entries in lists.values() for one in (entries if isinstance(entries, list) else [entries])),
-    ]
-    for one in templates:
-        if not isinstance(one, str) or one.count("{}") != 1 or one.count("{") != 1 or one.count("}") != 1:
-            raise DataError(
-                f"{where}: {one_line(repr(one))} is not a template; write a text with one {{}} in "
-                "place of the subject."
-            )
-    return Wording(
-        cast(str, prompt), {key: tuple(cast(list[str], entries)) for key, entries in lists.items()}
-    )
+        made[name] = (*getattr(fields, name), *(one.format(subject) for one in getattr(wording, name)))
+    return fields.model_copy(update=made), []

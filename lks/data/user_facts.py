@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lks.data import contradictions
 from lks.data.answer_aliases import Spellings
-from lks.data.fact_parsing import FactRow, rows_of
+from lks.data.fact_parsing import FIELDS, PAIRS, FactRow, rows_of
 from lks.data.fact_validation import Bad, check_each, check_together
 from lks.data.relation_templates import Templates, spelt_out
 from lks.data.training_prompts import SOURCE, with_training_prompts
@@ -222,7 +222,7 @@ def line_of(fact: UserFact) -> str:
     """Format a fact as one line of JSON, leaving out empty fields."""
     pairs = {
         name: [{"prompt": prompt, "answer": answer} for prompt, answer in getattr(fact, name)]
-        for name in ("locality", "portability")
+        for name in PAIRS
     }
     texts = {
         name: getattr(fact, name) for name in UserFact.__slots__ if name not in ("line", "relation", *pairs)
@@ -233,25 +233,13 @@ def line_of(fact: UserFact) -> str:
 def _fact(row: FactRow, wording: Templates) -> tuple[UserFact | None, list[Bad]]:
     """Convert a row to a fact, or return what is wrong with it."""
     fields, wrong = spelt_out(row, wording)
-    missing = [name for name in ("subject", "prompt", "target") if not fields.text(name).strip()]
+    missing = [name for name in ("subject", "prompt", "target") if not getattr(fields, name).strip()]
     wrong = wrong or [Bad(row.line, f"{name} is missing or empty") for name in missing]
     if wrong:
         return None, wrong
-    lists = {
-        name: fields.texts(name)
-        for name in ("aliases", "paraphrases", "training_paraphrases", "training_locality")
-    }
-    texts = {
-        name: fields.text(name) for name in ("subject", "prompt", "target", "id", "ground_truth", "relation")
-    }
-    fact = UserFact(
-        row.line,
-        **texts,  # type: ignore[arg-type]
-        **lists,  # type: ignore[arg-type]
-        locality=fields.pairs("locality"),
-        portability=fields.pairs("portability"),
-    )
-    return fact, []
+    given = {name: getattr(fields, name) for name in FIELDS if name != "object"}
+    given |= {name: tuple((one.prompt, one.answer) for one in given[name]) for name in PAIRS}
+    return UserFact(row.line, **given), []
 
 
 def _named(fact: UserFact) -> UserFact:

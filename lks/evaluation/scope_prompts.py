@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from pydantic import BaseModel
+
 from lks.data.datasets import load
 from lks.errors import DataError, TooManyEdits
+from lks.io.json_lines import lines_of
 from lks.io.lines import split_lines
-from lks.io.untrusted import parse_json
+from lks.io.records import Text, checked
 from lks.scope.english_words import WORD, words
 from lks.scope.exact import Mention
 
@@ -99,44 +102,24 @@ def carrier(text: str, subject: str) -> str | None:
     return text[: found[0].start()] + "{}" + text[found[0].end() :]
 
 
+class _EditLine(BaseModel):
+    """A line of a file of edits."""
+
+    subject: Text
+    aliases: list[str] = []
+
+
 def read_edits(file: Path) -> EditSet:
     """Read subjects from a file with one JSON object per line: `subject`, and optionally `aliases`.
 
     Raises:
         DataError: the file is missing, or a line is invalid.
     """
-    names: list[tuple[str, ...]] = []
-    try:
-        lines = split_lines(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{file} cannot be read: {error}. Give a file with one JSON object per line."
-        ) from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            raw = parse_json(line)
-        except ValueError as error:
-            raise DataError(
-                f"{file}, line {number}: not JSON ({error}). Write one object per line."
-            ) from None
-        fields = raw if isinstance(raw, dict) else {}
-        subject, aliases = fields.get("subject"), fields.get("aliases", [])
-        if (
-            not isinstance(subject, str)
-            or not subject.strip()
-            or not isinstance(aliases, list)
-            or not all(isinstance(a, str) for a in aliases)
-        ):
-            raise DataError(
-                f'{file}, line {number}: needs "subject", a string, and optionally "aliases", '
-                "a list of strings. Fix the line."
-            )
-        names.append((subject.strip(), *aliases))
+    rows = (checked(_EditLine, row, f"{file}, line {number}", "line") for number, row in lines_of(file))
+    names = tuple((row.subject, *row.aliases) for row in rows)
     if not names:
         raise DataError(f"{file} holds no edits. Write one object per line.")
-    return EditSet(tuple(names), (CARRIERS,) * len(names))
+    return EditSet(names, (CARRIERS,) * len(names))
 
 
 def folder(data_dir: Path | None = None) -> Path | None:

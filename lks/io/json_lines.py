@@ -20,7 +20,7 @@ def lines_of(path: Path) -> Iterable[tuple[int, Row]]:
     try:
         content = path.read_text("utf-8")
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from None
+        raise DataError(f"{path} cannot be read: {error}. Give a file of JSON lines in UTF-8.") from None
     for number, line in enumerate(split_lines(content), 1):
         if line.strip():
             try:

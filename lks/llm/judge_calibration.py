@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, StrictBool
 
 from lks.errors import DataError
-from lks.io.lines import split_lines
-from lks.io.untrusted import one_line
+from lks.io.json_lines import lines_of
+from lks.io.records import checked
 from lks.llm.judge import Judge, JudgeItem, Progress, no_progress
 from lks.statistics import kappa
 
@@ -76,19 +76,14 @@ def calibrate(judge: Judge, items: Sequence[Labelled], progress: Progress = no_p
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
+class _CalibrationLine(BaseModel, extra="forbid"):
     """A line of a calibration file."""
 
-    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
-    question: Annotated[str, StringConstraints(min_length=1)]
-    target: Annotated[str, StringConstraints(min_length=1)]
+    question: Annotated[str, Field(min_length=1)]
+    target: Annotated[str, Field(min_length=1)]
     answer: str
-    label: bool
+    label: StrictBool
     accepted: tuple[str, ...] = ()
-
-
-_LINE = TypeAdapter(_Line)
 
 
 def labelled_items(file: Path = CALIBRATION) -> list[Labelled]:
@@ -101,27 +96,12 @@ def labelled_items(file: Path = CALIBRATION) -> list[Labelled]:
         DataError: the file cannot be read, is empty or holds a bad line; the message names file, line and
             field.
     """
-    try:
-        lines = split_lines(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{file} cannot be read: {error}. Name a file of JSON lines with --calibration."
-        ) from None
-    items = []
-    for number, line in enumerate(lines, 1):
-        try:
-            found = _LINE.validate_json(line) if line.strip() else None
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = one_line(".".join(map(str, first["loc"]))) or "JSON"
-            raise DataError(
-                f"{file}, line {number}, {where}: {first['msg']}. It takes question, target, answer, label "
-                "and accepted."
-            ) from None
-        if found:
-            items.append(
-                Labelled(JudgeItem(found.question, found.target, found.answer, found.accepted), found.label)
-            )
+    rows = (
+        checked(_CalibrationLine, row, f"{file}, line {number}", "line") for number, row in lines_of(file)
+    )
+    items = [
+        Labelled(JudgeItem(row.question, row.target, row.answer, row.accepted), row.label) for row in rows
+    ]
     if not items:
         raise DataError(
             f"{file} holds no items. Write one JSON object a line: question, target, answer, label."
