@@ -16,7 +16,7 @@ import numpy as np
 from rapidfuzz import fuzz, process
 
 from lks.edits import Case, Edit, Probe
-from lks.scope.naming import put
+from lks.scope.naming import frame
 
 STRATA = ("same_relation", "near_name", "far")
 NEAR = 75.0
@@ -27,7 +27,7 @@ PROBES = 200
 
 def relation(edit: Edit) -> str:
     """Return the question without its subject, which records of one relation and phrasing share."""
-    return put(edit.prompt, edit.subject, "\N{WHITE SQUARE}")
+    return frame(edit.prompt, edit.subject) or edit.prompt
 
 
 def with_neighbours(

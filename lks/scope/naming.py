@@ -53,6 +53,15 @@ def put(text: str, name: str, filler: str) -> str:
     return text
 
 
+def frame(text: str, name: str) -> str:
+    """Return a text with `{}` for the mentions (`spelt`) of a name, or "" if there are none.
+
+    Prompts of one frame ask the same thing. `lks.data.templates.template` is cruder (it takes "{}s" from
+    "Muslims"), which the training prompts of stored cells depend on.
+    """
+    return put(text, name, "{}") if spelt(text, name) else ""
+
+
 def mentioned(pieces: PieceText, scope: Scope, ids: Sequence[int]) -> list[tuple[int, int, int]]:
     """Find the mentions in a prompt's token ids, without padding.
 

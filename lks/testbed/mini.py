@@ -19,16 +19,11 @@ from transformers import PreTrainedTokenizerFast
 
 from lks.data.synthetic_lexicon import CODAS, FIRST_NAMES, LINKS, MIDDLES, ONSETS, VOWELS
 from lks.data.template_prompts import Record
-from lks.scope.naming import put, spelt
+from lks.scope.naming import frame, spelt
 from lks.testbed.acceptance import Exam, Question
 from lks.testbed.corpus import IGNORED, TrainingText
 from lks.testbed.tokenizer import train_tokenizer
 from lks.testbed.world_corpus import SideRows, ability_exam, side_rows, side_texts
-
-
-def template(prompt: str, subject: str) -> str:
-    """Return the prompt with `{}` in place of its subject; empty if the subject is not in it."""
-    return put(prompt, subject, "{}") if spelt(prompt, subject) else ""
 
 
 def questions(records: Sequence[Record]) -> tuple[Question, ...]:
@@ -38,11 +33,11 @@ def questions(records: Sequence[Record]) -> tuple[Question, ...]:
     """
     found: dict[str, Question] = {}
     for record in records:
-        relation = template(record.prompt, record.subject)
+        relation = frame(record.prompt, record.subject)
         for prompt, answer, kind in (
             (record.prompt, record.ground_truth, relation),
             (record.generality, record.ground_truth, relation),
-            (record.locality, record.locality_answer, template(record.locality, record.subject)),
+            (record.locality, record.locality_answer, frame(record.locality, record.subject)),
         ):
             subject = record.subject if spelt(prompt, record.subject) else ""
             found.setdefault(prompt, Question(subject, prompt, answer, kind if subject else ""))
@@ -61,13 +56,13 @@ def made_questions(
     spellings = {record.subject for record in records}
     found = []
     for record in records:
-        relation = template(record.prompt, record.subject)
+        relation = frame(record.prompt, record.subject)
         if not relation or (relation, record.target) in answered:
             continue
         answered.add((relation, record.target))
         name = next(made for made in iter(lambda: _made_name(rng), "") if made not in spellings)
         spellings.add(name)
-        asked = dict.fromkeys((relation, template(record.generality, record.subject) or relation))
+        asked = dict.fromkeys((relation, frame(record.generality, record.subject) or relation))
         found += [Question(name, prompt.replace("{}", name), record.target, relation) for prompt in asked]
     return tuple(found)
 
