@@ -13,7 +13,7 @@ from baselines._mend.network import LowRankMLP, MendNetwork, live, mlp_layers
 from baselines._mend.passes import Border, gradients, with_factors
 from baselines._mend.training import MendTrainer, change, measure
 from baselines._meta_training import loop
-from baselines._meta_training.state import Batches, MetaTraining
+from baselines._meta_training.loop import Batches, MetaTraining
 from baselines.mend import Mend, MendParams
 from lks.editing.editor import Editor
 from lks.editing.patch import WeightPatch
@@ -264,5 +264,5 @@ def test_batches_go_through_all_edits_before_any_comes_again() -> None:
 def test_batches_go_on_with_what_would_have_come() -> None:
     drawn, other = (Batches(5, 3, torch.Generator().manual_seed(seed)) for seed in (0, 1))
     next(drawn)
-    other.go_on(drawn.state())
+    other.load_state_dict(drawn.state_dict())
     assert other.waiting and [next(other) for _ in range(5)] == [next(drawn) for _ in range(5)]

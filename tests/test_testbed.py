@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lks.data.synthetic_world import world
 from lks.data.template_prompts import Record
 from lks.errors import UserError
+from lks.io.checkpoint import Checkpoint
 from lks.models.recipe import Recipe, TestbedShape
 from lks.models.testbed_models import NAMES, is_built, job_of, model_folder
 from lks.testbed.acceptance import CheckReport, Question, examine
@@ -43,11 +44,11 @@ def material():
     return made, tokenizer, world_source(made, tokenizer)
 
 
-def start(material, recipe=TINY):
+def start(material, recipe=TINY, kept=None):
     _, tokenizer, source = material
     special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     return TestbedTraining(
-        new_model(recipe.shape, len(tokenizer), special, recipe.seed), source, recipe, special[2]
+        new_model(recipe.shape, len(tokenizer), special, recipe.seed), source, recipe, special[2], kept
     )
 
 
@@ -143,16 +144,27 @@ def test_an_interrupted_run_ends_with_the_same_weights(material, tmp_path):
     whole = start(material)
     for _ in range(10):
         whole.advance()
-    first = start(material)
+    kept = Checkpoint(tmp_path / "a.state", "a")
+    first = start(material, kept=kept)
     for _ in range(5):
         first.advance()
-    first.save(tmp_path / "state.pt")
-    second = start(material)
-    second.load(tmp_path / "state.pt")
+    first.state.save(now=True)
+    second = start(material, kept=kept)
     for _ in range(5):
         second.advance()
     assert torch.equal(weights(whole), weights(second))
-    assert second.losses == whole.losses
+    assert second.state.history == whole.state.history
+
+
+def test_a_damaged_state_or_that_of_another_model_is_not_used(material, tmp_path):
+    kept = Checkpoint(tmp_path / "a.state", "a")
+    larger = start(material, dataclasses.replace(TINY, heads=(7, 25)), kept)
+    larger.advance()
+    larger.state.save(now=True)
+    for _ in range(2):
+        training = start(material, kept=kept)
+        assert training.state.step == 0 and torch.equal(weights(training), weights(start(material)))
+        kept.path.write_bytes(b"not a state")
 
 
 def test_a_stopped_build_goes_on_and_a_finished_one_is_kept(material, monkeypatch, tmp_path):
@@ -168,7 +180,7 @@ def test_a_stopped_build_goes_on_and_a_finished_one_is_kept(material, monkeypatc
     advance = TestbedTraining.advance
 
     def stop(self):
-        if self.step == 3:
+        if self.state.step == 3:
             raise KeyboardInterrupt
         return advance(self)
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from benchmarks.naive_lks import NaiveTrainer
 from lks.editing.patch import NoPatch
 from lks.errors import UserError
+from lks.io.checkpoint import Checkpoint
 from lks.method.lks import LKS
 from lks.method.params import LKSParams
 from lks.method.trainer import LKSTrainer, place
@@ -311,8 +312,8 @@ def _last_logits(lm, row, patch):
 
 @pytest.mark.parametrize("optimisation", ["joint", "alternating"])
 def test_a_killed_training_goes_on_to_the_same_end(optimisation, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("lks.method.course.EVERY_S", 0.0)
-    lm, kept = tiny.lm("llama"), tmp_path / "training" / "a.pt"
+    monkeypatch.setattr("lks.io.checkpoint.EVERY_S", 0.0)
+    lm, kept = tiny.lm("llama"), Checkpoint(tmp_path / "training" / "a.state", "a")
     params = replace(PARAMS, max_epochs=6, optimisation=optimisation, batch_size=2)
     material = prepare(lm, tiny.edits(4), params)
     whole = LKSTrainer(lm, material, params, 0)
@@ -324,24 +325,41 @@ def test_a_killed_training_goes_on_to_the_same_end(optimisation, tmp_path, monke
 
     with pytest.raises(KeyboardInterrupt):
         LKSTrainer(lm, material, params, 0).train(killed, kept)
-    assert kept.exists()
+    assert kept.path.exists()
     again = LKSTrainer(lm, material, params, 0)
     assert again.train(kept=kept) == history
     assert torch.equal(again.networks.table(), whole.networks.table())
-    assert not kept.exists() and not list(kept.parent.iterdir())
+    assert not list(kept.path.parent.iterdir())
 
 
 def test_a_damaged_state_is_not_used(tmp_path) -> None:
-    lm, kept = tiny.lm("llama"), tmp_path / "a.pt"
-    kept.write_bytes(b"not a state")
+    lm, kept = tiny.lm("llama"), Checkpoint(tmp_path / "a.state", "a")
+    kept.path.write_bytes(b"not a state")
     params = replace(PARAMS, max_epochs=2)
     material = prepare(lm, tiny.edits(2), params)
     assert LKSTrainer(lm, material, params, 0).train(kept=kept) == LKSTrainer(lm, material, params, 0).train()
 
 
+def test_a_loss_that_is_no_number_ends_a_training_at_the_best_weights_before(monkeypatch) -> None:
+    lm, params = tiny.lm("llama"), replace(PARAMS, max_epochs=6, batch_size=4)
+    for good in (0, 2):
+        trainer = LKSTrainer(lm, prepare(lm, tiny.edits(4), params), params, 0)
+        loss, states = trainer.loss, []
+
+        def broken(chosen, loss=loss, states=states, trainer=trainer, good=good):
+            states.append(trainer.networks.table().detach().clone())
+            return loss(chosen) if len(states) <= good else loss(chosen) * math.nan
+
+        monkeypatch.setattr(trainer, "loss", broken)
+        history = trainer.train()
+        assert len(history) == good + 1 and math.isnan(history[-1])
+        best = min(range(good), key=history.__getitem__) + 1 if good else 0
+        assert torch.equal(trainer.networks.table(), states[best])
+
+
 def test_what_decides_a_training_names_its_state(monkeypatch) -> None:
     seen: list[Path] = []
-    monkeypatch.setattr(LKSTrainer, "train", lambda self, progress, kept: seen.append(kept) or [])
+    monkeypatch.setattr(LKSTrainer, "train", lambda self, progress, kept: seen.append(kept.path) or [])
     lm = tiny.lm("llama")
     for seed, count, epochs in ((0, 2, "3"), (0, 2, "3"), (1, 2, "3"), (0, 3, "3"), (0, 2, "4")):
         LKS.for_model("micro-llama", "world", 2, {"block": "1", "max_epochs": epochs}).edit(

@@ -8,7 +8,6 @@ x N wherever there are fewer edits than dimensions.
 
 import hashlib
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -163,8 +162,8 @@ def _sums(
     sums: dict[str, Tensor] = {}
     done, count, keep = 0, 0, torch.zeros(0, dtype=torch.bool)
     if state := kept.load():
-        sums = {block: total.to(lm.device) for block, total in state.tensors.items()}
-        done, count = json.loads(state.text)
+        sums = {block: total.to(lm.device) for block, total in state["sums"].items()}
+        done, count = state["done"], state["count"]
 
     def add(block: str, keys: Tensor) -> None:
         chosen = keys[keep].float()
@@ -187,7 +186,7 @@ def _sums(
             part(input_ids=ids, attention_mask=mask, use_cache=False)
             count += int(keep.sum())
             if kept.due():
-                kept.save(sums, json.dumps([number, count]))
+                kept.save({"sums": sums, "done": number, "count": count})
             progress(number / len(groups))
     return {block: total / count for block, total in sums.items()}
 

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from baselines._mend.network import Layer, MendNetwork, live
 from baselines._mend.passes import Border, BorderRows, gradients, row_losses, with_factors
-from baselines._meta_training.loop import Schedule, Split, fit
-from baselines._meta_training.state import Batches, MetaTraining
+from baselines._meta_training.loop import Batches, MetaTraining, Schedule, Split, fit
 from lks.editing.editor import Progress
 from lks.edits import Edit
 from lks.io.checkpoint import Checkpoint
@@ -94,8 +93,8 @@ def measure(
     sums: dict[str, Tensor] = {}
     done = 0
     if kept and (state := kept.load()):
-        sums = {key: total.to(border.lm.device) for key, total in state.tensors.items()}
-        done = int(state.text)
+        sums = {key: total.to(border.lm.device) for key, total in state["sums"].items()}
+        done = state["done"]
     for number, chosen in enumerate(batches([len(e.ids) for e in encoded], batch_tokens)[done:], done + 1):
         for key, (x, delta) in zip(
             network.keys, gradients(border, layers, border.rows([encoded[i] for i in chosen])), strict=True
@@ -106,7 +105,7 @@ def measure(
                 [torch.full_like(z.sum(0), len(z)), z.sum(0), z.pow(2).sum(0)]
             )
         if kept and kept.due():
-            kept.save(sums, str(number))
+            kept.save({"sums": sums, "done": number})
     return sums
 
 

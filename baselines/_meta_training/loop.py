@@ -6,18 +6,18 @@ be kept on disk.
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from baselines._meta_training.state import MetaTraining, MetaTrainingState
 from lks.editing.editor import Progress, no_progress
 from lks.edits import Edit
 from lks.errors import NothingToLearnFrom
 from lks.io.checkpoint import Checkpoint
+from lks.io.training_state import TrainingState
 
 FEWEST = 4
 """Minimum number of training edits for any method here."""
@@ -82,6 +82,57 @@ def digest(edits: Sequence[Edit]) -> str:
     return hashlib.sha256(json.dumps([asdict(e) for e in edits]).encode()).hexdigest()[:16]
 
 
+class Batches:
+    """Endless iterator over shuffled batches of the numbers 0..count-1; a batch may span two epochs.
+
+    Args:
+        count: how many numbers there are.
+        size: batch size.
+        generator: random generator for shuffling. All other draws of a training use it too, so its state is
+            saved here.
+    """
+
+    def __init__(self, count: int, size: int, generator: torch.Generator) -> None:
+        self.count, self.size, self.generator = count, size, generator
+        self.waiting: list[int] = []
+
+    def __next__(self) -> list[int]:
+        while len(self.waiting) < self.size:
+            self.waiting += torch.randperm(self.count, generator=self.generator).tolist()
+        drawn, self.waiting = self.waiting[: self.size], self.waiting[self.size :]
+        return drawn
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state that determines all further draws."""
+        return {"generator": self.generator.get_state(), "waiting": self.waiting}
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Restore a state, so that further draws are those that followed it."""
+        self.generator.set_state(state["generator"])
+        self.waiting = list(state["waiting"])
+
+
+@dataclass(frozen=True, slots=True)
+class MetaTraining:
+    """A module to train, with its optimiser, data and losses.
+
+    Attributes:
+        module: the trained module.
+        optimiser: optimiser of its parameters.
+        batches: batches whose generator makes all random draws.
+        loss: draws a batch and returns its loss.
+        validation: returns the validation loss; lower is better, NaN is never best. Draws nothing.
+        known: values computed once during training, kept because other batches could give different results.
+    """
+
+    module: nn.Module
+    optimiser: torch.optim.Optimizer
+    batches: Batches
+    loss: Callable[[], Tensor]
+    validation: Callable[[], float]
+    known: dict[str, list[int]] = field(default_factory=dict)
+
+
 def fit(
     training: MetaTraining,
     schedule: Schedule,
@@ -106,9 +157,13 @@ def fit(
     rates = torch.optim.lr_scheduler.LinearLR(
         optimiser, 1.0, 0.0 if schedule.decay else 1.0, total_iters=max(1, schedule.max_steps)
     )
-    course = MetaTrainingState(training, rates, kept)
-    progress(course.step / max(1, schedule.max_steps))
-    while course.step < schedule.max_steps and course.since < schedule.patience:
+    state = TrainingState(
+        module, kept, training.known, optimiser=optimiser, rates=rates, batches=training.batches
+    )
+    if not state.history:
+        state.record(training.validation())
+    progress(state.step / max(1, schedule.max_steps))
+    while state.step < schedule.max_steps and state.since < schedule.patience:
         with torch.enable_grad():
             value = training.loss()
             optimiser.zero_grad()
@@ -116,9 +171,10 @@ def fit(
         nn.utils.clip_grad_norm_(module.parameters(), schedule.clip)
         optimiser.step()
         rates.step()
-        course.advance()
-        progress(course.step / schedule.max_steps)
-        if course.step % schedule.validation_interval == 0 or course.step == schedule.max_steps:
-            course.validate()
-    course.finish()
-    return course.history
+        state.step += 1
+        progress(state.step / schedule.max_steps)
+        if state.step % schedule.validation_interval == 0 or state.step == schedule.max_steps:
+            state.record(training.validation())
+            state.save()
+    state.use_best()
+    return state.history

@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines._meta_training.loop import Schedule, Split, fit
-from baselines._meta_training.state import Batches, MetaTraining
+from baselines._meta_training.loop import Batches, MetaTraining, Schedule, Split, fit
 from lks.editing.editor import Progress
 from lks.edits import Edit
 from lks.errors import UserError

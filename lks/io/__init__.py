@@ -1,1 +1,1 @@
-"""Files: atomic writes, locks, caches, Parquet, JSON lines, guards on untrusted files, and hub access."""
+"""Files: atomic writes, checkpoints, caches, locks, Parquet, JSON lines, untrusted files, and hub access."""

@@ -10,18 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from lks.errors import StoreError
-from lks.io.checkpoint import Checkpoint, Stopwatch, whole, write
+from lks.io.atomic import CACHE_ADVICE, write_whole
+from lks.io.checkpoint import Checkpoint, Stopwatch, write
 from lks.io.locks import locked
-
-EVERY_S = 30.0
-"""Least number of seconds between two checkpoints of an unfinished entry."""
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +58,13 @@ class Making:
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Return the checkpoint of a named step."""
-        return Checkpoint(self._path.with_suffix(f".{name}.state"), self._key, self.clock, EVERY_S)
+        return Checkpoint(self._path.with_suffix(f".{name}.state"), self._key, self.clock)
 
     def step(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return the result of a whole step, without repeating it where an earlier attempt finished it."""
         kept = self.checkpoint(name)
-        if state := kept.load():
-            return state.tensors
+        if (state := kept.load()) is not None:
+            return cast(dict[str, Tensor], state)
         tensors = make()
         kept.save(tensors)
         return tensors
@@ -95,8 +93,8 @@ def made(kind: str, depends_on: object, make: Callable[[Making], dict[str, Tenso
         tensors = make(work)
         there = CachedTensors(tensors, work.clock.read())
         write(path, tensors)
-        with whole(path.with_suffix(".json")) as part:
-            part.write_text(json.dumps({"seconds": there.seconds, "depends_on": json.loads(key)}))
+        about = json.dumps({"seconds": there.seconds, "depends_on": json.loads(key)})
+        write_whole(path.with_suffix(".json"), about.encode(), CACHE_ADVICE)
     return there
 
 
@@ -121,9 +119,7 @@ def making(kind: str, depends_on: object) -> Iterator[Making]:
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("a")
     except OSError as error:
-        raise StoreError(
-            f"Cannot write the cache {path.parent}: {error}. Free space, or set LKS_CACHE to another folder."
-        ) from error
+        raise StoreError(f"Cannot write the cache {path.parent}: {error}. {CACHE_ADVICE}") from error
     with file:
         if _locked(file, path):
             for part in path.parent.glob(f"{path.stem}.*.part"):  # left by a process killed while writing

@@ -1,39 +1,29 @@
-"""Checkpoints of long computations: tensors and a text in one file, without pickle."""
+"""Checkpoints of long computations: nested states in one file of JSON and tensors, without pickle."""
 
+import json
 import logging
-import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lks.errors import StoreError
+from lks.io.atomic import CACHE_ADVICE, move_synced
+from lks.io.untrusted import parse_json
 
+EVERY_S = 30.0
+"""Least number of seconds between two checkpoints of a computation; 0 saves at every opportunity."""
 SHARE = 0.02
 """Largest share of a computation's time that may go into saving checkpoints."""
-VERSION = "1"
+VERSION = "2"
 """Increased when what is computed, or how it is saved, changes: states of another version are not used."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """A saved state.
-
-    Attributes:
-        tensors: the tensors by name, on the CPU.
-        text: any text, for example JSON.
-    """
-
-    tensors: dict[str, Tensor]
-    text: str
 
 
 class Stopwatch:
@@ -58,47 +48,52 @@ class Checkpoint:
         path: the file.
         identity: names the computation; a state of another one is not used.
         clock: stopwatch whose reading is saved too.
-        every_s: least number of seconds between two saves, unless something got better; 0 saves at every
-            call.
     """
 
-    def __init__(self, path: Path, identity: str, clock: Stopwatch, every_s: float) -> None:
-        self.path, self._clock, self._every_s = path, clock, every_s
+    def __init__(self, path: Path, identity: str, clock: Stopwatch | None = None) -> None:
+        self.path, self._clock = path, clock or Stopwatch()
         self._about = {"version": VERSION, "identity": identity}
         self._last, self._cost = time.monotonic(), 0.0
 
-    def due(self, better: bool = False) -> bool:
+    def due(self) -> bool:
         """Return whether to save now.
 
         Saving takes at most `SHARE` of the time, however large the state and however slow the disk.
         """
-        rest = self._cost / SHARE
-        return not self._every_s or time.monotonic() - self._last >= (
-            rest if better else max(rest, self._every_s)
-        )
+        return not EVERY_S or time.monotonic() - self._last >= max(self._cost / SHARE, EVERY_S)
 
-    def save(self, tensors: Mapping[str, Tensor], text: str = "") -> None:
-        """Replace the saved state; a computation whose state cannot be saved continues without."""
+    def save(self, state: object) -> None:
+        """Replace the saved state; a computation whose state cannot be saved continues without.
+
+        Args:
+            state: dictionaries, lists, tensors, numbers, texts and None, nested as they like.
+        """
         start = time.monotonic()
+        tensors: dict[str, Tensor] = {}
+        tree = json.dumps(_packed(state, tensors))
         try:
-            write(self.path, tensors, self._about | {"seconds": repr(self._clock.read()), "text": text})
+            write(self.path, tensors, self._about | {"seconds": repr(self._clock.read()), "state": tree})
         except StoreError as error:
             logger.warning("%s The computation continues, and starts over if it is killed.", error)
         self._last = time.monotonic()
         self._cost = self._last - start
 
-    def load(self) -> State | None:
-        """Return the saved state if it is whole and of this computation, and set the clock to its reading."""
+    def load(self) -> Any:
+        """Return the saved state, and set the clock to its reading; None if it is damaged or of another kind.
+
+        Tuples come back as lists, tensors on the CPU.
+        """
         try:
             with safe_open(self.path, "pt") as file:
                 about = file.metadata() or {}
                 if {key: about.get(key) for key in self._about} != self._about:
                     raise ValueError("of another version")
-                state = State({name: file.get_tensor(name) for name in file.keys()}, about["text"])  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            state = _unpacked(parse_json(about["state"]), tensors)
             self._clock.go_on(float(about["seconds"]))
         except FileNotFoundError:
             return None
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             self.ignore(error)
             return None
         return state
@@ -111,40 +106,52 @@ class Checkpoint:
             error,
         )
 
+    def remove(self) -> None:
+        """Delete the saved state."""
+        self.path.unlink(missing_ok=True)
 
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Yield a path to write a file to; the target is never seen unfinished, even after a power cut.
+
+def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
+    """Write tensors to a file, which is never seen unfinished, even after a power cut.
 
     Raises:
         StoreError: it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # a folder, because the code that writes the part may put its own temporary files next to it
+        # a folder, because `save_file` may put its own temporary file next to the part
         with tempfile.TemporaryDirectory(
             ".part", f"{path.name.partition('.')[0]}.", path.parent, ignore_cleanup_errors=True
         ) as folder:
             part = Path(folder) / path.name
-            yield part
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
-            part.replace(path)
+            save_file(
+                {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()},
+                part,
+                dict(about or {}),
+            )
+            move_synced(part, path)
     except (OSError, SafetensorError) as error:
-        raise StoreError(
-            f"Cannot write {path}: {error}. Free space, or set LKS_CACHE to another folder."
-        ) from error
+        raise StoreError(f"Cannot write {path}: {error}. {CACHE_ADVICE}") from error
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
-    """Write tensors to a file.
+def _packed(value: object, tensors: dict[str, Tensor]) -> object:
+    """Return a value as JSON data, with its tensors moved to a dictionary."""
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        # a copy, because tied weights share memory, which the format cannot express
+        tensors[name] = value.detach().to("cpu", copy=True)
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {"keys": list(value), "values": [_packed(inner, tensors) for inner in value.values()]}
+    return [_packed(inner, tensors) for inner in value] if isinstance(value, list | tuple) else value
 
-    Raises:
-        StoreError: it cannot be written.
-    """
-    with whole(path) as part:
-        save_file(
-            {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()},
-            part,
-            dict(about or {}),
-        )
+
+def _unpacked(value: object, tensors: dict[str, Tensor]) -> object:
+    """Return the value that `_packed` was given, from its JSON data and its tensors."""
+    if isinstance(value, list):
+        return [_unpacked(inner, tensors) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    return dict(zip(value["keys"], _unpacked(value["values"], tensors), strict=True))  # type: ignore[call-overload]

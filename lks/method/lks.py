@@ -13,6 +13,7 @@ from lks.editing.editor import SHORT, After, Editor, Progress, canonical, no_cal
 from lks.editing.patch import Patch
 from lks.edits import Edit, spellings_of
 from lks.errors import UserError
+from lks.io.checkpoint import Checkpoint
 from lks.method.params import LKSParams
 from lks.method.relation_gate import RelationGate
 from lks.method.replacer import KnowledgeBlockPatch
@@ -201,7 +202,9 @@ class LKS(Editor[LKSParams]):
                 [], torch.zeros(len(p.all_blocks), 0, lm.dim), p.all_blocks, p.positions, p.scope, p.mentions
             )
         trainer = LKSTrainer(lm, prepare(lm, edits, p), p, seed)
-        trainer.train(progress, lks.io.cache.folder() / "training" / f"{_identity(lm, edits, p, seed)}.pt")
+        identity = _identity(lm, edits, p, seed)
+        kept = Checkpoint(lks.io.cache.folder() / "training" / f"{identity}.state", identity)
+        trainer.train(progress, kept)
         return self._made(lm, edits, trainer, seed)
 
     def update(

@@ -8,14 +8,14 @@ model's weights get no gradient.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lks.editing.editor import Progress, no_progress
-from lks.method.course import LKSTrainingState
+from lks.io.checkpoint import Checkpoint
+from lks.io.training_state import TrainingState
 from lks.method.hypernetwork import Design, Hypernetworks
 from lks.method.params import LKSParams
 from lks.method.training_data import PARTS, Part, TrainingData, losses_at
@@ -91,14 +91,13 @@ class LKSTrainer:
         wanted = F.cross_entropy(logits[~held], m.labels[where[~held]], reduction="none")
         return row_means(moved, rows[held], len(index)) + row_means(wanted, rows[~held], len(index))
 
-    def train(self, progress: Progress = no_progress, kept: Path | None = None) -> list[float]:
+    def train(self, progress: Progress = no_progress, kept: Checkpoint | None = None) -> list[float]:
         """Train to convergence or `max_epochs`; the networks end at their best epoch.
 
         Args:
             progress: called with the fraction done.
-            kept: file for the state of a long training, saved after an epoch at most once a minute. A killed
-                training resumes from it and gives the same result; the file is deleted when the training has
-                finished.
+            kept: checkpoint of a long training, saved after some epochs. A killed training resumes from it
+                and gives the same result; it is deleted when the training has finished.
 
         Returns:
             Mean loss of each epoch.
@@ -107,9 +106,14 @@ class LKSTrainer:
         optimiser = torch.optim.AdamW(self.networks.parameters(), lr=p.lr, weight_decay=p.weight_decay)
         per_epoch = len(self._epoch_batches())
         decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=p.max_epochs * per_epoch)
-        course = LKSTrainingState(self.networks, optimiser, decay, self.generator, kept)
+        state = TrainingState(self.networks, kept, optimiser=optimiser, decay=decay, generator=self.generator)
+        history = state.history
+        if not history:
+            state.keep_weights()  # the result if the first loss is NaN
         with torch.enable_grad():
-            while len(course.history) < p.max_epochs and not course.ended(p.patience, p.stop_loss):
+            while len(history) < p.max_epochs and (
+                not history or (state.since < p.patience and history[-1] >= p.stop_loss)
+            ):
                 losses = []
                 for number, batch in enumerate(self._epoch_batches()):
                     loss = self.loss(batch)
@@ -119,12 +123,18 @@ class LKSTrainer:
                     decay.step()
                     losses.append(loss.detach())
                     if number % 10 == 0:
-                        progress((len(course.history) + number / per_epoch) / p.max_epochs)
-                course.epoch(float(torch.stack(losses).mean()))
+                        progress((len(history) + number / per_epoch) / p.max_epochs)
+                mean = float(torch.stack(losses).mean())
+                if mean != mean:
+                    history.append(mean)
+                    break
+                state.record(mean)
+                state.save()
         progress(1.0)
-        self.networks.load_state_dict(course.best_state)
-        course.finish()
-        return course.history
+        state.use_best()
+        if kept:
+            kept.remove()
+        return history
 
     def _epoch_batches(self) -> list[dict[Part, list[int]]]:
         """Return the rows of each step of one epoch; paraphrases and locality prompts are drawn again."""

@@ -6,7 +6,6 @@ real records and is built on the user's machine, because the records may not be 
 """
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +30,8 @@ from lks.data.datasets import DATASETS, find, parse
 from lks.data.synthetic_world import world
 from lks.data.template_prompts import Record
 from lks.errors import UserError, unknown
+from lks.io.atomic import replaced_folder
+from lks.io.checkpoint import Checkpoint
 from lks.models.recipe import Recipe
 from lks.models.testbed_models import (
     NAMES,
@@ -48,8 +49,6 @@ from lks.testbed.mini import made_questions, mini_exam, mini_source, mini_tokeni
 from lks.testbed.world_corpus import world_exam, world_source, world_tokenizer
 
 __all__ = ["NAMES", "CheckReport", "build", "check", "model_folder"]
-
-SAVE_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -149,18 +148,17 @@ def build(
         steps = measured_steps(_training(replace(job.recipe, heads=text.heads), text), minutes)
         job = replace(job, recipe=replace(job.recipe, steps=steps))
     recipe = replace(job.recipe, heads=text.heads)
-    state = folder.with_name(f".{folder.name}-{job.hash}.pt")
-    training = _training(recipe, text)
-    if state.is_file():
-        training.load(state)
-    _run(training, state, job.label if progress else "")
-    _write(folder, job, training, text, time.monotonic() - started)
-    state.unlink(missing_ok=True)
+    kept = Checkpoint(folder.with_name(f".{folder.name}-{job.hash}.state"), job.hash)
+    training = _training(recipe, text, kept)
+    _run(training, job.label if progress else "")
+    with replaced_folder(folder) as part:
+        _write(part, job, training, text, time.monotonic() - started)
+    kept.remove()
     return folder
 
 
-def _training(recipe: Recipe, text: TestbedText) -> TestbedTraining:
-    """Create a training run, on the GPU if there is one."""
+def _training(recipe: Recipe, text: TestbedText, kept: Checkpoint | None = None) -> TestbedTraining:
+    """Create a training run or resume a stopped one, on the GPU if there is one."""
     tokenizer = text.tokenizer
     special = (int(tokenizer.bos_token_id), int(tokenizer.eos_token_id), int(tokenizer.pad_token_id))
     model = new_model(recipe.shape, len(tokenizer), special, recipe.seed)
@@ -170,11 +168,11 @@ def _training(recipe: Recipe, text: TestbedText) -> TestbedTraining:
         )  # on a CPU the backward pass of fused attention is slow in bfloat16
     if torch.cuda.is_available():
         model = cast(Callable[[str], PreTrainedModel], model.to)("cuda")
-    return TestbedTraining(model, text.source, recipe, special[2])
+    return TestbedTraining(model, text.source, recipe, special[2], kept)
 
 
-def _run(training: TestbedTraining, state: Path, label: str) -> None:
-    """Run all remaining steps; the state is saved every minute and at the end, including after an error."""
+def _run(training: TestbedTraining, label: str) -> None:
+    """Run all remaining steps; the state is saved on the way and at the end, including after an error."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -182,28 +180,23 @@ def _run(training: TestbedTraining, state: Path, label: str) -> None:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    steps = training.recipe.steps
-    saved = time.monotonic()
+    steps, state = training.recipe.steps, training.state
     with Progress(*columns, disable=not label) as bar:
-        task = bar.add_task(f"training {label}", total=steps, completed=training.step)
+        task = bar.add_task(f"training {label}", total=steps, completed=state.step)
         try:
-            while training.step < steps:
+            while state.step < steps:
                 loss = training.advance()
-                bar.update(task, completed=training.step, description=f"training {label}, loss {loss:.2f}")
-                if time.monotonic() - saved > SAVE_EVERY_S:
-                    training.save(state)
-                    saved = time.monotonic()
+                bar.update(task, completed=state.step, description=f"training {label}, loss {loss:.2f}")
+                state.save()
         finally:
             if training.whole:
-                training.save(state)
+                state.save(now=True)
 
 
 def _write(
-    folder: Path, job: TestbedModel, training: TestbedTraining, text: TestbedText, seconds: float
+    part: Path, job: TestbedModel, training: TestbedTraining, text: TestbedText, seconds: float
 ) -> None:
-    """Write the finished model as a folder that appears in one move."""
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    """Check the finished model and write it to a new folder."""
     half = cast(nn.Module, training.model).to("cpu", torch.float16)
     cast(PreTrainedModel, half).save_pretrained(part)
     text.tokenizer.save_pretrained(part)
@@ -220,8 +213,6 @@ def _write(
     for file in part.iterdir():
         file.chmod(0o644)
     (part / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    part.replace(folder)
 
 
 def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:

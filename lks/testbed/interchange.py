@@ -14,8 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +22,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from lks.errors import UserError
-from lks.io import states
+from lks.io.checkpoint import Checkpoint
+from lks.io.training_state import TrainingState
 from lks.models.precision import multiplies_bfloat16
 from lks.models.recipe import Recipe, TestbedShape
 from lks.testbed.corpus import IGNORED, TextSource, TokenBatch, batches, side_batch
@@ -174,8 +174,8 @@ class TestbedTraining:
         source: source of rows.
         recipe: hyperparameters.
         pad: id of the padding token.
-        step: steps done.
-        losses: loss on facts per step.
+        kept: checkpoint to resume from and to save to, or None to save nothing.
+        state: steps done, and the loss on facts of each.
         whole: false while a step is half done; saving then would not give the same model.
     """
 
@@ -183,9 +183,9 @@ class TestbedTraining:
     source: TextSource
     recipe: Recipe
     pad: int
-    step: int = 0
-    losses: list[float] = field(default_factory=list)
+    kept: Checkpoint | None = None
     whole: bool = True
+    state: TrainingState = field(init=False)
     optimizers: list[Optimizer] = field(init=False)
     heads: nn.Linear = field(init=False)
     _pool: tuple[int, list[TokenBatch]] = field(init=False, default=(-1, []))
@@ -198,20 +198,22 @@ class TestbedTraining:
                 self.model.device
             )
         self.optimizers = optimizers(self.model, self.heads, self.recipe)
+        muon, adam = self.optimizers
+        self.state = TrainingState(self.model, self.kept, heads=self.heads, muon=muon, adam=adam)
 
     def _batch(self) -> TokenBatch:
         """Return the batch of the current step."""
-        number, place = divmod(self.step, 16)
+        number, place = divmod(self.state.step, 16)
         if self._pool[0] != number:
             self._pool = (number, batches(self.source, number, self.recipe.rows, self.recipe.seed, self.pad))
         return self._pool[1][place]
 
     def advance(self) -> float:
         """Run one step and return the loss on facts."""
-        recipe, device = self.recipe, self.model.device
+        recipe, device, step = self.recipe, self.model.device, self.state.step
         batch = self._batch().to(device)
-        side = side_batch(self.source, self.step, recipe.side_rows, recipe.seed, self.pad).to(device)
-        change = draw_intervention(batch, recipe, self.step)
+        side = side_batch(self.source, step, recipe.side_rows, recipe.seed, self.pad).to(device)
+        change = draw_intervention(batch, recipe, step)
         with torch.autocast(
             device.type, torch.bfloat16, enabled=recipe.economical and multiplies_bfloat16(device)
         ):
@@ -226,13 +228,13 @@ class TestbedTraining:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group.setdefault("full_lr", group["lr"])
-                group["lr"] = group["full_lr"] * rate(self.step, recipe)
+                group["lr"] = group["full_lr"] * rate(step, recipe)
             optimizer.step()
             optimizer.zero_grad()
-        self.step += 1
-        self.losses.append(loss.item())
+        self.state.step += 1
+        self.state.history.append(loss.item())
         self.whole = True
-        return self.losses[-1]
+        return self.state.history[-1]
 
     def _heads_loss(self, states: Tensor, traits: Tensor) -> Tensor:
         """Compute the cross-entropy of linear readings of the subject's state, all its values at once.
@@ -251,24 +253,6 @@ class TestbedTraining:
         return F.cross_entropy(
             scores.float(), traits.flatten(), label_smoothing=self.recipe.smoothing, ignore_index=IGNORED
         )
-
-    def save(self, path: Path) -> None:
-        """Write everything needed to resume, replacing the file in one move."""
-        state = {
-            "step": self.step, "losses": self.losses, "model": self.model.state_dict(),
-            "heads": self.heads.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-        }  # fmt: skip
-        states.save(path, state)
-
-    def load(self, path: Path) -> None:
-        """Resume from a saved state."""
-        state = cast(dict[str, Any], states.load(path))
-        self.model.load_state_dict(state["model"])
-        self.heads.load_state_dict(state["heads"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.step, self.losses = state["step"], state["losses"]
 
 
 def _renumbered(traits: Tensor) -> tuple[Tensor, Tensor]:
