@@ -301,18 +301,14 @@ def note(reason: str, outcomes: "Sequence[Outcome]", difference: str) -> str:
 
 def _replace_golden(golden: Path, results: Path, ids: Sequence[str], line: str) -> None:
     """Replace the golden results by new ones; earlier reasons are kept."""
-    part, old = golden.with_name(f"{golden.name}.part"), golden.with_name(f"{golden.name}.old")
-    for leftover in (part, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    from lks.io.atomic import replaced_folder
+
     reasons = golden / REASONS
     before = (
         reasons.read_text(encoding="utf-8")
         if reasons.exists()
         else "Why golden results changed, the newest last.\n\n"
     )
-    _copy(results, part, ids)
-    (part / REASONS).write_text(f"{before}{line}\n", encoding="utf-8")
-    if golden.exists():
-        golden.rename(old)
-    part.rename(golden)
-    shutil.rmtree(old, ignore_errors=True)
+    with replaced_folder(golden) as part:
+        _copy(results, part, ids)
+        (part / REASONS).write_text(f"{before}{line}\n", encoding="utf-8")

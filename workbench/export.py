@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lks.errors import UserError
+from lks.io.atomic import replaced_folder
 
 if TYPE_CHECKING:
     from lks.editing.patch import Patch
@@ -190,20 +191,13 @@ def _written(out: Path) -> Iterator[Path]:
     Raises:
         UserError: it cannot be written.
     """
-    part = out.with_name(f"{out.name}.part")
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        yield part
-        if out.exists():
-            out.rmdir()
-        part.rename(out)
+        with replaced_folder(out) as part:
+            yield part
     except OSError as error:
         raise UserError(
             f"{out} cannot be written: {error.strerror or error}. Give another folder with --out."
         ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _exported(out: Path) -> Exported:

@@ -8,8 +8,8 @@ to continue from. Nothing in the folder names a machine, a user or a path.
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from lks.data.user_facts import Facts, read_facts, write_facts
 from lks.editing.patch import LARGEST_TENSORS, Patch, checked
 from lks.errors import DataError, StoreError, UserError
 from lks.evaluation.prompt_formats import Form
-from lks.io.atomic import write_whole
+from lks.io.atomic import replaced_folder, write_whole
 from lks.io.untrusted import check_plain, content_of, one_line, parse_json
 from lks.models.lm import LM
 
@@ -191,47 +191,26 @@ def write(folder: Path, edited: SavedEdits) -> None:
     Raises:
         StoreError: the folder cannot be written.
     """
-    with _replaced(folder) as new:
-        edited.patch.save(new)
-        if edited.origin is not None:
-            write_whole(
-                new / ORIGIN, json.dumps(asdict(edited.origin), indent=1, ensure_ascii=False).encode()
-            )
-        if edited.facts is not None:
-            write_facts(new / FACTS, edited.facts)
-            if edited.facts.skipped:
-                write_whole(new / SKIPPED, "".join(f"{line}\n" for line in edited.facts.skipped).encode())
-        if edited.learnt:
-            save_file(
-                {name: value.detach().contiguous().cpu() for name, value in edited.learnt.items()},
-                new / TRAINING,
-            )
-
-
-@contextmanager
-def _replaced(folder: Path) -> Iterator[Path]:
-    """Yield a new folder that replaces the given one on leaving without an error.
-
-    Raises:
-        StoreError: the folder cannot be written.
-    """
-    new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{part}") for part in ("part", "old"))
     try:
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        yield new
-        if folder.exists():
-            folder.replace(old)
-        new.replace(folder)
+        with replaced_folder(folder) as new:
+            _write_files(new, edited)
     except OSError as error:
-        if old.exists() and not folder.exists():
-            old.replace(folder)
         raise StoreError(
             f"Cannot write {folder}: {error.strerror or error}. Free space or give another folder with --out."
         ) from None
-    finally:
-        for rest in (new, old):
-            shutil.rmtree(rest, ignore_errors=True)
+
+
+def _write_files(new: Path, edited: SavedEdits) -> None:
+    edited.patch.save(new)
+    if edited.origin is not None:
+        write_whole(new / ORIGIN, json.dumps(asdict(edited.origin), indent=1, ensure_ascii=False).encode())
+    if edited.facts is not None:
+        write_facts(new / FACTS, edited.facts)
+        if edited.facts.skipped:
+            write_whole(new / SKIPPED, "".join(f"{line}\n" for line in edited.facts.skipped).encode())
+    if edited.learnt:
+        learnt = {name: value.detach().contiguous().cpu() for name, value in edited.learnt.items()}
+        save_file(learnt, new / TRAINING)
 
 
 def is_patch(folder: Path) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 import lks.io.cache
 from lks.errors import DataError
 from lks.io import hub
+from lks.io.atomic import CACHE_ADVICE, write_whole
 from lks.io.untrusted import parse_json
 
 REPOSITORY = "Linuxin-xxx/LKS"
@@ -94,6 +95,7 @@ def download(published: Published, file: Path) -> None:
 
     Raises:
         DataError: no connection, or the content is not the published one.
+        StoreError: the file cannot be written.
     """
     advice = f"Fetch it by hand, save it as <folder>/{published.file} and set LKS_DATA=<folder>."
     if not hub.is_reachable(published.url):
@@ -109,14 +111,7 @@ def download(published: Published, file: Path) -> None:
             f"{published.url} has SHA-256 {digest}, expected {published.sha256}: damaged in transit "
             f"or changed. {advice}"
         )
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise DataError(f"{file} cannot be written: {error}. Set LKS_CACHE to a folder with room.") from error
+    write_whole(file, content, CACHE_ADVICE)
 
 
 def content_of(file: Path) -> bytes:
