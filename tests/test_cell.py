@@ -221,7 +221,8 @@ def test_a_bench_keeps_a_model_until_it_has_changed_on_disk(monkeypatch: pytest.
         "lks.runs.cell.LM.load", lambda name: loaded.append(name) or SimpleNamespace(name=name)
     )
     monkeypatch.setattr(
-        "lks.runs.cell.load_dataset", lambda name: loaded.append(name) or SimpleNamespace(name=name)
+        "lks.runs.cell.load_dataset",
+        lambda name: loaded.append(name) or SimpleNamespace(name=name, revision="as read"),
     )
     bench, one = LoadedResources(), cell()
     for now in (

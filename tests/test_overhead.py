@@ -213,7 +213,7 @@ def test_a_command_says_what_it_costs_and_what_it_took(
     ]
     plain = CliRunner().invoke(app, words)
     assert plain.exit_code == 0, plain.output
-    assert "Asking 1 question of the unedited and of the edited model." in plain.output
+    assert "Asking the unedited and the edited model 1 question each." in plain.output
     assert "Overhead" not in plain.output
     assert re.search(
         r"Time: [\d.]+ s \(.*edited: answers [\d.]+ s.*report [\d.]+ s", " ".join(plain.output.split())

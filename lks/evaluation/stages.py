@@ -41,7 +41,7 @@ from lks.results.cells import ANSWERS
 from lks.results.decisions import Decision
 from lks.results.rows import Generation, Passage, Timing
 from lks.results.shards import read_answers, read_rows
-from lks.results.stages import STAGES
+from lks.results.stages import stages
 
 logger = logging.getLogger(__name__)
 
@@ -124,9 +124,9 @@ def measure(stage: str, edited: EditedDraw, progress: Progress) -> Sequence[obje
         Collapsed: the edited model has collapsed, so an ability test is not worth its time.
     """
     kind = stage.partition("-")[0]
-    if kind not in STAGES:
+    if kind not in stages():
         raise ValueError(f"no stage {stage!r}")
-    return STAGES[kind].measure(edited, stage, progress)
+    return stages()[kind].measure(edited, stage, progress)
 
 
 def answers(edited: EditedDraw, progress: Progress, context: Context = "bare") -> list[Answer]:

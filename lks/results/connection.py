@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 
 from lks.errors import StoreError
-from lks.results.stages import STAGES
+from lks.results.stages import stages
 
 OF_THE_FILE = (
     duckdb.IOException,
@@ -86,9 +86,9 @@ def _definitions() -> Iterator[str]:
     """Iterate over the SQL of the catalogue: macros, tables of the stages, views, views of further stages."""
     folder = Path(__file__).parent
     yield (folder / "wild.sql").read_text(encoding="utf-8")
-    yield from (stage.definition for stage in STAGES.values())
+    yield from (stage.definition for stage in stages().values())
     yield (folder / "schema.sql").read_text(encoding="utf-8")
-    yield from (stage.sql.read_text(encoding="utf-8") for stage in STAGES.values() if stage.sql)
+    yield from (stage.sql.read_text(encoding="utf-8") for stage in stages().values() if stage.sql)
 
 
 def is_stop(error: Exception) -> bool:

@@ -23,7 +23,7 @@ from lks.io.parquet import kind_in, named, read
 from lks.io.untrusted import check_inside, content_of, one_line
 from lks.results.answers import SCHEMA, Answer
 from lks.results.cells import ANSWERS, Outcome
-from lks.results.stages import OWN, STAGES
+from lks.results.stages import OWN, stages
 
 _OUTCOME = TypeAdapter(Outcome)
 _SHARD = re.compile(r"cells/[0-9a-f]{16}/[^./\\*?\[\]\x00-\x1f][^/\\*?\[\]\x00-\x1f]*\.parquet")
@@ -60,14 +60,14 @@ def _write(results: Path, cell_id: str, stage: str, made: Sequence[object], sche
 
 def schema_of(stage: str) -> pa.Schema:
     """Return the columns of a stage's shard."""
-    return STAGES[stage.partition("-")[0]].columns
+    return stages()[stage.partition("-")[0]].columns
 
 
 def _known() -> dict[str, tuple[pa.Schema, int]]:
     """Return schema and newest version of each kind of shard."""
     return {
         name: (stage.columns, version)
-        for stage in STAGES.values()
+        for stage in stages().values()
         for name, version in [named(stage.columns)]
     }
 
@@ -75,7 +75,7 @@ def _known() -> dict[str, tuple[pa.Schema, int]]:
 def kind_of(shard: Path) -> str:
     """Return the kind of rows in a shard, by the first part of its stage's name; answers if it is unknown."""
     first = shard.stem.partition("-")[0]
-    return first if first in STAGES else ANSWERS
+    return first if first in stages() else ANSWERS
 
 
 def known_shards(results: Path, outcome: Outcome) -> list[str]:
@@ -85,7 +85,7 @@ def known_shards(results: Path, outcome: Outcome) -> list[str]:
 
 def _is_of_unknown_stage(path: Path) -> bool:
     """Return whether a shard is of a stage that is not registered here, and says so itself."""
-    return path.stem.partition("-")[0] not in STAGES and kind_in(path).startswith(OWN)
+    return path.stem.partition("-")[0] not in stages() and kind_in(path).startswith(OWN)
 
 
 def write_shard(path: Path, cell_id: str, made: Sequence[object], schema: pa.Schema = SCHEMA) -> None:
@@ -128,7 +128,7 @@ def check_cell(results: Path, outcome: Outcome) -> None:
     for shard in known_shards(results, outcome):
         kind = kind_of(Path(shard))
         keys.setdefault(kind, []).append(
-            _read_checked(results / shard, outcome.cell.id).select(STAGES[kind].key)
+            _read_checked(results / shard, outcome.cell.id).select(stages()[kind].key)
         )
     for kind, tables in keys.items():
         found = pa.concat_tables(tables)
@@ -146,7 +146,7 @@ def check_cell(results: Path, outcome: Outcome) -> None:
 
 def _read_checked(path: Path, cell_id: str) -> pa.Table:
     table = read(path, _known())
-    if not table.schema.equals(STAGES[kind_of(path)].columns):
+    if not table.schema.equals(stages()[kind_of(path)].columns):
         raise DataError(f"{path} holds rows of another kind than its name says. Run its cell again.")
     if cell_id and any(found != cell_id for found in table["cell_id"].unique().to_pylist()):
         raise DataError(f"{path} holds rows of another cell than {cell_id}. Run the cell again.")

@@ -8,7 +8,7 @@ in the folder that `LKS_STAGES` names.
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -122,17 +122,31 @@ STAGES: dict[str, Stage] = {
         Stage(STUDY, study_rows.SCHEMA, ("draw", "case_id", "block", "site", "quantity"), "study_rows"),
     )
 }
-"""Every stage by the first part of its name."""
+"""The stages known so far; `stages` adds those of `LKS_STAGES`."""
 
 _BUILT_IN = frozenset(STAGES)
+_ASKED_FOR: list[str] = []
+"""The folder `LKS_STAGES`, once it has been read."""
 
 OWN = "own-"
 """Prefix of the kinds of shards of further stages, so that they are recognised."""
 
 
+def stages() -> Mapping[str, Stage]:
+    """Return every stage by the first part of its name; the first call reads the folder of `LKS_STAGES`.
+
+    Raises:
+        UserError: that folder does not exist, or a module of it is no measurement.
+    """
+    if (own := os.environ.get("LKS_STAGES")) and own not in _ASKED_FOR:
+        _ASKED_FOR.append(own)  # first, since its modules import what calls this
+        load_folder(Path(own))
+    return STAGES
+
+
 def further() -> list[str]:
     """Return the stages that a grid can ask for with `also`: those that are not built in."""
-    return [name for name in STAGES if name not in _BUILT_IN]
+    return [name for name in stages() if name not in _BUILT_IN]
 
 
 def check_further(names: Sequence[str]) -> None:
@@ -196,7 +210,3 @@ def load_folder(folder: Path) -> list[str]:
         register(stage)
         found.append(stage.name)
     return found
-
-
-if own := os.environ.get("LKS_STAGES"):
-    load_folder(Path(own))

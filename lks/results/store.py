@@ -24,7 +24,7 @@ from lks.results.cells import FINAL, PROTOCOL, Outcome
 from lks.results.connection import OF_THE_FILE, connect, failed, is_stop, prepare
 from lks.results.reader import Copy, Reader
 from lks.results.shards import check_cell, kind_of, known_shards, read_outcome, stored_outcome, write_outcome
-from lks.results.stages import STAGES
+from lks.results.stages import stages
 
 logger = logging.getLogger(__name__)
 
@@ -259,7 +259,7 @@ class Store(Reader):
         """
         chosen = "cell_id IN (SELECT unnest(?))"
         if connection.execute(f"SELECT 1 FROM cells WHERE {chosen} LIMIT 1", [list(cell_ids)]).fetchall():
-            for table in ("free_answers", *(stage.table for stage in STAGES.values()), "cells"):
+            for table in ("free_answers", *(stage.table for stage in stages().values()), "cells"):
                 connection.execute(f"DELETE FROM {table} WHERE {chosen}", [list(cell_ids)])
 
 
@@ -267,7 +267,7 @@ def _tables(shards: Sequence[str]) -> dict[str, list[str]]:
     """Group shards by the table for their rows."""
     tables: dict[str, list[str]] = {}
     for shard in shards:
-        tables.setdefault(STAGES[kind_of(Path(shard))].table, []).append(shard)
+        tables.setdefault(stages()[kind_of(Path(shard))].table, []).append(shard)
     return tables
 
 
