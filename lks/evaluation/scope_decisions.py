@@ -16,9 +16,8 @@ from lks.edits import Case, Edit, spellings_of
 from lks.errors import UserError
 from lks.evaluation.profiling import measured
 from lks.evaluation.scope_prompts import abilities
+from lks.method.gates import Gate, fit_gate
 from lks.method.params import GateKind
-from lks.method.relation_gate import RelationGate
-from lks.models.frozen_prefix import last_states
 from lks.models.lm import LM
 from lks.results.cells import Cell, Costs
 from lks.results.decisions import Decision
@@ -88,14 +87,14 @@ class Indicator:
         names = spellings_of(edits)
         self.subjects = list(names)
         self._scope = make_scope(params.scope, list(names.values()))
-        self._lm, self._block, self._gate = lm, params.block, None
+        self._lm, self._block = lm, params.block
+        self._gate: Gate | None = None
         if params.gate != "none":
             if lm is None:
                 raise ValueError("a gate needs a model")
             lm.block(params.block)
-            self._gate = RelationGate.fit(
-                lm, params.block, edits, {subject: i for i, subject in enumerate(names)}, seed=seed
-            )
+            numbers = {subject: i for i, subject in enumerate(names)}
+            self._gate = fit_gate(params.gate, lm, params.block, edits, numbers, seed)
 
     def find(self, prompts: Sequence[str]) -> list[tuple[str, ...]]:
         """Return the subjects of each prompt, each once."""
@@ -107,18 +106,16 @@ class Indicator:
             found = self._let_through(self._gate, prompts, found)
         return [tuple(self.subjects[subject] for subject in subjects) for subjects in found]
 
-    def _let_through(
-        self, gate: RelationGate, prompts: Sequence[str], found: list[list[int]]
-    ) -> list[list[int]]:
+    def _let_through(self, gate: Gate, prompts: Sequence[str], found: list[list[int]]) -> list[list[int]]:
         """Return the subjects that pass the gate.
 
-        The gate looks at the last token of each prompt that mentions a subject.
+        The gate looks at each prompt that mentions a subject.
         """
         pairs = [(number, subject) for number, subjects in enumerate(found) for subject in subjects]
         if not pairs or self._lm is None:
             return found
         rows = {number: row for row, number in enumerate(dict(pairs))}
-        states = last_states(self._lm, self._block, [prompts[number] for number in rows]).float()
+        states = gate.read(self._lm, self._block, [prompts[number] for number in rows])
         row, mentioned = torch.tensor(
             [(rows[number], subject) for number, subject in pairs], device=states.device
         ).T

@@ -14,8 +14,8 @@ from lks.editing.patch import Patch
 from lks.edits import Edit, spellings_of
 from lks.errors import UserError
 from lks.io.checkpoint import Checkpoint
+from lks.method.gates import fit_gate
 from lks.method.params import LKSParams
-from lks.method.relation_gate import RelationGate
 from lks.method.replacer import KnowledgeBlockPatch
 from lks.method.trainer import LKSTrainer
 from lks.method.training_data import prepare, subjects_of
@@ -244,11 +244,7 @@ class LKS(Editor[LKSParams]):
         """Return the patch from the trained networks' table, with names and gate."""
         p = self.params
         self.learnt = trainer.networks.learnt()
-        gate = (
-            RelationGate.fit(lm, p.block, edits, subjects_of(edits), seed=seed)
-            if p.gate == "relation"
-            else None
-        )
+        gate = fit_gate(p.gate, lm, p.block, edits, subjects_of(edits), seed)
         table = trainer.networks.table()
         names = list(spellings_of(edits).values())
         return KnowledgeBlockPatch(

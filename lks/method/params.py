@@ -9,7 +9,7 @@ from lks.scope.exact import ScopeKind
 
 Positions = Literal["last", "all"]
 Mentions = Literal["all", "last"]
-GateKind = Literal["none", "relation"]
+GateKind = Literal["none", "relation", "contrast"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class LKSParams:
         locality_tokens: number of next tokens over which Eq. 5 is taken.
         scope: "exact", "fuzzy" (exact, then spelling mistakes) or "official" (the authors' rules).
         mentions: which mentions of a subject in a prompt are replaced: "all" or the "last" one.
-        gate: "none" or "relation": prompts that ask another fact of the subject are left unchanged (see
-            `lks.method.relation_gate`).
+        gate: whether prompts that ask another fact of the subject are left unchanged: "none", "relation"
+            (`lks.method.relation_gate`) or "contrast" (`lks.method.contrast_gate`).
         more_blocks: further blocks above `block` that are replaced too.
         precision: number format of training: "model" (that of the model's weights), "bfloat16" (blocks above
             l run in bfloat16, h_phi stays float32) or "fast" (bfloat16 where the machine supports it, else

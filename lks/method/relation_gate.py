@@ -52,7 +52,7 @@ class RelationGate:
                 "not fit together"
             )
         self.keys, self.owner, self.centre, self.threshold = keys, owner, centre, threshold
-        self._of = _places(owner)
+        self._of = rows_of(owner)
 
     @classmethod
     def of(cls, asked: Tensor, owner: Tensor, centre: Tensor, threshold: float) -> Self:
@@ -104,6 +104,24 @@ class RelationGate:
         near = gate.nearness(found[measured], subject[measured], own[measured])
         gate.threshold = _threshold(near[asks[measured]], near[~asks[measured]], false_positive_rate)
         return gate
+
+    joinable = False
+
+    @staticmethod
+    def read(lm: LM, block: int, texts: Sequence[str]) -> Tensor:
+        """Return the states [texts, d] of the prompts' last tokens on the unedited model, in float32."""
+        return last_states(lm, block, texts).float()
+
+    @staticmethod
+    def features(hidden: Tensor, prompt: Tensor) -> Tensor:
+        """Return the states [batch, d] of the prompts' last tokens.
+
+        Args:
+            hidden: [batch, time, d] block-l states.
+            prompt: [batch, time] the tokens of the prompts.
+        """
+        time = torch.arange(prompt.shape[1], device=prompt.device)
+        return hidden[torch.arange(len(hidden), device=hidden.device), (time * prompt).amax(1)]
 
     def nearness(self, asked: Tensor, subjects: Tensor, own: Tensor | None = None) -> Tensor:
         """Return the largest cosine [n] of states [n, d] with a key of their subject [n].
@@ -218,7 +236,7 @@ def _direction(asked: Tensor, centre: Tensor) -> Tensor:
     return torch.nn.functional.normalize(asked.float() - centre, dim=-1)
 
 
-def _places(owner: Tensor) -> Tensor:
+def rows_of(owner: Tensor) -> Tensor:
     """Return [subjects, most keys] each subject's keys, padded with its last one."""
     counts = torch.bincount(owner)
     if not len(counts) or not bool(counts.all()):

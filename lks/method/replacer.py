@@ -14,8 +14,9 @@ from torch.utils.hooks import RemovableHandle
 from lks.editing.patch import Patch, cannot_merge, check_tensor, checked
 from lks.editing.row_patch import RowPatch
 from lks.errors import UserError
+from lks.method.contrast_gate import ContrastGate
+from lks.method.gates import Gate, saved_gate
 from lks.method.params import Mentions, Positions
-from lks.method.relation_gate import RelationGate
 from lks.models.lm import LM
 from lks.models.prefill import FIRED, FOUND, Pass, Prefills, installed_hooks, track_prefill
 from lks.scope.exact import ScopeKind, make_scope
@@ -55,7 +56,7 @@ class KnowledgeBlockPatch(Patch):
         positions: Positions,
         scope: ScopeKind,
         mentions: Mentions = "all",
-        gate: RelationGate | None = None,
+        gate: Gate | None = None,
         loose: Sequence[int] = (),
     ) -> None:
         if table.ndim != 3 or len(table) != len(blocks) or table.shape[1] != len(names):
@@ -112,7 +113,7 @@ class KnowledgeBlockPatch(Patch):
             table, settings = table[None], settings | {"blocks": [settings["block"]]}
         saved = checked(_KnowledgeBlockSettings, settings)
         _, _, d = check_tensor("table", table, len(saved.blocks), len(saved.names), None).shape
-        gate = None if saved.threshold is None else _gate(tensors, saved.threshold, d)
+        gate = saved_gate(tensors, saved.threshold, d)
         return cls(
             saved.names, table, saved.blocks, saved.positions, saved.scope, saved.mentions, gate, saved.loose
         )
@@ -144,8 +145,8 @@ class KnowledgeBlockPatch(Patch):
 
     @property
     def extensible(self) -> bool:
-        """Whether knowledge blocks of other subjects can be added: not if there is a gate."""
-        return self.gate is None
+        """Whether knowledge blocks of other subjects can be added: not if a gate has a common threshold."""
+        return self.gate is None or self.gate.joinable
 
     def merged_with(self, other: Patch) -> "KnowledgeBlockPatch":
         """Return one patch with the knowledge blocks of both, which have different subjects.
@@ -168,11 +169,16 @@ class KnowledgeBlockPatch(Patch):
                 "Patches with a gate cannot be joined: its threshold is that of its own subjects. "
                 "Edit again with all facts."
             )
+        gate = None
+        if isinstance(self.gate, ContrastGate) and isinstance(other.gate, ContrastGate):
+            gate = self.gate.joined(other.gate)
+        elif self.gate is not None or other.gate is not None:
+            raise UserError("One of the patches has a gate, the other has none. Edit again with all facts.")
         table = torch.cat([self.table.cpu().float(), other.table.cpu().float()], 1)
         loose = [*self.loose, *(len(self.names) + subject for subject in other.loose)]
         names = [*self.names, *other.names]
         return KnowledgeBlockPatch(
-            names, table, self.blocks, self.positions, self.scope_kind, self.mentions, loose=loose
+            names, table, self.blocks, self.positions, self.scope_kind, self.mentions, gate, loose
         )
 
     def parts(self) -> dict[str, Tensor]:
@@ -239,19 +245,6 @@ class _KnowledgeBlockSettings:
     loose: tuple[int, ...] = ()
 
 
-def _gate(tensors: dict[str, Tensor], threshold: float, d: int) -> RelationGate:
-    """Return the saved gate.
-
-    Its subject numbers are checked first, so that nothing is allocated by an unchecked largest number.
-    """
-    keys, owner = check_tensor("gate.keys", tensors["gate.keys"], None, d), tensors["gate.owner"]
-    if owner.dtype != torch.long or (
-        len(owner) and not 0 <= int(owner.min()) <= int(owner.max()) < len(keys)
-    ):
-        raise ValueError("gate.owner holds no numbers of subjects")
-    return RelationGate(keys, owner, check_tensor("gate.centre", tensors["gate.centre"], d), threshold)
-
-
 class Replacer:
     """Finds the mentions at prefill and inserts the new blocks there."""
 
@@ -265,15 +258,14 @@ class Replacer:
     def decide(self, now: Pass, rows: Container[int] | None = None) -> None:
         """Set `decided` to the positions to replace.
 
-        `decided` is [4, replaced positions]: row, position, subject and the row's last prompt token; None if
-        no subject is mentioned. Positions are ascending within a row. What is recorded for each row holds
-        unless a gate excludes it.
+        `decided` is [3, replaced positions]: row, position and subject; None if no subject is mentioned.
+        Positions are ascending within a row. What is recorded for each row holds unless a gate excludes it.
 
         Args:
             now: the prefill.
             rows: rows to decide, the others are left unchanged; None for all.
         """
-        found: list[tuple[int, int, int, int]] = []
+        found: list[tuple[int, int, int]] = []
         about = [-1] * len(now.ids)
         masks = None if now.mask is None else now.mask.tolist()
         for row, tokens in enumerate(now.ids.tolist()):
@@ -287,10 +279,17 @@ class Replacer:
                 columns = (
                     range(len(tokens)) if masks is None else list(compress(range(len(tokens)), masks[row]))
                 )
-                found += [(row, columns[token], subject, columns[-1]) for token, subject in replaced]
+                found += [(row, columns[token], subject) for token, subject in replaced]
         self.decided = torch.tensor(found, device=now.ids.device).T if found else None
         subject = torch.tensor(about, device=now.ids.device)
         now.row_state |= {FIRED: subject >= 0, FOUND: subject}
+
+    def _opens(self, gate: Gate, hidden: Tensor, prompt: Tensor) -> Tensor:
+        """Return [mentions] whether the gate opens; prompts without a mention are not looked at."""
+        assert self.decided is not None
+        rows, _, subjects = self.decided
+        involved, where = rows.unique(return_inverse=True)
+        return gate.opens(gate.features(hidden[involved], prompt[involved])[where], subjects)
 
     def replace(
         self, prefills: Prefills, place: int, _module: nn.Module, _args: tuple[Any, ...], output: Any
@@ -305,11 +304,11 @@ class Replacer:
         if self.decided is None or now is None or now.step:
             return None
         hidden = output[0] if isinstance(output, tuple) else output
-        rows, positions, subjects, ends = self.decided
+        rows, positions, subjects = self.decided
         new = self.tables[place][subjects].to(hidden.dtype)
         if self.gate is not None:
             if place == 0 and now.is_prefill:
-                self.open = self.gate.opens(hidden[rows, ends], subjects)[:, None]
+                self.open = self._opens(self.gate, hidden, now.prompt)[:, None]
                 now.row_state |= _let_through(self.open[:, 0], rows, subjects, len(now.ids))
             assert self.open is not None
             new = torch.where(self.open, new, hidden[rows, positions])
