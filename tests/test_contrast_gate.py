@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -19,8 +20,7 @@ from lks.method.replacer import KnowledgeBlockPatch
 from lks.method.training_data import subjects_of
 from lks.models.lm import LM
 from tests import tiny
-
-BLOCK = 1
+from tests.test_gate import BLOCK, generated, replaced
 
 
 def fitted(lm: LM, edits: list[Edit]) -> ContrastGate:
@@ -41,7 +41,7 @@ def test_it_looks_at_the_mean_direction_of_all_tokens_but_the_first() -> None:
     hidden = torch.tensor([[[100.0, 0.0], [0.0, 2.0], [3.0, 0.0]], [[9.0, 9.0], [0.0, -4.0], [1.0, 1.0]]])
     prompt = torch.tensor([[True, True, True], [False, True, False]])
     expected = torch.tensor([[0.5, 0.5], [0.0, -1.0]])  # a single token counts itself
-    torch.testing.assert_close(ContrastGate.features(hidden, prompt), expected)
+    torch.testing.assert_close(ContrastGate.features(hidden, prompt, torch.arange(2)), expected)
 
 
 def test_a_prompt_opens_it_that_is_nearer_to_the_first_mean() -> None:
@@ -96,7 +96,7 @@ def test_tensors_must_fit_and_every_subject_needs_an_edit() -> None:
 
 @pytest.mark.parametrize("family", tiny.MODELS)
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_inside_the_replacer_it_decides_as_it_reads(family: str, side: str) -> None:
+def test_inside_the_replacer_it_decides_as_it_reads(family: str, side: Literal["left", "right"]) -> None:
     """Whatever the padding; and a scope cell, which edits nothing, finds the same."""
     lm = tiny.lm(family)
     edits = tiny.training(4)
@@ -105,16 +105,7 @@ def test_inside_the_replacer_it_decides_as_it_reads(family: str, side: str) -> N
     owners = [
         n for n, e in enumerate(edits) for _ in (e.prompt, *e.training_paraphrases, *e.training_locality)
     ]
-    ids, mask = lm.pad([e.ids for e in lm.encode(prompts, [""] * len(prompts))], side)
-    positions = (mask.cumsum(-1) - 1).clamp_min(0)
-    seen: list[torch.Tensor] = []
-    with torch.no_grad(), patch.applied(lm):
-        handle = lm.block(BLOCK).register_forward_hook(
-            lambda *a: seen.append(a[2][0] if isinstance(a[2], tuple) else a[2])
-        )
-        lm.model(input_ids=ids, attention_mask=mask, position_ids=positions)
-        handle.remove()
-    edited = (seen[0] == 7).all(-1).any(1).tolist()
+    edited = replaced(lm, patch, prompts, side, 7.0).any(1).tolist()
     assert isinstance(patch.gate, ContrastGate)
     assert edited == opens(lm, patch.gate, prompts, owners)
     assert 0 < sum(edited) < len(edited)
@@ -127,14 +118,7 @@ def test_generation_agrees_with_and_without_a_cache() -> None:
     edits = tiny.training(3)
     patch = patch_of(lm, edits)
     prompts = [e.prompt for e in edits] + [p for e in edits for p in e.training_locality]
-    ids, mask = lm.pad([e.ids for e in lm.encode(prompts, [""] * len(prompts))], "left")
-    with patch.applied(lm):
-        made = [
-            lm.model.generate(
-                ids, attention_mask=mask, max_new_tokens=6, do_sample=False, use_cache=c, pad_token_id=0
-            )
-            for c in (True, False)
-        ]
+    made = generated(lm, patch, prompts)
     assert torch.equal(*made)
 
 

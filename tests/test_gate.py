@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -34,6 +35,34 @@ def fitted(lm: LM, edits: list[Edit], **changes: float) -> RelationGate:
 def asked(lm: LM, prompts: list[str]) -> torch.Tensor:
     found = states(lm, BLOCK, [e.ids for e in lm.encode(prompts, [""] * len(prompts))])
     return found.at(torch.arange(len(prompts)), found.lengths - 1)
+
+
+def replaced(
+    lm: LM, patch: KnowledgeBlockPatch, prompts: list[str], side: Literal["left", "right"], value: float
+) -> torch.Tensor:
+    """Which states [prompts, time] of the block are the patch's, all of this value, in a padded batch."""
+    ids, mask = lm.pad([e.ids for e in lm.encode(prompts, [""] * len(prompts))], side)
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+    seen: list[torch.Tensor] = []
+    with torch.no_grad(), patch.applied(lm):
+        handle = lm.block(BLOCK).register_forward_hook(
+            lambda *a: seen.append(a[2][0] if isinstance(a[2], tuple) else a[2])
+        )
+        lm.model(input_ids=ids, attention_mask=mask, position_ids=positions)
+        handle.remove()
+    return (seen[0] == value).all(-1)
+
+
+def generated(lm: LM, patch: KnowledgeBlockPatch, prompts: list[str]) -> list[torch.Tensor]:
+    """Token ids of greedy answers with and without a cache."""
+    ids, mask = lm.pad([e.ids for e in lm.encode(prompts, [""] * len(prompts))], "left")
+    with patch.applied(lm):
+        return [
+            lm.model.generate(
+                ids, attention_mask=mask, max_new_tokens=6, do_sample=False, use_cache=c, pad_token_id=0
+            )
+            for c in (True, False)
+        ]
 
 
 def test_a_subject_with_several_keys_opens_near_any_of_its_own() -> None:
@@ -150,7 +179,9 @@ def test_what_another_edit_of_the_subject_changes_is_no_other_fact() -> None:
 
 @pytest.mark.parametrize("family", tiny.MODELS)
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_inside_the_replacer_only_prompts_that_open_it_are_edited(family: str, side: str) -> None:
+def test_inside_the_replacer_only_prompts_that_open_it_are_edited(
+    family: str, side: Literal["left", "right"]
+) -> None:
     lm = tiny.lm(family)
     name = "Mara Kelorin"
     prompts = [
@@ -163,16 +194,7 @@ def test_inside_the_replacer_only_prompts_that_open_it_are_edited(family: str, s
     made = RelationGate.of(states_of[[0]], torch.tensor([0]), states_of.mean(0), 0.99)
     open_table = torch.full((1, 1, lm.dim), 7.0)
     patch = KnowledgeBlockPatch([[name]], open_table, (BLOCK,), "last", "exact", gate=made)
-    ids, mask = lm.pad([e.ids for e in lm.encode(prompts, [""] * 4)], side)
-    positions = (mask.cumsum(-1) - 1).clamp_min(0)
-    seen: list[torch.Tensor] = []
-    with torch.no_grad(), patch.applied(lm):
-        handle = lm.block(BLOCK).register_forward_hook(
-            lambda *a: seen.append(a[2][0] if isinstance(a[2], tuple) else a[2])
-        )
-        lm.model(input_ids=ids, attention_mask=mask, position_ids=positions)
-        handle.remove()
-    edited = (seen[0] == 7).all(-1)
+    edited = replaced(lm, patch, prompts, side, 7.0)
     assert edited.sum(1).tolist() == [1, 0, 0, 0]
 
 
@@ -188,14 +210,7 @@ def test_generation_behind_a_gate_agrees_with_and_without_a_cache() -> None:
         gate=fitted(lm, edits),
     )
     prompts = [e.prompt for e in edits] + [p for e in edits for p in e.training_locality]
-    ids, mask = lm.pad([e.ids for e in lm.encode(prompts, [""] * len(prompts))], "left")
-    with patch.applied(lm):
-        made = [
-            lm.model.generate(
-                ids, attention_mask=mask, max_new_tokens=6, do_sample=False, use_cache=c, pad_token_id=0
-            )
-            for c in (True, False)
-        ]
+    made = generated(lm, patch, prompts)
     assert torch.equal(*made)
 
 

@@ -16,10 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lks.edits import Edit
-from lks.method.relation_gate import OTHER_FACTS, rows_of
+from lks.method.relation_gate import naming, rows_of, rows_of_chosen, share_of
 from lks.models.frozen_prefix import batches, states
 from lks.models.lm import LM
-from lks.scope.naming import names_subject
 
 ALWAYS = -1.0
 """Border of an edit whose gate always opens: its direction is 0, so that every prompt is beyond it."""
@@ -50,9 +49,7 @@ class ContrastGate:
         self._of = rows_of(owner)
 
     @classmethod
-    def fit(
-        cls, lm: LM, block: int, edits: Sequence[Edit], numbers: Mapping[str, int], seed: int = 0
-    ) -> Self:
+    def fit(cls, lm: LM, block: int, edits: Sequence[Edit], numbers: Mapping[str, int]) -> Self:
         """Fit directions to the training prompts on the unedited model.
 
         An edit without training prompts about other facts takes the mean difference of the others; if no edit
@@ -63,38 +60,34 @@ class ContrastGate:
             block: l, whose output the gate looks at.
             edits: the edits; at least one.
             numbers: number of each subject, as in the table of knowledge blocks.
-            seed: not used; there is nothing to draw.
         """
-        asking = [_naming(edit, (edit.prompt, *edit.training_paraphrases)) for edit in edits]
+        asking = [
+            list(dict.fromkeys([edit.prompt, *naming(edit, edit.training_paraphrases)])) for edit in edits
+        ]
         edited = {(edit.subject, text) for edit, texts in zip(edits, asking, strict=True) for text in texts}
-        most = max(2, OTHER_FACTS // len(edits))
         other = [
-            _spread(
+            share_of(
                 [
                     text
-                    for text in _naming(edit, edit.training_locality)
+                    for text in naming(edit, dict.fromkeys(edit.training_locality))
                     if (edit.subject, text) not in edited
                 ],
-                most,
+                len(edits),
             )
             for edit in edits
         ]
+        owner = torch.tensor([numbers[edit.subject] for edit in edits], device=lm.device)
         index = {text: row for row, text in enumerate(dict.fromkeys(chain(*asking, *other)))}
         vectors = cls.read(lm, block, list(index))
-        means = [
-            [vectors[[index[text] for text in texts]].mean(0) if texts else None for texts in side]
-            for side in (asking, other)
-        ]
-        known = [(a, o) for a, o in zip(*means, strict=True) if a is not None and o is not None]
+        ask = torch.stack([vectors[[index[text] for text in texts]].mean(0) for texts in asking])
+        others = [vectors[[index[text] for text in texts]].mean(0) if texts else None for texts in other]
+        known = [a - o for a, o in zip(ask, others, strict=True) if o is not None]
         if not known:
-            none = torch.zeros(len(edits), lm.dim, device=lm.device)
-            return cls(none, torch.full_like(none[:, 0], ALWAYS), _owner(edits, numbers, lm.device))
-        usual = torch.stack([a - o for a, o in known]).mean(0)
-        ask = torch.stack([vectors[0] if a is None else a for a in means[0]])
-        rest = torch.stack([a - usual if o is None else o for a, o in zip(ask, means[1], strict=True)])
+            return cls(torch.zeros_like(ask), torch.full_like(ask[:, 0], ALWAYS), owner)
+        usual = torch.stack(known).mean(0)
+        rest = torch.stack([a - usual if o is None else o for a, o in zip(ask, others, strict=True)])
         direction = ask - rest
-        border = (direction * (ask + rest)).sum(1) / 2
-        return cls(direction, border, _owner(edits, numbers, lm.device))
+        return cls(direction, (direction * (ask + rest)).sum(1) / 2, owner)
 
     @staticmethod
     def read(lm: LM, block: int, texts: Sequence[str]) -> Tensor:
@@ -104,12 +97,14 @@ class ContrastGate:
         for chosen in batches(found.lengths.tolist(), 8192):
             index = torch.tensor(chosen, device=lm.device)
             hidden, mask = found.rows(index)
-            vectors[index] = ContrastGate.features(hidden, mask.bool())
+            vectors[index] = ContrastGate.features(
+                hidden, mask.bool(), torch.arange(len(mask), device=lm.device)
+            )
         return vectors
 
     @staticmethod
-    def features(hidden: Tensor, prompt: Tensor) -> Tensor:
-        """Return the mean [batch, d] of the prompts' states, each of length 1, in float32.
+    def features(hidden: Tensor, prompt: Tensor, rows: Tensor) -> Tensor:
+        """Return the mean [rows, d] of the prompts' states, each of length 1, in float32.
 
         The first token is left out unless it is the only one: in most models it attracts a state that is many
         times larger than all others and says nothing of the prompt.
@@ -117,7 +112,9 @@ class ContrastGate:
         Args:
             hidden: [batch, time, d] block-l states.
             prompt: [batch, time] the tokens of the prompts.
+            rows: [rows] the rows to look at.
         """
+        hidden, prompt = hidden[rows], prompt[rows]
         counted = prompt & (prompt.cumsum(1) > 1)
         counted = torch.where(counted.any(1, keepdim=True), counted, prompt)
         weights = counted / counted.sum(1, keepdim=True).clamp_min(1)
@@ -140,11 +137,7 @@ class ContrastGate:
         Args:
             chosen: numbers of subjects; the new number of each is its index in this sequence.
         """
-        places = [(self.owner == subject).nonzero().flatten() for subject in chosen]
-        kept = torch.cat([self.owner[:0], *places])
-        owner = torch.cat(
-            [self.owner[:0], *(torch.full_like(place, number) for number, place in enumerate(places))]
-        )
+        kept, owner = rows_of_chosen(self.owner, chosen)
         return ContrastGate(self.direction[kept], self.border[kept], owner)
 
     def joined(self, other: "ContrastGate") -> "ContrastGate":
@@ -162,18 +155,3 @@ class ContrastGate:
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors to save."""
         return {"direction": self.direction, "border": self.border, "owner": self.owner}
-
-
-def _naming(edit: Edit, texts: Sequence[str]) -> list[str]:
-    """Return the texts that name the edit's subject, each once."""
-    return [text for text in dict.fromkeys(texts) if names_subject(text, edit.subject, *edit.aliases)]
-
-
-def _spread(texts: Sequence[str], most: int) -> list[str]:
-    """Return at most this many of the texts, spread evenly."""
-    count = min(len(texts), most)
-    return [texts[i * len(texts) // count] for i in range(count)]
-
-
-def _owner(edits: Sequence[Edit], numbers: Mapping[str, int], device: torch.device) -> Tensor:
-    return torch.tensor([numbers[edit.subject] for edit in edits], device=device)

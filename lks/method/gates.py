@@ -32,8 +32,8 @@ class Gate(Protocol):
     def read(self, lm: LM, block: int, texts: Sequence[str]) -> Tensor:
         """Return what the gate looks at [texts, d] of prompts that the unedited model reads."""
 
-    def features(self, hidden: Tensor, prompt: Tensor) -> Tensor:
-        """Return the same [batch, d] from block-l states [batch, time, d] and the prompts' tokens."""
+    def features(self, hidden: Tensor, prompt: Tensor, rows: Tensor) -> Tensor:
+        """Return the same [rows, d] from rows of block-l states [batch, time, d] and the prompts' tokens."""
 
     def opens(self, asked: Tensor, subjects: Tensor) -> Tensor:
         """Return [n] whether prompts [n, d] that mention subjects [n] ask for an edited fact."""
@@ -59,12 +59,13 @@ def fit_gate(
         block: l, whose output the gate looks at.
         edits: the edits; at least one.
         numbers: number of each subject, as in the table of knowledge blocks.
-        seed: random seed of the fit.
+        seed: random seed of the fit, where anything is drawn.
     """
     if kind == "none":
         return None
-    chosen = RelationGate if kind == "relation" else ContrastGate
-    return chosen.fit(lm, block, edits, numbers, seed=seed)
+    if kind == "relation":
+        return RelationGate.fit(lm, block, edits, numbers, seed=seed)
+    return ContrastGate.fit(lm, block, edits, numbers)
 
 
 def saved_gate(tensors: Mapping[str, Tensor], threshold: float | None, d: int) -> Gate | None:

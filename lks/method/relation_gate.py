@@ -6,7 +6,7 @@ pass has just computed. A prompt passes if that state is near, by cosine, to tha
 asks for the edited fact.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -113,15 +113,16 @@ class RelationGate:
         return last_states(lm, block, texts).float()
 
     @staticmethod
-    def features(hidden: Tensor, prompt: Tensor) -> Tensor:
-        """Return the states [batch, d] of the prompts' last tokens.
+    def features(hidden: Tensor, prompt: Tensor, rows: Tensor) -> Tensor:
+        """Return the states [rows, d] of the prompts' last tokens.
 
         Args:
             hidden: [batch, time, d] block-l states.
             prompt: [batch, time] the tokens of the prompts.
+            rows: [rows] the rows to look at.
         """
         time = torch.arange(prompt.shape[1], device=prompt.device)
-        return hidden[torch.arange(len(hidden), device=hidden.device), (time * prompt).amax(1)]
+        return hidden[rows, (time * prompt).amax(1)[rows]]
 
     def nearness(self, asked: Tensor, subjects: Tensor, own: Tensor | None = None) -> Tensor:
         """Return the largest cosine [n] of states [n, d] with a key of their subject [n].
@@ -162,11 +163,7 @@ class RelationGate:
         Args:
             chosen: numbers of subjects; the new number of each is its index in this sequence.
         """
-        places = [(self.owner == subject).nonzero().flatten() for subject in chosen]
-        kept = torch.cat([self.owner[:0], *places])
-        owner = torch.cat(
-            [self.owner[:0], *(torch.full_like(place, number) for number, place in enumerate(places))]
-        )
+        kept, owner = rows_of_chosen(self.owner, chosen)
         return RelationGate(self.keys[kept], owner, self.centre, self.threshold)
 
     def to(self, device: torch.device) -> "RelationGate":
@@ -198,19 +195,24 @@ def _prompts(edits: Sequence[Edit], numbers: Mapping[str, int]) -> list[_GatePro
     other: dict[tuple[int, str], None] = {}
     for edit in edits:
         number = numbers[edit.subject]
-        names = edit.subject, *edit.aliases
-        asking |= {
-            (number, text): None
-            for text in (edit.prompt, *edit.training_paraphrases)
-            if names_subject(text, *names)
-        }
-        rest = [text for text in edit.training_locality if names_subject(text, *names)]
-        count = min(len(rest), max(2, OTHER_FACTS // len(edits)))
-        other |= {(number, rest[i * len(rest) // count]): None for i in range(count)}
+        asking |= {(number, text): None for text in naming(edit, (edit.prompt, *edit.training_paraphrases))}
+        rest = naming(edit, edit.training_locality)
+        other |= {(number, text): None for text in share_of(rest, len(edits))}
     found = [_GatePrompt(text, number, True) for number, text in asking]
     return found + [
         _GatePrompt(text, number, False) for number, text in other if (number, text) not in asking
     ]
+
+
+def naming(edit: Edit, texts: Iterable[str]) -> list[str]:
+    """Return the texts that name the edit's subject."""
+    return [text for text in texts if names_subject(text, edit.subject, *edit.aliases)]
+
+
+def share_of(other: Sequence[str], edits: int) -> list[str]:
+    """Return an edit's share of `OTHER_FACTS`, at least two where it has them, spread evenly."""
+    count = min(len(other), max(2, OTHER_FACTS // edits))
+    return [other[i * len(other) // count] for i in range(count)]
 
 
 def _held_out(subject: Tensor, seed: int) -> Tensor:
@@ -244,3 +246,15 @@ def rows_of(owner: Tensor) -> Tensor:
     starts = counts.cumsum(0) - counts
     step = torch.arange(int(counts.max()), device=owner.device)
     return owner.argsort(stable=True)[starts[:, None] + torch.minimum(step, counts[:, None] - 1)]
+
+
+def rows_of_chosen(owner: Tensor, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return the rows of some subjects, and the new number of the subject that each is of.
+
+    Args:
+        owner: [rows] number of the subject that each row is of.
+        chosen: numbers of subjects; the new number of each is its index in this sequence.
+    """
+    places = [(owner == subject).nonzero().flatten() for subject in chosen]
+    numbers = [torch.full_like(place, number) for number, place in enumerate(places)]
+    return torch.cat([owner[:0], *places]), torch.cat([owner[:0], *numbers])

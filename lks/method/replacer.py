@@ -289,7 +289,7 @@ class Replacer:
         assert self.decided is not None
         rows, _, subjects = self.decided
         involved, where = rows.unique(return_inverse=True)
-        return gate.opens(gate.features(hidden[involved], prompt[involved])[where], subjects)
+        return gate.opens(gate.features(hidden, prompt, involved)[where], subjects)
 
     def replace(
         self, prefills: Prefills, place: int, _module: nn.Module, _args: tuple[Any, ...], output: Any
