@@ -13,7 +13,8 @@ from lks.edits import Edit
 from lks.errors import UserError
 from lks.evaluation.scope_decisions import Indicator, ScopeParams
 from lks.evaluation.side_by_side import SideBySide, owned_by
-from lks.method.contrast_gate import ContrastGate
+from lks.method.contrast_gate import ContrastGate, without_wording
+from lks.method.gate_parts import messages
 from lks.method.lks import LKS
 from lks.method.params import LKSParams
 from lks.method.replacer import KnowledgeBlockPatch
@@ -37,11 +38,37 @@ def patch_of(lm: LM, edits: list[Edit], value: float = 5.0) -> KnowledgeBlockPat
     return KnowledgeBlockPatch(names, table, (BLOCK,), "last", "exact", gate=fitted(lm, edits))
 
 
-def test_it_looks_at_the_mean_direction_of_all_tokens_but_the_first() -> None:
+def test_it_looks_at_the_mean_direction_of_all_tokens_but_the_first_and_at_the_last() -> None:
     hidden = torch.tensor([[[100.0, 0.0], [0.0, 2.0], [3.0, 0.0]], [[9.0, 9.0], [0.0, -4.0], [1.0, 1.0]]])
-    prompt = torch.tensor([[True, True, True], [False, True, False]])
-    expected = torch.tensor([[0.5, 0.5], [0.0, -1.0]])  # a single token counts itself
-    torch.testing.assert_close(ContrastGate.features(hidden, prompt, torch.arange(2)), expected)
+    ids, prompt = torch.full((2, 3), 5), torch.tensor([[True, True, True], [False, True, False]])
+    ends = torch.tensor([2, 1])
+    rows, message, _ = messages(ids, prompt, torch.tensor([0]), torch.arange(2), ends)
+    expected = torch.tensor([[0.5, 0.5, 0.3, 0.0], [0.0, -1.0, 0.0, -0.3]])  # a single token counts itself
+    torch.testing.assert_close(ContrastGate.features(hidden, rows, message), expected)
+
+
+def test_gates_look_at_the_messages_that_mention_a_subject() -> None:
+    """Special tokens (1) separate them; several mentions in one message share it."""
+    ids = torch.tensor([[1, 5, 5, 1, 6, 6, 6, 1], [0, 0, 7, 7, 1, 8, 1, 9]])
+    prompt = ids > 0
+    mentions = torch.tensor([[0, 0, 0, 1], [5, 6, 1, 3]])
+    rows, message, where = messages(ids, prompt, torch.tensor([1]), *mentions)
+    assert rows[where].tolist() == [0, 0, 0, 1]
+    columns = [message[n].nonzero().flatten().tolist() for n in where.tolist()]
+    assert columns == [[4, 5, 6], [4, 5, 6], [1, 2], [3]]  # without the first token of the second row
+    assert len(rows) == 3
+
+
+def test_the_messages_after_the_one_that_asks_are_not_looked_at() -> None:
+    lm = tiny.lm("qwen2")
+    edits = tiny.training(4)
+    patch = patch_of(lm, edits, 7.0)
+    prompts = [text for e in edits for text in (e.prompt, *e.training_locality)]
+    special = lm.tokenizer.eos_token
+    chats = [f"{prompt}{special}The answer is well known to all{special}" for prompt in prompts]
+    alone, inside = (replaced(lm, patch, texts, "left", 7.0).any(1) for texts in (prompts, chats))
+    assert 0 < alone.sum() < len(prompts)
+    assert torch.equal(alone, inside)
 
 
 def test_a_prompt_opens_it_that_is_nearer_to_the_first_mean() -> None:
@@ -49,6 +76,26 @@ def test_a_prompt_opens_it_that_is_nearer_to_the_first_mean() -> None:
     gate = ContrastGate(ask - rest, ((ask - rest) * (ask + rest)).sum(1) / 2, torch.tensor([0]))
     asked = torch.tensor([[1.1, 5.0], [0.9, -5.0], [2.0, 0.0]])
     assert gate.opens(asked, torch.zeros(3, dtype=torch.long)).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("rows", [3, 40])  # fewer and more than there are directions
+def test_directions_along_which_wording_moves_a_vector_count_less(rows: int) -> None:
+    """The direction is the difference times the inverse of half the scatter and half the identity."""
+    generator = torch.Generator().manual_seed(0)
+    moved = [torch.randn(rows, 6, generator=generator) * torch.tensor([9.0, 1, 1, 1, 1, 1]) for _ in range(4)]
+    residuals = [part - part.mean(0) for part in moved]
+    found = torch.cat(residuals)
+    scatter = found.T @ found / (len(found) - 4)
+    metric = 0.5 * scatter + 0.5 * scatter.diag().mean() * torch.eye(6)
+    difference = torch.randn(5, 6, generator=generator)
+    expected = difference @ metric.inverse() * (0.5 * scatter.diag().mean())
+    torch.testing.assert_close(without_wording(difference, residuals), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_without_several_wordings_all_directions_count_alike() -> None:
+    difference = torch.randn(3, 6)
+    assert without_wording(difference, []) is difference
+    assert torch.equal(without_wording(difference, [torch.zeros(2, 6)]), difference)
 
 
 @pytest.mark.parametrize("family", tiny.MODELS)
@@ -67,7 +114,7 @@ def test_fitted_on_training_prompts_it_tells_relations_apart(family: str, count:
 def test_without_prompts_about_other_facts_it_is_always_open() -> None:
     lm = tiny.lm("llama")
     gate = fitted(lm, [replace(e, training_locality=()) for e in tiny.edits(3)])
-    assert gate.opens(torch.randn(30, lm.dim), torch.arange(30) % 3).all()
+    assert gate.opens(torch.randn(30, 2 * lm.dim), torch.arange(30) % 3).all()
 
 
 def test_an_edit_without_them_takes_the_usual_difference() -> None:

@@ -1,11 +1,12 @@
 """Parameters: presets by model and dataset, overrides given as text."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from typing import Literal
 
 import pytest
 
-from lks.editing.editor import override
+from lks.editing.editor import ADDED, canonical, override
 from lks.errors import UserError
 
 
@@ -36,3 +37,14 @@ def test_what_does_not_parse_is_named(name: str, text: str) -> None:
 def test_an_unknown_parameter_is_named_with_what_was_meant() -> None:
     with pytest.raises(UserError, match=r"Unknown parameter 'blcks'.*blocks"):
         override(Params(), {"blcks": "1"})
+
+
+def test_an_added_parameter_at_its_default_is_left_out_of_the_identity() -> None:
+    """Results that were stored before it existed keep their ids."""
+
+    @dataclass(frozen=True)
+    class More(Params):
+        end: bool = field(default=False, metadata=ADDED)
+
+    assert canonical(More()) == canonical(Params())
+    assert json.loads(canonical(More(end=True))) == {**json.loads(canonical(Params())), "end": True}

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -366,3 +367,24 @@ def test_what_decides_a_training_names_its_state(monkeypatch) -> None:
             lm, tiny.edits(count), seed
         )
     assert seen[0] == seen[1] and len(set(seen)) == 4
+
+
+def test_the_end_of_an_answer_is_a_label_where_asked_for() -> None:
+    """One more position per row with a target; locality rows are as they are."""
+    lm, edits = tiny.lm("llama"), tiny.training(2)
+    end = lm.tokenizer.eos_token_id
+    plain, ended = (prepare(lm, edits, LKSParams(block=1, end_of_answer=chosen)) for chosen in (False, True))
+    for part, rows in plain.owned.items():
+        assert ended.owned[part] == rows
+        for row in chain(*rows):
+            more = [] if part == "locality" else [end]
+            assert ended.ids[row] == plain.ids[row] + more
+            labels = [one.labels[one.offsets[row] : one.offsets[row + 1]].tolist() for one in (plain, ended)]
+            assert labels[1] == labels[0] + more
+
+
+def test_a_tokenizer_without_an_end_of_sequence_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny.lm("llama")
+    monkeypatch.setitem(lm.tokenizer._special_tokens_map, "eos_token", None)
+    with pytest.raises(UserError, match=r"no end-of-sequence token .* Set end_of_answer to false"):
+        prepare(lm, tiny.training(1), LKSParams(block=1, end_of_answer=True))

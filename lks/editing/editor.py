@@ -18,6 +18,8 @@ from lks.models.registry import shape_of
 Changes = Literal["nothing", "weights", "activations", "context"]
 Regime = Literal["simultaneous", "sequential"]
 Progress = Callable[[float], None]
+ADDED: Mapping[str, bool] = MappingProxyType({"added": True})
+"""Metadata of a parameter that was added to a method whose results may be stored."""
 After = Callable[[int, Patch], None]
 """Called by a sequential method after each edit with its number and the current patch, which is valid only
 during the call."""
@@ -292,12 +294,20 @@ def always(params: ParamsT) -> Callable[[int, str], ParamsT]:
 
 
 def canonical(params: object) -> str:
-    """Return parameters as JSON with sorted keys, which `Cell.id` hashes."""
-    return (
-        json.dumps(dataclasses.asdict(params), sort_keys=True)
-        if dataclasses.is_dataclass(params) and not isinstance(params, type)
-        else "{}"
-    )
+    """Return parameters as JSON with sorted keys, which `Cell.id` hashes.
+
+    A parameter with the metadata `ADDED` is left out at its default, so that results stored before it existed
+    keep their ids.
+    """
+    if not dataclasses.is_dataclass(params) or isinstance(params, type):
+        return "{}"
+    unchanged = {
+        field.name
+        for field in dataclasses.fields(params)
+        if field.metadata == ADDED and getattr(params, field.name) == field.default
+    }
+    values = dataclasses.asdict(params)
+    return json.dumps({name: values[name] for name in values if name not in unchanged}, sort_keys=True)
 
 
 def override(params: object, changes: Mapping[str, str]) -> object:

@@ -2,9 +2,11 @@
 
 For each edit, the unedited model reads the edit prompt and its training paraphrases, and the training prompts
 that ask for other facts of the same subject. Each prompt becomes one vector: the mean of its tokens' block-l
-states, each scaled to length 1. The gate opens for a prompt whose vector is nearer to the mean of the first
-kind than to that of the second. Nothing is tuned: the border lies half way. Measurements, also against the
-relation gate, are in docs/experiments/relation-gate.md.
+states, each scaled to length 1, beside the state of its last token. The gate opens for a prompt whose vector
+lies nearer to the mean of the first kind than to that of the second. Directions count the less the more the
+vectors of one edit's own prompts differ along them: that is how wording, which should not matter, moves a
+vector (Fisher's linear discriminant, with the scatter of the first kind alone). Measurements, also against
+the relation gate, are in docs/experiments/relation-gate.md.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,10 +18,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lks.edits import Edit
-from lks.method.relation_gate import naming, rows_of, rows_of_chosen, share_of
+from lks.method.gate_parts import last_of, messages, naming, rows_of, rows_of_chosen, spread
 from lks.models.frozen_prefix import batches, states
 from lks.models.lm import LM
 
+LAST = 0.3
+"""Length of the last token's state beside the mean of all."""
+WORDING = 0.5
+"""Share of the wording's scatter in the metric; the rest is the identity, scaled to the same trace."""
+BORDER = 0.45
+"""Where the border lies, as a fraction of the way from the mean of the other prompts to the edit's mean."""
+MOST_OTHERS = 8
+"""Largest number of prompts about other facts per edit."""
+MOST_RESIDUALS = 4096
+"""Largest number of prompts that the wording's scatter is taken from."""
 ALWAYS = -1.0
 """Border of an edit whose gate always opens: its direction is 0, so that every prompt is beyond it."""
 
@@ -28,8 +40,8 @@ class ContrastGate:
     """A direction and a border per edit.
 
     Args:
-        direction: [edits, d] difference of the two means, in float32; 0 for a gate that always opens.
-        border: [edits] product of a vector half way between the means with the direction.
+        direction: [edits, 2 d] normal of the border, in float32; 0 for a gate that always opens.
+        border: [edits] product of a vector on the border with the direction.
         owner: [edits] number of the subject that each edit is about; every subject has one or more.
 
     Raises:
@@ -66,13 +78,13 @@ class ContrastGate:
         ]
         edited = {(edit.subject, text) for edit, texts in zip(edits, asking, strict=True) for text in texts}
         other = [
-            share_of(
+            spread(
                 [
                     text
                     for text in naming(edit, dict.fromkeys(edit.training_locality))
                     if (edit.subject, text) not in edited
                 ],
-                len(edits),
+                MOST_OTHERS,
             )
             for edit in edits
         ]
@@ -86,42 +98,50 @@ class ContrastGate:
             return cls(torch.zeros_like(ask), torch.full_like(ask[:, 0], ALWAYS), owner)
         usual = torch.stack(known).mean(0)
         rest = torch.stack([a - usual if o is None else o for a, o in zip(ask, others, strict=True)])
-        direction = ask - rest
-        return cls(direction, (direction * (ask + rest)).sum(1) / 2, owner)
+        residuals = [
+            vectors[[index[text] for text in texts]] - mean
+            for texts, mean in zip(asking, ask, strict=True)
+            if len(texts) > 1
+        ]
+        direction = without_wording(ask - rest, residuals)
+        return cls(direction, (direction * (BORDER * ask + (1 - BORDER) * rest)).sum(1), owner)
 
     @staticmethod
     def read(lm: LM, block: int, texts: Sequence[str]) -> Tensor:
-        """Return the vectors [texts, d] of prompts, from the unedited model's states."""
-        found = states(lm, block, [encoded.ids for encoded in lm.encode(texts, [""] * len(texts))])
-        vectors = torch.empty(len(texts), lm.dim, device=lm.device)
+        """Return the vectors [texts, 2 d] of prompts of one message each, on the unedited model."""
+        rows = [encoded.ids for encoded in lm.encode(texts, [""] * len(texts))]
+        found = states(lm, block, rows)
+        special = torch.tensor(sorted(lm.pieces.special), device=lm.device)
+        vectors = torch.empty(len(texts), 2 * lm.dim, device=lm.device)
         for chosen in batches(found.lengths.tolist(), 8192):
             index = torch.tensor(chosen, device=lm.device)
             hidden, mask = found.rows(index)
-            vectors[index] = ContrastGate.features(
-                hidden, mask.bool(), torch.arange(len(mask), device=lm.device)
-            )
+            ids, _ = lm.pad([rows[i] for i in chosen], side="right")
+            last = last_of(mask.bool() & ~torch.isin(ids, special))
+            numbers = torch.arange(len(chosen), device=lm.device)
+            row, message, _ = messages(ids, mask.bool(), special, numbers, last)
+            vectors[index] = ContrastGate.features(hidden, row, message)
         return vectors
 
     @staticmethod
-    def features(hidden: Tensor, prompt: Tensor, rows: Tensor) -> Tensor:
-        """Return the mean [rows, d] of the prompts' states, each of length 1, in float32.
+    def features(hidden: Tensor, rows: Tensor, message: Tensor) -> Tensor:
+        """Return the vectors [n, 2 d] of messages, in float32.
 
-        The first token is left out unless it is the only one: in most models it attracts a state that is many
-        times larger than all others and says nothing of the prompt.
+        They are the mean of the tokens' states, each of length 1, and the last token's state, of length
+        `LAST`.
 
         Args:
             hidden: [batch, time, d] block-l states.
-            prompt: [batch, time] the tokens of the prompts.
-            rows: [rows] the rows to look at.
+            rows: [n] the row that each message is in.
+            message: [n, time] the tokens of the messages.
         """
-        hidden, prompt = hidden[rows], prompt[rows]
-        counted = prompt & (prompt.cumsum(1) > 1)
-        counted = torch.where(counted.any(1, keepdim=True), counted, prompt)
-        weights = counted / counted.sum(1, keepdim=True).clamp_min(1)
-        return (F.normalize(hidden.float(), dim=-1) * weights[..., None]).sum(1)
+        directions = F.normalize(hidden[rows].float(), dim=-1)
+        weights = message / message.sum(1, keepdim=True).clamp_min(1)
+        last = directions[torch.arange(len(rows), device=rows.device), last_of(message)]
+        return torch.cat([(directions * weights[..., None]).sum(1), LAST * last], 1)
 
     def opens(self, asked: Tensor, subjects: Tensor) -> Tensor:
-        """Return [n] whether vectors [n, d] of prompts that mention subjects [n] ask for an edited fact."""
+        """Return [n] whether vectors [n, 2 d] of prompts that mention subjects [n] ask for an edited fact."""
         edits = self._of[subjects]
         beyond = (self.direction[edits] @ asked.float()[..., None])[..., 0] - self.border[edits]
         return beyond.amax(1) > 0
@@ -155,3 +175,26 @@ class ContrastGate:
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors to save."""
         return {"direction": self.direction, "border": self.border, "owner": self.owner}
+
+
+def without_wording(difference: Tensor, residuals: Sequence[Tensor]) -> Tensor:
+    """Return differences of means [edits, k] times the inverse of the wording's scatter, up to a factor.
+
+    The scatter is `WORDING * S + (1 - WORDING) * mean(diag S) * I`, S being the covariance of the residuals.
+    It is inverted through the residuals' singular values, which is cheap for few of them.
+
+    Args:
+        difference: [edits, k].
+        residuals: per edit with several prompts [prompts, k] their distances from the edit's mean.
+    """
+    chosen = spread(residuals, max(1, MOST_RESIDUALS // max(map(len, residuals), default=1)))
+    found = torch.cat([difference[:0], *chosen])
+    freedom = len(found) - len(chosen)  # one per edit went into its mean
+    size = found.pow(2).mean() * len(found) / max(1, freedom)
+    if not freedom or not size > 0:
+        return difference
+    _, singular, axes = torch.linalg.svd(found, full_matrices=False)
+    variance = WORDING * singular.pow(2) / freedom
+    kept = variance / (variance + (1 - WORDING) * size)
+    unworded: Tensor = difference - (difference @ axes.T * kept) @ axes
+    return unworded

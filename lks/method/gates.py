@@ -30,13 +30,13 @@ class Gate(Protocol):
         """Number of subjects."""
 
     def read(self, lm: LM, block: int, texts: Sequence[str]) -> Tensor:
-        """Return what the gate looks at [texts, d] of prompts that the unedited model reads."""
+        """Return what the gate looks at [texts, k] of prompts that the unedited model reads."""
 
-    def features(self, hidden: Tensor, prompt: Tensor, rows: Tensor) -> Tensor:
-        """Return the same [rows, d] from rows of block-l states [batch, time, d] and the prompts' tokens."""
+    def features(self, hidden: Tensor, rows: Tensor, message: Tensor) -> Tensor:
+        """Return the same [n, k] of messages [n, time] in rows [n] of block-l states [batch, time, d]."""
 
     def opens(self, asked: Tensor, subjects: Tensor) -> Tensor:
-        """Return [n] whether prompts [n, d] that mention subjects [n] ask for an edited fact."""
+        """Return [n] whether prompts [n, k] that mention subjects [n] ask for an edited fact."""
 
     def only(self, chosen: Sequence[int]) -> "Gate":
         """Return the gate of some subjects, by their numbers, in this order."""
@@ -85,7 +85,7 @@ def saved_gate(tensors: Mapping[str, Tensor], threshold: float | None, d: int) -
         return None
     owner = tensors["gate.owner"]
     main = "gate.direction" if "gate.direction" in tensors else "gate.keys"
-    first = check_tensor(main, tensors[main], None, d)
+    first = check_tensor(main, tensors[main], None, 2 * d if main == "gate.direction" else d)
     if owner.dtype != torch.long or (
         len(owner) and not 0 <= int(owner.min()) <= int(owner.max()) < len(first)
     ):

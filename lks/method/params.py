@@ -1,8 +1,9 @@
 """Parameters of LKS."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from lks.editing.editor import ADDED
 from lks.method.hypernetwork import Features, Form, Kind
 from lks.models.precision import Training
 from lks.scope.exact import ScopeKind
@@ -48,6 +49,8 @@ class LKSParams:
         reference_top: number k of most likely tokens: the unedited distributions of Eq. 5 are kept as the top
             k tokens and the mass of the rest; 0 keeps them whole. The loss of accuracy is stated in
             docs/method.md.
+        end_of_answer: whether targets are trained with the end-of-sequence token behind them, so that a free
+            answer ends there.
     """
 
     block: int
@@ -75,6 +78,7 @@ class LKSParams:
     more_blocks: tuple[int, ...] = ()
     precision: Training = "model"
     reference_top: int = 0
+    end_of_answer: bool = field(default=False, metadata=ADDED)
 
     @property
     def all_blocks(self) -> tuple[int, ...]:

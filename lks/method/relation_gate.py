@@ -1,12 +1,12 @@
 """Relation gate: does a prompt about an edited subject ask for the edited fact, or for another fact?
 
 The replacer sees that a prompt mentions the subject, and would insert the new knowledge block whatever is
-asked. The gate looks at what is asked: the block-l state of the prompt's last token, which the same forward
-pass has just computed. A prompt passes if that state is near, by cosine, to that of a training prompt that
-asks for the edited fact.
+asked. The gate looks at what is asked: the block-l state of the last token of the message that mentions the
+subject, which the same forward pass has just computed. A message passes if that state is near, by cosine, to
+that of a training prompt that asks for the edited fact.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from lks.edits import Edit
+from lks.method.gate_parts import last_of, naming, rows_of, rows_of_chosen, spread
 from lks.models.frozen_prefix import last_states
 from lks.models.lm import LM
 from lks.models.memory import scale_batch
-from lks.scope.naming import names_subject
 
 OTHER_FACTS = 2000
-"""Approximate total number of prompts about other facts; each edit gives its share, spread evenly over those
-it has."""
+"""Approximate total number of prompts about other facts; each edit gives its share, at least two where it has
+them, spread evenly over those it has."""
 ENOUGH_SUBJECTS = 8
 """Smallest number of subjects for which the centre is taken from one half of them and the threshold from the
 other."""
@@ -113,16 +113,15 @@ class RelationGate:
         return last_states(lm, block, texts).float()
 
     @staticmethod
-    def features(hidden: Tensor, prompt: Tensor, rows: Tensor) -> Tensor:
-        """Return the states [rows, d] of the prompts' last tokens.
+    def features(hidden: Tensor, rows: Tensor, message: Tensor) -> Tensor:
+        """Return the states [n, d] of the messages' last tokens.
 
         Args:
             hidden: [batch, time, d] block-l states.
-            prompt: [batch, time] the tokens of the prompts.
-            rows: [rows] the rows to look at.
+            rows: [n] the row that each message is in.
+            message: [n, time] the tokens of the messages.
         """
-        time = torch.arange(prompt.shape[1], device=prompt.device)
-        return hidden[rows, (time * prompt).amax(1)[rows]]
+        return hidden[rows, last_of(message)]
 
     def nearness(self, asked: Tensor, subjects: Tensor, own: Tensor | None = None) -> Tensor:
         """Return the largest cosine [n] of states [n, d] with a key of their subject [n].
@@ -197,22 +196,11 @@ def _prompts(edits: Sequence[Edit], numbers: Mapping[str, int]) -> list[_GatePro
         number = numbers[edit.subject]
         asking |= {(number, text): None for text in naming(edit, (edit.prompt, *edit.training_paraphrases))}
         rest = naming(edit, edit.training_locality)
-        other |= {(number, text): None for text in share_of(rest, len(edits))}
+        other |= {(number, text): None for text in spread(rest, max(2, OTHER_FACTS // len(edits)))}
     found = [_GatePrompt(text, number, True) for number, text in asking]
     return found + [
         _GatePrompt(text, number, False) for number, text in other if (number, text) not in asking
     ]
-
-
-def naming(edit: Edit, texts: Iterable[str]) -> list[str]:
-    """Return the texts that name the edit's subject."""
-    return [text for text in texts if names_subject(text, edit.subject, *edit.aliases)]
-
-
-def share_of(other: Sequence[str], edits: int) -> list[str]:
-    """Return an edit's share of `OTHER_FACTS`, at least two where it has them, spread evenly."""
-    count = min(len(other), max(2, OTHER_FACTS // edits))
-    return [other[i * len(other) // count] for i in range(count)]
 
 
 def _held_out(subject: Tensor, seed: int) -> Tensor:
@@ -236,25 +224,3 @@ def _threshold(inside: Tensor, outside: Tensor, rate: float) -> float:
 def _direction(asked: Tensor, centre: Tensor) -> Tensor:
     """Return states [n, d] centred and scaled to length 1."""
     return torch.nn.functional.normalize(asked.float() - centre, dim=-1)
-
-
-def rows_of(owner: Tensor) -> Tensor:
-    """Return [subjects, most keys] each subject's keys, padded with its last one."""
-    counts = torch.bincount(owner)
-    if not len(counts) or not bool(counts.all()):
-        raise ValueError("every subject of a gate needs a key")
-    starts = counts.cumsum(0) - counts
-    step = torch.arange(int(counts.max()), device=owner.device)
-    return owner.argsort(stable=True)[starts[:, None] + torch.minimum(step, counts[:, None] - 1)]
-
-
-def rows_of_chosen(owner: Tensor, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the rows of some subjects, and the new number of the subject that each is of.
-
-    Args:
-        owner: [rows] number of the subject that each row is of.
-        chosen: numbers of subjects; the new number of each is its index in this sequence.
-    """
-    places = [(owner == subject).nonzero().flatten() for subject in chosen]
-    numbers = [torch.full_like(place, number) for number, place in enumerate(places)]
-    return torch.cat([owner[:0], *places]), torch.cat([owner[:0], *numbers])

@@ -15,6 +15,7 @@ from lks.editing.patch import Patch, cannot_merge, check_tensor, checked
 from lks.editing.row_patch import RowPatch
 from lks.errors import UserError
 from lks.method.contrast_gate import ContrastGate
+from lks.method.gate_parts import messages
 from lks.method.gates import Gate, saved_gate
 from lks.method.params import Mentions, Positions
 from lks.models.lm import LM
@@ -252,6 +253,7 @@ class Replacer:
         self.patch, self.lm = patch, lm
         self.tables = patch.table.to(lm.device, lm.model.dtype).unbind(0)
         self.gate = None if patch.gate is None else patch.gate.to(lm.device)
+        self.special = torch.tensor(sorted(lm.pieces.special), device=lm.device)
         self.decided: Tensor | None = None
         self.open: Tensor | None = None
 
@@ -284,12 +286,12 @@ class Replacer:
         subject = torch.tensor(about, device=now.ids.device)
         now.row_state |= {FIRED: subject >= 0, FOUND: subject}
 
-    def _opens(self, gate: Gate, hidden: Tensor, prompt: Tensor) -> Tensor:
+    def _opens(self, gate: Gate, hidden: Tensor, now: Pass) -> Tensor:
         """Return [mentions] whether the gate opens; prompts without a mention are not looked at."""
         assert self.decided is not None
-        rows, _, subjects = self.decided
-        involved, where = rows.unique(return_inverse=True)
-        return gate.opens(gate.features(hidden, prompt, involved)[where], subjects)
+        rows, positions, subjects = self.decided
+        row, message, where = messages(now.ids, now.prompt, self.special, rows, positions)
+        return gate.opens(gate.features(hidden, row, message)[where], subjects)
 
     def replace(
         self, prefills: Prefills, place: int, _module: nn.Module, _args: tuple[Any, ...], output: Any
@@ -308,7 +310,7 @@ class Replacer:
         new = self.tables[place][subjects].to(hidden.dtype)
         if self.gate is not None:
             if place == 0 and now.is_prefill:
-                self.open = self._opens(self.gate, hidden, now.prompt)[:, None]
+                self.open = self._opens(self.gate, hidden, now)[:, None]
                 now.row_state |= _let_through(self.open[:, 0], rows, subjects, len(now.ids))
             assert self.open is not None
             new = torch.where(self.open, new, hidden[rows, positions])

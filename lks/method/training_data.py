@@ -189,7 +189,7 @@ def _rows(
     for part in PARTS:
         texts = [(i, prompt) for i, edit in enumerate(edits) for prompt in _prompts(edit, part, params)]
         targets = ["" if part == "locality" else edits[i].target for i, _ in texts]
-        encoded = lm.encode([p for _, p in texts], targets)
+        encoded = lm.encode([p for _, p in texts], targets, end=params.end_of_answer)
         tails = (
             continuations(lm, encoded, params.locality_tokens - 1)
             if part == "locality"

@@ -239,7 +239,11 @@ class LM:
         return next(f"{name}.weight" for name, found in self.model.named_modules() if found is module)
 
     def encode(
-        self, prompts: Sequence[str], answers: Sequence[str], subjects: Sequence[str] | None = None
+        self,
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        subjects: Sequence[str] | None = None,
+        end: bool = False,
     ) -> list[Encoded]:
         """Tokenise prompts followed by their answers (`lks.models.joining`).
 
@@ -248,9 +252,19 @@ class LM:
         a digit; where the two would share a token, the answer is tokenised by itself. An empty answer gives
         the prompt alone. White space after a prompt is dropped, except for a newline at its end. A rendered
         chat is tokenised as it is, with no beginning-of-sequence token but its own.
+
+        Args:
+            prompts: the prompts.
+            answers: an answer per prompt.
+            subjects: a subject per prompt, whose last mention is looked for.
+            end: put the end-of-sequence token behind each answer that is not empty.
+
+        Raises:
+            UserError: the tokenizer lacks tokens for an answer, or the end-of-sequence token asked for.
         """
         if not prompts:
             return []
+        ending = self._ending() if end else []
         heads = [head(prompt) for prompt in prompts]
         texts = [joined(start, answer) for start, answer in zip(heads, answers, strict=True) if answer]
         tokenized = self.tokenized([*heads, *texts])
@@ -262,8 +276,21 @@ class LM:
             if whole[: len(own)] != own:
                 whole = own + self._following(separator(prompt, answer) + answer)
             span = None if subjects is None else last_mention(self.pieces, own, subjects[row])
-            encoded.append(Encoded(list(whole), len(own), span))
+            encoded.append(Encoded([*whole, *(ending if answer else [])], len(own), span))
         return encoded
+
+    def _ending(self) -> list[int]:
+        """Return the token that ends a sequence, as a list.
+
+        Raises:
+            UserError: the tokenizer has none.
+        """
+        if self.tokenizer.eos_token_id is None:
+            raise UserError(
+                f"The tokenizer of {self.name or 'the model'} has no end-of-sequence token to put behind an "
+                "answer. Set end_of_answer to false."
+            )
+        return [int(self.tokenizer.eos_token_id)]
 
     def _following(self, text: str) -> list[int]:
         """Tokenise a text that does not begin a sequence, after a character that shares no token with it.

@@ -60,6 +60,9 @@ class PieceText:
         tokenizer: SentencePiece style (a visible space such as "▁", with or without byte fallback) or
             byte-level BPE. Its decoder shows which.
 
+    Attributes:
+        special: ids that spell nothing: they begin, end and separate texts.
+
     Raises:
         UserError: a decoder of another kind.
     """
@@ -85,7 +88,7 @@ class PieceText:
             if not self._bytes[added["id"]]
         }
         self._whole = {i: text for i, text in texts.items() if text is not None}
-        self._special = frozenset(i for i, piece in self._bytes.items() if not piece)
+        self.special = frozenset(i for i, piece in self._bytes.items() if not piece)
         self._split = {
             i for i, text in texts.items() if text is None
         }  # pieces that hold a part of a character
@@ -95,10 +98,10 @@ class PieceText:
 
         A special token separates words and names.
         """
-        head = int(len(ids) > 0 and ids[0] in self._special)
-        if self._special.isdisjoint(ids[head:]):  # as with most prompts
+        head = int(len(ids) > 0 and ids[0] in self.special)
+        if self.special.isdisjoint(ids[head:]):  # as with most prompts
             return [(head, ids[head:])]
-        edges = [-1, *(i for i, token in enumerate(ids) if token in self._special), len(ids)]
+        edges = [-1, *(i for i, token in enumerate(ids) if token in self.special), len(ids)]
         return [(a + 1, ids[a + 1 : b]) for a, b in pairwise(edges) if b > a + 1]
 
     def bytes_of(self, token: int) -> bytes:
