@@ -3,7 +3,6 @@ away.
 """
 
 import json
-import time
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -28,6 +27,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling
 
 from lks.errors import UserError
+from lks.io.retry import Retries
 from lks.results.cells import Cell, Measurements
 
 DEPLOYMENT = "lks-cell/lks-cell"
@@ -150,23 +150,19 @@ class Runs:
         Raises:
             UserError: the server is away for too long.
         """
-        deadline, pause = time.monotonic() + self.patience_s, 0.5
+        retries = Retries(self.patience_s, first_s=0.5, longest_s=10.0)
         while True:
             try:
                 return call()
             except (httpx.TransportError, PrefectHTTPStatusError) as error:
                 if isinstance(error, PrefectHTTPStatusError) and error.response.status_code not in AWAY:
                     raise
-                if time.monotonic() + pause > deadline:
-                    away = (
-                        f"The Prefect server at {self._client.api_url} has not answered "
-                        f"for {self.patience_s:g} s ({type(error).__name__})"
-                    )
+                if not retries.pause():
+                    away = f"has not answered for {self.patience_s:g} s ({type(error).__name__})"
                     raise UserError(
-                        f"{away}. Running cells continue; start the server, then start the grid again."
+                        f"The Prefect server at {self._client.api_url} {away}. Running cells continue; start "
+                        "the server, then start the grid again."
                     ) from None
-            time.sleep(pause)
-            pause = min(2 * pause, 10.0)
 
 
 def parameters_of(cell: Cell, extras: Measurements, results: Path, share: str = "") -> dict[str, object]:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from lks.errors import UserError
+from lks.io.retry import Retries
 
 PATIENCE_S = 180.0
 
@@ -76,19 +77,14 @@ def answers(api: str, alive: Callable[[], bool], patience_s: float = PATIENCE_S)
     Returns:
         True if it answered, False if it ended or took too long.
     """
-    deadline = time.monotonic() + patience_s
+    retries = Retries(patience_s, first_s=0.2)
     while True:
         try:
             with urllib.request.urlopen(f"{api}/health", timeout=5) as reply:
                 return bool(reply.status == 200)
-        except (
-            OSError,
-            ValueError,
-            http.client.HTTPException,
-        ):  # refused, too slow, or no server of this kind
-            if time.monotonic() >= deadline or not alive():
+        except (OSError, ValueError, http.client.HTTPException):  # refused, too slow, or of another kind
+            if not alive() or not retries.pause():
                 return False
-            time.sleep(0.2)
 
 
 def _leave_with(parent: int) -> None:

@@ -5,13 +5,13 @@ write.
 import os
 import socket
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flows.running.devices import CellDevice
 from flows.services.processes import log_of, services, start, tail
 from lks.errors import UserError
+from lks.io.retry import Retries
 
 PATIENCE_S = 180.0
 FLOWS_WORKER, CELLS_WORKER = "worker-lks", "worker-gpu"
@@ -58,7 +58,7 @@ def _await(state: Path, wanted: set[str]) -> None:
     """
     from flows.services.deployments import CELLS_POOL, FLOWS_POOL, heard_of
 
-    deadline = time.monotonic() + PATIENCE_S
+    retries = Retries(PATIENCE_S, first_s=0.5)
     while True:
         running = services(state)
         heard = heard_of(FLOWS_POOL) | heard_of(CELLS_POOL)
@@ -70,14 +70,13 @@ def _await(state: Path, wanted: set[str]) -> None:
         dead = wanted - running.keys()
         if not missing and not dead:
             return
-        if dead or time.monotonic() >= deadline:
+        if dead or not retries.pause():
             names = sorted(dead or missing)
             log = log_of(state, names[0])
             raise UserError(
                 f"{', '.join(names)} did not start. Fix what the log says and start again. "
                 f"End of {log}:\n{tail(log)}"
             )
-        time.sleep(0.5)
 
 
 def _full_name(name: str) -> str:

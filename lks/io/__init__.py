@@ -1,1 +1,1 @@
-"""Files: atomic writes, checkpoints, caches, locks, Parquet, JSON lines, untrusted files, and hub access."""
+"""Files: atomic writes, retries, checkpoints, caches, locks, Parquet, JSON lines, untrusted files, hub."""

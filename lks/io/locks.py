@@ -5,11 +5,9 @@ A lock is released when its process ends, however it ends.
 
 import fcntl
 import os
-import time
 from typing import IO, Any
 
-EVERY_S = 0.1
-"""Seconds between two attempts."""
+from lks.io.retry import Retries
 
 
 def locked(file: IO[Any], wait_s: float = 0.0) -> bool | None:
@@ -23,18 +21,16 @@ def locked(file: IO[Any], wait_s: float = 0.0) -> bool | None:
         True once the lock is held, False where another process still holds it, None where the file system has
         no locks.
     """
-    deadline = time.monotonic() + wait_s
+    retries = Retries(wait_s, first_s=0.1)
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            pass
+            if not retries.pause():
+                return False
         except OSError:
             return None
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(EVERY_S)
 
 
 def sign(file: IO[str]) -> None:

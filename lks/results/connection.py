@@ -2,13 +2,13 @@
 
 import hashlib
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
 
 from lks.errors import StoreError
+from lks.io.retry import Retries
 from lks.results.stages import stages
 
 OF_THE_FILE = (
@@ -19,9 +19,6 @@ OF_THE_FILE = (
     duckdb.OutOfMemoryException,
 )
 """Errors that concern the catalogue or the machine, not the data that is written."""
-
-FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
-"""Seconds between two attempts to open the file: each pause is half as long again as the one before."""
 
 
 def connect(catalogue: Path, wait: float) -> duckdb.DuckDBPyConnection:
@@ -34,22 +31,19 @@ def connect(catalogue: Path, wait: float) -> duckdb.DuckDBPyConnection:
     Raises:
         StoreError: another process keeps it open, it is not a catalogue, or it cannot be written.
     """
-    deadline, pause = time.monotonic() + wait, FIRST_PAUSE
+    retries = Retries(wait, first_s=0.02, longest_s=1.0, factor=1.5)
     while True:
         try:
             return _locked(duckdb.connect(str(catalogue)), catalogue.parent / "cells")
         except (duckdb.IOException, duckdb.SerializationException, duckdb.InternalException) as error:
-            left = deadline - time.monotonic()
             if "Could not set lock" not in str(error):
                 raise StoreError(failed(catalogue, error)) from None
-            if left <= 0:
+            if not retries.pause():
                 who = f"in use by {_holder(error)} for {wait:g} s"
                 raise StoreError(
                     f"{catalogue} is {who}. End that process or wait for it, and start again: "
                     "finished cells are kept."
                 ) from None
-        time.sleep(min(pause, left))
-        pause = min(1.5 * pause, LONGEST_PAUSE)
 
 
 def _locked(connection: duckdb.DuckDBPyConnection, cells: Path) -> duckdb.DuckDBPyConnection:

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from lks.errors import DataError, StoreError, UserError
 from lks.io.atomic import write_whole
 from lks.io.parquet import LARGEST_FILE
+from lks.io.retry import Retries
 from lks.io.untrusted import LARGEST_JSON, check_inside, one_line
 from lks.results.cells import Outcome
 from lks.results.shards import check_cell, parse_outcome, read_outcome, stored_outcome
@@ -307,10 +308,8 @@ class RemoteStore(CellExchange):
             FileNotFoundError: the requested file does not exist.
             StoreError: it does not answer for too long, or refuses.
         """
-        deadline, pause = (
-            time.monotonic() + (self._patience_s if patience_s is None else patience_s),
-            FIRST_PAUSE_S,
-        )
+        limit_s = self._patience_s if patience_s is None else patience_s
+        retries = Retries(limit_s, FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while True:
             try:
                 self._files.invalidate_cache()  # drop listings: other machines write too
@@ -318,10 +317,8 @@ class RemoteStore(CellExchange):
             except FileNotFoundError:
                 raise
             except Exception as error:  # noqa: BLE001  each backend raises its own errors
-                if isinstance(error, PermissionError) or time.monotonic() + pause > deadline:
+                if isinstance(error, PermissionError) or not retries.pause():
                     raise self._unusable(error) from None
-            time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_S)
 
     def _unusable(self, error: Exception) -> StoreError:
         why = f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")

@@ -3,7 +3,6 @@
 import json
 import os
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -12,6 +11,7 @@ from pathlib import Path
 import duckdb
 
 from lks.errors import StoreError
+from lks.io.retry import Retries
 from lks.results.cells import PROTOCOL, Cell, Outcome
 from lks.results.shards import parse_outcome
 from lks.results.store import Store
@@ -149,7 +149,7 @@ def _lock(connection: duckdb.DuckDBPyConnection) -> None:
 def _attach(connection: duckdb.DuckDBPyConnection, file: Path, name: str, lock_wait: float) -> None:
     """Attach a catalogue for reading."""
     quoted = str(file).replace("'", "''")
-    deadline = time.monotonic() + lock_wait
+    retries = Retries(lock_wait, first_s=0.1)
     while True:
         try:
             connection.execute(f"ATTACH '{quoted}' AS {name} (READ_ONLY, TYPE duckdb)")
@@ -159,12 +159,11 @@ def _attach(connection: duckdb.DuckDBPyConnection, file: Path, name: str, lock_w
                 raise StoreError(
                     f"{file} is not a catalogue that can be read: {str(error).splitlines()[0][:160]}"
                 ) from None
-            if time.monotonic() >= deadline:
+            if not retries.pause():
                 raise StoreError(
                     f"{file} is in use by another process for {lock_wait:g} s. Wait for it, or compare a "
                     "copy."
                 ) from None
-        time.sleep(min(0.1, lock_wait))
 
 
 def outcomes(connection: duckdb.DuckDBPyConnection, catalogue: str, path: Path) -> list[Outcome]:
