@@ -13,7 +13,6 @@ Run: `python -m benchmarks.ask_speed [MODEL] [N_EDITS] [--dataset NAME] [--sampl
 """
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -28,6 +27,7 @@ from lks.editing.patch import WeightPatch
 from lks.edits import Case, Probe
 from lks.evaluation.ability import ReusableReplies as KnownResults
 from lks.evaluation.ability import TaskSuite
+from lks.evaluation.profiling import now
 from lks.evaluation.readouts import LONGEST, Asking, ReusableAnswers, acts_of, ask, ask_draws, key_of, same
 from lks.evaluation.side_by_side import SideBySide
 from lks.method.replacer import KnowledgeBlockPatch
@@ -46,11 +46,9 @@ T = TypeVar("T")
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
     """Run some work and return its result and its seconds."""
-    start = time.perf_counter()
+    start = now("wall")
     made = work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return made, time.perf_counter() - start
+    return made, now("wall") - start
 
 
 class Plain:

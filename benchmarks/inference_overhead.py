@@ -34,6 +34,7 @@ from transformers import Cache, LlamaConfig, LlamaForCausalLM
 
 from lks.data.datasets import load
 from lks.edits import Edit
+from lks.evaluation.profiling import now
 from lks.method.relation_gate import RelationGate
 from lks.method.replacer import KnowledgeBlockPatch
 from lks.method.training_data import subjects_of
@@ -142,14 +143,6 @@ def patches(lm: LM, edits: Sequence[Edit], block: int) -> tuple[KnowledgeBlockPa
     return tuple(KnowledgeBlockPatch(names, table, (block,), "last", "exact", gate=g) for g in (None, gate))  # type: ignore[return-value]
 
 
-def clock(lm: LM) -> float:
-    """Return this process's processor seconds on a CPU, else wall-clock seconds after GPU synchronisation."""
-    if lm.device.type == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def switch(hooks: Mapping[int, dict[int, object]], modules: Sequence[nn.Module], on: bool) -> None:
     """Remove or restore a patch's hooks, which is cheaper and less disruptive than applying it again."""
     for module in modules:
@@ -178,9 +171,9 @@ def pairs(
         pair = {}
         for patched in rng.sample((False, True), 2):
             switch(hooks, modules, patched)
-            start = clock(lm)
+            start = now("processor")
             work()
-            pair[patched] = clock(lm) - start
+            pair[patched] = now("processor") - start
         taken.append((pair[False], pair[True]))
     switch(hooks, modules, on=True)
     return taken[1:]  # the first pair is a warm-up

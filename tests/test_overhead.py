@@ -3,12 +3,14 @@ the answers are stored.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from baselines import methods
@@ -97,6 +99,31 @@ def test_the_time_it_takes_is_bounded_whatever_the_model(
     pairs = list(zip(alone[::2], alone[1::2], strict=True))
     assert pairs == [(i % 2 == 0, i % 2 == 1) for i in range(len(pairs))], "they take turns"
     assert told[-1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("gpu", "without_gpu", "calls"),
+    [
+        (True, "wall", ["synchronize", "perf_counter"]),
+        (True, "processor", ["synchronize", "perf_counter"]),
+        (False, "wall", ["perf_counter"]),
+        (False, "processor", ["process_time"]),
+    ],
+)
+def test_the_clock_waits_for_the_gpu_and_reads_what_was_chosen_without_one(
+    gpu: bool, without_gpu: Literal["wall", "processor"], calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+
+    def fake(name: str, value: float) -> Callable[[], float]:
+        return lambda: called.append(name) or value  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "synchronize", fake("synchronize", 0.0))
+    times = {name: fake(name, value) for name, value in (("perf_counter", 2.0), ("process_time", 3.0))}
+    monkeypatch.setattr(profiling, "time", SimpleNamespace(**times))
+    assert profiling.now(without_gpu) == (3.0 if calls == ["process_time"] else 2.0)
+    assert called == calls
 
 
 def test_the_pairs_of_a_real_prefill_are_near_one_another() -> None:

@@ -1,6 +1,5 @@
 """Side-by-side answers of the edited and the unedited model to the same prompt."""
 
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from torch import Tensor
 from lks.editing.patch import Patch
 from lks.edits import Context
 from lks.errors import UserError
+from lks.evaluation.profiling import now
 from lks.evaluation.prompt_formats import Form, form_of
 from lks.models.generation import ends_of, positions
 from lks.models.lm import LM
@@ -117,17 +117,10 @@ def _found(lm: LM, patch: Patch, ids: Tensor) -> tuple[bool | None, str]:
 
 def _said(lm: LM, ids: Tensor, count: int, edits: AbstractContextManager[None]) -> ModelOutput:
     with edits:
-        began = _now()
+        began = now("wall")
         made = lm.greedy(ids, torch.ones_like(ids), count)
-        seconds = _now() - began
+        seconds = now("wall") - began
     new: Sequence[int] = made[0, ids.shape[1] :].tolist()
     ends = set(ends_of(lm))
     shown = [token for token in new if token not in ends]
     return ModelOutput(str(lm.tokenizer.decode(shown, skip_special_tokens=True)).strip(), len(new), seconds)
-
-
-def _now() -> float:
-    """Return the time in seconds, after all earlier work on the GPU is done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()

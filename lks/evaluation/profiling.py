@@ -1,4 +1,4 @@
-"""Cost of a piece of work in seconds and peak memory, and inference overhead of a patch."""
+"""Time and peak memory of a piece of work, and inference overhead of a patch."""
 
 import contextlib
 import resource
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -16,6 +17,23 @@ from lks.editing.patch import Patch
 from lks.models.generation import positions
 from lks.models.lm import LM
 from lks.results.rows import Timing
+
+
+def now(without_gpu: Literal["wall", "processor"]) -> float:
+    """Return the time in seconds once all queued work of the GPU is done; only differences mean something.
+
+    With a GPU it is wall time, which includes what the GPU has done since the last call.
+
+    Args:
+        without_gpu: what to measure on a machine without one: "wall" time, which a user waits for and which
+            includes waiting for disks and other processes, or the "processor" time of this process, all of
+            its threads together, which other work on the machine does not lengthen.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    elif without_gpu == "processor":
+        return time.process_time()
+    return time.perf_counter()
 
 
 @dataclass(slots=True)
@@ -36,13 +54,11 @@ def measured() -> Iterator[Meter]:
     """Measure time and peak memory of what runs inside the `with`."""
     meter = Meter()
     _reset_peak()
-    start = time.perf_counter()
+    start = now("wall")
     try:
         yield meter
     finally:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        meter.seconds = time.perf_counter() - start
+        meter.seconds = now("wall") - start
         meter.peak_bytes = peak_bytes()
 
 
@@ -151,20 +167,9 @@ def _pairs(
 
 
 def _prefill(lm: LM, ids: torch.Tensor, mask: torch.Tensor) -> float:
-    """Return the seconds of one prefill."""
-    start = _now()
+    """Return the seconds of one prefill: without a GPU processor time, since pairs are compared."""
+    start = now("processor")
     lm.model(
         input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1
     )
-    return _now() - start
-
-
-def _now() -> float:
-    """Return the time in seconds, after all earlier work on the GPU has finished.
-
-    Without a GPU it is processor time, which other work on the machine does not lengthen.
-    """
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
+    return now("processor") - start

@@ -6,20 +6,17 @@ For a sequential method, the answers right after each edit are saved too.
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
-
-import torch
 
 import lks.editing.patch
 from lks.editing.editor import Editor, no_callback
 from lks.editing.patch import Patch, check_finite
 from lks.edits import Case
 from lks.errors import UserError
-from lks.evaluation.profiling import measured
+from lks.evaluation.profiling import measured, now
 from lks.evaluation.readouts import Asking, ask
 from lks.io.atomic import write_whole
 from lks.io.untrusted import content_of, parse_json
@@ -58,17 +55,10 @@ class _Watch:
 
     def __call__(self, number: int, patch: Patch) -> None:
         """Ask the case of the edit that was just made; this is the editor's `After`."""
-        start = _now()
+        start = now("wall")
         with patch.applied(self._lm):
             self.answers += ask(self._lm, [self._cases[number]], self._how)
-        self.seconds += _now() - start
-
-
-def _now() -> float:
-    """Return the time in seconds, after all earlier work on the GPU has finished."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+        self.seconds += now("wall") - start
 
 
 def asks_after_each_edit(editor: Editor[object], cases: Sequence[Case]) -> bool:
