@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lks.editing.editor import LONG, After, Editor, Progress, no_callback, no_progress
+from lks.editing.editor import LONG, After, Editor, Progress, always, no_callback, no_progress
 from lks.editing.patch import Patch, check_tensor, checked
 from lks.edits import Edit
 from lks.models.frozen_prefix import BlockStates, UpperBlocks, batches, lower_blocks, states
@@ -256,19 +256,19 @@ class Grace(Editor[GraceParams]):
     made_for: ClassVar = LONG
     presets: ClassVar = {
         # EasyEdit, hparams/GRACE/llama-7b.yaml
-        "llama-2-7b-chat": lambda n_edits, dataset: GraceParams(block=27),
+        "llama-2-7b-chat": always(GraceParams(block=27)),
         # our choice, since none is published: block 27 as in EasyEdit's WISE and DEFER files for Mistral. The
         # radius has the unit of the layer's input and should follow the key distances of this model; these
         # are not measured yet, so Llama's radius is kept. Too small a radius costs generality, too large a
         # radius costs locality.
-        "mistral-7b-instruct-v0.3": lambda n_edits, dataset: GraceParams(block=27),
+        "mistral-7b-instruct-v0.3": always(GraceParams(block=27)),
         # our choice, from key distances of 150 held-out edits and the EP of blocks 3 and 4 with four to six
         # radii at T = 1, 10 and 100. World, block 3: a paraphrase lies 0.3 to 2 (10 % to 90 %, median 0.6 to
         # 0.8) from its edit, the nearest edit of a locality prompt 1.4 or more (90 %), the nearest other edit
         # 1.5 or more (90 %). So a radius between the two exists.
-        "micro": lambda n_edits, dataset: GraceParams(block=3, eps=1.4, lr=0.3),
+        "micro": always(GraceParams(block=3, eps=1.4, lr=0.3)),
         # zsRE, block 3: paraphrases 1.9 to 7.1 (median 3.8), locality prompts 7.8 or more (90 %; least 4.9).
-        "mini": lambda n_edits, dataset: GraceParams(block=3, eps=6.0, lr=1.0),
+        "mini": always(GraceParams(block=3, eps=6.0, lr=1.0)),
     }
 
     def edit(

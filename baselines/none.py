@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from lks.editing.editor import After, Editor, NoParams, Progress, no_callback, no_progress
+from lks.editing.editor import After, Editor, NoParams, Progress, always, no_callback, no_progress
 from lks.editing.patch import NoPatch, Patch
 from lks.edits import Edit
 from lks.models.lm import LM
@@ -17,7 +17,7 @@ class Unedited(Editor[NoParams]):
     changes: ClassVar = "nothing"
     regime: ClassVar = "simultaneous"
     params_type: ClassVar = NoParams
-    presets: ClassVar = {"default": lambda n_edits, dataset: NoParams()}
+    presets: ClassVar = {"default": always(NoParams())}
 
     def edit(
         self,

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from baselines._fine_tuning import places, target_in_place
 from baselines._locate_then_edit.contexts import prefixes
 from baselines._ties import ties
-from lks.editing.editor import LONG, After, Editor, Progress, no_callback, no_progress
+from lks.editing.editor import LONG, After, Editor, Progress, always, no_callback, no_progress
 from lks.editing.patch import Patch, check_tensor, checked
 from lks.edits import Edit
 from lks.evaluation.prompt_formats import preceded
@@ -270,10 +270,10 @@ class Wise(Editor[WiseParams]):
     made_for: ClassVar = LONG
     presets: ClassVar = {
         # EasyEdit, hparams/WISE/llama-7b.yaml and mistral-7b.yaml
-        "llama-2-7b-chat": lambda n_edits, dataset: WiseParams(block=27),
-        "mistral-7b-instruct-v0.3": lambda n_edits, dataset: WiseParams(block=27),
-        "micro": lambda n_edits, dataset: replace(_SMALL, block=2, lr=0.1, alpha=1.25, beta=5.0, gamma=2.5),
-        "mini": lambda n_edits, dataset: replace(_SMALL, block=1, lr=0.15, alpha=2.5, beta=10.0, gamma=5.0),
+        "llama-2-7b-chat": always(WiseParams(block=27)),
+        "mistral-7b-instruct-v0.3": always(WiseParams(block=27)),
+        "micro": always(replace(_SMALL, block=2, lr=0.1, alpha=1.25, beta=5.0, gamma=2.5)),
+        "mini": always(replace(_SMALL, block=1, lr=0.15, alpha=2.5, beta=10.0, gamma=5.0)),
     }
 
     def edit(

@@ -184,9 +184,9 @@ def _enlarged(edited: "EditSet", names: int, seed: int) -> "EditSet":
 
 def _aliases(data: Path | None) -> dict[str, list[str]]:
     """Return aliases by name, if the data folder has them."""
-    from lks.evaluation.scope_prompts import folder
+    from lks.data.download import named_folder
 
-    found = folder(data)
+    found = named_folder(data)
     file = found / "entity_aliases" / "aliases.json" if found else None
     if file is None or not file.is_file():
         return {}

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lks.editing.row_patch import RowPatch, weight_rows
 from lks.errors import DataError, UserError
+from lks.io.atomic import move_synced
 from lks.io.untrusted import check_plain, content_of, one_line, parse_json
 from lks.models.lm import LM
 
@@ -143,7 +144,7 @@ class Patch(ABC):
         tensors = folder / "patch.safetensors.part"  # never follows a link: renamed, not overwritten
         tensors.unlink(missing_ok=True)
         save_file({k: v.detach().contiguous().cpu() for k, v in self.tensors().items()}, tensors)
-        tensors.replace(folder / "patch.safetensors")
+        move_synced(tensors, folder / "patch.safetensors")
         document = {
             "format": FORMAT,
             "kind": self.kind,
@@ -153,7 +154,7 @@ class Patch(ABC):
         temporary = folder / "patch.json.part"
         temporary.unlink(missing_ok=True)
         temporary.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
-        temporary.replace(folder / "patch.json")
+        move_synced(temporary, folder / "patch.json")
 
 
 def cannot_merge(one: Patch, two: Patch) -> UserError:

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,6 +18,7 @@ import torch
 
 from lks.editing.editor import Progress, no_progress
 from lks.errors import UserError
+from lks.evaluation.readouts import Acts, ReuseError
 from lks.models.lm import LM
 from lks.results.ability_rows import AbilityRow
 
@@ -34,13 +35,6 @@ VERSION = 1
 Result = tuple[float, bool] | str
 """Result of a request. For a likelihood: log p, and whether the answer is the greedy continuation; for a
 generation: its text."""
-Acts = Callable[[Sequence[str]], list[bool] | None]
-"""Function that returns for each prompt whether a patch's edits act on it, judged by its text
-(`Patch.fires`), or None if they may act on all prompts."""
-
-
-class Mismatch(Exception):
-    """Raised when a stored answer of the unedited model differs from the model's where no edit should act."""
 
 
 class ReusableReplies:
@@ -152,7 +146,7 @@ class TaskSuite:
         """
         try:
             return self._run(lm, draw, known, progress, context)
-        except Mismatch as found:
+        except ReuseError as found:
             logger.warning("%s differ from what the model says; everything is asked.", found)
             return self._run(lm, draw, None, progress, context)
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from lks.editing.editor import Progress, no_progress
 from lks.errors import UserError
-from lks.evaluation.ability import Mismatch, Result, ReusableReplies, agree, key
+from lks.evaluation.ability import Result, ReusableReplies, agree, key
+from lks.evaluation.readouts import ReuseError
 from lks.models.frozen_prefix import batches
 from lks.models.generation import positions
 from lks.models.lm import LM
@@ -201,7 +202,7 @@ class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         """Answer requests, reusing the unedited model's answers where the edits do not act.
 
         Raises:
-            Mismatch: stored answers differ from the model's.
+            ReuseError: stored answers differ from the model's.
         """
         stored = {} if self.known is None else self._stored(self.known, kind, requests)
         count = min(len(stored), max(_SAMPLE, math.ceil(_SAMPLE_SHARE * len(stored))))
@@ -211,7 +212,7 @@ class PatchAwareHFLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         ]
         differing = sum(not agree(before, now, self.lm.model.dtype) for before, now in pairs)
         if differing > (0 if self.lm.model.dtype == torch.float32 else count // 5):
-            raise Mismatch(f"{differing} of {count} stored answers of the unedited model")
+            raise ReuseError(f"{differing} of {count} stored answers of the unedited model")
         self._advance(len(stored) - count)
         rest = [i for i in range(len(requests)) if i not in stored]
         answers = stored | dict(zip(rest, ask([requests[i] for i in rest]), strict=True))

@@ -44,7 +44,7 @@ Key = tuple[int, str, str, int]
 """Draw, case, kind and number of a probe."""
 Acts = Callable[[Sequence[str]], list[bool] | None]
 """Function that returns for each prompt whether the edits may act on it, judged by its text; False is a
-proof that they do not (`Patch.fires`)."""
+proof that they do not (`Patch.fires`). None if they may act on all prompts."""
 
 
 @dataclass(frozen=True, slots=True)

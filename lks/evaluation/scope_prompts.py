@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from random import Random
 from pydantic import BaseModel
 
 from lks.data.datasets import load
+from lks.data.download import named_folder
 from lks.errors import DataError, TooManyEdits
 from lks.io.json_lines import lines_of
 from lks.io.lines import split_lines
@@ -122,18 +122,12 @@ def read_edits(file: Path) -> EditSet:
     return EditSet(names, (CARRIERS,) * len(names))
 
 
-def folder(data_dir: Path | None = None) -> Path | None:
-    """Return the data folder, if one was named by the argument or by LKS_DATA."""
-    named = os.environ.get("LKS_DATA")
-    return data_dir or (Path(named) if named else None)
-
-
 def abilities(data_dir: Path | None = None) -> list[Outside]:
     """Return GSM8K test questions, SST-2 dev sentences, and RTE dev and validation pairs.
 
     A set is empty, with a note, where its data is missing.
     """
-    found = folder(data_dir)
+    found = named_folder(data_dir)
     return [
         _outside(
             "GSM8K",
