@@ -33,7 +33,7 @@ from lks.editing.patch import Patch
 from lks.editing.row_patch import RowPatch
 from lks.models.lm import LM
 from lks.models.prefill import installed_hooks
-from tests import served
+from tests.helpers import served
 from workbench.serving.batch import GeneratingRow, GenerationBatch, Sampling
 from workbench.serving.service import Rules
 from workbench.serving.text_stream import TextStream

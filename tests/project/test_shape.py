@@ -1,0 +1,176 @@
+"""The shape of the code: which package may import which, and what is named in one place only."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.root import ROOT
+
+MAY_IMPORT = {
+    "lks": set(),
+    "baselines": {"lks"},
+    "reports": {"lks"},
+    "workbench": {"lks", "baselines", "reports"},
+    "flows": {"lks", "baselines", "reports"},
+    "cli": {"lks", "baselines", "reports", "workbench", "flows"},
+}
+FLOORS = (
+    "errors statistics",
+    "io",
+    "scope",
+    "edits",
+    "data",
+    "results",
+    "models",
+    "llm",
+    "editing",
+    "method",
+    "evaluation",
+    "prompts testbed studies",
+    "runs",
+)
+"""Rooms of `lks` and the modules beside them, from the ground up; those of one floor do not know each other.
+"""
+MAKES_MODELS = {"interchange.py"}
+FILES = [
+    pytest.param(file, id=str(file.relative_to(ROOT)))
+    for package in MAY_IMPORT
+    for file in sorted((ROOT / package).rglob("*.py"))
+]
+
+
+def package_of(file: Path) -> str:
+    return file.relative_to(ROOT).parts[0]
+
+
+def imported(file: Path, for_types: bool = True) -> Iterator[str]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    types = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    left_out = set() if for_types else {part for node in types for part in ast.walk(node)}
+    for node in ast.walk(tree):
+        if node in left_out:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: imports are absolute here"
+            yield node.module or ""
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_imports_point_one_way(file: Path):
+    package = package_of(file)
+    for module in imported(file):
+        top = module.split(".")[0]
+        assert top not in MAY_IMPORT or top == package or top in MAY_IMPORT[package], (
+            f"{file} imports {module}"
+        )
+        assert top != "tests", f"{file} imports {module}"
+
+
+def floor_of(module: str) -> int | None:
+    """On which floor a module of `lks` is; None for the front of the package."""
+    room = module.split(".")[1] if module.count(".") else ""
+    return next((number for number, rooms in enumerate(FLOORS) if room in rooms.split()), None)
+
+
+@pytest.mark.parametrize("file", [param for param in FILES if package_of(param.values[0]) == "lks"])
+def test_rooms_of_lks_are_built_on_lower_ones(file: Path):
+    """Late imports count, too; those for types alone do not."""
+    own = file.relative_to(ROOT).with_suffix("").parts
+    if own == ("lks", "__init__"):
+        return
+    floor = floor_of(".".join(own))
+    assert floor is not None, f"{file} is in no room of FLOORS"
+    for module in imported(file, for_types=False):
+        if module.split(".")[0] == "lks" and own[1] != module.split(".")[1]:
+            below = floor_of(module)
+            assert below is not None and below < floor, (
+                f"{file} imports {module}, which is not on a lower floor"
+            )
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_only_flows_and_the_command_line_import_prefect(file: Path):
+    assert package_of(file) in ("flows", "cli") or not any(
+        module.split(".")[0] == "prefect" for module in imported(file)
+    )
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_model_families_are_told_apart_in_one_place(file: Path):
+    """Elsewhere a family may be a preset's key or part of a model's name, but nothing may depend on it."""
+    from lks.models.architectures import ARCHITECTURES
+
+    if package_of(file) == "lks" and file.name in {"architectures.py", *MAKES_MODELS}:
+        return
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare | ast.Match):
+            texts = {
+                n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+            }
+            assert not texts & set(ARCHITECTURES), (
+                f"{file}:{node.lineno} tells model families apart; do it in lks/models/architectures.py"
+            )
+        if isinstance(node, ast.Attribute):
+            assert node.attr != "model_type", (
+                f"{file}:{node.lineno} asks for the model's family; do it in lks/models/architectures.py"
+            )
+    classes = re.compile(
+        rf"({'|'.join(ARCHITECTURES)})(Config|ForCausalLM|Model|DecoderLayer|MLP|Attention)?", re.IGNORECASE
+    )
+    names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+    assert not {name for name in names if (found := classes.fullmatch(name)) and found[2]}, (
+        f"{file} names a family's class; do it in lks/models/architectures.py"
+    )
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_method_is_special(file: Path):
+    """Nothing but a method's own file depends on its name; the unedited model is known to `lks/runs/grid.py`
+    and reports.
+    """
+    own = {f.stem for f in (ROOT / "baselines").glob("[!_]*.py")} | {"lks"}
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Compare):
+            texts = {
+                n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+            }
+            assert not texts & (own - {"none"}), f"{file}:{node.lineno} compares with the name of a method"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_flow_modules_keep_their_annotations(file: Path):
+    """Prefect cannot validate parameters whose annotations are strings."""
+    assert package_of(file) not in ("flows", "cli") or not any(
+        module == "__future__" for module in imported(file)
+    )
+
+
+def test_every_pinned_version_is_exact():
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        assert re.fullmatch(r"[a-z0-9.-]+==[0-9][0-9a-z.]*", line), line
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert lines == sorted(lines)
+
+
+def test_class_names_are_unique():
+    """A name stands for one class in the whole project, so that a search for it finds what it is."""
+    places: dict[str, list[str]] = {}
+    files = [
+        file for package in (*MAY_IMPORT, "benchmarks") for file in sorted((ROOT / package).rglob("*.py"))
+    ]
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(f"{file.relative_to(ROOT)}:{node.lineno}")
+    assert len(places) > 400
+    assert not {name: found for name, found in places.items() if len(found) > 1}
