@@ -23,6 +23,7 @@ from lks.results.store import Store
 from reports.compare.regression import Tolerance, regress
 from reports.compare.regression_text import from_json
 from tests.helpers import fakes
+from tests.helpers.answers_made import answer, answers, subjects
 from tests.helpers.root import ROOT
 
 GRIDS = """
@@ -32,7 +33,7 @@ datasets = ["world"]
 methods = ["none", "ft"]
 n_edits = [50]
 """
-NAMES = [f"subject {i:02}" for i in range(50)]
+NAMES = subjects(50)
 PROVENANCE = {
     "title": "A method",
     "torch": "2.1",
@@ -43,40 +44,16 @@ PROVENANCE = {
 STAGES = ("answers", PASSAGES, f"{ABILITY}-made-20")
 
 
-def answer(subject: str, kind: str, right: bool) -> Answer:
-    given, said = ((1, 2), "wanted") if right else ((1, 0), "other")
-    generated = given if right else (0, 0)
-    return Answer(
-        0,
-        subject,
-        subject,
-        kind,
-        0,
-        f"{kind} of {subject}",
-        "wanted",
-        (1, 2),
-        given,
-        generated,
-        said,
-        -1.0,
-        wild_text=said,
-    )
-
-
 def rows(wrong: int = 0) -> dict[str, list[object]]:
     """What a cell stores: 150 answers, of which so many paraphrases are wrong; ten texts; sixty documents of
     a test.
     """
-    answers = [
-        answer(name, kind, kind != "paraphrase" or i >= wrong)
-        for i, name in enumerate(NAMES)
-        for kind in ("edit", "paraphrase", "locality")
-    ]
+    made = answers({"paraphrase": wrong}, NAMES)
     passages = [Passage(0, i, 10, -20.0 - i / 10) for i in range(10)]
     documents = [
         AbilityRow(0, f"made_{task}", "acc", i, 1.0, "yes", "yes", "") for task in "abc" for i in range(20)
     ]
-    return dict(zip(STAGES, (answers, passages, documents), strict=True))
+    return dict(zip(STAGES, (made, passages, documents), strict=True))
 
 
 def put(

@@ -1,6 +1,7 @@
 """The shape of the code: which package may import which, and what is named in one place only."""
 
 import ast
+import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,10 @@ FLOORS = (
 """Rooms of `lks` and the modules beside them, from the ground up; those of one floor do not know each other.
 """
 MAKES_MODELS = {"interchange.py"}
+MOST_MODULES = 20
+"""In one folder, `__init__.py` aside."""
+OF_NO_PACKAGE = {"fuzz", "helpers", "project", "torture"}
+"""Folders of tests that stand for no package."""
 FILES = [
     pytest.param(file, id=str(file.relative_to(ROOT)))
     for package in MAY_IMPORT
@@ -174,3 +179,28 @@ def test_class_names_are_unique():
                 places.setdefault(node.name, []).append(f"{file.relative_to(ROOT)}:{node.lineno}")
     assert len(places) > 400
     assert not {name: found for name, found in places.items() if len(found) > 1}
+
+
+def folders_of(top: str) -> dict[str, list[str]]:
+    """Names of the modules of each folder below one of the checkout, which is left out of the folders' names."""
+    found: dict[str, list[str]] = {}
+    for file in sorted((ROOT / top).rglob("*.py")):
+        found.setdefault(file.parent.relative_to(ROOT / top).as_posix(), []).append(file.name)
+    return found
+
+
+@pytest.mark.parametrize("top", [*MAY_IMPORT, "benchmarks", "tests"])
+def test_no_folder_has_too_many_modules(top: str):
+    sizes = {folder: len(set(names) - {"__init__.py"}) for folder, names in folders_of(top).items()}
+    assert not {folder: size for folder, size in sizes.items() if size > MOST_MODULES}
+
+
+def test_folders_of_tests_mirror_the_packages():
+    """A folder is a package, so that two modules may have one name; `tests.lks` is another one than `lks`."""
+    folders = folders_of("tests")
+    assert folders.pop(".") == ["__init__.py", "conftest.py"]
+    assert all("__init__.py" in names and folder.count("/") < 2 for folder, names in folders.items())
+    assert not {folder for folder in folders if not (ROOT / folder).is_dir()} - OF_NO_PACKAGE
+    for package in MAY_IMPORT:
+        spec = importlib.util.find_spec(package)
+        assert spec is not None and spec.origin == str(ROOT / package / "__init__.py")

@@ -19,7 +19,6 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from lks.edits import ProbeKind
 from lks.errors import StoreError, UserError
 from lks.results.answers import Answer
 from lks.results.cells import DECISIONS, PASSAGES, PROTOCOL, Cell, Costs, Outcome
@@ -31,41 +30,13 @@ from reports.compare.compare import compare, from_json, to_csv, to_json
 from reports.compare.model import LEVEL, ComparisonReport, Match, ScoreDifference
 from reports.compare.scores import Sums, differences, with_edit_performance
 from reports.compare.text import text
+from tests.helpers.answers_made import NAMES, answers
 from tests.helpers.root import ROOT
+from tests.helpers.stores import Wrong
 
 GOLDEN = ROOT / "tests" / "golden" / "compare.txt"
-NAMES = tuple(f"subject {i:02}" for i in range(12))
-KINDS: tuple[ProbeKind, ...] = ("edit", "paraphrase", "locality")
 FT, LKS = (Cell("micro-llama", "world", method, 12, 0, 1) for method in ("ft", "lks"))
 PROVENANCE = {"title": "A method", "device": "cpu", "torch": "2.1", "finished": "2026-01-01T00:00:00"}
-
-Wrong = dict[str, int]
-"""Kind of probe -> so many subjects, the first, have it wrong."""
-
-
-def answer(subject: str, kind: ProbeKind, right: bool) -> Answer:
-    """Two tokens; a wrong answer has the first right under teacher forcing and none when generated."""
-    given, said = ((1, 2), "wanted") if right else ((1, 0), "other")
-    generated = given if right else (0, 0)
-    return Answer(
-        0,
-        subject,
-        subject,
-        kind,
-        0,
-        f"{kind} of {subject}",
-        "wanted",
-        (1, 2),
-        given,
-        generated,
-        said,
-        -1.0,
-        wild_text=said,
-    )
-
-
-def answers(wrong: Wrong, names: tuple[str, ...] = NAMES) -> list[Answer]:
-    return [answer(name, kind, i >= wrong.get(kind, 0)) for i, name in enumerate(names) for kind in KINDS]
 
 
 def put(store: Store, cell: Cell, made: list[Answer], costs: Costs | None = None, **provenance: str) -> None:
