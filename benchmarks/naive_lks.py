@@ -93,7 +93,7 @@ class NaiveTrainer(LKSTrainer):
             keys = states[block + 1][torch.arange(len(texts)), last].detach().float()
             made.append(
                 network.anchor[subjects]
-                + network.scale * network.network((keys - self.means[number]) / self.scales[number])
+                + network.scale[subjects] * network.network((keys - self.means[number]) / self.scales[number])
             )
         return made
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lks.edits import Edit
-from lks.method.gate_parts import last_of, messages, naming, rows_of, rows_of_chosen, spread
+from lks.method.gate_parts import judged, last_of, messages, naming, rows_of, rows_of_chosen, spread
 from lks.models.frozen_prefix import batches, states
 from lks.models.lm import LM
 
@@ -65,7 +65,7 @@ class ContrastGate:
         """Fit directions to the training prompts on the unedited model.
 
         An edit without training prompts about other facts takes the mean difference of the others; if no edit
-        has any, the gate always opens.
+        has any, the gate always opens. It does so, too, for an edit that it cannot judge (`judged`).
 
         Args:
             lm: the unedited model.
@@ -104,7 +104,9 @@ class ContrastGate:
             if len(texts) > 1
         ]
         direction = without_wording(ask - rest, residuals)
-        return cls(direction, (direction * (BORDER * ask + (1 - BORDER) * rest)).sum(1), owner)
+        border = (direction * (BORDER * ask + (1 - BORDER) * rest)).sum(1)
+        judges = torch.tensor(judged(edits), device=lm.device)
+        return cls(direction * judges[:, None], border.where(judges, border.new_full((), ALWAYS)), owner)
 
     @staticmethod
     def read(lm: LM, block: int, texts: Sequence[str]) -> Tensor:

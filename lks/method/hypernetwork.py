@@ -23,12 +23,19 @@ class Design:
             that an untrained network changes nothing.
         features: "plain" or "whitened" inputs.
         width: width of the MLP's hidden layer, as a multiple of d (paper: 4).
+        own_scale: whether outputs have the scale of the subject's own state rather than of the spread of all
+            subjects, so that a free vector is the same whatever else is edited.
     """
 
     kind: Kind = "linear"
     form: Form = "replace"
     features: Features = "plain"
     width: int = 4
+    own_scale: bool = False
+
+
+GAUSSIAN = 1.4826
+"""Standard deviation of a Gaussian over its median absolute value."""
 
 
 class Hypernetwork(nn.Module):
@@ -73,10 +80,14 @@ class Hypernetwork(nn.Module):
             if design.form == "residual" or design.kind == "free"
             else self.mean.expand_as(own).clone()
         )
-        spread = own - self.mean if len(own) > 1 else own
-        self.scale = (
-            spread.pow(2).mean().sqrt().clamp_min(1e-8) if learnt is None else _like(learnt["scale"], own)
-        )
+        self.own_scale = design.own_scale
+        if design.own_scale:  # of the median: a few entries of a state may be a hundred times the others
+            self.scale = GAUSSIAN * own.abs().median(1, keepdim=True).values.clamp_min(1e-8)
+        elif learnt is None:
+            spread = own - self.mean if len(own) > 1 else own
+            self.scale = spread.pow(2).mean().sqrt().clamp_min(1e-8).expand(len(own), 1)
+        else:
+            self.scale = _like(learnt["scale"], own).expand(len(own), 1)
         self.network = self._network(design, keys.shape, own.shape[1], seed).to(keys.device)
         if learnt is not None and design.kind != "free":
             self._continue(learnt)
@@ -105,7 +116,8 @@ class Hypernetwork(nn.Module):
             if isinstance(self.network, _Free)
             else {f"network.{name}": value for name, value in self.network.state_dict().items()}
         )
-        return {"mean": self.mean, "scale": self.scale, **self.inputs.tensors(), **weights}
+        scale = {} if self.own_scale else {"scale": self.scale[0, 0]}
+        return {"mean": self.mean, **scale, **self.inputs.tensors(), **weights}
 
     @staticmethod
     def _network(design: Design, shape: torch.Size, dim: int, seed: int) -> nn.Module:
@@ -127,7 +139,7 @@ class Hypernetwork(nn.Module):
     def forward(self, index: Tensor) -> Tensor:
         """Return new blocks [batch, d] of the subjects with numbers `index` [batch]."""
         made = self.network(index) if isinstance(self.network, _Free) else self.network(self.features[index])
-        new: Tensor = self.anchor[index] + self.scale * made
+        new: Tensor = self.anchor[index] + self.scale[index] * made
         return new
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ from lks.scope.exact import ScopeKind
 Positions = Literal["last", "all"]
 Mentions = Literal["all", "last"]
 GateKind = Literal["none", "relation", "contrast"]
+LocalityFor = Literal["all", "ungated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class LKSParams:
         paraphrases, locality_prompts: number per edit and step; drawn again each epoch where an edit has more
             of them.
         locality_pool: largest number of locality prompts of an edit that are prepared.
+        locality_for: which edits have locality prompts: "all" (paper), or those that are "ungated", because
+            there is no contrast gate or it has nothing to judge them by (`judged`).
         locality_tokens: number of next tokens over which Eq. 5 is taken.
         scope: "exact", "fuzzy" (exact, then spelling mistakes) or "official" (the authors' rules).
         mentions: which mentions of a subject in a prompt are replaced: "all" or the "last" one.
@@ -49,6 +52,9 @@ class LKSParams:
         reference_top: number k of most likely tokens: the unedited distributions of Eq. 5 are kept as the top
             k tokens and the mass of the rest; 0 keeps them whole. The loss of accuracy is stated in
             docs/method.md.
+        independent: whether each free vector is trained by itself, with a scale of its own: a step moves only
+            those of its batch (`lks.method.row_adam`, without weight decay), and an edit leaves the training
+            once the losses of its prompt and of all its paraphrases are below `stop_loss`.
         end_of_answer: whether targets are trained with the end-of-sequence token behind them, so that a free
             answer ends there.
     """
@@ -79,6 +85,8 @@ class LKSParams:
     precision: Training = "model"
     reference_top: int = 0
     end_of_answer: bool = field(default=False, metadata=ADDED)
+    locality_for: LocalityFor = field(default="all", metadata=ADDED)
+    independent: bool = field(default=False, metadata=ADDED)
 
     @property
     def all_blocks(self) -> tuple[int, ...]:

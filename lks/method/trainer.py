@@ -11,13 +11,14 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lks.editing.editor import Progress, no_progress
 from lks.io.checkpoint import Checkpoint
 from lks.io.training_state import TrainingState
 from lks.method.hypernetwork import Design, Hypernetworks
 from lks.method.params import LKSParams
+from lks.method.row_adam import RowAdam
 from lks.method.training_data import PARTS, Part, TrainingData, losses_at
 from lks.models.frozen_prefix import batches
 from lks.models.lm import LM
@@ -25,6 +26,46 @@ from lks.models.losses import row_means
 
 STEP_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Padded tokens that run together in a step."""
+
+
+UNSEEN = -1.0
+"""In place of a loss, for a row that has not been in a step."""
+
+
+class LatestLosses(nn.Module):
+    """The loss that each row had when it was last in a step.
+
+    Args:
+        material: training data, whose rows they are.
+        lambda_edit: weight of the edit and paraphrase losses.
+    """
+
+    def __init__(self, material: TrainingData, lambda_edit: float) -> None:
+        super().__init__()
+        self.owned, self.lambda_edit = material.owned, lambda_edit
+        self.rows: Tensor
+        self.register_buffer("rows", torch.full((len(material.ids),), UNSEEN, device=material.spans.device))
+
+    def mean(self) -> float:
+        """Compute Eq. 2 over all rows that have been in a step."""
+        total = 0.0
+        for part, owned in self.owned.items():
+            found = self.rows[[row for rows in owned for row in rows]]
+            found = found[found != UNSEEN]
+            if len(found):
+                total += (1.0 if part == "locality" else self.lambda_edit) * float(found.mean())
+        return total
+
+    def learnt(self, below: float) -> list[bool]:
+        """Return for each edit whether its prompt and all its paraphrases have losses below a number.
+
+        One with locality rows never counts as learnt.
+        """
+        low = ((self.rows != UNSEEN) & (self.rows < below)).tolist()
+        return [
+            not locality and all(low[row] for row in (*prompt, *paraphrases))
+            for prompt, paraphrases, locality in zip(*(self.owned[part] for part in PARTS), strict=True)
+        ]
 
 
 class LKSTrainer:
@@ -50,21 +91,25 @@ class LKSTrainer:
         learnt: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.lm, self.material, self.params = lm, material, params
-        design = Design(params.hypernetwork, params.form, params.features, params.width)
+        design = Design(
+            params.hypernetwork, params.form, params.features, params.width, own_scale=params.independent
+        )
         self.networks = Hypernetworks(design, material.keys, material.own, seed, learnt)
         self.generator = torch.Generator().manual_seed(seed)
+        self.latest = LatestLosses(material, params.lambda_edit)
 
     def loss(self, chosen: dict[Part, list[int]]) -> Tensor:
         """Compute Eq. 2 over some rows: lambda_edit * (L_edit + L_eq) + L_locality.
 
         A part without rows adds nothing. Rows of similar length run together, which keeps padding low; each
-        row contributes its share of its part's mean.
+        row contributes its share of its part's mean. Where only ungated edits have locality rows, a row's
+        share is what it would be if all edits had them.
         """
-        m = self.material
-        shares = {
-            part: (1.0 if part == "locality" else self.params.lambda_edit) / max(1, len(chosen.get(part, ())))
-            for part in PARTS
-        }
+        m, p = self.material, self.params
+        count = {part: max(1, len(chosen.get(part, ()))) for part in PARTS}
+        if p.locality_for == "ungated":
+            count["locality"] = max(count["locality"], len(chosen.get("edit", ())) * p.locality_prompts)
+        shares = {part: (1.0 if part == "locality" else p.lambda_edit) / count[part] for part in PARTS}
         pairs = [(row, shares[part]) for part in PARTS for row in chosen.get(part, ())]
         index = torch.tensor([row for row, _ in pairs], device=m.subject.device)
         share = torch.tensor([share for _, share in pairs], device=m.subject.device)
@@ -72,7 +117,9 @@ class LKSTrainer:
         total = share.new_zeros(())
         for group in batches(lengths, STEP_TOKENS[index.device.type]):
             here = torch.tensor(group, device=index.device)
-            total = total + (share[here] * self._row_losses(index[here])).sum()
+            losses = self._row_losses(index[here])
+            self.latest.rows[index[here]] = losses.detach().float()
+            total = total + (share[here] * losses).sum()
         return total
 
     def _row_losses(self, index: Tensor) -> Tensor:
@@ -103,10 +150,19 @@ class LKSTrainer:
             Mean loss of each epoch.
         """
         p = self.params
-        optimiser = torch.optim.AdamW(self.networks.parameters(), lr=p.lr, weight_decay=p.weight_decay)
+        weights = self.networks.parameters()
+        optimiser = (
+            RowAdam(weights, lr=p.lr)
+            if p.independent
+            else torch.optim.AdamW(weights, lr=p.lr, weight_decay=p.weight_decay)
+        )
         per_epoch = len(self._epoch_batches())
-        decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=p.max_epochs * per_epoch)
-        state = TrainingState(self.networks, kept, optimiser=optimiser, decay=decay, generator=self.generator)
+        steps = 1 if p.independent else per_epoch  # of the schedule in an epoch
+        decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=p.max_epochs * steps)
+        parts = {"latest": self.latest} if p.independent else {}
+        state = TrainingState(
+            self.networks, kept, optimiser=optimiser, decay=decay, generator=self.generator, **parts
+        )
         history = state.history
         if not history:
             state.keep_weights()  # the result if the first loss is NaN
@@ -114,17 +170,22 @@ class LKSTrainer:
             while len(history) < p.max_epochs and (
                 not history or (state.since < p.patience and history[-1] >= p.stop_loss)
             ):
-                losses = []
-                for number, batch in enumerate(self._epoch_batches()):
+                losses, batches_left = [], self._epoch_batches()
+                if not batches_left:  # every edit is learnt
+                    break
+                for number, batch in enumerate(batches_left):
                     loss = self.loss(batch)
                     optimiser.zero_grad()
                     torch.autograd.backward(loss)
                     optimiser.step()
-                    decay.step()
+                    if not p.independent:
+                        decay.step()
                     losses.append(loss.detach())
                     if number % 10 == 0:
                         progress((len(history) + number / per_epoch) / p.max_epochs)
-                mean = float(torch.stack(losses).mean())
+                if p.independent:
+                    decay.step()
+                mean = self.latest.mean() if p.independent else float(torch.stack(losses).mean())
                 if mean != mean:
                     history.append(mean)
                     break
@@ -137,9 +198,15 @@ class LKSTrainer:
         return history
 
     def _epoch_batches(self) -> list[dict[Part, list[int]]]:
-        """Return the rows of each step of one epoch; paraphrases and locality prompts are drawn again."""
+        """Return the rows of each step of one epoch; paraphrases and locality prompts are drawn again.
+
+        Edits that are learnt are left out where that is asked for.
+        """
         p, owned = self.params, self.material.owned
         order = torch.randperm(len(owned["edit"]), generator=self.generator).tolist()
+        if p.independent:
+            learnt = self.latest.learnt(p.stop_loss)
+            order = [edit for edit in order if not learnt[edit]]
         result: list[dict[Part, list[int]]] = []
         for start in range(0, len(order), p.batch_size):
             chosen: dict[Part, list[int]] = {part: [] for part in PARTS}

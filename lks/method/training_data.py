@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lks.edits import Edit, spellings_of
 from lks.errors import UserError
+from lks.method.gate_parts import judged, spread
 from lks.method.memory_estimate import Load, ModelShape, Needs, check, needs
 from lks.method.params import LKSParams, Positions
 from lks.models.frozen_prefix import BlockStates, UpperBlocks, batches, last_states, states
@@ -185,9 +186,16 @@ def _rows(
     rows: list[_Row] = []
     scope = make_scope(params.scope, list(spellings_of(edits).values()), loose_subjects(edits))
     owned: dict[Part, list[list[int]]] = {part: [[] for _ in edits] for part in PARTS}
+    gated = judged(edits) if params.gate == "contrast" else [False] * len(edits)
+    local = [params.locality_for == "all" or not behind for behind in gated]
     skipped = 0
     for part in PARTS:
-        texts = [(i, prompt) for i, edit in enumerate(edits) for prompt in _prompts(edit, part, params)]
+        texts = [
+            (i, prompt)
+            for i, edit in enumerate(edits)
+            if part != "locality" or local[i]
+            for prompt in _prompts(edit, part, params)
+        ]
         targets = ["" if part == "locality" else edits[i].target for i, _ in texts]
         encoded = lm.encode([p for _, p in texts], targets, end=params.end_of_answer)
         tails = (
@@ -239,8 +247,7 @@ def _prompts(edit: Edit, part: Part, params: LKSParams) -> Sequence[str]:
         return (edit.prompt,)
     if part == "paraphrase":
         return edit.training_paraphrases
-    prompts, count = edit.training_locality, min(params.locality_pool, len(edit.training_locality))
-    return [prompts[i * len(prompts) // count] for i in range(count)]  # spread over all that the edit has
+    return spread(edit.training_locality, params.locality_pool)
 
 
 def _row(encoded: Encoded, tail: list[int], subject: int, positions: Positions) -> _Row:

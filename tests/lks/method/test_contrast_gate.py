@@ -125,10 +125,24 @@ def test_an_edit_without_them_takes_the_usual_difference() -> None:
     assert opens(lm, gate, [third.prompt], [2]) == [True]
 
 
+def test_it_is_open_for_an_edit_that_has_no_training_prompt_in_other_words() -> None:
+    """The prompt with words around it is in the same words. Where most edits have one in others, they do for it."""
+    lm = tiny.lm("llama")
+    first, second = tiny.training(2)
+    same = replace(second, training_paraphrases=(f"Fact: {second.prompt}",))
+    gate = fitted(lm, [first, same])
+    anything = torch.randn(30, 2 * lm.dim)
+    assert gate.opens(anything, torch.ones(30, dtype=torch.long)).all()
+    assert not gate.opens(anything, torch.zeros(30, dtype=torch.long)).all()
+    most = fitted(lm, [first, same, tiny.training(3)[2]])
+    assert not most.opens(anything, torch.ones(30, dtype=torch.long)).all()
+
+
 def test_each_edit_of_a_subject_opens_it() -> None:
     lm = tiny.lm("llama")
     first = tiny.training(1)[0]
-    second = replace(first, case_id="b", prompt=f"{first.subject} works for", training_paraphrases=())
+    again = (f"The employer of {first.subject} is",)
+    second = replace(first, case_id="b", prompt=f"{first.subject} works for", training_paraphrases=again)
     gate = fitted(lm, [first, second])
     assert gate.subjects == 1 and len(gate.direction) == 2
     assert opens(lm, gate, [first.prompt, second.prompt], [0, 0]) == [True, True]

@@ -74,3 +74,16 @@ def test_the_seed_decides_the_initial_weights_and_nothing_global() -> None:
     one, other = made("mlp"), made("mlp")
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_a_scale_of_its_own_does_not_depend_on_other_subjects_nor_on_a_few_huge_entries() -> None:
+    own = torch.randn(5, 400, generator=torch.Generator().manual_seed(0)) * torch.arange(1.0, 6.0)[:, None]
+    own[:, 0] = 1000.0
+    design = Design("free", own_scale=True)
+    together = Hypernetwork(design, own, own, 0)
+    torch.testing.assert_close(together.scale[:, 0], torch.arange(1.0, 6.0), rtol=0.2, atol=0.0)
+    alone = Hypernetwork(design, own[2:3], own[2:3], 0)
+    torch.testing.assert_close(alone.scale, together.scale[2:3])
+    assert "scale" not in together.learnt()
+    again = Hypernetwork(design, own[:2], own[:2], 0, together.learnt())
+    torch.testing.assert_close(again.scale, together.scale[:2])

@@ -311,11 +311,14 @@ def _last_logits(lm, row, patch):
         return lm.model(torch.tensor([row.ids[: row.n_prompt]])).logits[0, -1]
 
 
-@pytest.mark.parametrize("optimisation", ["joint", "alternating"])
-def test_a_killed_training_goes_on_to_the_same_end(optimisation, tmp_path, monkeypatch) -> None:
+DROPS = {"hypernetwork": "free", "independent": True, "stop_loss": 5.0, "lr": 0.3, "locality_pool": 0}
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimisation": "alternating"}, DROPS])
+def test_a_killed_training_goes_on_to_the_same_end(changes, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("lks.io.checkpoint.EVERY_S", 0.0)
     lm, kept = tiny.lm("llama"), Checkpoint(tmp_path / "training" / "a.state", "a")
-    params = replace(PARAMS, max_epochs=6, optimisation=optimisation, batch_size=2)
+    params = replace(PARAMS, max_epochs=6, batch_size=2, **changes)
     material = prepare(lm, tiny.edits(4), params)
     whole = LKSTrainer(lm, material, params, 0)
     history = whole.train()
@@ -388,3 +391,68 @@ def test_a_tokenizer_without_an_end_of_sequence_token_is_refused(monkeypatch: py
     monkeypatch.setitem(lm.tokenizer._special_tokens_map, "eos_token", None)
     with pytest.raises(UserError, match=r"no end-of-sequence token .* Set end_of_answer to false"):
         prepare(lm, tiny.training(1), LKSParams(block=1, end_of_answer=True))
+
+
+def test_only_ungated_edits_have_locality_rows_where_asked_for() -> None:
+    """Those the gate cannot judge; each row weighs as if all edits had them."""
+    lm = tiny.lm("llama")
+    edits = tiny.training(3)
+    for i in (0, 2):
+        edits[i] = replace(edits[i], training_paraphrases=(f"Fact: {edits[i].prompt}",))
+    params = LKSParams(block=1, locality_prompts=1, locality_for="ungated", gate="contrast", reference_top=0)
+    made = prepare(lm, edits, params)
+    assert [len(own) for own in made.owned["locality"]] == [1, 0, 1]
+    assert all(prepare(lm, edits, replace(params, gate="none")).owned["locality"])
+    assert all(prepare(lm, edits, replace(params, locality_for="all")).owned["locality"])
+    trainer = LKSTrainer(lm, made, params, 0)
+    torch.nn.init.normal_(next(trainer.networks.parameters()), generator=torch.Generator().manual_seed(0))
+    rows = [chain(*made.owned[part]) for part in ("edit", "locality")]
+    edit, locality = (list(own) for own in rows)
+    one = trainer.loss({"locality": locality})
+    three = trainer.loss({"edit": edit, "locality": locality}) - trainer.loss({"edit": edit})
+    torch.testing.assert_close(three, one * 2 / 3)  # alone, two rows are two of two
+    assert one > 0
+
+
+def test_edits_that_are_learnt_leave_the_training() -> None:
+    """Their vectors stay as they are; the history counts them all the same."""
+    lm, edits = tiny.lm("llama"), tiny.training(3)
+    params = LKSParams(
+        block=1,
+        hypernetwork="free",
+        lr=0.5,
+        weight_decay=0.0,
+        batch_size=1,
+        independent=True,
+        locality_pool=0,
+    )
+    trainer = LKSTrainer(lm, prepare(lm, edits, params), params, 0)
+    owned = trainer.material.owned
+    assert trainer.latest.learnt(1e9) == [False] * 3  # no row has been in a step
+    assert [batch["edit"] for batch in sorted(trainer._epoch_batches(), key=str)] == owned["edit"]
+    trainer.latest.rows.fill_(0.5)
+    trainer.latest.rows[owned["paraphrase"][1]] = 0.001
+    trainer.latest.rows[owned["edit"][1]] = 0.001
+    assert trainer.latest.learnt(0.01) == [False, True, False]
+    assert [batch["edit"] for batch in sorted(trainer._epoch_batches(), key=str)] == [[0], [2]]
+    assert trainer.latest.mean() == pytest.approx(2 * (0.5 + 0.5 + 0.001) / 3)
+    trainer.latest.rows.fill_(0.0)
+    assert trainer.train() == []  # nothing is left to learn
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_independent_vectors_are_the_same_with_other_edits_beside_them(batch: int) -> None:
+    """So edits can be added later without training the others again. Sums are over other rows, so not bit for bit."""
+    lm, edits = tiny.lm("llama"), tiny.training(4)
+    params = LKSParams(
+        block=1, hypernetwork="free", form="residual", lr=0.5, batch_size=batch, max_epochs=4, independent=True,
+        locality_pool=0,
+    )  # fmt: skip
+    whole = LKS(params).edit(lm, edits).tensors()["table"]
+    part = LKS(params).edit(lm, edits[:1]).tensors()["table"]
+    torch.testing.assert_close(whole[:, :1], part, rtol=1e-3, atol=1e-4)
+
+
+def test_only_free_vectors_can_be_independent() -> None:
+    with pytest.raises(UserError, match=r'independent = true .* Set hypernetwork = "free"'):
+        LKS(LKSParams(block=1, independent=True)).edit(tiny.lm("llama"), tiny.training(1))

@@ -249,7 +249,7 @@ def test_every_method_runs_on_a_model_that_none_was_tuned_for(file: Path) -> Non
     cells = cells_of(grid(models=[str(file)]))
     assert {cell.method for cell in cells} == set(methods())
     parameters = {cell.method: json.loads(cell.parameters) for cell in cells}
-    assert parameters["lks"] | {"block": 1, "lr": 0.01} == parameters["lks"]
+    assert parameters["lks"] | {"block": 1, "gate": "contrast"} == parameters["lks"]
     assert parameters["ft"]["block"] == 21 * 2 // 32
     assert {cell.model_revision for cell in cells} == {revision_of(str(file))}
     (changed,) = (
