@@ -185,7 +185,7 @@ def test_behind_a_gate_only_what_it_lets_through_fires(side: str) -> None:
         "The birthplace of Ada Moss is",
         "We all say that Ada Moss works for",
         "Nobody was born in",
-        "Ada Moss loves Zoë Quist",
+        "Ada Moss works for Zoë Quist",
     ]
     states = last_states(lm, 1, prompts)
     gate = RelationGate.of(
