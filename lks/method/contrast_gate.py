@@ -113,15 +113,14 @@ class ContrastGate:
         """Return the vectors [texts, 2 d] of prompts of one message each, on the unedited model."""
         rows = [encoded.ids for encoded in lm.encode(texts, [""] * len(texts))]
         found = states(lm, block, rows)
-        special = torch.tensor(sorted(lm.pieces.special), device=lm.device)
         vectors = torch.empty(len(texts), 2 * lm.dim, device=lm.device)
         for chosen in batches(found.lengths.tolist(), 8192):
             index = torch.tensor(chosen, device=lm.device)
             hidden, mask = found.rows(index)
             ids, _ = lm.pad([rows[i] for i in chosen], side="right")
-            last = last_of(mask.bool() & ~torch.isin(ids, special))
+            last = last_of(mask.bool() & ~torch.isin(ids, lm.special))
             numbers = torch.arange(len(chosen), device=lm.device)
-            row, message, _ = messages(ids, mask.bool(), special, numbers, last)
+            row, message, _ = messages(ids, mask.bool(), lm.special, numbers, last)
             vectors[index] = ContrastGate.features(hidden, row, message)
         return vectors
 

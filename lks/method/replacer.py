@@ -253,7 +253,6 @@ class Replacer:
         self.patch, self.lm = patch, lm
         self.tables = patch.table.to(lm.device, lm.model.dtype).unbind(0)
         self.gate = None if patch.gate is None else patch.gate.to(lm.device)
-        self.special = torch.tensor(sorted(lm.pieces.special), device=lm.device)
         self.decided: Tensor | None = None
         self.open: Tensor | None = None
 
@@ -290,7 +289,7 @@ class Replacer:
         """Return [mentions] whether the gate opens; prompts without a mention are not looked at."""
         assert self.decided is not None
         rows, positions, subjects = self.decided
-        row, message, where = messages(now.ids, now.prompt, self.special, rows, positions)
+        row, message, where = messages(now.ids, now.prompt, self.lm.special, rows, positions)
         return gate.opens(gate.features(hidden, row, message)[where], subjects)
 
     def replace(

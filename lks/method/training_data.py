@@ -162,7 +162,8 @@ def _load(rows: Sequence[_Row], owned: dict[Part, list[list[int]]], params: LKSP
     """Return the size of the training data; the rows of a step are assumed to have the mean length."""
     ends = sum(len(row.ids) - row.span[0] for row in rows)
     of_locality = [rows[r] for own in owned["locality"] for r in own]
-    per_edit = 1 + params.paraphrases + params.locality_prompts
+    drawn = sum(min(len(own), params.locality_prompts) for own in owned["locality"])
+    per_edit = 1 + params.paraphrases + drawn / max(1, len(owned["edit"]))
     step = min(params.batch_size, len(owned["edit"])) * per_edit / max(1, len(rows))
     return Load(
         tokens=sum(len(row.ids) for row in rows),

@@ -182,6 +182,11 @@ class LM:
         return PieceText(self.tokenizer)
 
     @cached_property
+    def special(self) -> Tensor:
+        """Ids [s] of the tokens that spell nothing: they begin, end and separate texts."""
+        return torch.tensor(sorted(self.pieces.special), device=self.device)
+
+    @cached_property
     def opening(self) -> tuple[int, ...]:
         """Ids that the tokenizer puts before every text by itself; () where it adds none.
 

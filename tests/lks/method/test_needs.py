@@ -1,5 +1,7 @@
 """Memory that is stated before LKS runs, against what it then holds."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import LlamaConfig, MistralConfig
@@ -92,3 +94,11 @@ def test_what_does_not_fit_goes_to_a_file_and_works_the_same(monkeypatch: pytest
 
 def test_sizes_for_people() -> None:
     assert (gibibytes(6.5 * 2**30), gibibytes(12 * 2**20)) == ("6.5 GiB", "12 MiB")
+
+
+def test_a_step_is_stated_without_locality_rows_where_no_edit_has_any() -> None:
+    lm, edits = tiny.lm("llama"), tiny.training(4)
+    ungated = LKSParams(block=1, gate="contrast", locality_for="ungated", locality_prompts=4)
+    without = replace(ungated, locality_prompts=0, locality_pool=0)
+    assert stated(lm, edits, ungated) == stated(lm, edits, without)
+    assert stated(lm, edits, replace(ungated, locality_for="all")).step > stated(lm, edits, ungated).step
