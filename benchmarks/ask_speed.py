@@ -25,8 +25,8 @@ from lks.data.datasets import load
 from lks.data.neighborhood import with_neighbours
 from lks.editing.patch import WeightPatch
 from lks.edits import Case, Probe
-from lks.evaluation.ability import ReusableReplies as KnownResults
 from lks.evaluation.ability import TaskSuite
+from lks.evaluation.ability_requests import ReusableReplies as KnownResults
 from lks.evaluation.profiling import now
 from lks.evaluation.readouts import LONGEST, Asking, ReusableAnswers, acts_of, ask, ask_draws, key_of, same
 from lks.evaluation.side_by_side import SideBySide

@@ -23,7 +23,8 @@ from rich.table import Table
 from lks.data.datasets import load
 from lks.evaluation.scope_benchmark import resident
 from lks.evaluation.scope_prompts import carrier
-from lks.scope.exact import Scope, ScopeKind, make_scope
+from lks.scope.exact import Scope
+from lks.scope.indicator import ScopeKind, make_scope
 from lks.scope.misspellings import made_names
 
 PLAN: tuple[tuple[ScopeKind, int], ...] = (

@@ -13,7 +13,7 @@ from lks.errors import DataError, UserError, unknown
 if TYPE_CHECKING:
     from lks.evaluation.scope_benchmark import ScopeBenchmarkRow
     from lks.evaluation.scope_prompts import EditSet, Outside
-    from lks.scope.exact import ScopeKind
+    from lks.scope.indicator import ScopeKind
 
 scope = typer.Typer(
     no_args_is_help=True,
@@ -124,7 +124,7 @@ def check_scope(
 
 
 def _kinds(text: str) -> "list[ScopeKind]":
-    from lks.scope.exact import ScopeKind
+    from lks.scope.indicator import ScopeKind
 
     known = get_args(ScopeKind)
     asked = [kind.strip() for kind in text.split(",") if kind.strip()]

@@ -1,4 +1,4 @@
-"""Flow `lks-grid`: runs the cells that the store lacks, in a mode of `flows.running.base`, and records them.
+"""Flow `lks-grid`: runs the cells that the store lacks, in a mode of `flows.running.modes`, and records them.
 
 It is the only writer of the store.
 """
@@ -12,7 +12,7 @@ from prefect import flow, get_run_logger
 from pydantic import Field
 
 from flows.running.artifacts import GridArtifacts, Shown
-from flows.running.base import runner as runner_of
+from flows.running.modes import make_runner
 from flows.running.planning import (
     await_writer,
     cells_of,
@@ -81,7 +81,7 @@ def grid(
         watch.begin(work.todo, kept, work.earlier)
         outcomes: list[Outcome] = []
         with contextlib.closing(
-            runner_of(runner or settings.runner, folder, watch, work.earlier).run(work.todo, work.extras)
+            make_runner(runner or settings.runner, folder, watch, work.earlier).run(work.todo, work.extras)
         ) as running:
             for outcome in running:
                 store.record(outcome)

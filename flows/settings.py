@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from lks.errors import UserError
 
 Mode = Literal["here", "slots", "pool"]
-"""How a grid's cells are run (see `flows.running.base`): in the flow's process, in child processes of it, or
+"""How a grid's cells are run (see `flows.running.modes`): in the flow's process, in child processes of it, or
 as flow runs on a work pool."""
 
 Count = Annotated[int, Field(ge=1)]

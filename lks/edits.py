@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lks.scope.naming import names_subject
+from lks.scope.naming import names_subject, only_in_longer_name
 
 ProbeKind = Literal["edit", "paraphrase", "locality", "portability", "neighbour"]
 """What a probe measures. "neighbour": whether facts about unedited subjects stay as they were
@@ -138,6 +138,22 @@ def spellings_of(edits: Sequence[Edit]) -> dict[str, list[str]]:
     for edit in edits:
         found.setdefault(edit.subject, {edit.subject: None}).update(dict.fromkeys(edit.aliases))
     return {subject: list(spellings) for subject, spellings in found.items()}
+
+
+def loose_subjects(edits: Sequence[Edit]) -> list[int]:
+    """Return the indices of subjects that one of their own prompts has only as part of a longer name.
+
+    The scope must find them there. Their own prompts are the edit prompts and training paraphrases. Subjects
+    are numbered in order of first appearance, as in `spellings_of`.
+    """
+    numbers: dict[str, int] = {}
+    found: set[int] = set()
+    for edit in edits:
+        number = numbers.setdefault(edit.subject, len(numbers))
+        for text in (edit.prompt, *edit.training_paraphrases):
+            if only_in_longer_name(text, edit.subject, *edit.aliases):
+                found.add(number)
+    return sorted(found)
 
 
 @dataclass(frozen=True, slots=True)

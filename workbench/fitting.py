@@ -5,8 +5,8 @@ training.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lks.data.fact_validation import Bad
-from lks.data.user_facts import STRICT, BadLines, Facts, UserFact, refuse
+from lks.data.fact_validation import Bad, UserFact
+from lks.data.user_facts import STRICT, BadLines, Facts, refuse
 from lks.edits import Case
 from lks.evaluation import record_checks
 from lks.models.lm import LM

@@ -11,7 +11,7 @@ from lks.editing.patch import Patch, cannot_merge
 from lks.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from lks.data.user_facts import UserFact
+    from lks.data.fact_validation import UserFact
     from workbench.patch_folder import SavedEdits
 
 Prefer = Literal["first", "last"]

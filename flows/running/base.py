@@ -1,22 +1,17 @@
-"""Runners for the cells of a grid. The grid flow hands over cells, gets outcomes as they come and records
-them.
+"""What a runner of cells is, and what the runners of all modes (`flows.running.modes`) share.
 
-Mode "here" runs cells in the flow's own process, one after the other (`flows.running.here`). Mode "slots"
-runs them in long-lived child processes, one per GPU (`flows.running.slots`). Mode "pool" makes each cell a
-flow run on a work pool (`flows.running.pool`).
+The grid flow hands over cells, gets outcomes as they come and records them.
 """
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterable, Sequence, Set
+from collections.abc import Generator, Sequence, Set
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from flows.running.progress import Watch
 from flows.running.time_estimate import DurationEstimator
-from flows.settings import Mode
 from lks.results.cells import FINAL, UNEDITED, Cell, Costs, Measurements, Outcome, Status
 from lks.results.shards import stored_outcome
 
@@ -36,28 +31,6 @@ class Runner(Protocol):
         Raises:
             UserError: the user must fix something; nothing was recorded for the cells in progress.
         """
-
-
-def runner(mode: Mode, results: Path, watch: Watch, earlier: Iterable[Outcome]) -> Runner:
-    """Return the runner for a mode.
-
-    Args:
-        mode: one of `flows.settings.Mode`.
-        results: folder of all results.
-        watch: receives starts and progress, but not finished cells, which the grid flow reports.
-        earlier: stored outcomes, for time estimates.
-    """
-    if mode == "pool":
-        from flows.running.pool import PoolRunner
-
-        return PoolRunner(results, watch, DurationEstimator(earlier))
-    if mode == "slots":
-        from flows.running.slots import SlotsRunner
-
-        return SlotsRunner(results, watch, DurationEstimator(earlier))
-    from flows.running.here import HereRunner
-
-    return HereRunner(results, watch)
 
 
 class Queue:

@@ -6,21 +6,17 @@ Such facts ask the same question in other words and have different targets.
 import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from lks.data.fact_validation import Bad
+from lks.data.fact_validation import Bad, UserFact
 from lks.data.templates import asked, normalised, stems, template
 from lks.io.untrusted import one_line
-
-if TYPE_CHECKING:
-    from lks.data.user_facts import UserFact
 
 SHOWN = 5
 """Maximum number of contradictions shown; the rest are only counted."""
 ADVICE = "Which target the edited model gives depends on the method (docs/edit-your-model.md, Contradictions)"
 
 
-def check(facts: "Sequence[UserFact]") -> list[Bad]:
+def check(facts: Sequence[UserFact]) -> list[Bad]:
     """Find facts on one subject that are trained on, or evaluated, with one question and different targets.
 
     Prompts that are equal character for character are left to `lks.data.fact_validation`.
@@ -49,7 +45,7 @@ def check(facts: "Sequence[UserFact]") -> list[Bad]:
     return found
 
 
-def contradicting(facts: "Sequence[UserFact]") -> tuple[str, ...]:
+def contradicting(facts: Sequence[UserFact]) -> tuple[str, ...]:
     """Describe facts on one subject that have different targets and ask, or may ask, the same question."""
     wordings = _Wordings(facts)
     groups: dict[str, list[UserFact]] = defaultdict(list)
@@ -80,7 +76,7 @@ def contradicting(facts: "Sequence[UserFact]") -> tuple[str, ...]:
 class _Wordings:
     """Groups of templates that ask the same thing, according to the paraphrases of all facts."""
 
-    def __init__(self, facts: "Sequence[UserFact]") -> None:
+    def __init__(self, facts: Sequence[UserFact]) -> None:
         self._parents: dict[str, str] = {}
         for fact in facts:
             found = [
@@ -98,7 +94,7 @@ class _Wordings:
             one = self._parents[one]
         return one
 
-    def relation(self, fact: "UserFact") -> Hashable:
+    def relation(self, fact: UserFact) -> Hashable:
         """Return what is known of a fact's relation.
 
         This is its name, or the group of templates that are paraphrases of each other; None if neither is
@@ -110,9 +106,7 @@ class _Wordings:
         return (self._root(own),) if own and self._sizes[self._root(own)] > 1 else None
 
 
-def _asking_the_same(
-    group: "Sequence[UserFact]", wordings: _Wordings
-) -> "Iterator[tuple[UserFact, UserFact]]":
+def _asking_the_same(group: Sequence[UserFact], wordings: _Wordings) -> Iterator[tuple[UserFact, UserFact]]:
     """Yield each fact that contradicts an earlier one, after the first such earlier fact.
 
     Facts contradict each other if their targets differ and their relations or their content words are the
@@ -130,12 +124,12 @@ def _asking_the_same(
             yield against, fact
 
 
-def _other_relation(one: "UserFact", other: "UserFact") -> bool:
+def _other_relation(one: UserFact, other: UserFact) -> bool:
     """Return whether both facts name their relation and the names differ."""
     return bool(one.relation and other.relation) and one.relation != other.relation
 
 
-def _perhaps(group: "Sequence[UserFact]", wordings: _Wordings) -> "list[tuple[UserFact, UserFact]]":
+def _perhaps(group: Sequence[UserFact], wordings: _Wordings) -> list[tuple[UserFact, UserFact]]:
     """Return at most one pair with different targets in which the relation of one fact is unknown."""
     known = {id(fact): wordings.relation(fact) is not None for fact in group}
     for fact in (one for one in group if not known[id(one)]):
@@ -145,16 +139,16 @@ def _perhaps(group: "Sequence[UserFact]", wordings: _Wordings) -> "list[tuple[Us
     return []
 
 
-def _differ(one: "UserFact", other: "UserFact") -> bool:
+def _differ(one: UserFact, other: UserFact) -> bool:
     """Return whether two facts have different targets, ignoring case."""
     return one.target.casefold() != other.target.casefold()
 
 
-def _pair(one: "UserFact", other: "UserFact") -> str:
+def _pair(one: UserFact, other: UserFact) -> str:
     """Name two facts by their prompts and places, for a message."""
     return " and ".join(f"{one_line(repr(fact.prompt), 80)} ({fact.place})" for fact in (one, other))
 
 
-def _targets(one: "UserFact", other: "UserFact") -> str:
+def _targets(one: UserFact, other: UserFact) -> str:
     """Name the targets of two facts, for a message."""
     return f"{one_line(repr(one.target), 60)} and {one_line(repr(other.target), 60)}"

@@ -1,18 +1,55 @@
-"""Checks that find unusable facts before any model is loaded."""
+"""A fact to edit in, and the checks that find unusable ones before any model is loaded."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
 from lks.data.fact_text import difference
 from lks.data.templates import normalised
 from lks.io.untrusted import one_line
 from lks.scope.naming import names_subject, spelt, why_unnamed
 
-if TYPE_CHECKING:
-    from lks.data.user_facts import UserFact
-
 ODD_ENDINGS = ("...", "…", "_", "{}", "[MASK]", "<mask>")
+
+
+@dataclass(frozen=True, slots=True)
+class UserFact:
+    """A fact to edit in, as the user gives it.
+
+    Attributes:
+        line: its line in the file; 0 if it is not from a file.
+        subject, prompt, target: required; the subject occurs in the prompt, the target is the new answer.
+        id: unique; made from subject and prompt if it is not given.
+        ground_truth: the old answer, "" if it is not given.
+        aliases: other names of the subject.
+        paraphrases, locality, portability: evaluated, never trained on; locality and portability are (prompt,
+            answer).
+        training_paraphrases, training_locality: trained on, never evaluated.
+        relation: the relation's name in the file, "" if there is none; not stored with a patch.
+    """
+
+    line: int
+    subject: str
+    prompt: str
+    target: str
+    id: str = ""
+    ground_truth: str = ""
+    aliases: tuple[str, ...] = ()
+    paraphrases: tuple[str, ...] = ()
+    locality: tuple[tuple[str, str], ...] = ()
+    portability: tuple[tuple[str, str], ...] = ()
+    training_paraphrases: tuple[str, ...] = ()
+    training_locality: tuple[str, ...] = ()
+    relation: str = field(default="", compare=False)
+
+    @property
+    def place(self) -> str:
+        """Where to find the fact, for messages."""
+        return f"line {self.line}" if self.line else f"the fact {one_line(repr(self.id or self.prompt), 60)}"
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Subject and prompt; a later fact with the same key replaces this one."""
+        return self.subject, self.prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +65,17 @@ class Bad:
     what: str
 
 
-def check_each(facts: "Iterable[UserFact]") -> list[Bad]:
+def check_each(facts: Iterable[UserFact]) -> list[Bad]:
     """Find faults of single facts."""
     return [bad for fact in facts for bad in (*_alone(fact), *_look_alike(fact))]
 
 
-def check_together(facts: "Sequence[UserFact]") -> list[Bad]:
+def check_together(facts: Sequence[UserFact]) -> list[Bad]:
     """Find faults that facts have because of other facts."""
     return [*_together(facts), *_leaks(facts)]
 
 
-def _alone(fact: "UserFact") -> Iterator[Bad]:
+def _alone(fact: UserFact) -> Iterator[Bad]:
     """Yield the faults of one fact."""
     texts = {
         "subject": fact.subject,
@@ -86,18 +123,18 @@ def _alone(fact: "UserFact") -> Iterator[Bad]:
             )
 
 
-def _why(fact: "UserFact", text: str) -> str:
+def _why(fact: UserFact, text: str) -> str:
     """Say why a text does not name the fact's subject."""
     return why_unnamed(text, fact.subject, fact.aliases)
 
 
-def _look_alike(fact: "UserFact") -> Iterator[Bad]:
+def _look_alike(fact: UserFact) -> Iterator[Bad]:
     """Yield a fault if the prompt holds only a look-alike of the subject, which users cannot see."""
     if found := difference(fact.subject, fact.prompt):
         yield Bad(fact.line, f"subject {_short(fact.subject)} only looks like what is in the prompt: {found}")
 
 
-def _together(facts: "Sequence[UserFact]") -> Iterator[Bad]:
+def _together(facts: Sequence[UserFact]) -> Iterator[Bad]:
     """Yield a fault for each duplicate prompt and each duplicate id."""
     prompts: dict[str, UserFact] = {}
     names: dict[str, UserFact] = {}
@@ -120,7 +157,7 @@ def _together(facts: "Sequence[UserFact]") -> Iterator[Bad]:
                 yield Bad(fact.line, f"id {_short(fact.id)} is also that of {first.place}")
 
 
-def _leaks(facts: "Sequence[UserFact]") -> Iterator[Bad]:
+def _leaks(facts: Sequence[UserFact]) -> Iterator[Bad]:
     """Yield a fault for each evaluation prompt that is also trained on, since it would measure nothing."""
     trained: dict[str, tuple[UserFact, str]] = {}
     for fact in facts:

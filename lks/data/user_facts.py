@@ -3,20 +3,19 @@
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from lks.data import contradictions
 from lks.data.answer_aliases import Spellings
 from lks.data.fact_parsing import FIELDS, PAIRS, FactRow, rows_of
-from lks.data.fact_validation import Bad, check_each, check_together
+from lks.data.fact_validation import Bad, UserFact, check_each, check_together
 from lks.data.relation_templates import Templates, spelt_out
 from lks.data.training_prompts import SOURCE, with_training_prompts
-from lks.edits import Case, Dataset, Edit, make_case
+from lks.edits import Case, Dataset, Edit, Probe, make_case
 from lks.errors import DataError
 from lks.io.atomic import write_whole
 from lks.io.lines import json_line
-from lks.io.untrusted import one_line
 
 SHOWN = 20
 """Maximum number of bad lines shown; the rest are only counted."""
@@ -36,47 +35,6 @@ class BadLines:
 
 
 STRICT = BadLines()
-
-
-@dataclass(frozen=True, slots=True)
-class UserFact:
-    """A fact to edit in, as the user gives it.
-
-    Attributes:
-        line: its line in the file; 0 if it is not from a file.
-        subject, prompt, target: required; the subject occurs in the prompt, the target is the new answer.
-        id: unique; made from subject and prompt if it is not given.
-        ground_truth: the old answer, "" if it is not given.
-        aliases: other names of the subject.
-        paraphrases, locality, portability: evaluated, never trained on; locality and portability are (prompt,
-            answer).
-        training_paraphrases, training_locality: trained on, never evaluated.
-        relation: the relation's name in the file, "" if there is none; not stored with a patch.
-    """
-
-    line: int
-    subject: str
-    prompt: str
-    target: str
-    id: str = ""
-    ground_truth: str = ""
-    aliases: tuple[str, ...] = ()
-    paraphrases: tuple[str, ...] = ()
-    locality: tuple[tuple[str, str], ...] = ()
-    portability: tuple[tuple[str, str], ...] = ()
-    training_paraphrases: tuple[str, ...] = ()
-    training_locality: tuple[str, ...] = ()
-    relation: str = field(default="", compare=False)
-
-    @property
-    def place(self) -> str:
-        """Where to find the fact, for messages."""
-        return f"line {self.line}" if self.line else f"the fact {one_line(repr(self.id or self.prompt), 60)}"
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """Subject and prompt; a later fact with the same key replaces this one."""
-        return self.subject, self.prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,8 +222,6 @@ def _edit(fact: UserFact) -> Edit:
 
 def _case(fact: UserFact, edit: Edit, spellings: Spellings) -> Case:
     """Build the case of a fact."""
-    from lks.edits import Probe
-
     made = make_case(edit, fact.paraphrases, fact.locality, spellings.of)
     further = [
         Probe("portability", i, prompt, answer, spellings.of(answer))

@@ -7,61 +7,27 @@ lm-eval's default seed before each run, and a limit selects the same documents o
 import hashlib
 import json
 import logging
-import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from lks.editing.editor import Progress, no_progress
 from lks.errors import UserError
-from lks.evaluation.readouts import Acts, ReuseError
+from lks.evaluation.ability_requests import ReusableReplies, canonical_json, key
+from lks.evaluation.readouts import ReuseError
 from lks.models.lm import LM
 from lks.results.ability_rows import AbilityRow
 
 if TYPE_CHECKING:
     from lks.evaluation.lm_eval_model import PatchAwareHFLM
 
-__all__ = ["AbilityRow", "ReusableReplies", "TaskSuite"]
-
 logger = logging.getLogger(__name__)
 
 VERSION = 1
 """Version of how tasks are asked here; after a change, earlier results belong to a different battery."""
-
-Result = tuple[float, bool] | str
-"""Result of a request. For a likelihood: log p, and whether the answer is the greedy continuation; for a
-generation: its text."""
-
-
-class ReusableReplies:
-    """The unedited model's answers to the same battery, for reuse where a patch's edits do not act.
-
-    There the edited model is bit for bit the unedited one, so the answer is the same. A sample is recomputed
-    nevertheless: see `TaskSuite.run`.
-
-    Args:
-        answers: answers by the key of their request (`key`).
-        acts: returns whether the edits act on each prompt.
-    """
-
-    def __init__(self, answers: Mapping[str, Result], acts: Acts) -> None:
-        self.answers, self.acts = answers, acts
-
-    @classmethod
-    def of(cls, rows: Iterable[AbilityRow], acts: Acts) -> Self:
-        """Build the answers from the unedited model's stored rows."""
-        pairs = (pair for row in rows if row.requests for pair in json.loads(row.requests))
-        return cls(
-            {
-                name: result if isinstance(result, str) else (float(result[0]), bool(result[1]))
-                for name, result in pairs
-            },
-            acts,
-        )
 
 
 class TaskSuite:
@@ -111,9 +77,8 @@ class TaskSuite:
                 self.size += len(task.instances)
                 digest.update(json.dumps([name, str(task.VERSION)]).encode())
                 for one in task.instances:
-                    digest.update(
-                        f"{key(one.request_type, one.args)} {_json(task.doc_to_target(one.doc))}\n".encode()
-                    )
+                    target = canonical_json(task.doc_to_target(one.doc))
+                    digest.update(f"{key(one.request_type, one.args)} {target}\n".encode())
         self.identity = digest.hexdigest()[:16]
 
     def run(
@@ -179,27 +144,6 @@ class TaskSuite:
 
         for task in self.tasks.values():
             task.set_fewshot_seed(SEED)
-
-
-def key(kind: str, args: Sequence[Any]) -> str:
-    """Return the key of a request, a hash of everything that is asked in it."""
-    return hashlib.sha256(_json([kind, *args]).encode()).hexdigest()[:16]
-
-
-def agree(before: Result, now: Result, dtype: torch.dtype) -> bool:
-    """Return whether two answers are the same up to rounding."""
-    if isinstance(before, str) or isinstance(now, str):
-        return before == now
-    tolerance = 1e-4 if dtype == torch.float32 else 0.2
-    return (
-        abs(before[0] - now[0]) <= tolerance
-        or before[0] == now[0]
-        or (math.isnan(before[0]) and math.isnan(now[0]))
-    )
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
 
 
 def _chosen(name: str, count: int, limit: int) -> list[int] | None:
@@ -272,7 +216,7 @@ def _target(task: Any, one: Mapping[str, Any]) -> str:
     choices = task.doc_to_choice(one["doc"]) if task.OUTPUT_TYPE == "multiple_choice" else []
     if isinstance(target, int) and 0 <= target < len(choices):
         target = choices[target]
-    return target if isinstance(target, str) else _json(target)
+    return target if isinstance(target, str) else canonical_json(target)
 
 
 def _response(task: Any, one: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lks.editing.editor import Progress, no_progress
 from lks.errors import UserError
-from lks.evaluation.ability import Result, ReusableReplies, agree, key
+from lks.evaluation.ability_requests import Result, ReusableReplies, agree, key
 from lks.evaluation.readouts import ReuseError
 from lks.models.frozen_prefix import batches
 from lks.models.generation import positions

@@ -14,7 +14,8 @@ from pathlib import Path
 from random import Random
 
 from lks.evaluation.scope_prompts import EditSet, Outside, ScopePrompt, is_genuine
-from lks.scope.exact import Mention, Scope, ScopeKind, make_scope
+from lks.scope.exact import Mention, Scope
+from lks.scope.indicator import ScopeKind, make_scope
 from lks.scope.misspellings import FORMS, Form, written
 
 SLOW: frozenset[ScopeKind] = frozenset({"official"})

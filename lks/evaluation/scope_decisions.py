@@ -21,7 +21,7 @@ from lks.method.params import GateKind
 from lks.models.lm import LM
 from lks.results.cells import Cell, Costs
 from lks.results.decisions import Decision
-from lks.scope.exact import ScopeKind, make_scope
+from lks.scope.indicator import ScopeKind, make_scope
 
 PROBES = 500
 """Maximum number of prompts of each set and draw: a share is then known to 4.4 points at worst, and the

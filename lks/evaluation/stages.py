@@ -17,8 +17,8 @@ from lks.editing.patch import Patch
 from lks.edits import Case, Context
 from lks.errors import Collapsed, DataError
 from lks.evaluation import fluency, gate_decisions, perplexity
-from lks.evaluation.ability import ReusableReplies as KnownResults
 from lks.evaluation.ability import TaskSuite
+from lks.evaluation.ability_requests import ReusableReplies as KnownResults
 from lks.evaluation.kl_drift import with_drift
 from lks.evaluation.profiling import overheads
 from lks.evaluation.prompt_formats import available

@@ -11,7 +11,7 @@ from torch import Tensor
 import lks.io.cache
 from lks.editing.editor import SHORT, After, Editor, Progress, canonical, no_callback, no_progress
 from lks.editing.patch import Patch
-from lks.edits import Edit, spellings_of
+from lks.edits import Edit, loose_subjects, spellings_of
 from lks.errors import UserError
 from lks.io.checkpoint import Checkpoint
 from lks.method.gates import fit_gate
@@ -20,7 +20,6 @@ from lks.method.replacer import KnowledgeBlockPatch
 from lks.method.trainer import LKSTrainer
 from lks.method.training_data import prepare, subjects_of
 from lks.models.lm import LM
-from lks.scope.naming import loose_subjects
 
 EntryT = TypeVar("EntryT")
 

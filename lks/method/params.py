@@ -6,7 +6,7 @@ from typing import Literal
 from lks.editing.editor import ADDED
 from lks.method.hypernetwork import Features, Form, Kind
 from lks.models.precision import Training
-from lks.scope.exact import ScopeKind
+from lks.scope.indicator import ScopeKind
 
 Positions = Literal["last", "all"]
 Mentions = Literal["all", "last"]

@@ -20,7 +20,7 @@ from lks.method.gates import Gate, saved_gate
 from lks.method.params import Mentions, Positions
 from lks.models.lm import LM
 from lks.models.prefill import FIRED, FOUND, Pass, Prefills, installed_hooks, track_prefill
-from lks.scope.exact import ScopeKind, make_scope
+from lks.scope.indicator import ScopeKind, make_scope
 from lks.scope.naming import mentioned
 
 
@@ -41,7 +41,7 @@ class KnowledgeBlockPatch(Patch):
         mentions: whether all mentions of a subject in a prompt are replaced, or only its last.
         gate: excludes prompts that ask for another fact of the subject; it looks at block l.
         loose: numbers of the subjects that the scope also finds as a part of a longer name
-            (`lks.scope.naming.loose_subjects`).
+            (`lks.edits.loose_subjects`).
 
     Raises:
         ValueError: names, table, blocks and gate do not fit together.

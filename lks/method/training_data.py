@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lks.edits import Edit, spellings_of
+from lks.edits import Edit, loose_subjects, spellings_of
 from lks.errors import UserError
 from lks.method.gate_parts import judged, spread
 from lks.method.memory_estimate import Load, ModelShape, Needs, check, needs
@@ -21,8 +21,9 @@ from lks.models.lm import LM, Encoded
 from lks.models.losses import References
 from lks.models.memory import free_bytes, gibibytes
 from lks.models.precision import training_dtype
-from lks.scope.exact import Scope, make_scope
-from lks.scope.naming import loose_subjects, mentioned, names_subject, why_unnamed
+from lks.scope.exact import Scope
+from lks.scope.indicator import make_scope
+from lks.scope.naming import mentioned, names_subject, why_unnamed
 
 logger = logging.getLogger(__name__)
 

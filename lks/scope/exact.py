@@ -1,24 +1,19 @@
-"""The edit scope indicator: which edited subjects a text mentions, and where (paper, Sec. 3.1).
+"""The default scope indicator: it finds names as whole words, in any case and Unicode form.
 
-`ExactScope`, the default, finds names as whole words, in any case and Unicode form, with one pass of an
-automaton over the text regardless of the number of names. `FuzzyScope` (`lks.scope.fuzzy`) also accepts one
-typing mistake. `OfficialScope` (`lks.scope.official`) follows the authors' fuzzy rules.
+One pass of an automaton over the text suffices, regardless of the number of names.
 """
 
 from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Literal, Protocol
+from typing import Protocol
 
 import ahocorasick_rs
 
-from lks.errors import unknown
 from lks.scope.english_words import FUNCTION, is_plain
 from lks.scope.name_boundaries import inside_longer_name
 from lks.scope.normalization import fold, is_word, original, spelling_of, whole
-
-ScopeKind = Literal["exact", "fuzzy", "official"]
 
 _ARTICLES = ("the", "a", "an")
 
@@ -44,30 +39,6 @@ class Scope(Protocol):
     def find(self, text: str) -> tuple[Mention, ...]:
         """Return the mentions from left to right, without overlaps; empty if the text is out of scope."""
         ...
-
-
-def make_scope(kind: ScopeKind, names: Sequence[Sequence[str]], loose: Collection[int] = ()) -> Scope:
-    """Create a scope indicator.
-
-    Args:
-        kind: "exact", "fuzzy" or "official".
-        names: for each subject its name, then its aliases.
-        loose: indices of subjects that are also found as part of a longer name; see `ExactScope`.
-
-    Raises:
-        UserError: no such kind.
-    """
-    if kind == "exact":
-        return ExactScope(names, loose)
-    if kind == "fuzzy":
-        from lks.scope.fuzzy import FuzzyScope
-
-        return FuzzyScope(names, loose)
-    if kind == "official":
-        from lks.scope.official import OfficialScope
-
-        return OfficialScope(names)
-    raise unknown("scope", kind, ("exact", "fuzzy", "official"))
 
 
 @dataclass(frozen=True, slots=True)

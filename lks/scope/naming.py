@@ -7,14 +7,10 @@ find it nowhere, where it is a whole word. Token positions follow from the text 
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from lks.scope.exact import ExactScope, Mention, Scope
 from lks.scope.normalization import fold, is_word
 from lks.scope.token_text import PieceText, token_of
-
-if TYPE_CHECKING:
-    from lks.edits import Edit
 
 
 @lru_cache(maxsize=1024)
@@ -39,6 +35,11 @@ def mentions(text: str, *names: str) -> tuple[Mention, ...]:
 def names_subject(text: str, *names: str) -> bool:
     """Return whether a text names a subject, by its name or an alias."""
     return bool(mentions(text, *names))
+
+
+def only_in_longer_name(text: str, *names: str) -> bool:
+    """Return whether a text has a subject's name only as part of a longer one, where the rules find none."""
+    return not _scope(names, False).find(text) and bool(_scope(names, True).find(text))
 
 
 def spelt(text: str, name: str) -> tuple[Mention, ...]:
@@ -87,22 +88,6 @@ def last_mention(pieces: PieceText, ids: Sequence[int], *names: str) -> tuple[in
     """Find the [first, last] token of a subject's last mention in a prompt's token ids; None without one."""
     found = mentioned(pieces, _scope(names, False), ids) or mentioned(pieces, _scope(names, True), ids)
     return found[-1][1:] if found else None
-
-
-def loose_subjects(edits: "Sequence[Edit]") -> list[int]:
-    """Return the indices of subjects that one of their own prompts has only as part of a longer name.
-
-    The scope must find them there. Their own prompts are the edit prompts and training paraphrases. Subjects
-    are numbered in order of first appearance, as in `spellings_of`.
-    """
-    numbers: dict[str, int] = {}
-    found: dict[int, None] = {}
-    for edit in edits:
-        number, names = numbers.setdefault(edit.subject, len(numbers)), (edit.subject, *edit.aliases)
-        for text in (edit.prompt, *edit.training_paraphrases):
-            if not _scope(names, False).find(text) and _scope(names, True).find(text):
-                found[number] = None
-    return sorted(found)
 
 
 def why_unnamed(text: str, name: str, aliases: Iterable[str] = ()) -> str:

@@ -1,9 +1,10 @@
 """The shape of the code: which package may import which, and what is named in one place only."""
 
 import ast
+import graphlib
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,61 @@ def test_rooms_of_lks_are_built_on_lower_ones(file: Path):
             assert below is not None and below < floor, (
                 f"{file} imports {module}, which is not on a lower floor"
             )
+
+
+def module_of(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_modules(file: Path, modules: Mapping[str, Path]) -> set[str]:
+    """Return which of some modules a file imports, `from package import module` among them.
+
+    Late imports count, and those for types alone; that a module's package is imported with it does not.
+    """
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            full = {f"{node.module}.{name.name}" for name in node.names}
+            found.update(name if name in modules else node.module for name in full)
+    return found & set(modules)
+
+
+def cycle_among(imports: Mapping[str, set[str]]) -> list[str]:
+    """Return modules of which each is imported by the next, the first one again at the end; [] if none are."""
+    try:
+        graphlib.TopologicalSorter(imports).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    modules = {
+        module_of(file): file
+        for package in (*MAY_IMPORT, "benchmarks")
+        for file in sorted((ROOT / package).rglob("*.py"))
+    }
+    imports = {module: imported_modules(file, modules) for module, file in modules.items()}
+    assert sum(map(len, imports.values())) > 1000
+    assert not cycle_among(imports)
+
+
+def test_a_circle_would_be_found(tmp_path: Path):
+    files = {
+        "a": "def late():\n    from a import b\n",
+        "a.b": "import typing\nif typing.TYPE_CHECKING:\n    from a.c import C\n",
+        "a.c": "import a\n",
+    }
+    modules = {name: tmp_path / f"{name}.py" for name in files}
+    for name, text in files.items():
+        modules[name].write_text(text)
+    imports = {module: imported_modules(file, modules) for module, file in modules.items()}
+    assert imports == {"a": {"a.b"}, "a.b": {"a.c"}, "a.c": {"a"}}
+    assert sorted(cycle_among(imports)[1:]) == ["a", "a.b", "a.c"]
+    assert not cycle_among({**imports, "a.c": set()})
 
 
 @pytest.mark.parametrize("file", FILES)

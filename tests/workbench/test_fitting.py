@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.app import app
-from lks.data.user_facts import BadLines, Facts, UserFact, read_facts
+from lks.data.fact_validation import UserFact
+from lks.data.user_facts import BadLines, Facts, read_facts
 from lks.errors import DataError, NothingToLearnFrom, UserError
 from lks.models.lm import LM
 from tests.helpers import tiny

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from baselines._in_context.retrieval_patch import FactsInFront
 from cli.app import app
 from lks.data import synthetic_world
-from lks.data.user_facts import Facts, UserFact, read_facts
+from lks.data.fact_validation import UserFact
+from lks.data.user_facts import Facts, read_facts
 from lks.errors import UserError
 from lks.evaluation.prompt_formats import wrapped
 from lks.models.lm import LM

@@ -9,7 +9,8 @@ import torch
 import baselines
 import workbench.editing
 from cli.display import _short
-from lks.data.user_facts import Facts, UserFact
+from lks.data.fact_validation import UserFact
+from lks.data.user_facts import Facts
 from lks.editing.editor import SHORT, Editor
 from lks.editing.patch import NoPatch, Patch, WeightPatch
 from lks.edits import Case

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lks.data import synthetic_world
-from lks.data.user_facts import Facts, UserFact
+from lks.data.fact_validation import UserFact
+from lks.data.user_facts import Facts
 from lks.editing.patch import Patch, WeightPatch
 from lks.edits import Edit
 from lks.errors import UserError

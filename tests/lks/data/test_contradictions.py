@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lks.data.contradictions import contradicting
-from lks.data.user_facts import Facts, UserFact, read_facts
+from lks.data.fact_validation import UserFact
+from lks.data.user_facts import Facts, read_facts
 from lks.errors import DataError
 from tests.lks.data.test_facts import refusal, written
 

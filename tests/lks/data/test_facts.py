@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lks.data.fact_validation import UserFact
 from lks.data.templates import normalised
-from lks.data.user_facts import BadLines, Facts, UserFact, line_of, read_facts, write_facts
+from lks.data.user_facts import BadLines, Facts, line_of, read_facts, write_facts
 from lks.errors import DataError
 from lks.scope.english_words import FUNCTION
 

@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lks.data.answer_aliases import tellable
-from lks.data.fact_validation import check_together
+from lks.data.fact_validation import UserFact, check_together
 from lks.data.templates import normalised
-from lks.data.user_facts import UserFact
 
 SAME = [
     ("Where  was the ANNA Toll born?", "where was Anna Toll born"),

@@ -25,7 +25,8 @@ from lks.editing.context_patch import ContextPatch
 from lks.editing.patch import WeightPatch
 from lks.errors import DataError, UserError
 from lks.evaluation import ability_tasks
-from lks.evaluation.ability import ReusableReplies, TaskSuite, agree, key
+from lks.evaluation.ability import TaskSuite
+from lks.evaluation.ability_requests import ReusableReplies, agree, key
 from lks.evaluation.lm_eval_model import PatchAwareHFLM
 from lks.models.lm import LM
 from lks.models.prefill import Pass, track_prefill

@@ -21,7 +21,8 @@ from lks.evaluation.scope_prompts import (
     read_edits,
     split,
 )
-from lks.scope.exact import Mention, ScopeKind
+from lks.scope.exact import Mention
+from lks.scope.indicator import ScopeKind
 from lks.scope.misspellings import FORMS, Form, made_names, one_typo, written
 from tests.helpers.root import ROOT
 

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz.distance import OSA
 
-from lks.scope.exact import ExactScope, make_scope
+from lks.scope.exact import ExactScope
 from lks.scope.fuzzy import FuzzyScope
+from lks.scope.indicator import make_scope
 from lks.scope.typo_index import Hashed, TypoIndex
 
 NAMES = [

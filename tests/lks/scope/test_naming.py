@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import lks.editing.patch
 from baselines._locate_then_edit.contexts import behind, end_of_subject, first_token_warnings, placed
 from lks.data.user_facts import read_facts
-from lks.edits import Edit, make_case
+from lks.edits import Edit, loose_subjects, make_case
 from lks.errors import DataError, UserError
 from lks.method.lks import LKS
 from lks.method.params import LKSParams
@@ -21,7 +21,7 @@ from lks.method.replacer import KnowledgeBlockPatch
 from lks.method.training_data import _rows, subjects_of
 from lks.models.lm import LM
 from lks.scope.exact import ExactScope
-from lks.scope.naming import loose_subjects, mentions, names_subject, put, spelt, why_unnamed
+from lks.scope.naming import mentions, names_subject, put, spelt, why_unnamed
 from lks.scope.running_text import CapitalsReading, reading
 from tests.helpers import real
 

@@ -8,7 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lks.errors import UserError
-from lks.scope.exact import ExactScope, Mention, make_scope
+from lks.scope.exact import ExactScope, Mention
+from lks.scope.indicator import make_scope
 from lks.scope.normalization import fold
 from lks.scope.official import OfficialScope, entity_spans
 
