@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from baselines._fine_tuning import TrainingSequence, places, target_in_place
-from lks.editing.editor import Progress
 from lks.editing.patch import WeightPatch
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.models.architectures import family_of
 from lks.models.lm import LM
 from lks.models.losses import negative_log_likelihood
+from lks.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,11 +10,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from lks.editing.editor import Progress
 from lks.editing.patch import WeightPatch
 from lks.models.frozen_prefix import BlockStates, UpperBlocks, states
 from lks.models.lm import LM, Encoded
 from lks.models.losses import negative_log_likelihood
+from lks.progress import Progress
 
 
 class FineTuningSettings(Protocol):

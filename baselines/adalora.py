@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from baselines._adapters import ADAPTER, Adapter, Rule, config_of, trained
-from lks.editing.editor import LONG, After, Editor, Progress, always, no_callback, no_progress
+from lks.editing.editor import LONG, After, Editor, always, no_callback
 from lks.editing.patch import Patch
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from baselines._fine_tuning import target_in_place, tune
-from lks.editing.editor import LONG, After, Editor, Progress, always, no_callback, no_progress
+from lks.editing.editor import LONG, After, Editor, always, no_callback
 from lks.editing.patch import Patch
 from lks.edits import Edit
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from baselines._fine_tuning import target_from_last_token, target_in_place, tune
-from lks.editing.editor import After, Editor, Lengths, Progress, always, no_callback, no_progress
+from lks.editing.editor import After, Editor, Lengths, always, no_callback
 from lks.editing.patch import Patch
 from lks.edits import Edit
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lks.editing.editor import LONG, After, Editor, Progress, always, no_callback, no_progress
+from lks.editing.editor import LONG, After, Editor, always, no_callback
 from lks.editing.patch import Patch, check_tensor, checked
 from lks.edits import Edit
 from lks.models.frozen_prefix import BlockStates, UpperBlocks, batches, lower_blocks, states
@@ -24,6 +24,7 @@ from lks.models.frozen_suffix import Suffix
 from lks.models.lm import LM, Encoded
 from lks.models.losses import row_means
 from lks.models.prefill import FIRED, FOUND, Prefills, installed_hooks, track_prefill
+from lks.progress import Progress, no_progress
 
 Initial = Literal["cold", "warm"]
 

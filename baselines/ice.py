@@ -12,10 +12,11 @@ from typing import ClassVar
 
 from baselines._in_context.retrieval_patch import FactsInFront, FactText, Lookup
 from baselines._in_context.retrievers import RetrieverName
-from lks.editing.editor import LONG, After, Editor, Progress, always, no_callback, no_progress
+from lks.editing.editor import LONG, After, Editor, always, no_callback
 from lks.editing.patch import Patch
 from lks.edits import Edit
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 
 INSTRUCTION = "Please acknowledge the following new facts and use them to answer the question:\n"
 

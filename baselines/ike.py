@@ -17,12 +17,13 @@ from typing import ClassVar, Literal
 
 from baselines._in_context.retrieval_patch import FactsInFront, FactText, Lookup
 from baselines._in_context.retrievers import RetrieverName, retriever
-from lks.editing.editor import After, Editor, Lengths, Progress, always, no_callback, no_progress
+from lks.editing.editor import After, Editor, Lengths, always, no_callback
 from lks.editing.patch import Patch
 from lks.edits import Edit
 from lks.errors import NothingToLearnFrom, UserError
 from lks.models.joining import joined
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 
 Form = Literal["copy", "update", "retain"]
 FORMS: tuple[Form, ...] = ("retain", "update", "retain", "copy", "update", "retain", "update", "retain")

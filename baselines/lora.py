@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from baselines._adapters import ADAPTER, Adapter, Rule, config_of, trained
-from lks.editing.editor import LONG, After, Editor, Progress, always, no_callback, no_progress
+from lks.editing.editor import LONG, After, Editor, always, no_callback
 from lks.editing.patch import Patch
 from lks.edits import Edit
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, slots=True)

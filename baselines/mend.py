@@ -16,13 +16,14 @@ from baselines._mend.network import Layer, MendNetwork, live, mlp_layers
 from baselines._mend.passes import Border, gradients
 from baselines._mend.training import MendTrainer, change, measure
 from baselines._meta_training import loop
-from lks.editing.editor import SHORT, After, Editor, Progress, always, canonical, no_callback, no_progress
+from lks.editing.editor import SHORT, After, Editor, always, canonical, no_callback
 from lks.editing.patch import Patch, WeightPatch
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.io.cache import Making, made
 from lks.models.frozen_prefix import batches
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, slots=True)

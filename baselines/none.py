@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from lks.editing.editor import After, Editor, NoParams, Progress, always, no_callback, no_progress
+from lks.editing.editor import After, Editor, NoParams, always, no_callback
 from lks.editing.patch import NoPatch, Patch
 from lks.edits import Edit
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 
 
 class Unedited(Editor[NoParams]):

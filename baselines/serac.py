@@ -15,13 +15,14 @@ from baselines._serac import counterfactual as _counterfactual
 from baselines._serac import scope_classifier
 from baselines._serac.counterfactual import Counterfactual
 from baselines._serac.patch import EncoderSettings, SeracPatch, load
-from lks.editing.editor import SHORT, After, Editor, Progress, always, canonical, no_callback, no_progress
+from lks.editing.editor import SHORT, After, Editor, always, canonical, no_callback
 from lks.editing.patch import NoPatch, Patch
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.io.cache import Making, made
 from lks.io.checkpoint import Checkpoint
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, slots=True)

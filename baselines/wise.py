@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from baselines._fine_tuning import places, target_in_place
 from baselines._locate_then_edit.contexts import prefixes
 from baselines._ties import ties
-from lks.editing.editor import LONG, After, Editor, Progress, always, no_callback, no_progress
+from lks.editing.editor import LONG, After, Editor, always, no_callback
 from lks.editing.patch import Patch, check_tensor, checked
 from lks.edits import Edit
 from lks.evaluation.prompt_formats import preceded
@@ -31,6 +31,7 @@ from lks.models.frozen_prefix import UpperBlocks, lower_blocks
 from lks.models.lm import LM, Encoded
 from lks.models.losses import negative_log_likelihood
 from lks.models.prefill import FIRED, Prefills, installed_hooks, track_prefill
+from lks.progress import Progress, no_progress
 
 Reads = Literal["mean", "last"]
 

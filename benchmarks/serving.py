@@ -28,12 +28,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks import served
 from benchmarks.inference_overhead import clock, interval
 from lks.editing.patch import Patch
 from lks.editing.row_patch import RowPatch
 from lks.models.lm import LM
 from lks.models.prefill import installed_hooks
-from tests.helpers import served
 from workbench.serving.batch import GeneratingRow, GenerationBatch, Sampling
 from workbench.serving.service import Rules
 from workbench.serving.text_stream import TextStream

@@ -14,10 +14,10 @@ from rich.table import Table
 from torch import Tensor
 
 from lks.data.datasets import load
-from lks.editing.editor import no_progress
 from lks.models.frozen_prefix import batches
 from lks.models.lm import LM
 from lks.models.prefill import installed_hooks
+from lks.progress import no_progress
 from lks.studies.base import Entities
 from lks.studies.blockwise import captured
 from lks.studies.donors import Pair, exchanged, pairs

@@ -13,8 +13,9 @@ from rich.table import Table
 
 from flows.running.planning import existing, only_writer
 from lks.errors import UserError
-from lks.llm.judge import Judge, JudgeItem, Progress, no_progress
+from lks.llm.judge import Judge, JudgeItem
 from lks.llm.judge_calibration import CALIBRATION, Calibration, calibrate, labelled_items
+from lks.progress import Progress, no_progress
 from lks.results.cells import JUDGED, Cell, Outcome
 from lks.results.judge_rows import Judgement, file_name
 from lks.results.shards import read_outcome, write_stage

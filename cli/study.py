@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lks.errors import UserError
+from lks.progress import no_progress
 from lks.results.cells import Cell
 from lks.runs.grid import Grid
 
@@ -148,7 +149,7 @@ def run_missing(console: Console, grid: Grid, folder: Path) -> "tuple[list[Cell]
         store = Store(folder)
         for cell in compare(grid, cells, store, retry_failed=True).todo:
             with console.status(cell.label):
-                outcome = run(cell, STUDIES[cell.method], folder, lambda stage, done: None, bench)
+                outcome = run(cell, STUDIES[cell.method], folder, no_progress, bench)
             store.record(outcome)
             if outcome.status != "ok":
                 raise UserError(f"{cell.label}: {outcome.status} ({outcome.reason})")

@@ -19,6 +19,7 @@ from lks.llm.client import ChatModel, ChatReply, Request
 from lks.llm.limits import NOTHING, PRICES, Budget, Price, RequestLimits, RequestUsage
 from lks.llm.reply_cache import Correspondence
 from lks.llm.server import ChatServer
+from lks.progress import no_progress
 from lks.prompts.extraction import VERSION as EXTRACTION
 from lks.prompts.extraction import Extracted, extract
 from lks.prompts.files import REPLIES, keep, prompts_in, write_lines
@@ -144,7 +145,7 @@ def check_order(order: PromptOrder) -> None:
         )
 
 
-def make(order: PromptOrder, show: Callable[[Progress], None] = lambda progress: None) -> WrittenPrompts:
+def make(order: PromptOrder, show: Callable[[Progress], None] = no_progress) -> WrittenPrompts:
     """Write the prompts of an order.
 
     Raises:
@@ -187,9 +188,7 @@ def make(order: PromptOrder, show: Callable[[Progress], None] = lambda progress:
     return WrittenPrompts(summary, whole, outcome.reasons(), len(outcome.lacking), spent, usd, asked)
 
 
-def extracted(
-    order: PromptOrder, show: Callable[[Progress], None] = lambda progress: None
-) -> list[Extracted]:
+def extracted(order: PromptOrder, show: Callable[[Progress], None] = no_progress) -> list[Extracted]:
     """Extract what a model knows of the subjects as up-to-date fill-in prompts; they are kept in
     extracted.jsonl.
 

@@ -9,6 +9,7 @@ from rich.console import Group
 from lks.errors import StoreError
 from lks.io.atomic import write_whole
 from lks.io.untrusted import check_inside
+from lks.progress import no_progress
 from lks.results.cells import Outcome
 from lks.results.store import Store
 from reports.figures.drawing import KINDS, Absent, Drawing
@@ -46,7 +47,7 @@ class RenderedReport:
     tables: Mapping[str, Sequence[Table]] = field(default_factory=dict, repr=False)
 
 
-def render(results: Path, tell: TOLD_TO = lambda what: None) -> RenderedReport:
+def render(results: Path, tell: TOLD_TO = no_progress) -> RenderedReport:
     """Write the report of a results folder into its `report/` subfolder.
 
     The same store gives the same bytes. The tables show evaluation cases; results on development cases, which

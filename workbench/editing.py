@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lks.data.datasets import load as load_dataset
 from lks.data.user_facts import Facts
-from lks.editing.editor import Editor, Progress
+from lks.editing.editor import Editor
 from lks.editing.patch import NoPatch, Patch, check_finite
 from lks.edits import Case, Dataset, Edit
 from lks.errors import NothingToLearnFrom, UserError
@@ -19,6 +19,7 @@ from lks.evaluation.endings import Says, judged, says
 from lks.evaluation.prompt_formats import Form
 from lks.evaluation.readouts import Asking, ask
 from lks.models.lm import LM
+from lks.progress import Progress, StageProgress, no_progress
 from lks.results.answers import Answer
 from lks.results.provenance import provenance
 from workbench.fitting import fitting
@@ -29,8 +30,6 @@ from workbench.presets import TRAINING_HINT, editor_for, method_named
 
 SAMPLE = 200
 """Maximum number of facts asked after editing; of more facts, this many are sampled."""
-Report = Callable[[str, float], None]
-"""Called with the name of the current stage and the fraction of it that is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +128,6 @@ Warn = Callable[[str], None]
 """Called with each of the method's warnings about the edits, before anything is trained."""
 
 
-def no_stage_report(stage: str, fraction: float) -> None:
-    """Ignore progress; the default `Report`."""
-
-
 def no_warning(line: str) -> None:
     """Ignore a warning; the default `Warn`."""
 
@@ -141,7 +136,7 @@ def edit_model(
     lm: LM,
     facts: Facts,
     wish: EditRequest | None = None,
-    report: Report = no_stage_report,
+    report: StageProgress = no_progress,
     warn: Warn = no_warning,
 ) -> SavedEdits:
     """Edit facts in a model. The model is unchanged on return; inside `.patch.applied(lm)` it is the edited
@@ -200,7 +195,7 @@ def update_model(
     lm: LM,
     earlier: SavedEdits,
     facts: Facts,
-    report: Report = no_stage_report,
+    report: StageProgress = no_progress,
     drop: Sequence[str] = (),
     warn: Warn = no_warning,
 ) -> tuple[SavedEdits, str]:
@@ -262,7 +257,7 @@ def _continued(
     touched: list[str],
     drop: list[str],
     editor: SupportsUpdate,
-    report: Report,
+    report: StageProgress,
 ) -> tuple[SavedEdits, str]:
     """Train on the touched subjects only; the others keep their knowledge blocks."""
     origin = cast(EditRecord, earlier.origin)
@@ -291,7 +286,7 @@ def _continued(
 
 
 def answers(
-    lm: LM, patch: Patch, dataset: Dataset, report: Report = no_stage_report, form: Form = "bare"
+    lm: LM, patch: Patch, dataset: Dataset, report: StageProgress = no_progress, form: Form = "bare"
 ) -> RecallCheck:
     """Ask the facts of the unedited and of the edited model.
 
@@ -334,7 +329,7 @@ def _put(form: Form, lm: LM, method: type[Editor[object]], edits: Sequence[Edit]
     return list(edits) if method.changes == "context" else edits_in(form, lm, edits)
 
 
-def _near(lm: LM, cases: Sequence[Case], report: Report) -> list[Case]:
+def _near(lm: LM, cases: Sequence[Case], report: StageProgress) -> list[Case]:
     """Return the cases where the unedited model's first tokens are or resemble the answer.
 
     They are usually few, and only they need to be asked with longer generation.
@@ -349,14 +344,16 @@ def _near(lm: LM, cases: Sequence[Case], report: Report) -> list[Case]:
 
 
 def _said(
-    lm: LM, patch: Patch, cases: Sequence[Case], report: Report, begin: float, wild: bool = True
+    lm: LM, patch: Patch, cases: Sequence[Case], report: StageProgress, begin: float, wild: bool = True
 ) -> list[Answer]:
     how = Asking(kinds=("edit",), wild=wild, grows=patch.context_tokens(lm))
     with patch.applied(lm):
         return ask(lm, cases, how, lambda done: report("ask", begin + done / 2))
 
 
-def _prepare(lm: LM, editor: Editor[object], edits: Sequence[Edit], training: str, report: Report) -> None:
+def _prepare(
+    lm: LM, editor: Editor[object], edits: Sequence[Edit], training: str, report: StageProgress
+) -> None:
     """Prepare what is independent of the edits, with held-out edits of a dataset if one is named.
 
     Raises:

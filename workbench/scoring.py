@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import baselines
 from lks.data.user_facts import Facts
-from lks.editing.editor import Editor, NoParams, Progress, always, no_progress
+from lks.editing.editor import Editor, NoParams, always
 from lks.editing.patch import Patch
 from lks.edits import Dataset
 from lks.errors import UserError
@@ -19,6 +19,7 @@ from lks.evaluation.prompt_formats import Form
 from lks.io.atomic import write_whole
 from lks.models.lm import LM
 from lks.models.precision import revision_in
+from lks.progress import Progress, no_progress
 from lks.results.cells import ANSWERS, IMMEDIATE, UNEDITED, Cell, Measurements, Outcome
 from lks.results.shards import read_answers, write_shard
 from lks.results.store import Store
@@ -113,7 +114,7 @@ def score(
     edited: SavedEdits,
     facts: Facts,
     results: Path,
-    report: Report = lambda who, stage, done: None,
+    report: Report = no_progress,
     form: Form | None = None,
     extras: Measurements | None = None,
 ) -> Scored:

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from baselines._locate_then_edit.corpus import SHIPPED, NoHubError, texts
-from lks.editing.editor import Progress, no_progress
 from lks.errors import NothingToLearnFrom, UserError
 from lks.io.cache import Making, known, made, making
 from lks.io.checkpoint import Checkpoint
 from lks.models.frozen_prefix import batches, lower_blocks
 from lks.models.lm import LM
 from lks.models.prefill import installed_hooks
+from lks.progress import Progress, no_progress
 
 STATISTICS = "statistics"
 """Key of the note (`Editor.notes`) that says from which text second moments were computed."""

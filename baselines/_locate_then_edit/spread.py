@@ -13,11 +13,12 @@ from baselines._locate_then_edit.covariances import STATISTICS, Moments, second_
 from baselines._locate_then_edit.keys import Subjects
 from baselines._locate_then_edit.values import ValueParams, optimise
 from baselines._locate_then_edit.weight_updates import Updates
-from lks.editing.editor import SHORT, After, Editor, Progress, no_callback, no_progress
+from lks.editing.editor import SHORT, After, Editor, no_callback
 from lks.editing.patch import Patch
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from baselines._locate_then_edit.contexts import behind, end_of_subject, placed
-from lks.editing.editor import Progress, no_progress
 from lks.edits import Edit
 from lks.models.frozen_prefix import UpperBlocks, states
 from lks.models.frozen_suffix import Suffix
 from lks.models.lm import LM, Encoded
 from lks.models.memory import scale_batch
 from lks.models.precision import Training, training_dtype
+from lks.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,13 +9,13 @@ from torch import Tensor
 from baselines._mend.network import Layer, MendNetwork, live
 from baselines._mend.passes import Border, BorderRows, gradients, row_losses, with_factors
 from baselines._meta_training.loop import Batches, MetaTraining, Schedule, Split, fit
-from lks.editing.editor import Progress
 from lks.edits import Edit
 from lks.io.checkpoint import Checkpoint
 from lks.method.training_data import continuations
 from lks.models.frozen_prefix import batches
 from lks.models.lm import LM, Encoded
 from lks.models.losses import kl_divergence
+from lks.progress import Progress
 
 
 class MendSettings(Schedule, Protocol):

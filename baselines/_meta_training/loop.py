@@ -13,11 +13,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from lks.editing.editor import Progress, no_progress
 from lks.edits import Edit
 from lks.errors import NothingToLearnFrom
 from lks.io.checkpoint import Checkpoint
 from lks.io.training_state import TrainingState
+from lks.progress import Progress, no_progress
 
 FEWEST = 4
 """Minimum number of training edits for any method here."""

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from baselines._meta_training.loop import Batches, MetaTraining, Schedule, Split, fit
-from lks.editing.editor import Progress
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.io import hub
 from lks.io.checkpoint import Checkpoint
 from lks.models.lm import LM
 from lks.models.losses import negative_log_likelihood
+from lks.progress import Progress
 
 
 class Counterfactual(nn.Module):

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines._meta_training.loop import Batches, MetaTraining, Schedule, Split, fit
-from lks.editing.editor import Progress
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.io import hub
@@ -24,6 +23,7 @@ from lks.io.checkpoint import Checkpoint
 from lks.models.frozen_prefix import batches, lower_blocks
 from lks.models.lm import LM
 from lks.models.memory import scale_batch
+from lks.progress import Progress
 
 
 class Encoder(Protocol):

@@ -4,7 +4,7 @@ heartbeat.
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Protocol
@@ -13,6 +13,7 @@ from flows.running.base import input_ids
 from flows.running.process_cache import PROCESS_CACHE
 from lks.errors import UserError
 from lks.io.locks import locked
+from lks.progress import StageProgress
 from lks.results.cells import Cell, Measurements, Outcome
 from lks.results.remote import NO_EXCHANGE, CellExchange
 
@@ -70,7 +71,7 @@ class CellRunner:
             self._share.send(self._results, cell.id)
         return outcome
 
-    def _report(self, cell: Cell) -> Callable[[str, float], None]:
+    def _report(self, cell: Cell) -> StageProgress:
         """Return a progress callback; at each new stage it sends the finished ones to the share, if that
         answers.
         """

@@ -14,19 +14,15 @@ from lks.edits import Edit
 from lks.errors import UserError, unknown
 from lks.models.lm import LM
 from lks.models.registry import shape_of
+from lks.progress import Progress, no_progress
 
 Changes = Literal["nothing", "weights", "activations", "context"]
 Regime = Literal["simultaneous", "sequential"]
-Progress = Callable[[float], None]
 ADDED: Mapping[str, bool] = MappingProxyType({"added": True})
 """Metadata of a parameter that was added to a method whose results may be stored."""
 After = Callable[[int, Patch], None]
 """Called by a sequential method after each edit with its number and the current patch, which is valid only
 during the call."""
-
-
-def no_progress(fraction: float) -> None:
-    """Ignore the progress."""
 
 
 def no_callback(number: int, patch: Patch) -> None:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lks.editing.editor import Progress, no_progress
 from lks.errors import UserError
 from lks.evaluation.ability_requests import ReusableReplies, canonical_json, key
 from lks.evaluation.readouts import ReuseError
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 from lks.results.ability_rows import AbilityRow
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import torch
 
 from lks.data.synthetic_text import sentences
-from lks.editing.editor import Progress, no_progress
 from lks.edits import Case
 from lks.models.frozen_prefix import batches
 from lks.models.generation import StopLimits, Stops, generate, positions, text_of
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 from lks.results.rows import Generation
 
 TOKENS = 100

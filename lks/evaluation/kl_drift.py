@@ -11,12 +11,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lks.editing.editor import Progress, no_progress
 from lks.editing.patch import Patch
 from lks.models.frozen_prefix import batches
 from lks.models.generation import positions
 from lks.models.lm import LM
 from lks.models.memory import scale_batch
+from lks.progress import Progress, no_progress
 from lks.results.answers import Answer
 
 PIECE_BYTES = 256 * 2**20

@@ -12,13 +12,13 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from torch import Tensor
 
-from lks.editing.editor import Progress, no_progress
 from lks.errors import UserError
 from lks.evaluation.ability_requests import Result, ReusableReplies, agree, key
 from lks.evaluation.readouts import ReuseError
 from lks.models.frozen_prefix import batches
 from lks.models.generation import positions
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from lks.data.synthetic_text import sentences
-from lks.editing.editor import Progress, no_progress
 from lks.models.frozen_prefix import batches
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 from lks.results.rows import PASSAGES, Passage
 
 __all__ = [

@@ -12,10 +12,10 @@ from typing import Literal
 
 import torch
 
-from lks.editing.editor import Progress, no_progress
 from lks.editing.patch import Patch
 from lks.models.generation import positions
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 from lks.results.rows import Timing
 
 

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lks.editing.editor import Progress, no_progress
 from lks.editing.patch import Patch
 from lks.edits import Case, Context, Probe
 from lks.evaluation.prompt_formats import wrapped
@@ -30,6 +29,7 @@ from lks.models.generation import StopLimits, Stops, generate, positions, text_o
 from lks.models.joining import joined
 from lks.models.lm import LM, Encoded
 from lks.models.prefill import FIRED
+from lks.progress import Progress, no_progress
 from lks.results.answers import Answer
 
 LONGEST = 50

@@ -11,7 +11,6 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from lks.editing.editor import Progress, no_progress
 from lks.edits import Case, Edit, spellings_of
 from lks.errors import UserError
 from lks.evaluation.profiling import measured
@@ -19,6 +18,7 @@ from lks.evaluation.scope_prompts import abilities
 from lks.method.gates import Gate, fit_gate
 from lks.method.params import GateKind
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 from lks.results.cells import Cell, Costs
 from lks.results.decisions import Decision
 from lks.scope.indicator import ScopeKind, make_scope

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
-from lks.editing.editor import Progress, no_progress
 from lks.editing.patch import Patch
 from lks.edits import Case, Context
 from lks.errors import Collapsed, DataError
@@ -35,6 +34,7 @@ from lks.evaluation.readouts import (
 from lks.evaluation.scope_decisions import PROBES
 from lks.evaluation.side_by_side import SideBySide
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 from lks.results.ability_rows import AbilityRow
 from lks.results.answers import Answer
 from lks.results.cells import ANSWERS

@@ -5,13 +5,14 @@ once, by the hash of all they depend on, so that a killed run loses only the req
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lks.llm.client import ChatModel, ChatReply, Request, spoken
 from lks.llm.limits import RequestLimits
 from lks.llm.server import ChatServer
+from lks.progress import Progress, no_progress
 from lks.results.judge_rows import Replies
 
 INSTRUCTION = (
@@ -26,12 +27,7 @@ INSTRUCTION = (
 LONGEST_REPLY = 1024
 """Largest number of tokens of a reply; one word takes few, but some models reason first."""
 
-Progress = Callable[[float], None]
 _VERDICT = re.compile(r"[\W_]*(in)?correct(?![^\W_])(?!\W+(or\W+)?(in)?correct\b)", re.IGNORECASE)
-
-
-def no_progress(fraction: float) -> None:
-    """Ignore the progress."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from pydantic import BaseModel, Field, StrictBool
 from lks.errors import DataError
 from lks.io.json_lines import lines_of
 from lks.io.records import checked
-from lks.llm.judge import Judge, JudgeItem, Progress, no_progress
+from lks.llm.judge import Judge, JudgeItem
+from lks.progress import Progress, no_progress
 from lks.statistics import kappa
 
 CALIBRATION = Path(__file__).with_name("judge_calibration.jsonl")

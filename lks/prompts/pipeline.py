@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from lks.data.templates import normalised
+from lks.progress import no_progress
 from lks.prompts.filters import Kind, PromptFact, Reason, Seen, Split, Written, WrittenPrompt, fault, read
 
 SPLITS: tuple[Split, ...] = ("evaluation", "training")
@@ -168,7 +169,7 @@ def write(
     splits: Sequence[Split],
     writer: Writer,
     seen: Seen,
-    show: Callable[[Counts], None] = lambda counts: None,
+    show: Callable[[Counts], None] = no_progress,
 ) -> WritingOutcome:
     """Have prompts written for all facts.
 

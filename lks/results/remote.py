@@ -22,6 +22,7 @@ from lks.io.atomic import write_whole
 from lks.io.parquet import LARGEST_FILE
 from lks.io.retry import Retries
 from lks.io.untrusted import LARGEST_JSON, check_inside, one_line
+from lks.progress import Progress, no_progress
 from lks.results.cells import Outcome
 from lks.results.shards import check_cell, parse_outcome, read_outcome, stored_outcome
 
@@ -50,7 +51,7 @@ class CellExchange:
         results: Path,
         cell_ids: Collection[str] | None = None,
         sending: bool = True,
-        progress: Callable[[float], None] = lambda done: None,
+        progress: Progress = no_progress,
     ) -> tuple[int, int]:
         """Fetch and send cells, and return the number fetched and the number sent."""
         return 0, 0
@@ -115,7 +116,7 @@ class RemoteStore(CellExchange):
         results: Path,
         cell_ids: Collection[str] | None = None,
         sending: bool = True,
-        progress: Callable[[float], None] = lambda done: None,
+        progress: Progress = no_progress,
     ) -> tuple[int, int]:
         """Fetch cells of which the share has more than the folder, and send those of which it has less.
 

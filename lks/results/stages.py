@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from lks.errors import UserError, unknown
 from lks.io.parquet import named
+from lks.progress import Progress
 from lks.results import ability_rows, answers, decisions, judge_rows, rows, study_rows
 from lks.results.cells import (
     ABILITY,
@@ -30,7 +31,7 @@ from lks.results.cells import (
     STUDY,
 )
 
-Run = Callable[[Any, str, Callable[[float], None]], Sequence[object]]
+Run = Callable[[Any, str, Progress], Sequence[object]]
 """Measure a stage on one draw: (`lks.evaluation.stages.EditedDraw`, stage name, progress) -> its rows."""
 
 _TYPES = {
@@ -68,7 +69,7 @@ class Stage:
         columns = ", ".join(f"{field.name} {_sql_type(field.type)}" for field in self.columns)
         return f"CREATE OR REPLACE TABLE {self.table} ({columns});"
 
-    def measure(self, edited: object, stage: str, progress: Callable[[float], None]) -> Sequence[object]:
+    def measure(self, edited: object, stage: str, progress: Progress) -> Sequence[object]:
         """Return the rows of one draw.
 
         Raises:

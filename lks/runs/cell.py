@@ -5,7 +5,7 @@ asks nothing: it stores decisions (`lks.evaluation.scope_decisions`). A study ce
 (`lks.studies.registry`).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -25,6 +25,7 @@ from lks.evaluation.scope_decisions import decisions_of, scope_params
 from lks.evaluation.stages import EditedDraw, UneditedAnswers, answers_of_draws, measure
 from lks.models.lm import LM
 from lks.models.memory import OomRetry, release
+from lks.progress import Progress, StageProgress
 from lks.results.answers import Answer
 from lks.results.cells import (
     ANSWERS,
@@ -45,9 +46,6 @@ from lks.runs.failures import failures
 from lks.runs.journal import CellJournal
 from lks.studies.base import Study
 from lks.studies.registry import findings_of
-
-Report = Callable[[str, float], None]
-"""Called with the stage ("prepare", "edit", "answers", ...) and the fraction of it that is done."""
 
 Method = type[Editor[object]] | type[Study[object]]
 """Class that a cell is about: an editor, or for a study cell the study."""
@@ -102,7 +100,7 @@ def run(
     cell: Cell,
     method: Method,
     results: Path,
-    report: Report,
+    report: StageProgress,
     resources: LoadedResources | None = None,
     extras: Measurements | None = None,
 ) -> Outcome:
@@ -182,7 +180,7 @@ class _Work:
         cell: Cell,
         method: Method,
         results: Path,
-        report: Report,
+        report: StageProgress,
         resources: LoadedResources,
         extras: Measurements,
     ) -> None:
@@ -237,7 +235,7 @@ class _Work:
             None if cell.method == UNEDITED else self._results / "cells" / cell.unedited.id
         )
 
-    def _progress(self, stage: str, number: int) -> Callable[[float], None]:
+    def _progress(self, stage: str, number: int) -> Progress:
         """Return a callback that reports progress of one draw as progress of the stage."""
         return lambda done: self._report(stage, (number + done) / len(self._sets))
 

@@ -6,7 +6,7 @@ For a sequential method, the answers right after each edit are saved too.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,7 @@ from lks.evaluation.readouts import Asking, ask
 from lks.io.atomic import write_whole
 from lks.io.untrusted import content_of, parse_json
 from lks.models.lm import LM
+from lks.progress import Progress
 from lks.results.answers import Answer
 from lks.results.cells import IMMEDIATE, Cell
 from lks.results.shards import read_answers, write_shard
@@ -102,7 +103,7 @@ def run_edit(
     number: int,
     cases: Sequence[Case],
     folder: Path,
-    progress: Callable[[float], None],
+    progress: Progress,
 ) -> EditResult:
     """Make a draw's edits with a prepared editor and save them, the record of their cost last.
 

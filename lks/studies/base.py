@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, Self, TypeVar
 
-from lks.editing.editor import Progress, no_progress, override
+from lks.editing.editor import override
 from lks.edits import Edit
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 from lks.results.study_rows import StudyRow
 
 

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lks.editing.editor import Progress, no_progress
 from lks.edits import Edit
 from lks.models.frozen_prefix import BlockStates, batches, states
 from lks.models.lm import LM, Encoded
 from lks.models.prefill import installed_hooks
+from lks.progress import Progress, no_progress
 from lks.results.study_rows import ANYWHERE, StudyRow
 from lks.studies.base import Entities, Findings, Study
 from lks.studies.blockwise import Blockwise, Ends, captured, replaced

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from lks.data.neighborhood import relation
-from lks.editing.editor import Progress
 from lks.edits import Edit
 from lks.models.frozen_prefix import batches, states
 from lks.models.lm import LM
+from lks.progress import Progress
 from lks.studies.base import Entities
 from lks.studies.blockwise import Blockwise, Ends, captured, replaced
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
-from lks.editing.editor import Progress, no_progress
 from lks.editing.patch import NoPatch, Patch
 from lks.edits import Edit, make_case
 from lks.errors import UserError
@@ -13,6 +12,7 @@ from lks.evaluation.readouts import Asking, ask
 from lks.method.lks import LKS
 from lks.method.params import LKSParams
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 from lks.results.study_rows import StudyRow
 from lks.studies.base import Entities, Findings, Study
 from lks.studies.donors import NO_DONOR, SITE, exchanged, pairs

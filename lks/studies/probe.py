@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lks.editing.editor import Progress, no_progress
 from lks.edits import Edit
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 from lks.scope.naming import names_subject
 from lks.studies.base import Entities, Findings, Study
 from lks.studies.blockwise import captured

@@ -7,10 +7,10 @@ identity, T is the number of entities, and its rows (`lks.results.study_rows`) a
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from lks.editing.editor import Progress
 from lks.edits import Case
 from lks.evaluation.profiling import measured
 from lks.models.lm import LM
+from lks.progress import Progress
 from lks.results.cells import Cell, Costs
 from lks.results.study_rows import StudyRow
 from lks.studies.base import Entities, Study

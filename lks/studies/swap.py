@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lks.editing.editor import Progress, no_progress
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 from lks.results.study_rows import ANYWHERE
 from lks.studies.base import Entities, Findings, Study
 from lks.studies.donors import NO_DONOR, SITE, exchanged, pairs

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "cli": {"lks", "baselines", "reports", "workbench", "flows"},
 }
 FLOORS = (
-    "errors statistics",
+    "errors progress statistics",
     "io",
     "scope",
     "edits",
@@ -79,6 +79,11 @@ def test_imports_point_one_way(file: Path):
             f"{file} imports {module}"
         )
         assert top != "tests", f"{file} imports {module}"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").rglob("*.py")), ids=lambda file: file.stem)
+def test_benchmarks_run_without_the_tests(file: Path):
+    assert not any(module.split(".")[0] == "tests" for module in imported(file))
 
 
 def floor_of(module: str) -> int | None:

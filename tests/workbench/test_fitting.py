@@ -13,8 +13,9 @@ from lks.data.fact_validation import UserFact
 from lks.data.user_facts import BadLines, Facts, read_facts
 from lks.errors import DataError, NothingToLearnFrom, UserError
 from lks.models.lm import LM
+from lks.progress import no_progress
 from tests.helpers import tiny
-from workbench.editing import EditRequest, _prepare, edit_model, no_stage_report, update_model
+from workbench.editing import EditRequest, _prepare, edit_model, update_model
 from workbench.fitting import fitting
 from workbench.patch_folder import SavedEdits, is_patch
 from workbench.presets import TRAINING_HINT
@@ -160,10 +161,10 @@ def test_a_dataset_is_named_only_where_one_helps(lm: LM) -> None:
             raise NothingToLearnFrom("There are none.")
 
     with pytest.raises(UserError) as hinted:
-        _prepare(lm, Lacking(), [], "", no_stage_report)  # type: ignore[arg-type]
+        _prepare(lm, Lacking(), [], "", no_progress)  # type: ignore[arg-type]
     assert (
         str(hinted.value)
         == f"IKE learns from other texts or edits before it edits. There are none. {TRAINING_HINT}"
     )
     with pytest.raises(NothingToLearnFrom, match=r"^There are none.$"):
-        _prepare(lm, Lacking(), [], "world", no_stage_report)  # type: ignore[arg-type]
+        _prepare(lm, Lacking(), [], "world", no_progress)  # type: ignore[arg-type]

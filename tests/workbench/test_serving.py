@@ -5,16 +5,17 @@ import json
 import random
 import shlex
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
 
+from benchmarks import served
 from lks.errors import UserError
 from lks.models.lm import LM
-from tests.helpers import served, tiny
+from tests.helpers import tiny
 from workbench.serving.batch import GenerationBatch
 from workbench.serving.models import base_name, check, chosen, curl, read_all
 from workbench.serving.protocol import Message
@@ -25,6 +26,16 @@ COUNT = 8
 KEY = "a-long-enough-key"
 ASKED = served.questions()
 PROMPTS = [prompt for _, prompt in ASKED]
+
+
+def until(holds: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+    """Wait until something holds."""
+    pause = threading.Event()
+    for _ in range(int(seconds / 0.01)):
+        if holds():
+            return
+        pause.wait(0.01)
+    raise AssertionError(f"waited {seconds} s for {what}")
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +248,7 @@ def test_a_client_that_goes_away_frees_its_rows(lm: LM) -> None:
                     with pytest.raises(httpx.ReadTimeout):
                         client.post(url, json=body, timeout=httpx.Timeout(30, read=0.1))
             steps = server.service.engine.steps
-            served.until(lambda: server.service.engine.load == 0, "the rows of a client that has gone")
+            until(lambda: server.service.engine.load == 0, "the rows of a client that has gone")
             assert server.service.engine.steps - steps < 300
 
 
@@ -329,7 +340,7 @@ def test_ending_cuts_off_when_the_time_is_up(lm: LM, held: threading.Event) -> N
             lines = answer.iter_lines()
             next(lines)
             server.begin_end()
-            served.until(lambda: server.service.engine.ending, "the end of the engine")
+            until(lambda: server.service.engine.ending, "the end of the engine")
             held.set()
             rest = [line for line in lines if line]
         assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "failed"

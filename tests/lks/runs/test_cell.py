@@ -15,7 +15,7 @@ import torch
 from baselines import methods
 from baselines.none import Unedited
 from cli.judge import keep
-from lks.editing.editor import After, NoParams, Progress, no_callback, no_progress
+from lks.editing.editor import After, NoParams, no_callback
 from lks.editing.patch import NoPatch, Patch, WeightPatch
 from lks.edits import Case, Dataset, Edit, make_case
 from lks.errors import TooManyEdits
@@ -23,6 +23,7 @@ from lks.evaluation.readouts import ask, ask_draws
 from lks.evaluation.scope_decisions import Indicator, asked, scope_params
 from lks.method.params import LKSParams
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 from lks.results.answers import Answer
 from lks.results.cells import Cell, Measurements
 from lks.results.judge_rows import Judgement

@@ -7,11 +7,12 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from lks.editing.editor import Editor, NoParams, Progress, no_progress
+from lks.editing.editor import Editor, NoParams
 from lks.editing.patch import NoPatch, Patch
 from lks.edits import Edit
 from lks.errors import TooManyEdits, UserError, unknown
 from lks.models.lm import LM
+from lks.progress import Progress, no_progress
 from lks.results.cells import Cell
 from lks.runs.grid import Grid, grids
 from lks.runs.plan import parse_only, plan

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lks.editing.editor import no_progress
 from lks.errors import UserError
 from lks.method.lks import LKS
 from lks.method.params import LKSParams
 from lks.models.lm import LM
 from lks.models.prefill import installed_hooks
+from lks.progress import no_progress
 from lks.results.study_rows import StudyRow
 from lks.studies import donors, probe
 from lks.studies.base import Entities

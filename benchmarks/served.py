@@ -1,7 +1,7 @@
 """A server in a thread, and small patches whose answers tell them apart."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,13 +17,13 @@ BLOCK = 1
 
 
 def questions(count: int = 60) -> list[tuple[str, str]]:
-    """(subject, prompt) of the made world, whose answers `micro-llama` knows."""
+    """Return (subject, prompt) of the synthetic world, whose answers `micro-llama` knows."""
     return [(case.edit.subject, case.edit.prompt) for case in load("world").cases[:count]]
 
 
 def patches(lm: LM, asked: Sequence[tuple[str, str]]) -> dict[str, Patch]:
-    """Two patches that take the same subjects for others, each for somebody else; changed weights; and the
-    unedited model.
+    """Make two patches that take the same subjects for others, each for somebody else; a patch of weights;
+    and one of the unedited model.
     """
     subjects = list(dict.fromkeys(subject for subject, _ in asked))
     ids, mask = lm.pad([encoded.ids for encoded in lm.encode(subjects, [""] * len(subjects))], "left")
@@ -50,7 +50,7 @@ def patches(lm: LM, asked: Sequence[tuple[str, str]]) -> dict[str, Patch]:
 
 
 def answers(lm: LM, patch: Patch, prompts: Sequence[str], count: int) -> list[str]:
-    """What each prompt alone is answered by the model inside `patch.applied`."""
+    """Return what the model inside `patch.applied` answers to each prompt alone."""
     ends = {lm.tokenizer.eos_token_id}
     texts = []
     with patch.applied(lm):
@@ -65,7 +65,7 @@ def answers(lm: LM, patch: Patch, prompts: Sequence[str], count: int) -> list[st
 
 @contextmanager
 def serving(lm: LM, made: Mapping[str, Patch], rules: Rules, grace: float = 10.0) -> Iterator[GracefulServer]:
-    """A running server at a free port; ended on leaving, as SIGTERM would."""
+    """Run a server at a free port; it is ended on leaving, as SIGTERM would."""
     listening = threading.Event()
     server = GracefulServer(
         ModelService(lm, made, rules), "127.0.0.1", 0, grace, lambda address: listening.set()
@@ -79,13 +79,3 @@ def serving(lm: LM, made: Mapping[str, Patch], rules: Rules, grace: float = 10.0
         server.begin_end()
         thread.join(60)
         assert not thread.is_alive(), "the server did not end within a minute"
-
-
-def until(holds: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
-    """Wait until something holds."""
-    pause = threading.Event()
-    for _ in range(int(seconds / 0.01)):
-        if holds():
-            return
-        pause.wait(0.01)
-    raise AssertionError(f"waited {seconds} s for {what}")
