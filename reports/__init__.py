@@ -66,7 +66,7 @@ def render(results: Path, tell: TOLD_TO = no_progress) -> RenderedReport:
     from reports.tables import formats, long_csv
 
     tell("reading what is stored")
-    if not (results / "protocol.json").exists():
+    if not any((results / name).exists() for name in ("protocol.json", "cells")):
         raise StoreError(
             f"{results} holds no results. Run `lks grid` first, or name another folder with --results."
         )

@@ -32,6 +32,14 @@ TOGETHER = 500
 """Number of cells that one transaction ingests: reading free answers costs a third of a second before the
 first of them."""
 
+_DECLARATION = json.dumps({"protocol": PROTOCOL})
+"""Content of `protocol.json`."""
+_RESTORE = (
+    f"If this version of the program made its cells, write {_DECLARATION} into it: they are kept, and those "
+    "of another protocol are recognised by their ids and left out. Or use another folder with --results."
+)
+"""Advice where it is missing or damaged."""
+
 READ_WAIT, RECORD_WAIT = 10.0, 60.0
 """Seconds to wait for another process to release the catalogue: where a caller waits for an answer, and
 where a finished cell is recorded."""
@@ -65,12 +73,9 @@ class Store(Reader):
         if protocol.exists():
             _check_protocol(protocol)
         elif (results / "cells").exists():
-            raise StoreError(
-                f"{results} holds cells but no protocol.json, so their protocol is unknown. "
-                "Use another folder with --results."
-            )
+            raise StoreError(f"{results} holds cells but no protocol.json. {_RESTORE}")
         else:
-            write_whole(protocol, json.dumps({"protocol": PROTOCOL}).encode())
+            write_whole(protocol, _DECLARATION.encode())
         _check_writable(results)
 
     def done(self) -> set[str]:
@@ -292,10 +297,7 @@ def _check_protocol(path: Path) -> None:
             f"Cannot read {path}: {error.strerror}. Use another folder with --results."
         ) from None
     except (ValueError, KeyError, TypeError):
-        raise StoreError(
-            f"{path} is damaged. If its results are of protocol {PROTOCOL}, "
-            "delete this file's folder or use another with --results."
-        ) from None
+        raise StoreError(f"{path} is damaged. {_RESTORE}") from None
     if found != PROTOCOL:
         raise StoreError(
             f"{path.parent} holds results of protocol {one_line(repr(found), 40)}; "

@@ -8,6 +8,8 @@ import math
 import multiprocessing
 import multiprocessing.synchronize
 import os
+import re
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -543,10 +545,32 @@ def test_another_protocol_is_refused(store: Store) -> None:
     (store.results / "protocol.json").write_text(json.dumps({"protocol": 99}))
     with pytest.raises(StoreError, match=r"protocol 99.*--results"):
         Store(store.results)
-    (store.results / "protocol.json").unlink()
-    (store.results / "cells").mkdir(exist_ok=True)
-    with pytest.raises(StoreError, match=r"no protocol\.json"):
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"[3]", b'{"protocol": 3'])
+def test_the_advice_for_a_damaged_protocol_keeps_every_cell(store: Store, content: bytes | None) -> None:
+    put(store, CELL, ANSWERS)
+    other = store.results / "cells" / ("0" * 16)
+    shutil.copytree(store.results / "cells" / CELL.id, other)  # as of another protocol: its id does not match
+    declared = store.results / "protocol.json"
+    before = {
+        file: file.read_bytes()
+        for file in store.results.rglob("*")
+        if file.suffix != ".duckdb" and file.is_file()
+    }
+    declared.unlink()
+    if content is not None:
+        declared.write_bytes(content)
+    with pytest.raises(StoreError) as caught:
         Store(store.results)
+    said = str(caught.value)
+    assert "\n" not in said and "protocol.json" in said and str(store.results) in said
+    wanted = re.search(r"write (\{.*?\}) into it", said)
+    assert wanted is not None
+    declared.write_text(wanted[1])
+    again = Store(store.results)
+    assert len(again.sync()) == 1 and again.done() == {CELL.id}
+    assert before == {file: file.read_bytes() for file in before}
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
