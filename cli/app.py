@@ -4,7 +4,7 @@ import gc
 import logging
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -26,9 +26,6 @@ from cli.testbed import testbed
 from cli.up import down, up
 from flows.settings import Mode
 from lks.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    pass
 
 gc.set_threshold(
     100_000

@@ -66,7 +66,7 @@ def interval(value: float, error: float, clusters: int, level: float = 0.95) -> 
     """
     _check_mean(value, error, clusters)
     if not -ROUNDING <= value <= 1 + ROUNDING:
-        raise ValueError(f"value must be in [0, 1], not {value}: scores without bounds need plain_interval")
+        raise ValueError(f"value must be in [0, 1], not {value}")
     if clusters == 1:
         return 0.0, 1.0
     value = min(1.0, max(0.0, value))
@@ -90,16 +90,6 @@ def _effective_size(value: float, error: float, clusters: int) -> float:
     n = rarer * (1 - rarer) / error**2
     few = rarer**2 / error**2
     return min(n, (few + 1) / (few / n + 1 / clusters))
-
-
-def plain_interval(value: float, error: float, clusters: int, level: float = 0.95) -> tuple[float, float]:
-    """Compute value -+ t error for a mean of unbounded scores (perplexity, entropy, log-probability).
-
-    One cluster gives (-inf, inf).
-    """
-    _check_mean(value, error, clusters)
-    half = t_quantile(clusters - 1, level) * error if clusters > 1 else math.inf
-    return value - half, value + half
 
 
 def _check_mean(value: float, error: float, clusters: int) -> None:

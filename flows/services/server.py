@@ -19,7 +19,6 @@ from flows.services.processes import (
     process_of,
     services,
     start,
-    state_folder,
     tail,
 )
 from lks.errors import UserError
@@ -28,12 +27,6 @@ from lks.io.atomic import write_whole
 PORT = 4200
 PATIENCE_S = 180.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-def running_api() -> str | None:
-    """Return the address of the server that `lks up` has started on this machine, if it is running."""
-    server = services(state_folder()).get(SERVER)
-    return server.note if server else None
 
 
 def ensure_server(state: Path, port: int | None, configured: str | None) -> str:

@@ -31,7 +31,7 @@ from lks.errors import UserError
 
 __all__ = [
     "LEAD_INS", "RELATIONS", "TASKS", "AbilityItem", "Person", "Relation", "Split", "Task", "World",
-    "ability_items", "cases", "sentences", "training_facts", "world",
+    "ability_items", "cases", "sentences", "world",
 ]  # fmt: skip
 
 WORLD_SEED = 0  # seed of the world that the shipped models know
@@ -68,15 +68,6 @@ class World:
 
     seed: int
     people: tuple[Person, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SyntheticFact:
-    """A sentence of the training text: `phrasing` with `name` in it, then `answer`."""
-
-    name: str
-    phrasing: str
-    answer: str
 
 
 def _surnames(count: int, rng: random.Random, taken: set[str]) -> list[str]:
@@ -139,26 +130,6 @@ def world(seed: int = WORLD_SEED, people: int = PEOPLE) -> World:
         for i, (name, aliases) in enumerate(names)
     )
     return World(seed, tuple(everyone))
-
-
-def training_facts(made: World) -> tuple[SyntheticFact, ...]:
-    """Return every fact under every trained phrasing, without lead-ins and under full names only."""
-    return tuple(
-        SyntheticFact(person.name, phrasing, person.values[relation.name])
-        for person in made.people
-        for relation in RELATIONS
-        for phrasing in relation.trained
-    )
-
-
-def held_out_facts(made: World) -> tuple[SyntheticFact, ...]:
-    """Return every fact of the world under the phrasings kept for evaluation."""
-    return tuple(
-        SyntheticFact(person.name, phrasing, person.values[relation.name])
-        for person in made.people
-        for relation in RELATIONS
-        for phrasing in relation.held_out
-    )
 
 
 def _case(number: int, person: Person, relation: Relation, rng: random.Random) -> Case:

@@ -30,8 +30,8 @@ _SHARD = re.compile(r"cells/[0-9a-f]{16}/[^./\\*?\[\]\x00-\x1f][^/\\*?\[\]\x00-\
 RowT = TypeVar("RowT")
 
 
-def write_answers(results: Path, cell_id: str, stage: str, answers: Sequence[Answer]) -> str:
-    """Write a cell's shard for one stage, replacing an older one.
+def write_stage(results: Path, cell_id: str, stage: str, made: Sequence[object]) -> str:
+    """Write a cell's shard for one stage, whose name determines the kind of its rows, or replace it.
 
     Returns:
         The shard's path relative to the results folder, as `Outcome.shards` wants it.
@@ -40,21 +40,9 @@ def write_answers(results: Path, cell_id: str, stage: str, answers: Sequence[Ans
         DataError: the cell's folder is a link that leads out of the results folder.
         StoreError: there is no space, no permission, or another reason to fail.
     """
-    return _write(results, cell_id, stage, answers, SCHEMA)
-
-
-def write_stage(results: Path, cell_id: str, stage: str, made: Sequence[object]) -> str:
-    """Write a cell's shard for any stage, whose name determines the kind of its rows.
-
-    Everything else is as in `write_answers`.
-    """
-    return _write(results, cell_id, stage, made, schema_of(stage))
-
-
-def _write(results: Path, cell_id: str, stage: str, made: Sequence[object], schema: pa.Schema) -> str:
     relative = f"cells/{cell_id}/{stage}.parquet"
     check_inside(results, results / relative)
-    write_shard(results / relative, cell_id, made, schema)
+    write_shard(results / relative, cell_id, made, schema_of(stage))
     return relative
 
 
@@ -105,30 +93,32 @@ def write_shard(path: Path, cell_id: str, made: Sequence[object], schema: pa.Sch
     write_whole(path, sink.getvalue().to_pybytes())
 
 
-def read_check(path: Path, cell_id: str = "") -> int:
+def read_checked(path: Path, cell_id: str = "") -> pa.Table:
     """Read a shard from end to end, including page checksums.
-
-    Returns:
-        The number of rows in it.
 
     Raises:
         DataError: the file is missing, truncated, damaged, not a shard, of a newer version, or holds rows of
             another cell than the one named.
     """
-    return int(_read_checked(path, cell_id).num_rows)
+    table = read(path, _known())
+    if not table.schema.equals(stages()[kind_of(path)].columns):
+        raise DataError(f"{path} holds rows of another kind than its name says. Run its cell again.")
+    if cell_id and any(found != cell_id for found in table["cell_id"].unique().to_pylist()):
+        raise DataError(f"{path} holds rows of another cell than {cell_id}. Run the cell again.")
+    return table
 
 
 def check_cell(results: Path, outcome: Outcome) -> None:
-    """Read a cell's shards from end to end, as `read_check` does, and check that no row occurs twice.
+    """Read a cell's shards from end to end, as `read_checked` does, and check that no row occurs twice.
 
     Raises:
-        DataError: as `read_check`; or rows of a cell, in one shard or two, answer the same question.
+        DataError: as `read_checked`; or rows of a cell, in one shard or two, answer the same question.
     """
     keys: dict[str, list[pa.Table]] = {}
     for shard in known_shards(results, outcome):
         kind = kind_of(Path(shard))
         keys.setdefault(kind, []).append(
-            _read_checked(results / shard, outcome.cell.id).select(stages()[kind].key)
+            read_checked(results / shard, outcome.cell.id).select(stages()[kind].key)
         )
     for kind, tables in keys.items():
         found = pa.concat_tables(tables)
@@ -144,20 +134,11 @@ def check_cell(results: Path, outcome: Outcome) -> None:
             )
 
 
-def _read_checked(path: Path, cell_id: str) -> pa.Table:
-    table = read(path, _known())
-    if not table.schema.equals(stages()[kind_of(path)].columns):
-        raise DataError(f"{path} holds rows of another kind than its name says. Run its cell again.")
-    if cell_id and any(found != cell_id for found in table["cell_id"].unique().to_pylist()):
-        raise DataError(f"{path} holds rows of another cell than {cell_id}. Run the cell again.")
-    return table
-
-
 def read_answers(path: Path) -> list[Answer]:
     """Return the answers of a shard, in the order they were written.
 
     Raises:
-        DataError: as `read_check`.
+        DataError: as `read_checked`.
     """
     return read_rows(path, Answer)
 
@@ -166,7 +147,7 @@ def read_rows(path: Path, kind: type[RowT]) -> list[RowT]:
     """Return the rows of another stage's shard.
 
     Raises:
-        DataError: as `read_check`.
+        DataError: as `read_checked`.
     """
     found: list[dict[str, object]] = read(path, _known()).drop_columns("cell_id").to_pylist()
     try:

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
-from pydantic import TypeAdapter
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -18,8 +17,6 @@ from reports.compare.text import text as comparison_text
 
 NAMED = 3
 """Maximum number of differing cells, and of reasons for each, that the sentence names."""
-
-_JSON = TypeAdapter(Regression)
 
 
 def sentence(regression: Regression) -> str:
@@ -125,18 +122,6 @@ def _table(rows: Sequence[tuple[str, QuantityCheck]]) -> Table:
 
 
 def to_json(regression: Regression) -> str:
-    """Serialise the regression, preceded by whether it is fine, the sentence and the reasons.
-
-    `from_json` reads it back.
-    """
+    """Serialise the regression, preceded by whether it is fine, the sentence and the reasons."""
     summary = {"fine": regression.fine, "sentence": sentence(regression), "faults": regression.faults}
     return json.dumps(summary | asdict(regression), indent=1, ensure_ascii=False) + "\n"
-
-
-def from_json(text: str) -> Regression:
-    """Read a regression written by `to_json`.
-
-    Raises:
-        ValueError: the text is not a regression.
-    """
-    return _JSON.validate_json(text)

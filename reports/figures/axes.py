@@ -171,10 +171,10 @@ def band(axes: "Axes", low: float, value: float, high: float) -> None:
     axes.axhline(value, color=UNEDITED_LOOK.colour, linestyle=UNEDITED_LOOK.dash, linewidth=1.0, zorder=1.5)
 
 
-def legend_height(names: Sequence[str], width: float = DOUBLE) -> float:
+def legend_height(names: Sequence[str]) -> float:
     """Return the height of a legend of these names, in inches."""
     return (
-        math.ceil(len(names) / _columns(names, width))
+        math.ceil(len(names) / _columns(names, DOUBLE))
         * (LINE + 0.02)
         * max((wrapped(name).count("\n") + 1 for name in names), default=1)
     )

@@ -5,15 +5,11 @@ from reports.results import Score
 DASH = "–"
 
 
-def number(score: Score | None, interval: bool = True, mark: str = "") -> str:
-    """Format a score: "97.4 ±1.9", or "*97.4 ±1.9" with a mark; a dash if there is none."""
+def number(score: Score | None) -> str:
+    """Format a score without its interval: "97.4"; a dash if there is none."""
     if score is None or score.value is None:
         return DASH
-    return mark + (
-        f"{score.value:.1f} ±{score.half_width:.1f}"
-        if interval and score.half_width is not None
-        else f"{score.value:.1f}"
-    )
+    return f"{score.value:.1f}"
 
 
 def short(seconds: float) -> str:

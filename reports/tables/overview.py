@@ -119,16 +119,6 @@ HEADINGS: dict[str, tuple[str, str, Callable[[Overview], str]]] = {
 }
 """Columns of the compact table: group, heading, function that formats a row's value."""
 
-NOTES = (
-    "Percent. gap: reliability by TF tokens less WILD. ES, PS, NS: the answer is likelier than its rival, "
-    "for edits, paraphrases and prompts of the same relation about others. Others kept: what the unedited "
-    "model says about subjects that are not edited, by relation, by name, neither (AR exact). KL: to the "
-    "unedited model over its answers about the edited subjects, nats. Port: portability questions that the "
-    "unedited model answers when given the edit. ppl ×: median perplexity of plain text against the unedited "
-    "model's. Fluency: n-gram entropy in bits, of texts after edit prompts and plain openings. Gate fires: "
-    "on edit prompts and paraphrases, and on prompts about nobody edited."
-)
-
 
 def used(rows: Sequence[Overview]) -> list[str]:
     """Return the columns that have a value in some row."""

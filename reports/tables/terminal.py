@@ -77,7 +77,7 @@ def _result_cells(results: Results, outcome: Outcome | None) -> list[str]:
     if outcome is None or outcome.status != "ok":
         return ["[dim]not run[/]" if outcome is None else f"[red]{outcome.status}[/]"]
     tf, ar = (
-        [number(results.score(outcome, readout, metric), False) for metric in COLUMNS]
+        [number(results.score(outcome, readout, metric)) for metric in COLUMNS]
         for readout in ("tf_token", "ar_exact")
     )
     seconds = [short(seconds_per_edit(outcome)), preparation(outcome.costs.prepare_s)]

@@ -17,7 +17,7 @@ from flows.running.time_estimate import DurationEstimator
 from lks.errors import StoreError, UserError
 from lks.results.cells import ANSWERS, Cell, Costs, Measurements, Outcome
 from lks.results.remote import RemoteStore
-from lks.results.shards import check_cell, read_outcome, write_answers, write_outcome, write_stage
+from lks.results.shards import check_cell, read_outcome, write_outcome, write_stage
 from lks.results.store import Store
 from tests.flows.fake_pool import Notes, Server
 from tests.helpers import fakes, stores
@@ -79,12 +79,7 @@ def store(
     results: Path, cell: Cell = CELL, status: str = "ok", stages: tuple[str, ...] = (ANSWERS,), note: str = ""
 ) -> Outcome:
     Store(results)
-    shards = tuple(
-        write_answers(results, cell.id, stage, ROWS)
-        if stage == ANSWERS
-        else write_stage(results, cell.id, stage, [])
-        for stage in stages
-    )
+    shards = tuple(write_stage(results, cell.id, stage, ROWS if stage == ANSWERS else []) for stage in stages)
     outcome = Outcome(
         cell,
         status,

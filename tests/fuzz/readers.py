@@ -21,7 +21,7 @@ PATIENCE = {"report": 300.0, "hangs": 2.0}
 
 
 def shards(folder: Path) -> Reader:
-    """`read_check`, `read_answers` and `read_rows` on a damaged shard."""
+    """`read_checked`, `read_answers` and `read_rows` on a damaged shard."""
     from lks.results import shards as tried
     from lks.results.ability_rows import AbilityRow
     from lks.results.rows import Generation
@@ -38,7 +38,7 @@ def shards(folder: Path) -> Reader:
         kinds = {"ability": AbilityRow, "generations": Generation}
         kind = kinds.get(chosen.stem.partition("-")[0])
         readers: list[Callable[[], object]] = [
-            lambda: tried.read_check(file, rng.choice(("", chosen.parent.name)))
+            lambda: tried.read_checked(file, rng.choice(("", chosen.parent.name)))
         ]
         readers.append(lambda: tried.read_rows(file, kind) if kind else tried.read_answers(file))
         _each(readers)

@@ -1,6 +1,7 @@
 """A small hand-made store of which every number can be worked out by hand."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from lks.edits import Context, ProbeKind
 from lks.results.ability_rows import AbilityRow
@@ -8,7 +9,7 @@ from lks.results.answers import Answer
 from lks.results.cells import ABILITY, ANSWERS, DECISIONS, GENERATIONS, IMMEDIATE, Cell, Costs, Outcome
 from lks.results.decisions import Decision
 from lks.results.rows import Generation
-from lks.results.shards import write_answers, write_outcome, write_stage
+from lks.results.shards import write_outcome, write_shard, write_stage
 from lks.results.store import Store
 
 NAMES = ("Ann", "Bob", "Cleo", "Dan")
@@ -19,6 +20,13 @@ SETTINGS = '{"batch_size": 16, "block": 16, "hypernetwork": "linear", "lambda_ed
 ORIGIN = {"device": "one hand", "finished": "2026-01-01T00:00:00"}
 Wrong = dict[str, int]
 Stages = Mapping[str, Sequence[object]]
+
+
+def write_answers(results: Path, cell_id: str, stage: str, answers: Sequence[Answer]) -> str:
+    """Write a shard of answers for a stage of any name; see `write_stage`."""
+    relative = f"cells/{cell_id}/{stage}.parquet"
+    write_shard(results / relative, cell_id, answers)
+    return relative
 
 
 def answer(

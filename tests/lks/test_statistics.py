@@ -19,7 +19,6 @@ from lks.statistics import (
     kappa,
     mcnemar,
     paired_bootstrap,
-    plain_interval,
     t_quantile,
     tied,
 )
@@ -122,14 +121,6 @@ def test_a_first_failure_does_not_narrow_the_interval() -> None:
 
 def test_one_cluster_says_nothing() -> None:
     assert interval(0.7, 0.0, 1) == (0.0, 1.0)
-    assert plain_interval(0.7, 0.0, 1) == (-np.inf, np.inf)
-
-
-def test_an_interval_without_bounds_is_symmetric() -> None:
-    assert plain_interval(-3.0, 0.5, 3) == pytest.approx(
-        (-3 - 0.5 * stats.t.ppf(0.975, 2), -3 + 0.5 * stats.t.ppf(0.975, 2))
-    )
-    assert plain_interval(12.5, 0.0, 3) == (12.5, 12.5)
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 10_000), st.floats(0.5, 0.99))
@@ -340,7 +331,7 @@ def test_kappa_by_hand() -> None:
         (lambda: interval(0.5, -0.1, 9), "error"),
         (lambda: interval(0.5, 0.1, 0), "clusters"),
         (lambda: interval(0.5, 0.1, 9, level=1), "level"),
-        (lambda: plain_interval(0.5, np.nan, 9), "error"),
+        (lambda: interval(0.5, np.nan, 9), "error"),
         (lambda: t_quantile(0), "df"),
         (lambda: paired_bootstrap(np.ones((3, 2)), np.ones(2), 0), "sizes"),
         (lambda: paired_bootstrap(np.ones((3, 2)), np.zeros(3), 0), "items"),

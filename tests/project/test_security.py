@@ -24,7 +24,7 @@ from lks.editing.patch import NoPatch, WeightPatch
 from lks.errors import DataError, StoreError, UserError
 from lks.io.atomic import write_whole
 from lks.results.cells import ANSWERS, PROTOCOL, Cell, Costs, Outcome
-from lks.results.shards import read_check, read_outcome, write_answers, write_outcome
+from lks.results.shards import read_checked, read_outcome, write_outcome, write_stage
 from lks.results.store import Store
 from tests.helpers import stores
 from tests.helpers.root import ROOT
@@ -262,7 +262,7 @@ def put(results: Path, *shards: str) -> Path:
     ],
 )
 def test_a_shard_is_in_its_cell_s_folder(tmp_path: Path, shard: str):
-    write_answers(tmp_path / "results", "0" * 16, ANSWERS, [stores.answer(0, "Ann", "edit", True)])
+    write_stage(tmp_path / "results", "0" * 16, ANSWERS, [stores.answer(0, "Ann", "edit", True)])
     (tmp_path / "results" / "protocol.json").write_text(json.dumps({"protocol": PROTOCOL}))
     put(tmp_path / "results", shard.format(other="0" * 16, own=CELL.id))
     with pytest.raises(DataError, match="Run its cell again"):
@@ -275,7 +275,7 @@ def test_a_shard_is_in_its_cell_s_folder(tmp_path: Path, shard: str):
 def test_a_link_out_of_the_results_folder_is_not_followed(tmp_path: Path, what: str):
     results, outside = tmp_path / "results", tmp_path / "outside"
     Store(results)
-    put(results, write_answers(results, CELL.id, ANSWERS, [stores.answer(0, "Ann", "edit", True)]))
+    put(results, write_stage(results, CELL.id, ANSWERS, [stores.answer(0, "Ann", "edit", True)]))
     own = results / "cells" / CELL.id
     moved = {"shard": own / f"{ANSWERS}.parquet", "outcome": own / "outcome.json", "folder": own}[what]
     shutil.move(moved, outside)
@@ -285,7 +285,7 @@ def test_a_link_out_of_the_results_folder_is_not_followed(tmp_path: Path, what: 
     assert len(Store(results).sync()) == 1
     if what == "folder":
         before = sorted(file.stat().st_mtime_ns for file in outside.iterdir())
-        for write in (lambda: put(results), lambda: write_answers(results, CELL.id, ANSWERS, [])):
+        for write in (lambda: put(results), lambda: write_stage(results, CELL.id, ANSWERS, [])):
             with pytest.raises(DataError, match="leads out of"):
                 write()
         assert sorted(file.stat().st_mtime_ns for file in outside.iterdir()) == before
@@ -328,13 +328,13 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str):
     file.unlink(missing_ok=True)
     os.mkfifo(file)
     with pytest.raises(DataError, match="is not a regular file"):
-        read_outcome(tmp_path, CELL.id) if name == "outcome.json" else read_check(file)
+        read_outcome(tmp_path, CELL.id) if name == "outcome.json" else read_checked(file)
 
 
 def test_few_bytes_that_mean_many_are_not_unpacked(tmp_path: Path):
     from lks.results.answers import SCHEMA
 
-    good = tmp_path / write_answers(tmp_path, CELL.id, ANSWERS, [stores.answer(0, "Ann", "edit", True)])
+    good = tmp_path / write_stage(tmp_path, CELL.id, ANSWERS, [stores.answer(0, "Ann", "edit", True)])
     rows = pq.read_table(good).take(pa.array([0] * 20_000))
     long = pa.DictionaryArray.from_arrays(pa.array([0] * 20_000, pa.int32()), pa.array(["x" * 1_000_000]))
     place = rows.schema.get_field_index("prompt")
@@ -344,7 +344,7 @@ def test_few_bytes_that_mean_many_are_not_unpacked(tmp_path: Path):
         writer.add_key_value_metadata(SCHEMA.metadata)
     assert good.stat().st_size < 1_000_000
     with pytest.raises(DataError, match="once unpacked"):
-        read_check(good)
+        read_checked(good)
 
 
 def test_an_extension_type_in_a_shard_is_not_loaded(tmp_path: Path):
@@ -355,7 +355,7 @@ def test_an_extension_type_in_a_shard_is_not_loaded(tmp_path: Path):
     field = pa.field("cell_id", pa.string(), metadata=named)
     pq.write_table(pa.table({"cell_id": ["x"]}, schema=pa.schema([field])), tmp_path / "answers.parquet")
     with pytest.raises(DataError):
-        read_check(tmp_path / "answers.parquet")
+        read_checked(tmp_path / "answers.parquet")
     assert not ran.exists()
 
 
@@ -461,7 +461,7 @@ def test_a_key_is_in_no_file_and_no_message(
     monkeypatch.setenv("LKS_CACHE", str(tmp_path / "cache"))
     results = tmp_path / "results"
     held = Store(results)
-    put(results, write_answers(results, CELL.id, ANSWERS, [stores.answer(0, "Ann", "edit", True)]))
+    put(results, write_stage(results, CELL.id, ANSWERS, [stores.answer(0, "Ann", "edit", True)]))
     held.sync()
     with caplog.at_level(logging.DEBUG):
         ran = CliRunner().invoke(app, ["judge", "--model", "fake", "--results", str(results)])

@@ -6,8 +6,8 @@ from pathlib import Path
 from lks.edits import ProbeKind
 from lks.results.answers import Answer
 from lks.results.cells import Cell, Costs, Outcome
-from lks.results.shards import write_answers
 from lks.results.store import Store
+from tests.helpers.stores import write_answers
 
 NAMES = ("Ann", "Bob", "Cleo", "Dan")
 KINDS: tuple[ProbeKind, ...] = ("edit", "paraphrase", "locality")

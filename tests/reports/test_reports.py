@@ -12,11 +12,11 @@ from lks.edits import ProbeKind
 from lks.errors import StoreError
 from lks.results.answers import Answer
 from lks.results.cells import IMMEDIATE, Cell, Costs, Outcome
-from lks.results.shards import write_answers
 from lks.results.store import Store
 from reports import RenderedReport, render
 from reports.tables.formats import FORMS
 from tests.helpers.root import ROOT
+from tests.helpers.stores import write_answers
 
 GOLDEN = ROOT / "tests" / "golden"
 NAMES = ("Ann", "Bob", "Cleo", "Dan")

@@ -13,9 +13,9 @@ from lks.evaluation.readouts import Asking, ask, ask_draws, same
 from lks.evaluation.side_by_side import SideBySide, owned_by
 from lks.evaluation.stages import EditedDraw, UneditedAnswers, answers, answers_of_draws
 from lks.models.lm import LM
-from lks.results.shards import write_answers
 from lks.runs.cell import DRAWS_TOGETHER, ROWS_TOGETHER, together
 from tests.helpers import tiny
+from tests.helpers.stores import write_answers
 from tests.lks.evaluation.test_stages import CASES, SPARE
 
 METHODS = {

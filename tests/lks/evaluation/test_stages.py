@@ -34,9 +34,9 @@ from lks.evaluation.stages import EditedDraw, UneditedAnswers
 from lks.method.replacer import KnowledgeBlockPatch
 from lks.models.lm import LM
 from lks.results.cells import Cell, Measurements, Outcome
-from lks.results.shards import write_answers
 from lks.runs.cell import LoadedResources, run
 from tests.helpers import tiny
+from tests.helpers.stores import write_answers
 from tests.lks.evaluation.test_readout import plainly
 from tests.lks.runs.test_cell import TinyBench
 

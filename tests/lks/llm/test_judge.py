@@ -26,9 +26,10 @@ from lks.llm.judge_calibration import CALIBRATION, Confusion, Labelled, calibrat
 from lks.results.answers import Answer
 from lks.results.cells import Cell, Costs, Outcome
 from lks.results.judge_rows import SCHEMA, Judgement, file_name
-from lks.results.shards import read_outcome, read_rows, write_answers
+from lks.results.shards import read_outcome, read_rows
 from lks.results.store import Store
 from tests.helpers.root import ROOT
+from tests.helpers.stores import write_answers
 
 Says = Callable[[str], "str | int"]
 

@@ -16,10 +16,10 @@ from cli.app import app
 from lks.errors import StoreError
 from lks.results.cells import ANSWERS, GENERATIONS, PASSAGES, Cell, Costs, Outcome
 from lks.results.rows import Generation
-from lks.results.shards import write_answers, write_outcome, write_stage
+from lks.results.shards import write_outcome, write_stage
 from lks.results.store import Store
 from tests.helpers import fakes
-from tests.helpers.stores import answers_of, put
+from tests.helpers.stores import answers_of, put, write_answers
 
 RACERS = 6
 OWN = 4

@@ -27,17 +27,11 @@ from lks.errors import DataError, StoreError
 from lks.results.answers import SCHEMA, Answer
 from lks.results.cells import IMMEDIATE, Cell, Costs, Measurements, Outcome
 from lks.results.decisions import Decision
-from lks.results.shards import (
-    read_answers,
-    read_check,
-    read_outcome,
-    write_answers,
-    write_outcome,
-    write_stage,
-)
+from lks.results.shards import read_answers, read_checked, read_outcome, write_outcome, write_stage
 from lks.results.store import Store, _tables
 from lks.runs.journal import CellJournal
 from lks.statistics import interval, t_quantile
+from tests.helpers.stores import write_answers
 
 Ids = tuple[int, ...]
 
@@ -315,7 +309,7 @@ def test_decisions_are_mirrored_like_answers(filled: Store) -> None:
     (filled.results / "lks.duckdb").unlink()
     assert filled.sync() == [] and filled.query(count, [SCOPE.id]) == [(len(DECISIONS),)]
     damaged = filled.results / "cells" / SCOPE.id / "decisions.parquet"
-    assert read_check(damaged) == len(DECISIONS)
+    assert read_checked(damaged).num_rows == len(DECISIONS)
     damaged.write_bytes(damaged.read_bytes()[:80])
     (warning,) = filled.sync()
     assert str(damaged) in warning and filled.done() == {UNEDITED.id, CELL.id}
@@ -513,7 +507,7 @@ def test_a_flipped_byte_is_found(store: Store) -> None:
     content[60] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(DataError, match="truncated or not Parquet"):
-        read_check(path)
+        read_checked(path)
 
 
 def test_foreign_and_newer_shards_are_refused(tmp_path: Path) -> None:
@@ -531,7 +525,7 @@ def test_foreign_and_newer_shards_are_refused(tmp_path: Path) -> None:
         (odd, "does not have the columns"),
     ):
         with pytest.raises(DataError, match=says):
-            read_check(path)
+            read_checked(path)
 
 
 def test_answers_of_another_cell_are_refused(store: Store) -> None:
