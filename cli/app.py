@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
+from cli.ask import ask, evaluate
 from cli.ci import ci
 from cli.compare import compare as compare_results
 from cli.data import data
-from cli.edit import ask, edit, evaluate, remove
-from cli.export import export
+from cli.edit import edit, remove
 from cli.models import models
-from cli.patch import patch
+from cli.patch import export, patch
 from cli.scope import scope
 from cli.serve import serve
 from cli.status import status

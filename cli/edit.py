@@ -1,16 +1,15 @@
-"""Commands `lks edit`, `lks ask`, `lks eval` and `lks remove`. Heavy imports are deferred until one runs."""
+"""Commands `lks edit` and `lks remove`. Heavy imports are deferred until one runs."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from cli.display import Bar, folder_line, note, show_check, show_reply, show_scores
-from lks.data.fact_text import has_half_character
+from cli.display import Bar, note, show_check
 from lks.errors import UserError
-from lks.io.lines import split_lines
 from workbench.plural import many
 
 if TYPE_CHECKING:
@@ -40,10 +39,6 @@ TemplatesFile = Annotated[
         metavar="FILE",
     ),
 ]
-PatchFolder = Annotated[
-    Path,
-    typer.Option("--patch", "-p", help="Patch folder written by [bold]lks edit[/].", metavar="DIR"),
-]
 Device = Annotated[
     str | None,
     typer.Option(
@@ -52,7 +47,6 @@ Device = Annotated[
         metavar="DEVICE",
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Use the patch even if it was made for another model.")]
 
 FORM_HELP = (
     "How prompts are presented to the model. bare: as they are. qa: as Q: ..., then A:. "
@@ -62,66 +56,66 @@ FORM_HELP = (
 EditForm = Annotated[
     Literal["auto", "bare", "qa", "chat"] | None, typer.Option("--form", help=f"{FORM_HELP} Default: auto.")
 ]
-AskForm = Annotated[
-    Literal["auto", "bare", "qa", "chat"] | None,
-    typer.Option("--form", help=f"{FORM_HELP} Default: the form that the patch was trained in."),
+NewPatch = Annotated[Path, typer.Option("--out", "-o", help="Folder to write the patch to.", metavar="DIR")]
+MethodName = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        help="Editing method: a name from [bold]lks list methods[/]. Default: lks.",
+        metavar="NAME",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Set a parameter of the method to a value; may be repeated.", metavar="NAME=VALUE"
+    ),
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Random seed for editing and training. Default: 0.")]
+TrainingData = Annotated[
+    str,
+    typer.Option(
+        "--training",
+        help="Dataset to train on beforehand, for methods that learn from other edits.",
+        metavar="NAME",
+    ),
+]
+Update = Annotated[
+    bool,
+    typer.Option("--update", help="Add facts to the existing patch in --out, or change facts in it."),
+]
+Without = Annotated[
+    list[str] | None,
+    typer.Option("--without", help="With --update: remove all facts about this subject; may be repeated."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the existing patch in --out.")]
+SkipBad = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad", help="Skip bad lines of the --facts file and list them in skipped.txt in --out."
+    ),
+]
+AllErrors = Annotated[
+    bool,
+    typer.Option("--all-errors", help="Report all errors in the --facts file, not only the first 20."),
 ]
 
 
 def edit(
     model: Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the patch to.", metavar="DIR")],
+    out: NewPatch,
     facts: FactsFile = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            "--method",
-            help="Editing method: a name from [bold]lks list methods[/]. Default: lks.",
-            metavar="NAME",
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="Set a parameter of the method to a value; may be repeated.", metavar="NAME=VALUE"
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="Random seed for editing and training. Default: 0.")
-    ] = None,
+    method: MethodName = None,
+    settings: Settings = None,
+    seed: Seed = None,
     templates: TemplatesFile = None,
-    training: Annotated[
-        str,
-        typer.Option(
-            "--training",
-            help="Dataset to train on beforehand, for methods that learn from other edits.",
-            metavar="NAME",
-        ),
-    ] = "",
+    training: TrainingData = "",
     form: EditForm = None,
-    update: Annotated[
-        bool,
-        typer.Option("--update", help="Add facts to the existing patch in --out, or change facts in it."),
-    ] = False,
-    without: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--without", help="With --update: remove all facts about this subject; may be repeated."
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the existing patch in --out.")
-    ] = False,
-    skip_bad: Annotated[
-        bool,
-        typer.Option(
-            "--skip-bad", help="Skip bad lines of the --facts file and list them in skipped.txt in --out."
-        ),
-    ] = False,
-    all_errors: Annotated[
-        bool,
-        typer.Option("--all-errors", help="Report all errors in the --facts file, not only the first 20."),
-    ] = False,
+    update: Update = False,
+    without: Without = None,
+    overwrite: Overwrite = False,
+    skip_bad: SkipBad = False,
+    all_errors: AllErrors = False,
     device: Device = None,
 ) -> None:
     """Edit facts in a model: write a patch that turns it into the edited model.
@@ -160,14 +154,11 @@ def edit(
     check_writable(out, update or overwrite)
     check_form(model, form)
     earlier = read(out) if update else None
-    together = (
-        given
-        if earlier is None or earlier.facts is None
-        else earlier.facts.without(without or []).joined(given)
-    )
+    known = earlier.facts if earlier else None
+    together = known.without(without or []).joined(given) if known else given
     for line in (*given.notes, *contradicting(together.facts)):
         note(console, line)
-    _edit(console, (model, device), (given, reading), wish, (out, earlier, without or []))
+    _edit(console, _EditOrder(model, device, given, reading, wish, out, earlier, tuple(without or ())))
 
 
 def _check_update(update: bool, overwrite: bool, without: bool, method: bool) -> None:
@@ -186,13 +177,30 @@ def _check_update(update: bool, overwrite: bool, without: bool, method: bool) ->
         )
 
 
-def _edit(
-    console: Console,
-    model: tuple[str, str | None],
-    facts: "tuple[Facts, BadLines]",
-    wish: "EditRequest",
-    where: "tuple[Path, SavedEdits | None, list[str]]",
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _EditOrder:
+    """What `lks edit` is asked to do, checked as far as that needs no model.
+
+    Attributes:
+        model, device: the model to edit, and where.
+        facts: new facts, read in the way `reading`.
+        wish: method, parameters and form.
+        out: folder of the patch.
+        earlier: the patch in it that is updated; None for a new one.
+        without: subjects whose facts are removed from the earlier patch.
+    """
+
+    model: str
+    device: str | None
+    facts: "Facts"
+    reading: "BadLines"
+    wish: "EditRequest"
+    out: Path
+    earlier: "SavedEdits | None"
+    without: tuple[str, ...]
+
+
+def _edit(console: Console, order: _EditOrder) -> None:
     """Load the model, edit it, write the patch and ask the edited facts."""
     from lks.data.user_facts import STRICT
     from workbench.editing import answers, edit_model, update_model
@@ -202,11 +210,10 @@ def _edit(
     from workbench.patch_folder import SKIPPED, check_writable, write
     from workbench.presets import method_named
 
-    out, earlier, without = where
-    lm = _loaded(console, *model)
-    given, reading = facts
-    if reading != STRICT:  # otherwise `edit_model` checks
-        given = fitting(lm, given, reading)
+    out, earlier, given = order.out, order.earlier, order.facts
+    lm = loaded(console, order.model, order.device)
+    if order.reading != STRICT:  # otherwise `edit_model` checks
+        given = fitting(lm, given, order.reading)
     if given.skipped:
         note(
             console,
@@ -214,9 +221,8 @@ def _edit(
             f"these lines are skipped and listed in {out / SKIPPED}.",
         )
     check_writable(out, earlier is not None or out.exists(), _room(lm, len(given.facts)))
-    for line in too_long(
-        lm, method_named(earlier.origin.method if earlier and earlier.origin else wish.method), given
-    ):
+    method = earlier.origin.method if earlier and earlier.origin else order.wish.method
+    for line in too_long(lm, method_named(method), given):
         note(console, line)
 
     def warn(line: str) -> None:
@@ -224,10 +230,10 @@ def _edit(
 
     with Bar(console) as bar:
         if earlier is None:
-            made, said = edit_model(lm, given, wish, bar, warn), ""
+            made, said = edit_model(lm, given, order.wish, bar, warn), ""
         else:
             earlier.check_model(lm)
-            made, said = update_model(lm, earlier, given, bar, without, warn)
+            made, said = update_model(lm, earlier, given, bar, order.without, warn)
         write(out, made)
         check = answers(lm, made.patch, (made.facts or given).dataset(), bar, made.form)
         health = look(lm, made.patch, [one.asked for one in check.said])
@@ -246,167 +252,6 @@ def _room(lm: "LM", count: int) -> int:
     A dense change of one matrix has the same size.
     """
     return 4 * lm.dim * (6 * lm.dim + 4 * count)
-
-
-def ask(
-    model: Model,
-    patch: PatchFolder,
-    prompts: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Prompts to ask. Default, or -: read one per line from the standard input.",
-            metavar="[PROMPT]...",
-        ),
-    ] = None,
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", min=1, help="Maximum number of generated tokens.")
-    ] = 30,
-    form: AskForm = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Shorthand for --form chat.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per prompt instead of a table.")
-    ] = False,
-    force: Force = False,
-    device: Device = None,
-) -> None:
-    """Ask the edited and the unedited model the same prompts, side by side.
-
-    [bold]Examples[/]
-
-      lks ask --model micro-llama --patch patch "Mara Kel plays the"
-
-      lks ask --model micro-llama --patch patch < prompts.txt
-    """
-    from workbench.compare_answers import reply, warm_up
-    from workbench.forms import check_form
-    from workbench.patch_folder import read
-
-    if chat and form not in (None, "chat"):
-        raise UserError(f"--chat means --form chat, but --form {form} is given, too. Give one of the two.")
-    console = Console()
-    if broken := [prompt for prompt in prompts or [] if has_half_character(prompt)]:
-        raise UserError(
-            f"Prompt {broken[0]!a} is not UTF-8. "
-            "Use a UTF-8 terminal, or give the prompts on the standard input."
-        )
-    edited = read(patch)
-    chosen = "chat" if chat else form
-    check_form(model, chosen)
-    lm = _loaded(Console(stderr=True) if as_json else console, model, device)
-    edited.check_model(lm, force)
-    warm_up(lm, edited.patch)
-    asked = 0
-    for prompt in _typed(console) if not prompts or prompts == ["-"] else prompts:
-        if prompt.strip():
-            show_reply(
-                console, reply(lm, edited.patch, prompt, max_new_tokens, chosen or edited.form), as_json
-            )
-            asked += 1
-    if not asked:
-        raise UserError(
-            "No prompt was given. Put it after the options in quotation marks, "
-            "or give one per line on the standard input."
-        )
-
-
-def _typed(console: Console) -> "list[str] | _Lines":
-    """Return the prompts from the standard input; on a terminal they are read one by one."""
-    if sys.stdin.isatty():
-        return _Lines(console)
-    try:
-        return split_lines(sys.stdin.buffer.read().decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"The standard input is not UTF-8 (byte {error.start}). Give prompts in UTF-8, one per line."
-        ) from None
-
-
-class _Lines:
-    """Prompts as they are typed, until an empty line or the end of input."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> str:
-        try:
-            line = self._console.input("[bold]prompt>[/] ")
-        except EOFError:
-            raise StopIteration from None
-        if not line.strip():
-            raise StopIteration
-        return line
-
-
-def evaluate(
-    model: Model,
-    patch: PatchFolder,
-    facts: FactsFile = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="Results folder. Default: PATCH-eval, next to the patch folder.",
-            metavar="DIR",
-        ),
-    ] = None,
-    templates: TemplatesFile = None,
-    overhead: Annotated[
-        bool,
-        typer.Option("--overhead", help="Also time prompts with and without the patch (about 20 s)."),
-    ] = False,
-    form: AskForm = None,
-    force: Force = False,
-    device: Device = None,
-) -> None:
-    """Score a patch fully: reliability, generality and locality with 95 % intervals, and a page with all
-    answers.
-
-    Without --facts the patch's own facts are asked. A stopped run resumes where it was.
-
-    [bold]Example[/]
-
-      lks eval --model micro-llama --patch patch --facts facts.jsonl
-    """
-    from lks.data.user_facts import read_facts
-    from lks.results.cells import Measurements
-    from reports import render
-    from workbench.forms import check_form
-    from workbench.patch_folder import read
-    from workbench.scoring import score
-
-    console = Console()
-    asked = read_facts(facts, templates) if facts else None
-    edited = read(patch)
-    if asked is None and edited.facts is None:
-        raise UserError(f"{patch} has no facts.jsonl. Give the facts with --facts.")
-    known = asked or edited.facts
-    assert known is not None
-    check_form(model, form)
-    results = out or patch.absolute().parent / f"{patch.absolute().name}-eval"
-    lm = _loaded(console, model, device)
-    edited.check_model(lm, force)
-    questions = sum(len(case.probes) for case in known.dataset().cases)
-    note(console, f"Asking the unedited and the edited model {many(questions, 'question')} each.")
-    with Bar(console) as bar:
-        scored = score(
-            lm,
-            edited,
-            known,
-            results,
-            lambda who, stage, done: bar(f"{who}: {stage}", done),
-            form,
-            Measurements(overhead=overhead),
-        )
-        bar("report", 0.0)
-        report = render(results)
-        bar("report", 1.0)
-    show_scores(console, results, scored, known)
-    note(console, f"Time: {bar.spent()}.")
-    folder_line(console, "Report", report.page)
 
 
 def remove(
@@ -445,7 +290,7 @@ def remove(
     note(console, f"{many(left, 'subject')} {'is' if left == 1 else 'are'} left in {patch}.")
 
 
-def _loaded(console: Console, name: str, device: str | None) -> "LM":
+def loaded(console: Console, name: str, device: str | None) -> "LM":
     """Load the model without output from transformers.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Commands `lks patch info`, `lks patch merge` and `lks patch diff`."""
+"""Commands `lks patch info`, `lks patch merge`, `lks patch diff`, and `lks export`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +10,8 @@ from rich.text import Text
 
 from cli.display import byte_text, folder_line, grid_of_facts, note
 from lks.errors import UserError
+from workbench.export import Precision, publish
+from workbench.export import merge as merge_into_model
 
 patch = typer.Typer(no_args_is_help=True, help="Inspect, merge and compare patches.")
 
@@ -131,6 +133,61 @@ def diff(first: Folder, second: Folder) -> None:
         table.add_row(Text(name), *("-" if one is None else f"{one:.4g}" for one in sizes))
     console.print(table, highlight=False)
     _rest(console, len(apart))
+
+
+def export(
+    model: Annotated[
+        str,
+        typer.Option("--model", help="Model that was edited: name, folder or hub id.", metavar="MODEL"),
+    ],
+    patch: Annotated[Path, typer.Option("--patch", help="Patch folder to export.", metavar="DIR")],
+    out: Annotated[Path, typer.Option("--out", help="New folder to write to.", metavar="DIR")],
+    merged: Annotated[
+        bool, typer.Option("--merge", help="Fold a patch of weights into a plain checkpoint.")
+    ] = False,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(
+            "--dtype",
+            help="Number format of the merged checkpoint. "
+            "Default: that in which models run here, float32 on a CPU, bfloat16 on a GPU.",
+        ),
+    ] = None,
+    licence: Annotated[
+        str,
+        typer.Option(
+            "--license", help="License stated in the model card, as the hub names it.", metavar="ID"
+        ),
+    ] = "other",
+) -> None:
+    """Write a patch, or with --merge the edited model, to a folder for sharing or for the hub.
+
+    The folder has a model card that says what was edited and how to load it.
+    Upload it with `hf upload USER/REPOSITORY DIR`.
+
+    [bold]Examples[/]
+
+      lks export --model meta-llama/Llama-2-7b-chat-hf --patch patch --out to-hub
+
+      lks export --model micro-llama --patch patch --out edited --merge
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    console = Console(soft_wrap=True)
+    if precision is not None and not merged:
+        raise UserError("--dtype only applies to --merge: a patch is exported as it is.")
+    if merged:
+        from cli.readying import make_ready
+
+        make_ready(console, [model])
+    with console.status("merging" if merged else "copying"):
+        done = (
+            merge_into_model(model, patch, out, precision, licence)
+            if merged
+            else publish(model, patch, out, licence)
+        )
+    console.print(f"{done.folder}: {', '.join(done.files)} ({done.nbytes:,} bytes)", highlight=False)
 
 
 def _rest(console: Console, count: int) -> None:

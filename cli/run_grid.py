@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from flows.running.process_cache import process_cache
 from flows.settings import Mode
 from lks.errors import UserError
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from reports import RenderedReport
 
 
+@process_cache()
 def run_grid(
     grid: str | None = None,
     results: Path | None = None,
@@ -31,6 +33,8 @@ def run_grid(
     wait: float = 0.0,
 ) -> None:
     """Plan a grid, show what it is, run what is missing and show the results.
+
+    Models and datasets are kept in the process meanwhile.
 
     Args:
         grid: its name; None for the default.
@@ -44,44 +48,12 @@ def run_grid(
     Raises:
         UserError: something is unknown, missing, in use or cannot be written.
     """
-    from flows.running.process_cache import process_cache
-
-    with process_cache():
-        _run(grid, results, only, dry_run, retry_failed, runner, wait)
-
-
-def _run(
-    grid: str | None,
-    results: Path | None,
-    only: str,
-    dry_run: bool,
-    retry_failed: bool,
-    runner: Mode | None,
-    wait: float,
-) -> None:
-    """Do the work of `run_grid` with models and datasets kept in the process."""
     from cli.readying import make_ready
-    from flows.running.planning import (
-        await_writer,
-        cells_of,
-        compare,
-        existing,
-        folder_of,
-        named_grid,
-        only_writer,
-    )
+    from flows.running.planning import await_writer, compare, existing, folder_of, only_writer
     from flows.settings import Settings
 
-    folder, console = folder_of(results), Console()
-    asked = named_grid(grid or Settings().grid, Settings().grids)
-    cells = cells_of(asked, only)
-    if (
-        not grid
-        and not dry_run
-        and (runner or Settings().runner) != "pool"
-        and (other := _in_place_of(asked, console))
-    ):
-        asked, cells = other, cells_of(other, only)
+    folder, console, mode = folder_of(results), Console(), runner or Settings().runner
+    asked, cells = _chosen(console, grid, only, replaceable=not dry_run and mode != "pool")
     if not dry_run:
         exchange_cells(folder, {cell.id for cell in cells})
     work = compare(asked, cells, existing(folder), retry_failed)
@@ -94,15 +66,32 @@ def _run(
         await_writer(folder, wait or Settings().wait_s)
         with only_writer(folder):  # busy or unwritable: say so now, not after Prefect has started
             pass
-        if (runner or Settings().runner) != "pool":
+        if mode != "pool":
             make_ready(console, sorted({cell.model for cell in work.todo}))
-        how = (asked.name, folder, only, retry_failed)
-        _run_flow(console, runner or Settings().runner, how, (asked, cells))
+        _run_flow(console, mode, (asked.name, folder, only, retry_failed), (asked, cells))
     else:
         console.print(
             f"Nothing to do: all {len(work.cells)} cells of {asked.name!r} are in {folder}.", highlight=False
         )
     show_results(console, folder)
+
+
+def _chosen(console: Console, name: str | None, only: str, replaceable: bool) -> "tuple[Grid, list[Cell]]":
+    """Return the grid to run and its cells.
+
+    Args:
+        console: where a replacement is reported.
+        name: the grid that the user asks for; None for the default one.
+        only: filter of cells.
+        replaceable: whether another grid may take the place of the default one, see `_in_place_of`.
+    """
+    from flows.running.planning import cells_of, named_grid
+    from flows.settings import Settings
+
+    asked = named_grid(name or Settings().grid, Settings().grids)
+    cells = cells_of(asked, only)
+    other = None if name or not replaceable else _in_place_of(asked, console)
+    return (asked, cells) if other is None else (other, cells_of(other, only))
 
 
 def _in_place_of(asked: "Grid", console: Console) -> "Grid | None":

@@ -33,51 +33,59 @@ def _group() -> None:
     """Make this a command group even while it has a single command."""
 
 
+DatasetName = Annotated[
+    str,
+    typer.Option(
+        "--dataset", help="Dataset whose subjects are edited: a name from [bold]lks list datasets[/]."
+    ),
+]
+EditsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--edits",
+        help='Edit the subjects in this file instead: lines of {"subject": ..., "aliases": [...]}.',
+        metavar="FILE",
+    ),
+]
+NumberOfEdits = Annotated[
+    int | None,
+    typer.Option(
+        "--n-edits",
+        min=1,
+        help="T: number of edited cases; the prompts of all others are asked, too. "
+        f"Default: at most {MOST:,}.",
+    ),
+]
+Kinds = Annotated[
+    str,
+    typer.Option(
+        "--scope",
+        help="Scope indicators to check, from exact, fuzzy and official, separated by commas; "
+        "only the targets of the first one count.",
+    ),
+]
+NumberOfNames = Annotated[
+    int, typer.Option("--names", min=0, help="Add made-up names up to this total number of names.")
+]
+DataFolder = Annotated[
+    Path | None, typer.Option("--data", help="Folder of the datasets. Default: $LKS_DATA.", metavar="DIR")
+]
+Seed = Annotated[
+    int, typer.Option("--seed", help="Random seed for the choice of cases, carrier sentences and typos.")
+]
+Why = Annotated[bool, typer.Option("--why", help="Show the cases that caused a target to be missed.")]
+
+
 @scope.command("check")
 def check_scope(
-    dataset: Annotated[
-        str,
-        typer.Option(
-            "--dataset", help="Dataset whose subjects are edited: a name from [bold]lks list datasets[/]."
-        ),
-    ] = "counterfact",
-    edits: Annotated[
-        Path | None,
-        typer.Option(
-            "--edits",
-            help='Edit the subjects in this file instead: lines of {"subject": ..., "aliases": [...]}.',
-            metavar="FILE",
-        ),
-    ] = None,
-    n_edits: Annotated[
-        int | None,
-        typer.Option(
-            "--n-edits",
-            min=1,
-            help="T: number of edited cases; the prompts of all others are asked, too. "
-            f"Default: at most {MOST:,}.",
-        ),
-    ] = None,
-    kinds: Annotated[
-        str,
-        typer.Option(
-            "--scope",
-            help="Scope indicators to check, from exact, fuzzy and official, separated by commas; "
-            "only the targets of the first one count.",
-        ),
-    ] = "exact,fuzzy",
-    names: Annotated[
-        int, typer.Option("--names", min=0, help="Add made-up names up to this total number of names.")
-    ] = 0,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Folder of the datasets. Default: $LKS_DATA.", metavar="DIR")
-    ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", help="Random seed for the choice of cases, carrier sentences and typos.")
-    ] = 0,
-    why: Annotated[
-        bool, typer.Option("--why", help="Show the cases that caused a target to be missed.")
-    ] = False,
+    dataset: DatasetName = "counterfact",
+    edits: EditsFile = None,
+    n_edits: NumberOfEdits = None,
+    kinds: Kinds = "exact,fuzzy",
+    names: NumberOfNames = 0,
+    data: DataFolder = None,
+    seed: Seed = 0,
+    why: Why = False,
 ) -> None:
     """Check right subjects, false matches, speed and memory against targets. Exit 1 if the first scope misses
     one.
@@ -108,17 +116,10 @@ def check_scope(
     rows = [row for kind in asked for row in check(kind, edited, outside, known, seed)]
     table = _table(rows, f"{len(edited.names):,} names of {edits or dataset}")
     Console(width=max(console.width, Console(width=1000).measure(table).maximum)).print(table)
-    if why:
-        for row in rows:
-            if row.passed is False:
-                console.print(
-                    f"{row.kind}, {row.what}:",
-                    *row.why[:20],
-                    sep="\n  ",
-                    highlight=False,
-                    markup=False,
-                    soft_wrap=True,
-                )
+    for row in rows:
+        if why and row.passed is False:
+            said = "\n  ".join([f"{row.kind}, {row.what}:", *row.why[:20]])
+            console.print(said, highlight=False, markup=False, soft_wrap=True)
     if any(row.kind == asked[0] and row.passed is False for row in rows):
         raise typer.Exit(1)
 

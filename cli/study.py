@@ -1,5 +1,6 @@
 """Commands `lks study`: where in a model facts are, and at which block to edit it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,38 +44,41 @@ def _group() -> None:
     """Make this a command group even while it has a single command."""
 
 
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="Model to study: a name from [bold]lks list models[/], or a folder.",
+        metavar="NAME",
+    ),
+]
+DatasetName = Annotated[
+    str, typer.Option("--dataset", help="Dataset whose facts are used; the model should know them.")
+]
+Entities = Annotated[int, typer.Option("--entities", min=2, help="Number of entities to study.")]
+Source = Annotated[
+    str,
+    typer.Option("--source", help="Source of new blocks: donor (another entity's) or edited (made by LKS)."),
+]
+Records = Annotated[
+    int, typer.Option("--records", min=0, help="Number of facts to use, from the start; 0 means all.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Random seed for the choice of entities and donors.")]
+Results = Annotated[
+    Path | None,
+    typer.Option("--results", help="Folder of all results. Default: $LKS_RESULTS or results.", metavar="DIR"),
+]
+
+
 @study.command("layers")
 def layers(
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            help="Model to study: a name from [bold]lks list models[/], or a folder.",
-            metavar="NAME",
-        ),
-    ],
-    dataset: Annotated[
-        str, typer.Option("--dataset", help="Dataset whose facts are used; the model should know them.")
-    ] = "world",
-    entities: Annotated[int, typer.Option("--entities", min=2, help="Number of entities to study.")] = 200,
-    source: Annotated[
-        str,
-        typer.Option(
-            "--source", help="Source of new blocks: donor (another entity's) or edited (made by LKS)."
-        ),
-    ] = "donor",
-    records: Annotated[
-        int, typer.Option("--records", min=0, help="Number of facts to use, from the start; 0 means all.")
-    ] = 0,
-    seed: Annotated[
-        int, typer.Option("--seed", help="Random seed for the choice of entities and donors.")
-    ] = 0,
-    results: Annotated[
-        Path | None,
-        typer.Option(
-            "--results", help="Folder of all results. Default: $LKS_RESULTS or results.", metavar="DIR"
-        ),
-    ] = None,
+    model: Model,
+    dataset: DatasetName = "world",
+    entities: Entities = 200,
+    source: Source = "donor",
+    records: Records = 0,
+    seed: Seed = 0,
+    results: Results = None,
 ) -> None:
     """Recommend a block to edit: the one where a new state tells the model most, in bits (LKS, Eq. 9).
 
@@ -112,14 +116,7 @@ def layers(
     )
     console = Console()
     cells, store = run_missing(console, asked, folder_of(results))
-    curves: Curves = {}
-    for cell in cells:
-        for point in store.rows(
-            BlockPoint,
-            "SELECT quantity, block, value, low, high FROM study_curves WHERE cell_id = ? AND block >= 0",
-            [cell.id],
-        ):
-            curves.setdefault(point.quantity, {})[point.block] = point
+    curves = _curves(store, cells)
     if not curves.get("bits"):
         raise UserError(
             f"No entity of {dataset!r} has a donor that is asked the same. "
@@ -154,6 +151,19 @@ def run_missing(console: Console, grid: Grid, folder: Path) -> "tuple[list[Cell]
             if outcome.status != "ok":
                 raise UserError(f"{cell.label}: {outcome.status} ({outcome.reason})")
     return cells, store
+
+
+def _curves(store: "Store", cells: Sequence[Cell]) -> Curves:
+    """Read the curves of some cells."""
+    found: Curves = {}
+    for cell in cells:
+        for point in store.rows(
+            BlockPoint,
+            "SELECT quantity, block, value, low, high FROM study_curves WHERE cell_id = ? AND block >= 0",
+            [cell.id],
+        ):
+            found.setdefault(point.quantity, {})[point.block] = point
+    return found
 
 
 def table(curves: Curves, title: str) -> Table:

@@ -28,31 +28,34 @@ from lks.errors import UserError
 END_S = 20.0
 
 
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=0,
+        help="Number of workers for cells on this machine. Default: one per GPU, else one.",
+        metavar="N",
+    ),
+]
+Port = Annotated[
+    int | None,
+    typer.Option(
+        "--port",
+        min=1,
+        max=65535,
+        help="Port of the server, which listens on this machine only. Default: 4200.",
+    ),
+]
+Results = Annotated[
+    Path | None,
+    typer.Option("--results", help="Folder of all results. Default: $LKS_RESULTS or results.", metavar="DIR"),
+]
+
+
 def up(
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            min=0,
-            help="Number of workers for cells on this machine. Default: one per GPU, else one.",
-            metavar="N",
-        ),
-    ] = None,
-    port: Annotated[
-        int | None,
-        typer.Option(
-            "--port",
-            min=1,
-            max=65535,
-            help="Port of the server, which listens on this machine only. Default: 4200.",
-        ),
-    ] = None,
-    results: Annotated[
-        Path | None,
-        typer.Option(
-            "--results", help="Folder of all results. Default: $LKS_RESULTS or results.", metavar="DIR"
-        ),
-    ] = None,
+    workers: Workers = None,
+    port: Port = None,
+    results: Results = None,
 ) -> None:
     """Start a Prefect server, work pools, deployments and workers in the background; only what is missing.
 

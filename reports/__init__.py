@@ -11,6 +11,7 @@ from lks.io.atomic import write_whole
 from lks.io.untrusted import check_inside
 from lks.progress import no_progress
 from lks.results.cells import Outcome
+from lks.results.reader import Reader
 from lks.results.store import Store
 from reports.figures.drawing import KINDS, Absent, Drawing
 from reports.results import Results, load
@@ -63,7 +64,6 @@ def render(results: Path, tell: TOLD_TO = no_progress) -> RenderedReport:
     from reports.figures import all as figures
     from reports.page import page
     from reports.tables import all as tables
-    from reports.tables import formats, long_csv
 
     tell("reading what is stored")
     if not any((results / name).exists() for name in ("protocol.json", "cells")):
@@ -81,14 +81,7 @@ def render(results: Path, tell: TOLD_TO = no_progress) -> RenderedReport:
         made = tables.tables(loaded, copy)
         if loaded.of("development").blocks:
             made["development"] = tables.development(loaded)
-        files = {
-            f"tables/{stem}.{ending}": form(of_stem)
-            for stem, of_stem in made.items()
-            if of_stem
-            for ending, form in formats.FORMS.items()
-        }
-        files |= {f"data/{name}": text for name, text in long_csv.files(loaded, copy).items()}
-        written = {name: text.encode() for name, text in files.items()}
+        written = {name: text.encode() for name, text in _texts(loaded, copy, made).items()}
         tell("figures")
         drawn = figures.figures(loaded, copy)
         written |= _images(folder, drawn)
@@ -109,6 +102,19 @@ def render(results: Path, tell: TOLD_TO = no_progress) -> RenderedReport:
         shown,
         made,
     )
+
+
+def _texts(loaded: Results, copy: Reader, made: Mapping[str, Sequence[Table]]) -> dict[str, str]:
+    """Return the tables in all formats, and the long CSVs, by their paths in the report."""
+    from reports.tables import formats, long_csv
+
+    files = {
+        f"tables/{stem}.{ending}": form(of_stem)
+        for stem, of_stem in made.items()
+        if of_stem
+        for ending, form in formats.FORMS.items()
+    }
+    return files | {f"data/{name}": text for name, text in long_csv.files(loaded, copy).items()}
 
 
 def _images(folder: Path, figures: Sequence[Drawing | Absent]) -> dict[str, bytes]:

@@ -242,7 +242,7 @@ def update_model(
         edits = [case.edit for case in together.dataset().cases if case.edit.subject in touched]
         for line in editor.warnings(lm, edits):
             warn(line)
-        return _continued(lm, earlier, together, sorted(touched), list(drop), editor, report)
+        return _continued(lm, replace(earlier, facts=together), edits, drop, editor, report)
     wish = EditRequest(origin.method, origin.changed, origin.seed, origin.training, origin.form)
     made = edit_model(lm, together, wish, report, warn)
     history = (*origin.history, f"edited again with all {len(together.facts)} facts")
@@ -253,18 +253,26 @@ def update_model(
 def _continued(
     lm: LM,
     earlier: SavedEdits,
-    together: Facts,
-    touched: list[str],
-    drop: list[str],
+    edits: Sequence[Edit],
+    drop: Sequence[str],
     editor: SupportsUpdate,
     report: StageProgress,
 ) -> tuple[SavedEdits, str]:
-    """Train on the touched subjects only; the others keep their knowledge blocks."""
+    """Train on the subjects of some edits only; the others keep their knowledge blocks.
+
+    Args:
+        lm: the unedited model.
+        earlier: the earlier patch, with the facts that are wanted now.
+        edits: all edits of subjects that are new or changed.
+        drop: subjects to remove.
+        editor: the method.
+        report: called with the progress.
+    """
     origin = cast(EditRecord, earlier.origin)
     began = time.perf_counter()
+    touched = sorted({edit.subject for edit in edits})
     kept = cast(Patch, earlier.patch.without([*touched, *drop]))
     learnt = earlier.learnt
-    edits = [case.edit for case in together.dataset().cases if case.edit.subject in touched]
     edits = _put(origin.form, lm, method_named(origin.method), edits)
     if edits:
         made = editor.update(
@@ -277,12 +285,12 @@ def _continued(
     new = replace(
         origin, seconds=seconds, made={**provenance(), **lm.provenance}, history=(*origin.history, done)
     )
-    same = len(kept.subjects) - len({edit.subject for edit in edits})
+    same = len(kept.subjects) - len(touched)
     said = (
         f"{done}; {many(same, 'subject')} {'keeps its' if same == 1 else 'keep their'} "
         "knowledge blocks bit for bit."
     )
-    return SavedEdits(kept, new, together, learnt), said
+    return replace(earlier, patch=kept, origin=new, learnt=learnt), said
 
 
 def answers(

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,7 +24,7 @@ from lks.progress import Progress, no_progress
 from lks.results.cells import ANSWERS, IMMEDIATE, UNEDITED, Cell, Measurements, Outcome
 from lks.results.shards import read_answers, write_shard
 from lks.results.store import Store
-from lks.runs.cell import LoadedResources, run
+from lks.runs.cell import LoadedResources, Method, run
 from workbench.forms import dataset_in, settled
 from workbench.patch_folder import ModelIdentity, SavedEdits
 from workbench.presets import BY_RULE
@@ -138,21 +139,14 @@ def score(
     cell = _cell(lm, edited, dataset)
     _put(results, cell, edited)
     bench = _Here(lm, dataset)
-    unedited = run(
-        cell.unedited,
-        baselines.methods()[UNEDITED],
-        results,
-        lambda stage, done: report("unedited", stage, done),
-        bench,
-        extras,
-    )
-    store.record(unedited)
-    title, ruled = (
-        (edited.origin.title, edited.origin.tuned == BY_RULE) if edited.origin else ("patch", False)
-    )
-    given = type("Given", (FixedPatchEditor,), {"title": title, "regime": _regime(edited), "ruled": ruled})
-    outcome = run(cell, given, results, lambda stage, done: report("edited", stage, done), bench, extras)
-    store.record(outcome)
+
+    def measure(who: str, one: Cell, method: Method) -> Outcome:
+        made = run(one, method, results, partial(report, who), bench, extras)
+        store.record(made)
+        return made
+
+    unedited = measure("unedited", cell.unedited, baselines.methods()[UNEDITED])
+    outcome = measure("edited", cell, _given(edited))
     for one, who in ((unedited, "unedited"), (outcome, "edited")):
         if one.status != "ok":
             raise UserError(
@@ -173,6 +167,14 @@ def score(
         (before.count("answered"), after.count("answered")),
         after.count("begins"),
     )
+
+
+def _given(edited: SavedEdits) -> Method:
+    """Return the class of an editor that stands for the edits, with their method's title."""
+    title, ruled = (
+        (edited.origin.title, edited.origin.tuned == BY_RULE) if edited.origin else ("patch", False)
+    )
+    return type("Given", (FixedPatchEditor,), {"title": title, "regime": _regime(edited), "ruled": ruled})
 
 
 def _said(results: Path, outcome: Outcome) -> list[Says]:

@@ -49,19 +49,14 @@ def with_drift(
     open_ = [i for i, answer in enumerate(made) if answer.kl is None and unedited[i].ar_ids]
     prompts = dict(zip(open_, lm.encode([made[i].prompt for i in open_], [""] * len(open_)), strict=True))
     lengths = [len(prompts[i].ids) + grows + len(unedited[i].ar_ids) for i in open_]
-    vocabulary = lm.vocabulary_projection.out_features
-    pieces: list[list[list[int]]] = [[]]
-    held = 0
-    for batch in reversed(batches(lengths, batch_tokens)):  # longest first: none looks like a continuation
-        chosen = [open_[i] for i in batch]
-        size = 4 * vocabulary * sum(len(unedited[i].ar_ids) for i in chosen)
-        if pieces[-1] and held + size > scale_batch(PIECE_BYTES):
-            pieces.append([])
-            held = 0
-        pieces[-1].append(chosen)
-        held += size
+    batched = [
+        [open_[i] for i in batch]
+        for batch in reversed(batches(lengths, batch_tokens))  # longest first: none looks like a continuation
+    ]
+    floats = lm.vocabulary_projection.out_features
+    sizes = [4 * floats * sum(len(unedited[i].ar_ids) for i in batch) for batch in batched]
     done = 0
-    for piece in pieces:
+    for piece in _pieces(batched, sizes):
         rows = [([prompts[i].ids for i in batch], [unedited[i].ar_ids for i in batch]) for batch in piece]
         before = [_log_probabilities(lm, *row) for row in rows]
         with patch.applied(lm):
@@ -74,6 +69,19 @@ def with_drift(
                 done += len(batch)
                 progress(done / len(open_))
     return made
+
+
+def _pieces(parts: Sequence[list[int]], sizes: Sequence[int]) -> list[list[list[int]]]:
+    """Group consecutive batches whose log-probabilities [bytes] are kept together in memory."""
+    pieces: list[list[list[int]]] = [[]]
+    held = 0
+    for batch, size in zip(parts, sizes, strict=True):
+        if pieces[-1] and held + size > scale_batch(PIECE_BYTES):
+            pieces.append([])
+            held = 0
+        pieces[-1].append(batch)
+        held += size
+    return pieces
 
 
 def _log_probabilities(lm: LM, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Tensor:

@@ -42,38 +42,6 @@ RULES = ("official", "counterfact", "others")
 
 def scope(results: Results, store: Reader) -> list[Table]:
     """Tabulate the prompts to which edits are taken to apply."""
-    lines: dict[Where, dict[str, Rate]] = {}
-    for rate in store.rows(Rate, query("table_scope")):
-        where = f"{rate.model} on {rate.dataset}" + (
-            f" (first {rate.records:,} records)" if rate.records else ""
-        )
-        lines.setdefault((where, rate.measure, rate.n_edits, rate.scope, rate.probe_set), {})[rate.what] = (
-            rate
-        )
-    known = {one.n_edits: (one.low + one.high) / 2 for one in results.known_fires}
-    compared, rows = set(), []
-    for (where, measure, n_edits, kind, probe_set), rates in lines.items():
-        fired = rates["fired"]
-        comparable = measure == "scope" and (kind, fired.dataset, probe_set) == RULES
-        published = known.get(n_edits) if comparable else None
-        compared |= {n_edits} if comparable else set()
-        values = [
-            _rate(rates.get(what), published if what == "fired" else None)
-            for what in ("fired", "right", "wrong")
-        ]
-        asked = "indicator alone" if measure == "scope" else "edited model"
-        title = TITLES.get(probe_set, probe_set).replace("-phr", "phr")
-        rows.append(TableRow((f"{n_edits:,}", kind, asked, title, *values, Value(fired.probes)), where))
-    for n_edits, value in known.items():
-        if n_edits not in compared:
-            start = (f"{n_edits:,}", RULES[0], "indicator alone", TITLES[RULES[2]])
-            absent = Value(why="not run")
-            rows.append(
-                TableRow(
-                    (*start, Value(published=value, why="not run"), absent, absent, absent),
-                    "CounterFact, not run here",
-                )
-            )
     columns = (
         *map(Column, ("T", "Scope", "Asked", "Prompts")),
         Column("Fires"),
@@ -95,13 +63,50 @@ def scope(results: Results, store: Reader) -> list[Table]:
             "scope",
             "Edit scope: which prompts edits are taken to apply to",
             columns,
-            tuple(rows),
+            tuple(_scope_rows(results, store)),
             caption,
             4,
             "decisions",
             devices,
         )
     ]
+
+
+def _scope_rows(results: Results, store: Reader) -> list[TableRow]:
+    """Return a row for each set of prompts, and one for each earlier measurement that was not repeated."""
+    known = {one.n_edits: (one.low + one.high) / 2 for one in results.known_fires}
+    compared, rows = set[int](), []
+    for (where, measure, n_edits, kind, probe_set), rates in _rates(store).items():
+        fired = rates["fired"]
+        published = None
+        if measure == "scope" and (kind, fired.dataset, probe_set) == RULES:
+            published = known.get(n_edits)
+            compared.add(n_edits)
+        values = [
+            _rate(rates.get(what), published if what == "fired" else None)
+            for what in ("fired", "right", "wrong")
+        ]
+        asked = "indicator alone" if measure == "scope" else "edited model"
+        title = TITLES.get(probe_set, probe_set).replace("-phr", "phr")
+        rows.append(TableRow((f"{n_edits:,}", kind, asked, title, *values, Value(fired.probes)), where))
+    absent = Value(why="not run")
+    for n_edits, value in known.items():
+        if n_edits not in compared:
+            start = (f"{n_edits:,}", RULES[0], "indicator alone", TITLES[RULES[2]])
+            earlier = Value(published=value, why="not run")
+            rows.append(TableRow((*start, earlier, absent, absent, absent), "CounterFact, not run here"))
+    return rows
+
+
+def _rates(store: Reader) -> dict[Where, dict[str, Rate]]:
+    """Return the rates of each set of prompts by what they are of."""
+    found: dict[Where, dict[str, Rate]] = {}
+    for rate in store.rows(Rate, query("table_scope")):
+        records = f" (first {rate.records:,} records)" if rate.records else ""
+        where = f"{rate.model} on {rate.dataset}{records}"
+        key = (where, rate.measure, rate.n_edits, rate.scope, rate.probe_set)
+        found.setdefault(key, {})[rate.what] = rate
+    return found
 
 
 def _rate(rate: Rate | None, published: float | None) -> Value:

@@ -138,7 +138,7 @@ def test_every_other_file_of_lines_is_read_so_too(tmp_path: Path, monkeypatch: p
 
 
 def test_prompts_on_the_standard_input_end_at_newlines(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cli import edit
+    from cli import ask
     from workbench import compare_answers, patch_folder
 
     asked: list[str] = []
@@ -147,10 +147,10 @@ def test_prompts_on_the_standard_input_end_at_newlines(monkeypatch: pytest.Monke
         "read",
         lambda folder: type("E", (), {"check_model": lambda *a: None, "patch": None, "form": "bare"})(),
     )
-    monkeypatch.setattr(edit, "_loaded", lambda *a: None)
+    monkeypatch.setattr(ask, "loaded", lambda *a: None)
     monkeypatch.setattr(compare_answers, "warm_up", lambda *a: None)
     monkeypatch.setattr(compare_answers, "reply", lambda lm, patch, prompt, *a: asked.append(prompt))
-    monkeypatch.setattr(edit, "show_reply", lambda *a: None)
+    monkeypatch.setattr(ask, "show_reply", lambda *a: None)
     words = ["ask", "--model", "micro-llama", "--patch", "x"]
     assert CliRunner().invoke(app, words, input="\ufeffa\u2028b\r\n\nc\x85d".encode()).exit_code == 0
     assert asked == ["a\u2028b", "c\x85d"]
