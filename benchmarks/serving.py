@@ -29,9 +29,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks import served
-from benchmarks.inference_overhead import clock, interval
+from benchmarks.inference_overhead import interval
 from lks.editing.patch import Patch
 from lks.editing.row_patch import RowPatch
+from lks.evaluation.profiling import now
 from lks.models.lm import LM
 from lks.models.prefill import installed_hooks
 from workbench.serving.batch import GeneratingRow, GenerationBatch, Sampling
@@ -136,7 +137,7 @@ def by_transformers(lm: LM, prompts: Sequence[Sequence[int]], tokens: int) -> Ca
 
 
 def compared(
-    lm: LM, plain: Callable[[], None], other: Callable[[], None], seconds: float
+    plain: Callable[[], None], other: Callable[[], None], seconds: float
 ) -> list[tuple[float, float]]:
     """Measure pairs of seconds (plain, other), in random order within each pair, until the time is up."""
     rng, taken = random.Random(0), list[tuple[float, float]]()
@@ -144,9 +145,9 @@ def compared(
     while len(taken) < 6 or time.perf_counter() < end:
         pair = {}
         for which in rng.sample((plain, other), 2):
-            start = clock(lm)
+            start = now("processor")
             which()
-            pair[id(which)] = clock(lm) - start
+            pair[id(which)] = now("processor") - start
         taken.append((pair[id(plain)], pair[id(other)]))
     return taken[1:]
 
@@ -170,7 +171,7 @@ def overheads(
         [handle for patch in by_row.values() if patch is not None for handle in patch.handles()]
     ):
         for name, other in others.items():
-            taken = compared(lm, work["base"], other, seconds)
+            taken = compared(work["base"], other, seconds)
             ratio, low, high = interval([b / a for a, b in taken], random.Random(0))
             plain = sorted(a for a, _ in taken)[len(taken) // 2]
             table.add_row(

@@ -1,5 +1,6 @@
 """Benchmarks: what they measure and leave out, not how long it takes."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -114,6 +115,11 @@ def test_every_benchmark_is_found_and_one_can_be_chosen(
     assert [command[2].removeprefix("benchmarks.") for command in ran[1:]] == every.names()
     assert every.main(["speed"]) == 2
     assert "Known: ask_speed, edit_speed" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", every.names())
+def test_every_benchmark_can_be_imported(name: str) -> None:
+    assert importlib.import_module(f"benchmarks.{name}").main
 
 
 def test_all_gpu_steps_run_in_miniature(
