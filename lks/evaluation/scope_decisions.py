@@ -5,12 +5,13 @@ unchanged.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import Protocol, runtime_checkable
 
 import torch
 
+from lks.editing.editor import ADDED
 from lks.edits import Case, Edit, spellings_of
 from lks.errors import UserError
 from lks.evaluation.profiling import measured
@@ -35,6 +36,7 @@ class _Scoped(Protocol):
     scope: ScopeKind
     gate: GateKind
     block: int
+    gate_questions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,14 @@ class ScopeParams:
         gate: kind of the gate after it.
         block: the block whose output the gate looks at; -1 without a gate.
         probes: maximum number of prompts of each set and draw.
+        gate_questions: number of common questions that the contrast gate is fitted to; 0 without a gate.
     """
 
     scope: ScopeKind
     gate: GateKind
     block: int
     probes: int = PROBES
+    gate_questions: int = field(default=0, metadata=ADDED)
 
 
 def scope_params(method: str, params: object) -> ScopeParams:
@@ -65,7 +69,9 @@ def scope_params(method: str, params: object) -> ScopeParams:
             f'Method {method!r} has no edit scope indicator (no parameter "scope"). '
             'A grid with measure = "scope" cannot use it.'
         )
-    return ScopeParams(params.scope, params.gate, -1 if params.gate == "none" else params.block)
+    if params.gate == "none":
+        return ScopeParams(params.scope, params.gate, -1)
+    return ScopeParams(params.scope, params.gate, params.block, gate_questions=params.gate_questions)
 
 
 class Indicator:
@@ -94,7 +100,7 @@ class Indicator:
                 raise ValueError("a gate needs a model")
             lm.block(params.block)
             numbers = {subject: i for i, subject in enumerate(names)}
-            self._gate = fit_gate(params.gate, lm, params.block, edits, numbers, seed)
+            self._gate = fit_gate(params.gate, lm, params.block, edits, numbers, seed, params.gate_questions)
 
     def find(self, prompts: Sequence[str]) -> list[tuple[str, ...]]:
         """Return the subjects of each prompt, each once."""

@@ -1,15 +1,16 @@
 """Contrast gate: does a prompt about an edited subject ask for the edited fact, or for another fact?
 
-For each edit, the unedited model reads the edit prompt and its training paraphrases, and the training prompts
-that ask for other facts of the same subject. Each prompt becomes one vector: the mean of its tokens' block-l
-states, each scaled to length 1, beside the state of its last token. The gate opens for a prompt whose vector
-lies nearer to the mean of the first kind than to that of the second. Directions count the less the more the
-vectors of one edit's own prompts differ along them: that is how wording, which should not matter, moves a
-vector (Fisher's linear discriminant, with the scatter of the first kind alone). Measurements, also against
-the relation gate, are in docs/experiments/relation-gate.md.
+For each edit, the unedited model reads the edit prompt and its training paraphrases, and prompts that ask for
+other facts of the same subject: training prompts and common questions (`lks.data.common_questions`). Each
+prompt becomes one vector: the mean of its tokens' block-l states, each scaled to length 1, beside the state
+of its last token. A linear classifier per edit separates the two kinds (ridge regression, both kinds with
+equal weight). Directions count the less the more prompts that ask for the same differ along them: that is
+how wording, which should not matter, moves a vector (as in Fisher's linear discriminant, with the scatter of
+those prompts alone). Measurements, also against the relation gate, are in docs/experiments/relation-gate.md.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Self
 
@@ -17,19 +18,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lks.data.common_questions import common_questions
 from lks.edits import Edit
-from lks.method.gate_parts import judged, last_of, messages, naming, rows_of, rows_of_chosen, spread
-from lks.models.frozen_prefix import batches, states
+from lks.method.gate_parts import in_other_words, last_of, messages, naming, rows_of, rows_of_chosen, spread
+from lks.models.frozen_prefix import PASS_TOKENS, batches, states
 from lks.models.lm import LM
 
 LAST = 0.3
 """Length of the last token's state beside the mean of all."""
 WORDING = 0.5
 """Share of the wording's scatter in the metric; the rest is the identity, scaled to the same trace."""
-BORDER = 0.45
-"""Where the border lies, as a fraction of the way from the mean of the other prompts to the edit's mean."""
+BORDER, BORDER_SAME_WORDS = -0.2, -0.5
+"""Score at the border; the regression aims at 1 for the edit's prompts and at -1 for the others. The second
+is for edits whose prompts are all in the same words: prompts in other words score lower there."""
+RIDGE = 0.1
+"""Ridge of the regression, in units of the squared distance of the two kinds' means."""
 MOST_OTHERS = 8
-"""Largest number of prompts about other facts per edit."""
+"""Largest number of training prompts about other facts per edit."""
 MOST_RESIDUALS = 4096
 """Largest number of prompts that the wording's scatter is taken from."""
 ALWAYS = -1.0
@@ -61,60 +66,56 @@ class ContrastGate:
         self._of = rows_of(owner)
 
     @classmethod
-    def fit(cls, lm: LM, block: int, edits: Sequence[Edit], numbers: Mapping[str, int]) -> Self:
-        """Fit directions to the training prompts on the unedited model.
+    def fit(
+        cls,
+        lm: LM,
+        block: int,
+        edits: Sequence[Edit],
+        numbers: Mapping[str, int],
+        questions: int = 0,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
+        """Fit classifiers to the training prompts on the unedited model.
 
-        An edit without training prompts about other facts takes the mean difference of the others; if no edit
-        has any, the gate always opens. It does so, too, for an edit that it cannot judge (`judged`).
+        Without any prompt about another fact of an edit's subject, its gate is always open.
 
         Args:
             lm: the unedited model.
             block: l, whose output the gate looks at.
             edits: the edits; at least one.
             numbers: number of each subject, as in the table of knowledge blocks.
+            questions: number of common questions per edit.
+            dtype: number format in which the model reads the prompts; None for its own.
         """
-        asking = [
-            list(dict.fromkeys([edit.prompt, *naming(edit, edit.training_paraphrases)])) for edit in edits
-        ]
-        edited = {(edit.subject, text) for edit, texts in zip(edits, asking, strict=True) for text in texts}
-        other = [
-            spread(
-                [
-                    text
-                    for text in naming(edit, dict.fromkeys(edit.training_locality))
-                    if (edit.subject, text) not in edited
-                ],
-                MOST_OTHERS,
-            )
-            for edit in edits
-        ]
+        prompts = [_Prompts.of(edit, questions) for edit in edits]
+        texts = dict.fromkeys(chain.from_iterable(chain(*one.alike, one.other) for one in prompts))
+        row = {text: number for number, text in enumerate(texts)}
+        vectors = cls.read(lm, block, list(row), dtype)
+
+        def of(chosen: Sequence[str]) -> Tensor:
+            return vectors[[row[text] for text in chosen]]
+
+        alike = [of(group) for one in prompts for group in one.alike if len(group) > 1]
+        shrunk = without_wording([group - group.mean(0) for group in alike], vectors)
+        edited = {(edit.subject, text) for edit, one in zip(edits, prompts, strict=True) for text in one.ask}
+        direction, border = torch.zeros_like(vectors[: len(edits)]), vectors.new_full((len(edits),), ALWAYS)
+        for number, (edit, one) in enumerate(zip(edits, prompts, strict=True)):
+            other = [
+                text for text in (*one.other, *chain(*one.alike[1:])) if (edit.subject, text) not in edited
+            ]
+            if other:
+                at = BORDER if in_other_words(edit) else BORDER_SAME_WORDS
+                direction[number], border[number] = separated(of(one.ask), of(other), shrunk, at)
         owner = torch.tensor([numbers[edit.subject] for edit in edits], device=lm.device)
-        index = {text: row for row, text in enumerate(dict.fromkeys(chain(*asking, *other)))}
-        vectors = cls.read(lm, block, list(index))
-        ask = torch.stack([vectors[[index[text] for text in texts]].mean(0) for texts in asking])
-        others = [vectors[[index[text] for text in texts]].mean(0) if texts else None for texts in other]
-        known = [a - o for a, o in zip(ask, others, strict=True) if o is not None]
-        if not known:
-            return cls(torch.zeros_like(ask), torch.full_like(ask[:, 0], ALWAYS), owner)
-        usual = torch.stack(known).mean(0)
-        rest = torch.stack([a - usual if o is None else o for a, o in zip(ask, others, strict=True)])
-        residuals = [
-            vectors[[index[text] for text in texts]] - mean
-            for texts, mean in zip(asking, ask, strict=True)
-            if len(texts) > 1
-        ]
-        direction = without_wording(ask - rest, residuals)
-        border = (direction * (BORDER * ask + (1 - BORDER) * rest)).sum(1)
-        judges = torch.tensor(judged(edits), device=lm.device)
-        return cls(direction * judges[:, None], border.where(judges, border.new_full((), ALWAYS)), owner)
+        return cls(direction, border, owner)
 
     @staticmethod
-    def read(lm: LM, block: int, texts: Sequence[str]) -> Tensor:
+    def read(lm: LM, block: int, texts: Sequence[str], dtype: torch.dtype | None = None) -> Tensor:
         """Return the vectors [texts, 2 d] of prompts of one message each, on the unedited model."""
         rows = [encoded.ids for encoded in lm.encode(texts, [""] * len(texts))]
-        found = states(lm, block, rows)
+        found = states(lm, block, rows, dtype=dtype)
         vectors = torch.empty(len(texts), 2 * lm.dim, device=lm.device)
-        for chosen in batches(found.lengths.tolist(), 8192):
+        for chosen in batches(found.lengths.tolist(), PASS_TOKENS[lm.device.type]):
             index = torch.tensor(chosen, device=lm.device)
             hidden, mask = found.rows(index)
             ids, _ = lm.pad([rows[i] for i in chosen], side="right")
@@ -178,24 +179,77 @@ class ContrastGate:
         return {"direction": self.direction, "border": self.border, "owner": self.owner}
 
 
-def without_wording(difference: Tensor, residuals: Sequence[Tensor]) -> Tensor:
-    """Return differences of means [edits, k] times the inverse of the wording's scatter, up to a factor.
+@dataclass(frozen=True, slots=True)
+class _Prompts:
+    """The prompts that the gate of one edit is fitted to.
+
+    Attributes:
+        alike: groups of prompts that ask for the same in different words, first those for the edited fact.
+        other: training prompts about other facts.
+    """
+
+    alike: list[list[str]]
+    other: list[str]
+
+    @classmethod
+    def of(cls, edit: Edit, questions: int) -> Self:
+        """Return the prompts of an edit, with some common questions."""
+        ask = list(dict.fromkeys([edit.prompt, *naming(edit, edit.training_paraphrases)]))
+        common = [list(group) for group in common_questions(edit, questions)]
+        return cls([ask, *common], spread(naming(edit, dict.fromkeys(edit.training_locality)), MOST_OTHERS))
+
+    @property
+    def ask(self) -> list[str]:
+        """The prompts that ask for the edited fact."""
+        return self.alike[0]
+
+
+Shrunk = Callable[[Tensor], Tensor]
+"""Map of vectors [n, k] to vectors times the inverse of the wording's scatter, up to a factor."""
+
+
+def without_wording(residuals: Sequence[Tensor], like: Tensor) -> Shrunk:
+    """Return the map that multiplies vectors by the inverse of the wording's scatter.
 
     The scatter is `WORDING * S + (1 - WORDING) * mean(diag S) * I`, S being the covariance of the residuals.
     It is inverted through the residuals' singular values, which is cheap for few of them.
 
     Args:
-        difference: [edits, k].
-        residuals: per edit with several prompts [prompts, k] their distances from the edit's mean.
+        residuals: per group of prompts that ask for the same [prompts, k] distances from their mean.
+        like: [n, k] vectors of the same kind.
     """
     chosen = spread(residuals, max(1, MOST_RESIDUALS // max(map(len, residuals), default=1)))
-    found = torch.cat([difference[:0], *chosen])
-    freedom = len(found) - len(chosen)  # one per edit went into its mean
+    found = torch.cat([like[:0], *chosen])
+    freedom = len(found) - len(chosen)  # one per group went into its mean
     size = found.pow(2).mean() * len(found) / max(1, freedom)
     if not freedom or not size > 0:
-        return difference
+        return lambda vectors: vectors
     _, singular, axes = torch.linalg.svd(found, full_matrices=False)
     variance = WORDING * singular.pow(2) / freedom
     kept = variance / (variance + (1 - WORDING) * size)
-    unworded: Tensor = difference - (difference @ axes.T * kept) @ axes
-    return unworded
+    return lambda vectors: vectors - (vectors @ axes.T * kept) @ axes
+
+
+def separated(ask: Tensor, other: Tensor, shrunk: Shrunk, at: float) -> tuple[Tensor, Tensor]:
+    """Return direction [k] and border of the classifier between two kinds of vectors.
+
+    Ridge regression in its dual form: with K the kernel of the wording's metric about the midpoint m of the
+    two means, scaled so that these are 1 apart, and n_c the number of vectors of a vector's kind,
+    `(K + 1 + RIDGE diag(2 n_c / n)) a = y`.
+
+    Args:
+        ask: [n, k] vectors of the edit's prompts.
+        other: [m, k] vectors of prompts about other facts.
+        shrunk: the wording's metric.
+        at: score at the border.
+    """
+    vectors = torch.cat([ask, other])
+    difference, middle = ask.mean(0) - other.mean(0), (ask.mean(0) + other.mean(0)) / 2
+    length = (difference @ shrunk(difference[None])[0]).clamp_min(1e-12)
+    centred = vectors - middle
+    kernel = centred @ shrunk(centred).T / length
+    sizes = vectors.new_tensor([len(ask)] * len(ask) + [len(other)] * len(other))
+    wanted = vectors.new_tensor([1.0] * len(ask) + [-1.0] * len(other))
+    weights = torch.linalg.solve(kernel + 1 + RIDGE * torch.diag(2 * sizes / len(vectors)), wanted)
+    direction = shrunk((weights @ centred)[None])[0] / length
+    return direction, direction @ middle - weights.sum() + at

@@ -52,15 +52,12 @@ def naming(edit: Edit, texts: Iterable[str]) -> list[str]:
     return [text for text in texts if names_subject(text, edit.subject, *edit.aliases)]
 
 
-def judged(edits: Sequence[Edit]) -> list[bool]:
-    """Return for each edit whether the contrast gate can tell what asks for it.
+def in_other_words(edit: Edit) -> bool:
+    """Return whether a training paraphrase asks for the edited fact in other words.
 
-    A training paraphrase that contains the edit prompt as it stands ("Fact: ...") shows no other wording. An
-    edit that has only such ones can be judged if most others show how wording moves a prompt's states. Where
-    they do not, any prompt in other words would look like one about another fact.
+    One that contains the edit prompt as it stands ("Fact: ...") does not.
     """
-    own = [any(edit.prompt not in text for text in naming(edit, edit.training_paraphrases)) for edit in edits]
-    return [True] * len(own) if 2 * sum(own) > len(own) else own
+    return any(edit.prompt not in text for text in naming(edit, edit.training_paraphrases))
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:

@@ -49,7 +49,14 @@ class Gate(Protocol):
 
 
 def fit_gate(
-    kind: GateKind, lm: LM, block: int, edits: Sequence[Edit], numbers: Mapping[str, int], seed: int
+    kind: GateKind,
+    lm: LM,
+    block: int,
+    edits: Sequence[Edit],
+    numbers: Mapping[str, int],
+    seed: int,
+    questions: int = 0,
+    dtype: torch.dtype | None = None,
 ) -> Gate | None:
     """Fit a gate to the training prompts of edits; None for kind "none".
 
@@ -60,12 +67,14 @@ def fit_gate(
         edits: the edits; at least one.
         numbers: number of each subject, as in the table of knowledge blocks.
         seed: random seed of the fit, where anything is drawn.
+        questions: number of common questions per edit (contrast gate).
+        dtype: number format in which the model reads prompts; None for its own (contrast gate).
     """
     if kind == "none":
         return None
     if kind == "relation":
         return RelationGate.fit(lm, block, edits, numbers, seed=seed)
-    return ContrastGate.fit(lm, block, edits, numbers)
+    return ContrastGate.fit(lm, block, edits, numbers, questions, dtype)
 
 
 def saved_gate(tensors: Mapping[str, Tensor], threshold: float | None, d: int) -> Gate | None:

@@ -20,6 +20,7 @@ from lks.method.replacer import KnowledgeBlockPatch
 from lks.method.trainer import LKSTrainer
 from lks.method.training_data import prepare, subjects_of
 from lks.models.lm import LM
+from lks.models.precision import training_dtype
 from lks.progress import Progress, no_progress
 
 EntryT = TypeVar("EntryT")
@@ -119,6 +120,7 @@ def _by_rule(block: int) -> LKSParams:
         locality_prompts=4,
         locality_pool=12,
         gate="contrast",
+        gate_questions=6,
         precision="fast",
         end_of_answer=True,
     )
@@ -247,7 +249,8 @@ class LKS(Editor[LKSParams]):
         """Return the patch from the trained networks' table, with names and gate."""
         p = self.params
         self.learnt = trainer.networks.learnt()
-        gate = fit_gate(p.gate, lm, p.block, edits, subjects_of(edits), seed)
+        dtype = training_dtype(p.precision, lm.device)
+        gate = fit_gate(p.gate, lm, p.block, edits, subjects_of(edits), seed, p.gate_questions, dtype)
         table = trainer.networks.table()
         names = list(spellings_of(edits).values())
         return KnowledgeBlockPatch(

@@ -38,13 +38,15 @@ class LKSParams:
         paraphrases, locality_prompts: number per edit and step; drawn again each epoch where an edit has more
             of them.
         locality_pool: largest number of locality prompts of an edit that are prepared.
-        locality_for: which edits have locality prompts: "all" (paper), or those that are "ungated", because
-            there is no contrast gate or it has nothing to judge them by (`judged`).
+        locality_for: which edits have locality prompts: "all" (paper), or those that are "ungated", that is
+            all without a gate and none with one.
         locality_tokens: number of next tokens over which Eq. 5 is taken.
         scope: "exact", "fuzzy" (exact, then spelling mistakes) or "official" (the authors' rules).
         mentions: which mentions of a subject in a prompt are replaced: "all" or the "last" one.
         gate: whether prompts that ask another fact of the subject are left unchanged: "none", "relation"
             (`lks.method.relation_gate`) or "contrast" (`lks.method.contrast_gate`).
+        gate_questions: number of common questions per edit that the contrast gate is fitted to, beside the
+            training prompts.
         more_blocks: further blocks above `block` that are replaced too.
         precision: number format of training: "model" (that of the model's weights), "bfloat16" (blocks above
             l run in bfloat16, h_phi stays float32) or "fast" (bfloat16 where the machine supports it, else
@@ -87,6 +89,7 @@ class LKSParams:
     end_of_answer: bool = field(default=False, metadata=ADDED)
     locality_for: LocalityFor = field(default="all", metadata=ADDED)
     independent: bool = field(default=False, metadata=ADDED)
+    gate_questions: int = field(default=0, metadata=ADDED)
 
     @property
     def all_blocks(self) -> tuple[int, ...]:

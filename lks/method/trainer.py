@@ -102,13 +102,10 @@ class LKSTrainer:
         """Compute Eq. 2 over some rows: lambda_edit * (L_edit + L_eq) + L_locality.
 
         A part without rows adds nothing. Rows of similar length run together, which keeps padding low; each
-        row contributes its share of its part's mean. Where only ungated edits have locality rows, a row's
-        share is what it would be if all edits had them.
+        row contributes its share of its part's mean.
         """
         m, p = self.material, self.params
         count = {part: max(1, len(chosen.get(part, ()))) for part in PARTS}
-        if p.locality_for == "ungated":
-            count["locality"] = max(count["locality"], len(chosen.get("edit", ())) * p.locality_prompts)
         shares = {part: (1.0 if part == "locality" else p.lambda_edit) / count[part] for part in PARTS}
         pairs = [(row, shares[part]) for part in PARTS for row in chosen.get(part, ())]
         index = torch.tensor([row for row, _ in pairs], device=m.subject.device)

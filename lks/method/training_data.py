@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lks.edits import Edit, loose_subjects, spellings_of
 from lks.errors import UserError
-from lks.method.gate_parts import judged, spread
+from lks.method.gate_parts import spread
 from lks.method.memory_estimate import Load, ModelShape, Needs, check, needs
 from lks.method.params import LKSParams, Positions
 from lks.models.frozen_prefix import BlockStates, UpperBlocks, batches, last_states, states
@@ -53,7 +53,8 @@ class TrainingData:
         references: the unedited distributions of the locality rows; row r's begin at `reference_offsets[r]`,
             -1 for other rows.
         reference_offsets: [rows].
-        keys, own: [blocks, subjects, k] inputs of h_phi and [blocks, subjects, d] unedited subject states.
+        keys, own: [blocks, subjects, k] inputs of h_phi and [blocks, subjects, d] unedited subject states;
+            free vectors have no inputs, and `keys` is `own`.
         skipped: number of paraphrase and locality prompts that do not name their subject and so cannot train
             a replacement.
     """
@@ -108,9 +109,10 @@ def prepare(lm: LM, edits: Sequence[Edit], params: LKSParams) -> TrainingData:
     wanted = _needs(lm, rows, owned, params)
     logger.info("LKS, %d edits: needs %s; %s free", len(edits), wanted, gibibytes(free_bytes(lm.device)))
     check(wanted, lm.device, params.batch_size)
-    cached = states(lm, params.block, [r.ids for r in rows])
     device = lm.device
-    upper = UpperBlocks(lm, params.block, params.more_blocks, training_dtype(params.precision, device))
+    dtype = training_dtype(params.precision, device)
+    cached = states(lm, params.block, [r.ids for r in rows], dtype=dtype)
+    upper = UpperBlocks(lm, params.block, params.more_blocks, dtype)
     spans = torch.tensor([r.span for r in rows], device=device, dtype=torch.long).reshape(-1, 2)
     beginnings = Beginnings(upper, cached, spans[:, 0]) if fits(upper, spans[:, 0]) else None
     counts = torch.tensor([0, *(len(r.positions) for r in rows)])
@@ -119,6 +121,7 @@ def prepare(lm: LM, edits: Sequence[Edit], params: LKSParams) -> TrainingData:
     reference_offsets[locality] = (
         (counts[1:][locality].cumsum(0) - counts[1:][locality]) if locality else counts[:0]
     )
+    own = _own(lm, rows, cached, owned["edit"], params)
     material = TrainingData(
         upper=upper,
         ids=[r.ids for r in rows],
@@ -137,8 +140,8 @@ def prepare(lm: LM, edits: Sequence[Edit], params: LKSParams) -> TrainingData:
             device,
         ),
         reference_offsets=reference_offsets.to(device),
-        keys=_keys(lm, edits, params),
-        own=_own(lm, rows, owned["edit"], params, len(numbers)),
+        keys=own if params.hypernetwork == "free" else _keys(lm, edits, params),
+        own=own,
         skipped=skipped,
     )
     _refer(material, locality)
@@ -188,14 +191,13 @@ def _rows(
     rows: list[_Row] = []
     scope = make_scope(params.scope, list(spellings_of(edits).values()), loose_subjects(edits))
     owned: dict[Part, list[list[int]]] = {part: [[] for _ in edits] for part in PARTS}
-    gated = judged(edits) if params.gate == "contrast" else [False] * len(edits)
-    local = [params.locality_for == "all" or not behind for behind in gated]
+    local = params.locality_for == "all" or params.gate == "none"
     skipped = 0
     for part in PARTS:
         texts = [
             (i, prompt)
             for i, edit in enumerate(edits)
-            if part != "locality" or local[i]
+            if part != "locality" or local
             for prompt in _prompts(edit, part, params)
         ]
         targets = ["" if part == "locality" else edits[i].target for i, _ in texts]
@@ -335,23 +337,31 @@ def _keys(lm: LM, edits: Sequence[Edit], params: LKSParams) -> Tensor:
 
 
 def _own(
-    lm: LM, rows: Sequence[_Row], owned: Sequence[Sequence[int]], params: LKSParams, n_subjects: int
+    lm: LM,
+    rows: Sequence[_Row],
+    cached: BlockStates,
+    owned: Sequence[Sequence[int]],
+    params: LKSParams,
 ) -> Tensor:
     """Return each subject's unedited state at its last token: [blocks, subjects, d].
 
-    It is the mean over the subject's edit prompts.
+    It is the mean over the subject's edit prompts. `cached` holds the rows' states at the first block.
     """
     device = lm.device
-    chosen = [rows[r] for own in owned for r in own]
+    index = [r for own in owned for r in own]
+    chosen = [rows[r] for r in index]
     last = torch.tensor([row.span[1] for row in chosen], device=device, dtype=torch.long)
     which = torch.tensor([row.subject for row in chosen], device=device, dtype=torch.long)
+    n_subjects = int(which.max()) + 1
     means = []
     for block in (params.block, *params.more_blocks):
         found = (
-            states(lm, block, [row.ids for row in chosen])
-            .at(torch.arange(len(chosen), device=device), last)
-            .float()
-        )
+            cached.at(torch.tensor(index, device=device), last)
+            if block == params.block
+            else states(lm, block, [row.ids for row in chosen]).at(
+                torch.arange(len(chosen), device=device), last
+            )
+        ).float()
         sums = torch.zeros(n_subjects, lm.dim, device=device).index_add(0, which, found)
         means.append(sums / torch.bincount(which, minlength=n_subjects).clamp_min(1)[:, None])
     return torch.stack(means)

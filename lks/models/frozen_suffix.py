@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from lks.models.frozen_prefix import BlockStates, Change, UpperBlocks, batches, gathered
+from lks.models.frozen_prefix import PASS_TOKENS, BlockStates, Change, UpperBlocks, batches, gathered
 from lks.models.memory import SHARE, allocate, free_bytes
 
 Kept = list[list[tuple[Tensor, Tensor]]]
@@ -121,19 +121,19 @@ class Beginnings:
         upper: the upper blocks.
         cached: input states of the upper blocks.
         starts: [sequences] length of each beginning.
-        batch_tokens: padded tokens per forward pass.
+        batch_tokens: padded tokens per forward pass; None for `PASS_TOKENS`.
 
     Attributes:
         flat: by stretch and block, keys and values [all beginnings' tokens, heads, head dim].
     """
 
     def __init__(
-        self, upper: UpperBlocks, cached: BlockStates, starts: Tensor, batch_tokens: int = 8192
+        self, upper: UpperBlocks, cached: BlockStates, starts: Tensor, batch_tokens: int | None = None
     ) -> None:
         self.starts = starts
         self.offsets = starts.cumsum(0) - starts
         self.flat: Kept = [[] for _ in upper.stretches]
-        for chosen in batches(starts.tolist(), batch_tokens):
+        for chosen in batches(starts.tolist(), batch_tokens or PASS_TOKENS[starts.device.type]):
             index = torch.tensor(chosen, device=starts.device)
             made = Suffix(upper, BlockStates(cached.flat, cached.starts, starts), index, starts[index])
             if not made.mask.any():

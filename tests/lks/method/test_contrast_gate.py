@@ -9,12 +9,20 @@ import pytest
 import torch
 
 import lks.editing.patch
+from lks.data.common_questions import ATTRIBUTES, common_questions
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.evaluation.scope_decisions import Indicator, ScopeParams
 from lks.evaluation.side_by_side import SideBySide, owned_by
-from lks.method.contrast_gate import ContrastGate, without_wording
-from lks.method.gate_parts import messages
+from lks.method.contrast_gate import (
+    BORDER,
+    BORDER_SAME_WORDS,
+    RIDGE,
+    ContrastGate,
+    separated,
+    without_wording,
+)
+from lks.method.gate_parts import in_other_words, messages
 from lks.method.lks import LKS
 from lks.method.params import LKSParams
 from lks.method.replacer import KnowledgeBlockPatch
@@ -87,15 +95,32 @@ def test_directions_along_which_wording_moves_a_vector_count_less(rows: int) -> 
     found = torch.cat(residuals)
     scatter = found.T @ found / (len(found) - 4)
     metric = 0.5 * scatter + 0.5 * scatter.diag().mean() * torch.eye(6)
-    difference = torch.randn(5, 6, generator=generator)
-    expected = difference @ metric.inverse() * (0.5 * scatter.diag().mean())
-    torch.testing.assert_close(without_wording(difference, residuals), expected, rtol=1e-4, atol=1e-5)
+    vectors = torch.randn(5, 6, generator=generator)
+    expected = vectors @ metric.inverse() * (0.5 * scatter.diag().mean())
+    shrunk = without_wording(residuals, vectors)
+    torch.testing.assert_close(shrunk(vectors), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_without_several_wordings_all_directions_count_alike() -> None:
-    difference = torch.randn(3, 6)
-    assert without_wording(difference, []) is difference
-    assert torch.equal(without_wording(difference, [torch.zeros(2, 6)]), difference)
+    vectors = torch.randn(3, 6)
+    assert without_wording([], vectors)(vectors) is vectors
+    assert torch.equal(without_wording([torch.zeros(2, 6)], vectors)(vectors), vectors)
+
+
+def test_the_classifier_is_the_ridge_regression_with_equal_weights_of_both_kinds() -> None:
+    """The dual form gives what the primal one does, whose bias shares the ridge."""
+    generator = torch.Generator().manual_seed(0)
+    ask, other = torch.randn(3, 6, generator=generator) + 1, torch.randn(9, 6, generator=generator)
+    direction, border = separated(ask, other, lambda vectors: vectors, 0.25)
+    length = (ask.mean(0) - other.mean(0)).norm()
+    points = torch.cat([ask, other]) - (ask.mean(0) + other.mean(0)) / 2
+    inputs = torch.cat([points / length, torch.ones(12, 1)], 1)
+    weight = torch.tensor([12 / 6.0] * 3 + [12 / 18.0] * 9)
+    wanted = torch.tensor([1.0] * 3 + [-1.0] * 9)
+    left = inputs.T @ (weight[:, None] * inputs) + RIDGE * torch.eye(7)
+    primal = torch.linalg.solve(left, inputs.T @ (weight * wanted))
+    scores = torch.cat([ask, other]) @ direction - border
+    torch.testing.assert_close(scores, inputs @ primal - 0.25, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", tiny.MODELS)
@@ -117,25 +142,36 @@ def test_without_prompts_about_other_facts_it_is_always_open() -> None:
     assert gate.opens(torch.randn(30, 2 * lm.dim), torch.arange(30) % 3).all()
 
 
-def test_an_edit_without_them_takes_the_usual_difference() -> None:
+def test_common_questions_take_the_place_of_missing_ones() -> None:
     lm = tiny.lm("llama")
-    first, second, third = tiny.training(3)
-    gate = fitted(lm, [first, second, replace(third, training_locality=())])
-    torch.testing.assert_close(gate.direction[2], gate.direction[:2].mean(0))
-    assert opens(lm, gate, [third.prompt], [2]) == [True]
+    edits = [replace(e, training_locality=()) for e in tiny.edits(3)]
+    gate = ContrastGate.fit(lm, BLOCK, edits, subjects_of(edits), questions=4)
+    assert all(opens(lm, gate, [e.prompt for e in edits], [0, 1, 2]))
+    asked = [text for group in common_questions(edits[0], 4) for text in group]
+    assert not any(opens(lm, gate, asked, [0] * len(asked)))
 
 
-def test_it_is_open_for_an_edit_that_has_no_training_prompt_in_other_words() -> None:
-    """The prompt with words around it is in the same words. Where most edits have one in others, they do for it."""
+def test_common_questions_ask_in_the_same_forms_for_other_facts() -> None:
+    edit = replace(tiny.edits(1)[0], subject="Ann", prompt="The mother of Ann is", training_paraphrases=())
+    groups = common_questions(edit, len(ATTRIBUTES))
+    assert len(groups) == len(ATTRIBUTES) - 1
+    assert ("What is the age of Ann?", "The age of Ann is") in groups
+    assert not any("mother" in text for group in groups for text in group)
+    assert len(set(common_questions(edit, 3))) == 3 and common_questions(edit, 3) == common_questions(edit, 3)
+
+
+def test_the_border_is_lower_for_an_edit_whose_prompts_are_all_in_the_same_words() -> None:
+    """Prompts in other words score lower there. The prompt with words around it is in the same words."""
     lm = tiny.lm("llama")
     first, second = tiny.training(2)
     same = replace(second, training_paraphrases=(f"Fact: {second.prompt}",))
-    gate = fitted(lm, [first, same])
-    anything = torch.randn(30, 2 * lm.dim)
-    assert gate.opens(anything, torch.ones(30, dtype=torch.long)).all()
-    assert not gate.opens(anything, torch.zeros(30, dtype=torch.long)).all()
-    most = fitted(lm, [first, same, tiny.training(3)[2]])
-    assert not most.opens(anything, torch.ones(30, dtype=torch.long)).all()
+    other = replace(second, training_paraphrases=(f"{second.subject} was born in",))
+    assert not in_other_words(same) and in_other_words(other)
+    lower = fitted(lm, [first, same])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("lks.method.contrast_gate.BORDER_SAME_WORDS", BORDER)
+        usual = fitted(lm, [first, same])
+    torch.testing.assert_close(usual.border - lower.border, torch.tensor([0.0, BORDER - BORDER_SAME_WORDS]))
 
 
 def test_each_edit_of_a_subject_opens_it() -> None:

@@ -14,7 +14,7 @@ from lks.editing.patch import NoPatch
 from lks.errors import UserError
 from lks.io.checkpoint import Checkpoint
 from lks.method.lks import LKS
-from lks.method.params import LKSParams
+from lks.method.params import GateKind, LKSParams, LocalityFor
 from lks.method.trainer import LKSTrainer, place
 from lks.method.training_data import losses_at, prepare, subjects_of
 from lks.models.losses import References, kl_divergence, negative_log_likelihood
@@ -393,25 +393,34 @@ def test_a_tokenizer_without_an_end_of_sequence_token_is_refused(monkeypatch: py
         prepare(lm, tiny.training(1), LKSParams(block=1, end_of_answer=True))
 
 
-def test_only_ungated_edits_have_locality_rows_where_asked_for() -> None:
-    """Those the gate cannot judge; each row weighs as if all edits had them."""
-    lm = tiny.lm("llama")
-    edits = tiny.training(3)
-    for i in (0, 2):
-        edits[i] = replace(edits[i], training_paraphrases=(f"Fact: {edits[i].prompt}",))
-    params = LKSParams(block=1, locality_prompts=1, locality_for="ungated", gate="contrast", reference_top=0)
-    made = prepare(lm, edits, params)
-    assert [len(own) for own in made.owned["locality"]] == [1, 0, 1]
-    assert all(prepare(lm, edits, replace(params, gate="none")).owned["locality"])
-    assert all(prepare(lm, edits, replace(params, locality_for="all")).owned["locality"])
-    trainer = LKSTrainer(lm, made, params, 0)
-    torch.nn.init.normal_(next(trainer.networks.parameters()), generator=torch.Generator().manual_seed(0))
-    rows = [chain(*made.owned[part]) for part in ("edit", "locality")]
-    edit, locality = (list(own) for own in rows)
-    one = trainer.loss({"locality": locality})
-    three = trainer.loss({"edit": edit, "locality": locality}) - trainer.loss({"edit": edit})
-    torch.testing.assert_close(three, one * 2 / 3)  # alone, two rows are two of two
-    assert one > 0
+@pytest.mark.parametrize(
+    ("gate", "locality_for", "rows"),
+    [("contrast", "ungated", 0), ("relation", "ungated", 0), ("none", "ungated", 3), ("contrast", "all", 3)],
+)
+def test_edits_behind_a_gate_have_no_locality_rows_where_that_is_asked_for(
+    gate: GateKind, locality_for: LocalityFor, rows: int
+) -> None:
+    params = LKSParams(block=1, locality_prompts=1, locality_for=locality_for, gate=gate)
+    made = prepare(tiny.lm("llama"), tiny.training(3), params)
+    assert sum(bool(own) for own in made.owned["locality"]) == rows
+
+
+def test_states_are_computed_in_the_number_format_of_the_training() -> None:
+    """They are kept in it, and are near those of the model's own."""
+    lm, edits = tiny.lm("llama"), tiny.training(3)
+    params = LKSParams(block=1)
+    whole, half = (prepare(lm, edits, replace(params, precision=p)) for p in ("model", "bfloat16"))
+    assert (whole.cached.flat.dtype, half.cached.flat.dtype) == (torch.float32, torch.bfloat16)
+    cosine = torch.cosine_similarity(half.cached.flat.float(), whole.cached.flat)
+    assert 0.99 < cosine.mean() < 0.99999
+    assert next(lm.decoder.parameters()).dtype == torch.float32
+
+
+def test_free_vectors_need_no_inputs() -> None:
+    lm, edits = tiny.lm("llama"), tiny.training(3)
+    made = prepare(lm, edits, LKSParams(block=1, hypernetwork="free"))
+    assert made.keys is made.own
+    torch.testing.assert_close(made.own, prepare(lm, edits, LKSParams(block=1)).own)
 
 
 def test_edits_that_are_learnt_leave_the_training() -> None:
