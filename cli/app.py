@@ -84,6 +84,7 @@ app = typer.Typer(
     epilog="Environment: LKS_RESULTS (results folder), LKS_GRID (default grid), LKS_GRIDS (file of grids), "
     "LKS_DATA (folder of datasets), LKS_FACTS (folder of your own facts), "
     "LKS_DTYPE (number format of models: auto, float32 or bfloat16), LKS_METHODS (folder of methods), "
+    "LKS_PRESETS (folder of preset files), "
     "LKS_STAGES (folder of measurements), "
     "LKS_TRAINING_PROMPTS (folder of written training prompts).",
 )
@@ -105,6 +106,15 @@ GridName = Annotated[
         "--grid",
         help="Name of a grid (see [bold]lks list grids[/]). Default: $LKS_GRID or first.",
         metavar="NAME",
+    ),
+]
+Preset = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--preset",
+        help="File of parameters, such as [bold]lks tune[/] writes; may be repeated. It comes before "
+        "those of $LKS_PRESETS and the method's own preset.",
+        metavar="FILE",
     ),
 ]
 Only = Annotated[
@@ -148,6 +158,7 @@ def grid(
             metavar="S",
         ),
     ] = 0.0,
+    preset: Preset = None,
 ) -> None:
     """Run the missing cells of a grid, then print the result table.
 
@@ -162,8 +173,10 @@ def grid(
       lks grid --only method=lks,n_edits=100  some cells only, and the unedited model
     """
     from cli.run_grid import run_grid
+    from lks.editing.preset_files import presets_in_use
 
-    run_grid(grid, results, only, dry_run, retry_failed, runner, wait)
+    with presets_in_use(preset or []):
+        run_grid(grid, results, only, dry_run, retry_failed, runner, wait)
 
 
 @app.command(rich_help_panel=BENCHMARK)
