@@ -23,6 +23,7 @@ from cli.serve import serve
 from cli.status import status
 from cli.study import study
 from cli.testbed import testbed
+from cli.tuning.command import tune
 from cli.up import down, up
 from flows.settings import Mode
 from lks.errors import UserError, unknown
@@ -299,6 +300,7 @@ def _log() -> None:
 
 app.command("status", rich_help_panel=BENCHMARK)(status)
 app.command("compare", rich_help_panel=BENCHMARK)(compare_results)
+app.command("tune", rich_help_panel=BENCHMARK)(tune)
 app.command("edit", rich_help_panel=OWN_MODEL)(edit)
 app.command("ask", rich_help_panel=OWN_MODEL)(ask)
 app.command("eval", rich_help_panel=OWN_MODEL)(evaluate)
