@@ -38,7 +38,8 @@ OBJECTIVES = {
 }
 """Objectives by name: read-out, then mean."""
 
-DEFAULT = "ar-hm"
+FINER = "tf-hm"
+"""The objective that decides between equal values of another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ def scores(store: Store, cell_id: str, objective: Objective) -> dict[str, Measur
 
 
 def score(store: Store, cell_id: str, objective: Objective, dataset: str) -> tuple[float, float]:
-    """Return the objective of a stored cell, and the arithmetic mean of the three metrics.
+    """Return the objective of a stored cell, and what decides between equal values (`FINER`).
 
     Raises:
         UserError: the dataset does not ask what the objective needs.
@@ -117,4 +118,5 @@ def score(store: Store, cell_id: str, objective: Objective, dataset: str) -> tup
             f"Dataset {dataset!r} gives no {lacking or 'mean'} by read-out {objective.readout}, which the "
             "objective needs. Use another --dataset or --objective."
         )
-    return found[objective.mean].value, found["edit_performance"].value
+    finer = scores(store, cell_id, OBJECTIVES[FINER])
+    return found[objective.mean].value, finer[OBJECTIVES[FINER].mean].value

@@ -173,11 +173,11 @@ class Trials:
                 break
         ok = outcome.status == "ok"
         value: float | None = None
-        mean = 0.0
+        finer = 0.0
         if ok:
-            value, mean = score(self._store, cell.id, self._search.aim, self._search.dataset)
+            value, finer = score(self._store, cell.id, self._search.aim, self._search.dataset)
         trial = Trial(
-            variant, rung, cell.id, outcome.status, outcome.reason, value, mean, seconds, outcome.costs
+            variant, rung, cell.id, outcome.status, outcome.reason, value, finer, seconds, outcome.costs
         )
         self._listener.finish(trial, stored)
         return trial

@@ -121,9 +121,9 @@ def test_nothing_is_chosen_where_all_fail() -> None:
     assert winner(trials) is None and {trial.rung for trial in trials} == {0}
 
 
-def test_equal_scores_go_by_the_arithmetic_mean_then_by_order() -> None:
+def test_equal_scores_go_by_the_finer_readout_then_by_order() -> None:
     one = Trial((), 0, "a", "ok", "", 0.0, 0.2, 1.0, Costs())
-    two, three = replace(one, cell_id="b", mean=0.4), replace(one, cell_id="c", mean=0.4)
+    two, three = replace(one, cell_id="b", finer=0.4), replace(one, cell_id="c", finer=0.4)
     assert [trial.cell_id for trial in ranked([one, two, three])] == ["b", "c", "a"]
 
 
