@@ -217,15 +217,16 @@ def _comments(result: SearchResult) -> list[str]:
     )
     first = f", first {search.records} records" if search.records else ""
     failed = sum(1 for trial in result.trials if trial.score is None)
+    tried = many(len({trial.variant for trial in result.trials}), "configuration")
     rungs = "; ".join(rung_text(rung) for rung in result.rungs)
     lines = [
         f"{HEADER} Parameters of {search.method.title} for {search.model}, T = {search.n_edits}.",
         "",
-        f"Chosen on development cases of {search.dataset}{first} (seed {search.seed}), which no evaluation "
-        "touches.",
+        f"Chosen on development cases of {search.dataset}{first} (seed {search.seed}): the last third, which "
+        "grids of this seed leave alone while their draws do not need it.",
         f"Objective {search.objective}: {aim.words}.",
-        f"Trials: {len(result.trials)} of {many(len({t.variant for t in result.trials}), 'configuration')}, "
-        f"{failed} failed, {duration(sum(t.seconds for t in result.trials))}; rungs: {rungs}.",
+        f"{many(len(result.trials), 'trial')} of {tried}, {failed} failed, "
+        f"{duration(sum(t.seconds for t in result.trials))}; rungs: {rungs}.",
         f"Date: {made.get('finished', '')}. Versions: {versions}. Device: {made.get('device', '')}.",
         f"Model revision {cell.model_revision}, data revision {cell.data_revision}, cell {cell.id}.",
         "",
