@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from baselines._adapters import ADAPTER, Adapter, Rule, config_of, trained
 from lks.editing.editor import LONG, After, Editor, always, no_callback
 from lks.editing.patch import Patch
+from lks.editing.search_space import Choices, JointChoices, LogRange, SearchSpace
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.models.lm import LM
@@ -49,6 +50,16 @@ class AdaLoRAParams:
         target_modules: comma-separated names of the modules to adapt; empty for peft's choice for the family
             or, if it has none, the query and value projections.
     """
+
+    search_space: ClassVar[SearchSpace] = (
+        JointChoices(("initial_rank", "target_rank"), ((6, 4), (12, 8), (24, 16))),
+        Choices("alpha", (16, 32, 64)),
+        LogRange("lr", 3e-4, 2e-2),
+        LogRange("epochs", 15, 100),
+        Choices("batch_size", (1, 8)),
+        LogRange("orthogonality", 0.05, 1.0),
+        Choices("stop_loss", (0.0, 0.1)),
+    )
 
     initial_rank: int = 12
     target_rank: int = 8

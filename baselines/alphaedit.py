@@ -14,6 +14,7 @@ from torch import Tensor
 from baselines._locate_then_edit.covariances import Moments, projected
 from baselines._locate_then_edit.spread import Spreading, SpreadParams
 from lks.editing.editor import always
+from lks.editing.search_space import Choices, LogRange, SearchSpace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,13 @@ class AlphaEditParams(SpreadParams):
             eigenvalue, which does not depend on the scale of a model's keys.
         penalty: L2, the weight of ||Delta||^2.
     """
+
+    search_space: ClassVar[SearchSpace] = (
+        *SpreadParams.search_space,
+        Choices("threshold_unit", ("mean",)),
+        LogRange("threshold", 0.01, 1.0),
+        LogRange("penalty", 0.1, 100.0),
+    )
 
     threshold: float = 2e-2
     threshold_unit: Literal["absolute", "mean"] = "absolute"

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from baselines._locate_then_edit.covariances import Moments, ridge
 from baselines._locate_then_edit.spread import Spreading, SpreadParams
+from baselines._locate_then_edit.values import ValueParams
 from lks.editing.editor import always
+from lks.editing.search_space import DepthSpan, LogRange, SearchSpace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,12 @@ class EMMETParams(SpreadParams):
     Attributes:
         stabiliser: mu, added to the diagonal of K^T C^-1 K.
     """
+
+    search_space: ClassVar[SearchSpace] = (
+        *ValueParams.search_space,
+        DepthSpan("first_block", "last_block", (1,), 0.0, 0.7),
+        LogRange("stabiliser", 1e-3, 10.0),
+    )
 
     stabiliser: float = 0.1
 

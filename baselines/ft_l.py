@@ -23,6 +23,7 @@ from typing import ClassVar, Literal
 from baselines._fine_tuning import target_from_last_token, target_in_place, tune
 from lks.editing.editor import After, Editor, Lengths, always, no_callback
 from lks.editing.patch import Patch
+from lks.editing.search_space import Choices, DepthRange, LogRange, SearchSpace
 from lks.edits import Edit
 from lks.models.lm import LM
 from lks.progress import Progress, no_progress
@@ -42,6 +43,14 @@ class FTLParams:
         stop_loss: a batch below this loss is skipped; training stops once an epoch's mean is below it.
         max_change: bound on the change of any weight (L-infinity norm); 0 for none.
     """
+
+    search_space: ClassVar[SearchSpace] = (
+        DepthRange("block"),
+        LogRange("lr", 1e-4, 1e-2),
+        LogRange("max_epochs", 10, 60),
+        Choices("batch_size", (1, 8, 32)),
+        Choices("max_change", (0.0, 1e-2, 3e-3, 1e-3)),
+    )
 
     block: int
     objective: Literal["last_token", "in_place"] = "last_token"

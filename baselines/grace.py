@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lks.editing.editor import LONG, After, Editor, always, no_callback
 from lks.editing.patch import Patch, check_tensor, checked
+from lks.editing.search_space import Choices, DepthRange, LogRange, SearchSpace
 from lks.edits import Edit
 from lks.models.frozen_prefix import BlockStates, UpperBlocks, batches, lower_blocks, states
 from lks.models.frozen_suffix import Suffix
@@ -45,6 +46,14 @@ class GraceParams:
             ("warm").
         stop_loss: loss at or below which an edit takes no further steps; 0 to always take all steps.
     """
+
+    search_space: ClassVar[SearchSpace] = (
+        DepthRange("block", 0.3, 1.0),
+        LogRange("eps", 0.3, 30.0),
+        LogRange("lr", 0.05, 2.0),
+        LogRange("n_iter", 20, 100),
+        Choices("initial", ("cold", "warm")),
+    )
 
     block: int
     eps: float = 1.0

@@ -14,6 +14,7 @@ from baselines._in_context.retrieval_patch import FactsInFront, FactText, Lookup
 from baselines._in_context.retrievers import RetrieverName
 from lks.editing.editor import LONG, After, Editor, always, no_callback
 from lks.editing.patch import Patch
+from lks.editing.search_space import Choices, Range, SearchSpace
 from lks.edits import Edit
 from lks.models.lm import LM
 from lks.progress import Progress, no_progress
@@ -32,6 +33,12 @@ class ICEParams:
         threshold: facts whose score with the prompt is below this are left out; 0 (published) keeps all.
         instruction: text put before the facts.
     """
+
+    search_space: ClassVar[SearchSpace] = (
+        Choices("retriever", ("tfidf", "bm25")),
+        Choices("facts", (1, 2, 3)),
+        Range("threshold", 0.0, 0.6),
+    )
 
     retriever: RetrieverName = "tfidf"
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"

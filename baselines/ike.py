@@ -19,6 +19,7 @@ from baselines._in_context.retrieval_patch import FactsInFront, FactText, Lookup
 from baselines._in_context.retrievers import RetrieverName, retriever
 from lks.editing.editor import After, Editor, Lengths, always, no_callback
 from lks.editing.patch import Patch
+from lks.editing.search_space import Choices, Range, SearchSpace
 from lks.edits import Edit
 from lks.errors import NothingToLearnFrom, UserError
 from lks.models.joining import joined
@@ -42,6 +43,12 @@ class IKEParams:
         encoder: sentence encoder of the dense retriever.
         threshold: facts whose score with the prompt is below this are left out; 0 (published) keeps all.
     """
+
+    search_space: ClassVar[SearchSpace] = (
+        Choices("demonstrations", (2, 4, 8, 16, 32)),
+        Choices("retriever", ("tfidf", "bm25")),
+        Range("threshold", 0.0, 0.6),
+    )
 
     demonstrations: int = 32
     retriever: RetrieverName = "tfidf"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from baselines._adapters import ADAPTER, Adapter, Rule, config_of, trained
 from lks.editing.editor import LONG, After, Editor, always, no_callback
 from lks.editing.patch import Patch
+from lks.editing.search_space import Choices, LogRange, SearchSpace
 from lks.edits import Edit
 from lks.models.lm import LM
 from lks.progress import Progress, no_progress
@@ -34,6 +35,16 @@ class LoRAParams:
         target_modules: comma-separated names of the modules to adapt; empty for peft's choice for the family
             or, if it has none, the query and value projections (or the fused projection that contains them).
     """
+
+    search_space: ClassVar[SearchSpace] = (
+        Choices("rank", (4, 8, 16, 32)),
+        Choices("alpha", (16, 32, 64)),
+        Choices("dropout", (0.0, 0.1)),
+        LogRange("lr", 1e-4, 1e-2),
+        LogRange("epochs", 15, 100),
+        Choices("batch_size", (1, 8)),
+        Choices("stop_loss", (0.0, 0.1)),
+    )
 
     rank: int = 8
     alpha: int = 32

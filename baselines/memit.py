@@ -14,6 +14,7 @@ from torch import Tensor
 from baselines._locate_then_edit.covariances import Moments, ridge
 from baselines._locate_then_edit.spread import Spreading, SpreadParams
 from lks.editing.editor import always
+from lks.editing.search_space import LogRange, SearchSpace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,11 @@ class MEMITParams(SpreadParams):
     Attributes:
         old_keys_weight: lambda, weight of preserving old associations relative to the new ones.
     """
+
+    search_space: ClassVar[SearchSpace] = (
+        *SpreadParams.search_space,
+        LogRange("old_keys_weight", 10.0, 100_000.0),
+    )
 
     old_keys_weight: float = 15_000.0
 

@@ -18,6 +18,7 @@ from baselines._mend.training import MendTrainer, change, measure
 from baselines._meta_training import loop
 from lks.editing.editor import SHORT, After, Editor, always, canonical, no_callback
 from lks.editing.patch import Patch, WeightPatch
+from lks.editing.search_space import Choices, LogRange, SearchSpace
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.io.cache import Making, made
@@ -52,6 +53,15 @@ class MendParams:
         patience: validations without a new best before training stops.
         validation_edits: maximum number of validation edits.
     """
+
+    search_space: ClassVar[SearchSpace] = (
+        Choices("blocks", ((-1,), (-2, -1), (-3, -2, -1), (-5, -4, -3))),
+        Choices("rank", (64, 256, 1920)),
+        LogRange("edit_lr", 1e-5, 1e-2),
+        LogRange("lr", 1e-6, 1e-4),
+        LogRange("c_edit", 0.03, 1.0),
+        Choices("edits_per_step", (1, 10)),
+    )
 
     blocks: tuple[int, ...] = (-3, -2, -1)
     compat: Literal["published", "easyedit"] = "published"

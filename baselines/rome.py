@@ -21,6 +21,7 @@ from baselines._locate_then_edit.values import ValueParams, optimise
 from baselines._locate_then_edit.weight_updates import Updates
 from lks.editing.editor import SHORT, After, Editor, always, no_callback
 from lks.editing.patch import Patch
+from lks.editing.search_space import DepthRange, SearchSpace
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.models.lm import LM
@@ -41,6 +42,11 @@ class ROMEParams(ValueParams):
         corpus: text for C; see `baselines._locate_then_edit.corpus`.
         corpus_tokens: number of tokens of the corpus to use.
     """
+
+    search_space: ClassVar[SearchSpace] = (
+        *ValueParams.search_space,
+        DepthRange("block", 0.0, 0.7),
+    )
 
     block: int
     short_contexts: int = 10

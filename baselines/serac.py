@@ -17,6 +17,7 @@ from baselines._serac.counterfactual import Counterfactual
 from baselines._serac.patch import EncoderSettings, SeracPatch, load
 from lks.editing.editor import SHORT, After, Editor, always, canonical, no_callback
 from lks.editing.patch import NoPatch, Patch
+from lks.editing.search_space import Choices, LogRange, Range, SearchSpace
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.io.cache import Making, made
@@ -55,6 +56,14 @@ class SeracParams:
         patience: validations without a new best before training stops.
         validation_edits: maximum number of validation edits.
     """
+
+    search_space: ClassVar[SearchSpace] = (
+        LogRange("scope_lr", 1e-3, 1e-2),
+        Range("threshold", 0.3, 0.7),
+        LogRange("lr", 3e-4, 5e-3),
+        Range("vary_targets", 0.5, 1.0),
+        Choices("reading", (0.0, 1.0)),
+    )
 
     encoder: str = ""
     encoder_block: int = -2

@@ -25,6 +25,7 @@ from baselines._locate_then_edit.contexts import prefixes
 from baselines._ties import ties
 from lks.editing.editor import LONG, After, Editor, always, no_callback
 from lks.editing.patch import Patch, check_tensor, checked
+from lks.editing.search_space import DepthRange, JointChoices, LogRange, Range, SearchSpace
 from lks.edits import Edit
 from lks.evaluation.prompt_formats import preceded
 from lks.models.frozen_prefix import UpperBlocks, lower_blocks
@@ -62,6 +63,15 @@ class WiseParams:
         stop_loss, stop_change: training on an edit stops once its loss is at or below `stop_loss` and has
             changed by no more than `stop_change`.
     """
+
+    search_space: ClassVar[SearchSpace] = (
+        DepthRange("block", 0.3, 1.0),
+        LogRange("lr", 0.03, 2.0),
+        LogRange("n_iter", 20, 100),
+        Range("mask_ratio", 0.1, 0.5),
+        JointChoices(("alpha", "beta", "gamma"), ((1.25, 5.0, 2.5), (2.5, 10.0, 5.0), (5.0, 20.0, 10.0))),
+        Range("act_ratio", 0.5, 0.95),
+    )
 
     block: int
     lr: float = 1.0

@@ -23,6 +23,7 @@ from cli.serve import serve
 from cli.status import status
 from cli.study import study
 from cli.testbed import testbed
+from cli.tuning.command import tune
 from cli.up import down, up
 from flows.settings import Mode
 from lks.errors import UserError, unknown
@@ -81,6 +82,7 @@ app = typer.Typer(
     epilog="Environment: LKS_RESULTS (results folder), LKS_GRID (default grid), LKS_GRIDS (file of grids), "
     "LKS_DATA (folder of datasets), LKS_FACTS (folder of your own facts), "
     "LKS_DTYPE (number format of models: auto, float32 or bfloat16), LKS_METHODS (folder of methods), "
+    "LKS_PRESETS (folder of preset files), "
     "LKS_STAGES (folder of measurements), "
     "LKS_TRAINING_PROMPTS (folder of written training prompts).",
 )
@@ -102,6 +104,15 @@ GridName = Annotated[
         "--grid",
         help="Name of a grid (see [bold]lks list grids[/]). Default: $LKS_GRID or first.",
         metavar="NAME",
+    ),
+]
+Preset = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--preset",
+        help="File of parameters, such as [bold]lks tune[/] writes; may be repeated. It comes before "
+        "those of $LKS_PRESETS and the method's own preset.",
+        metavar="FILE",
     ),
 ]
 Only = Annotated[
@@ -145,6 +156,7 @@ def grid(
             metavar="S",
         ),
     ] = 0.0,
+    preset: Preset = None,
 ) -> None:
     """Run the missing cells of a grid, then print the result table.
 
@@ -159,8 +171,10 @@ def grid(
       lks grid --only method=lks,n_edits=100  some cells only, and the unedited model
     """
     from cli.run_grid import run_grid
+    from lks.editing.preset_files import presets_in_use
 
-    run_grid(grid, results, only, dry_run, retry_failed, runner, wait)
+    with presets_in_use(preset or []):
+        run_grid(grid, results, only, dry_run, retry_failed, runner, wait)
 
 
 @app.command(rich_help_panel=BENCHMARK)
@@ -283,6 +297,7 @@ def _log() -> None:
 
 app.command("status", rich_help_panel=BENCHMARK)(status)
 app.command("compare", rich_help_panel=BENCHMARK)(compare_results)
+app.command("tune", rich_help_panel=BENCHMARK)(tune)
 app.command("edit", rich_help_panel=OWN_MODEL)(edit)
 app.command("ask", rich_help_panel=OWN_MODEL)(ask)
 app.command("eval", rich_help_panel=OWN_MODEL)(evaluate)

@@ -71,6 +71,15 @@ Settings = Annotated[
         "--set", help="Set a parameter of the method to a value; may be repeated.", metavar="NAME=VALUE"
     ),
 ]
+PresetFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--preset",
+        help="File of parameters, such as [bold]lks tune[/] writes. Default: $LKS_PRESETS, then the "
+        "method's own.",
+        metavar="FILE",
+    ),
+]
 Seed = Annotated[int | None, typer.Option("--seed", help="Random seed for editing and training. Default: 0.")]
 TrainingData = Annotated[
     str,
@@ -107,6 +116,7 @@ def edit(
     facts: FactsFile = None,
     method: MethodName = None,
     settings: Settings = None,
+    preset: PresetFile = None,
     seed: Seed = None,
     templates: TemplatesFile = None,
     training: TrainingData = "",
@@ -131,22 +141,36 @@ def edit(
     """
     from lks.data.contradictions import contradicting
     from lks.data.user_facts import SHOWN, BadLines, Facts, read_facts
+    from lks.editing.preset_files import presets_in_use
     from lks.models.registry import check_name
     from workbench.editing import EditRequest
     from workbench.forms import check_form
     from workbench.patch_folder import check_writable, read
-    from workbench.presets import changes_of, check_changes, check_training, method_named
+    from workbench.presets import (
+        changes_of,
+        check_changes,
+        check_preset_files,
+        check_training,
+        method_named,
+    )
 
     if facts is None and not without:
         raise UserError("Give a file of facts with --facts.")
     _check_update(
-        update, overwrite, bool(without), bool(method or settings or seed is not None or training or form)
+        update,
+        overwrite,
+        bool(without),
+        bool(method or settings or preset or seed is not None or training or form),
     )
     console = Console()
     check_name(model)
-    wish = EditRequest(method or "lks", changes_of(settings or []), seed or 0, training, form or "auto")
-    check_changes(method_named(wish.method), wish.changes or {})
-    check_training(method_named(wish.method), training)
+    chosen = method_named(method or "lks")
+    changes = changes_of(settings or [])
+    wish = EditRequest(chosen.registry_name(), changes, seed or 0, training, form or "auto")
+    check_changes(chosen, changes)
+    check_training(chosen, training)
+    with presets_in_use([preset] if preset else []):
+        check_preset_files((chosen, model))
     reading = BadLines(skip_bad, sys.maxsize if all_errors else SHOWN)
     given = Facts("facts", ()) if facts is None else read_facts(facts, templates, reading)
     if update and not (out / "patch.json").exists():
@@ -158,7 +182,9 @@ def edit(
     together = known.without(without or []).joined(given) if known else given
     for line in (*given.notes, *contradicting(together.facts)):
         note(console, line)
-    _edit(console, _EditOrder(model, device, given, reading, wish, out, earlier, tuple(without or ())))
+    order = _EditOrder(model, device, given, reading, wish, out, earlier, tuple(without or ()))
+    with presets_in_use([preset] if preset else []):
+        _edit(console, order)
 
 
 def _check_update(update: bool, overwrite: bool, without: bool, method: bool) -> None:

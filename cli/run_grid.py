@@ -51,9 +51,11 @@ def run_grid(
     from cli.readying import make_ready
     from flows.running.planning import await_writer, compare, existing, folder_of, only_writer
     from flows.settings import Settings
+    from lks.editing.preset_files import check_used
 
     folder, console, mode = folder_of(results), Console(), runner or Settings().runner
     asked, cells = _chosen(console, grid, only, replaceable=not dry_run and mode != "pool")
+    check_used(((cell.method, cell.model) for cell in cells), f"grid {asked.name!r}")
     if not dry_run:
         exchange_cells(folder, {cell.id for cell in cells})
     work = compare(asked, cells, existing(folder), retry_failed)
@@ -247,8 +249,10 @@ def _show_plan(work: "Work") -> None:
         header_style="bold",
     )
     for cell in work.cells:
+        stored = known[cell.method].preset_file(cell.model, cell.n_edits) if cell.measure != "study" else None
         rule = [f"({RULE})"] if cell.measure != "study" and known[cell.method].by_rule(cell.model) else []
-        method = " ".join([cell.method, *rule, *(f"{k}={v}" for k, v in cell.variant)])
+        origin = [f"({stored.path.name})"] if stored else rule
+        method = " ".join([cell.method, *origin, *(f"{k}={v}" for k, v in cell.variant)])
         lacking = work.lacking(cell)
         whole = len(lacking) == len(work.grid.extras.stages(cell.measure))
         state = "stored" if cell.id not in missing else "to run" if whole else f"lacks {', '.join(lacking)}"

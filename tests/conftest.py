@@ -69,6 +69,8 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "LKS_GRID",
         "LKS_GRIDS",
         "LKS_METHODS",
+        "LKS_PRESETS",
+        "LKS_PRESET_FILES",
         "LKS_FACTS",
         "LKS_DTYPE",
         "LKS_TRAINING_PROMPTS",

@@ -13,6 +13,7 @@ from lks.data.datasets import load as load_dataset
 from lks.data.user_facts import Facts
 from lks.editing.editor import Editor
 from lks.editing.patch import NoPatch, Patch, check_finite
+from lks.editing.preset_files import ORIGIN
 from lks.edits import Case, Dataset, Edit
 from lks.errors import NothingToLearnFrom, UserError
 from lks.evaluation.endings import Says, judged, says
@@ -42,6 +43,7 @@ class EditRequest:
         seed: random seed for editing and training.
         training: name of a dataset to train on, for methods that need one; "" for none.
         form: form in which prompts are presented for training and asked afterwards.
+        params: all parameters, in place of the preset and `changes`; None to look them up.
     """
 
     method: str = "lks"
@@ -49,6 +51,7 @@ class EditRequest:
     seed: int = 0
     training: str = ""
     form: Form = "auto"
+    params: object | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +162,10 @@ def edit_model(
     method = method_named(wish.method)
     form = settled(wish.form, lm)
     changes = dict(wish.changes or {})
-    editor, tuned = editor_for(
-        method, lm.name, (len(lm.blocks), lm.dim), (len(facts.facts), wish.training), changes
+    editor, tuned = (
+        editor_for(method, lm.name, (len(lm.blocks), lm.dim), (len(facts.facts), wish.training), changes)
+        if wish.params is None
+        else (method(wish.params), "")
     )
     fitting(lm, facts)
     edits = _put(form, lm, method, [case.edit for case in facts.dataset().cases])
@@ -243,10 +248,16 @@ def update_model(
         for line in editor.warnings(lm, edits):
             warn(line)
         return _continued(lm, replace(earlier, facts=together), edits, drop, editor, report)
+    from_file = origin.tuned.startswith(ORIGIN)  # the file may be gone or changed: its values are kept
     wish = EditRequest(origin.method, origin.changed, origin.seed, origin.training, origin.form)
+    if from_file:
+        wish = replace(wish, params=_restored(origin))
     made = edit_model(lm, together, wish, report, warn)
     history = (*origin.history, f"edited again with all {len(together.facts)} facts")
-    again = replace(made, origin=replace(cast(EditRecord, made.origin), history=history))
+    record = replace(cast(EditRecord, made.origin), history=history)
+    if from_file:
+        record = replace(record, tuned=origin.tuned)
+    again = replace(made, origin=record)
     return again, f"{origin.title} cannot continue from this patch: edited again with all facts."
 
 

@@ -1,9 +1,10 @@
-"""Choice of method and parameters: its preset for the model, or its rule for a model it was not tuned for."""
+"""Choice of method and parameters: a preset file, its preset for the model, or its rule for other models."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import baselines
+from lks.editing.preset_files import ORIGIN, check_presets, check_used
 from lks.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -16,15 +17,32 @@ Preset = Callable[[int, str], object]
 
 
 def method_named(name: str) -> "type[Editor[object]]":
-    """Return a method by its registry name.
+    """Return a method by its registry name, or by its title ("FT-M") in any case.
 
     Raises:
         UserError: there is no method of that name.
     """
     known = baselines.methods()
-    if name not in known:
+    titled = {method.title.casefold(): method for method in known.values()}
+    found = known.get(name) or titled.get(name.casefold())
+    if found is None:
         raise unknown("method", name, known)
-    return known[name]
+    return found
+
+
+def check_preset_files(used: "tuple[type[Editor[object]], str] | None" = None) -> None:
+    """Check the preset files in use before any work.
+
+    Args:
+        used: method and name of the model of which one file of `--preset` has to be; None for any.
+
+    Raises:
+        UserError: a file is wrong, or one of `--preset` is for another method or model.
+    """
+    check_presets(baselines.methods())
+    if used is not None:
+        method, model = used
+        check_used([(method.registry_name(), model)], f"{method.title} on {model}")
 
 
 def changes_of(settings: Sequence[str]) -> dict[str, str]:
@@ -91,6 +109,8 @@ def editor_for(
     Raises:
         UserError: there are no parameters for the model, or a change does not parse.
     """
-    source = BY_RULE if method.by_rule(model) else f"preset for {model}"
     n_edits, dataset = facts
+    stored = method.preset_file(model, n_edits)
+    own = BY_RULE if method.by_rule(model) else f"preset for {model}"
+    source = f"{ORIGIN} {stored.path.name}" if stored else own
     return method.for_model(model, dataset, n_edits, changes, lambda: shape), source

@@ -15,6 +15,7 @@ from baselines._locate_then_edit.values import ValueParams, optimise
 from baselines._locate_then_edit.weight_updates import Updates
 from lks.editing.editor import SHORT, After, Editor, no_callback
 from lks.editing.patch import Patch
+from lks.editing.search_space import DepthSpan, SearchSpace
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.models.lm import LM
@@ -34,6 +35,11 @@ class SpreadParams(ValueParams):
         corpus: text for C; see `baselines._locate_then_edit.corpus`.
         corpus_tokens: number of tokens of the corpus to use.
     """
+
+    search_space: ClassVar[SearchSpace] = (
+        *ValueParams.search_space,
+        DepthSpan("first_block", "last_block", (1, 3, 5), 0.0, 0.7),
+    )
 
     first_block: int
     last_block: int

@@ -8,12 +8,14 @@ the block's output is equivalent for all that follows.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from baselines._locate_then_edit.contexts import behind, end_of_subject, placed
+from lks.editing.search_space import LogRange, SearchSpace
 from lks.edits import Edit
 from lks.models.frozen_prefix import UpperBlocks, states
 from lks.models.frozen_suffix import Suffix
@@ -38,6 +40,14 @@ class ValueParams:
             "bfloat16" or "fast" (bfloat16 where the hardware supports it, else "model"). The change, its
             gradient and Adam are float32.
     """
+
+    search_space: ClassVar[SearchSpace] = (
+        LogRange("steps", 15, 60),
+        LogRange("lr", 0.05, 1.0),
+        LogRange("weight_decay", 1e-3, 0.5),
+        LogRange("kl_weight", 0.01, 1.0),
+        LogRange("clamp", 0.75, 6.0),
+    )
 
     steps: int = 25
     lr: float = 0.5

@@ -15,7 +15,15 @@ from lks.io.retry import Retries
 
 PATIENCE_S = 180.0
 FLOWS_WORKER, CELLS_WORKER = "worker-lks", "worker-gpu"
-PATHS = ("LKS_GRIDS", "LKS_DATA", "LKS_CACHE", "LKS_METHODS", "LKS_FACTS", "LKS_TRAINING_PROMPTS")
+PATHS = (
+    "LKS_GRIDS",
+    "LKS_DATA",
+    "LKS_CACHE",
+    "LKS_METHODS",
+    "LKS_PRESETS",
+    "LKS_FACTS",
+    "LKS_TRAINING_PROMPTS",
+)
 """Environment variables made absolute, since flow runs work in their own folders."""
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, get_args, get
 from pydantic import TypeAdapter, ValidationError
 
 from lks.editing.patch import Patch
+from lks.editing.preset_files import StoredPreset, preset_for
 from lks.edits import Edit
 from lks.errors import UserError, unknown
 from lks.models.lm import LM
@@ -137,9 +138,25 @@ class Editor(ABC, Generic[ParamsT]):
         )
 
     @classmethod
+    def preset_file(cls, model: str, n_edits: int = 1) -> StoredPreset | None:
+        """Return the preset for a model and T that the user keeps in a file, or None.
+
+        It comes before the method's own preset and rule.
+
+        Raises:
+            UserError: a preset file is wrong.
+        """
+        return preset_for(cls.registry_name(), model, n_edits)
+
+    @classmethod
     def by_rule(cls, model: str) -> bool:
         """Return whether a model's parameters come from the rule for untuned models, for lack of a preset."""
-        return cls.preset(model) is None and cls.has_rule()
+        return cls.preset(model) is None and cls.has_rule() and cls.preset_file(model) is None
+
+    @classmethod
+    def has_parameters(cls, model: str) -> bool:
+        """Return whether there are parameters for a model: a preset, a preset file or a rule."""
+        return cls.preset(model) is not None or cls.has_rule() or cls.preset_file(model) is not None
 
     @classmethod
     def has_rule(cls) -> bool:
@@ -158,7 +175,7 @@ class Editor(ABC, Generic[ParamsT]):
         """Return the editor with the preset for a model, dataset and T, some parameters overridden.
 
         For a model without a preset, the parameters come from the method's rule for untuned models
-        (`untuned`).
+        (`untuned`). Those in a preset file of the user (`lks.editing.preset_files`) replace either.
 
         Args:
             model: name of the model.
@@ -169,15 +186,21 @@ class Editor(ABC, Generic[ParamsT]):
                 by default they are read from the model's files.
 
         Raises:
-            UserError: an override names no parameter or does not parse as its type, or there is neither a
-                preset nor a rule.
+            UserError: an override names no parameter or does not parse as its type, a preset file is wrong,
+                or there is neither a preset nor a rule.
         """
+        stored = cls.preset_file(model, n_edits)
+        if stored and (whole := stored.whole(cls.params_type)):
+            return cls(override(whole, overrides or {}))  # type: ignore[arg-type]
         preset = cls.preset(model)
         if preset is None and cls.has_rule():
             preset = cls.untuned(*(shape() if shape else shape_of(model)))
         if preset is None:
+            if stored:
+                raise stored.incomplete(cls.params_type)
             return cls(_by_hand(cls, model, overrides or {}))  # type: ignore[arg-type]
-        return cls(override(preset(n_edits, dataset), overrides or {}))  # type: ignore[arg-type]
+        made = preset(n_edits, dataset)
+        return cls(override(stored.over(made) if stored else made, overrides or {}))  # type: ignore[arg-type]
 
     def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = no_progress) -> float:
         """Compute what does not depend on the edits (covariances, meta-training), cached on disk.
@@ -314,7 +337,8 @@ def override(params: object, changes: Mapping[str, str]) -> object:
     """
     if not changes:
         return params
-    hints = get_type_hints(type(params))
+    types = get_type_hints(type(params))
+    hints = {field.name: types[field.name] for field in dataclasses.fields(params)}  # type: ignore[arg-type]
     values: dict[str, object] = {}
     for name, text in changes.items():
         if name not in hints:

@@ -1,7 +1,7 @@
 """Contrast gate: does a prompt about an edited subject ask for the edited fact, or for another fact?
 
 For each edit, the unedited model reads the edit prompt and its training paraphrases, and prompts that ask for
-other facts of the same subject: training prompts and common questions (`lks.data.common_questions`). Each
+other facts of the same subject: training prompts and common questions (`lks.method.common_questions`). Each
 prompt becomes one vector: the mean of its tokens' block-l states, each scaled to length 1, beside the state
 of its last token. A linear classifier per edit separates the two kinds (ridge regression, both kinds with
 equal weight). Directions count the less the more prompts that ask for the same differ along them: that is
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lks.data.common_questions import common_questions
 from lks.edits import Edit
+from lks.method.common_questions import common_questions
 from lks.method.gate_parts import in_other_words, last_of, messages, naming, rows_of, rows_of_chosen, spread
 from lks.models.frozen_prefix import PASS_TOKENS, batches, states
 from lks.models.lm import LM

@@ -1,9 +1,10 @@
 """Parameters of LKS."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from lks.editing.editor import ADDED
+from lks.editing.search_space import Choices, DepthRange, JointChoices, LogRange, SearchSpace
 from lks.method.hypernetwork import Features, Form, Kind
 from lks.models.precision import Training
 from lks.scope.indicator import ScopeKind
@@ -60,6 +61,17 @@ class LKSParams:
         end_of_answer: whether targets are trained with the end-of-sequence token behind them, so that a free
             answer ends there.
     """
+
+    search_space: ClassVar[SearchSpace] = (
+        DepthRange("block", 0.2, 0.8),
+        JointChoices(("hypernetwork", "independent", "form"), (("free", True, "residual"),)),
+        LogRange("lr", 0.2, 3.0),
+        LogRange("max_epochs", 10, 60),
+        LogRange("stop_loss", 0.01, 0.1),
+        Choices("gate", ("contrast", "none")),
+        LogRange("lambda_edit", 0.1, 10.0),
+        Choices("locality_prompts", (2, 4, 8)),
+    )
 
     block: int
     hypernetwork: Kind = "linear"

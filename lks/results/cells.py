@@ -25,6 +25,9 @@ RULE_NOTE = (
 )
 """Explanation of that entry below tables."""
 
+TUNING_S = "tuning seconds"
+"""Entry in an outcome's provenance if the cell is a trial of `lks tune`: the seconds that it took."""
+
 Split = Literal["evaluation", "development"]
 """Part of the seeded order of cases that a cell edits. Settings are chosen on "development"; only
 "evaluation" makes results."""

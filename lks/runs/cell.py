@@ -15,6 +15,7 @@ from typing import cast
 from lks.data.datasets import load as load_dataset
 from lks.data.neighborhood import with_neighbours
 from lks.editing.editor import Editor, canonical
+from lks.editing.preset_files import ORIGIN
 from lks.edits import Case, Context, Dataset
 from lks.errors import DataError, StoreError, Unsuited, UserError
 from lks.evaluation import record_checks
@@ -128,11 +129,14 @@ def run(
 def _notes(method: Method, cell: Cell) -> dict[str, str]:
     """Return what tables say about an editor in addition to its title.
 
-    This is its regime, and whether its parameters come from its rule for untuned models.
+    This is its regime, and whether its parameters come from its rule for untuned models or a preset file.
     """
     if not issubclass(method, Editor):
         return {}
-    return {"regime": method.regime, **({PARAMETERS: RULE} if method.by_rule(cell.model) else {})}
+    stored = method.preset_file(cell.model, cell.n_edits)
+    origin = {ORIGIN: stored.path.name} if stored else {}
+    rule = {PARAMETERS: RULE} if method.by_rule(cell.model) else {}
+    return {"regime": method.regime, **rule, **origin}
 
 
 @contextmanager

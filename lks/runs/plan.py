@@ -55,18 +55,20 @@ def plan(
         only: key -> values to keep, from `parse_only`.
 
     Raises:
-        UserError: a name or parameter is unknown, or the filter fits nothing.
+        UserError: a name or parameter is unknown, a preset file is wrong, or the filter fits nothing.
         TooManyEdits: draws * T exceeds the number of cases.
     """
+    from lks.editing.preset_files import check_presets
     from lks.studies.registry import STUDIES  # here, not above: it brings torch
 
     check_further(grid.also)
+    check_presets(methods)
     studies = grid.measure == "study"
     for method, _ in grid.entries():
         if method not in (STUDIES if studies else methods):
             raise unknown("study", method, STUDIES) if studies else unknown("method", method, methods)
     able = {
-        model: [name for name, method in methods.items() if method.preset(model) or method.has_rule()]
+        model: [name for name, method in methods.items() if method.has_parameters(model)]
         for model, _ in grid.pairs()
     }
     every = {model: list(STUDIES) if studies else names for model, names in able.items()}

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lks.results.cells import PROTOCOL, Outcome
+from lks.results.cells import PROTOCOL, TUNING_S, Outcome
 from reports.results import COLUMNS, Results, name_of, why
 
 
@@ -42,7 +42,7 @@ def noted(outcomes: Sequence[Outcome]) -> list[Noted]:
         notes = {
             key: value
             for key, value in outcome.provenance.items()
-            if key not in ("finished", "title", "regime")
+            if key not in ("finished", "title", "regime", TUNING_S)
         }
         notes |= {f"model {cell.model}": cell.model_revision, f"data {cell.dataset}": cell.data_revision}
         for key, value in notes.items():

@@ -9,7 +9,7 @@ from cli.app import app
 from lks.data.user_facts import read_facts
 from lks.editing.patch import NoPatch
 from lks.models.lm import LM
-from workbench.patch_folder import SavedEdits, write
+from workbench.patch_folder import SavedEdits, read, write
 
 FACTS = "subject,prompt,target\nAda Lovelace,Ada Lovelace was born in,Rome\n"
 
@@ -72,3 +72,23 @@ def test_who_cannot_be_removed_is_told_what_to_type(tmp_path: Path) -> None:
     assert f"lks edit --update --without 'Ada Lovelace' --model MODEL --out {tmp_path / 'patch'}" in " ".join(
         done.output.split()
     )
+
+
+def test_an_update_keeps_the_parameters_of_a_preset_file(tmp_path: Path) -> None:
+    """FT-M is edited again with all facts, without the file that gave its parameters."""
+    preset = tmp_path / "mine.toml"
+    preset.write_text(
+        '[[preset]]\nmethod = "ft"\nmodel = "micro-llama"\n[preset.parameters]\nmax_epochs = 2\nlr = 1e-3\n'
+    )
+    (tmp_path / "facts.csv").write_text(FACTS)
+    (tmp_path / "more.csv").write_text(FACTS.replace("Ada Lovelace", "Grace Hopper"))
+    words = ("edit", "--model", "micro-llama", "--out", tmp_path / "patch")
+    first = lks(*words, "--method", "ft", "--facts", tmp_path / "facts.csv", "--preset", preset)
+    assert first.exit_code == 0 and "preset file mine.toml" in first.output, first.output
+    before = read(tmp_path / "patch").origin
+    preset.unlink()
+    again = lks(*words, "--facts", tmp_path / "more.csv", "--update")
+    assert again.exit_code == 0 and "edited again with all facts" in " ".join(again.output.split())
+    after = read(tmp_path / "patch").origin
+    assert before and after and after.parameters == before.parameters and after.tuned == before.tuned
+    assert after.parameters["max_epochs"] == 2

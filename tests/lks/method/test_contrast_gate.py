@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import lks.editing.patch
-from lks.data.common_questions import ATTRIBUTES, common_questions
 from lks.edits import Edit
 from lks.errors import UserError
 from lks.evaluation.scope_decisions import Indicator, ScopeParams
 from lks.evaluation.side_by_side import SideBySide, owned_by
+from lks.method.common_questions import ATTRIBUTES, common_questions
 from lks.method.contrast_gate import (
     BORDER,
     BORDER_SAME_WORDS,

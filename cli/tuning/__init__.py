@@ -1,0 +1,1 @@
+"""Command `lks tune`: what it shows, and the files that it writes."""

@@ -1,0 +1,1 @@
+"""Search for a method's parameters on development cases."""
