@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 
 from lks.errors import UserError
+from lks.models.losses import FrozenCrossEntropy
 from lks.models.memory import free_bytes, gibibytes
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Load:
         before: those of them that precede the first replaced position.
         locality_positions: positions with a reference distribution.
         step_tokens: tokens that run again in a step, padding included.
-        step_positions: positions that carry a loss in a step.
+        step_positions: positions of a step that are held against a reference distribution.
     """
 
     tokens: int
@@ -79,7 +80,7 @@ class Needs:
     All but weights and step move to host memory or a file where the device has no room for them.
 
     Attributes:
-        weights: weights of the model.
+        weights: weights of the model, and their copy in the number format of the training if that is another.
         states: states at block l.
         keys_values: keys and values of the rows' beginnings in the blocks above, recomputed each step where
             they do not fit.
@@ -105,24 +106,34 @@ class Needs:
         )
 
 
-def needs(shape: ModelShape, load: Load, block: int, reference_top: int = 0) -> Needs:
+def needs(
+    shape: ModelShape, load: Load, block: int, reference_top: int = 0, trained: torch.dtype | None = None
+) -> Needs:
     """Return the memory needs of a training at block l.
 
     For its backward pass a block keeps, per token: the inputs of both norms in float32, queries, keys, values
-    and the attention's result, and three widths of the MLP; a loss position keeps float32 logits, their
-    log-probabilities and a gradient.
+    and the attention's result, and three widths of the MLP. A position with a reference distribution keeps
+    float32 logits, their log-probabilities and a gradient; answers are projected in pieces
+    (`FrozenCrossEntropy`).
+
+    Args:
+        shape: the model's.
+        load: size of the training data.
+        block: block l.
+        reference_top: parameter of LKS.
+        trained: number format of the training; None for the model's.
     """
     upper = shape.blocks - block - 1
-    per_token = (
-        shape.dim * (2 * 4 + 6 * shape.itemsize) + (2 * shape.kv_dim + 4 * shape.hidden) * shape.itemsize
-    )
+    size = trained.itemsize if trained else shape.itemsize
+    per_token = shape.dim * (2 * 4 + 6 * size) + (2 * shape.kv_dim + 4 * shape.hidden) * size
     kept = shape.vocabulary * 4 if not reference_top else (reference_top + 1) * 4 + reference_top * 4
+    projected = 4 * load.step_positions + 3 * min(FrozenCrossEntropy.PIECE, load.step_tokens)
     return Needs(
-        weights=shape.parameters * shape.itemsize,
-        states=load.tokens * shape.dim * shape.itemsize,
-        keys_values=2 * load.before * upper * shape.kv_dim * shape.itemsize,
+        weights=shape.parameters * (shape.itemsize + (size if size != shape.itemsize else 0)),
+        states=load.tokens * shape.dim * size,
+        keys_values=2 * load.before * upper * shape.kv_dim * size,
         references=load.locality_positions * kept,
-        step=load.step_tokens * upper * per_token + 4 * load.step_positions * shape.vocabulary * 4,
+        step=load.step_tokens * upper * per_token + projected * shape.vocabulary * 4,
     )
 
 

@@ -10,7 +10,6 @@ model's weights get no gradient.
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lks.io.checkpoint import Checkpoint
@@ -128,12 +127,19 @@ class LKSTrainer:
             place(ends.hidden, spans, new[0]), lambda number, hidden: place(hidden, spans, new[number + 1])
         )
         rows, where = losses_at(m, index)
-        logits = m.upper.logits(final[rows, m.positions[where] - start[rows]])
+        states = final[rows, m.positions[where] - start[rows]]
         kept = m.reference_offsets[index][rows]
         held = kept >= 0
-        moved = m.references.kl(logits[held], (kept + where - m.offsets[index][rows])[held])
-        wanted = F.cross_entropy(logits[~held], m.labels[where[~held]], reduction="none")
-        return row_means(moved, rows[held], len(index)) + row_means(wanted, rows[~held], len(index))
+        losses = states.new_zeros(len(index), dtype=torch.float32)
+        if held.any():
+            at = (kept + where - m.offsets[index][rows])[held]
+            losses = losses + row_means(
+                m.references.kl(m.upper.logits(states[held]), at), rows[held], len(index)
+            )
+        if not held.all():
+            wanted = m.upper.cross_entropy(states[~held], m.labels[where[~held]])
+            losses = losses + row_means(wanted, rows[~held], len(index))
+        return losses
 
     def train(self, progress: Progress = no_progress, kept: Checkpoint | None = None) -> list[float]:
         """Train to convergence or `max_epochs`; the networks end at their best epoch.

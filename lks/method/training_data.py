@@ -159,7 +159,8 @@ def _needs(lm: LM, rows: Sequence[_Row], owned: dict[Part, list[list[int]]], par
     shape = ModelShape.of(
         lm.model.config, sum(p.numel() for p in lm.model.parameters()), lm.model.dtype.itemsize
     )
-    return needs(shape, _load(rows, owned, params), params.block, params.reference_top)
+    trained = training_dtype(params.precision, lm.device)
+    return needs(shape, _load(rows, owned, params), params.block, params.reference_top, trained)
 
 
 def _load(rows: Sequence[_Row], owned: dict[Part, list[list[int]]], params: LKSParams) -> Load:
@@ -174,7 +175,7 @@ def _load(rows: Sequence[_Row], owned: dict[Part, list[list[int]]], params: LKSP
         before=sum(row.span[0] for row in rows),
         locality_positions=sum(len(row.positions) for row in of_locality),
         step_tokens=round(PADDING * step * ends),
-        step_positions=round(step * sum(len(row.positions) for row in rows)),
+        step_positions=round(step * sum(len(row.positions) for row in of_locality)),
     )
 
 

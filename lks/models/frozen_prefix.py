@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lks.models.lm import LM
+from lks.models.losses import FrozenCrossEntropy
 from lks.models.memory import allocate, scale_batch
 
 if TYPE_CHECKING:
@@ -122,6 +124,14 @@ class UpperBlocks:
         """Return logits [n, vocabulary] of chosen final states [n, d], in float32."""
         return self.lm.capped(cast(Tensor, self.projection(final))).float()
 
+    def cross_entropy(self, final: Tensor, labels: Tensor) -> Tensor:
+        """Return -log p(label) [n] of chosen final states [n, d] and labels [n], in float32."""
+        if self.projection.bias is not None:
+            return F.cross_entropy(self.logits(final), labels, reduction="none")
+        return cast(
+            Tensor, FrozenCrossEntropy.apply(final, self.projection.weight, labels, self.lm.logits_cap)
+        )
+
 
 def _copied(part: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Return a copy of some blocks in another number format, with its own configuration."""
@@ -154,8 +164,8 @@ class _NoPositions(nn.Module):
         self.dim = dim
 
     def forward(self, position_ids: Tensor) -> Tensor:
-        """Return zeros [..., d]."""
-        return torch.zeros(*position_ids.shape, self.dim, device=position_ids.device)
+        """Return zeros [..., d], as integers: added to states of any number format they leave it."""
+        return torch.zeros(*position_ids.shape, self.dim, dtype=torch.uint8, device=position_ids.device)
 
 
 @dataclass(frozen=True, slots=True)

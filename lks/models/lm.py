@@ -173,8 +173,13 @@ class LM:
 
         Some families bound them softly: c tanh(x / c).
         """
-        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        cap = self.logits_cap
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    @property
+    def logits_cap(self) -> float | None:
+        """The bound c of `capped`; None if the family has none."""
+        return cast("float | None", getattr(self.model.config, "final_logit_softcapping", None))
 
     @cached_property
     def pieces(self) -> PieceText:

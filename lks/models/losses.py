@@ -1,10 +1,11 @@
-"""The loss of LKS: paper, Eqs. 2 to 5."""
+"""The losses of LKS (paper, Eqs. 2 to 5), and cross-entropy through a frozen projection."""
 
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from lks.models.memory import allocate
 
@@ -20,6 +21,51 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor, rows: Tensor, n_rows
     """
     per_token = F.cross_entropy(logits, labels, reduction="none")
     return row_means(per_token, rows, n_rows).mean()
+
+
+class FrozenCrossEntropy(torch.autograd.Function):
+    """Cross-entropy through a vocabulary projection that is not trained: `FrozenCrossEntropy.apply(...)`.
+
+    The gradient with respect to the final states is computed along with the loss, in pieces, so that neither
+    the logits nor their log-probabilities are kept: for few final states of a small model they are the
+    largest tensors of a step.
+    """
+
+    PIECE = 128
+    """Positions that are projected together."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, final: Tensor, weight: Tensor, labels: Tensor, cap: float | None) -> Tensor:
+        """Return the losses [n], in float32.
+
+        Args:
+            ctx: keeps the gradient.
+            final: [n, d] final states.
+            weight: [vocabulary, d] of the projection, which has no bias.
+            labels: [n] token ids.
+            cap: bound c of logits c tanh(x / c); None for none.
+        """
+        losses, slopes = final.new_empty(len(final), dtype=torch.float32), torch.empty_like(final)
+        for start in range(0, len(final), FrozenCrossEntropy.PIECE):
+            part = slice(start, start + FrozenCrossEntropy.PIECE)
+            logits = F.linear(final[part], weight).float()
+            if cap is not None:
+                logits = cap * torch.tanh(logits / cap)
+            total = logits.logsumexp(-1, keepdim=True)
+            label = labels[part, None]
+            losses[part] = (total - logits.gather(-1, label))[:, 0]
+            slope = (logits - total).exp_().scatter_add_(-1, label, logits.new_full(label.shape, -1.0))
+            if cap is not None:
+                slope *= 1 - (logits / cap).square_()
+            slopes[part] = slope.to(weight.dtype) @ weight
+        ctx.save_for_backward(slopes)
+        return losses
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+        """Return the gradient with respect to the final states."""
+        (slopes,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return (upstream[:, None] * slopes).to(slopes.dtype), None, None, None
 
 
 def kl_divergence(logits: Tensor, reference: Tensor, rows: Tensor, n_rows: int) -> Tensor:

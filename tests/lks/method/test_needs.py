@@ -14,16 +14,17 @@ from lks.method.trainer import LKSTrainer
 from lks.method.training_data import prepare, stated
 from lks.models.frozen_prefix import states
 from lks.models.memory import allocate, gibibytes
+from lks.models.precision import Training
 from tests.helpers import tiny
 
 PARAMS = LKSParams(block=1, batch_size=4)
 
 
 @pytest.mark.parametrize("family", tiny.MODELS)
-@pytest.mark.parametrize("top", [0, 16])
-def test_what_is_kept_has_the_stated_size(family: str, top: int) -> None:
+@pytest.mark.parametrize(("top", "precision"), [(0, "model"), (16, "model"), (0, "bfloat16")])
+def test_what_is_kept_has_the_stated_size(family: str, top: int, precision: Training) -> None:
     lm = tiny.lm(family)
-    params = LKSParams(block=1, batch_size=4, reference_top=top)
+    params = LKSParams(block=1, batch_size=4, reference_top=top, precision=precision)
     wanted, made = stated(lm, tiny.edits(5), params), prepare(lm, tiny.edits(5), params)
     assert made.cached.flat.nbytes == wanted.states
     assert made.beginnings is not None and made.beginnings.nbytes == wanted.keys_values

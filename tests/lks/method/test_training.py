@@ -17,10 +17,29 @@ from lks.method.lks import LKS
 from lks.method.params import GateKind, LKSParams, LocalityFor
 from lks.method.trainer import LKSTrainer, place
 from lks.method.training_data import losses_at, prepare, subjects_of
-from lks.models.losses import References, kl_divergence, negative_log_likelihood
+from lks.models.losses import FrozenCrossEntropy, References, kl_divergence, negative_log_likelihood
 from tests.helpers import tiny
 
 PARAMS = LKSParams(block=1, lr=3e-2, max_epochs=20, batch_size=4, patience=20)
+
+
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_cross_entropy_through_a_frozen_projection_has_the_usual_loss_and_gradient(
+    cap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FrozenCrossEntropy, "PIECE", 4)
+    generator = torch.Generator().manual_seed(0)
+    weight, labels = torch.randn(9, 5, generator=generator), torch.tensor([0, 8, 3, 3, 1, 2, 7])
+    final = torch.randn(7, 5, generator=generator, requires_grad=True)
+    upstream = torch.randn(7, generator=generator)
+    logits = final @ weight.T
+    usual = F.cross_entropy(
+        logits if cap is None else cap * torch.tanh(logits / cap), labels, reduction="none"
+    )
+    found = FrozenCrossEntropy.apply(final, weight, labels, cap)
+    torch.testing.assert_close(found, usual)
+    gradients = [torch.autograd.grad((losses * upstream).sum(), final)[0] for losses in (found, usual)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_negative_log_likelihood_by_hand() -> None:
