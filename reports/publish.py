@@ -16,7 +16,7 @@ from reports.page.provenance import failures, noted
 from reports.tables import formats
 from reports.tables.model import Table, Value
 
-DATA = ("overview.csv", "results.csv")
+DATA = ("overview.csv", "results.csv", "studies.csv")
 TABLES = ("table1", "abilities", "known", "portability")
 """Tables that the page shows if they have rows."""
 READOUTS = ("tf_token", "ar_exact", "wild")
@@ -28,11 +28,12 @@ def publish(report: RenderedReport, folder: Path, wanted: Sequence[Cell] = ()) -
 
     Args:
         report: the report, as returned by `reports.render`.
-        folder: where the page (`README.md`), `overview.csv`, `results.csv` and `figures/` go; existing files
-            are replaced.
+        folder: where the page (`README.md`), the files of `DATA` that have rows, and `figures/` go; existing
+            files are replaced.
         wanted: the cells of a grid; those without a result are listed as not run.
     """
-    files = [name for name in report.files if name.removeprefix("data/") in DATA or name.endswith(".svg")]
+    data = [name for name in DATA if report.outcomes or name != "results.csv"]
+    files = [name for name in report.files if name.removeprefix("data/") in data or name.endswith(".svg")]
     shutil.rmtree(folder / "figures", ignore_errors=True)
     for name in files:
         write_whole(folder / name.removeprefix("data/"), (report.folder / name).read_bytes())
@@ -42,14 +43,18 @@ def publish(report: RenderedReport, folder: Path, wanted: Sequence[Cell] = ()) -
 def _page(name: str, report: RenderedReport, wanted: Sequence[Cell]) -> str:
     """Return the page in Markdown."""
     outcomes = report.outcomes
-    parts = [
-        f"# Results: {name}",
-        (
+    parts = [f"# Results: {name}"]
+    if outcomes:
+        parts.append(
             f"{len(outcomes)} cells, written by `lks report --publish`. Every number is in "
             "[results.csv](results.csv), one row each, and all that\nwas measured on a cell in one row of "
             "[overview.csv](overview.csv). Percent, ± half of the 95 % interval, clustered by subject."
-        ),
-    ]
+        )
+    if "data/studies.csv" in report.files:
+        parts.append(
+            "Studies of unedited models, written by `lks report --publish`. Every mean over entities is in\n"
+            "[studies.csv](studies.csv), one row each, with its 95 % interval, clustered by subject."
+        )
     for stem in TABLES:
         shown = [measured(table) for table in report.tables.get(stem, ()) if table.readout in ("", *READOUTS)]
         parts += [formats.markdown([table]).strip() for table in shown if table.rows]

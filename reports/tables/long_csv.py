@@ -20,7 +20,7 @@ CELL_HEAD = [
 ]
 
 
-RAW = ("contexts", "errors", "fluency", "abilities", "generations")
+RAW = ("contexts", "errors", "fluency", "abilities", "generations", "studies")
 """Queries whose rows are written unchanged."""
 
 
