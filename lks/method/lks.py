@@ -115,7 +115,7 @@ def _by_rule(block: int) -> LKSParams:
         max_epochs=30,
         batch_size=32,
         patience=10,
-        stop_loss=0.03,
+        stop_loss=0.1,
         locality_for="ungated",
         locality_prompts=4,
         locality_pool=12,

@@ -7,7 +7,7 @@ knowledge blocks, runs the blocks above l and projects at the positions that car
 model's weights get no gradient.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,12 @@ class LatestLosses(nn.Module):
             if len(found):
                 total += (1.0 if part == "locality" else self.lambda_edit) * float(found.mean())
         return total
+
+    def hardest(self, rows: Sequence[int], count: int) -> list[int]:
+        """Return the `count` rows with the highest losses, those that have not been in a step first."""
+        found = self.rows[list(rows)].tolist()
+        order = sorted(range(len(rows)), key=lambda i: -found[i] if found[i] != UNSEEN else float("-inf"))
+        return [rows[i] for i in order[:count]]
 
     def learnt(self, below: float) -> list[bool]:
         """Return for each edit whether its prompt and all its paraphrases have losses below a number.
@@ -203,7 +209,8 @@ class LKSTrainer:
     def _epoch_batches(self) -> list[dict[Part, list[int]]]:
         """Return the rows of each step of one epoch; paraphrases and locality prompts are drawn again.
 
-        Edits that are learnt are left out where that is asked for.
+        Where vectors are independent, edits that are learnt are left out, and the paraphrases are those that
+        had the highest losses, after those that have not been in a step: each is soon known to be learnt.
         """
         p, owned = self.params, self.material.owned
         order = torch.randperm(len(owned["edit"]), generator=self.generator).tolist()
@@ -215,7 +222,11 @@ class LKSTrainer:
             chosen: dict[Part, list[int]] = {part: [] for part in PARTS}
             for edit in order[start : start + p.batch_size]:
                 chosen["edit"] += owned["edit"][edit]
-                chosen["paraphrase"] += self._sample(owned["paraphrase"][edit], p.paraphrases)
+                chosen["paraphrase"] += (
+                    self.latest.hardest(owned["paraphrase"][edit], p.paraphrases)
+                    if p.independent
+                    else self._sample(owned["paraphrase"][edit], p.paraphrases)
+                )
                 chosen["locality"] += self._sample(owned["locality"][edit], p.locality_prompts)
             result += (
                 [chosen]

@@ -15,7 +15,7 @@ from lks.errors import UserError
 from lks.io.checkpoint import Checkpoint
 from lks.method.lks import LKS
 from lks.method.params import GateKind, LKSParams, LocalityFor
-from lks.method.trainer import LKSTrainer, place
+from lks.method.trainer import UNSEEN, LatestLosses, LKSTrainer, place
 from lks.method.training_data import losses_at, prepare, subjects_of
 from lks.models.losses import FrozenCrossEntropy, References, kl_divergence, negative_log_likelihood
 from tests.helpers import tiny
@@ -440,6 +440,17 @@ def test_free_vectors_need_no_inputs() -> None:
     made = prepare(lm, edits, LKSParams(block=1, hypernetwork="free"))
     assert made.keys is made.own
     torch.testing.assert_close(made.own, prepare(lm, edits, LKSParams(block=1)).own)
+
+
+def test_independent_vectors_train_on_the_paraphrase_with_the_highest_loss() -> None:
+    """Those that have not been in a step come first, in their order."""
+    made = prepare(tiny.lm("llama"), tiny.training(2), LKSParams(block=1, hypernetwork="free"))
+    latest = LatestLosses(made, 1.0)
+    rows = [0, 1, 2, 3]
+    assert latest.hardest(rows, 2) == [0, 1]
+    latest.rows[:4] = torch.tensor([0.2, UNSEEN, 0.9, 0.4])
+    assert latest.hardest(rows, 3) == [1, 2, 3]
+    assert latest.hardest(rows, 9) == [1, 2, 3, 0]
 
 
 def test_edits_that_are_learnt_leave_the_training() -> None:
