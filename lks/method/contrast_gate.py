@@ -10,7 +10,7 @@ those prompts alone). Measurements, also against the relation gate, are in docs/
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Self
 
@@ -77,7 +77,9 @@ class ContrastGate:
     ) -> Self:
         """Fit classifiers to the training prompts on the unedited model.
 
-        Without any prompt about another fact of an edit's subject, its gate is always open.
+        Of a prompt that is a rendered chat, the content of its last user turn is used, because that is the
+        message that `opens` is asked about. Without any prompt about another fact of an edit's subject, its
+        gate is always open.
 
         Args:
             lm: the unedited model.
@@ -87,6 +89,7 @@ class ContrastGate:
             questions: number of common questions per edit.
             dtype: number format in which the model reads the prompts; None for its own.
         """
+        edits = [as_said(lm, edit) for edit in edits]
         prompts = [_Prompts.of(edit, questions) for edit in edits]
         texts = dict.fromkeys(chain.from_iterable(chain(*one.alike, one.other) for one in prompts))
         row = {text: number for number, text in enumerate(texts)}
@@ -177,6 +180,23 @@ class ContrastGate:
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors to save."""
         return {"direction": self.direction, "border": self.border, "owner": self.owner}
+
+
+def as_said(lm: LM, edit: Edit) -> Edit:
+    """Return an edit with all its prompts as a user says them, without the chat template."""
+
+    def said(text: str) -> str:
+        if lm.turns.place_in(text) is None:
+            return text
+        (encoded,) = lm.encode([text], [""])
+        return str(lm.tokenizer.decode(lm.turns.content(encoded.ids))).strip()
+
+    return replace(
+        edit,
+        prompt=said(edit.prompt),
+        training_paraphrases=tuple(map(said, edit.training_paraphrases)),
+        training_locality=tuple(map(said, edit.training_locality)),
+    )
 
 
 @dataclass(frozen=True, slots=True)

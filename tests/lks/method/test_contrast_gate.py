@@ -1,5 +1,6 @@
 """The contrast gate: what it looks at, which prompts open it, and that it acts inside the replacer."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from lks.method.contrast_gate import (
     BORDER_SAME_WORDS,
     RIDGE,
     ContrastGate,
+    as_said,
     separated,
     without_wording,
 )
@@ -281,3 +283,30 @@ def test_owners_that_are_no_subjects_are_damage(tmp_path: Path, owner: list[int]
     patch.save(tmp_path)
     with pytest.raises(UserError, match="Damaged patch"):
         lks.editing.patch.load(tmp_path)
+
+
+def test_it_is_fitted_to_what_the_user_says_in_a_chat() -> None:
+    """Edits whose prompts are rendered chats give the same gate as the bare prompts."""
+    lm = tiny.lm("qwen2")
+    tokenizer = copy.deepcopy(lm.tokenizer)  # the model is shared
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    chat = LM(lm.model, tokenizer)
+
+    def turn(text: str) -> str:
+        return f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+
+    edits = tiny.training(3)
+    chats = [
+        replace(
+            e,
+            prompt=turn(e.prompt),
+            training_paraphrases=tuple(map(turn, e.training_paraphrases)),
+            training_locality=tuple(map(turn, e.training_locality)),
+        )
+        for e in edits
+    ]
+    assert as_said(chat, chats[0]) == edits[0] and as_said(chat, edits[0]) == edits[0]
