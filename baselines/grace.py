@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baselines._targets import TargetParams, encode_targets
 from lks.editing.editor import LONG, After, Editor, Progress, always, no_callback, no_progress
 from lks.editing.patch import Patch, check_tensor, checked
 from lks.edits import Edit
@@ -32,8 +33,8 @@ ROOM = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class GraceParams:
-    """Parameters of GRACE.
+class GraceParams(TargetParams):
+    """Parameters of GRACE, in addition to the end of the answer.
 
     Attributes:
         block: block whose MLP output layer has the codebook (0-based).
@@ -284,7 +285,7 @@ class Grace(Editor[GraceParams]):
         lm.block(p.block)
         if not edits:
             return CodebookPatch(p.block, torch.zeros(0, 0), torch.zeros(0, lm.dim), torch.zeros(0))
-        encoded = lm.encode([e.prompt for e in edits], [e.target for e in edits])
+        encoded = encode_targets(lm, edits, p)
         queries, outputs = at_the_end(lm, p.block, encoded)
         book = Codebook(p.eps, torch.empty_like(queries))
         entries = [book.add(query, tuple(e.answer)) for query, e in zip(queries, encoded, strict=True)]

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from baselines._adapters import ADAPTER, Adapter, Rule, config_of, trained
+from baselines._targets import TargetParams, encode_targets
 from lks.editing.editor import LONG, After, Editor, Progress, always, no_callback, no_progress
 from lks.editing.patch import Patch
 from lks.edits import Edit
@@ -19,8 +20,8 @@ from lks.models.lm import LM
 
 
 @dataclass(frozen=True, slots=True)
-class LoRAParams:
-    """Parameters of LoRA.
+class LoRAParams(TargetParams):
+    """Parameters of LoRA, in addition to the end of the answer.
 
     Attributes:
         rank: rank r of each adapter.
@@ -80,7 +81,14 @@ class LoRA(Editor[LoRAParams]):
         after: After = no_callback,
     ) -> Patch:
         """Train adapters, remove them from the model and return their factors."""
-        return trained(lm, edits, Adapter(self._tuner, factors), self.params, seed, progress)
+        return trained(
+            lm,
+            encode_targets(lm, edits, self.params),
+            Adapter(self._tuner, factors),
+            self.params,
+            seed,
+            progress,
+        )
 
     def _tuner(self, model: nn.Module, steps: int) -> tuple[nn.Module, Rule]:
         from peft import LoraConfig, LoraModel

@@ -134,6 +134,13 @@ class ResultRow:
         """Seconds of preparation: the longest of its cells, which share what they can."""
         return max((outcome.costs.prepare_s for outcome in self.cells.values()), default=0.0)
 
+    @property
+    def end_of_answer(self) -> str:
+        """Whether the method was trained with the end of each answer: "yes", "no", or a dash if not run."""
+        if self.method == UNEDITED or not self.cells:
+            return "–"
+        return "/".join(sorted({"yes" if trains_end(o) else "no" for o in self.cells.values()}))
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -282,6 +289,11 @@ def name_of(outcome: Outcome) -> str:
     rule = [RULE] if outcome.provenance.get(PARAMETERS) == RULE else []
     said = [*rule, *(f"{key}={value}" for key, value in outcome.cell.variant)]
     return f"{title} ({', '.join(said)})" if said else title
+
+
+def trains_end(outcome: Outcome) -> bool:
+    """Return whether a cell's method was trained with the end-of-sequence token behind each target."""
+    return '"end_of_answer": true' in outcome.cell.parameters
 
 
 def why(outcome: Outcome | None, width: int = 60) -> str:

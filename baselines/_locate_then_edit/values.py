@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from baselines._locate_then_edit.contexts import behind, end_of_subject, placed
+from baselines._targets import TargetParams
 from lks.editing.editor import Progress, no_progress
 from lks.edits import Edit
 from lks.models.frozen_prefix import UpperBlocks, states
@@ -24,8 +25,8 @@ from lks.models.precision import Training, training_dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ValueParams:
-    """Parameters of value optimisation.
+class ValueParams(TargetParams):
+    """Parameters of value optimisation, in addition to the end of the answer.
 
     Attributes:
         steps: maximum number of loss evaluations; there is one update fewer, as in the published code.
@@ -112,7 +113,7 @@ class _ValueBatch:
         params: ValueParams,
     ) -> None:
         self.params, self.norms, self.upper = params, norms, upper
-        answered = behind(lm, edits, texts, answered=True)
+        answered = behind(lm, edits, texts, answered=True, end=params.end_of_answer)
         essence = placed(
             lm, [f"{e.subject} is a" for e in edits], edits, [f"{text}. " for text in texts], answered=False
         )

@@ -43,7 +43,8 @@ def table3(results: Results) -> list[Table]:
 class SettingsRow:
     """A row of `sql/table_2_4.sql`.
 
-    Every field except `cell_id` is None if a cell stores its parameters in an older form.
+    Every field except `cell_id` and `end_of_answer`, whose default is not stored, is None if a cell stores
+    its parameters in an older form.
     """
 
     cell_id: str
@@ -63,6 +64,7 @@ class SettingsRow:
     locality_prompts: int | None
     scope: str | None
     gate: str | None
+    end_of_answer: str
 
 
 NUMBERS = {
@@ -81,7 +83,7 @@ WORDS = {
     "key": "Key",
     "positions": "Positions",
 }
-WORDS |= {"optimisation": "Optimisation", "scope": "Scope", "gate": "Gate"}
+WORDS |= {"optimisation": "Optimisation", "scope": "Scope", "gate": "Gate", "end_of_answer": "End of answer"}
 
 
 def table2_4(results: Results, store: Reader) -> list[Table]:
