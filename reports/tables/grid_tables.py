@@ -10,7 +10,7 @@ from lks.results.cells import Outcome
 from reports.published_values import TITLES
 from reports.results import COLUMNS, READOUT_NOTES, READOUTS, Block, Results, seconds_per_edit, why
 from reports.results import ResultRow as Line
-from reports.tables.cell_rows import device, places
+from reports.tables.cell_rows import cached, device, places
 from reports.tables.model import Column, Entry, Table, TableRow, Value
 from reports.tables.number_formats import brief, preparation_or_none
 
@@ -173,15 +173,16 @@ def _table(
     datasets = ", ".join(dict.fromkeys(part.dataset for part in used))
     paper = PUBLISHED if any(part.published for part in used) and READOUTS[readout] == PAPER else ""
     titles = {part.title for part in used}
+    here = [place for place in places(results) if place.part in titles]
     return Table(
         name=names[0],
         title=f"{names[1]}, {datasets}, T = {', '.join(f'{n:,}' for n in n_edits)} ({READOUTS[readout]})",
         columns=(*keys, *groups, Column("Prepare s", show=preparation_or_none)),
         rows=rows,
-        caption=f"{READOUTS[readout]}: {READOUT_NOTES[readout]}. {CAPTION}{paper}",
+        caption=f"{READOUTS[readout]}: {READOUT_NOTES[readout]}. {CAPTION}{cached(here)}{paper}",
         keys=len(keys),
         readout=readout,
-        device=device(place for place in places(results) if place.part in titles),
+        device=device(here),
     )
 
 

@@ -12,6 +12,7 @@ from reports.tables.cell_rows import (
     Key,
     MissingStage,
     by_cell,
+    cached,
     device,
     device_of,
     lines,
@@ -330,6 +331,7 @@ def appendix_e(results: Results, store: Reader) -> list[Table]:
         "A800-80GB. Prepare: once for all cells that share it. Ask: all read-outs of all draws. Peak: "
         "allocated on a GPU, else resident set of the process. Overhead: how much longer a prefill takes "
         "with the edits in force; measured only where a grid asks for it (overhead = true)."
+        f"{cached(places)}"
     )
     return [
         Table("appendix_e", "Appendix E, time and memory", columns, rows, caption, 2, device=device(places))
