@@ -8,6 +8,7 @@ import torch
 
 from baselines import methods
 from baselines._targets import TargetParams
+from baselines.grace import GraceParams
 from lks.editing.editor import Editor, canonical
 from lks.editing.patch import Patch
 from lks.errors import UserError
@@ -101,6 +102,15 @@ def test_the_end_is_trained_where_asked_for_and_nowhere_else(
     assert any(
         plain[key].shape != ended[key].shape or not torch.equal(plain[key], ended[key]) for key in plain
     )
+
+
+def test_only_the_rules_of_lks_and_grace_train_it_and_no_preset_of_a_paper_does() -> None:
+    rules = {name: method.untuned(30, 576) for name, method in methods().items()}
+    ended = {name for name, rule in rules.items() if rule and getattr(rule(10, "zsre"), "end_of_answer", 0)}
+    assert ended == {"lks", "grace"}
+    assert methods()["grace"].for_model("llama-2-7b-chat", "zsre", 10).params == GraceParams(block=27)
+    grace = rules["grace"]
+    assert grace and grace(10, "zsre") == GraceParams(block=25, n_iter=100, end_of_answer=True)
 
 
 def test_ft_l_refuses_the_end_for_its_bag_of_tokens() -> None:

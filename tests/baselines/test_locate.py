@@ -388,3 +388,20 @@ def test_the_rule_for_untuned_models_reads_text_in_proportion_to_the_width(
     assert rule is not None
     params = rule(10, "zsre")
     assert params.corpus_tokens == tokens and params.precision == "fast"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("dim", "weight"), [(576, 2109.375), (4096, 15_000.0)])
+def test_memits_weight_of_old_keys_grows_with_the_width(dim: int, weight: float) -> None:
+    rule = MEMIT.untuned(30, dim)
+    assert rule(10, "zsre").old_keys_weight == weight
+    assert rule(10, "zsre").first_block == 3 and MEMIT.for_model("llama-2-7b-chat", "zsre", 10).params == (
+        MEMITParams(first_block=4, last_block=8)
+    )
+
+
+def test_the_mean_of_what_the_weight_is_compared_with_is_the_number_of_inputs() -> None:
+    """k^T C^-1 k over the keys of C itself, whatever their scale."""
+    keys = torch.randn(40, 500, generator=generator(), dtype=torch.float64) * 7
+    values, vectors = torch.linalg.eigh(keys @ keys.T / 500)
+    found = (keys * Moment(vectors, values).inverse(keys)).sum(0).mean()
+    torch.testing.assert_close(float(found), 40.0)
