@@ -19,10 +19,9 @@ from transformers.pytorch_utils import Conv1D
 
 from baselines._fine_tuning import TrainingSequence, places, target_in_place
 from lks.editing.patch import WeightPatch
-from lks.edits import Edit
 from lks.errors import UserError
 from lks.models.architectures import family_of
-from lks.models.lm import LM
+from lks.models.lm import LM, Encoded
 from lks.models.losses import negative_log_likelihood
 from lks.progress import Progress
 
@@ -85,16 +84,21 @@ class Adapter:
 
 
 def trained(
-    lm: LM, edits: Sequence[Edit], adapter: Adapter, settings: AdapterSettings, seed: int, progress: Progress
+    lm: LM,
+    encoded: Sequence[Encoded],
+    adapter: Adapter,
+    settings: AdapterSettings,
+    seed: int,
+    progress: Progress,
 ) -> WeightPatch:
-    """Train an adapter on the targets of the edits and return it as low-rank weight differences.
+    """Train an adapter on the targets behind their prompts and return it as low-rank weight differences.
 
     Raises:
         UserError: peft knows no target modules for the model, or the model has none of the named ones.
     """
-    if not edits:
+    if not encoded:
         return WeightPatch({})
-    examples = [target_in_place(e) for e in lm.encode([e.prompt for e in edits], [e.target for e in edits])]
+    examples = [target_in_place(e) for e in encoded]
     groups = _groups([len(e.ids) for e in examples], settings.batch_size)
     with _randomness(lm, seed), as_it_was(lm.model), torch.enable_grad():
         try:

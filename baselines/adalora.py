@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines._adapters import ADAPTER, Adapter, Rule, config_of, trained
+from baselines._targets import TargetParams, encode_targets
 from lks.editing.editor import LONG, After, Editor, always, no_callback
 from lks.editing.patch import Patch
 from lks.editing.search_space import Choices, JointChoices, LogRange, SearchSpace
@@ -29,8 +30,8 @@ from lks.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, slots=True)
-class AdaLoRAParams:
-    """Parameters of AdaLoRA.
+class AdaLoRAParams(TargetParams):
+    """Parameters of AdaLoRA, in addition to the end of the answer.
 
     Attributes:
         initial_rank: rank of every adapter at the start; above `target_rank`.
@@ -129,7 +130,8 @@ class AdaLoRA(Editor[AdaLoRAParams]):
             raise UserError(
                 f"AdaLoRA's warmup={p.warmup} and settle={p.settle} must leave steps between them: lower one."
             )
-        return trained(lm, edits, Adapter(self._tuner, factors), p, seed, progress)
+        encoded = encode_targets(lm, edits, p)
+        return trained(lm, encoded, Adapter(self._tuner, factors), p, seed, progress)
 
     def _tuner(self, model: nn.Module, steps: int) -> tuple[nn.Module, Rule]:
         from peft import AdaLoraConfig, AdaLoraModel, LoraModel

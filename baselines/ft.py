@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from baselines._fine_tuning import target_in_place, tune
+from baselines._targets import TargetParams, encode_targets
 from lks.editing.editor import LONG, After, Editor, always, no_callback
 from lks.editing.patch import Patch
 from lks.editing.search_space import Choices, DepthRange, LogRange, SearchSpace
@@ -17,8 +18,8 @@ from lks.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, slots=True)
-class FTParams:
-    """Parameters of FT-M.
+class FTParams(TargetParams):
+    """Parameters of FT-M, in addition to the end of the answer.
 
     Attributes:
         block: block whose MLP output layer is trained (0-based).
@@ -75,5 +76,5 @@ class FineTuning(Editor[FTParams]):
         after: After = no_callback,
     ) -> Patch:
         """Train the matrix in place, return the difference and restore the matrix."""
-        encoded = lm.encode([e.prompt for e in edits], [e.target for e in edits])
+        encoded = encode_targets(lm, edits, self.params)
         return tune(lm, [target_in_place(e) for e in encoded], self.params, seed, progress)

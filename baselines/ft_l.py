@@ -21,17 +21,19 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from baselines._fine_tuning import target_from_last_token, target_in_place, tune
+from baselines._targets import TargetParams, encode_targets
 from lks.editing.editor import After, Editor, Lengths, always, no_callback
 from lks.editing.patch import Patch
 from lks.editing.search_space import Choices, DepthRange, LogRange, SearchSpace
 from lks.edits import Edit
+from lks.errors import UserError
 from lks.models.lm import LM
 from lks.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, slots=True)
-class FTLParams:
-    """Parameters of FT-L.
+class FTLParams(TargetParams):
+    """Parameters of FT-L, in addition to the end of the answer.
 
     Attributes:
         block: block whose MLP output layer is trained (0-based).
@@ -95,7 +97,17 @@ class LastTokenFineTuning(Editor[FTLParams]):
         progress: Progress = no_progress,
         after: After = no_callback,
     ) -> Patch:
-        """Train the matrix in place, return the difference and restore the matrix."""
+        """Train the matrix in place, return the difference and restore the matrix.
+
+        Raises:
+            UserError: the end of the answer is to be trained, and the objective has no place for it.
+        """
+        if self.params.end_of_answer and self.params.objective == "last_token":
+            raise UserError(
+                "FT-L's objective \"last_token\" asks every token of the prompt's last one, so with "
+                "end_of_answer it would teach the model to answer nothing. Set end_of_answer to false, or "
+                "objective to in_place."
+            )
         example = target_from_last_token if self.params.objective == "last_token" else target_in_place
-        encoded = lm.encode([e.prompt for e in edits], [e.target for e in edits])
+        encoded = encode_targets(lm, edits, self.params)
         return tune(lm, [example(e) for e in encoded], self.params, seed, progress)

@@ -9,13 +9,14 @@ The result is the same as that of one edit after the other.
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baselines._targets import TargetParams, encode_targets
 from lks.editing.editor import LONG, After, Editor, always, no_callback
 from lks.editing.patch import Patch, check_tensor, checked
 from lks.editing.search_space import Choices, DepthRange, LogRange, SearchSpace
@@ -34,8 +35,8 @@ ROOM = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class GraceParams:
-    """Parameters of GRACE.
+class GraceParams(TargetParams):
+    """Parameters of GRACE, in addition to the end of the answer.
 
     Attributes:
         block: block whose MLP output layer has the codebook (0-based).
@@ -281,6 +282,22 @@ class Grace(Editor[GraceParams]):
         "mini": always(GraceParams(block=3, eps=6.0, lr=1.0)),
     }
 
+    @classmethod
+    def untuned(cls, blocks: int, dim: int) -> Callable[[int, str], GraceParams]:
+        """Return Llama-2-7B's parameters, scaled, with the end of the answer trained in twice the steps.
+
+        A value has one more token to bring about, and for that the published number of steps is too small
+        (docs/experiments/end-of-answer.md).
+        """
+        scaled = super().untuned(blocks, dim)
+        assert scaled is not None
+
+        def preset(n_edits: int, dataset: str) -> GraceParams:
+            published = cast(GraceParams, scaled(n_edits, dataset))
+            return replace(published, end_of_answer=True, n_iter=2 * published.n_iter)
+
+        return preset
+
     def edit(
         self,
         lm: LM,
@@ -294,7 +311,7 @@ class Grace(Editor[GraceParams]):
         lm.block(p.block)
         if not edits:
             return CodebookPatch(p.block, torch.zeros(0, 0), torch.zeros(0, lm.dim), torch.zeros(0))
-        encoded = lm.encode([e.prompt for e in edits], [e.target for e in edits])
+        encoded = encode_targets(lm, edits, p)
         queries, outputs = at_the_end(lm, p.block, encoded)
         book = Codebook(p.eps, torch.empty_like(queries))
         entries = [book.add(query, tuple(e.answer)) for query, e in zip(queries, encoded, strict=True)]

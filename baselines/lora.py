@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from baselines._adapters import ADAPTER, Adapter, Rule, config_of, trained
+from baselines._targets import TargetParams, encode_targets
 from lks.editing.editor import LONG, After, Editor, always, no_callback
 from lks.editing.patch import Patch
 from lks.editing.search_space import Choices, LogRange, SearchSpace
@@ -21,8 +22,8 @@ from lks.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, slots=True)
-class LoRAParams:
-    """Parameters of LoRA.
+class LoRAParams(TargetParams):
+    """Parameters of LoRA, in addition to the end of the answer.
 
     Attributes:
         rank: rank r of each adapter.
@@ -92,7 +93,14 @@ class LoRA(Editor[LoRAParams]):
         after: After = no_callback,
     ) -> Patch:
         """Train adapters, remove them from the model and return their factors."""
-        return trained(lm, edits, Adapter(self._tuner, factors), self.params, seed, progress)
+        return trained(
+            lm,
+            encode_targets(lm, edits, self.params),
+            Adapter(self._tuner, factors),
+            self.params,
+            seed,
+            progress,
+        )
 
     def _tuner(self, model: nn.Module, steps: int) -> tuple[nn.Module, Rule]:
         from peft import LoraConfig, LoraModel

@@ -6,14 +6,14 @@ equal share of the remaining residual. It is solved as an N x N system by the Wo
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, cast
 
 from torch import Tensor
 
 from baselines._locate_then_edit.covariances import Moments, ridge
 from baselines._locate_then_edit.spread import Spreading, SpreadParams
-from lks.editing.editor import always
+from lks.editing.editor import PUBLISHED_DIM, always
 from lks.editing.search_space import LogRange, SearchSpace
 
 
@@ -63,6 +63,22 @@ class MEMIT(Spreading[MEMITParams]):
         "micro": _small(lr=0.5, steps=25, contexts=5, old_keys_weight=100.0),
         "mini": _small(lr=0.1, steps=40, contexts=0, old_keys_weight=1000.0),
     }
+
+    @classmethod
+    def untuned(cls, blocks: int, dim: int) -> Callable[[int, str], MEMITParams]:
+        """Return Llama-2-7B's parameters, scaled, with a weight of old keys in proportion to the width.
+
+        `solve` compares that weight with k^T C^-1 k. Over the corpus of C this is on average the number of
+        the layer's inputs, whatever the scale of the keys, and that number grows with the width of the model.
+        """
+        scaled = super().untuned(blocks, dim)
+        assert scaled is not None
+
+        def preset(n_edits: int, dataset: str) -> MEMITParams:
+            published = cast(MEMITParams, scaled(n_edits, dataset))
+            return replace(published, old_keys_weight=published.old_keys_weight * dim / PUBLISHED_DIM)
+
+        return preset
 
     def solve(self, moments: Moments, block: int, keys: Tensor, earlier: Tensor) -> Tensor:
         """Solve Eq. 14 for one block."""

@@ -16,6 +16,7 @@ from baselines._mend.network import Layer, MendNetwork, live, mlp_layers
 from baselines._mend.passes import Border, gradients
 from baselines._mend.training import MendTrainer, change, measure
 from baselines._meta_training import loop
+from baselines._targets import TargetParams, encode_targets
 from lks.editing.editor import SHORT, After, Editor, always, canonical, no_callback
 from lks.editing.patch import Patch, WeightPatch
 from lks.editing.search_space import Choices, LogRange, SearchSpace
@@ -28,8 +29,8 @@ from lks.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, slots=True)
-class MendParams:
-    """Parameters of MEND.
+class MendParams(TargetParams):
+    """Parameters of MEND, in addition to the end of the answer.
 
     Attributes:
         blocks: blocks whose MLP linear layers are edited (0-based; negative counts from the end).
@@ -142,7 +143,7 @@ class Mend(Editor[MendParams]):
         layers, border = mlp_layers(lm, blocks), Border(lm, min(blocks))
         network = self.network(layers).to(lm.device)
         if self.params.normalise:
-            encoded = lm.encode([e.prompt for e in parts.train], [e.target for e in parts.train])
+            encoded = encode_targets(lm, parts.train, self.params)
             kept = making.checkpoint("measuring")
             network.normalise(making.step("moments", lambda: measure(network, border, layers, encoded, kept)))
         MendTrainer(lm, layers, border, network, self.params, seed=0).fit(
@@ -171,7 +172,7 @@ class Mend(Editor[MendParams]):
         network = self.network(layers).to(lm.device)
         network.load_state_dict(self._trained)
         sums = [FactoredChange(layer) for layer in layers]
-        encoded = lm.encode([e.prompt for e in edits], [e.target for e in edits])
+        encoded = encode_targets(lm, edits, self.params)
         done = 0
         for chosen in batches([len(e.ids) for e in encoded], 4096):
             found = gradients(border, layers, border.rows([encoded[i] for i in chosen]))

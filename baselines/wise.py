@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from baselines._fine_tuning import places, target_in_place
 from baselines._locate_then_edit.contexts import prefixes
+from baselines._targets import TargetParams
 from baselines._ties import ties
 from lks.editing.editor import LONG, After, Editor, always, no_callback
 from lks.editing.patch import Patch, check_tensor, checked
@@ -38,8 +39,8 @@ Reads = Literal["mean", "last"]
 
 
 @dataclass(frozen=True, slots=True)
-class WiseParams:
-    """Parameters of WISE.
+class WiseParams(TargetParams):
+    """Parameters of WISE, in addition to the end of the answer.
 
     Attributes:
         block: block whose MLP output layer has side memories (0-based).
@@ -464,7 +465,7 @@ class LayerRows:
     @torch.no_grad()
     def of(cls, lm: LM, params: WiseParams, texts: tuple[list[str], list[str]]) -> "LayerRows":
         """Run prompts with their answers ("" for none; these come last) through the lower blocks."""
-        encoded: list[Encoded] = lm.encode(*texts)
+        encoded: list[Encoded] = lm.encode(*texts, end=params.end_of_answer)
         ids, mask = lm.pad([e.ids for e in encoded])
         seen: list[Tensor] = []
         with installed_hooks(

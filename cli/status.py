@@ -228,7 +228,9 @@ def _stored(folder: Path, outcomes: "list[Outcome]", cells: bool = False) -> lis
     ]
     for outcome in outcomes if cells else ():
         parts = ", ".join(
-            f"{part} {spent:.1f} s" for part, spent in outcome.costs.parts.items() if spent >= 0.05
+            f"{part} {spent:.1f} s" + _cached(outcome, part)
+            for part, spent in outcome.costs.parts.items()
+            if spent >= 0.05
         )
         lines.append(
             Text(
@@ -244,6 +246,13 @@ def _stored(folder: Path, outcomes: "list[Outcome]", cells: bool = False) -> lis
         if failed:
             lines.append(Text(f"    look at {failure_file(folder, outcome)}"))
     return lines
+
+
+def _cached(outcome: "Outcome", part: str) -> str:
+    """Return a remark on a preparation that came from the cache, whose seconds were spent earlier."""
+    from lks.results.cells import CACHED, PREPARATION, PREPARE
+
+    return " earlier" if part == PREPARE and outcome.provenance.get(PREPARATION) == CACHED else ""
 
 
 def _left(grid: str, store: "Store | None", at_once: int) -> tuple[Text, int]:

@@ -1,12 +1,12 @@
 """The contents of a store as tables and page need them: shown cells, their metrics, published values."""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from lks.results.cells import PARAMETERS, RULE, UNEDITED, Outcome, Split
+from lks.results.cells import CACHED, PARAMETERS, PREPARATION, RULE, UNEDITED, Outcome, Split
 from lks.results.reader import Reader
 from reports.significance import Comparison, comparisons
 from reports.tables.overview import Overview
@@ -133,6 +133,13 @@ class ResultRow:
     def prepare_s(self) -> float:
         """Seconds of preparation: the longest of its cells, which share what they can."""
         return max((outcome.costs.prepare_s for outcome in self.cells.values()), default=0.0)
+
+    @property
+    def end_of_answer(self) -> str:
+        """Whether the method was trained with the end of each answer: "yes", "no", or a dash if not run."""
+        if self.method == UNEDITED or not self.cells:
+            return "–"
+        return "/".join(sorted({"yes" if trains_end(o) else "no" for o in self.cells.values()}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +289,19 @@ def name_of(outcome: Outcome) -> str:
     rule = [RULE] if outcome.provenance.get(PARAMETERS) == RULE else []
     said = [*rule, *(f"{key}={value}" for key, value in outcome.cell.variant)]
     return f"{title} ({', '.join(said)})" if said else title
+
+
+def cached_note(outcomes: Iterable[Outcome]) -> str:
+    """Return a sentence that names the methods whose preparation came from the cache; empty if none did."""
+    found = sorted({name_of(o) for o in outcomes if o.provenance.get(PREPARATION) == CACHED})
+    if not found:
+        return ""
+    return f"Preparation from the cache, with the seconds of its computation: {', '.join(found)}."
+
+
+def trains_end(outcome: Outcome) -> bool:
+    """Return whether a cell's method was trained with the end-of-sequence token behind each target."""
+    return '"end_of_answer": true' in outcome.cell.parameters
 
 
 def why(outcome: Outcome | None, width: int = 60) -> str:

@@ -89,7 +89,7 @@ class EditRecord:
         base: the unedited model.
         seed: random seed for editing and training.
         seconds: time of editing, updates included.
-        prepare_s: time to prepare the method.
+        prepare_s: time to prepare the method, which is short where that came from the cache.
         made: versions and time (`lks.results.provenance`).
         history: what was done, in order.
         training: dataset that the method was trained on beforehand; "" for none.

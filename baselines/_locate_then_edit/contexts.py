@@ -50,11 +50,14 @@ def _sample(lm: LM, ids: Tensor, length: int) -> Tensor:
     return ids
 
 
-def behind(lm: LM, edits: Sequence[Edit], texts: Sequence[str], answered: bool) -> list[list[Encoded]]:
+def behind(
+    lm: LM, edits: Sequence[Edit], texts: Sequence[str], answered: bool, end: bool = False
+) -> list[list[Encoded]]:
     """Encode each edit's prompt, bare and after each text ("text. prompt"), with or without its target.
 
     In a chat template, the text is at the start of the user's turn. Where the subject is the very first
-    token, the bare prompt is put after a text, too (`placed`).
+    token, the bare prompt is put after a text, too (`placed`). `end` puts the end-of-sequence token behind
+    the targets.
 
     Returns:
         Per edit 1 + len(texts) rows, the bare prompt first; `subject` is set in each.
@@ -63,12 +66,13 @@ def behind(lm: LM, edits: Sequence[Edit], texts: Sequence[str], answered: bool) 
         UserError: an edit's prompt does not name its subject.
     """
     leads = [f"{text}. " for text in texts]
-    bare = placed(lm, [e.prompt for e in edits], edits, leads, answered)
+    bare = placed(lm, [e.prompt for e in edits], edits, leads, answered, end)
     prompts = [(e, preceded(lm, e.prompt, lead)) for e in edits for lead in leads]
     encoded = lm.encode(
         [p for _, p in prompts],
         [e.target if answered else "" for e, _ in prompts],
         [e.subject for e, _ in prompts],
+        end,
     )
     rows = [[first, *encoded[i * len(leads) : (i + 1) * len(leads)]] for i, first in enumerate(bare)]
     for edit, own in zip(edits, rows, strict=True):
@@ -82,7 +86,12 @@ def behind(lm: LM, edits: Sequence[Edit], texts: Sequence[str], answered: bool) 
 
 
 def placed(
-    lm: LM, prompts: Sequence[str], edits: Sequence[Edit], leads: Sequence[str], answered: bool
+    lm: LM,
+    prompts: Sequence[str],
+    edits: Sequence[Edit],
+    leads: Sequence[str],
+    answered: bool,
+    end: bool = False,
 ) -> list[Encoded]:
     """Encode one prompt of each edit, after a lead where the subject would be the text's first token.
 
@@ -96,14 +105,18 @@ def placed(
         edits: the edits.
         leads: available leads, of which the first is used. If there is none, one of 10 tokens is sampled.
         answered: whether to append the targets.
+        end: whether to put the end-of-sequence token behind them.
     """
     answers, subjects = [e.target if answered else "" for e in edits], [e.subject for e in edits]
-    rows = lm.encode(prompts, answers, subjects)
+    rows = lm.encode(prompts, answers, subjects, end)
     first = [i for i, row in enumerate(rows) if row.subject is not None and row.subject[1] == 0]
     if first:
         lead = leads[0] if leads else f"{prefixes(lm, [10])[0]}. "
         again = lm.encode(
-            [lead + prompts[i] for i in first], [answers[i] for i in first], [subjects[i] for i in first]
+            [lead + prompts[i] for i in first],
+            [answers[i] for i in first],
+            [subjects[i] for i in first],
+            end,
         )
         for i, row in zip(first, again, strict=True):
             rows[i] = row

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from baselines._locate_then_edit.contexts import behind, end_of_subject, placed
+from baselines._targets import TargetParams
 from lks.editing.search_space import LogRange, SearchSpace
 from lks.edits import Edit
 from lks.models.frozen_prefix import UpperBlocks, states
@@ -24,10 +25,17 @@ from lks.models.memory import scale_batch
 from lks.models.precision import Training, training_dtype
 from lks.progress import Progress, no_progress
 
+BATCH_BYTES = {"cpu": 1 << 29, "cuda": 1 << 32}
+"""Memory of a batch of edits by kind of device. A GPU needs larger batches to be busy; more than that is no
+faster, and takes memory from the model."""
+PER_END, PER_POSITION = 16, 3
+"""Numbers kept for the backward pass, per dimension, block and position: of a position that runs, and of keys
+and values. Measured on SmolLM2-135M in bfloat16 with unfused attention, which keeps the most."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ValueParams:
-    """Parameters of value optimisation.
+class ValueParams(TargetParams):
+    """Parameters of value optimisation, in addition to the end of the answer.
 
     Attributes:
         steps: maximum number of loss evaluations; there is one update fewer, as in the published code.
@@ -81,7 +89,7 @@ def optimise(
     texts: Sequence[str],
     params: ValueParams,
     progress: Progress = no_progress,
-    at_once: int = 512,
+    memory: int | None = None,
 ) -> Values:
     """Optimise a change of block `block`'s output for each edit.
 
@@ -94,47 +102,90 @@ def optimise(
         texts: texts to put in front of the prompts; the target has to follow the prompt after each.
         params: parameters of the optimisation.
         progress: called with the fraction of edits done.
-        at_once: rows per batch (an edit has two plus one per text; a batch has at least one edit); does not
-            affect results.
+        memory: bytes that a batch may take (`needed_bytes`; a batch has at least one edit); by default those
+            of the device (`BATCH_BYTES`). Does not affect results.
     """
-    size = max(1, scale_batch(at_once) // (len(texts) + 2))
     upper = UpperBlocks(lm, block, dtype=training_dtype(params.precision, lm.device))
+    rows = value_rows(lm, edits, texts, params.end_of_answer)
+    room = scale_batch(memory or BATCH_BYTES.get(lm.device.type, BATCH_BYTES["cpu"]))
     parts: list[Values] = []
-    for start in range(0, len(edits), size):
-        chosen = edits[start : start + size]
-        parts.append(_ValueBatch(lm, upper, chosen, norms[start : start + size].float(), texts, params).run())
-        progress(min(1.0, (start + size) / len(edits)))
+    order: list[int] = []
+    for chosen in pieces(upper, rows, room):
+        index = torch.tensor(chosen, device=norms.device)
+        parts.append(_ValueBatch(lm, upper, [rows[i] for i in chosen], norms[index].float(), params).run())
+        order += chosen
+        progress(len(order) / len(edits))
+    back = torch.tensor(order, device=norms.device).argsort()
     return Values(
-        *(torch.cat([getattr(part, name) for part in parts]) for name in ("change", "loss", "updates"))
+        *(torch.cat([getattr(part, name) for part in parts])[back] for name in ("change", "loss", "updates"))
     )
 
 
+def value_rows(lm: LM, edits: Sequence[Edit], texts: Sequence[str], end: bool) -> list[list[Encoded]]:
+    """Encode each edit's prompt with its target, bare and after each text, and then "{subject} is a"."""
+    answered = behind(lm, edits, texts, answered=True, end=end)
+    essence = placed(
+        lm, [f"{e.subject} is a" for e in edits], edits, [f"{text}. " for text in texts], answered=False
+    )
+    return [[*own, last] for own, last in zip(answered, essence, strict=True)]
+
+
+def needed_bytes(upper: UpperBlocks, rows: Sequence[Sequence[Encoded]]) -> int:
+    """Estimate the memory of one step on the rows of some edits.
+
+    The step keeps activations of all upper blocks for the backward pass. Most are of the positions that run
+    (`PER_END` numbers per dimension, block and position); keys and values of all positions are copied
+    (`PER_POSITION`). Each target token has logits, their log-softmax and a gradient, in float32.
+    """
+    flat = [row for own in rows for row in own]
+    ends = max(len(row.ids) - end_of_subject(row) for row in flat)
+    width = max(map(end_of_subject, flat)) + ends
+    blocks = len(upper.lm.blocks) - upper.block - 1
+    numbers = len(flat) * blocks * upper.lm.dim * (PER_END * ends + PER_POSITION * width)
+    predicted = len(rows) + sum(len(row.answer) for row in flat)
+    vocabulary = int(upper.projection.weight.shape[0])
+    return numbers * upper.dtype.itemsize + 3 * 4 * predicted * vocabulary
+
+
+def pieces(upper: UpperBlocks, rows: Sequence[Sequence[Encoded]], memory: int) -> list[list[int]]:
+    """Group edits of similar length so that no group is estimated to take more than `memory` bytes.
+
+    Args:
+        upper: the blocks that run.
+        rows: the rows of each edit.
+        memory: bytes for a group; a group has at least one edit.
+    """
+    ends = [max(len(row.ids) - end_of_subject(row) for row in own) for own in rows]
+    groups: list[list[int]] = []
+    for i in sorted(range(len(rows)), key=ends.__getitem__):
+        if groups and needed_bytes(upper, [rows[k] for k in (*groups[-1], i)]) <= memory:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
 class _ValueBatch:
-    """A batch of edits that are optimised together."""
+    """A batch of edits that are optimised together, each with its rows (`value_rows`)."""
 
     def __init__(
         self,
         lm: LM,
         upper: UpperBlocks,
-        edits: Sequence[Edit],
+        rows_of_edits: Sequence[Sequence[Encoded]],
         norms: Tensor,
-        texts: Sequence[str],
         params: ValueParams,
     ) -> None:
         self.params, self.norms, self.upper = params, norms, upper
-        answered = behind(lm, edits, texts, answered=True)
-        essence = placed(
-            lm, [f"{e.subject} is a" for e in edits], edits, [f"{text}. " for text in texts], answered=False
-        )
-        rows = [row for own, last in zip(answered, essence, strict=True) for row in (*own, last)]
-        self.each = len(rows) // len(edits)  # rows per edit; the last is "{subject} is a"
+        rows = [row for own in rows_of_edits for row in own]
+        self.each = len(rows_of_edits[0])  # rows per edit; the last is "{subject} is a"
         starts = torch.tensor([end_of_subject(r) for r in rows], device=lm.device)
         cached = states(lm, upper.block, [r.ids for r in rows])
         self.suffix = Suffix(self.upper, cached, torch.arange(len(rows), device=lm.device), starts)
         self.answers = [
-            self._answers(row, at, len(own))
-            for own in answered
-            for row, at in zip(own, map(end_of_subject, own), strict=True)
+            self._answers(row, end_of_subject(row), self.each - 1)
+            for own in rows_of_edits
+            for row in own[:-1]
         ]
         with torch.no_grad():
             essences = torch.arange(self.each - 1, len(rows), self.each, device=lm.device)

@@ -26,6 +26,10 @@ class MendSettings(Schedule, Protocol):
         """Prompt of the edit loss: "published" uses a paraphrase, "easyedit" the edit prompt itself."""
 
     @property
+    def end_of_answer(self) -> bool:
+        """Whether targets end with the end-of-sequence token."""
+
+    @property
     def c_edit(self) -> float:
         """Weight of the edit loss."""
 
@@ -173,7 +177,7 @@ class MendTrainer:
 
     def rows(self, edits: Sequence[Edit]) -> tuple[BorderRows, BorderRows, BorderRows]:
         """Return edit rows, edit-loss rows and locality rows of the edits, edit by edit."""
-        targets = [e.target for e in edits]
+        targets, end = [e.target for e in edits], self.settings.end_of_answer
         prompts = [e.prompt for e in edits]
         outer = (
             [self._pick(e.training_paraphrases or (e.prompt,), 1)[0] for e in edits]
@@ -188,8 +192,8 @@ class MendTrainer:
         ]
         encode = self.lm.encode
         return (
-            self.border.rows(encode(prompts, targets)),
-            self.border.rows(encode(outer, targets)),
+            self.border.rows(encode(prompts, targets, end=end)),
+            self.border.rows(encode(outer, targets, end=end)),
             self.border.rows(self._continued(near)),
         )
 

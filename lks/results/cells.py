@@ -27,6 +27,9 @@ RULE_NOTE = (
 
 TUNING_S = "tuning seconds"
 """Entry in an outcome's provenance if the cell is a trial of `lks tune`: the seconds that it took."""
+PREPARATION, CACHED = "preparation", "from the cache, wholly or in part"
+"""Entry in an outcome's provenance if its preparation took less time than its cost says: the cost is that of
+the original computation."""
 
 Split = Literal["evaluation", "development"]
 """Part of the seeded order of cases that a cell edits. Settings are chosen on "development"; only
@@ -128,7 +131,8 @@ class Costs:
     """Costs of a cell.
 
     Attributes:
-        prepare_s: seconds of one-off preparation (covariance, meta-training).
+        prepare_s: seconds of one-off preparation (covariance, meta-training), those of its computation also
+            where it came from the cache (`CACHED`).
         edit_s: seconds of all edits of all draws.
         ask_s: seconds of the read-outs.
         peak_bytes: peak memory: allocated on the GPU, else resident set of the process.

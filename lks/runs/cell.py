@@ -30,9 +30,11 @@ from lks.progress import Progress, StageProgress
 from lks.results.answers import Answer
 from lks.results.cells import (
     ANSWERS,
+    CACHED,
     DECISIONS,
     IMMEDIATE,
     PARAMETERS,
+    PREPARATION,
     RULE,
     STUDY,
     UNEDITED,
@@ -323,6 +325,8 @@ class _Work:
                 self._lm, held_out(self._known, self._cell), lambda done: self._report("prepare", done)
             )
         self.journal.notes.update(self._editor.notes)
+        if told > meter.seconds:
+            self.journal.notes[PREPARATION] = CACHED
         return max(told, meter.seconds), meter.peak_bytes
 
     @cached_property

@@ -9,7 +9,7 @@ from typing import TypeVar
 from lks.results.cells import UNEDITED, Outcome
 from lks.results.reader import Reader
 from reports.figures.style import MANY, MethodStyle, looks
-from reports.results import Block, Results, query
+from reports.results import Block, Results, query, trains_end
 
 EXACT, PAPERS = "ar_exact", "tf_token"
 """The read-out that figures show, and the paper's."""
@@ -94,6 +94,16 @@ class ReportData:
             f" In colour: the {len(self.strong(names))} best of {len(names)} methods by edit performance "
             "over all tables; the others are grey."
         )
+
+    def ended(self) -> str:
+        """Return the caption's sentence about training the end of answers; empty if no method did."""
+        names = dict.fromkeys(
+            row.name
+            for block in self.results.blocks
+            for row in block.rows
+            if any(trains_end(outcome) for outcome in row.cells.values())
+        )
+        return f" Trained with the end of each answer: {', '.join(names)}." if names else ""
 
     def widest(self, block: Block, values: dict[tuple[str, int], float]) -> int:
         """Return the T at which most methods have a value, the largest if there are several.

@@ -90,7 +90,7 @@ def readouts(source: ReportData) -> Drawing | Absent:
         "Reliability in percent under each read-out of the same edited model; the line is the gap. TF token: "
         "teacher-forced, fraction of the answer's tokens; AR exact: generated, all tokens; WILD: generated "
         "freely to a natural stop. Methods by edit performance over all tables, the best first; without a "
-        "mark: not run, or failed."
+        "mark: not run, or failed." + source.ended()
     )
     return Drawing(
         name,
@@ -272,7 +272,7 @@ def errors(source: ReportData) -> Drawing | Absent:
     caption = (
         f"Percent of the free answers (WILD, bare prompt) of each method, {items[0]:,} to {items[-1]:,} of "
         "them; a right answer in any of its spellings is right. Each table at the T that most methods were "
-        "run at; methods by edit performance over all tables, the best first."
+        "run at; methods by edit performance over all tables, the best first." + source.ended()
     )
     return Drawing(
         name,

@@ -24,7 +24,7 @@ tests AS (
     )
     GROUP BY ALL
 )
-SELECT c.model, c.dataset, c.records, c.split, c.method, c.variant, c.n_edits, c.seed,
+SELECT c.model, c.dataset, c.records, c.split, c.method, c.variant, contains(c.parameters, '"end_of_answer": true') AS end_of_answer, c.n_edits, c.seed,
     round("tf_token reliability", 4) AS tf_rel, round("tf_token generality", 4) AS tf_gen, round("tf_token locality", 4) AS tf_loc,
     round("tf_token edit_performance", 4) AS tf_ep,
     round("ar_exact reliability", 4) AS ar_rel, round("ar_exact generality", 4) AS ar_gen, round("ar_exact locality", 4) AS ar_loc,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from lks.results.cells import Outcome
-from reports.results import Results, why
+from reports.results import Results, cached_note, why
 from reports.tables.model import Entry, TableRow, Value
 
 
@@ -77,6 +77,12 @@ def places(results: Results) -> list[CellRow]:
 def device(places: Iterable[CellRow]) -> str:
     """Return the names of all devices that cells were run on, once each."""
     return "; ".join(sorted({device_of(place.outcome) for place in places if place.outcome.status == "ok"}))
+
+
+def cached(places: Iterable[CellRow]) -> str:
+    """Return the caption's sentence about preparation from the cache, after a space; empty if none was."""
+    note = cached_note(place.outcome for place in places)
+    return f" {note}" if note else ""
 
 
 def device_of(outcome: Outcome) -> str:

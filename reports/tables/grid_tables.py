@@ -10,7 +10,7 @@ from lks.results.cells import Outcome
 from reports.published_values import TITLES
 from reports.results import COLUMNS, READOUT_NOTES, READOUTS, Block, Results, seconds_per_edit, why
 from reports.results import ResultRow as Line
-from reports.tables.cell_rows import device, places
+from reports.tables.cell_rows import cached, device, places
 from reports.tables.model import Column, Entry, Table, TableRow, Value
 from reports.tables.number_formats import brief, preparation_or_none
 
@@ -26,6 +26,10 @@ WIDEST = 3
 """Number of T's side by side, as in the paper."""
 MANY = 100
 """If there are more T's than `WIDEST`, those above this value go into a second table."""
+END_OF_ANSWER = Column(
+    "End of answer", note="whether targets were trained with the end-of-sequence token behind them"
+)
+"""Column of tables in which some method was."""
 NONE_SUCH = {"generality": "paraphrases", "locality": "locality questions"}
 
 
@@ -158,31 +162,40 @@ def _table(
             Column("s/edit", f"T={n:,}", brief),
         )
     ]
+    lines = [(part, line) for part in used for line in part.lines(readout)]
+    keys = [Column("Method"), Column("Regime")]
+    if any("yes" in line.end_of_answer for _, line in lines):
+        keys.append(END_OF_ANSWER)
     rows = tuple(
-        TableRow(_entries(results, part, line, readout, n_edits), part.title)
-        for part in used
-        for line in part.lines(readout)
+        TableRow((*_keys(line)[: len(keys)], *_entries(results, part, line, readout, n_edits)), part.title)
+        for part, line in lines
     )
     datasets = ", ".join(dict.fromkeys(part.dataset for part in used))
     paper = PUBLISHED if any(part.published for part in used) and READOUTS[readout] == PAPER else ""
     titles = {part.title for part in used}
+    here = [place for place in places(results) if place.part in titles]
     return Table(
         name=names[0],
         title=f"{names[1]}, {datasets}, T = {', '.join(f'{n:,}' for n in n_edits)} ({READOUTS[readout]})",
-        columns=(Column("Method"), Column("Regime"), *groups, Column("Prepare s", show=preparation_or_none)),
+        columns=(*keys, *groups, Column("Prepare s", show=preparation_or_none)),
         rows=rows,
-        caption=f"{READOUTS[readout]}: {READOUT_NOTES[readout]}. {CAPTION}{paper}",
-        keys=2,
+        caption=f"{READOUTS[readout]}: {READOUT_NOTES[readout]}. {CAPTION}{cached(here)}{paper}",
+        keys=len(keys),
         readout=readout,
-        device=device(place for place in places(results) if place.part in titles),
+        device=device(here),
     )
+
+
+def _keys(line: Line) -> tuple[str, str, str]:
+    """Return all entries that can identify a row, in the order of their columns."""
+    return line.name, line.regime or "–", line.end_of_answer
 
 
 def _entries(
     results: Results, part: TablePart, line: Line, readout: str, n_edits: list[int]
 ) -> tuple[Entry, ...]:
-    """Return the entries of a row."""
-    entries: list[Entry] = [line.name, line.regime or "–"]
+    """Return the entries of a row after its keys."""
+    entries: list[Entry] = []
     for n in n_edits:
         entries += _group(results, part, line, n, readout)
     ran = any(outcome.status == "ok" for outcome in line.cells.values())

@@ -23,6 +23,7 @@ class Overview:
     split: str
     method: str
     variant: str
+    end_of_answer: bool
     n_edits: int
     seed: int
     tf_rel: float | None

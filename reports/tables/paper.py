@@ -12,6 +12,7 @@ from reports.tables.cell_rows import (
     Key,
     MissingStage,
     by_cell,
+    cached,
     device,
     device_of,
     lines,
@@ -43,7 +44,8 @@ def table3(results: Results) -> list[Table]:
 class SettingsRow:
     """A row of `sql/table_2_4.sql`.
 
-    Every field except `cell_id` is None if a cell stores its parameters in an older form.
+    Every field except `cell_id` and `end_of_answer`, whose default is not stored, is None if a cell stores
+    its parameters in an older form.
     """
 
     cell_id: str
@@ -63,6 +65,7 @@ class SettingsRow:
     locality_prompts: int | None
     scope: str | None
     gate: str | None
+    end_of_answer: str
 
 
 NUMBERS = {
@@ -81,7 +84,7 @@ WORDS = {
     "key": "Key",
     "positions": "Positions",
 }
-WORDS |= {"optimisation": "Optimisation", "scope": "Scope", "gate": "Gate"}
+WORDS |= {"optimisation": "Optimisation", "scope": "Scope", "gate": "Gate", "end_of_answer": "End of answer"}
 
 
 def table2_4(results: Results, store: Reader) -> list[Table]:
@@ -328,6 +331,7 @@ def appendix_e(results: Results, store: Reader) -> list[Table]:
         "A800-80GB. Prepare: once for all cells that share it. Ask: all read-outs of all draws. Peak: "
         "allocated on a GPU, else resident set of the process. Overhead: how much longer a prefill takes "
         "with the edits in force; measured only where a grid asks for it (overhead = true)."
+        f"{cached(places)}"
     )
     return [
         Table("appendix_e", "Appendix E, time and memory", columns, rows, caption, 2, device=device(places))

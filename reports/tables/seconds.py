@@ -13,7 +13,7 @@ from lks.results.cells import (
     Costs,
 )
 from reports.results import Results
-from reports.tables.cell_rows import device, missing, places
+from reports.tables.cell_rows import cached, device, missing, places
 from reports.tables.model import Column, Table, TableRow, Value
 from reports.tables.number_formats import hundredths
 
@@ -63,7 +63,7 @@ def seconds(results: Results) -> list[Table]:
     caption = (
         "Seconds, and percent of all seconds of the cell. Measured once, so without interval; loading models "
         "and data is not counted. Preparation that cells share is done once and counted in each of them. "
-        "Ask: all read-outs of all draws."
+        f"Ask: all read-outs of all draws.{cached(here)}"
     )
     return [
         Table(

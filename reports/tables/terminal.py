@@ -4,7 +4,16 @@ from rich.console import Group
 from rich.table import Table
 
 from lks.results.cells import Outcome
-from reports.results import COLUMNS, Block, ResultRow, Results, Retention, name_of, seconds_per_edit
+from reports.results import (
+    COLUMNS,
+    Block,
+    ResultRow,
+    Results,
+    Retention,
+    cached_note,
+    name_of,
+    seconds_per_edit,
+)
 from reports.tables import overview, scope_rates
 from reports.tables.model import rule_note
 from reports.tables.number_formats import DASH, number, preparation, short
@@ -31,7 +40,8 @@ def tables(results: Results) -> Group:
     if development.blocks:
         parts.append(_result_table(development, "Development cases, for choosing settings; not results"))
     shown_parts = [part for table in parts for part in ("", table)] if len(parts) > 1 else [*parts]
-    return Group(*shown_parts, *(["", marked] if marked else []))
+    notes = [note for note in (marked, cached_note(results.outcomes)) if note]
+    return Group(*shown_parts, *(["", *notes] if notes else []))
 
 
 def _table(title: str) -> Table:

@@ -1,5 +1,6 @@
 """Locate-then-edit: texts, keys, moments, value optimisation, and each update against its closed form."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from baselines._locate_then_edit import corpus, covariances
 from baselines._locate_then_edit.contexts import behind, end_of_subject, prefixes
 from baselines._locate_then_edit.covariances import Moment, projected, ridge, second_moments
 from baselines._locate_then_edit.keys import Subjects
-from baselines._locate_then_edit.values import ValueParams, optimise
+from baselines._locate_then_edit.values import ValueParams, needed_bytes, optimise, pieces, value_rows
 from baselines._locate_then_edit.weight_updates import Updates
 from baselines.memit import MEMIT, MEMITParams
 from baselines.r_rome import RROME
@@ -19,6 +20,7 @@ from baselines.rome import ROME, ROMEParams
 from benchmarks.value_optimisation import plain
 from lks.edits import Dataset, Edit, make_case
 from lks.errors import UserError
+from lks.models.frozen_prefix import UpperBlocks
 from lks.models.lm import LM
 from tests.helpers import real, tiny
 
@@ -206,7 +208,14 @@ def test_values_of_many_edits_are_those_of_one_by_one_and_of_the_plain_path(fami
     lm = tiny.lm(family)
     edits, texts = tiny.edits(4), ["Oslo", "Mara Kelorin works for Cairo"]
     together = optimise(lm, edits, 1, NORMS, texts, PARAMS).change
-    in_pairs = optimise(lm, edits, 1, NORMS, texts, PARAMS, at_once=8).change
+    upper, rows = UpperBlocks(lm, 1), value_rows(lm, edits, texts, end=False)
+    assert [len(piece) for piece in pieces(upper, rows, 1)] == [1] * 4
+    room = max(needed_bytes(upper, [rows[i] for i in pair]) for pair in itertools.combinations(range(4), 2))
+    assert sorted(itertools.chain(*pieces(upper, rows, room))) == [0, 1, 2, 3]
+    assert all(needed_bytes(upper, [rows[i] for i in piece]) <= room for piece in pieces(upper, rows, room))
+    in_pairs = optimise(lm, edits, 1, NORMS, texts, PARAMS, memory=room).change
+    one_by_one = optimise(lm, edits, 1, NORMS, texts, PARAMS, memory=1).change
+    assert close(one_by_one, together, 1e-3)
     for number, edit in enumerate(edits):
         alone = optimise(lm, [edit], 1, NORMS[number : number + 1], texts, PARAMS).change[0]
         assert close(together[number], alone, 1e-3) and close(in_pairs[number], alone, 1e-3)
@@ -379,3 +388,20 @@ def test_the_rule_for_untuned_models_reads_text_in_proportion_to_the_width(
     assert rule is not None
     params = rule(10, "zsre")
     assert params.corpus_tokens == tokens and params.precision == "fast"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("dim", "weight"), [(576, 2109.375), (4096, 15_000.0)])
+def test_memits_weight_of_old_keys_grows_with_the_width(dim: int, weight: float) -> None:
+    rule = MEMIT.untuned(30, dim)
+    assert rule(10, "zsre").old_keys_weight == weight
+    assert rule(10, "zsre").first_block == 3 and MEMIT.for_model("llama-2-7b-chat", "zsre", 10).params == (
+        MEMITParams(first_block=4, last_block=8)
+    )
+
+
+def test_the_mean_of_what_the_weight_is_compared_with_is_the_number_of_inputs() -> None:
+    """k^T C^-1 k over the keys of C itself, whatever their scale."""
+    keys = torch.randn(40, 500, generator=generator(), dtype=torch.float64) * 7
+    values, vectors = torch.linalg.eigh(keys @ keys.T / 500)
+    found = (keys * Moment(vectors, values).inverse(keys)).sum(0).mean()
+    torch.testing.assert_close(float(found), 40.0)

@@ -7,18 +7,21 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lks.results.cells import Costs
+from lks.results.cells import Costs, Outcome
 from lks.results.store import Store
 from lks.statistics import interval
-from reports.results import Results, load
+from reports.figures.data import ReportData
+from reports.results import Block, ResultRow, Results, load
 from reports.tables import formats, long_csv, seconds
 from reports.tables.all import development, tables
 from reports.tables.model import Column, Table, TableRow, Value
 from reports.tables.number_formats import hundredths, short
+from reports.tables.paper import table1
 from tests.helpers.root import ROOT
 from tests.helpers.stores import fill
 
@@ -192,6 +195,40 @@ def test_settings_are_those_of_the_cells(made: dict[str, list[Table]]) -> None:
         ).published
         == 50
     )
+
+
+def test_the_end_of_answer_is_a_column_where_a_method_was_trained_with_it(
+    results: Results, store: Store
+) -> None:
+    """Of tables, with a sentence in figures of free answers; tables without such a method are as before."""
+    ended = _with_end(results, "LKS")
+    headings = {tuple(column.heading for column in table.columns[: table.keys]) for table in table1(results)}
+    assert headings == {("Method", "Regime")} and ReportData(results, store).ended() == ""
+    assert ReportData(ended, store).ended() == " Trained with the end of each answer: LKS."
+    found = {
+        row.entries[0]: row.entries[2]
+        for table in table1(ended)
+        if table.keys == 3 and table.columns[2].heading == "End of answer"
+        for row in table.rows
+        if row.part == WORLD
+    }
+    assert found["LKS"] == "yes" and found["unedited"] == "–" and set(found.values()) == {"yes", "no", "–"}
+    assert all(len(row.entries) == len(table.columns) for table in table1(ended) for row in table.rows)
+
+
+def _with_end(results: Results, name: str) -> Results:
+    """The same results as if a method's cells had been trained with the end of each answer."""
+
+    def changed(outcome: Outcome) -> Outcome:
+        return replace(outcome, cell=replace(outcome.cell, parameters='{"end_of_answer": true}'))
+
+    def rows(block: Block) -> tuple[ResultRow, ...]:
+        return tuple(
+            replace(row, cells={n: changed(o) for n, o in row.cells.items()}) if row.name == name else row
+            for row in block.rows
+        )
+
+    return replace(results, blocks=tuple(replace(block, rows=rows(block)) for block in results.blocks))
 
 
 def test_fluency_is_half_the_weighted_sum(made: dict[str, list[Table]]) -> None:

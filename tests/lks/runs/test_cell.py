@@ -15,6 +15,7 @@ import torch
 from baselines import methods
 from baselines.none import Unedited
 from cli.judge import keep
+from cli.status import _stored
 from lks.editing.editor import After, NoParams, no_callback
 from lks.editing.patch import NoPatch, Patch, WeightPatch
 from lks.edits import Case, Dataset, Edit, make_case
@@ -25,12 +26,13 @@ from lks.method.params import LKSParams
 from lks.models.lm import LM
 from lks.progress import Progress, no_progress
 from lks.results.answers import Answer
-from lks.results.cells import Cell, Measurements
+from lks.results.cells import CACHED, PREPARATION, Cell, Measurements
 from lks.results.judge_rows import Judgement
 from lks.results.shards import read_answers
 from lks.results.store import Store
 from lks.runs.cell import LoadedResources, run
 from lks.runs.draws import draws, held_out, unedited
+from reports.results import cached_note
 from tests.helpers import tiny
 
 CASES = tuple(
@@ -235,6 +237,36 @@ def test_a_bench_keeps_a_model_until_it_has_changed_on_disk(monkeypatch: pytest.
         bench.prepare_for(now)
         bench.lm(now.model), bench.dataset(now.dataset)
     assert loaded == [one.model, one.dataset, one.model, one.model, one.dataset]
+
+
+class Cached(Unedited):
+    """Was prepared before, in a hundred seconds."""
+
+    changes: ClassVar = "weights"
+    seconds: ClassVar = 100.0
+
+    def prepare(self, lm: LM, training: Sequence[Edit] = (), progress: Progress = no_progress) -> float:
+        return self.seconds
+
+    def edit(self, lm: LM, edits: Sequence[Edit], *args: object, **kwargs: object) -> Patch:
+        return NoPatch()
+
+
+class Computed(Cached):
+    """Takes no time that its own clock shows."""
+
+    seconds: ClassVar = 0.0
+
+
+def test_a_preparation_from_the_cache_keeps_its_cost_and_is_told(tmp_path: Path) -> None:
+    outcome = run(cell(count=1), Cached, tmp_path, quiet, TinyBench())  # type: ignore[arg-type]
+    assert outcome.costs.prepare_s == 100 and outcome.provenance[PREPARATION] == CACHED
+    assert "prepare 100.0 s earlier" in "\n".join(map(str, _stored(tmp_path, [outcome], cells=True)))
+    other = run(cell(count=2), Computed, tmp_path, quiet, TinyBench())  # type: ignore[arg-type]
+    assert other.costs.prepare_s < 50 and PREPARATION not in other.provenance
+    assert cached_note([outcome, other]) == (
+        "Preparation from the cache, with the seconds of its computation: unedited."
+    )
 
 
 class Diverging(Unedited):
